@@ -1,0 +1,1 @@
+"""Ahead of time: from a checkpoint folder to a bundle."""

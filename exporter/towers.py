@@ -1,0 +1,392 @@
+"""Both towers in plain torch: the meaning of the model (spec §§ 2 to 4).
+
+Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to tensors, so they may be
+mapped from the checkpoint, converted, or never materialised at all (the exporter traces with fake ones). The hot parts go
+through `run_op`: `ttc.plugins.naive.run_naive` computes them, the exporter's tracer records them.
+
+Shapes: B batch, L tokens of the block, C context capacity, R requested positions, D hidden size, F conv channels, W conv width,
+H Mamba heads, P head dim, N state, V vocabulary. A layer's state is a pair: (conv (B, F, W−1), ssm (B, H, P, N) float32) for `M`,
+(keys, values), each (B, KV heads, C, head dim), for `*`, and () for `E` and `-`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ttc.config import ModelConfig
+from ttc.plugins.mamba_advance import MAMBA_ADVANCE
+from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV
+from ttc.plugins.moe_experts import MOE_EXPERTS
+from ttc.plugins.moe_routing import MOE_ROUTING
+
+__all__ = [
+    "CONTEXT",
+    "DENOISER",
+    "HEADS",
+    "TIME_WEIGHTS",
+    "TowerWeights",
+    "advance_layer",
+    "context_forward",
+    "context_head",
+    "context_layer",
+    "denoiser_forward",
+    "denoiser_head",
+    "denoiser_layer",
+    "embed",
+    "layer_weight_names",
+    "time_embedding",
+]
+
+Weights = Mapping[str, Tensor]
+RunOp = Callable[..., tuple[Tensor, ...]]
+LayerState = tuple[Tensor, ...]
+
+CONTEXT, DENOISER = "context_tower", "denoiser_tower"
+HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
+TIME_WEIGHTS = (
+    "t_embedder.mlp.0.weight",
+    "t_embedder.mlp.0.bias",
+    "t_embedder.mlp.2.weight",
+    "t_embedder.mlp.2.bias",
+    "t_block.1.weight",
+    "t_block.1.bias",
+)
+TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = 128, 10000.0, 1000.0
+
+
+def context_forward(
+    config: ModelConfig,
+    weights: "TowerWeights",
+    run_op: RunOp,
+    input_ids: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    logit_positions: Tensor,
+    state: Sequence[LayerState],
+) -> tuple[Tensor, list[LayerState], list[LayerState]]:
+    """Read a block with the context tower and move the state past its first `commit_len` tokens.
+
+    Args:
+        input_ids: (B, L) int32.  lengths: (B,) int32 tokens in the context before the block; lengths + L ≤ C.
+        commit_len: (B,) int32, 0 … L.  logit_positions: (B, R) int32 places in the block.
+        state: one entry per layer.
+
+    Returns:
+        logits (B, R, V) float32; the new state (for `*` layers all L keys and values are written, of which
+        lengths + commit_len count); what `advance_layer` needs to move the state later: (xbc, dt) for `M` layers, else ().
+    """
+    x = embed(weights.embeddings, input_ids)
+    new_state, saved = [], []
+    for kind, w, before in zip(config.pattern, weights.layers, state, strict=True):
+        x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before)
+        new_state.append(after)
+        saved.append(kept)
+    return context_head(config, weights.norm, weights.head, x, logit_positions), new_state, saved
+
+
+def denoiser_forward(
+    config: ModelConfig,
+    weights: "TowerWeights",
+    run_op: RunOp,
+    block_ids: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    state: Sequence[LayerState],
+) -> Tensor:
+    """Evaluate the denoiser on a block over the context tower's state, which stays as it is.
+
+    Args:
+        block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches conditioning off.
+        lengths: (B,) int32 context tokens.  state: the context tower's, one entry per layer.
+
+    Returns:
+        logits (B, L, V) float32, the mask id's included.
+    """
+    x = embed(weights.embeddings, block_ids)
+    modulation = time_embedding(config, weights.time, t, x.dtype)
+    for kind, w, context in zip(config.pattern, weights.layers, state, strict=True):
+        x = denoiser_layer(config, kind, w, run_op, x, modulation, t, lengths, context)
+    return denoiser_head(config, weights.norm, weights.head, x)
+
+
+@dataclass(frozen=True, slots=True)
+class TowerWeights:
+    """One tower's weights, sorted once so that a forward pass looks nothing up by its full name.
+
+    Attributes:
+        embeddings, head: (V, D).  norm: (D,).
+        layers: a mapping per layer, keyed by the names inside the layer (`norm.weight`, `mixer.…`); in the denoiser also
+            `scale_shift_table` (3, D).
+        time: the time MLPs under their checkpoint names; empty in the context tower.
+    """
+
+    embeddings: Tensor
+    layers: tuple[Weights, ...]
+    norm: Tensor
+    head: Tensor
+    time: Weights
+
+    @classmethod
+    def of(cls, config: ModelConfig, tower: str, weights: Weights) -> "TowerWeights":
+        """Pick one tower's weights out of a mapping from checkpoint names to tensors."""
+        denoiser = tower == DENOISER
+        names = layer_weight_names(config, tower, weights)
+        return cls(
+            weights[f"{tower}.embeddings.weight"],
+            tuple({inside: weights[name] for inside, name in layer.items()} for layer in names),
+            weights[f"{tower}.norm_f.weight"],
+            weights[HEADS[tower]],
+            {name: weights[name] for name in TIME_WEIGHTS} if denoiser else {},
+        )
+
+
+def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) -> list[dict[str, str]]:
+    """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to one."""
+    layers: list[dict[str, str]] = [{} for _ in config.pattern]
+    prefix = f"{tower}.layers."
+    for name in names:
+        if name.startswith(prefix):
+            number, inside = name.removeprefix(prefix).split(".", 1)
+            layers[int(number)][inside] = name
+    if tower == DENOISER:
+        for i, layer in enumerate(layers):
+            layer["scale_shift_table"] = f"scale_shift_tables.{i}"
+    return layers
+
+
+# Layers.
+
+
+def context_layer(
+    config: ModelConfig,
+    kind: str,
+    w: Weights,
+    run_op: RunOp,
+    x: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    state: LayerState,
+) -> tuple[Tensor, LayerState, LayerState]:
+    """x + mixer(norm(x)); also the layer's new state and what was saved to advance it later."""
+    h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
+    if kind == "M":
+        out, xbc, dt, activated = mamba(config, w, run_op, h, state)
+        new_state = advance(config, w, run_op, xbc, activated, dt, state, commit_len)
+        return x + out, new_state, (xbc, dt)
+    if kind == "*":
+        out, keys, values = attention(config, w, h, state, lengths, causal=True)
+        return x + out, write_cache(state, keys, values, lengths), ()
+    return x + feed_forward(config, kind, w, run_op, h), (), ()
+
+
+def denoiser_layer(
+    config: ModelConfig,
+    kind: str,
+    w: Weights,
+    run_op: RunOp,
+    x: Tensor,
+    modulation: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    state: LayerState,
+) -> Tensor:
+    """x + gate·mixer(…): `M` and `*` modulate the residual stream and then norm, `E` and `-` norm and then modulate.
+
+    modulation: (B, 3, D) from `time_embedding`; t: (B,), negative where the row is not conditioned.
+    """
+    neutral = (torch.arange(3, device=x.device) == 2).to(x.dtype)[:, None]  # shift 0, scale 0, gate 1
+    conditioned = (t >= 0)[:, None, None]
+    shift, scale, gate = torch.where(conditioned, modulation + w["scale_shift_table"], neutral).split(1, dim=1)
+    norm, eps = w["norm.weight"], config.layer_norm_epsilon
+    if kind in "M*":
+        h = rms_norm(x * (1 + scale) + shift, norm, eps)
+    else:
+        h = rms_norm(x, norm, eps) * (1 + scale) + shift
+    if kind == "M":
+        out = mamba(config, w, run_op, h, state)[0]
+    elif kind == "*":
+        out = attention(config, w, h, state, lengths, causal=False)[0]
+    else:
+        out = feed_forward(config, kind, w, run_op, h)
+    return x + gate * out
+
+
+def advance_layer(
+    config: ModelConfig, w: Weights, run_op: RunOp, xbc: Tensor, dt: Tensor, commit_len: Tensor, state: LayerState
+) -> LayerState:
+    """Move an `M` layer's state past the first `commit_len` tokens of a block read earlier, from what was saved."""
+    conv_weight, conv_bias = w["mixer.conv1d.weight"], w["mixer.conv1d.bias"]
+    (activated,) = run_op(MAMBA_CONV, xbc, state[0], conv_weight, conv_bias, W=config.conv_kernel)
+    return advance(config, w, run_op, xbc, activated, dt, state, commit_len)
+
+
+# Mixers.
+
+
+def mamba(
+    config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor, state: LayerState
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mamba-2 mixer over a block: output (B, L, D), and the block's raw xbc, dt and activated convolution."""
+    d_inner, groups = config.d_inner, config.n_groups
+    projected = functional.linear(h, w["mixer.in_proj.weight"])
+    z, xbc, dt = projected.split([d_inner, config.conv_dim, config.mamba_num_heads], dim=-1)
+    y, activated = run_op(
+        MAMBA_BLOCK_SCAN,
+        xbc,
+        dt,
+        *state,
+        w["mixer.conv1d.weight"],
+        w["mixer.conv1d.bias"],
+        w["mixer.dt_bias"],
+        w["mixer.A_log"],
+        w["mixer.D"],
+        G=groups,
+        W=config.conv_kernel,
+    )
+    # Gate first, then norm over each group of channels.
+    gated = (y.float() * functional.silu(z.float())).unflatten(-1, (groups, d_inner // groups))
+    scale = torch.rsqrt(gated.square().mean(-1, keepdim=True) + config.layer_norm_epsilon)
+    normed = ((gated * scale).flatten(-2) * w["mixer.norm.weight"].float()).to(h.dtype)
+    return functional.linear(normed, w["mixer.out_proj.weight"]), xbc, dt, activated
+
+
+def advance(
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    xbc: Tensor,
+    activated: Tensor,
+    dt: Tensor,
+    state: LayerState,
+    commit_len: Tensor,
+) -> LayerState:
+    """The Mamba state after the first `commit_len` tokens of the block."""
+    return run_op(
+        MAMBA_ADVANCE,
+        xbc,
+        activated,
+        dt,
+        *state,
+        w["mixer.dt_bias"],
+        w["mixer.A_log"],
+        commit_len,
+        G=config.n_groups,
+    )
+
+
+def attention(
+    config: ModelConfig, w: Weights, h: Tensor, state: LayerState, lengths: Tensor, *, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Grouped-query attention of the block over the cache and itself: output (B, L, D), the block's keys and values.
+
+    No positional encoding. The cache counts up to `lengths`; inside the block `causal` masks what comes later. Query heads of
+    one KV head are folded into the query axis, so that keys and values are read once and never repeated.
+    """
+    B, L, _ = h.shape
+    heads, kv_heads, P = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    per_kv = heads // kv_heads
+    queries = functional.linear(h, w["mixer.q_proj.weight"]).view(B, L, kv_heads, per_kv, P)
+    queries = queries.permute(0, 2, 3, 1, 4).reshape(B, kv_heads, per_kv * L, P)
+    keys = functional.linear(h, w["mixer.k_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
+    values = functional.linear(h, w["mixer.v_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
+
+    cached_keys, cached_values = state
+    C = cached_keys.shape[2]
+    scale = P**-0.5
+    # (B, KV, queries per KV head, L, keys)
+    over_cache = (queries @ cached_keys.transpose(2, 3)).float().view(B, kv_heads, per_kv, L, C) * scale
+    over_block = (queries @ keys.transpose(2, 3)).float().view(B, kv_heads, per_kv, L, L) * scale
+    in_context = torch.arange(C, dtype=torch.int32, device=h.device) < lengths[:, None]
+    over_cache = torch.where(in_context[:, None, None, None, :], over_cache, -torch.inf)
+    if causal:
+        place = torch.arange(L, dtype=torch.int32, device=h.device)
+        over_block = torch.where(place[None, :] <= place[:, None], over_block, -torch.inf)
+    weight = torch.cat([over_cache, over_block], dim=-1).softmax(-1).to(h.dtype).view(B, kv_heads, per_kv * L, C + L)
+    weight_cache, weight_block = weight.split([C, L], dim=-1)
+    mixed = weight_cache @ cached_values + weight_block @ values
+    mixed = mixed.view(B, kv_heads, per_kv, L, P).permute(0, 3, 1, 2, 4).reshape(B, L, heads * P)
+    return functional.linear(mixed, w["mixer.o_proj.weight"]), keys, values
+
+
+def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+    """The cache with the block's keys and values at places lengths … lengths + L − 1 of each row."""
+    L = keys.shape[2]
+    places = lengths.long()[:, None] + torch.arange(L, device=keys.device)
+    index = places[:, None, :, None].expand(keys.shape)
+    return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
+
+
+def feed_forward(config: ModelConfig, kind: str, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
+    """The mixers without state: `E` mixture of experts, `-` MLP."""
+    if kind == "-":
+        return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
+    tokens = h.flatten(0, 1)
+    logits = functional.linear(tokens.float(), w["mixer.gate.weight"].float())
+    experts, weights, pairs, rows, offsets = run_op(
+        MOE_ROUTING,
+        logits,
+        w["mixer.gate.e_score_correction_bias"].float(),
+        K=config.num_experts_per_tok,
+        n_group=config.n_group,
+        topk_group=config.topk_group,
+        norm_topk_prob=int(config.norm_topk_prob),
+        routed_scaling_factor=float(config.routed_scaling_factor),
+    )
+    up, down = w["mixer.experts.up_proj.weight"], w["mixer.experts.down_proj.weight"]
+    (routed,) = run_op(MOE_EXPERTS, tokens, up, down, experts, weights, pairs, rows, offsets)
+    shared = relu2_mlp(h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"])
+    return routed.to(h.dtype).view(h.shape) + shared
+
+
+def relu2_mlp(h: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """down(relu(up·h)²)."""
+    return functional.linear(functional.relu(functional.linear(h, up)).square(), down)
+
+
+# What stands before and after the layers.
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of the embedding table: (B, L, D)."""
+    return functional.embedding(ids, table)
+
+
+def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cosines then sines of 1000·t·f_i, f_i = 10000^(−i/128): (B, 256).
+
+    In a bf16 model t, 1000·t and the result are rounded to bf16, as the reference does.
+    """
+    scaled = (t.to(dtype).float() * TIME_FACTOR).to(dtype).float()
+    index = torch.arange(TIME_FREQUENCIES, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(TIME_PERIOD) * index / TIME_FREQUENCIES)
+    angle = scaled[:, None] * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
+
+
+def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
+    hidden = functional.linear(time_sinusoid(t, dtype), w["t_embedder.mlp.0.weight"], w["t_embedder.mlp.0.bias"])
+    embedded = functional.linear(functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"])
+    modulation = functional.linear(functional.silu(embedded), w["t_block.1.weight"], w["t_block.1.bias"])
+    return modulation.view(-1, 3, config.hidden_size)
+
+
+def context_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor) -> Tensor:
+    """Logits (B, R, V) float32 at the requested places of the block."""
+    index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
+    return functional.linear(rms_norm(x.gather(1, index), norm, config.layer_norm_epsilon), head).float()
+
+
+def denoiser_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor) -> Tensor:
+    """Logits (B, L, V) float32 at every place of the block."""
+    return functional.linear(rms_norm(x, norm, config.layer_norm_epsilon), head).float()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) · weight over the last axis, in float32, cast back."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)

@@ -1,0 +1,105 @@
+"""From a torch function to a small ONNX graph, with fake tensors: no weight is ever materialised.
+
+`ttc` ops are recorded as opaque nodes (`run_symbolic`); everything else becomes standard ONNX operators.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ttc.plugins.functions import ONNX_OPSET
+from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
+
+__all__ = ["Argument", "run_symbolic", "trace"]
+
+# Any size of at least 2 does: the tracer treats a named dimension as unknown. They differ so that a mix-up fails.
+_EXAMPLE_SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One input of a traced function: its name, torch dtype, and shape; a letter of B, L, C, R is a dynamic dimension."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str, ...]
+
+
+def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
+    """Record one `ttc` op as an opaque node whose output shapes and dtypes follow from its signature."""
+    compute = next((x.dtype for x, spec in zip(inputs, op.inputs, strict=True) if spec.dtype == "compute"), None)
+    dtypes = [compute if spec.dtype == "compute" else getattr(torch, spec.dtype) for spec in op.outputs]
+    shapes = op.output_shapes([x.shape for x in inputs], attributes)
+    outputs = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{op.name}", inputs, attributes, dtypes=dtypes, shapes=shapes, version=DOMAIN_VERSION
+    )
+    return tuple(outputs)
+
+
+def trace(
+    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], arguments: Sequence[Argument]
+) -> ir.Graph:
+    """Graph of a function from named tensors to named tensors; its inputs and outputs carry those names."""
+    input_names = [arg.name for arg in arguments]
+    with FakeTensorMode(), _quiet():
+        examples = [torch.empty([_size(dim) for dim in arg.shape], dtype=arg.dtype) for arg in arguments]
+        output_names = list(function(dict(zip(input_names, examples, strict=True))))
+        shapes = [{axis: dim for axis, dim in enumerate(arg.shape) if isinstance(dim, str)} for arg in arguments]
+        program = torch.onnx.export(
+            _Traced(function, input_names).eval(),
+            (examples,),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+            opset_version=ONNX_OPSET,
+            dynamic_shapes=(shapes,),
+        )
+    assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
+    graph: ir.Graph = program.model.graph
+    for values, names in ((graph.inputs, input_names), (graph.outputs, output_names)):
+        for value, name in zip(values, names, strict=True):
+            value.name = name
+    return graph
+
+
+class _Traced(nn.Module):
+    """The module form that torch.onnx.export asks for: a list of tensors in, a tuple of tensors out."""
+
+    def __init__(
+        self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], input_names: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.input_names = input_names
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.function(dict(zip(self.input_names, tensors, strict=True))).values())
+
+
+def _size(dim: int | str) -> int:
+    return _EXAMPLE_SIZES[dim] if isinstance(dim, str) else dim
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines, and its warnings about its own internals, from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,96 @@
+"""The meaning of `DiffusionStep` and its two launches in torch (spec § 5, mask diffusion, step 2)."""
+
+import torch
+from torch import Tensor
+
+from ttc.plugins import counter_rng
+
+__all__ = ["diffusion_commit", "diffusion_predict", "diffusion_step"]
+
+
+def diffusion_step(
+    logits: Tensor,
+    block_ids: Tensor,
+    threshold: Tensor,
+    temperature: Tensor,
+    row_key: Tensor,
+    position: Tensor,
+    step: Tensor,
+    steps_left: Tensor,
+    *,
+    mask_id: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Predict every masked position and commit the most confident ones.
+
+    Args:
+        logits: (B, L, V) float32.  block_ids: (B, L) int32, mask_id where undecided.
+        threshold: (B,) γ.  temperature: (B,), 0 for greedy.
+        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, place of the block's first token in the
+            sequence.  step: (B,) int32, denoise steps already taken in this block.  steps_left: (B,) int32, this one included.
+
+    Returns:
+        next_block_ids (B, L) int32, predicted_ids (B, L) int32, confidence (B, L) float32 (+inf where nothing was
+        masked), masked_count (B,) int32: positions still masked in next_block_ids.
+    """
+    predicted_ids, confidence = diffusion_predict(
+        logits, block_ids, temperature, row_key, position, step, mask_id=mask_id
+    )
+    next_block_ids, masked_count = diffusion_commit(
+        block_ids, predicted_ids, confidence, threshold, steps_left, mask_id=mask_id
+    )
+    return next_block_ids, predicted_ids, confidence, masked_count
+
+
+def diffusion_predict(
+    logits: Tensor,
+    block_ids: Tensor,
+    temperature: Tensor,
+    row_key: Tensor,
+    position: Tensor,
+    step: Tensor,
+    *,
+    mask_id: int,
+) -> tuple[Tensor, Tensor]:
+    """Argmax (temperature 0) or Gumbel-max over logits/temperature without the mask id; its unscaled probability."""
+    L, V = logits.shape[1:]
+    masked = block_ids == mask_id
+    vocabulary = torch.arange(V, device=logits.device)
+    allowed = torch.where(vocabulary == mask_id, -torch.inf, logits)
+    choice = allowed
+    if bool((temperature > 0).any()):
+        places = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
+        uniform = counter_rng.uniform(row_key[:, None, None], places, step.long()[:, None, None], vocabulary)
+        gumbel = -torch.log(-torch.log(uniform.float()))
+        hot = temperature[:, None, None] > 0
+        choice = torch.where(hot, allowed / torch.where(hot, temperature[:, None, None], 1.0) + gumbel, allowed)
+    predicted = choice.argmax(-1)
+    probability = allowed.softmax(-1).gather(-1, predicted[..., None])[..., 0]
+    return (
+        torch.where(masked, predicted.int(), block_ids),
+        torch.where(masked, probability, torch.inf),
+    )
+
+
+def diffusion_commit(
+    block_ids: Tensor,
+    predicted_ids: Tensor,
+    confidence: Tensor,
+    threshold: Tensor,
+    steps_left: Tensor,
+    *,
+    mask_id: int,
+) -> tuple[Tensor, Tensor]:
+    """Commit max(#(confidence > γ), 1, ⌈masked / steps left⌉) masked positions, the most confident, the higher among equals."""
+    L = block_ids.shape[1]
+    masked = block_ids == mask_id
+    masked_count = masked.sum(-1)
+    above = (masked & (confidence > threshold[:, None])).sum(-1)
+    left = steps_left.long().clamp(min=1)
+    quota = torch.maximum(above, (masked_count + left - 1) // left)
+    here, there = confidence[:, :, None], confidence[:, None, :]
+    index = torch.arange(L, device=block_ids.device)
+    ahead = (there > here) | ((there == here) & (index[None, None, :] > index[None, :, None]))
+    rank = (ahead & masked[:, None, :]).sum(-1)
+    committed = masked & (rank < quota[:, None])
+    next_block_ids = torch.where(committed, predicted_ids, block_ids)
+    return next_block_ids, (masked_count - committed.sum(-1)).int()

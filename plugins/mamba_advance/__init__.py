@@ -1,0 +1,22 @@
+"""Move a Mamba layer's state past the first n tokens of a block that was read; n may differ per row, 0 included."""
+
+from ttc.plugins.ops import OpSpec
+
+__all__ = ["MAMBA_ADVANCE"]
+
+MAMBA_ADVANCE = OpSpec.make(
+    "MambaAdvance",
+    "Convolution and scan state after the first commit_len tokens of a block.",
+    inputs=[
+        "xbc: compute (B, L, F)",
+        "activated: compute (B, L, F)",
+        "dt: compute (B, L, H)",
+        "conv_state: compute (B, F, W1)",
+        "ssm_state: float32 (B, H, P, N)",
+        "dt_bias: compute (H)",
+        "a_log: compute (H)",
+        "commit_len: int32 (B)",
+    ],
+    outputs=["new_conv_state: compute (B, F, W1)", "new_ssm_state: float32 (B, H, P, N)"],
+    attributes={"G": "int"},
+)

@@ -1,0 +1,68 @@
+"""`MambaAdvance` in standard ONNX operators."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ttc.plugins.mamba_block_scan.function import DECAY, SPLIT_HEADS
+
+__all__ = ["body"]
+
+_TEXT = """
+MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, commit_len)
+    => (new_conv_state, new_ssm_state)
+{{
+    {decay}
+    {split_heads}
+    start = Constant <value: tensor = int64 {{0}}> ()
+    delta = Constant <value: tensor = int64 {{1}}> ()
+    n = Cast <to: int = 7> (commit_len)
+    axis_1 = Constant <value_ints: ints = [1]> ()
+    n_column = Unsqueeze (n, axis_1)
+
+    conv_by_time = Transpose <perm: ints = [0, 2, 1]> (conv_state)
+    columns = Concat <axis: int = 1> (conv_by_time, xbc)
+    W1 = Shape <start: int = 2> (conv_state)
+    W1_scalar = Squeeze (W1)
+    taps = Range (start, W1_scalar, delta)
+    places = Add (n_column, taps)
+    axis_2 = Constant <value_ints: ints = [2]> ()
+    places_cell = Unsqueeze (places, axis_2)
+    newest = GatherND <batch_dims: int = 1> (columns, places_cell)
+    new_conv_state = Transpose <perm: ints = [0, 2, 1]> (newest)
+
+    L_scalar = Squeeze (L)
+    times = Range (start, L_scalar, delta)
+    committed_bl = Less (times, n_column)
+    mask_axes = Constant <value_ints: ints = [1, 2]> ()
+    committed = Unsqueeze (committed_bl, mask_axes)
+    nothing = Constant <value_float: float = 0.0> ()
+    never = Constant <value_float: float = -inf> ()
+    within = Where (committed, cumulative, nothing)
+    last_axis = Constant <value_ints: ints = [3]> ()
+    total = ReduceMin <keepdims: int = 1> (within, last_axis)
+    fallen = Sub (total, cumulative)
+    fallen_committed = Where (committed, fallen, never)
+    left = Exp (fallen_committed)
+    weight = Mul (left, step)
+    axis_4 = Constant <value_ints: ints = [4]> ()
+    weight_column = Unsqueeze (weight, axis_4)
+    x_weighted = Mul (x, weight_column)
+    x_t = Transpose <perm: ints = [0, 1, 2, 4, 3]> (x_weighted)
+    b = Transpose <perm: ints = [0, 1, 2, 4, 3]> (b_t)
+    added = MatMul (x_t, b)
+    kept = Exp (total)
+    kept_column = Unsqueeze (kept, axis_4)
+    carried = Mul (state, kept_column)
+    new_state = Add (carried, added)
+    flat = Shape (ssm_state)
+    new_ssm_state = Reshape (new_state, flat)
+}}
+"""
+
+
+def body(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """ONNX text of the function, by op name, for this number of groups."""
+    groups = attributes["G"]
+    return {
+        "MambaAdvance": _TEXT.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
+    }

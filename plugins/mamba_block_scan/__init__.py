@@ -1,0 +1,53 @@
+"""Mamba-2 over one block: causal convolution with SiLU, then the scan from a seeded state. The state itself does not move.
+
+One op of two launches, `MambaConv` and `MambaScan`. `activated` is an output because `MambaAdvance` starts from it.
+"""
+
+from ttc.plugins.ops import OpSpec
+
+__all__ = ["MAMBA_BLOCK_SCAN", "MAMBA_CONV", "MAMBA_SCAN"]
+
+MAMBA_CONV = OpSpec.make(
+    "MambaConv",
+    "Causal depthwise convolution seeded with the last W−1 raw columns, then SiLU.",
+    inputs=[
+        "xbc: compute (B, L, F)",
+        "conv_state: compute (B, F, W1)",
+        "conv_weight: compute (F, ONE, W)",
+        "conv_bias: compute (F)",
+    ],
+    outputs=["activated: compute (B, L, F)"],
+    attributes={"W": "int"},
+)
+MAMBA_SCAN = OpSpec.make(
+    "MambaScan",
+    "Selective state-space scan of a block from a seeded state, in float32, plus the D skip.",
+    inputs=[
+        "activated: compute (B, L, F)",
+        "dt: compute (B, L, H)",
+        "ssm_state: float32 (B, H, P, N)",
+        "dt_bias: compute (H)",
+        "a_log: compute (H)",
+        "d: compute (H)",
+    ],
+    outputs=["y: compute (B, L, H*P)"],
+    attributes={"G": "int"},
+)
+MAMBA_BLOCK_SCAN = OpSpec.make(
+    "MambaBlockScan",
+    "A Mamba-2 mixer between its projections, read-only in the state.",
+    inputs=[
+        "xbc: compute (B, L, F)",
+        "dt: compute (B, L, H)",
+        "conv_state: compute (B, F, W1)",
+        "ssm_state: float32 (B, H, P, N)",
+        "conv_weight: compute (F, ONE, W)",
+        "conv_bias: compute (F)",
+        "dt_bias: compute (H)",
+        "a_log: compute (H)",
+        "d: compute (H)",
+    ],
+    outputs=["y: compute (B, L, H*P)", "activated: compute (B, L, F)"],
+    attributes={"G": "int", "W": "int"},
+    launches=("MambaConv", "MambaScan"),
+)

@@ -1,0 +1,55 @@
+"""MoE experts: down(relu(up·x)²) of every routed pair, and their weighted sum per token.
+
+One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by expert, `MoeCombine` sums.
+"""
+
+from ttc.plugins.ops import OpSpec
+
+__all__ = ["MOE_COMBINE", "MOE_DOWN", "MOE_EXPERTS", "MOE_UP"]
+
+MOE_UP = OpSpec.make(
+    "MoeUp",
+    "relu(up·x)² of every pair, rows ordered by expert.",
+    inputs=[
+        "x: compute (T, D)",
+        "up: compute (E, I, D)",
+        "expert_ids: int32 (T, K)",
+        "grouped_pairs: int32 (R)",
+        "expert_offsets: int32 (E1)",
+    ],
+    outputs=["activated: compute (R, I)"],
+)
+MOE_DOWN = OpSpec.make(
+    "MoeDown",
+    "down·activated of every pair, rows ordered by expert.",
+    inputs=[
+        "activated: compute (R, I)",
+        "down: compute (E, D, I)",
+        "expert_ids: int32 (T, K)",
+        "grouped_pairs: int32 (R)",
+        "expert_offsets: int32 (E1)",
+    ],
+    outputs=["rows: float32 (R, D)"],
+)
+MOE_COMBINE = OpSpec.make(
+    "MoeCombine",
+    "Weighted sum of a token's K rows.",
+    inputs=["rows: float32 (R, D)", "weights: float32 (T, K)", "grouped_rows: int32 (T, K)"],
+    outputs=["combined: float32 (T, D)"],
+)
+MOE_EXPERTS = OpSpec.make(
+    "MoeExperts",
+    "The routed experts' share of a MoE layer's output.",
+    inputs=[
+        "x: compute (T, D)",
+        "up: compute (E, I, D)",
+        "down: compute (E, D, I)",
+        "expert_ids: int32 (T, K)",
+        "weights: float32 (T, K)",
+        "grouped_pairs: int32 (R)",
+        "grouped_rows: int32 (T, K)",
+        "expert_offsets: int32 (E1)",
+    ],
+    outputs=["combined: float32 (T, D)"],
+    launches=("MoeUp", "MoeDown", "MoeCombine"),
+)

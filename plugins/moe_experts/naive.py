@@ -1,0 +1,60 @@
+"""The meaning of `MoeExperts` and its three launches in torch (spec § 3, MoE): a loop over the experts that were hit."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["moe_combine", "moe_down", "moe_experts", "moe_up"]
+
+
+def moe_experts(
+    x: Tensor,
+    up: Tensor,
+    down: Tensor,
+    expert_ids: Tensor,
+    weights: Tensor,
+    grouped_pairs: Tensor,
+    grouped_rows: Tensor,
+    expert_offsets: Tensor,
+) -> tuple[Tensor]:
+    """Σ_k weights[t, k] · down[e](relu(up[e]·x[t])²) with e = expert_ids[t, k].
+
+    Args:
+        x: (T, D) compute dtype.  up: (E, I, D).  down: (E, D, I).
+        expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets: as `MoeRouting` returns them.
+
+    Returns:
+        (T, D) float32.
+    """
+    (activated,) = moe_up(x, up, expert_ids, grouped_pairs, expert_offsets)
+    (rows,) = moe_down(activated, down, expert_ids, grouped_pairs, expert_offsets)
+    return moe_combine(rows, weights, grouped_rows)
+
+
+def moe_up(x: Tensor, up: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor) -> tuple[Tensor]:
+    """relu(up·x)² of every pair: (R, I) in x's dtype, row r belonging to pair grouped_pairs[r]."""
+    tokens = grouped_pairs.long() // expert_ids.shape[1]
+    activated = x.new_empty(grouped_pairs.shape[0], up.shape[1])
+    for expert, rows in _rows_by_expert(expert_offsets):
+        activated[rows] = torch.relu(x[tokens[rows]] @ up[expert].T).square()
+    return (activated,)
+
+
+def moe_down(
+    activated: Tensor, down: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor
+) -> tuple[Tensor]:
+    """down·activated of every pair: (R, D) float32."""
+    out = activated.new_empty(activated.shape[0], down.shape[1], dtype=torch.float32)
+    for expert, rows in _rows_by_expert(expert_offsets):
+        out[rows] = (activated[rows] @ down[expert].T).float()
+    return (out,)
+
+
+def moe_combine(rows: Tensor, weights: Tensor, grouped_rows: Tensor) -> tuple[Tensor]:
+    """Σ_k weights[t, k] · rows[grouped_rows[t, k]]: (T, D) float32."""
+    return ((rows[grouped_rows.long()] * weights[..., None]).sum(1),)
+
+
+def _rows_by_expert(expert_offsets: Tensor) -> list[tuple[int, slice]]:
+    """The experts that were hit, each with its rows."""
+    offsets = expert_offsets.tolist()
+    return [(e, slice(a, b)) for e, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False)) if b > a]

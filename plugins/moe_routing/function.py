@@ -1,0 +1,102 @@
+"""`MoeRouting` in standard ONNX operators."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["body"]
+
+# Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place inside its
+# expert, the total counts give the expert's first row.
+_TEXT = """
+MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
+    (logits, correction_bias) => (expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets)
+{{
+    k = Constant <value_ints: ints = [{K}]> ()
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    minus_one = Constant <value_ints: ints = [-1]> ()
+    axis_0 = Constant <value_int: int = 0> ()
+    axis_minus_1 = Constant <value_ints: ints = [-1]> ()
+    scores = Sigmoid (logits)
+    free_choice = Add (scores, correction_bias)
+    {group_limit}
+    best, experts = TopK <axis: int = -1, largest: int = 1, sorted: int = 1> (choice, k)
+    expert_ids = Cast <to: int = 6> (experts)
+    chosen = GatherElements <axis: int = 1> (scores, experts)
+    {normalise}
+    scale = Constant <value_float: float = @routed_scaling_factor> ()
+    weights = Mul (normalised, scale)
+
+    flat = Reshape (expert_ids, minus_one)
+    E = Shape <start: int = 1, end: int = 2> (logits)
+    E_scalar = Squeeze (E)
+    E_int = Cast <to: int = 6> (E_scalar)
+    start = Constant <value: tensor = int32 {{0}}> ()
+    delta = Constant <value: tensor = int32 {{1}}> ()
+    all_experts = Range (start, E_int, delta)
+    flat_column = Unsqueeze (flat, axis_minus_1)
+    is_expert = Equal (flat_column, all_experts)
+    hits = Cast <to: int = 6> (is_expert)
+    running = CumSum (hits, axis_0)
+    counts = ReduceSum <keepdims: int = 0> (hits, zero)
+    ends = CumSum (counts, axis_0)
+    start_1d = Reshape (start, one)
+    expert_offsets = Concat <axis: int = 0> (start_1d, ends)
+    starts = Sub (ends, counts)
+    place_plus_one = Add (running, starts)
+    rows_plus_one_of = Mul (place_plus_one, hits)
+    rows_plus_one = ReduceSum <keepdims: int = 0> (rows_plus_one_of, axis_minus_1)
+    rows = Sub (rows_plus_one, delta)
+    pair_shape = Shape (expert_ids)
+    grouped_rows = Reshape (rows, pair_shape)
+    R = Shape (flat)
+    R_scalar = Squeeze (R)
+    R_int = Cast <to: int = 6> (R_scalar)
+    pairs = Range (start, R_int, delta)
+    rows_64 = Cast <to: int = 7> (rows)
+    grouped_pairs = ScatterElements <axis: int = 0> (pairs, rows_64, pairs)
+}}
+"""
+
+_GROUP_LIMIT = """
+    split = Constant <value_ints: ints = [0, {n_group}, -1]> ()
+    in_groups = Reshape (free_choice, split)
+    two = Constant <value_ints: ints = [2]> ()
+    two_best, two_best_ids = TopK <axis: int = -1> (in_groups, two)
+    group_scores = ReduceSum <keepdims: int = 0> (two_best, axis_minus_1)
+    kept_count = Constant <value_ints: ints = [{topk_group}]> ()
+    group_best, kept_groups = TopK <axis: int = -1> (group_scores, kept_count)
+    kept_column = Unsqueeze (kept_groups, axis_minus_1)
+    group_start = Constant <value: tensor = int64 {{0}}> ()
+    group_delta = Constant <value: tensor = int64 {{1}}> ()
+    group_count = Constant <value: tensor = int64 {{{n_group}}}> ()
+    all_groups = Range (group_start, group_count, group_delta)
+    is_kept = Equal (kept_column, all_groups)
+    kept_hits = Cast <to: int = 6> (is_kept)
+    kept = ReduceMax <keepdims: int = 0> (kept_hits, one)
+    keep = Cast <to: int = 9> (kept)
+    keep_column = Unsqueeze (keep, axis_minus_1)
+    nothing = Constant <value_float: float = 0.0> ()
+    limited = Where (keep_column, in_groups, nothing)
+    choice_shape = Shape (free_choice)
+    choice = Reshape (limited, choice_shape)
+"""
+
+_NORMALISE = """
+    total = ReduceSum <keepdims: int = 1> (chosen, axis_minus_1)
+    tiny = Constant <value_float: float = 1e-20> ()
+    total_and_tiny = Add (total, tiny)
+    normalised = Div (chosen, total_and_tiny)
+"""
+
+
+def body(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """ONNX text of the function and its nested functions, by op name, for these attribute values."""
+    grouped = attributes["n_group"] > 1
+    return {
+        "MoeRouting": _TEXT.format(
+            K=attributes["K"],
+            group_limit=_GROUP_LIMIT.format(**attributes) if grouped else "choice = Identity (free_choice)",
+            normalise=_NORMALISE if attributes["norm_topk_prob"] else "normalised = Identity (chosen)",
+        )
+    }

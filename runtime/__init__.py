@@ -1,0 +1,1 @@
+"""At run time: backends, context state, the block-filling loop, the engine."""

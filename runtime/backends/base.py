@@ -1,0 +1,117 @@
+"""The interface between the loop and a backend: five calls over tensors the backend owns."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.config import ModelConfig
+from ttc.runtime import commit
+from ttc.runtime.state import ContextState
+
+__all__ = ["Backend", "ContextCall", "StepInputs", "StepOutputs"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCall:
+    """What a context call gives: logits (B, R, V) float32 on the host, and what `advance` needs, the backend's own."""
+
+    logits: Floats
+    saved: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The small inputs of a diffusion step, all on the host: block_ids (B, L), the others (B,).
+
+    `row_key` comes from `counter_rng.row_key`; `position` is the place of the block's first token in the sequence; `step`
+    counts the steps already taken in this block; `steps_left` includes this one.
+    """
+
+    block_ids: Ints
+    threshold: Floats
+    temperature: Floats
+    row_key: npt.NDArray[np.int64]
+    position: Ints
+    step: Ints
+    steps_left: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutputs:
+    """Next block (B, L), predictions (B, L), confidences (B, L) (+inf where nothing was masked), still masked (B,)."""
+
+    next_block_ids: Ints
+    predicted_ids: Ints
+    confidence: Floats
+    masked_count: Ints
+
+
+class Backend(ABC):
+    """Runs the towers of one model. All calls are thread-safe; a `ContextState` belongs to one thread at a time.
+
+    Attributes:
+        name: as `ttc.load` knows it.
+        config: the model.
+        notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
+    """
+
+    name: str
+    config: ModelConfig
+    notes: Sequence[str]
+
+    @abstractmethod
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        """An empty state for B rows and `capacity` tokens."""
+
+    @abstractmethod
+    def context(
+        self, state: ContextState, input_ids: Ints, commit_len: Ints, logit_positions: Ints, save: bool = False
+    ) -> ContextCall:
+        """Read a block (B, L) with the context tower and move the state past its first `commit_len` (B,) tokens.
+
+        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are places in the block, R ≥ 1. With `save` the
+        result can be given to `advance`.
+        """
+
+    @abstractmethod
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+        """Move the state past the first `commit_len` tokens of the block the last `context` call read and did not commit."""
+
+    @abstractmethod
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
+        """Evaluate the denoiser on a block (B, L); a negative t (B,) switches conditioning off. Logits stay the backend's."""
+
+    @abstractmethod
+    def fetch(self, logits: Any) -> Floats:
+        """Logits of `denoise` as a host array (B, L, V)."""
+
+    @abstractmethod
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        """A state of only these rows, in this order."""
+
+    def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
+        """One diffusion step on the host; backends that hold their logits elsewhere do it there."""
+        return host_step(self.fetch(logits), inputs, self.config.mask_token_id)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of weights and sessions; a second call does nothing."""
+
+
+def host_step(logits: Floats, inputs: StepInputs, mask_id: int) -> StepOutputs:
+    """The diffusion step in numpy."""
+    uniform = None
+    if (inputs.temperature > 0).any():
+        uniform = commit.uniforms(inputs.row_key, inputs.position, inputs.step, logits.shape[1:])
+    predicted, confidence = commit.predict(logits, inputs.block_ids, inputs.temperature, uniform, mask_id)
+    next_block, masked = commit.commit(
+        inputs.block_ids, predicted, confidence, inputs.threshold, inputs.steps_left, mask_id
+    )
+    return StepOutputs(next_block, predicted, confidence, masked)

@@ -1,0 +1,1 @@
+"""ONNX Runtime: the default backend. CPU, or its CUDA provider where present."""

@@ -1,0 +1,76 @@
+"""Bundle → ONNX Runtime sessions.
+
+Weights are handed to the sessions as initializers in memory of ours, mapped or converted once and shared between sessions, whether
+the bundle is packed or refers to a checkpoint.
+"""
+
+import logging
+
+import onnx_ir as ir
+import onnxruntime
+
+from ttc.bundle import Bundle
+from ttc.errors import BackendError
+from ttc.runtime.backends.device import parse_device
+from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
+from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+
+__all__ = ["load"]
+
+logger = logging.getLogger(__name__)
+
+
+def load(bundle: Bundle, device: str | None) -> OnnxRuntimeBackend:
+    """Make one session per graph of the bundle."""
+    kind, index = _device(device)
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if kind == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
+    notes: list[str] = []
+    # bf16 has no matrix product on the CPU provider and no numpy type to pass tensors with; fp16 lacks the former only.
+    widen = bundle.compute_dtype == "bfloat16" or (kind == "cpu" and bundle.compute_dtype == "float16")
+    if widen:
+        notes.append(f"the bundle's {bundle.compute_dtype} graphs are computed in float32 by ONNX Runtime on {kind}")
+        logger.warning(notes[-1])
+
+    values: dict[str, onnxruntime.OrtValue] = {}
+    sessions = {}
+    for role in ("context", "denoiser", "step", "advance"):
+        model = ir.load(bundle.graph_path(role))
+        used = externalise_weights(model, bundle.weights)
+        if widen:
+            upcast(model)
+        for name in used:
+            if name not in values:
+                weight = bundle.read_weight(name)
+                narrow = widen and str(weight.dtype) == bundle.compute_dtype
+                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(weight.astype("float32") if narrow else weight)
+        sessions[role] = _session(model, {name: values[name] for name in used}, providers)
+    compute_dtype = "float32" if widen else bundle.compute_dtype
+    return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+
+
+def _session(
+    model: ir.Model,
+    weights: dict[str, onnxruntime.OrtValue],
+    providers: list[str | tuple[str, dict[str, str]]],
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if weights:
+        options.add_external_initializers(list(weights), list(weights.values()))
+    serialized = ir.serde.serialize_model(model).SerializeToString()
+    return onnxruntime.InferenceSession(serialized, options, providers=providers)
+
+
+def _device(device: str | None) -> tuple[str, int]:
+    available = onnxruntime.get_available_providers()
+    if device is None:
+        return ("cuda", 0) if "CUDAExecutionProvider" in available else ("cpu", 0)
+    kind, index = parse_device(device)
+    if kind == "cuda" and "CUDAExecutionProvider" not in available:
+        raise BackendError(
+            f"device {device!r}: this ONNX Runtime has no CUDA provider (it has {', '.join(available)}); "
+            "install onnxruntime-gpu in place of onnxruntime, or use device 'cpu'"
+        )
+    return kind, index

@@ -1,0 +1,121 @@
+"""The backend over `ttc.exporter.towers`, one eager call after another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttc.config import ModelConfig
+from ttc.errors import BackendError
+from ttc.exporter import towers
+from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.plugins.diffusion_step import DIFFUSION_STEP
+from ttc.plugins.naive import run_naive
+from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
+from ttc.runtime.state import ContextState, state_layout
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend(Backend):
+    """Args: the weights by checkpoint name, on `device`; the compute dtype."""
+
+    name = "torch"
+    notes = ()
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.config, self._dtype, self._device = config, dtype, device
+        self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        tensors = {
+            tensor.name: torch.zeros(
+                (batch, *tensor.shape), dtype=torch.float32 if tensor.float32 else self._dtype, device=self._device
+            )
+            for tensor in state_layout(self.config, capacity)
+        }
+        return ContextState(capacity, np.zeros(batch, np.int32), tensors)
+
+    @torch.inference_mode()
+    def context(
+        self, state: ContextState, input_ids: Ints, commit_len: Ints, logit_positions: Ints, save: bool = False
+    ) -> ContextCall:
+        logits, new_state, saved = towers.context_forward(
+            self.config,
+            self._tower(CONTEXT),
+            run_naive,
+            self._tensor(input_ids),
+            self._tensor(state.lengths),
+            self._tensor(commit_len),
+            self._tensor(logit_positions),
+            self._by_layer(state),
+        )
+        names = [tensor.name for tensor in state_layout(self.config, state.capacity)]
+        flat = [tensor for layer in new_state for tensor in layer]
+        state.tensors = dict(zip(names, flat, strict=True))
+        state.lengths = state.lengths + commit_len
+        return ContextCall(logits.cpu().numpy(), saved if save else None)
+
+    @torch.inference_mode()
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+        count = self._tensor(commit_len)
+        weights = self._tower(CONTEXT)
+        for i, (layer_saved, layer_state) in enumerate(zip(saved, self._by_layer(state), strict=True)):
+            if layer_saved:
+                conv, ssm = towers.advance_layer(
+                    self.config, weights.layers[i], run_naive, *layer_saved, count, layer_state
+                )
+                state.tensors = state.tensors | {f"conv_state.{i}": conv, f"ssm_state.{i}": ssm}
+        state.lengths = state.lengths + commit_len
+
+    @torch.inference_mode()
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Tensor:
+        return towers.denoiser_forward(
+            self.config,
+            self._tower(DENOISER),
+            run_naive,
+            self._tensor(block_ids),
+            self._tensor(t),
+            self._tensor(state.lengths),
+            self._by_layer(state),
+        )
+
+    def fetch(self, logits: Tensor) -> Floats:
+        array: Floats = logits.cpu().numpy()
+        return array
+
+    @torch.inference_mode()
+    def step(self, logits: Tensor, inputs: StepInputs) -> StepOutputs:
+        small = [self._tensor(getattr(inputs, spec.name)) for spec in DIFFUSION_STEP.inputs[1:]]
+        outputs = run_naive(DIFFUSION_STEP, logits, *small, mask_id=self.config.mask_token_id)
+        named = dict(zip((spec.name for spec in DIFFUSION_STEP.outputs), outputs, strict=True))
+        return StepOutputs(**{name: tensor.cpu().numpy() for name, tensor in named.items()})
+
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        index = self._tensor(rows)
+        tensors = {name: tensor.index_select(0, index) for name, tensor in state.tensors.items()}
+        return ContextState(state.capacity, state.lengths[rows], tensors)
+
+    def close(self) -> None:
+        self._towers.clear()
+
+    def _tower(self, tower: str) -> TowerWeights:
+        if tower not in self._towers:
+            raise BackendError("the engine is closed; load the bundle again")
+        return self._towers[tower]
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def _by_layer(self, state: ContextState) -> list[tuple[Tensor, ...]]:
+        tensors = state.tensors
+        pairs = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
+        return [
+            tuple(tensors[f"{name}.{i}"] for name in pairs.get(kind, ()))
+            for i, kind in enumerate(self.config.pattern)
+        ]

@@ -1,0 +1,85 @@
+"""The diffusion step as pure functions over numpy arrays (spec § 5): the plain twin of the op `DiffusionStep`."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.plugins import counter_rng
+
+__all__ = ["commit", "gumbel", "predict", "uniforms"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+def uniforms(row_key: npt.NDArray[np.int64], position: Ints, step: Ints, shape: tuple[int, int]) -> Floats:
+    """The generator's uniforms for a block's logits: (B, L, V) float32, shape = (L, V)."""
+    L, V = shape
+    places = position.astype(np.int64)[:, None, None] + np.arange(L, dtype=np.int64)[:, None]
+    drawn = counter_rng.uniform(
+        row_key[:, None, None], places, step.astype(np.int64)[:, None, None], np.arange(V, dtype=np.int64)
+    )
+    result: Floats = drawn.astype(np.float32)
+    return result
+
+
+def gumbel(uniform: Floats) -> Floats:
+    """−log(−log u), u clamped below at 1e-10."""
+    return -np.log(-np.log(np.maximum(uniform, np.float32(1e-10))))
+
+
+def predict(
+    logits: Floats, block_ids: Ints, temperature: Floats, uniform: Floats | None, mask_id: int
+) -> tuple[Ints, Floats]:
+    """Predicted token of every masked position and its probability at temperature 1.
+
+    Args:
+        logits: (B, L, V).  block_ids: (B, L).  temperature: (B,), 0 for greedy rows.
+        uniform: (B, L, V) in (0, 1); may be None when all rows are greedy.
+
+    Returns:
+        predicted_ids (B, L), the block's own token where nothing is masked; confidence (B, L), +inf there.
+    """
+    masked = block_ids == mask_id
+    allowed = logits.copy()
+    allowed[..., mask_id] = -np.inf
+    choice = allowed
+    if uniform is not None and (temperature > 0).any():
+        hot = (temperature > 0)[:, None, None]
+        scaled = allowed / np.where(hot, temperature[:, None, None], np.float32(1))
+        choice = np.where(hot, scaled + gumbel(uniform), allowed)
+    predicted = choice.argmax(-1)
+    top = allowed.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # NaN logits give NaN confidence, which the engine reports
+        weights = np.exp(allowed - top)
+        probability = np.take_along_axis(weights, predicted[..., None], -1)[..., 0] / weights.sum(-1)
+    return (
+        np.where(masked, predicted, block_ids).astype(np.int32),
+        np.where(masked, probability, np.inf).astype(np.float32),
+    )
+
+
+def commit(
+    block_ids: Ints, predicted_ids: Ints, confidence: Floats, threshold: Floats, steps_left: Ints, mask_id: int
+) -> tuple[Ints, Ints]:
+    """Commit the most confident masked positions.
+
+    max(#(confidence > γ), 1, ⌈masked / steps left⌉) of them, at most all; among equals the higher position first.
+
+    Args:
+        block_ids, predicted_ids, confidence: (B, L).  threshold: (B,) γ.  steps_left: (B,), this step included.
+
+    Returns:
+        next_block_ids (B, L) and masked_count (B,), both int32.
+    """
+    masked = block_ids == mask_id
+    count = masked.sum(-1)
+    above = (masked & (confidence > threshold[:, None])).sum(-1)
+    left = np.maximum(steps_left, 1)
+    quota = np.maximum(above, (count + left - 1) // left)
+    index = np.arange(block_ids.shape[1])
+    here, there = confidence[:, :, None], confidence[:, None, :]
+    ahead = (there > here) | ((there == here) & (index[None, :] > index[:, None]))
+    rank = (ahead & masked[:, None, :]).sum(-1)
+    committed = masked & (rank < quota[:, None])
+    next_block_ids = np.where(committed, predicted_ids, block_ids)
+    return next_block_ids.astype(np.int32), (count - committed.sum(-1)).astype(np.int32)

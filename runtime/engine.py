@@ -1,0 +1,267 @@
+"""The engine: a loaded bundle that generates."""
+
+import dataclasses
+import inspect
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ttc.bundle import Bundle
+from ttc.config import ModelConfig
+from ttc.errors import BundleError, CapacityError, InputError
+from ttc.profiles import Profile, load_profile
+from ttc.runtime.backends import load_backend
+from ttc.runtime.backends.base import Backend
+from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
+from ttc.runtime.options import Options, make_options
+from ttc.runtime.prompts import Prompt, check_ids, read_prompts
+from ttc.runtime.result import Event, Result, Stats
+from ttc.runtime.rows import Row
+from ttc.runtime.text import TextStream, decode
+
+__all__ = ["Engine", "load"]
+
+_LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    backend: str = "onnxruntime",
+    device: str | None = None,
+    capacity: int | None = None,
+    engines: str | os.PathLike[str] | None = None,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> "Engine":
+    """Open a bundle on a backend.
+
+    Args:
+        bundle: the folder that `ttc export` wrote; its digests are checked first.
+        backend: "onnxruntime" or "torch".
+        device: "cpu", "cuda" or "cuda:N"; None takes the best there is.
+        capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the model's
+            max_position_embeddings.
+        engines: folder of TensorRT engines; only backends that run engines take it.
+        checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
+
+    Raises:
+        BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
+        InputError: an unknown backend or device, a capacity that is none.
+        BackendError: the backend cannot be had here.
+    """
+    opened = Bundle.open(bundle, checkpoint)
+    limit = opened.config.max_position_embeddings
+    if capacity is not None and (isinstance(capacity, bool) or not 1 <= capacity <= limit):
+        raise InputError(f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)")
+    if engines is not None:
+        raise InputError(f"backend {backend!r} runs no engines; leave out engines")
+    tokenizer = _tokenizer(opened)
+    try:
+        return Engine(load_backend(backend, opened, device), tokenizer, load_profile("cpu"), capacity)
+    finally:
+        opened.close()
+
+
+class Engine:
+    """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer | None, profile: Profile, capacity: int | None) -> None:
+        self._backend, self._profile, self._capacity = backend, profile, capacity
+        self.tokenizer = tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self._backend.config
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend."""
+        return self._backend.name
+
+    def generate(
+        self,
+        prompt: Prompt,
+        mode: str = "diffusion",
+        max_new_tokens: int = 128,
+        block_size: int = 16,
+        steps: int = 16,
+        threshold: float = 0.9,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        stop_at_eos: bool = True,
+    ) -> Result | list[Result]:
+        """Generate after a prompt, or after every prompt of a batch.
+
+        Args:
+            prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
+            mode: "diffusion", "ar" or "mock-ar" (spec § 5).
+            max_new_tokens: need not be a multiple of the block.
+            block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block of
+                `block_size` tokens, committing every prediction more probable than `threshold`.
+            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run repeatable; the
+                one that was used is in the statistics.
+            eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
+
+        Returns:
+            One result, or a list for a batch.
+
+        Raises:
+            InputError: an option or a prompt is not valid.  CapacityError: too many tokens.
+            NumericsError: the model computed NaN.  BackendError: the engine is closed.
+        """
+        start = time.perf_counter()
+        run = self._start(
+            prompt,
+            mode=mode,
+            max_new_tokens=max_new_tokens,
+            block_size=block_size,
+            steps=steps,
+            threshold=threshold,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            eos_token_id=eos_token_id,
+            stop_at_eos=stop_at_eos,
+        )
+        for _ in run.events:
+            pass
+        results = [self._result(row, run, time.perf_counter() - start) for row in run.rows]
+        return results if run.is_batch else results[0]
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
+        """Generate as `generate` does, with its options, and give every denoise step and finished block as an event.
+
+        Options and prompt are checked at the call, not at the first event.
+        """
+        bound = inspect.signature(self.generate).bind(prompt, **options)
+        bound.apply_defaults()
+        return self._with_text(self._start(**bound.arguments))
+
+    def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Context tower logits at every position of one sequence: (L, V)."""
+        tokens = np.array([check_ids(ids, self.config, "ids")], np.int32)
+        state = self._backend.new_state(1, self._capacity_for(tokens.shape[1]))
+        pieces = []
+        for start in range(0, tokens.shape[1], self._profile.prefill_chunk):
+            chunk = tokens[:, start : start + self._profile.prefill_chunk]
+            L = chunk.shape[1]
+            places = np.arange(L, dtype=np.int32)[None]
+            pieces.append(self._backend.context(state, chunk, np.array([L], np.int32), places).logits[0])
+        return np.concatenate(pieces)
+
+    def denoiser_logits(
+        self, context_ids: Sequence[int], block_ids: Sequence[int], t: float | None
+    ) -> npt.NDArray[np.float32]:
+        """One denoiser evaluation of a block over a context: raw logits (S, V), the mask id's included.
+
+        t: share of masked positions the model is told, 0 to 1; None switches time conditioning off.
+        """
+        if t is not None and not 0.0 <= t <= 1.0:
+            raise InputError(f"t is {t!r}; valid: 0 to 1, or None for no conditioning")
+        context = check_ids(context_ids, self.config, "context_ids")
+        block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
+        capacity = self._capacity_for(len(context))
+        state, _ = prefill(
+            self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._profile.prefill_chunk
+        )
+        share = np.array([NO_CONDITIONING if t is None else t], np.float32)
+        return self._backend.fetch(self._backend.denoise(state, block, share))[0]
+
+    def close(self) -> None:
+        """Let go of the model. Later calls are refused; a second close does nothing."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, prompt: Prompt, **given: Any) -> "_Run":
+        """Check options and prompts and set up the loop; nothing is computed yet."""
+        options = make_options(self.config, **given)
+        prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
+        rows = [Row(i, ids) for i, ids in enumerate(prompts)]
+        capacity = self._capacity_for(max(len(ids) for ids in prompts), options.max_new_tokens)
+        timed = Stopwatch()
+        if options.max_new_tokens == 0:
+            for row in rows:
+                row.finish_reason = "length"
+            events: Iterator[Event] = iter(())
+        else:
+            loop = _LOOPS[options.mode]
+            events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)
+        return _Run(rows, is_batch, options, timed, events)
+
+    def _capacity_for(self, prompt_tokens: int, max_new_tokens: int = 0) -> int:
+        limit = self._capacity or self.config.max_position_embeddings
+        needed = prompt_tokens + max_new_tokens
+        if needed > limit:
+            raise CapacityError(
+                f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens} need {needed} places, "
+                f"the capacity is {limit}; shorten the prompt, ask for fewer tokens, or load with a larger capacity"
+            )
+        return self._capacity or self._profile.capacity_for(needed)
+
+    def _with_text(self, run: "_Run") -> Iterator[Event]:
+        if self.tokenizer is None:
+            yield from run.events
+            return
+        streams = [TextStream(self.tokenizer, run.options.eos_token_ids) for _ in run.rows]
+        for event in run.events:
+            if event.committed:
+                row = run.rows[event.row]
+                text = streams[event.row].push(row.tokens, final=row.finish_reason is not None)
+                event = dataclasses.replace(event, text=text)
+            yield event
+
+    def _result(self, row: Row, run: "_Run", seconds: float) -> Result:
+        assert row.finish_reason is not None, "the loop ends when every row has ended"
+        options, nfe = run.options, sum(row.nfe_per_block)
+        stats = Stats(
+            mode=options.mode,
+            backend=self._backend.name,
+            prompt_tokens=len(row.prompt),
+            nfe=nfe,
+            nfe_per_block=tuple(row.nfe_per_block),
+            tokens_per_nfe=len(row.tokens) / nfe if nfe else None,
+            context_calls=row.context_calls,
+            seconds=seconds,
+            tokens_per_second=len(row.tokens) / seconds,
+            backend_seconds=run.timed.seconds,
+            seed=options.seed,
+            notes=(*self._backend.notes, *options.notes),
+        )
+        text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)
+        return Result(tuple(row.tokens), text, row.finish_reason, stats)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Run:
+    """One generation under way."""
+
+    rows: list[Row]
+    is_batch: bool
+    options: Options
+    timed: Stopwatch
+    events: Iterator[Event]
+
+
+def _tokenizer(bundle: Bundle) -> Tokenizer | None:
+    if bundle.tokenizer_path is None:
+        return None
+    try:
+        return Tokenizer.from_file(str(bundle.tokenizer_path))
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None
+

@@ -1,0 +1,210 @@
+"""The generation loops (spec § 5), level 0: the host steps, one backend call after another.
+
+Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t, its own number of
+steps and its own end; a row that is done leaves the batch before the context is extended.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import NumericsError
+from ttc.plugins.counter_rng import row_key
+from ttc.runtime.backends.base import Backend, StepInputs, StepOutputs
+from ttc.runtime.options import Options
+from ttc.runtime.result import Event
+from ttc.runtime.rows import Row
+from ttc.runtime.sampling import next_tokens
+from ttc.runtime.state import ContextState
+
+__all__ = ["Stopwatch", "autoregress", "diffuse", "mock_autoregress", "prefill"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+NO_CONDITIONING = -1.0
+
+
+class Stopwatch:
+    """Adds up the time spent in the calls made through it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def diffuse(
+    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+) -> Iterator[Event]:
+    """Mask diffusion: fill block after block, each in as many denoiser evaluations as the commit rule needs."""
+    state, _ = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
+    active = list(rows)
+    while active:
+        block = yield from _fill_block(backend, timed, active, options, state)
+        for row, tokens in zip(active, block.tolist(), strict=True):
+            yield _committed(row, tokens, options, steps=row.nfe_per_block[-1], block_index=len(row.nfe_per_block) - 1)
+        state, active, kept = _drop_finished(backend, timed, state, active)
+        if active:
+            everything, last = _full(len(active), options.block_size), _full((len(active), 1), options.block_size - 1)
+            timed(backend.context, state, block[kept], everything, last)
+            _count_context_call(active)
+
+
+def autoregress(
+    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+) -> Iterator[Event]:
+    """AR: the context tower alone, one token per call."""
+    state, logits = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
+    active = list(rows)
+    while True:
+        tokens = _choose(logits, active, options)
+        yield from _take_tokens(active, tokens, options)
+        state, active, kept = _drop_finished(backend, timed, state, active)
+        if not active:
+            return
+        one, first = _full(len(active), 1), _full((len(active), 1), 0)
+        logits = timed(backend.context, state, tokens[kept, None], one, first).logits[:, 0]
+        _count_context_call(active)
+
+
+def mock_autoregress(
+    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+) -> Iterator[Event]:
+    """Mock-AR: the denoiser, unconditioned, reads the last token over the state before it and gives the next."""
+    state, _ = prefill(backend, timed, rows, [row.prompt[:-1] for row in rows], capacity, chunk)
+    active = list(rows)
+    current = np.array([row.prompt[-1] for row in rows], np.int32)
+    while True:
+        unconditioned = np.full(len(active), NO_CONDITIONING, np.float32)
+        logits = timed(backend.denoise, state, current[:, None], unconditioned)
+        for row in active:
+            row.nfe_per_block.append(1)
+        tokens = _choose(timed(backend.fetch, logits)[:, 0], active, options)
+        yield from _take_tokens(active, tokens, options)
+        state, active, kept = _drop_finished(backend, timed, state, active)
+        if not active:
+            return
+        one, first = _full(len(active), 1), _full((len(active), 1), 0)
+        timed(backend.context, state, current[kept, None], one, first)
+        _count_context_call(active)
+        current = tokens[kept]
+
+
+def prefill(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    capacity: int,
+    chunk: int,
+) -> tuple[ContextState, npt.NDArray[np.float32]]:
+    """Read prompts of any lengths, chunk by chunk; logits (B, V) after each row's last token (zeros where it has none)."""
+    counts = np.array([len(prompt) for prompt in prompts], np.int32)
+    state = timed(backend.new_state, len(prompts), capacity)
+    logits = np.zeros((len(prompts), backend.config.vocab_size), np.float32)
+    for start in range(0, int(counts.max()), chunk):
+        width = min(chunk, int(counts.max()) - start)
+        ids = np.zeros((len(prompts), width), np.int32)  # what stands behind a short row's end is never committed
+        for r, prompt in enumerate(prompts):
+            piece = prompt[start : start + width]
+            ids[r, : len(piece)] = piece
+        commit_len = np.clip(counts - start, 0, width).astype(np.int32)
+        last = np.maximum(commit_len - 1, 0)[:, None]
+        call = timed(backend.context, state, ids, commit_len, last)
+        ends_here = (commit_len > 0) & (counts <= start + width)
+        logits[ends_here] = call.logits[ends_here, 0]
+        _count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
+    return state, logits
+
+
+def _fill_block(
+    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, state: ContextState
+) -> Iterator[Any]:
+    """One block of every row, from all masks to none; yields an event per row and step, returns the blocks (B, S)."""
+    B, S, mask_id = len(rows), options.block_size, backend.config.mask_token_id
+    block, masked_count = _full((B, S), mask_id), _full(B, S)
+    threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
+    keys = _row_keys(rows, options)
+    for row in rows:
+        row.nfe_per_block.append(0)
+    for step in range(options.steps):
+        live = masked_count > 0
+        if not live.any():
+            break
+        share = (masked_count / S).astype(np.float32)
+        logits = timed(backend.denoise, state, block, share)
+        inputs = StepInputs(
+            block, threshold, temperature, keys, state.lengths, _full(B, step), _full(B, options.steps - step)
+        )
+        outputs = timed(backend.step, logits, inputs)
+        if np.isnan(outputs.confidence).any():
+            where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
+            raise NumericsError(f"the denoiser gave NaN in {where}; check the weights (ttc inspect) and the dtype")
+        block, masked_count = outputs.next_block_ids, outputs.masked_count
+        for r in np.flatnonzero(live):
+            rows[r].nfe_per_block[-1] += 1
+            yield _step_event(rows[r], step, r, outputs, mask_id)
+    return block
+
+
+def _step_event(row: Row, step: int, r: int, outputs: StepOutputs, mask_id: int) -> Event:
+    tokens = tuple(outputs.next_block_ids[r].tolist())
+    confidence = tuple(None if c == np.inf else c for c in outputs.confidence[r].tolist())
+    masked = tuple(token == mask_id for token in tokens)
+    return Event(row.index, len(row.nfe_per_block) - 1, step, tokens, masked, confidence, committed=False, text=None)
+
+
+def _committed(row: Row, tokens: Sequence[int], options: Options, *, steps: int, block_index: int) -> Event:
+    taken = tuple(row.extend(tokens, options))
+    return Event(row.index, block_index, steps, taken, (False,) * len(taken), None, committed=True, text=None)
+
+
+def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Options) -> Iterator[Event]:
+    for row, token in zip(rows, tokens.tolist(), strict=True):
+        yield _committed(row, [token], options, steps=1, block_index=len(row.tokens))
+
+
+def _choose(logits: npt.NDArray[np.float32], rows: Sequence[Row], options: Options) -> npt.NDArray[np.int32]:
+    if np.isnan(logits).any():
+        raise NumericsError(
+            f"the model gave NaN logits for token {len(rows[0].tokens)}; check the weights (ttc inspect) and the dtype"
+        )
+    position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
+    return next_tokens(
+        logits, options.temperature, options.top_k, options.top_p, _row_keys(rows, options), position
+    )
+
+
+def _drop_finished(
+    backend: Backend, timed: Stopwatch, state: ContextState, rows: Sequence[Row]
+) -> tuple[ContextState, list[Row], npt.NDArray[np.int32]]:
+    """State and rows of those that go on, and their places in the batch so far."""
+    kept = np.array([r for r, row in enumerate(rows) if row.finish_reason is None], np.int32)
+    if 0 < len(kept) < len(rows):
+        state = timed(backend.select, state, kept)
+    return state, [rows[r] for r in kept], kept
+
+
+def _row_keys(rows: Sequence[Row], options: Options) -> npt.NDArray[np.int64]:
+    return np.array([row_key(options.seed or 0, row.index) for row in rows], np.int64)
+
+
+def _count_context_call(rows: Sequence[Row]) -> None:
+    for row in rows:
+        row.context_calls += 1
+
+
+def _full(shape: int | tuple[int, ...], value: int) -> npt.NDArray[np.int32]:
+    return np.full(shape, value, np.int32)
+
+
+def _floats(size: int, value: float) -> npt.NDArray[np.float32]:
+    return np.full(size, value, np.float32)

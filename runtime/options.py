@@ -1,0 +1,120 @@
+"""The options of a generation, checked once."""
+
+import logging
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ttc.config import ModelConfig
+from ttc.errors import InputError
+
+__all__ = ["MAX_BLOCK_SIZE", "MODES", "Mode", "Options", "make_options"]
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["diffusion", "ar", "mock-ar"]
+MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar")
+TRAINED_BLOCK_SIZE = 16
+# The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
+MAX_BLOCK_SIZE = 512
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options; see `Engine.generate` for their meaning.
+
+    Attributes:
+        seed: set whenever something is drawn, also where the user gave none.
+        eos_token_ids: ids that end a row; empty where nothing does.
+        notes: warnings that belong into the result, one sentence each.
+    """
+
+    mode: Mode
+    max_new_tokens: int
+    block_size: int
+    steps: int
+    threshold: float
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    eos_token_ids: frozenset[int]
+    notes: tuple[str, ...]
+
+
+def make_options(
+    config: ModelConfig,
+    *,
+    mode: str,
+    max_new_tokens: int,
+    block_size: int,
+    steps: int,
+    threshold: float,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    eos_token_id: int | Sequence[int] | None,
+    stop_at_eos: bool,
+) -> Options:
+    """Check everything a user can get wrong; each refusal is an `InputError` that says what is valid."""
+    if mode not in MODES:
+        hint = "; lossless decoding is not part of this version" if mode == "lossless" else ""
+        raise InputError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}{hint}")
+    _integer("max_new_tokens", max_new_tokens, 0, 2**31 - 1)
+    _integer("block_size", block_size, 1, MAX_BLOCK_SIZE, "a longer block's scan is not exact")
+    _integer("steps", steps, 1, 2**31 - 1)
+    _number("threshold", threshold, 0.0, 1.0)
+    _number("temperature", temperature, 0.0, 1e4)
+    if top_k is not None:
+        _integer("top_k", top_k, 1, 2**31 - 1)
+    if top_p is not None:
+        _number("top_p", top_p, 0.0, 1.0)
+    if mode == "diffusion" and (top_k is not None or top_p is not None):
+        raise InputError("top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); use 'ar'")
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        raise InputError("top_k and top_p need a temperature above 0; greedy decoding ignores them")
+    if seed is not None:
+        _integer("seed", seed, 0, _MAX_SEED)
+    notes = []
+    if mode == "diffusion" and block_size != TRAINED_BLOCK_SIZE:
+        notes.append(f"block_size is {block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, others lose quality")
+        logger.warning(notes[-1])
+    drawn = temperature > 0
+    return Options(
+        mode=mode,  # type: ignore[arg-type]  # checked against MODES above
+        max_new_tokens=max_new_tokens,
+        block_size=block_size,
+        steps=steps,
+        threshold=float(threshold),
+        temperature=float(temperature),
+        top_k=top_k,
+        top_p=top_p,
+        seed=(secrets.randbits(63) if seed is None else seed) if drawn else None,
+        eos_token_ids=_eos(config, eos_token_id) if stop_at_eos else frozenset(),
+        notes=tuple(notes),
+    )
+
+
+def _eos(config: ModelConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
+    if eos_token_id is None:
+        return frozenset(config.eos_token_ids)
+    ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    for token in ids:
+        _integer("eos_token_id", token, 0, config.vocab_size - 1)
+    return frozenset(ids)
+
+
+def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} is {value!r}; valid: an integer from {low} to {high}" + (f" ({why})" if why else ""))
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{name} is {value!r}; valid: a number from {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value!r}; valid: {low:g} to {high:g}")

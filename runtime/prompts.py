@@ -1,0 +1,51 @@
+"""Prompts as users give them → token ids."""
+
+import numbers
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from ttc.config import ModelConfig
+from ttc.errors import InputError
+
+__all__ = ["Prompt", "check_ids", "read_prompts"]
+
+Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
+
+
+def read_prompts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer | None) -> tuple[list[list[int]], bool]:
+    """Token ids of every prompt, and whether a batch was given. Text is encoded exactly as tokenizer.json says."""
+    if isinstance(prompt, str):
+        return [_read_one(prompt, config, tokenizer, "prompt")], False
+    items = list(prompt)
+    if not items:
+        raise InputError("the prompt is empty; give text or at least one token id")
+    if isinstance(items[0], numbers.Integral):
+        return [check_ids(items, config, "prompt")], False
+    return [_read_one(item, config, tokenizer, f"prompt {i} of the batch") for i, item in enumerate(items)], True
+
+
+def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int]:
+    """A non-empty list of ids inside the vocabulary."""
+    if not len(ids):
+        raise InputError(f"{what} is empty; give at least one token id")
+    checked = []
+    for place, token in enumerate(ids):
+        if isinstance(token, bool) or not isinstance(token, numbers.Integral):
+            raise InputError(f"{what}: element {place} is {token!r}; valid: integer token ids")
+        if not 0 <= token < config.vocab_size:
+            raise InputError(
+                f"{what}: token id {token} at place {place} is outside the vocabulary; valid: 0 to {config.vocab_size - 1}"
+            )
+        checked.append(int(token))
+    return checked
+
+
+def _read_one(item: object, config: ModelConfig, tokenizer: Tokenizer | None, what: str) -> list[int]:
+    if isinstance(item, str):
+        if tokenizer is None:
+            raise InputError(f"{what} is text, but the bundle has no tokenizer.json; give token ids instead")
+        return check_ids(tokenizer.encode(item).ids, config, what)
+    if not isinstance(item, Sequence) and not hasattr(item, "__array__"):
+        raise InputError(f"{what} is {type(item).__name__}; valid: text or a sequence of token ids")
+    return check_ids(list(item), config, what)  # type: ignore[call-overload]  # a sequence or array, as checked

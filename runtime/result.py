@@ -1,0 +1,83 @@
+"""What a generation gives: results, their statistics, and the events on the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Event", "FinishReason", "Result", "Stats"]
+
+FinishReason = Literal["eos", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of one row's generation.
+
+    Attributes:
+        mode, backend: how and where.
+        prompt_tokens: tokens of the prompt.
+        nfe: denoiser evaluations this row needed; 0 in AR.
+        nfe_per_block: the same, block by block.
+        tokens_per_nfe: new tokens per denoiser evaluation; None in AR.
+        context_calls: context tower calls this row took part in.
+        seconds: wall time of the whole call, shared by the rows of a batch.
+        tokens_per_second: this row's new tokens over `seconds`.
+        backend_seconds: the part of `seconds` spent inside backend calls.
+        seed: the seed that reproduces a sampled run; None where nothing was sampled.
+        notes: what was not as asked (fallbacks, conversions), one sentence each.
+    """
+
+    mode: str
+    backend: str
+    prompt_tokens: int
+    nfe: int
+    nfe_per_block: tuple[int, ...]
+    tokens_per_nfe: float | None
+    context_calls: int
+    seconds: float
+    tokens_per_second: float
+    backend_seconds: float
+    seed: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row's generation.
+
+    Attributes:
+        token_ids: new tokens only; the eos that ended it is included.
+        text: the new tokens decoded, without that eos; None where the bundle has no tokenizer.
+        finish_reason: "eos" or "length".
+    """
+
+    token_ids: tuple[int, ...]
+    text: str | None
+    finish_reason: FinishReason
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One denoise step of a block, or a finished block, of one row.
+
+    Attributes:
+        row: place of the prompt in the batch.
+        block_index: block of the row, from 0. In AR and mock-AR every token is a block of one.
+        step: denoise step of the block, from 0; on a finished block the number of steps it took.
+        token_ids: the block after the step, the mask id where undecided; of a finished block what goes into the result
+            (cut after eos and at max_new_tokens).
+        masked: per position of token_ids, whether it is undecided.
+        confidence: per position, the probability of the prediction the step made there; None where it made none (position
+            already filled) and for a finished block.
+        committed: True for a finished block.
+        text: of a finished block, the text it adds; None without a tokenizer and for steps.
+    """
+
+    row: int
+    block_index: int
+    step: int
+    token_ids: tuple[int, ...]
+    masked: tuple[bool, ...]
+    confidence: tuple[float | None, ...] | None
+    committed: bool
+    text: str | None

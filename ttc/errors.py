@@ -1,0 +1,68 @@
+"""The errors `ttc` raises, one tree.
+
+    TtcError
+    ├── InputError            an argument, a prompt or an option is not valid
+    │   └── CapacityError     valid, but more tokens than the context state can hold
+    ├── CheckpointError       the checkpoint folder or one of its files is not what it should be
+    ├── BundleError           the bundle folder or one of its files is not what it should be
+    │   └── DigestError       a file is not the file that was exported
+    ├── ExportError           a checkpoint could not be turned into a bundle
+    ├── BackendError          a backend cannot do what was asked
+    │   └── MissingDependencyError   … because a package is not installed
+    └── NumericsError         the model computed NaN or infinity
+
+Every message says what was wrong, the value, what is valid, and what to do. A bug of our own is never one of these.
+"""
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CapacityError",
+    "CheckpointError",
+    "DigestError",
+    "ExportError",
+    "InputError",
+    "MissingDependencyError",
+    "NumericsError",
+    "TtcError",
+]
+
+
+class TtcError(Exception):
+    """Base of every error a user can cause or mend."""
+
+
+class InputError(TtcError):
+    """An argument, a prompt or an option is not valid."""
+
+
+class CapacityError(InputError):
+    """More tokens than the context state can hold."""
+
+
+class CheckpointError(TtcError):
+    """The checkpoint folder or one of its files is not what it should be."""
+
+
+class BundleError(TtcError):
+    """The bundle folder or one of its files is not what it should be."""
+
+
+class DigestError(BundleError):
+    """A file of a bundle, or a checkpoint file under it, is not the one that was exported."""
+
+
+class ExportError(TtcError):
+    """A checkpoint could not be turned into a bundle."""
+
+
+class BackendError(TtcError):
+    """A backend cannot do what was asked of it."""
+
+
+class MissingDependencyError(BackendError):
+    """A backend or command needs a package that is not installed."""
+
+
+class NumericsError(TtcError):
+    """The model computed NaN or infinity where a number was due."""

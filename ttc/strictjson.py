@@ -1,0 +1,156 @@
+"""Reading JSON that somebody else wrote: bounded, no duplicate keys, every value's type checked.
+
+`parse_json` and `read_json` turn bytes into Python values and never raise anything but the error class they
+are given. `Fields` then takes an object apart key by key; each refusal names the place, the key and the
+value.
+"""
+
+import json
+import reprlib
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from ttc.errors import TtcError
+
+__all__ = ["Fields", "parse_json", "read_json", "shown"]
+
+_Item = TypeVar("_Item")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
+
+
+def shown(value: object) -> str:
+    """`value` as it can stand in a one-line message: escaped, and shortened when it is long or deep."""
+    return _SHORT.repr(value)
+
+
+def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bool = False) -> object:
+    """The value written in `raw` (UTF-8). NaN and infinities are refused, unless `allow_infinity` (both
+    kinds then pass).
+    """
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(items)
+        if len(found) != len(items):
+            counts = Counter(name for name, _ in items)
+            twice = next(name for name in counts if counts[name] > 1)
+            raise error(f"{where}: the key {shown(twice)} stands there twice")
+        return found
+
+    def constant(name: str) -> float:
+        if not allow_infinity:
+            raise error(f"{where}: {name} is not a number this file may hold")
+        return float(name)
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except UnicodeDecodeError as fault:
+        raise error(f"{where}: not UTF-8 text (byte {fault.start})") from None
+    except RecursionError:
+        raise error(f"{where}: JSON nested too deeply") from None
+    except ValueError as fault:
+        raise error(f"{where}: not valid JSON ({fault})") from None
+
+
+def read_json(path: Path, limit: int, error: type[TtcError], allow_infinity: bool = False) -> object:
+    """The value in the regular file `path`, refused before it is read when it has more than `limit` bytes."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise error(f"{path}: not a regular file")
+        if found.st_size > limit:
+            raise error(f"{path}: {found.st_size} bytes, more than the {limit} this kind of file may have")
+        with path.open("rb") as file:
+            raw = file.read(limit)
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror or fault})") from None
+    return parse_json(raw, str(path), error, allow_infinity)
+
+
+class Fields:
+    """One JSON object being taken apart: `take` what is known, then `end` refuses what is left.
+
+    `where` is how messages call the object ("bundle.json: weights"), `error` the class they are raised as.
+    """
+
+    __slots__ = ("_error", "_left", "_where")
+
+    def __init__(self, value: object, where: str, error: type[TtcError]) -> None:
+        if not isinstance(value, dict):
+            raise error(f"{where}: a JSON object is due here, found {shown(value)}")
+        self._left: dict[str, object] = dict(value)
+        self._where = where
+        self._error = error
+
+    def refuse(self, key: str, value: object, due: str) -> NoReturn:
+        """Raise the error that says that `key` holds `value` where `due` is due."""
+        raise self._error(f"{self._where}: {shown(key)} is {shown(value)}, {due} is due")
+
+    def take(self, key: str) -> object:
+        """The raw value of `key`, which must be there."""
+        if key not in self._left:
+            raise self._error(f"{self._where}: the key {shown(key)} is missing")
+        return self._left.pop(key)
+
+    def string(self, key: str) -> str:
+        """A non-empty string."""
+        value = self.take(key)
+        if not isinstance(value, str) or not value:
+            self.refuse(key, value, "a non-empty string")
+        return value
+
+    def boolean(self, key: str) -> bool:
+        """true or false."""
+        value = self.take(key)
+        if not isinstance(value, bool):
+            self.refuse(key, value, "true or false")
+        return value
+
+    def integer(self, key: str, low: int = 0, high: int = 2**63 - 1) -> int:
+        """An integer in [low, high]; true, false and 1.0 are none."""
+        value = self.take(key)
+        if type(value) is not int or not low <= value <= high:
+            self.refuse(key, value, f"an integer from {low} to {high}")
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of non-empty strings."""
+        value = self.take(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            self.refuse(key, value, "a list of non-empty strings")
+        return tuple(value)
+
+    def integers(self, key: str, low: int = 0, high: int = 2**63 - 1) -> tuple[int, ...]:
+        """A list of integers, each in [low, high]."""
+        value = self.take(key)
+        if not isinstance(value, list) or not all(
+            type(item) is int and low <= item <= high for item in value
+        ):
+            self.refuse(key, value, f"a list of integers from {low} to {high}")
+        return tuple(value)
+
+    def fields(self, key: str) -> "Fields":
+        """An object, to be taken apart in turn."""
+        return Fields(self.take(key), f"{self._where}: {key}", self._error)
+
+    def each(self, key: str, read: "Callable[[Fields, str], _Item]") -> Mapping[str, _Item]:
+        """An object whose keys are free: `read(fields, name)` takes the value called `name` out of
+        `fields`.
+        """
+        inner = self.fields(key)
+        return {name: read(inner, name) for name in inner.left()}
+
+    def left(self) -> tuple[str, ...]:
+        """The keys that nobody took yet."""
+        return tuple(self._left)
+
+    def end(self) -> None:
+        """Refuse every key that nobody took."""
+        if self._left:
+            names = ", ".join(shown(name) for name in list(self._left)[:5])
+            raise self._error(f"{self._where}: {len(self._left)} unknown key(s): {names}")
