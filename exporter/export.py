@@ -6,28 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import onnx
+import onnx_ir as ir
 
 from ttc import __version__
-from ttc.bundle import Manifest, ShardRecord, WeightEntry, WeightMap, bundle_writer
+from ttc.bundle import GRAPH_ROLES, Manifest, ShardRecord, WeightEntry, WeightMap, bundle_writer
 from ttc.errors import InputError, MissingDependencyError
 from ttc.exporter.checkpoint import Checkpoint
+from ttc.exporter.passes import pipeline, run_passes
 from ttc.plugins.ops import DOMAIN_VERSION
 from ttc.plugins.table import OPS
 from ttc.weights import ReferencedWeights
 
-try:
-    import onnx
-    import onnx_ir as ir
-    import torch
-
-    from ttc.exporter.onnx import ROLES, GraphMaker
-    from ttc.exporter.passes import pipeline, run_passes
-except ImportError as error:
-    raise MissingDependencyError(
-        f"exporting needs torch and onnxscript ({error.name} is missing); install them with: pip install 'ttc[export]'"
-    ) from error
-
+if TYPE_CHECKING:
+    from ttc.exporter.onnx import GraphMaker
 __all__ = ["DTYPES", "PACK_LIMIT_BYTES", "export"]
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
@@ -59,7 +53,8 @@ def export(
         The bundle's folder. On any error, and when killed, nothing stands there that did not before.
 
     Raises:
-        CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not valid.
+        CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not
+            valid.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(DTYPES)}")
@@ -68,10 +63,13 @@ def export(
         compute_dtype = dtype or source.default_dtype
         packed = source.total_bytes <= PACK_LIMIT_BYTES if pack is None else pack
         graph_dtypes = {name: _graph_dtype(name, compute_dtype) for name in source.weights}
-        shapes = {name: (getattr(torch, graph_dtypes[name]), weight.shape) for name, weight in source.weights.items()}
-
-        maker = GraphMaker(source.config, shapes, getattr(torch, compute_dtype), lambda stage: say(f"tracing {stage}"))
-        models = {role: maker.make(role) for role in ROLES}
+        maker = _graph_maker()(
+            source.config,
+            {name: (graph_dtypes[name], weight.shape) for name, weight in source.weights.items()},
+            compute_dtype,
+            lambda stage: say(f"tracing {stage}"),
+        )
+        models = {role: maker.make(role) for role in GRAPH_ROLES}
         taken = {role: {value.name for value in model.graph.inputs} for role, model in models.items()}
         entries = {
             name: WeightEntry(
@@ -79,7 +77,7 @@ def export(
                 weight.stacked,
                 weight.shape,
                 graph_dtypes[name],
-                tuple(role for role in ROLES if name in taken[role]),
+                tuple(role for role in GRAPH_ROLES if name in taken[role]),
             )
             for name, weight in source.weights.items()
         }
@@ -102,19 +100,34 @@ def export(
         return staging.commit(
             Manifest(
                 ttc_version=__version__,
-                created_by={name: version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")},
+                created_by={
+                    name: version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
+                },
                 source={"checkpoint": source.folder.resolve().name},
                 model=source.config,
                 compute_dtype=compute_dtype,
-                graphs={role: f"{role}.onnx" for role in ROLES},
+                graphs={role: f"{role}.onnx" for role in GRAPH_ROLES},
                 ops={op.name: DOMAIN_VERSION for op in OPS},
                 weights=WeightMap("packed", entries) if packed else reference,
             )
         )
 
 
+def _graph_maker() -> type["GraphMaker"]:
+    try:
+        from ttc.exporter.onnx import GraphMaker
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"exporting needs torch and onnxscript ({error.name} is missing); install them with: "
+            "pip install 'ttc[export]'"
+        ) from error
+    return GraphMaker
+
+
 def _graph_dtype(name: str, compute_dtype: str) -> str:
-    """The router's weights are float32 in the graph whatever the model's dtype: near-ties decide the routing."""
+    """The router's weights are float32 in the graph whatever the model's dtype: near-ties decide the
+    routing.
+    """
     return "float32" if ".mixer.gate." in name else compute_dtype
 
 
@@ -131,6 +144,8 @@ def _metadata(role: str, source: Checkpoint, compute_dtype: str, packed: bool) -
 
 def _save(model: ir.Model, path: Path) -> None:
     """Write one graph and let onnx.checker read it back."""
-    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weight_bytes = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+    )
     ir.save(model, path, external_data=f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None)
     onnx.checker.check_model(path)

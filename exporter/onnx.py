@@ -1,7 +1,8 @@
 """The model's four ONNX graphs: context, denoiser, step, advance.
 
-Weights are graph inputs named as in the checkpoint (expert stacks as `….experts.up_proj.weight`); the pass `pack_weights` turns
-them into initializers where a bundle is packed. Everything else that goes in and out, with B, L, C, R dynamic:
+Weights are graph inputs named as in the checkpoint (expert stacks as `….experts.up_proj.weight`); the pass
+`pack_weights` turns them into initializers where a bundle is packed. Everything else that goes in and out,
+with B, L, C, R dynamic:
 
     context     input_ids (B, L), lengths (B), commit_len (B), logit_positions (B, R) int32, state
                 → logits (B, R, V) float32, new state, saved block inputs
@@ -10,15 +11,15 @@ them into initializers where a bundle is packed. Everything else that goes in an
                 → next_block_ids, predicted_ids, confidence, masked_count, t
     advance     saved block inputs, commit_len, Mamba state → new Mamba state
 
-State of layer i: conv_state.i (B, F, W−1) and ssm_state.i (B, H, P, N) float32 for Mamba, k_cache.i and v_cache.i
-(B, KV heads, C, head dim) for attention; as outputs with the prefix `new_`. Saved block inputs: saved_xbc.i (B, L, F), saved_dt.i
-(B, L, H). The caller keeps lengths + L ≤ C; of the L keys and values written, lengths + commit_len count.
+State of layer i: conv_state.i (B, F, W−1) and ssm_state.i (B, H, P, N) float32 for Mamba, k_cache.i and
+v_cache.i (B, KV heads, C, head dim) for attention; as outputs with the prefix `new_`. Saved block inputs:
+saved_xbc.i (B, L, F), saved_dt.i (B, L, H). The caller keeps lengths + L ≤ C; of the L keys and values
+written, lengths + commit_len count.
 """
 
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
-import torch
 
 from ttc.config import ModelConfig
 from ttc.exporter import stages, towers
@@ -27,9 +28,8 @@ from ttc.exporter.stamping import GraphBuilder
 from ttc.exporter.towers import CONTEXT, DENOISER
 from ttc.exporter.tracing import trace
 
-__all__ = ["ROLES", "GraphMaker"]
+__all__ = ["GraphMaker"]
 
-ROLES = ("context", "denoiser", "step", "advance")
 _SCOPES: Mapping[str, str] = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
@@ -38,16 +38,18 @@ class GraphMaker:
 
     Args:
         config: the model.
-        weights: graph weight name → (dtype in the graph, shape).
-        dtype: compute dtype.
+        weights: graph weight name → (dtype name in the graph, shape).
+        dtype: name of the compute dtype.
         progress: called with what is about to be traced.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: WeightShapes, dtype: torch.dtype, progress: Callable[[str], None]
+        self, config: ModelConfig, weights: WeightShapes, dtype: str, progress: Callable[[str], None]
     ) -> None:
         self._config, self._weights, self._dtype, self._progress = config, weights, dtype, progress
-        self._layer_names = {tower: towers.layer_weight_names(config, tower, weights) for tower in (CONTEXT, DENOISER)}
+        self._layer_names = {
+            tower: towers.layer_weight_names(config, tower, weights) for tower in (CONTEXT, DENOISER)
+        }
         self._templates: dict[str, ir.Graph] = {}
 
     def make(self, role: str) -> ir.Model:
@@ -62,7 +64,9 @@ class GraphMaker:
 
     def _context(self) -> ir.Model:
         config, build = self._config, GraphBuilder("context")
-        x = self._stamp(build, self._embed("input_ids"), "embedding", table=f"{CONTEXT}.embeddings.weight")["x"]
+        x = self._stamp(build, self._embed("input_ids"), "embedding", table=f"{CONTEXT}.embeddings.weight")[
+            "x"
+        ]
         outputs: dict[str, ir.Value] = {}
         for i in range(config.num_layers):
             x, layer_outputs = self._layer(build, CONTEXT, i, {"x": x})
@@ -74,7 +78,9 @@ class GraphMaker:
 
     def _denoiser(self) -> ir.Model:
         config, build = self._config, GraphBuilder("denoiser")
-        x = self._stamp(build, self._embed("block_ids"), "embedding", table=f"{DENOISER}.embeddings.weight")["x"]
+        x = self._stamp(build, self._embed("block_ids"), "embedding", table=f"{DENOISER}.embeddings.weight")[
+            "x"
+        ]
         time = stages.time_stage(config, self._dtype, self._weights)
         modulation = self._stamp(build, time, "time")["modulation"]
         for i in range(config.num_layers):
@@ -125,7 +131,12 @@ class GraphMaker:
         return self._stamp(build, stage, f"layers.{i}.{_SCOPES[kind]}", bound, **names)
 
     def _stamp(
-        self, build: GraphBuilder, stage: Stage, scope: str, bound: Mapping[str, ir.Value] | None = None, **names: str
+        self,
+        build: GraphBuilder,
+        stage: Stage,
+        scope: str,
+        bound: Mapping[str, ir.Value] | None = None,
+        **names: str,
     ) -> dict[str, ir.Value]:
         if stage.key not in self._templates:
             self._progress(stage.key)

@@ -1,7 +1,8 @@
-"""The pieces of the towers that are traced on their own: embedding, time embedding, one layer of each kind, heads, advance, step.
+"""The pieces of the towers that are traced on their own: embedding, time embedding, one layer of each kind,
+heads, advance, step.
 
-A stage is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers of one kind share
-a stage, so a name inside a stage carries no layer number; `ttc.exporter.onnx` gives it one.
+A stage is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers
+of one kind share a stage, so a name inside a stage carries no layer number; `ttc.exporter.onnx` gives it one.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ from ttc.exporter.tracing import Argument, run_symbolic
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 
 __all__ = [
-    "WeightShapes",
     "Stage",
+    "WeightShapes",
     "advance_stage",
     "embed_stage",
     "head_stage",
@@ -28,8 +29,9 @@ __all__ = [
     "time_stage",
 ]
 
-I32, F32 = torch.int32, torch.float32
-WeightShapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+I32, F32 = "int32", "float32"
+# Weight name → dtype name and shape in the graph.
+WeightShapes = Mapping[str, tuple[str, tuple[int, ...]]]
 ADVANCE_WEIGHTS = ("mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias", "mixer.A_log")
 
 
@@ -48,23 +50,29 @@ class Stage:
     run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def embed_stage(config: ModelConfig, dtype: torch.dtype, ids: str) -> Stage:
+def embed_stage(config: ModelConfig, dtype: str, ids: str) -> Stage:
     """Token ids (B, L) → x (B, L, D)."""
     table = Argument("table", dtype, (config.vocab_size, config.hidden_size))
     arguments = (Argument(ids, I32, ("B", "L")), table)
     return Stage(f"embedding of {ids}", arguments, lambda a: {"x": towers.embed(a["table"], a[ids])})
 
 
-def time_stage(config: ModelConfig, dtype: torch.dtype, weights: WeightShapes) -> Stage:
+def time_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
     """t (B,) → modulation (B, 3, D)."""
-    arguments = (Argument("t", F32, ("B",)), *(Argument(name, *weights[name]) for name in towers.TIME_WEIGHTS))
+    arguments = (
+        Argument("t", F32, ("B",)),
+        *(Argument(name, *weights[name]) for name in towers.TIME_WEIGHTS),
+    )
     return Stage(
-        "time embedding", arguments, lambda a: {"modulation": towers.time_embedding(config, a, a["t"], dtype)}
+        "time embedding",
+        arguments,
+        lambda a: {"modulation": towers.time_embedding(config, a, a["t"], getattr(torch, dtype))},
     )
 
 
-def layer_stage(config: ModelConfig, dtype: torch.dtype, weights: WeightShapes, tower: str, kind: str) -> Stage:
-    """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was saved.
+def layer_stage(config: ModelConfig, dtype: str, weights: WeightShapes, tower: str, kind: str) -> Stage:
+    """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was
+    saved.
 
     weights: those of the layer, by their names inside it.
     """
@@ -95,8 +103,10 @@ def layer_stage(config: ModelConfig, dtype: torch.dtype, weights: WeightShapes, 
     return Stage(f"denoiser layer {kind}", arguments, run_denoiser)
 
 
-def head_stage(config: ModelConfig, dtype: torch.dtype, tower: str) -> Stage:
-    """x (B, L, D) → logits float32: the context tower's (B, R, V) at requested places, the denoiser's (B, L, V)."""
+def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
+    """x (B, L, D) → logits float32: the context tower's (B, R, V) at requested places, the denoiser's (B, L,
+    V).
+    """
     D, V = config.hidden_size, config.vocab_size
     x, norm, head = (
         Argument("x", dtype, ("B", "L", D)),
@@ -117,8 +127,10 @@ def head_stage(config: ModelConfig, dtype: torch.dtype, tower: str) -> Stage:
     )
 
 
-def advance_stage(config: ModelConfig, dtype: torch.dtype, weights: WeightShapes) -> Stage:
-    """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside it."""
+def advance_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
+    """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside
+    it.
+    """
     saved = (
         Argument("saved_xbc", dtype, ("B", "L", config.conv_dim)),
         Argument("saved_dt", dtype, ("B", "L", config.mamba_num_heads)),
@@ -143,21 +155,23 @@ def step_stage(config: ModelConfig) -> Stage:
         Argument("block_ids", I32, ("B", "L")),
         Argument("threshold", F32, ("B",)),
         Argument("temperature", F32, ("B",)),
-        Argument("row_key", torch.int64, ("B",)),
+        Argument("row_key", "int64", ("B",)),
         Argument("position", I32, ("B",)),
         Argument("step", I32, ("B",)),
         Argument("steps_left", I32, ("B",)),
     )
 
     def run(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        outputs = run_symbolic(DIFFUSION_STEP, *(a[arg.name] for arg in arguments), mask_id=config.mask_token_id)
+        outputs = run_symbolic(
+            DIFFUSION_STEP, *(a[arg.name] for arg in arguments), mask_id=config.mask_token_id
+        )
         named = dict(zip((spec.name for spec in DIFFUSION_STEP.outputs), outputs, strict=True))
         return named | {"t": named["masked_count"].float() / a["block_ids"].shape[1]}
 
     return Stage("diffusion step", arguments, run)
 
 
-def state_arguments(config: ModelConfig, dtype: torch.dtype, kind: str) -> tuple[Argument, ...]:
+def state_arguments(config: ModelConfig, dtype: str, kind: str) -> tuple[Argument, ...]:
     """The context state of one layer of this kind."""
     if kind == "M":
         conv = ("B", config.conv_dim, config.conv_kernel - 1)

@@ -1,8 +1,8 @@
 """Builds a tower's graph out of traced templates.
 
-A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then stamped into the tower's graph once
-per layer, with the layer's own weights and names. Export time so depends on the number of kinds, not of layers, and every
-node carries its layer's name in a viewer.
+A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then stamped into the
+tower's graph once per layer, with the layer's own weights and names. Export time so depends on the number of
+kinds, not of layers, and every node carries its layer's name in a viewer.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,8 +34,8 @@ class GraphBuilder:
             template: a traced stage.
             scope: prefix of the copies' names.
             bound: values for some of the template's inputs, by name.
-            names: graph input names of the others; one that is not listed keeps its own. The graph input is made on
-                first use.
+            names: graph input names of the others; one that is not listed keeps its own. The graph input is
+                made on first use.
 
         Returns:
             The copies of the template's outputs, by name.

@@ -1,12 +1,14 @@
 """Both towers in plain torch: the meaning of the model (spec §§ 2 to 4).
 
-Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to tensors, so they may be
-mapped from the checkpoint, converted, or never materialised at all (the exporter traces with fake ones). The hot parts go
-through `run_op`: `ttc.plugins.naive.run_naive` computes them, the exporter's tracer records them.
+Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to
+tensors, so they may be mapped from the checkpoint, converted, or never materialised at all (the exporter
+traces with fake ones). The hot parts go through `run_op`: `ttc.plugins.naive.run_naive` computes them, the
+exporter's tracer records them.
 
-Shapes: B batch, L tokens of the block, C context capacity, R requested positions, D hidden size, F conv channels, W conv width,
-H Mamba heads, P head dim, N state, V vocabulary. A layer's state is a pair: (conv (B, F, W−1), ssm (B, H, P, N) float32) for `M`,
-(keys, values), each (B, KV heads, C, head dim), for `*`, and () for `E` and `-`.
+Shapes: B batch, L tokens of the block, C context capacity, R requested positions, D hidden size, F conv
+channels, W conv width, H Mamba heads, P head dim, N state, V vocabulary. A layer's state is a pair: (conv (B,
+F, W−1), ssm (B, H, P, N) float32) for `M`, (keys, values), each (B, KV heads, C, head dim), for `*`, and ()
+for `E` and `-`.
 """
 
 import math
@@ -77,7 +79,8 @@ def context_forward(
 
     Returns:
         logits (B, R, V) float32; the new state (for `*` layers all L keys and values are written, of which
-        lengths + commit_len count); what `advance_layer` needs to move the state later: (xbc, dt) for `M` layers, else ().
+        lengths + commit_len count); what `advance_layer` needs to move the state later: (xbc, dt) for `M`
+        layers, else ().
     """
     x = embed(weights.embeddings, input_ids)
     new_state, saved = [], []
@@ -100,7 +103,8 @@ def denoiser_forward(
     """Evaluate the denoiser on a block over the context tower's state, which stays as it is.
 
     Args:
-        block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches conditioning off.
+        block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches
+            conditioning off.
         lengths: (B,) int32 context tokens.  state: the context tower's, one entry per layer.
 
     Returns:
@@ -119,8 +123,8 @@ class TowerWeights:
 
     Attributes:
         embeddings, head: (V, D).  norm: (D,).
-        layers: a mapping per layer, keyed by the names inside the layer (`norm.weight`, `mixer.…`); in the denoiser also
-            `scale_shift_table` (3, D).
+        layers: a mapping per layer, keyed by the names inside the layer (`norm.weight`, `mixer.…`); in the
+            denoiser also `scale_shift_table` (3, D).
         time: the time MLPs under their checkpoint names; empty in the context tower.
     """
 
@@ -145,7 +149,9 @@ class TowerWeights:
 
 
 def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) -> list[dict[str, str]]:
-    """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to one."""
+    """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to
+    one.
+    """
     layers: list[dict[str, str]] = [{} for _ in config.pattern]
     prefix = f"{tower}.layers."
     for name in names:
@@ -194,13 +200,15 @@ def denoiser_layer(
     lengths: Tensor,
     state: LayerState,
 ) -> Tensor:
-    """x + gate·mixer(…): `M` and `*` modulate the residual stream and then norm, `E` and `-` norm and then modulate.
+    """x + gate·mixer(…): `M` and `*` modulate the residual stream and then norm, `E` and `-` norm and then
+    modulate.
 
     modulation: (B, 3, D) from `time_embedding`; t: (B,), negative where the row is not conditioned.
     """
     neutral = (torch.arange(3, device=x.device) == 2).to(x.dtype)[:, None]  # shift 0, scale 0, gate 1
     conditioned = (t >= 0)[:, None, None]
-    shift, scale, gate = torch.where(conditioned, modulation + w["scale_shift_table"], neutral).split(1, dim=1)
+    modulation = torch.where(conditioned, modulation + w["scale_shift_table"], neutral)
+    shift, scale, gate = modulation.chunk(3, dim=1)
     norm, eps = w["norm.weight"], config.layer_norm_epsilon
     if kind in "M*":
         h = rms_norm(x * (1 + scale) + shift, norm, eps)
@@ -216,9 +224,17 @@ def denoiser_layer(
 
 
 def advance_layer(
-    config: ModelConfig, w: Weights, run_op: RunOp, xbc: Tensor, dt: Tensor, commit_len: Tensor, state: LayerState
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    xbc: Tensor,
+    dt: Tensor,
+    commit_len: Tensor,
+    state: LayerState,
 ) -> LayerState:
-    """Move an `M` layer's state past the first `commit_len` tokens of a block read earlier, from what was saved."""
+    """Move an `M` layer's state past the first `commit_len` tokens of a block read earlier, from what was
+    saved.
+    """
     conv_weight, conv_bias = w["mixer.conv1d.weight"], w["mixer.conv1d.bias"]
     (activated,) = run_op(MAMBA_CONV, xbc, state[0], conv_weight, conv_bias, W=config.conv_kernel)
     return advance(config, w, run_op, xbc, activated, dt, state, commit_len)
@@ -281,10 +297,12 @@ def advance(
 def attention(
     config: ModelConfig, w: Weights, h: Tensor, state: LayerState, lengths: Tensor, *, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Grouped-query attention of the block over the cache and itself: output (B, L, D), the block's keys and values.
+    """Grouped-query attention of the block over the cache and itself: output (B, L, D), the block's keys and
+    values.
 
-    No positional encoding. The cache counts up to `lengths`; inside the block `causal` masks what comes later. Query heads of
-    one KV head are folded into the query axis, so that keys and values are read once and never repeated.
+    No positional encoding. The cache counts up to `lengths`; inside the block `causal` masks what comes
+    later. Query heads of one KV head are folded into the query axis, so that keys and values are read once
+    and never repeated.
     """
     B, L, _ = h.shape
     heads, kv_heads, P = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -305,7 +323,12 @@ def attention(
     if causal:
         place = torch.arange(L, dtype=torch.int32, device=h.device)
         over_block = torch.where(place[None, :] <= place[:, None], over_block, -torch.inf)
-    weight = torch.cat([over_cache, over_block], dim=-1).softmax(-1).to(h.dtype).view(B, kv_heads, per_kv * L, C + L)
+    weight = (
+        torch.cat([over_cache, over_block], dim=-1)
+        .softmax(-1)
+        .to(h.dtype)
+        .view(B, kv_heads, per_kv * L, C + L)
+    )
     weight_cache, weight_block = weight.split([C, L], dim=-1)
     mixed = weight_cache @ cached_values + weight_block @ values
     mixed = mixed.view(B, kv_heads, per_kv, L, P).permute(0, 3, 1, 2, 4).reshape(B, L, heads * P)
@@ -338,7 +361,9 @@ def feed_forward(config: ModelConfig, kind: str, w: Weights, run_op: RunOp, h: T
     )
     up, down = w["mixer.experts.up_proj.weight"], w["mixer.experts.down_proj.weight"]
     (routed,) = run_op(MOE_EXPERTS, tokens, up, down, experts, weights, pairs, rows, offsets)
-    shared = relu2_mlp(h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"])
+    shared = relu2_mlp(
+        h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
+    )
     return routed.to(h.dtype).view(h.shape) + shared
 
 
@@ -369,13 +394,19 @@ def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
     """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
-    hidden = functional.linear(time_sinusoid(t, dtype), w["t_embedder.mlp.0.weight"], w["t_embedder.mlp.0.bias"])
-    embedded = functional.linear(functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"])
+    hidden = functional.linear(
+        time_sinusoid(t, dtype), w["t_embedder.mlp.0.weight"], w["t_embedder.mlp.0.bias"]
+    )
+    embedded = functional.linear(
+        functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"]
+    )
     modulation = functional.linear(functional.silu(embedded), w["t_block.1.weight"], w["t_block.1.bias"])
     return modulation.view(-1, 3, config.hidden_size)
 
 
-def context_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor) -> Tensor:
+def context_head(
+    config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor
+) -> Tensor:
     """Logits (B, R, V) float32 at the requested places of the block."""
     index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
     return functional.linear(rms_norm(x.gather(1, index), norm, config.layer_norm_epsilon), head).float()

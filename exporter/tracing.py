@@ -21,23 +21,26 @@ from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
 
 __all__ = ["Argument", "run_symbolic", "trace"]
 
-# Any size of at least 2 does: the tracer treats a named dimension as unknown. They differ so that a mix-up fails.
+# Any size of at least 2 does: the tracer treats a named dimension as unknown. They differ so that a mix-up
+# fails.
 _EXAMPLE_SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One input of a traced function: its name, torch dtype, and shape; a letter of B, L, C, R is a dynamic dimension."""
+    """One input of a traced function: its name, dtype name, and shape; a letter of B, L, C, R is a dynamic
+    dimension.
+    """
 
     name: str
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int | str, ...]
 
 
 def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
     """Record one `ttc` op as an opaque node whose output shapes and dtypes follow from its signature."""
-    compute = next((x.dtype for x, spec in zip(inputs, op.inputs, strict=True) if spec.dtype == "compute"), None)
-    dtypes = [compute if spec.dtype == "compute" else getattr(torch, spec.dtype) for spec in op.outputs]
+    compute = [x.dtype for x, spec in zip(inputs, op.inputs, strict=True) if spec.dtype == "compute"]
+    dtypes = [compute[0] if spec.dtype == "compute" else getattr(torch, spec.dtype) for spec in op.outputs]
     shapes = op.output_shapes([x.shape for x in inputs], attributes)
     outputs = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{op.name}", inputs, attributes, dtypes=dtypes, shapes=shapes, version=DOMAIN_VERSION
@@ -51,9 +54,14 @@ def trace(
     """Graph of a function from named tensors to named tensors; its inputs and outputs carry those names."""
     input_names = [arg.name for arg in arguments]
     with FakeTensorMode(), _quiet():
-        examples = [torch.empty([_size(dim) for dim in arg.shape], dtype=arg.dtype) for arg in arguments]
+        examples = [
+            torch.empty([_size(dim) for dim in arg.shape], dtype=getattr(torch, arg.dtype))
+            for arg in arguments
+        ]
         output_names = list(function(dict(zip(input_names, examples, strict=True))))
-        shapes = [{axis: dim for axis, dim in enumerate(arg.shape) if isinstance(dim, str)} for arg in arguments]
+        shapes = [
+            {axis: dim for axis, dim in enumerate(arg.shape) if isinstance(dim, str)} for arg in arguments
+        ]
         program = torch.onnx.export(
             _Traced(function, input_names).eval(),
             (examples,),

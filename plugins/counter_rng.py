@@ -1,16 +1,19 @@
 """Uniform random numbers as a pure function of (seed, row, position, step, vocabulary id).
 
-The same integers come out of numpy, torch, ONNX and a GPU kernel, so a seed reproduces everywhere, whatever the batch, the
-order of evaluation or the backend. TensorRT-RTX has no bitwise operators, so the generator is algebraic: every word is
-absorbed into a state h in [0, p), p = 2³¹ − 1, by two rounds of x → (x + c)⁵ mod p. x⁵ permutes the field because 5 does
-not divide p − 1, and the power is what makes neighbouring counters unrelated (the round function of the MiMC cipher,
-Albrecht et al. 2016, with fewer rounds: good statistics are wanted here, not secrecy). All products stay below 2⁶².
+The same integers come out of numpy, torch, ONNX and a GPU kernel, so a seed reproduces everywhere, whatever
+the batch, the order of evaluation or the backend. TensorRT-RTX has no bitwise operators, so the generator is
+algebraic: every word is absorbed into a state h in [0, p), p = 2³¹ − 1, by two rounds of x → (x + c)⁵ mod p.
+x⁵ permutes the field because 5 does not divide p − 1, and the power is what makes neighbouring counters
+unrelated (the round function of the MiMC cipher, Albrecht et al. 2016, with fewer rounds: good statistics are
+wanted here, not secrecy). All products stay below 2⁶².
 
-    key      = absorb(absorb(absorb(0, seed mod p), ⌊seed / p⌋ mod p), row)                 one per row, on the host
-    h        = absorb(absorb(absorb(key, position), step), vocabulary id)
-    uniform  = (⌊h / 2⁸⌋ + ½) / 2²³                                                        exact in float32, never 0 or 1
+    key      = absorb(absorb(absorb(0, seed mod p), ⌊seed / p⌋ mod p), row)                 one per row, on
+    the host h        = absorb(absorb(absorb(key, position), step), vocabulary id)
+    uniform  = (⌊h / 2⁸⌋ + ½) / 2²³                                                        exact in float32,
+    never 0 or 1
 
-The functions use only + * % //, so they take Python integers, numpy int64 arrays and torch int64 tensors alike.
+The functions use only + * % //, so they take Python integers, numpy int64 arrays and torch int64 tensors
+alike.
 """
 
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 __all__ = ["MODULUS", "ROUND_CONSTANTS", "absorb", "row_key", "uniform"]
 
 MODULUS = 2**31 - 1
-# Arbitrary odd 30-bit numbers (digits of pi and e): they keep 0 and 1, the fixed points of x⁵, from being fixed points.
+# Arbitrary odd 30-bit numbers (digits of pi and e): they keep 0 and 1, the fixed points of x⁵, from being
+# fixed points.
 ROUND_CONSTANTS = (314159265, 271828183)
 
 

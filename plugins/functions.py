@@ -1,7 +1,7 @@
 """Writes the ONNX function bodies of the ops a model uses into that model.
 
-Every call of a `ttc` op carries `plugin_namespace="ttc"` and `aot=1`: TensorRT then prefers the plugin of that name, ahead
-of time, and everything else ignores the two and inlines the body.
+Every call of a `ttc` op carries `plugin_namespace="ttc"` and `aot=1`: TensorRT then prefers the plugin of
+that name, ahead of time, and everything else ignores the two and inlines the body.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +35,8 @@ _BODIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
 def add_function_bodies(model: ir.Model) -> bool:
     """Add the bodies of all `ttc` ops in the graph, and of their nested ops, and mark every call as a plugin.
 
-    A model has one set of attribute values per op, since one configuration made it. Returns whether anything changed.
+    A model has one set of attribute values per op, since one configuration made it. Returns whether anything
+    changed.
     """
     calls = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
     added = False
@@ -57,7 +58,9 @@ def _mark(node: ir.Node) -> bool:
     missing = PLUGIN_ATTRIBUTES.keys() - node.attributes.keys()
     for name in sorted(missing):
         value = PLUGIN_ATTRIBUTES[name]
-        node.attributes[name] = ir.AttrString(name, value) if isinstance(value, str) else ir.AttrInt64(name, value)
+        node.attributes[name] = (
+            ir.AttrString(name, value) if isinstance(value, str) else ir.AttrInt64(name, value)
+        )
     return bool(missing)
 
 

@@ -1,9 +1,10 @@
 """What an op of the domain `ttc` looks like from outside: names, dtypes and shapes of its inputs and outputs.
 
-Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G groups, N state,
-W conv width, F conv channels, D hidden size, I expert width, E experts, K experts per token, R = T·K, V vocabulary.
-An output dimension is a product of input dimensions and attributes ("T*K", "H*P"), or such a product plus a number ("E+1").
-The dtype "compute" is the tower's compute dtype (float32, float16 or bfloat16), the same for all such inputs of a call.
+Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
+groups, N state, W conv width, F conv channels, D hidden size, I expert width, E experts, K experts per token,
+R = T·K, V vocabulary. An output dimension is a product of input dimensions and attributes ("T*K", "H*P"), or
+such a product plus a number ("E+1"). The dtype "compute" is the tower's compute dtype (float32, float16 or
+bfloat16), the same for all such inputs of a call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,9 @@ class TensorSpec:
         """Read "name: dtype (B, L, V)"."""
         name, rest = text.split(":")
         dtype, shape = rest.strip().split(" ", 1)
-        return cls(name.strip(), dtype, tuple(dim.strip() for dim in shape.strip("() ").split(",") if dim.strip()))
+        return cls(
+            name.strip(), dtype, tuple(dim.strip() for dim in shape.strip("() ").split(",") if dim.strip())
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ class OpSpec:
             doc,
         )
 
-    def output_shapes(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> list[list[Any]]:
+    def output_shapes(
+        self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]
+    ) -> list[list[Any]]:
         """Shapes of the outputs for the given input shapes; dimensions may be symbolic integers."""
         dims: dict[str, Any] = dict(attributes)
         for spec, shape in zip(self.inputs, input_shapes, strict=True):

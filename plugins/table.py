@@ -1,4 +1,6 @@
-"""The one list of all `ttc` ops. Signatures change only together with `DOMAIN_VERSION` (docs/ops.md is made from this)."""
+"""The one list of all `ttc` ops. Signatures change only together with `DOMAIN_VERSION` (docs/ops.md is made
+from this).
+"""
 
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE

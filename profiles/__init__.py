@@ -1,4 +1,6 @@
-"""Profiles: the shapes a model is run with. Presets are TOML files in this folder; a path names a file of one's own."""
+"""Profiles: the shapes a model is run with. Presets are TOML files in this folder; a path names a file of
+one's own.
+"""
 
 import dataclasses
 import tomllib
@@ -18,8 +20,8 @@ class Profile:
     Attributes:
         name: the preset's or file's name.
         prefill_chunk: prompt tokens read in one context call. The scan of a chunk is quadratic in it.
-        capacity_buckets: context capacities, ascending; a generation takes the first that holds it. Beyond the last,
-            capacities are multiples of it.
+        capacity_buckets: context capacities, ascending; a generation takes the first that holds it. Beyond
+            the last, capacities are multiples of it.
     """
 
     name: str
@@ -28,11 +30,14 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not _is_count(self.prefill_chunk) or self.prefill_chunk > 512:
-            raise InputError(f"profile {self.name}: prefill_chunk is {self.prefill_chunk!r}; valid: 1 to 512 tokens")
+            raise InputError(
+                f"profile {self.name}: prefill_chunk is {self.prefill_chunk!r}; valid: 1 to 512 tokens"
+            )
         buckets = self.capacity_buckets
         if not buckets or not all(map(_is_count, buckets)) or list(buckets) != sorted(set(buckets)):
             raise InputError(
-                f"profile {self.name}: capacity_buckets is {list(buckets)!r}; valid: ascending positive token counts"
+                f"profile {self.name}: capacity_buckets is {list(buckets)!r}; "
+                "valid: ascending positive token counts"
             )
 
     def capacity_for(self, tokens: int) -> int:
@@ -46,7 +51,9 @@ class Profile:
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in files(__name__).iterdir() if path.name.endswith(".toml"))
+    return sorted(
+        path.name.removesuffix(".toml") for path in files(__name__).iterdir() if path.name.endswith(".toml")
+    )
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -56,7 +63,9 @@ def load_profile(name_or_path: str | Path) -> Profile:
         return _parse(text, files(__name__).joinpath(f"{text}.toml").read_text("utf-8"))
     path = Path(name_or_path)
     if not path.is_file():
-        raise InputError(f"no profile {text!r}; valid: {', '.join(preset_names())}, or the path of a TOML file")
+        raise InputError(
+            f"no profile {text!r}; valid: {', '.join(preset_names())}, or the path of a TOML file"
+        )
     try:
         return _parse(path.stem, path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +80,9 @@ def _parse(name: str, text: str) -> Profile:
     known = {field.name for field in dataclasses.fields(Profile)} - {"name"}
     if table.keys() != known:
         wrong = ", ".join(sorted(table.keys() ^ known))
-        raise InputError(f"profile {name}: unknown or missing keys: {wrong}; valid: {', '.join(sorted(known))}")
+        raise InputError(
+            f"profile {name}: unknown or missing keys: {wrong}; valid: {', '.join(sorted(known))}"
+        )
     buckets = table.pop("capacity_buckets")
     if not isinstance(buckets, list):
         raise InputError(f"profile {name}: capacity_buckets is {buckets!r}; valid: a list of token counts")

@@ -1,4 +1,6 @@
-"""The diffusion step as pure functions over numpy arrays (spec § 5): the plain twin of the op `DiffusionStep`."""
+"""The diffusion step as pure functions over numpy arrays (spec § 5): the plain twin of the op
+`DiffusionStep`.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -59,14 +61,21 @@ def predict(
 
 
 def commit(
-    block_ids: Ints, predicted_ids: Ints, confidence: Floats, threshold: Floats, steps_left: Ints, mask_id: int
+    block_ids: Ints,
+    predicted_ids: Ints,
+    confidence: Floats,
+    threshold: Floats,
+    steps_left: Ints,
+    mask_id: int,
 ) -> tuple[Ints, Ints]:
     """Commit the most confident masked positions.
 
-    max(#(confidence > γ), 1, ⌈masked / steps left⌉) of them, at most all; among equals the higher position first.
+    max(#(confidence > γ), 1, ⌈masked / steps left⌉) of them, at most all; among equals the higher position
+    first.
 
     Args:
-        block_ids, predicted_ids, confidence: (B, L).  threshold: (B,) γ.  steps_left: (B,), this step included.
+        block_ids, predicted_ids, confidence: (B, L).  threshold: (B,) γ.  steps_left: (B,), this step
+            included.
 
     Returns:
         next_block_ids (B, L) and masked_count (B,), both int32.

@@ -44,8 +44,8 @@ def load(
         bundle: the folder that `ttc export` wrote; its digests are checked first.
         backend: "onnxruntime" or "torch".
         device: "cpu", "cuda" or "cuda:N"; None takes the best there is.
-        capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the model's
-            max_position_embeddings.
+        capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the
+            model's max_position_embeddings.
         engines: folder of TensorRT engines; only backends that run engines take it.
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
 
@@ -57,7 +57,9 @@ def load(
     opened = Bundle.open(bundle, checkpoint)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (isinstance(capacity, bool) or not 1 <= capacity <= limit):
-        raise InputError(f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)")
+        raise InputError(
+            f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)"
+        )
     if engines is not None:
         raise InputError(f"backend {backend!r} runs no engines; leave out engines")
     tokenizer = _tokenizer(opened)
@@ -70,7 +72,9 @@ def load(
 class Engine:
     """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager."""
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer | None, profile: Profile, capacity: int | None) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer | None, profile: Profile, capacity: int | None
+    ) -> None:
         self._backend, self._profile, self._capacity = backend, profile, capacity
         self.tokenizer = tokenizer
 
@@ -105,10 +109,10 @@ class Engine:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
             mode: "diffusion", "ar" or "mock-ar" (spec § 5).
             max_new_tokens: need not be a multiple of the block.
-            block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block of
-                `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run repeatable; the
-                one that was used is in the statistics.
+            block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
+                of `block_size` tokens, committing every prediction more probable than `threshold`.
+            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run
+                repeatable; the one that was used is in the statistics.
             eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
 
         Returns:
@@ -139,7 +143,8 @@ class Engine:
         return results if run.is_batch else results[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
-        """Generate as `generate` does, with its options, and give every denoise step and finished block as an event.
+        """Generate as `generate` does, with its options, and give every denoise step and finished block as an
+        event.
 
         Options and prompt are checked at the call, not at the first event.
         """
@@ -175,7 +180,8 @@ class Engine:
             self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._profile.prefill_chunk
         )
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
-        return self._backend.fetch(self._backend.denoise(state, block, share))[0]
+        logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
+        return logits
 
     def close(self) -> None:
         """Let go of the model. Later calls are refused; a second close does nothing."""
@@ -209,7 +215,7 @@ class Engine:
         if needed > limit:
             raise CapacityError(
                 f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens} need {needed} places, "
-                f"the capacity is {limit}; shorten the prompt, ask for fewer tokens, or load with a larger capacity"
+                f"the capacity is {limit}; shorten the prompt, ask for fewer, or load with more capacity"
             )
         return self._capacity or self._profile.capacity_for(needed)
 
@@ -264,4 +270,3 @@ def _tokenizer(bundle: Bundle) -> Tokenizer | None:
         return Tokenizer.from_file(str(bundle.tokenizer_path))
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None
-

@@ -1,12 +1,12 @@
 """The generation loops (spec § 5), level 0: the host steps, one backend call after another.
 
-Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t, its own number of
-steps and its own end; a row that is done leaves the batch before the context is extended.
+Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t,
+its own number of steps and its own end; a row that is done leaves the batch before the context is extended.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,16 +44,23 @@ class Stopwatch:
 def diffuse(
     backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
 ) -> Iterator[Event]:
-    """Mask diffusion: fill block after block, each in as many denoiser evaluations as the commit rule needs."""
+    """Mask diffusion: fill block after block, each in as many denoiser evaluations as the commit rule
+    needs.
+    """
     state, _ = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
     active = list(rows)
     while active:
         block = yield from _fill_block(backend, timed, active, options, state)
         for row, tokens in zip(active, block.tolist(), strict=True):
-            yield _committed(row, tokens, options, steps=row.nfe_per_block[-1], block_index=len(row.nfe_per_block) - 1)
+            yield _committed(
+                row, tokens, options, steps=row.nfe_per_block[-1], block_index=len(row.nfe_per_block) - 1
+            )
         state, active, kept = _drop_finished(backend, timed, state, active)
         if active:
-            everything, last = _full(len(active), options.block_size), _full((len(active), 1), options.block_size - 1)
+            everything, last = (
+                _full(len(active), options.block_size),
+                _full((len(active), 1), options.block_size - 1),
+            )
             timed(backend.context, state, block[kept], everything, last)
             _count_context_call(active)
 
@@ -78,7 +85,9 @@ def autoregress(
 def mock_autoregress(
     backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
 ) -> Iterator[Event]:
-    """Mock-AR: the denoiser, unconditioned, reads the last token over the state before it and gives the next."""
+    """Mock-AR: the denoiser, unconditioned, reads the last token over the state before it and gives the
+    next.
+    """
     state, _ = prefill(backend, timed, rows, [row.prompt[:-1] for row in rows], capacity, chunk)
     active = list(rows)
     current = np.array([row.prompt[-1] for row in rows], np.int32)
@@ -106,13 +115,17 @@ def prefill(
     capacity: int,
     chunk: int,
 ) -> tuple[ContextState, npt.NDArray[np.float32]]:
-    """Read prompts of any lengths, chunk by chunk; logits (B, V) after each row's last token (zeros where it has none)."""
+    """Read prompts of any lengths, chunk by chunk; logits (B, V) after each row's last token (zeros where it
+    has none).
+    """
     counts = np.array([len(prompt) for prompt in prompts], np.int32)
     state = timed(backend.new_state, len(prompts), capacity)
     logits = np.zeros((len(prompts), backend.config.vocab_size), np.float32)
     for start in range(0, int(counts.max()), chunk):
         width = min(chunk, int(counts.max()) - start)
-        ids = np.zeros((len(prompts), width), np.int32)  # what stands behind a short row's end is never committed
+        ids = np.zeros(
+            (len(prompts), width), np.int32
+        )  # what stands behind a short row's end is never committed
         for r, prompt in enumerate(prompts):
             piece = prompt[start : start + width]
             ids[r, : len(piece)] = piece
@@ -127,8 +140,10 @@ def prefill(
 
 def _fill_block(
     backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, state: ContextState
-) -> Iterator[Any]:
-    """One block of every row, from all masks to none; yields an event per row and step, returns the blocks (B, S)."""
+) -> Generator[Event, None, npt.NDArray[np.int32]]:
+    """One block of every row, from all masks to none; yields an event per row and step, returns the blocks
+    (B, S).
+    """
     B, S, mask_id = len(rows), options.block_size, backend.config.mask_token_id
     block, masked_count = _full((B, S), mask_id), _full(B, S)
     threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
@@ -147,9 +162,11 @@ def _fill_block(
         outputs = timed(backend.step, logits, inputs)
         if np.isnan(outputs.confidence).any():
             where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
-            raise NumericsError(f"the denoiser gave NaN in {where}; check the weights (ttc inspect) and the dtype")
+            raise NumericsError(
+                f"the denoiser gave NaN in {where}; check the weights (ttc inspect) and the dtype"
+            )
         block, masked_count = outputs.next_block_ids, outputs.masked_count
-        for r in np.flatnonzero(live):
+        for r in np.flatnonzero(live).tolist():
             rows[r].nfe_per_block[-1] += 1
             yield _step_event(rows[r], step, r, outputs, mask_id)
     return block
@@ -159,7 +176,9 @@ def _step_event(row: Row, step: int, r: int, outputs: StepOutputs, mask_id: int)
     tokens = tuple(outputs.next_block_ids[r].tolist())
     confidence = tuple(None if c == np.inf else c for c in outputs.confidence[r].tolist())
     masked = tuple(token == mask_id for token in tokens)
-    return Event(row.index, len(row.nfe_per_block) - 1, step, tokens, masked, confidence, committed=False, text=None)
+    return Event(
+        row.index, len(row.nfe_per_block) - 1, step, tokens, masked, confidence, committed=False, text=None
+    )
 
 
 def _committed(row: Row, tokens: Sequence[int], options: Options, *, steps: int, block_index: int) -> Event:
@@ -175,7 +194,8 @@ def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Op
 def _choose(logits: npt.NDArray[np.float32], rows: Sequence[Row], options: Options) -> npt.NDArray[np.int32]:
     if np.isnan(logits).any():
         raise NumericsError(
-            f"the model gave NaN logits for token {len(rows[0].tokens)}; check the weights (ttc inspect) and the dtype"
+            f"the model gave NaN logits for new token {len(rows[0].tokens)}; "
+            "check the weights (ttc inspect) and the dtype"
         )
     position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
     return next_tokens(
@@ -190,7 +210,7 @@ def _drop_finished(
     kept = np.array([r for r, row in enumerate(rows) if row.finish_reason is None], np.int32)
     if 0 < len(kept) < len(rows):
         state = timed(backend.select, state, kept)
-    return state, [rows[r] for r in kept], kept
+    return state, [rows[r] for r in kept.tolist()], kept
 
 
 def _row_keys(rows: Sequence[Row], options: Options) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,18 +75,22 @@ def make_options(
     if top_p is not None:
         _number("top_p", top_p, 0.0, 1.0)
     if mode == "diffusion" and (top_k is not None or top_p is not None):
-        raise InputError("top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); use 'ar'")
+        raise InputError(
+            "top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); use 'ar'"
+        )
     if temperature == 0 and (top_k is not None or top_p is not None):
         raise InputError("top_k and top_p need a temperature above 0; greedy decoding ignores them")
     if seed is not None:
         _integer("seed", seed, 0, _MAX_SEED)
     notes = []
     if mode == "diffusion" and block_size != TRAINED_BLOCK_SIZE:
-        notes.append(f"block_size is {block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, others lose quality")
+        notes.append(
+            f"block_size is {block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, others lose quality"
+        )
         logger.warning(notes[-1])
     drawn = temperature > 0
     return Options(
-        mode=mode,  # type: ignore[arg-type]  # checked against MODES above
+        mode=mode,
         max_new_tokens=max_new_tokens,
         block_size=block_size,
         steps=steps,
@@ -109,12 +114,14 @@ def _eos(config: ModelConfig, eos_token_id: int | Sequence[int] | None) -> froze
 
 
 def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; valid: an integer from {low} to {high}" + (f" ({why})" if why else ""))
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+        raise InputError(
+            f"{name} is {value!r}; valid: an integer from {low} to {high}" + (f" ({why})" if why else "")
+        )
 
 
 def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(float(value)):
         raise InputError(f"{name} is {value!r}; valid: a number from {low:g} to {high:g}")
-    if not low <= value <= high:
+    if not low <= float(value) <= high:
         raise InputError(f"{name} is {value!r}; valid: {low:g} to {high:g}")

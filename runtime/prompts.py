@@ -13,8 +13,12 @@ __all__ = ["Prompt", "check_ids", "read_prompts"]
 Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 
 
-def read_prompts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer | None) -> tuple[list[list[int]], bool]:
-    """Token ids of every prompt, and whether a batch was given. Text is encoded exactly as tokenizer.json says."""
+def read_prompts(
+    prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer | None
+) -> tuple[list[list[int]], bool]:
+    """Token ids of every prompt, and whether a batch was given. Text is encoded exactly as tokenizer.json
+    says.
+    """
     if isinstance(prompt, str):
         return [_read_one(prompt, config, tokenizer, "prompt")], False
     items = list(prompt)
@@ -22,7 +26,9 @@ def read_prompts(prompt: Prompt, config: ModelConfig, tokenizer: Tokenizer | Non
         raise InputError("the prompt is empty; give text or at least one token id")
     if isinstance(items[0], numbers.Integral):
         return [check_ids(items, config, "prompt")], False
-    return [_read_one(item, config, tokenizer, f"prompt {i} of the batch") for i, item in enumerate(items)], True
+    return [
+        _read_one(item, config, tokenizer, f"prompt {i} of the batch") for i, item in enumerate(items)
+    ], True
 
 
 def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int]:
@@ -33,9 +39,10 @@ def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int
     for place, token in enumerate(ids):
         if isinstance(token, bool) or not isinstance(token, numbers.Integral):
             raise InputError(f"{what}: element {place} is {token!r}; valid: integer token ids")
-        if not 0 <= token < config.vocab_size:
+        if not 0 <= int(token) < config.vocab_size:
             raise InputError(
-                f"{what}: token id {token} at place {place} is outside the vocabulary; valid: 0 to {config.vocab_size - 1}"
+                f"{what}: token id {token} at place {place} is outside the vocabulary; "
+                f"valid: 0 to {config.vocab_size - 1}"
             )
         checked.append(int(token))
     return checked

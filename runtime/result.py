@@ -64,11 +64,11 @@ class Event:
         row: place of the prompt in the batch.
         block_index: block of the row, from 0. In AR and mock-AR every token is a block of one.
         step: denoise step of the block, from 0; on a finished block the number of steps it took.
-        token_ids: the block after the step, the mask id where undecided; of a finished block what goes into the result
-            (cut after eos and at max_new_tokens).
+        token_ids: the block after the step, the mask id where undecided; of a finished block what goes into
+            the result (cut after eos and at max_new_tokens).
         masked: per position of token_ids, whether it is undecided.
-        confidence: per position, the probability of the prediction the step made there; None where it made none (position
-            already filled) and for a finished block.
+        confidence: per position, the probability of the prediction the step made there; None where it made
+            none (position already filled) and for a finished block.
         committed: True for a finished block.
         text: of a finished block, the text it adds; None without a tokenizer and for steps.
     """

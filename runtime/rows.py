@@ -30,7 +30,9 @@ class Row:
     finish_reason: FinishReason | None = None
 
     def extend(self, block: Sequence[int], options: Options) -> list[int]:
-        """Take a finished block; returns what of it goes into the result and sets `finish_reason` if this was the last."""
+        """Take a finished block; returns what of it goes into the result and sets `finish_reason` if this was
+        the last.
+        """
         taken: list[int] = []
         for token in block[: options.max_new_tokens - len(self.tokens)]:
             taken.append(token)

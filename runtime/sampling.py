@@ -1,4 +1,6 @@
-"""Choosing the next token in AR and mock-AR: greedy, temperature, top-k, top-p, with the counter-based generator."""
+"""Choosing the next token in AR and mock-AR: greedy, temperature, top-k, top-p, with the counter-based
+generator.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,8 @@ def token_probabilities(logits: Floats, temperature: float, top_k: int | None, t
 
     Args:
         logits: (B, V).  temperature > 0.
-        top_k: keep the k largest (all equal to the k-th are kept).  top_p: keep the smallest set of most probable tokens
-            whose probability reaches p; the most probable one always stays.
+        top_k: keep the k largest (all equal to the k-th are kept).  top_p: keep the smallest set of most
+            probable tokens whose probability reaches p; the most probable one always stays.
 
     Returns:
         (B, V) float32, rows sum to 1.
@@ -47,15 +49,20 @@ def next_tokens(
 ) -> npt.NDArray[np.int32]:
     """The next token of every row: (B,) int32; argmax (lowest id among equals) at temperature 0, else drawn.
 
-    A draw is the Gumbel-max over the log-probabilities with the generator's uniforms at (row, position, step 0), so a seed
-    gives the same tokens on every backend.
+    A draw is the Gumbel-max over the log-probabilities with the generator's uniforms at (row, position, step
+    0), so a seed gives the same tokens on every backend.
     """
     if temperature == 0.0:
-        return logits.argmax(-1).astype(np.int32)
+        return _argmax(logits)
     probabilities = token_probabilities(logits, temperature, top_k, top_p)
     with np.errstate(divide="ignore"):  # log 0 = −inf is what excludes a token
         noise = gumbel(uniforms(row_key, position, np.zeros_like(position), (1, logits.shape[-1]))[:, 0])
-        return (np.log(probabilities) + noise).argmax(-1).astype(np.int32)
+        return _argmax(np.log(probabilities) + noise)
+
+
+def _argmax(scores: Floats) -> npt.NDArray[np.int32]:
+    best: npt.NDArray[np.int32] = scores.argmax(-1).astype(np.int32)
+    return best
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -14,7 +14,9 @@ __all__ = ["ContextState", "StateTensor", "state_layout"]
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
-    """One state tensor of one layer: graph name, shape for a batch of one, and whether it is float32 whatever the dtype."""
+    """One state tensor of one layer: graph name, shape for a batch of one, and whether it is float32 whatever
+    the dtype.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -28,7 +30,8 @@ class ContextState:
     Attributes:
         capacity: tokens the attention caches hold.
         lengths: (B,) int32 tokens each row has committed.
-        tensors: graph name → the backend's tensor. Only `Backend.context` and `Backend.advance` put new ones in.
+        tensors: graph name → the backend's tensor. Only `Backend.context` and `Backend.advance` put new ones
+            in.
     """
 
     capacity: int

@@ -20,7 +20,8 @@ def decode(tokenizer: Tokenizer, tokens: Sequence[int], eos_token_ids: Collectio
 class TextStream:
     """Text of a growing token list, piece by piece; the pieces join to the whole.
 
-    A piece that ends inside a multi-byte character is held back until the character is complete or the row ends.
+    A piece that ends inside a multi-byte character is held back until the character is complete or the row
+    ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Collection[int]) -> None:

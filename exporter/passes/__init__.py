@@ -1,8 +1,10 @@
-"""Passes over a traced graph, one file each, each `ir.Model → bool` (whether it changed anything); a second run changes nothing.
+"""Passes over a traced graph, one file each, each `ir.Model → bool` (whether it changed anything); a second
+run changes nothing.
 
 The pipeline of an export, in order:
 
-    add_function_bodies   `ttc` ops get their bodies and the attributes TensorRT looks for (ttc.plugins.functions)
+    add_function_bodies   `ttc` ops get their bodies and the attributes TensorRT looks for
+    (ttc.plugins.functions)
     pack_weights          packed bundles only: weight inputs become initializers
     describe              the file says what it is
 """
@@ -20,7 +22,9 @@ __all__ = ["Pass", "pipeline", "run_passes"]
 Pass = Callable[[ir.Model], bool]
 
 
-def pipeline(weights: Mapping[str, ReadWeight], metadata: Mapping[str, str], *, packed: bool) -> tuple[Pass, ...]:
+def pipeline(
+    weights: Mapping[str, ReadWeight], metadata: Mapping[str, str], *, packed: bool
+) -> tuple[Pass, ...]:
     """The passes of one graph.
 
     Args:
@@ -34,4 +38,5 @@ def pipeline(weights: Mapping[str, ReadWeight], metadata: Mapping[str, str], *, 
 
 def run_passes(model: ir.Model, passes: Sequence[Pass]) -> bool:
     """Run all passes in order; whether any changed the model."""
-    return any([each(model) for each in passes])
+    changed = [each(model) for each in passes]
+    return any(changed)

@@ -1,11 +1,13 @@
 """Weight inputs become initializers.
 
-1. A graph input whose name is a weight's is removed and becomes an initializer of the same name, dtype and shape.
+1. A graph input whose name is a weight's is removed and becomes an initializer of the same name, dtype and
+   shape.
 2. Its content is read when the file is written, one weight at a time.
 3. Every other input stays, in its order.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -22,13 +24,15 @@ def pack_weights(model: ir.Model, weights: Mapping[str, ReadWeight]) -> bool:
     packed = [value for value in graph.inputs if value.name in weights]
     for value in packed:
         name = str(value.name)
-        assert value.dtype is not None and value.shape is not None, f"weight {name} has no type"
+        assert value.dtype is not None, f"weight {name} has no dtype"
+        assert value.shape is not None, f"weight {name} has no shape"
         value.const_value = ir.LazyTensor(
-            lambda read=weights[name], name=name: ir.Tensor(read(), name=name),
-            dtype=value.dtype,
-            shape=ir.Shape(value.shape),
-            name=name,
+            partial(_read, weights[name], name), dtype=value.dtype, shape=ir.Shape(value.shape), name=name
         )
         graph.inputs.remove(value)
         graph.register_initializer(value)
     return bool(packed)
+
+
+def _read(read: ReadWeight, name: str) -> ir.TensorProtocol:
+    return ir.Tensor(read(), name=name)

@@ -1,6 +1,7 @@
 """The diffusion step: logits and block → next block, confidences, how many positions stay masked.
 
-One op of two launches: `DiffusionPredict` reads the logits once per position, `DiffusionCommit` decides over the block.
+One op of two launches: `DiffusionPredict` reads the logits once per position, `DiffusionCommit` decides over
+the block.
 """
 
 from ttc.plugins.ops import OpSpec

@@ -8,8 +8,8 @@ from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 __all__ = ["body"]
 
 _PREDICT = """
-DiffusionPredict <mask_id> (logits, block_ids, temperature, row_key, position, step) => (predicted_ids, confidence)
-{{
+DiffusionPredict <mask_id> (logits, block_ids, temperature, row_key, position, step) => (predicted_ids,
+confidence) {{
     mask_id_64 = Constant <value_int: int = @mask_id> ()
     mask_id_32 = Cast <to: int = 6> (mask_id_64)
     masked = Equal (block_ids, mask_id_32)
@@ -170,7 +170,11 @@ DiffusionStep <mask_id> (logits, block_ids, threshold, temperature, row_key, pos
 
 def body(attributes: Mapping[str, Any]) -> dict[str, str]:
     """ONNX text of the function and its nested functions, by op name."""
-    chain = (("keys", "places", "at_place"), ("at_place", "steps", "at_step"), ("at_step", "vocabulary", "hash"))
+    chain = (
+        ("keys", "places", "at_place"),
+        ("at_place", "steps", "at_step"),
+        ("at_step", "vocabulary", "hash"),
+    )
     predict = _PREDICT.format(
         modulus=MODULUS,
         round_0=ROUND_CONSTANTS[0],

@@ -25,12 +25,13 @@ def diffusion_step(
     Args:
         logits: (B, L, V) float32.  block_ids: (B, L) int32, mask_id where undecided.
         threshold: (B,) γ.  temperature: (B,), 0 for greedy.
-        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, place of the block's first token in the
-            sequence.  step: (B,) int32, denoise steps already taken in this block.  steps_left: (B,) int32, this one included.
+        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, place of the block's first
+            token in the sequence.  step: (B,) int32, denoise steps already taken in this block.  steps_left:
+            (B,) int32, this one included.
 
     Returns:
-        next_block_ids (B, L) int32, predicted_ids (B, L) int32, confidence (B, L) float32 (+inf where nothing was
-        masked), masked_count (B,) int32: positions still masked in next_block_ids.
+        next_block_ids (B, L) int32, predicted_ids (B, L) int32, confidence (B, L) float32 (+inf where nothing
+        was masked), masked_count (B,) int32: positions still masked in next_block_ids.
     """
     predicted_ids, confidence = diffusion_predict(
         logits, block_ids, temperature, row_key, position, step, mask_id=mask_id
@@ -51,7 +52,9 @@ def diffusion_predict(
     *,
     mask_id: int,
 ) -> tuple[Tensor, Tensor]:
-    """Argmax (temperature 0) or Gumbel-max over logits/temperature without the mask id; its unscaled probability."""
+    """Argmax (temperature 0) or Gumbel-max over logits/temperature without the mask id; its unscaled
+    probability.
+    """
     L, V = logits.shape[1:]
     masked = block_ids == mask_id
     vocabulary = torch.arange(V, device=logits.device)
@@ -62,7 +65,9 @@ def diffusion_predict(
         uniform = counter_rng.uniform(row_key[:, None, None], places, step.long()[:, None, None], vocabulary)
         gumbel = -torch.log(-torch.log(uniform.float()))
         hot = temperature[:, None, None] > 0
-        choice = torch.where(hot, allowed / torch.where(hot, temperature[:, None, None], 1.0) + gumbel, allowed)
+        choice = torch.where(
+            hot, allowed / torch.where(hot, temperature[:, None, None], 1.0) + gumbel, allowed
+        )
     predicted = choice.argmax(-1)
     probability = allowed.softmax(-1).gather(-1, predicted[..., None])[..., 0]
     return (
@@ -80,7 +85,9 @@ def diffusion_commit(
     *,
     mask_id: int,
 ) -> tuple[Tensor, Tensor]:
-    """Commit max(#(confidence > γ), 1, ⌈masked / steps left⌉) masked positions, the most confident, the higher among equals."""
+    """Commit max(#(confidence > γ), 1, ⌈masked / steps left⌉) masked positions, the most confident, the
+    higher among equals.
+    """
     L = block_ids.shape[1]
     masked = block_ids == mask_id
     masked_count = masked.sum(-1)

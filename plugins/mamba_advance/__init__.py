@@ -1,4 +1,6 @@
-"""Move a Mamba layer's state past the first n tokens of a block that was read; n may differ per row, 0 included."""
+"""Move a Mamba layer's state past the first n tokens of a block that was read; n may differ per row, 0
+included.
+"""
 
 from ttc.plugins.ops import OpSpec
 

@@ -1,6 +1,8 @@
-"""Mamba-2 over one block: causal convolution with SiLU, then the scan from a seeded state. The state itself does not move.
+"""Mamba-2 over one block: causal convolution with SiLU, then the scan from a seeded state. The state itself
+does not move.
 
-One op of two launches, `MambaConv` and `MambaScan`. `activated` is an output because `MambaAdvance` starts from it.
+One op of two launches, `MambaConv` and `MambaScan`. `activated` is an output because `MambaAdvance` starts
+from it.
 """
 
 from ttc.plugins.ops import OpSpec

@@ -5,7 +5,8 @@ from typing import Any
 
 __all__ = ["DECAY", "SPLIT_HEADS", "body", "conv_body"]
 
-# W shifted products instead of a Conv node: a depthwise Conv over few columns costs more in every CPU and GPU library.
+# W shifted products instead of a Conv node: a depthwise Conv over few columns costs more in every CPU and GPU
+# library.
 _CONV = """
 MambaConv <W> (xbc, conv_state, conv_weight, conv_bias) => (activated)
 {{
@@ -30,7 +31,8 @@ _PRODUCT = """
     sum_{next} = Add (product_{k}, sum_{k})
 """
 
-# activated (B, L, F) → x (B, G, H/G, L, P), b and c (B, G, 1, L, N): heads of one group broadcast over its B and C.
+# activated (B, L, F) → x (B, G, H/G, L, P), b and c (B, G, 1, L, N): heads of one group broadcast over its B
+# and C.
 SPLIT_HEADS = """
     one = Constant <value_ints: ints = [1]> ()
     groups = Constant <value_ints: ints = [{G}]> ()
@@ -123,8 +125,8 @@ MambaScan <G> (activated, dt, ssm_state, dt_bias, a_log, d) => (y)
 """
 
 _BLOCK_SCAN = """
-MambaBlockScan <G, W> (xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d) => (y, activated)
-{
+MambaBlockScan <G, W> (xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d) => (y,
+activated) {
     activated = ttc.MambaConv <W: int = @W> (xbc, conv_state, conv_weight, conv_bias)
     y = ttc.MambaScan <G: int = @G> (activated, dt, ssm_state, dt_bias, a_log, d)
 }
@@ -132,7 +134,9 @@ MambaBlockScan <G, W> (xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, d
 
 
 def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function and its nested functions, by op name, for these groups and this convolution width."""
+    """ONNX text of the function and its nested functions, by op name, for these groups and this convolution
+    width.
+    """
     groups = attributes["G"]
     scan = _SCAN.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
     return {**conv_body(attributes), "MambaScan": scan, "MambaBlockScan": _BLOCK_SCAN}

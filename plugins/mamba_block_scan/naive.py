@@ -24,7 +24,8 @@ def mamba_block_scan(
     """Convolution and scan of one block.
 
     Args:
-        xbc: (B, L, F) raw convolution inputs, channels x (H·P) | B (G·N) | C (G·N).  dt: (B, L, H) raw time steps.
+        xbc: (B, L, F) raw convolution inputs, channels x (H·P) | B (G·N) | C (G·N).  dt: (B, L, H) raw time
+            steps.
         conv_state: (B, F, W−1) raw columns before the block, newest last.  ssm_state: (B, H, P, N) float32.
         conv_weight: (F, 1, W).  conv_bias: (F,).  dt_bias, a_log, d: (H,).
         G: groups of B and C; a group serves H/G consecutive heads.
@@ -53,12 +54,14 @@ def mamba_scan(
 ) -> tuple[Tensor]:
     """The scan in closed form: y_t = exp(c_t)·S₀C_t + Σ_{s ≤ t} exp(c_t − c_s)·dt_s·(B_s·C_t)·x_s + D·x_t.
 
-    c_t is the running sum of dt·A. Exact for L up to a few hundred; quadratic in L, so long prompts come in chunks.
+    c_t is the running sum of dt·A. Exact for L up to a few hundred; quadratic in L, so long prompts come in
+    chunks.
     """
     H, P, N = ssm_state.shape[1:]
     x, b, c = split_heads(activated, H, P, N, G)
     step, cumulative = decay(dt, dt_bias, a_log)
-    # seen[b, h, t, s]: how much of the input of s is left at t; the mask goes in before exp, which could overflow above it.
+    # seen[b, h, t, s]: how much of the input of s is left at t; the mask goes in before exp, which could
+    # overflow above it.
     seen = cumulative[..., :, None] - cumulative[..., None, :]
     causal = torch.ones(seen.shape[-2:], dtype=torch.bool, device=seen.device).tril()
     seen = torch.where(causal, seen, -torch.inf).exp() * step[..., None, :]

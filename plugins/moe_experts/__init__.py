@@ -1,6 +1,7 @@
 """MoE experts: down(relu(up·x)²) of every routed pair, and their weighted sum per token.
 
-One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by expert, `MoeCombine` sums.
+One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by expert,
+`MoeCombine` sums.
 """
 
 from ttc.plugins.ops import OpSpec

@@ -1,9 +1,10 @@
 """`MoeExperts` in standard ONNX operators: three nested functions, one per launch.
 
-Every expert is applied to every token as one batched matrix product, and the rows of the routed pairs are picked from it
-(`MoeUp`), or set into it (`MoeDown`). That reads each expert's weights once and copies none, whatever the routing, and has
-static shapes, so it can be captured; its price is E/K times the arithmetic, and (E, T, I) of memory, 7.3 MB per token in
-bf16 at the real size. It is the path that is right everywhere; the kernels are the path that is fast.
+Every expert is applied to every token as one batched matrix product, and the rows of the routed pairs are
+picked from it (`MoeUp`), or set into it (`MoeDown`). That reads each expert's weights once and copies none,
+whatever the routing, and has static shapes, so it can be captured; its price is E/K times the arithmetic, and
+(E, T, I) of memory, 7.3 MB per token in bf16 at the real size. It is the path that is right everywhere; the
+kernels are the path that is fast.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,8 @@
-"""The meaning of `MoeExperts` and its three launches in torch (spec § 3, MoE): a loop over the experts that were hit."""
+"""The meaning of `MoeExperts` and its three launches in torch (spec § 3, MoE): a loop over the experts that
+were hit.
+"""
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,7 +34,9 @@ def moe_experts(
     return moe_combine(rows, weights, grouped_rows)
 
 
-def moe_up(x: Tensor, up: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor) -> tuple[Tensor]:
+def moe_up(
+    x: Tensor, up: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor
+) -> tuple[Tensor]:
     """relu(up·x)² of every pair: (R, I) in x's dtype, row r belonging to pair grouped_pairs[r]."""
     tokens = grouped_pairs.long() // expert_ids.shape[1]
     activated = x.new_empty(grouped_pairs.shape[0], up.shape[1])
@@ -57,4 +63,4 @@ def moe_combine(rows: Tensor, weights: Tensor, grouped_rows: Tensor) -> tuple[Te
 def _rows_by_expert(expert_offsets: Tensor) -> list[tuple[int, slice]]:
     """The experts that were hit, each with its rows."""
     offsets = expert_offsets.tolist()
-    return [(e, slice(a, b)) for e, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False)) if b > a]
+    return [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(offsets)) if b > a]

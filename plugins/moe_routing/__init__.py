@@ -1,4 +1,6 @@
-"""MoE routing: router logits → experts, weights, and the order that groups (token, expert) pairs by expert."""
+"""MoE routing: router logits → experts, weights, and the order that groups (token, expert) pairs by
+expert.
+"""
 
 from ttc.plugins.ops import OpSpec
 

@@ -5,8 +5,8 @@ from typing import Any
 
 __all__ = ["body"]
 
-# Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place inside its
-# expert, the total counts give the expert's first row.
+# Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place
+# inside its expert, the total counts give the expert's first row.
 _TEXT = """
 MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     (logits, correction_bias) => (expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets)

@@ -1,4 +1,6 @@
-"""Backends by name. Each is a folder with `load.py` (bundle → backend) and `run.py` (the backend); nothing is imported until asked."""
+"""Backends by name. Each is a folder with `load.py` (bundle → backend) and `run.py` (the backend); nothing is
+imported until asked.
+"""
 
 from importlib import import_module
 from typing import Protocol, cast
@@ -17,7 +19,9 @@ class _Loader(Protocol):
 
 
 def load_backend(name: str, bundle: Bundle, device: str | None) -> Backend:
-    """The backend of that name over a bundle; device is "cpu", "cuda" or "cuda:N", None for the best there is."""
+    """The backend of that name over a bundle; device is "cpu", "cuda" or "cuda:N", None for the best there
+    is.
+    """
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
     loader = cast(_Loader, import_module(f"ttc.runtime.backends.{name}.load"))

@@ -20,7 +20,9 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class ContextCall:
-    """What a context call gives: logits (B, R, V) float32 on the host, and what `advance` needs, the backend's own."""
+    """What a context call gives: logits (B, R, V) float32 on the host, and what `advance` needs, the
+    backend's own.
+    """
 
     logits: Floats
     saved: Any
@@ -30,8 +32,8 @@ class ContextCall:
 class StepInputs:
     """The small inputs of a diffusion step, all on the host: block_ids (B, L), the others (B,).
 
-    `row_key` comes from `counter_rng.row_key`; `position` is the place of the block's first token in the sequence; `step`
-    counts the steps already taken in this block; `steps_left` includes this one.
+    `row_key` comes from `counter_rng.row_key`; `position` is the place of the block's first token in the
+    sequence; `step` counts the steps already taken in this block; `steps_left` includes this one.
     """
 
     block_ids: Ints
@@ -45,7 +47,9 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class StepOutputs:
-    """Next block (B, L), predictions (B, L), confidences (B, L) (+inf where nothing was masked), still masked (B,)."""
+    """Next block (B, L), predictions (B, L), confidences (B, L) (+inf where nothing was masked), still masked
+    (B,).
+    """
 
     next_block_ids: Ints
     predicted_ids: Ints
@@ -54,7 +58,8 @@ class StepOutputs:
 
 
 class Backend(ABC):
-    """Runs the towers of one model. All calls are thread-safe; a `ContextState` belongs to one thread at a time.
+    """Runs the towers of one model. All calls are thread-safe; a `ContextState` belongs to one thread at a
+    time.
 
     Attributes:
         name: as `ttc.load` knows it.
@@ -72,21 +77,31 @@ class Backend(ABC):
 
     @abstractmethod
     def context(
-        self, state: ContextState, input_ids: Ints, commit_len: Ints, logit_positions: Ints, save: bool = False
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
     ) -> ContextCall:
-        """Read a block (B, L) with the context tower and move the state past its first `commit_len` (B,) tokens.
+        """Read a block (B, L) with the context tower and move the state past its first `commit_len` (B,)
+        tokens.
 
-        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are places in the block, R ≥ 1. With `save` the
-        result can be given to `advance`.
+        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are places in the block, R ≥ 1. With
+        `save` the result can be given to `advance`.
         """
 
     @abstractmethod
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        """Move the state past the first `commit_len` tokens of the block the last `context` call read and did not commit."""
+        """Move the state past the first `commit_len` tokens of the block the last `context` call read and did
+        not commit.
+        """
 
     @abstractmethod
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
-        """Evaluate the denoiser on a block (B, L); a negative t (B,) switches conditioning off. Logits stay the backend's."""
+        """Evaluate the denoiser on a block (B, L); a negative t (B,) switches conditioning off. Logits stay
+        the backend's.
+        """
 
     @abstractmethod
     def fetch(self, logits: Any) -> Floats:

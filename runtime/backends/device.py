@@ -8,7 +8,7 @@ __all__ = ["parse_device"]
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """"cpu", "cuda" or "cuda:N" → kind and index."""
+    """Kind and index of "cpu", "cuda" or "cuda:N"."""
     match = re.fullmatch(r"(cpu|cuda)(?::(\d{1,3}))?", device)
     if match is None or (match[1] == "cpu" and match[2]):
         raise InputError(f"unknown device {device!r}; valid: cpu, cuda, cuda:N")

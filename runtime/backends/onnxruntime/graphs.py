@@ -1,4 +1,6 @@
-"""Changes to a loaded graph before ONNX Runtime sees it: weights from outside, and low precision made float32."""
+"""Changes to a loaded graph before ONNX Runtime sees it: weights from outside, and low precision made
+float32.
+"""
 
 from collections.abc import Container, Iterator
 
@@ -10,7 +12,8 @@ _LOW = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
 
 def externalise_weights(model: ir.Model, weights: Container[str]) -> list[str]:
-    """Make every weight, graph input or initializer, an initializer whose content comes from outside. Returns their names.
+    """Make every weight, graph input or initializer, an initializer whose content comes from outside. Returns
+    their names.
 
     The external location is never opened: the session is given the values by name.
     """
@@ -21,7 +24,8 @@ def externalise_weights(model: ir.Model, weights: Container[str]) -> list[str]:
         if name not in weights:
             continue
         used.append(name)
-        assert value.shape is not None and value.dtype is not None, f"weight {name} has no type"
+        assert value.shape is not None, f"weight {name} has no shape"
+        assert value.dtype is not None, f"weight {name} has no dtype"
         value.const_value = ir.ExternalTensor(
             "given-in-memory", 0, None, value.dtype, shape=value.shape, name=name, base_dir=""
         )
@@ -35,9 +39,9 @@ def upcast(model: ir.Model) -> None:
     """Turn bf16 and fp16 into float32 throughout, in place.
 
     1. Every value, initializer and cast of a low type becomes float32.
-    2. Except the casts of the time embedding (scope "time/"): the model was trained with t, 1000·t and the sinusoid rounded
-       to its dtype, and without that rounding the sinusoid differs by up to 1.7. There a cast to the low type stays and
-       is followed by one back to float32.
+    2. Except the casts of the time embedding (scope "time/"): the model was trained with t, 1000·t and the
+       sinusoid rounded to its dtype, and without that rounding the sinusoid differs by up to 1.7. There a
+       cast to the low type stays and is followed by one back to float32.
     """
     for graph in [model.graph, *(function.graph for function in model.functions.values())]:
         for value in _values(graph):

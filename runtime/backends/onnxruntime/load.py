@@ -1,7 +1,7 @@
 """Bundle → ONNX Runtime sessions.
 
-Weights are handed to the sessions as initializers in memory of ours, mapped or converted once and shared between sessions, whether
-the bundle is packed or refers to a checkpoint.
+Weights are handed to the sessions as initializers in memory of ours, mapped or converted once and shared
+between sessions, whether the bundle is packed or refers to a checkpoint.
 """
 
 import logging
@@ -27,10 +27,13 @@ def load(bundle: Bundle, device: str | None) -> OnnxRuntimeBackend:
     if kind == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
     notes: list[str] = []
-    # bf16 has no matrix product on the CPU provider and no numpy type to pass tensors with; fp16 lacks the former only.
+    # bf16 has no matrix product on the CPU provider and no numpy type to pass tensors with; fp16 lacks the
+    # former only.
     widen = bundle.compute_dtype == "bfloat16" or (kind == "cpu" and bundle.compute_dtype == "float16")
     if widen:
-        notes.append(f"the bundle's {bundle.compute_dtype} graphs are computed in float32 by ONNX Runtime on {kind}")
+        notes.append(
+            f"the bundle's {bundle.compute_dtype} graphs are computed in float32 by ONNX Runtime on {kind}"
+        )
         logger.warning(notes[-1])
 
     values: dict[str, onnxruntime.OrtValue] = {}
@@ -44,7 +47,9 @@ def load(bundle: Bundle, device: str | None) -> OnnxRuntimeBackend:
             if name not in values:
                 weight = bundle.read_weight(name)
                 narrow = widen and str(weight.dtype) == bundle.compute_dtype
-                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(weight.astype("float32") if narrow else weight)
+                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
+                    weight.astype("float32") if narrow else weight
+                )
         sessions[role] = _session(model, {name: values[name] for name in used}, providers)
     compute_dtype = "float32" if widen else bundle.compute_dtype
     return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)

@@ -1,4 +1,6 @@
-"""The backend over four ONNX Runtime sessions. State tensors are OrtValues and pass from call to call without a copy."""
+"""The backend over four ONNX Runtime sessions. State tensors are OrtValues and pass from call to call without
+a copy.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +21,9 @@ _STEP_OUTPUTS = ("next_block_ids", "predicted_ids", "confidence", "masked_count"
 
 
 class OnnxRuntimeBackend(Backend):
-    """Args: sessions by role; the weights they use (kept alive here); the dtype computed in; device kind and index."""
+    """Args: sessions by role; the weights they use (kept alive here); the dtype computed in; device kind and
+    index.
+    """
 
     name = "onnxruntime"
 
@@ -37,19 +41,28 @@ class OnnxRuntimeBackend(Backend):
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self._state_names = [tensor.name for tensor in state_layout(config, 0)]
-        self._mamba_names = [name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))]
+        self._mamba_names = [
+            name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))
+        ]
         mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
         self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
-            tensor.name: self._value(np.zeros((batch, *tensor.shape), np.float32 if tensor.float32 else self._dtype))
+            tensor.name: self._value(
+                np.zeros((batch, *tensor.shape), np.float32 if tensor.float32 else self._dtype)
+            )
             for tensor in state_layout(self.config, capacity)
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
     def context(
-        self, state: ContextState, input_ids: Ints, commit_len: Ints, logit_positions: Ints, save: bool = False
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
     ) -> ContextCall:
         feeds = state.tensors | {
             "input_ids": self._value(input_ids),
@@ -115,4 +128,3 @@ class OnnxRuntimeBackend(Backend):
             session.run_with_iobinding(binding)
             values = binding.get_outputs()
         return dict(zip(outputs, values, strict=True))
-

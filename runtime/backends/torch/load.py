@@ -13,7 +13,9 @@ from ttc.runtime.backends.device import parse_device
 try:
     import torch
 except ImportError as error:
-    raise MissingDependencyError("backend 'torch' needs torch; install it with: pip install 'ttc[torch]'") from error
+    raise MissingDependencyError(
+        "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
+    ) from error
 
 from ttc.runtime.backends.torch.run import TorchBackend
 
@@ -39,5 +41,7 @@ def _device(device: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, index = parse_device(device)
     if kind == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; use device 'cpu'")
+        raise BackendError(
+            f"device {device!r}: torch {torch.__version__} sees no CUDA device; use device 'cpu'"
+        )
     return torch.device(kind, index) if kind == "cuda" else torch.device("cpu")

@@ -35,7 +35,9 @@ class TorchBackend(Backend):
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
             tensor.name: torch.zeros(
-                (batch, *tensor.shape), dtype=torch.float32 if tensor.float32 else self._dtype, device=self._device
+                (batch, *tensor.shape),
+                dtype=torch.float32 if tensor.float32 else self._dtype,
+                device=self._device,
             )
             for tensor in state_layout(self.config, capacity)
         }
@@ -43,7 +45,12 @@ class TorchBackend(Backend):
 
     @torch.inference_mode()
     def context(
-        self, state: ContextState, input_ids: Ints, commit_len: Ints, logit_positions: Ints, save: bool = False
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
     ) -> ContextCall:
         logits, new_state, saved = towers.context_forward(
             self.config,
@@ -67,8 +74,9 @@ class TorchBackend(Backend):
         weights = self._tower(CONTEXT)
         for i, (layer_saved, layer_state) in enumerate(zip(saved, self._by_layer(state), strict=True)):
             if layer_saved:
+                xbc, dt = layer_saved
                 conv, ssm = towers.advance_layer(
-                    self.config, weights.layers[i], run_naive, *layer_saved, count, layer_state
+                    self.config, weights.layers[i], run_naive, xbc, dt, count, layer_state
                 )
                 state.tensors = state.tensors | {f"conv_state.{i}": conv, f"ssm_state.{i}": ssm}
         state.lengths = state.lengths + commit_len

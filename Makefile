@@ -1,0 +1,59 @@
+# Every target sets up its own virtual environment in .venv first; a bare machine with Python >= 3.11 is enough.
+#
+#   make demo PYTHON=/path/to/python3.12     another Python
+#   make setup TORCH='torch==2.14.1'         another torch
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first Python on PATH that is new enough; `python3` itself where none is, so that the message below names it.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
+VENV ?= .venv
+# Installed first and by version: an open requirement would fetch the newest torch and, on Linux, the CUDA packages
+# that go with it.
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test check bench gpu clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## make .venv and install ttc in it, editable, with all that development needs
+
+demo: $(READY) ## export the built-in miniature and watch it fill blocks of text
+	$(BIN)/ttc demo
+
+test: $(READY) ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## measure the backends on the miniature and print the ratios
+	$(BIN)/python benchmarks/run.py
+
+gpu: $(READY) ## the tests that need a GPU; here a missing GPU is a failure
+	TTC_REQUIRE=gpu $(BIN)/python -m pytest -m gpu
+
+clean: ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist ttc.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "ttc needs Python >= 3.11; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || true)." \
+			"Name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version). This happens once and takes a few minutes."
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) install '$(TORCH)'
+	$(PIP) install -e '.[export,dev]'
+	@touch $@
