@@ -134,6 +134,13 @@ class Fields:
             self.refuse(key, value, f"a list of integers from {low} to {high}")
         return tuple(value)
 
+    def items(self, key: str) -> list[object]:
+        """A list of anything, to be checked by the caller."""
+        value = self.take(key)
+        if not isinstance(value, list):
+            self.refuse(key, value, "a list")
+        return value
+
     def fields(self, key: str) -> "Fields":
         """An object, to be taken apart in turn."""
         return Fields(self.take(key), f"{self._where}: {key}", self._error)

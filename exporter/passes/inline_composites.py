@@ -1,0 +1,44 @@
+"""Ops that consist of other ops are replaced by those, so that every `ttc` node left is one kernel launch.
+
+1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body calls.
+2. The tensors between the leaves get the dtypes and shapes that the ops' signatures give them.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from ttc.exporter.dims import Dim, Symbol, shape_of
+from ttc.plugins.ops import DOMAIN, OpSpec
+from ttc.plugins.table import OPS
+
+__all__ = ["LEAVES", "inline_composites"]
+
+LEAVES = {op.name: op for op in OPS if not op.launches}
+
+
+def inline_composites(model: ir.Model) -> bool:
+    """Apply the rules above; whether anything was inlined."""
+    changed = InlinePass(lambda function: all(node.domain == DOMAIN for node in function))(model).modified
+    for node in model.graph:
+        if node.domain == DOMAIN and node.op_type in LEAVES:
+            _annotate(node, LEAVES[node.op_type])
+    return bool(changed)
+
+
+def _annotate(node: ir.Node, op: OpSpec) -> None:
+    """Dtypes and shapes of the outputs that have none."""
+    if all(value.type is not None and value.shape is not None for value in node.outputs):
+        return
+    inputs = [value for value in node.inputs if value is not None]
+    dtypes = {spec.dtype: value.type for spec, value in zip(op.inputs, inputs, strict=True)}
+    shapes = [[Symbol(dim) if isinstance(dim, str) else dim for dim in shape_of(value)] for value in inputs]
+    attributes = {name: node.attributes[name].value for name in op.attributes}
+    for spec, value, dims in zip(op.outputs, node.outputs, op.output_shapes(shapes, attributes), strict=True):
+        plain: list[Dim] = [str(dim) if isinstance(dim, str) else int(dim) for dim in dims]
+        value.shape = ir.Shape(plain)
+        value.type = dtypes[spec.dtype] if spec.dtype == "compute" else _tensor_type(spec.dtype)
+
+
+def _tensor_type(dtype: str) -> ir.TensorType:
+    return ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))

@@ -1,0 +1,77 @@
+"""Reshapes whose target is computed from shapes get a constant target where the graph knows enough.
+
+1. A Reshape to a shape that has the same dimensions as its input, in the same places, and static ones, and at most one
+   other, takes the constant [0 or number or −1 …] for it (0 copies the input's dimension).
+2. Expand and everything else stay.
+3. Nodes that nobody reads any more are removed.
+
+The arithmetic does not change. TensorRT then sees no shape tensors, which cost it layers and build time.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from ttc.exporter.dims import Dim, shape_of
+
+__all__ = ["plain_reshapes"]
+
+
+def plain_reshapes(model: ir.Model) -> bool:
+    """Apply the rules above; whether a Reshape changed."""
+    graph = model.graph
+    constants: dict[tuple[int, ...], ir.Value] = {}
+    changed = False
+    for node in graph:
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+            continue
+        source, target, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        if source is None or target is None or target.const_value is not None:
+            continue
+        if source.shape is None or output.shape is None:
+            continue
+        plain = _plain(shape_of(source), shape_of(output))
+        if plain is None:
+            continue
+        if plain not in constants:
+            constants[plain] = _constant(graph, plain)
+        node.replace_input_with(1, constants[plain])
+        node.attributes.pop("allowzero", None)  # 0 in the target now means: as in the input
+        changed = True
+    if changed:
+        _remove_unread(graph)
+    return changed
+
+
+def _plain(source: tuple[Dim, ...], output: tuple[Dim, ...]) -> tuple[int, ...] | None:
+    """The constant target, or None where more than one dimension would be open."""
+    target = []
+    for place, dim in enumerate(output):
+        if isinstance(dim, int):
+            if dim == 0:
+                return None
+            target.append(dim)
+        elif place < len(source) and source[place] == dim:
+            target.append(0)
+        else:
+            target.append(-1)
+    return None if target.count(-1) > 1 else tuple(target)
+
+
+def _constant(graph: ir.Graph, target: tuple[int, ...]) -> ir.Value:
+    name = "constant.reshape." + "x".join(map(str, target))
+    tensor = ir.tensor(np.array(target, np.int64), name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(target)]), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _remove_unread(graph: ir.Graph) -> None:
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    unread = [name for name, value in graph.initializers.items() if not value.uses()]
+    for name in unread:
+        if not graph.initializers[name].is_graph_output():
+            del graph.initializers[name]
