@@ -1,9 +1,10 @@
-"""Writing a bundle so that it appears whole or not at all.
+"""Writing a folder of ours (a bundle, a set of engines) so that it appears whole or not at all.
 
-The bundle is made in a hidden folder beside its destination, `.<name>.ttc-tmp-<pid>-<random>`, flushed to
+A bundle is made in a hidden folder beside its destination, `.<name>.ttc-tmp-<pid>-<random>`, flushed to
 disk, and renamed. An export that is killed leaves only such a folder; the next export to the same
 destination sweeps those of dead processes. With `force` the old bundle is first renamed to
 `.<name>.ttc-old-<pid>-<random>`; where a process died between the two renames, the old bundle is put back.
+Engines are written the same way.
 """
 
 import contextlib
@@ -16,52 +17,83 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ttc.errors import BundleError, InputError
-from ttc.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord, Manifest
+from ttc.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
 
-__all__ = ["Staging", "bundle_writer"]
+__all__ = ["BUNDLE", "FolderKind", "Staging", "bundle_writer", "folder_writer"]
 
-# What a bundle may hold at its top level: --force deletes nothing else.
-_OWN_FILES = re.compile(r"bundle\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data")
-_FORMAT_KEY = re.compile(rb'\{\s*"format":\s*"' + FORMAT_NAME.encode() + b'"')
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FolderKind:
+    """One kind of folder that is written whole.
+
+    Attributes:
+        noun: what messages call it, with its article.
+        manifest_file: the file that makes a folder one of this kind; its JSON begins with `format`.
+        own_files: what it may hold at its top level; replacing deletes nothing else.
+        last_wins: of two that are written at once, whether the later replaces the earlier or is refused.
+    """
+
+    noun: str
+    manifest_file: str
+    format: str
+    own_files: re.Pattern[str]
+    last_wins: bool = False
+
+
+BUNDLE = FolderKind(
+    "a bundle", MANIFEST_FILE, FORMAT_NAME, re.compile(r"bundle\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data")
+)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Staging:
-    """A bundle being written: put its files under `path`, then `commit`."""
+    """A folder being written: put its files under `path`, then `commit`."""
 
-    def __init__(self, path: Path, destination: Path, force: bool) -> None:
+    def __init__(self, path: Path, destination: Path, force: bool, kind: FolderKind) -> None:
         self.path = path
         self._destination = destination
         self._force = force
+        self._kind = kind
 
-    def commit(self, manifest: Manifest) -> Path:
-        """Digest all files under `path`, write the manifest with them, move the bundle to its destination
+    def commit(self, manifest: Any) -> Path:
+        """Digest all files under `path`, write the manifest with them, move the folder to its destination
         and return that.
+
+        manifest: a frozen dataclass with a field `files` and a method `to_json`.
 
         Raises `InputError` when something appeared at the destination meanwhile.
         """
         inside = sorted(self.path.rglob("*"))
         for path in inside:
             if path.is_symlink():
-                raise BundleError(f"{path}: a symbolic link; a bundle holds plain files only")
+                raise BundleError(f"{path}: a symbolic link; {self._kind.noun} holds plain files only")
         files = [path for path in inside if path.is_file()]
         records = {path.relative_to(self.path).as_posix(): _record(path) for path in files}
-        written = self.path / MANIFEST_FILE
+        written = self.path / self._kind.manifest_file
         written.write_bytes(dataclasses.replace(manifest, files=records).to_json())
         for path in (*inside, written, self.path):
             _flush(path)
-        self._publish()
+        while not self._publish():
+            pass
         _flush(self._destination.parent)
         return self._destination
 
-    def _publish(self) -> None:
+    def _publish(self) -> bool:
+        """Whether the folder is in its place now; if not, another came first and may be replaced."""
         aside = None
-        if os.path.lexists(self._destination):
-            _refuse_existing(self._destination, self._force)
-            aside = _hidden(self._destination, "old")
-            os.rename(self._destination, aside)
+        try:
+            if os.path.lexists(self._destination):
+                _refuse_existing(self._destination, self._force, self._kind)
+                old = _hidden(self._destination, "old")
+                os.rename(self._destination, old)
+                aside = old
+        except FileNotFoundError:
+            if self._kind.last_wins:
+                return False
+            raise
         try:
             # An empty folder at the destination would be replaced by the rename; anything else makes it fail.
             os.rename(self.path, self._destination)
@@ -70,19 +102,33 @@ class Staging:
                 os.rename(aside, self._destination)
             if not isinstance(fault, OSError):
                 raise
+            if self._kind.last_wins and fault.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                if aside is not None:
+                    shutil.rmtree(aside, ignore_errors=True)
+                return False
             raise InputError(
-                f"{self._destination}: appeared while the bundle was being made ({fault.strerror}); "
+                f"{self._destination}: appeared while {self._kind.noun} was being made ({fault.strerror}); "
                 "nothing was replaced"
             ) from None
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+        return True
+
+
+def bundle_writer(
+    destination: str | os.PathLike[str], force: bool = False
+) -> contextlib.AbstractContextManager[Staging]:
+    """A `Staging` for a bundle at `destination`; see `folder_writer`."""
+    return folder_writer(destination, force, BUNDLE)
 
 
 @contextlib.contextmanager
-def bundle_writer(destination: str | os.PathLike[str], force: bool = False) -> Iterator[Staging]:
-    """A `Staging` for a bundle at `destination`; whatever was not committed is deleted on leaving.
+def folder_writer(
+    destination: str | os.PathLike[str], force: bool, kind: FolderKind
+) -> Iterator[Staging]:
+    """A `Staging` for a folder of this kind at `destination`; whatever was not committed is deleted on leaving.
 
-    Raises `InputError` when the destination exists (with `force`: when it is neither a bundle nor an empty
+    Raises `InputError` when the destination exists (with `force`: when it is neither of this kind nor an empty
     folder) or cannot be written to, `BundleError` when the disk is full.
     """
     target = Path(os.path.abspath(destination))
@@ -94,13 +140,13 @@ def bundle_writer(destination: str | os.PathLike[str], force: bool = False) -> I
     try:
         _sweep(target)
         if os.path.lexists(target):
-            _refuse_existing(target, force)
+            _refuse_existing(target, force, kind)
         path = _hidden(target, "tmp")
         path.mkdir()
     except OSError as fault:
         raise InputError(f"{target}: cannot be written ({fault.strerror}); choose another output") from None
     try:
-        yield Staging(path, target, force)
+        yield Staging(path, target, force, kind)
     except OSError as fault:
         if fault.errno in _NO_SPACE:
             raise BundleError(
@@ -111,34 +157,34 @@ def bundle_writer(destination: str | os.PathLike[str], force: bool = False) -> I
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _refuse_existing(target: Path, force: bool) -> None:
+def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
     """Return when `target`, which exists, may be replaced."""
+    only = f"--force replaces only {kind.noun} or an empty folder"
     if not force:
         raise InputError(f"{target}: exists already; choose another output, or replace it with --force")
     if target.is_symlink() or not target.is_dir():
-        raise InputError(f"{target}: not a folder; --force replaces only a bundle or an empty folder")
+        raise InputError(f"{target}: not a folder; {only}")
     names = sorted(path.name for path in target.iterdir())
     if not names:
         return
-    foreign = [name for name in names if not _OWN_FILES.fullmatch(name)]
-    if foreign or not _is_bundle(target):
+    foreign = [name for name in names if not kind.own_files.fullmatch(name)]
+    if foreign or not _is_ours(target, kind):
         what = (
-            f"holds {foreign[0]!r}, which is no part of a bundle"
+            f"holds {foreign[0]!r}, which is no part of {kind.noun}"
             if foreign
-            else f"has no {MANIFEST_FILE} of a bundle"
+            else f"has no {kind.manifest_file} of {kind.noun}"
         )
-        raise InputError(
-            f"{target}: {what}; --force replaces only a bundle or an empty folder; remove it yourself"
-        )
+        raise InputError(f"{target}: {what}; {only}; remove it yourself")
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether the manifest begins as a bundle's does; a damaged bundle may be replaced too."""
-    manifest = folder / MANIFEST_FILE
+def _is_ours(folder: Path, kind: FolderKind) -> bool:
+    """Whether the manifest begins as it should; a damaged folder of ours may be replaced too."""
+    manifest = folder / kind.manifest_file
     if manifest.is_symlink() or not manifest.is_file():
         return False
+    begin = re.compile(rb'\{\s*"format":\s*"' + re.escape(kind.format.encode()) + b'"')
     with manifest.open("rb") as file:
-        return _FORMAT_KEY.match(file.read(256)) is not None
+        return begin.match(file.read(256)) is not None
 
 
 def _hidden(target: Path, kind: str) -> Path:

@@ -1,0 +1,142 @@
+"""Build profiles: the shapes, precision and targets an engine is built for. Presets are TOML files in `presets/`; a
+path names a file of one's own.
+
+    targets    list of compute capabilities like "8.9"; empty: what the backend builds for by default
+    precision  "any", or the compute dtype that the graphs must have; the build refuses others, it converts nothing
+    [batch], [block], [chunk], [capacity]    each min, opt, max
+
+`block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens that it
+reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes anything from one token
+to the larger of block and chunk, and gives logits for up to a block of positions.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ttc.errors import InputError
+
+__all__ = ["DIMENSIONS", "PRECISIONS", "BuildProfile", "Range", "build_preset_names", "load_build_profile"]
+
+DIMENSIONS = ("batch", "block", "chunk", "capacity")
+PRECISIONS = ("any", "float32", "float16", "bfloat16")
+# The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64 MiB a row.
+MAX_TOKENS_AT_ONCE = 512
+_PACKAGE = "ttc.profiles"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The smallest, the usual and the largest size of one dimension."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min} to {self.max} (tuned for {self.opt})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BuildProfile:
+    """What engines are built for; see the module's text."""
+
+    name: str
+    batch: Range
+    block: Range
+    chunk: Range
+    capacity: Range
+    precision: str = "any"
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in DIMENSIONS:
+            self._check(name, getattr(self, name))
+        for name in ("block", "chunk"):
+            if getattr(self, name).max > MAX_TOKENS_AT_ONCE:
+                raise self._refusal(f"{name}.max is {getattr(self, name).max}", f"1 to {MAX_TOKENS_AT_ONCE} tokens")
+        if self.block.max > self.capacity.max:
+            raise self._refusal(
+                f"block.max is {self.block.max}, more than capacity.max {self.capacity.max}", "a block that fits the cache"
+            )
+        if self.precision not in PRECISIONS:
+            raise self._refusal(f"precision is {self.precision!r}", ", ".join(PRECISIONS))
+
+    def _check(self, name: str, size: Range) -> None:
+        for end in ("min", "opt", "max"):
+            value = getattr(size, end)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise self._refusal(f"{name}.{end} is {value!r}", "a whole number of at least 1")
+        if not size.min <= size.opt <= size.max:
+            raise self._refusal(f"{name} is min {size.min}, opt {size.opt}, max {size.max}", "min ≤ opt ≤ max")
+
+    def _refusal(self, wrong: str, valid: str) -> InputError:
+        return InputError(f"profile {self.name}: {wrong}; valid: {valid}")
+
+    def sizes(self, role: str, end: str) -> dict[str, int]:
+        """Sizes of the letters B, L, C and R in the graph `role`; `end` is "min", "opt" or "max"."""
+        block, chunk = getattr(self.block, end), getattr(self.chunk, end)
+        reads = {"min": 1, "opt": block, "max": max(block, chunk)}[end]
+        length = reads if role in ("context", "advance") else block
+        places = {"min": 1, "opt": 1, "max": self.block.max}[end]
+        return {"B": getattr(self.batch, end), "L": length, "C": getattr(self.capacity, end), "R": places}
+
+    def override(self, changes: Mapping[str, Mapping[str, int]]) -> "BuildProfile":
+        """With single numbers replaced: {"batch": {"max": 8}}."""
+        if unknown := sorted(changes.keys() - set(DIMENSIONS)):
+            raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
+        ranges = {name: dataclasses.replace(getattr(self, name), **ends) for name, ends in changes.items() if ends}
+        return dataclasses.replace(self, **ranges) if ranges else self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self) | {"targets": list(self.targets)}
+
+
+def build_preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = files(_PACKAGE).joinpath("presets")
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def load_build_profile(name_or_path: str | Path) -> BuildProfile:
+    """A preset by name, or a TOML file by path; unknown, missing and mistyped keys are refused by name."""
+    text = str(name_or_path)
+    if text in build_preset_names():
+        return _parse(text, files(_PACKAGE).joinpath("presets", f"{text}.toml").read_text("utf-8"))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise InputError(
+            f"no profile {text!r}; valid: {', '.join(build_preset_names())}, or the path of a TOML file"
+        )
+    try:
+        return _parse(path.stem, path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"profile {path} cannot be read: {error}") from None
+
+
+def _parse(name: str, text: str) -> BuildProfile:
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"profile {name} is not TOML: {error}") from None
+    _same_keys(f"profile {name}", table, (*DIMENSIONS, "precision", "targets"))
+    if not isinstance(table["targets"], list) or not all(isinstance(item, str) for item in table["targets"]):
+        raise InputError(f'profile {name}: targets is {table["targets"]!r}; valid: a list like ["8.9", "12.0"]')
+    ranges = {dimension: _range(f"profile {name}: {dimension}", table[dimension]) for dimension in DIMENSIONS}
+    return BuildProfile(name=name, precision=table["precision"], targets=tuple(table["targets"]), **ranges)
+
+
+def _range(where: str, table: object) -> Range:
+    if not isinstance(table, dict):
+        raise InputError(f"{where} is {table!r}; valid: a table with min, opt and max")
+    _same_keys(where, table, ("min", "opt", "max"))
+    return Range(**table)
+
+
+def _same_keys(where: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
+    if wrong := sorted(table.keys() ^ set(known)):
+        raise InputError(f"{where}: unknown or missing keys: {', '.join(wrong)}; valid: {', '.join(known)}")
