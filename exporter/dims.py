@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ttc.errors import InputError
 
-__all__ = ["Dim", "Shape", "Symbol", "evaluate", "letters", "shape_of"]
+__all__ = ["Dim", "Shape", "Symbol", "evaluate", "letters", "shape_of", "sizes_of"]
 
 Dim = int | str
 Shape = tuple[Dim, ...]

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,12 @@ class Staging:
         self._force = force
         self._kind = kind
 
-    def commit(self, manifest: Any) -> Path:
+    def commit(self, manifest: Any, finish: Callable[[Path], None] | None = None) -> Path:
         """Digest all files under `path`, write the manifest with them, move the folder to its destination
         and return that.
 
         manifest: a frozen dataclass with a field `files` and a method `to_json`.
+        finish: called with the folder when its manifest is written, to add a signature.
 
         Raises `InputError` when something appeared at the destination meanwhile.
         """
@@ -74,7 +75,9 @@ class Staging:
         records = {path.relative_to(self.path).as_posix(): _record(path) for path in files}
         written = self.path / self._kind.manifest_file
         written.write_bytes(dataclasses.replace(manifest, files=records).to_json())
-        for path in (*inside, written, self.path):
+        if finish is not None:
+            finish(self.path)
+        for path in (*inside, *self.path.glob(f"{written.name}*"), self.path):
             _flush(path)
         while not self._publish():
             pass

@@ -1,0 +1,264 @@
+"""A bundle or an ONNX file → TensorRT engines and their manifest."""
+
+import dataclasses
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttc import __version__
+from ttc.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EngineRecord, EnginesManifest
+from ttc.errors import BackendError, InputError
+from ttc.exporter.compile import Compiler
+from ttc.exporter.engine_cache import EngineCache, cache_key, default_cache_folder
+from ttc.exporter.jobs import make_jobs
+from ttc.exporter.kernels import builder_digest, kernel_digests
+from ttc.exporter.planning import BuildPlan, GraphPlan, Settings, make_plan
+from ttc.exporter.tensorrt_api import TensorRT
+from ttc.profiles.building import BuildProfile
+from ttc.signing import sign as signature_of
+from ttc.staging import folder_writer
+
+__all__ = ["BuildReport", "GraphReport", "build"]
+
+Say = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """One graph: its engines with their sizes, where they came from, and what they cost.
+
+    peak_bytes: the largest resident memory of the process so far.  layers: of all its networks.
+    """
+
+    role: str
+    engines: Mapping[str, int]
+    cached: bool
+    seconds: float
+    peak_bytes: int
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build made. `reproducible`: whether a second build gave the same bytes; None where not asked."""
+
+    output: Path
+    backend: str
+    backend_version: str
+    form: str
+    targets: tuple[str, ...]
+    graphs: tuple[GraphReport, ...]
+    seconds: float
+    notes: tuple[str, ...]
+    reproducible: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self) | {"output": str(self.output)}
+
+
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    backend: str = "tensorrt-rtx",
+    profile: str | os.PathLike[str] | BuildProfile | None = None,
+    *,
+    form: str = "whole",
+    targets: tuple[str, ...] | None = None,
+    shapes: Mapping[str, Mapping[str, int]] | None = None,
+    bake: bool = False,
+    cache: bool = True,
+    check_reproducible: bool = False,
+    layers: bool = False,
+    sign: str | os.PathLike[str] | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    progress: Say | None = None,
+) -> BuildReport:
+    """Build engines for all graphs of a bundle, or for one ONNX file.
+
+    Args:
+        model: bundle folder or `.onnx` file.  output: folder of the engines; None: BUNDLE/engines, FILE.engines.
+        backend: "tensorrt-rtx" or "tensorrt".  form: "whole" or "cut" (`ttc.program`).
+        profile: preset, TOML file or profile; None: "latency", fitted to the model.
+        targets: compute capabilities like "8.9"; None: the profile's.
+        shapes: single sizes of the profile replaced: {"batch": {"max": 8}}.
+        bake: put the weights into the engines.  cache: look for the engines in the cache, and keep them there.
+        check_reproducible: build everything twice and compare.  layers: also write the layers of every network.
+        sign: PEM file of an ed25519 private key.  timing_cache: file to start from and to update (TensorRT).
+        progress: called with (what, done, total) as the work goes on.
+
+    Returns:
+        What was made. On any error, and when killed, the output is as it was.
+
+    Raises:
+        InputError: model or settings are not valid.  BundleError: damaged, or the disk is full.
+        BackendError: the backend is missing or refuses.
+    """
+    start = time.perf_counter()
+    chosen = profile if profile is None or isinstance(profile, BuildProfile) else Path(profile)
+    settings = Settings(backend, form, chosen, shapes or {}, targets, bake)
+    plan = make_plan(Path(model), None if output is None else Path(output), settings)
+    if plan.problems:
+        raise InputError("; ".join(plan.problems))
+    store = EngineCache(default_cache_folder()) if cache else None
+    work = _Work(plan, store, progress or (lambda what, done, total: None), timing_cache)
+    with folder_writer(plan.output, True, ENGINES) as staging:
+        parts = [work.graph(graph, check_reproducible) for graph in plan.graphs]
+        for part in parts:
+            for name, content in part.files.items():
+                if layers or not name.endswith(".layers.json"):
+                    (staging.path / name).write_bytes(content)
+        made = staging.commit(_manifest(plan, parts), _signer(sign))
+    work.keep_timing_cache()
+    return BuildReport(
+        made,
+        backend,
+        str(plan.version),
+        form,
+        plan.targets,
+        tuple(part.report for part in parts),
+        time.perf_counter() - start,
+        plan.notes,
+        True if check_reproducible else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one graph became: files by name, records of the engines, whether there is a program."""
+
+    role: str
+    files: Mapping[str, bytes]
+    engines: Mapping[str, EngineRecord]
+    program: str | None
+    report: GraphReport
+
+
+class _Work:
+    """Builds graphs or takes them from the cache. The backend is imported when the first engine is built."""
+
+    def __init__(
+        self, plan: BuildPlan, cache: EngineCache | None, say: Say, timing_cache: str | os.PathLike[str] | None
+    ) -> None:
+        self._plan, self._cache, self._say = plan, cache, say
+        self._timing_file = None if timing_cache is None else Path(timing_cache)
+        self._compiler: Compiler | None = None
+        self._role = ""
+        if self._timing_file is not None and plan.settings.backend == "tensorrt-rtx":
+            raise InputError("--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds")
+
+    def graph(self, graph: GraphPlan, twice: bool) -> _Part:
+        start = time.perf_counter()
+        self._role = graph.source.role
+        key = self._key(graph)
+        found = None if self._cache is None or twice else self._cache.get(key)
+        cached = found is not None
+        if found is None:
+            found = self._build(graph)
+            if twice and self._build(graph) != found:
+                raise BackendError(f"{graph.source.role}: two builds of it differ; nothing was written")
+            if self._cache is not None:
+                self._cache.put(key, found, self._about(graph))
+        return self._part(graph.source.role, found, cached, time.perf_counter() - start)
+
+    def keep_timing_cache(self) -> None:
+        """Write the timing cache back."""
+        if self._timing_file is not None and self._compiler is not None and self._compiler.timing_cache is not None:
+            aside = self._timing_file.with_name(f".{self._timing_file.name}.{os.getpid()}")
+            aside.write_bytes(self._compiler.timing_cache)
+            os.replace(aside, self._timing_file)
+
+    def _build(self, graph: GraphPlan) -> dict[str, bytes]:
+        settings = self._plan.settings
+        jobs, program = make_jobs(graph.source, settings.form, graph.ranges, settings.bake)
+        files: dict[str, bytes] = {}
+        records = {}
+        for place, job in enumerate(jobs):
+            self._say(job.name, place, len(jobs))
+            built = self._compile().build(job)
+            files[f"{job.name}.engine"] = built.engine
+            files[f"{job.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
+            records[job.name] = dataclasses.asdict(
+                EngineRecord(job.role, job.inputs, job.outputs, len(built.layers))
+            )
+        self._say(graph.source.role, len(jobs), len(jobs))
+        if program is not None:
+            files[f"{graph.source.role}.program.json"] = json.dumps(program.to_dict()).encode()
+        return files | {"records.json": json.dumps(records).encode()}
+
+    def _part(self, role: str, files: dict[str, bytes], cached: bool, seconds: float) -> _Part:
+        kept = dict(files)
+        engines = {name: EngineRecord.of(record) for name, record in json.loads(kept.pop("records.json")).items()}
+        sizes = {name: len(kept[f"{name}.engine"]) for name in engines}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        layers = sum(engine.layers for engine in engines.values())
+        program = f"{role}.program.json"
+        report = GraphReport(role, sizes, cached, seconds, peak, layers)
+        return _Part(role, kept, engines, program if program in kept else None, report)
+
+    def _compile(self) -> Compiler:
+        if self._compiler is None:
+            timing = None
+            if self._timing_file is not None:
+                timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
+            self._compiler = Compiler(
+                TensorRT.load(self._plan.settings.backend), self._plan.targets, self._step, timing
+            )
+        return self._compiler
+
+    def _step(self, phase: str, done: int, total: int) -> bool:
+        self._say(f"{self._role}: {phase}", done, total)
+        return True
+
+    def _key(self, graph: GraphPlan) -> str:
+        return cache_key(self._about(graph) | {"kernels": kernel_digests(), "builder": builder_digest()})
+
+    def _about(self, graph: GraphPlan) -> dict[str, Any]:
+        settings = self._plan.settings
+        return {
+            "graph": graph.source.sha256,
+            "role": graph.source.role,
+            "dtype": graph.source.compute_dtype,
+            "ranges": [dict(sizes) for sizes in graph.ranges],
+            "backend": settings.backend,
+            "version": self._plan.version,
+            "ttc": __version__,
+            "form": settings.form,
+            "targets": list(self._plan.targets),
+            "baked": settings.bake or graph.source.foreign,
+        }
+
+
+def _manifest(plan: BuildPlan, parts: list[_Part]) -> EnginesManifest:
+    first = plan.graphs[0].source
+    return EnginesManifest(
+        ttc_version=__version__,
+        backend=plan.settings.backend,
+        backend_version=str(plan.version),
+        form=plan.settings.form,
+        targets=plan.targets,
+        compute_dtype=first.compute_dtype,
+        profile=plan.profile.to_dict(),
+        baked=plan.settings.bake or first.foreign,
+        sources={graph.source.role: graph.source.sha256 for graph in plan.graphs},
+        kernels={} if first.foreign else kernel_digests(),
+        engines={name: engine for part in parts for name, engine in part.engines.items()},
+        programs={part.role: part.program for part in parts if part.program is not None},
+    )
+
+
+def _signer(key: str | os.PathLike[str] | None) -> Callable[[Path], None] | None:
+    """Writes the signature beside a finished manifest."""
+    if key is None:
+        return None
+    signature_of(b"", key)  # a key that cannot sign is refused before the work, not after it
+
+    def write(folder: Path) -> None:
+        (folder / SIGNATURE_FILE).write_bytes(signature_of((folder / MANIFEST_FILE).read_bytes(), key))
+
+    return write

@@ -1,0 +1,139 @@
+"""One job → one serialised engine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from ttc.engines import TensorRecord
+from ttc.errors import BackendError
+from ttc.exporter.jobs import Job
+from ttc.exporter.tensorrt_api import TensorRT
+
+__all__ = ["Built", "Compiler"]
+
+# ONNX → TensorRT names of dtypes.
+_DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+_PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A serialised engine, the layers of its network as (type, name), and the seconds it took."""
+
+    engine: bytes
+    layers: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+class Compiler:
+    """Builds engines with one backend, for one list of targets."""
+
+    def __init__(
+        self,
+        backend: TensorRT,
+        targets: tuple[str, ...],
+        step: Callable[[str, int, int], bool],
+        timing_cache: bytes | None = None,
+    ) -> None:
+        """step: see `TensorRT.progress_monitor`.  timing_cache: content to start from (TensorRT only)."""
+        self._backend, self._targets = backend, targets
+        self._messages: list[str] = []
+        self._logger = backend.logger(self._log)
+        self._monitor = backend.progress_monitor(step)
+        self.timing_cache = timing_cache
+
+    def build(self, job: Job) -> Built:
+        """Parse, give the profile, build. Raises `BackendError` with what the library said."""
+        start = time.perf_counter()
+        self._messages.clear()
+        api = self._backend.api
+        builder = api.Builder(self._logger)
+        network = self._backend.network(builder)
+        parser = api.OnnxParser(network, self._logger)
+        if not parser.parse(_serialised(job)):
+            raise self._refusal(job, "does not parse", _parser_errors(parser))
+        _check_contract(api, network, job)
+        config = self._backend.config(builder, self._targets)
+        config.progress_monitor = self._monitor
+        config.add_optimization_profile(_profile(builder, job))
+        if self.timing_cache is not None:
+            self._backend.use_timing_cache(config, self.timing_cache)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise self._refusal(job, "cannot be built", [])
+        if self.timing_cache is not None:
+            self.timing_cache = self._backend.timing_cache(config)
+        layers = tuple(
+            (str(layer.type).rpartition(".")[2], str(layer.name))
+            for layer in (network.get_layer(place) for place in range(network.num_layers))
+        )
+        return Built(bytes(engine), layers, time.perf_counter() - start)
+
+    def _log(self, severity: str, text: str) -> None:
+        if severity == "error":
+            self._messages.append(" ".join(text.split()))
+
+    def _refusal(self, job: Job, what: str, parsed: list[str]) -> BackendError:
+        said = "; ".join([*parsed, *self._messages][:3]) or "the library gave no reason"
+        return BackendError(f"{job.name}: {what} with {self._backend.backend} {self._backend.version}: {said}")
+
+
+def _serialised(job: Job) -> bytes:
+    proto = ir.to_proto(job.model)
+    size = proto.ByteSize()
+    if size > _PROTOBUF_LIMIT:
+        raise BackendError(f"{job.name}: {size} bytes with its weights, more than a network may have; build it without --bake")
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    found = []
+    for place in range(parser.num_errors):
+        error = parser.get_error(place)
+        found.append(f"node {error.node_name() or error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}")
+    return found
+
+
+def _profile(builder: Any, job: Job) -> Any:
+    profile = builder.create_optimization_profile()
+    for tensor in job.inputs:
+        if any(isinstance(dim, str) for dim in tensor.shape):
+            profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
+            read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
+            assert read == (tensor.min, tensor.opt, tensor.max), f"{tensor.name}: the profile reads back {read}"
+    return profile
+
+
+def _check_contract(api: Any, network: Any, job: Job) -> None:
+    """What the parser made has the tensors that the graph has."""
+    made = (
+        [network.get_input(place) for place in range(network.num_inputs)],
+        [network.get_output(place) for place in range(network.num_outputs)],
+    )
+    for tensors, due in zip(made, (job.inputs, job.outputs), strict=True):
+        found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
+        if len(found) != len(due):
+            raise BackendError(f"{job.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}")
+        for record in due:
+            _check_tensor(api, job, record, found.get(record.name))
+
+
+def _check_tensor(api: Any, job: Job, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None) -> None:
+    dtype = getattr(api.DataType, _DTYPES[record.dtype])
+    shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
+    known = found is not None and found[0] == dtype and len(found[1]) == len(shape)
+    # The parser may not see that an output's dimension is static; the other way round is a fault.
+    if not known or any(a not in (-1, b) for a, b in zip(found[1] if found else (), shape, strict=False)):
+        raise BackendError(f"{job.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}")
