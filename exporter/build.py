@@ -82,13 +82,16 @@ def build(
     """Build engines for all graphs of a bundle, or for one ONNX file.
 
     Args:
-        model: bundle folder or `.onnx` file.  output: folder of the engines; None: BUNDLE/engines, FILE.engines.
+        model: bundle folder or `.onnx` file.  output: folder of the engines; None: BUNDLE/engines,
+            FILE.engines.
         backend: "tensorrt-rtx" or "tensorrt".  form: "whole" or "cut" (`ttc.program`).
         profile: preset, TOML file or profile; None: "latency", fitted to the model.
         targets: compute capabilities like "8.9"; None: the profile's.
         shapes: single sizes of the profile replaced: {"batch": {"max": 8}}.
-        bake: put the weights into the engines.  cache: look for the engines in the cache, and keep them there.
-        check_reproducible: build everything twice and compare.  layers: also write the layers of every network.
+        bake: put the weights into the engines.  cache: look for the engines in the cache, and keep them
+            there.
+        check_reproducible: build everything twice and compare.  layers: also write the layers of every
+            network.
         sign: PEM file of an ed25519 private key.  timing_cache: file to start from and to update (TensorRT).
         progress: called with (what, done, total) as the work goes on.
 
@@ -143,14 +146,20 @@ class _Work:
     """Builds graphs or takes them from the cache. The backend is imported when the first engine is built."""
 
     def __init__(
-        self, plan: BuildPlan, cache: EngineCache | None, say: Say, timing_cache: str | os.PathLike[str] | None
+        self,
+        plan: BuildPlan,
+        cache: EngineCache | None,
+        say: Say,
+        timing_cache: str | os.PathLike[str] | None,
     ) -> None:
         self._plan, self._cache, self._say = plan, cache, say
         self._timing_file = None if timing_cache is None else Path(timing_cache)
         self._compiler: Compiler | None = None
         self._role = ""
         if self._timing_file is not None and plan.settings.backend == "tensorrt-rtx":
-            raise InputError("--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds")
+            raise InputError(
+                "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+            )
 
     def graph(self, graph: GraphPlan, twice: bool) -> _Part:
         start = time.perf_counter()
@@ -168,7 +177,11 @@ class _Work:
 
     def keep_timing_cache(self) -> None:
         """Write the timing cache back."""
-        if self._timing_file is not None and self._compiler is not None and self._compiler.timing_cache is not None:
+        if (
+            self._timing_file is not None
+            and self._compiler is not None
+            and self._compiler.timing_cache is not None
+        ):
             aside = self._timing_file.with_name(f".{self._timing_file.name}.{os.getpid()}")
             aside.write_bytes(self._compiler.timing_cache)
             os.replace(aside, self._timing_file)
@@ -193,7 +206,9 @@ class _Work:
 
     def _part(self, role: str, files: dict[str, bytes], cached: bool, seconds: float) -> _Part:
         kept = dict(files)
-        engines = {name: EngineRecord.of(record) for name, record in json.loads(kept.pop("records.json")).items()}
+        engines = {
+            name: EngineRecord.of(record) for name, record in json.loads(kept.pop("records.json")).items()
+        }
         sizes = {name: len(kept[f"{name}.engine"]) for name in engines}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         layers = sum(engine.layers for engine in engines.values())

@@ -14,7 +14,16 @@ OPSETS = range(13, 25)
 _STANDARD = ("", "ai.onnx")
 # Refused by the parser or builder of TensorRT-RTX 1.7; TensorRT knows NonZero.
 _UNSUPPORTED = {
-    "tensorrt-rtx": ("NonZero", "Unique", "Multinomial", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
+    "tensorrt-rtx": (
+        "NonZero",
+        "Unique",
+        "Multinomial",
+        "Bernoulli",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+    ),
     "tensorrt": ("Unique", "Multinomial", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
 }
 _DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
@@ -26,7 +35,10 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
     opset = next((model.opset_imports[domain] for domain in _STANDARD if domain in model.opset_imports), None)
     if opset is None or opset not in OPSETS:
         yield f"{source.path.name}: opset {opset}; valid: {OPSETS.start} to {OPSETS.stop - 1}; convert it or export it again"
-    nodes = [*model.graph.all_nodes(), *(node for function in model.functions.values() for node in function.all_nodes())]
+    nodes = [
+        *model.graph.all_nodes(),
+        *(node for function in model.functions.values() for node in function.all_nodes()),
+    ]
     known = {(function.domain, function.name) for function in model.functions.values()}
     seen: set[tuple[str, str]] = set()
     for node in nodes:
@@ -35,16 +47,25 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
             continue
         seen.add(kind)
         if node.domain in _STANDARD:
-            if node.op_type in _UNSUPPORTED[backend] or node.op_type.startswith(("Sequence", "SplitToSequence")):
+            if node.op_type in _UNSUPPORTED[backend] or node.op_type.startswith(
+                ("Sequence", "SplitToSequence")
+            ):
                 yield f"{source.path.name}: {backend} has no {node.op_type} (node {node.name!r})"
         elif kind not in known:
-            what = "made by another version of ttc" if node.domain == DOMAIN else "a custom op without a function body"
+            what = (
+                "made by another version of ttc"
+                if node.domain == DOMAIN
+                else "a custom op without a function body"
+            )
             yield f"{source.path.name}: node {node.name!r} calls {node.domain}::{node.op_type}, {what}; {backend} cannot build it"
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         if value.dtype is not None and value.dtype.name not in _DTYPES:
             yield f"{source.path.name}: tensor {value.name!r} is {value.dtype.name.lower()}, which {backend} does not know"
             break
-    if source.config is not None and max(source.config.num_experts_per_tok, source.config.topk_group) > _MAX_TOP_K:
+    if (
+        source.config is not None
+        and max(source.config.num_experts_per_tok, source.config.topk_group) > _MAX_TOP_K
+    ):
         yield f"{source.path.name}: more than {_MAX_TOP_K} experts per token, the limit of {backend}"
 
 

@@ -87,14 +87,18 @@ class Compiler:
 
     def _refusal(self, job: Job, what: str, parsed: list[str]) -> BackendError:
         said = "; ".join([*parsed, *self._messages][:3]) or "the library gave no reason"
-        return BackendError(f"{job.name}: {what} with {self._backend.backend} {self._backend.version}: {said}")
+        return BackendError(
+            f"{job.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
+        )
 
 
 def _serialised(job: Job) -> bytes:
     proto = ir.to_proto(job.model)
     size = proto.ByteSize()
     if size > _PROTOBUF_LIMIT:
-        raise BackendError(f"{job.name}: {size} bytes with its weights, more than a network may have; build it without --bake")
+        raise BackendError(
+            f"{job.name}: {size} bytes with its weights, more than a network may have; build it without --bake"
+        )
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -102,7 +106,9 @@ def _parser_errors(parser: Any) -> list[str]:
     found = []
     for place in range(parser.num_errors):
         error = parser.get_error(place)
-        found.append(f"node {error.node_name() or error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}")
+        found.append(
+            f"node {error.node_name() or error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}"
+        )
     return found
 
 
@@ -112,7 +118,9 @@ def _profile(builder: Any, job: Job) -> Any:
         if any(isinstance(dim, str) for dim in tensor.shape):
             profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
             read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
-            assert read == (tensor.min, tensor.opt, tensor.max), f"{tensor.name}: the profile reads back {read}"
+            assert read == (tensor.min, tensor.opt, tensor.max), (
+                f"{tensor.name}: the profile reads back {read}"
+            )
     return profile
 
 
@@ -125,15 +133,21 @@ def _check_contract(api: Any, network: Any, job: Job) -> None:
     for tensors, due in zip(made, (job.inputs, job.outputs), strict=True):
         found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
         if len(found) != len(due):
-            raise BackendError(f"{job.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}")
+            raise BackendError(
+                f"{job.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+            )
         for record in due:
             _check_tensor(api, job, record, found.get(record.name))
 
 
-def _check_tensor(api: Any, job: Job, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None) -> None:
+def _check_tensor(
+    api: Any, job: Job, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
+) -> None:
     dtype = getattr(api.DataType, _DTYPES[record.dtype])
     shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
     known = found is not None and found[0] == dtype and len(found[1]) == len(shape)
     # The parser may not see that an output's dimension is static; the other way round is a fault.
     if not known or any(a not in (-1, b) for a, b in zip(found[1] if found else (), shape, strict=False)):
-        raise BackendError(f"{job.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}")
+        raise BackendError(
+            f"{job.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
+        )

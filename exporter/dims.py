@@ -34,7 +34,9 @@ class Symbol(str):
 def shape_of(value: ir.Value) -> Shape:
     """The shape of a value, symbolic dimensions as text; `InputError` for a dimension without a name."""
     if value.shape is None:
-        raise InputError(f"tensor {value.name!r} has no shape in the graph; run ONNX shape inference on it first")
+        raise InputError(
+            f"tensor {value.name!r} has no shape in the graph; run ONNX shape inference on it first"
+        )
     dims: list[Dim] = []
     for dim in value.shape:
         if isinstance(dim, int):

@@ -1,8 +1,8 @@
 """Built graphs, kept by the digest of everything that makes them.
 
-A folder per entry, named by its key, holding an `entry.json` with the digests of the other files. An entry appears
-whole (written aside, renamed) and is read whole: one whose files do not have their digests is deleted and counts as
-absent. Beyond the limit the entries that were used longest ago go.
+A folder per entry, named by its key, holding an `entry.json` with the digests of the other files. An entry
+appears whole (written aside, renamed) and is read whole: one whose files do not have their digests is deleted
+and counts as absent. Beyond the limit the entries that were used longest ago go.
 """
 
 import contextlib

@@ -50,7 +50,9 @@ def make_jobs(source: GraphSource, form: str, ranges: Ranges, bake: bool) -> tup
     if form == "whole":
         return [_job(source.role, source.role, model, ranges)], None
     if source.foreign:
-        raise InputError(f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole")
+        raise InputError(
+            f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
+        )
     passes: tuple[Callable[[ir.Model], bool], ...] = (plain_reshapes, inline_composites)
     run_passes(model, passes)
     parts = cut(model, source.role)

@@ -1,4 +1,5 @@
-"""Digests of the sources that make the kernels of the `ttc` ops, so that a changed kernel is a changed engine."""
+"""Digests of the sources that make the kernels of the `ttc` ops, so that a changed kernel is a changed
+engine."""
 
 import hashlib
 from collections.abc import Iterable
@@ -26,8 +27,6 @@ def builder_digest() -> str:
     folder = files("ttc.exporter")
     parts = [folder.joinpath(name).read_bytes() for name in _BUILDER_FILES]
     return hashlib.sha256(b"\0".join([*parts, _digest("ttc.exporter.passes", ()).encode()])).hexdigest()
-
-
 
 
 def _digest(package: str, leave_out: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """How much GPU memory a graph takes, from the shapes written in it.
 
-Weights, state and results are exact. Work memory is an estimate: the largest sum of tensors that are alive at once
-when nodes run one by one, with what the bodies of the `ttc` ops keep inside. A compiler that fuses needs less.
+Weights, state and results are exact. Work memory is an estimate: the largest sum of tensors that are alive at
+once when nodes run one by one, with what the bodies of the `ttc` ops keep inside. A compiler that fuses needs
+less.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ __all__ = ["Memory", "graph_memory"]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the GPU at the largest sizes of a profile: weights, state (and other inputs), results (logits and new
-    state), and an estimate of the work memory.
+    """Bytes on the GPU at the largest sizes of a profile: weights, state (and other inputs), results (logits
+    and new state), and an estimate of the work memory.
     """
 
     weights: int

@@ -89,8 +89,8 @@ class BuildPlan:
 def make_plan(model: str | Path, output: str | Path | None, settings: Settings) -> BuildPlan:
     """Read the model, resolve the settings, and look for everything that will not work.
 
-    Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way of the
-    build itself is listed in `problems`.
+    Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way
+    of the build itself is listed in `problems`.
     """
     if settings.backend not in BACKENDS:
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(BACKENDS)}")
@@ -139,12 +139,11 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
     config = source.graphs[0].config
     if config is not None and profile.capacity.max > config.max_position_embeddings:
         limit = config.max_position_embeddings
-        capacity = Range(*(min(size, limit) for size in (profile.capacity.min, profile.capacity.opt, limit)))
-        small = {
-            name: Range(*(min(getattr(getattr(profile, name), end), limit) for end in ("min", "opt", "max")))
-            for name in ("block", "chunk")
-        }
-        profile = dataclasses.replace(profile, capacity=capacity, **small)
+        block, chunk, capacity = (
+            Range(min(size.min, limit), min(size.opt, limit), min(size.max, limit))
+            for size in (profile.block, profile.chunk, profile.capacity)
+        )
+        profile = dataclasses.replace(profile, block=block, chunk=chunk, capacity=capacity)
         notes.append(f"profile {DEFAULT_PROFILE}, with its sizes lowered to the model's {limit} positions")
     return profile.override(changes)
 

@@ -59,7 +59,9 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     if found.is_dir():
         return _bundle(found)
     if not found.is_file():
-        raise InputError(f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file")
+        raise InputError(
+            f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file"
+        )
     graph = _single(found)
     return Source(found, (graph,), found.with_name(f"{found.stem}.engines"))
 
@@ -90,7 +92,9 @@ def _single(path: Path) -> GraphSource:
         return GraphSource(path.stem, path, digest, True, None, None)
     text, dtype = properties.get(f"{PREFIX}model", ""), properties.get(f"{PREFIX}compute_dtype")
     if role not in GRAPH_ROLES or dtype is None:
-        raise InputError(f"{path}: its metadata says role {shown(role)}, dtype {shown(dtype)}; export it again")
+        raise InputError(
+            f"{path}: its metadata says role {shown(role)}, dtype {shown(dtype)}; export it again"
+        )
     where = f"{path}: {PREFIX}model"
     config = ModelConfig.from_dict(parse_json(text.encode(), where, BundleError), where)
     return GraphSource(role, path, digest, False, config, dtype)

@@ -1,4 +1,5 @@
-"""TensorRT and TensorRT-RTX behind one face. Their Python APIs are nearly one; this file holds the differences.
+"""TensorRT and TensorRT-RTX behind one face. Their Python APIs are nearly one; this file holds the
+differences.
 
                         TensorRT-RTX                       TensorRT
     package             tensorrt_rtx                       tensorrt
@@ -65,7 +66,9 @@ def check_targets(backend: str, targets: Sequence[str], dtype: str | None) -> No
         if backend == "tensorrt":
             # Whether the machine's GPU is that target shows only when the builder starts.
             if target not in (*TARGETS, *_DATA_CENTRE):
-                raise InputError(f"target {target!r} is unknown; valid: {', '.join((*TARGETS, *_DATA_CENTRE))}")
+                raise InputError(
+                    f"target {target!r} is unknown; valid: {', '.join((*TARGETS, *_DATA_CENTRE))}"
+                )
         elif target in _DATA_CENTRE:
             raise InputError(
                 f"target {target} (a data-centre GPU) is none that TensorRT-RTX can build for; "
@@ -74,7 +77,9 @@ def check_targets(backend: str, targets: Sequence[str], dtype: str | None) -> No
         elif target not in TARGETS:
             raise InputError(f"target {target!r} is unknown; TensorRT-RTX builds for {', '.join(TARGETS)}")
         elif dtype == "bfloat16" and target in _NO_BFLOAT16:
-            raise InputError(f"target {target} has no bfloat16; export with --dtype float16, or leave out the target")
+            raise InputError(
+                f"target {target} has no bfloat16; export with --dtype float16, or leave out the target"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,12 @@ class TensorRT:
     def logger(self, say: Callable[[str, str], None]) -> Any:
         """A logger that calls `say(severity, text)`; severities "error", "warning", "info"."""
         base: Any = self.api.ILogger
-        names = {base.INTERNAL_ERROR: "error", base.ERROR: "error", base.WARNING: "warning", base.INFO: "info"}
+        names = {
+            base.INTERNAL_ERROR: "error",
+            base.ERROR: "error",
+            base.WARNING: "warning",
+            base.INFO: "info",
+        }
 
         class Logger(base):  # type: ignore[misc]  # its base is only known at run time
             def log(self, severity: Any, message: str) -> None:
@@ -158,7 +168,9 @@ class TensorRT:
     def use_timing_cache(self, config: Any, content: bytes) -> None:
         """Start from a timing cache of an earlier build (empty: from nothing)."""
         if self.backend == "tensorrt-rtx":
-            raise InputError("--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds")
+            raise InputError(
+                "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+            )
         if not config.set_timing_cache(config.create_timing_cache(content), False):
             raise BackendError("the timing cache belongs to another GPU or TensorRT version; name a new file")
 

@@ -1,13 +1,13 @@
-"""Build profiles: the shapes, precision and targets an engine is built for. Presets are TOML files in `presets/`; a
-path names a file of one's own.
+"""Build profiles: the shapes, precision and targets an engine is built for. Presets are TOML files in
+`presets/`; a path names a file of one's own.
 
     targets    list of compute capabilities like "8.9"; empty: what the backend builds for by default
-    precision  "any", or the compute dtype that the graphs must have; the build refuses others, it converts nothing
-    [batch], [block], [chunk], [capacity]    each min, opt, max
+    precision  "any", or the compute dtype that the graphs must have; the build refuses others, it converts
+    nothing [batch], [block], [chunk], [capacity]    each min, opt, max
 
-`block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens that it
-reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes anything from one token
-to the larger of block and chunk, and gives logits for up to a block of positions.
+`block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens
+that it reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes
+anything from one token to the larger of block and chunk, and gives logits for up to a block of positions.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ __all__ = ["DIMENSIONS", "PRECISIONS", "BuildProfile", "Range", "build_preset_na
 
 DIMENSIONS = ("batch", "block", "chunk", "capacity")
 PRECISIONS = ("any", "float32", "float16", "bfloat16")
-# The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64 MiB a row.
+# The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64
+# MiB a row.
 MAX_TOKENS_AT_ONCE = 512
 _PACKAGE = "ttc.profiles"
 
@@ -57,10 +58,13 @@ class BuildProfile:
             self._check(name, getattr(self, name))
         for name in ("block", "chunk"):
             if getattr(self, name).max > MAX_TOKENS_AT_ONCE:
-                raise self._refusal(f"{name}.max is {getattr(self, name).max}", f"1 to {MAX_TOKENS_AT_ONCE} tokens")
+                raise self._refusal(
+                    f"{name}.max is {getattr(self, name).max}", f"1 to {MAX_TOKENS_AT_ONCE} tokens"
+                )
         if self.block.max > self.capacity.max:
             raise self._refusal(
-                f"block.max is {self.block.max}, more than capacity.max {self.capacity.max}", "a block that fits the cache"
+                f"block.max is {self.block.max}, more than capacity.max {self.capacity.max}",
+                "a block that fits the cache",
             )
         if self.precision not in PRECISIONS:
             raise self._refusal(f"precision is {self.precision!r}", ", ".join(PRECISIONS))
@@ -71,7 +75,9 @@ class BuildProfile:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._refusal(f"{name}.{end} is {value!r}", "a whole number of at least 1")
         if not size.min <= size.opt <= size.max:
-            raise self._refusal(f"{name} is min {size.min}, opt {size.opt}, max {size.max}", "min ≤ opt ≤ max")
+            raise self._refusal(
+                f"{name} is min {size.min}, opt {size.opt}, max {size.max}", "min ≤ opt ≤ max"
+            )
 
     def _refusal(self, wrong: str, valid: str) -> InputError:
         return InputError(f"profile {self.name}: {wrong}; valid: {valid}")
@@ -88,7 +94,9 @@ class BuildProfile:
         """With single numbers replaced: {"batch": {"max": 8}}."""
         if unknown := sorted(changes.keys() - set(DIMENSIONS)):
             raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
-        ranges = {name: dataclasses.replace(getattr(self, name), **ends) for name, ends in changes.items() if ends}
+        ranges = {
+            name: dataclasses.replace(getattr(self, name), **ends) for name, ends in changes.items() if ends
+        }
         return dataclasses.replace(self, **ranges) if ranges else self
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,7 +133,9 @@ def _parse(name: str, text: str) -> BuildProfile:
         raise InputError(f"profile {name} is not TOML: {error}") from None
     _same_keys(f"profile {name}", table, (*DIMENSIONS, "precision", "targets"))
     if not isinstance(table["targets"], list) or not all(isinstance(item, str) for item in table["targets"]):
-        raise InputError(f'profile {name}: targets is {table["targets"]!r}; valid: a list like ["8.9", "12.0"]')
+        raise InputError(
+            f'profile {name}: targets is {table["targets"]!r}; valid: a list like ["8.9", "12.0"]'
+        )
     ranges = {dimension: _range(f"profile {name}: {dimension}", table[dimension]) for dimension in DIMENSIONS}
     return BuildProfile(name=name, precision=table["precision"], targets=tuple(table["targets"]), **ranges)
 

@@ -1,11 +1,12 @@
-"""A set of engines: what `ttc build` writes and the TensorRT backends read. This page is the format, version 1.
+"""A set of engines: what `ttc build` writes and the TensorRT backends read. This page is the format, version
+1.
 
 A folder of plain files:
 
     engines.json      the manifest, described below
     engines.json.sig  ed25519 signature of engines.json, 64 bytes (optional)
-    *.engine          serialised engines; each is executable code, so nothing of it is used before its digest is checked
-    *.program.json    cut form: `ttc.program` of one graph
+    *.engine          serialised engines; each is executable code, so nothing of it is used before its digest
+    is checked *.program.json    cut form: `ttc.program` of one graph
     *.layers.json     layers of one network (optional)
 
 `engines.json` is one object with exactly these keys:
@@ -19,8 +20,10 @@ A folder of plain files:
     baked             whether the weights are inside the engines; else they are inputs, named as in the bundle
     sources           {role: sha256 of the ONNX file}
     kernels           {op: sha256} of the kernel sources of the `ttc` ops
-    engines           {name: {role, inputs, outputs, layers}}; every tensor {name, kind, dtype, shape, min, opt, max}
-                      kind: "weight" or "tensor"; dynamic dimensions of shape are texts; the file is `name`.engine
+    engines           {name: {role, inputs, outputs, layers}}; every tensor {name, kind, dtype, shape, min,
+    opt, max}
+                      kind: "weight" or "tensor"; dynamic dimensions of shape are texts; the file is
+                          `name`.engine
     programs          {role: file}, cut form only
     files             {file: {sha256, size_bytes}}: all but engines.json and its signature
     manifest_sha256   of the object without this key, keys sorted, no white space
@@ -43,7 +46,15 @@ from ttc.signing import verify
 from ttc.staging import FolderKind
 from ttc.strictjson import Fields, parse_json, read_json, shown
 
-__all__ = ["ENGINES", "MANIFEST_FILE", "SIGNATURE_FILE", "EngineFolder", "EngineRecord", "EnginesManifest", "TensorRecord"]
+__all__ = [
+    "ENGINES",
+    "MANIFEST_FILE",
+    "SIGNATURE_FILE",
+    "EngineFolder",
+    "EngineRecord",
+    "EnginesManifest",
+    "TensorRecord",
+]
 
 MANIFEST_FILE: Final = "engines.json"
 SIGNATURE_FILE: Final = "engines.json.sig"
@@ -115,7 +126,8 @@ class EnginesManifest:
 
     @classmethod
     def from_json(cls, raw: bytes, where: str) -> Self:
-        """The manifest in `raw`; `BundleError` that names `where` and the key for anything not as it should be."""
+        """The manifest in `raw`; `BundleError` that names `where` and the key for anything not as it should
+        be."""
         content = parse_json(raw, where, BundleError)
         fields = Fields(content, where, BundleError)
         if (name := fields.string("format")) != ENGINES.format:
@@ -125,7 +137,9 @@ class EnginesManifest:
         digest = fields.string(_DIGEST_KEY)
         assert isinstance(content, dict)
         if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
-            raise DigestError(f"{where}: changed since it was written ({_DIGEST_KEY} does not match); build again")
+            raise DigestError(
+                f"{where}: changed since it was written ({_DIGEST_KEY} does not match); build again"
+            )
         profile, dtype = fields.take("profile"), fields.take("compute_dtype")
         if not isinstance(profile, dict):
             fields.refuse("profile", profile, "an object")
@@ -162,8 +176,8 @@ class EngineFolder:
     def open(cls, path: str | os.PathLike[str], trust: str | os.PathLike[str] | None = None) -> Self:
         """Verify the folder `path`. `trust`: PEM file of the public key that must have signed it.
 
-        Raises `BundleError` (`DigestError` for a changed file or a missing or wrong signature); no TensorRT is needed
-        and none is called.
+        Raises `BundleError` (`DigestError` for a changed file or a missing or wrong signature); no TensorRT
+        is needed and none is called.
         """
         folder = Path(path)
         manifest_file = folder / MANIFEST_FILE
@@ -173,7 +187,9 @@ class EngineFolder:
         if trust is not None:
             signature = folder / SIGNATURE_FILE
             if not signature.is_file():
-                raise DigestError(f"{signature}: missing; these engines are not signed, build them with --sign")
+                raise DigestError(
+                    f"{signature}: missing; these engines are not signed, build them with --sign"
+                )
             verify(raw, _bytes(signature, 64), trust, str(manifest_file))
         opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
         for name in opened.manifest.files:
@@ -181,22 +197,29 @@ class EngineFolder:
         return opened
 
     def engine(self, name: str) -> bytes:
-        """The bytes of one engine, verified once more as they are read: what is returned is what was checked."""
+        """The bytes of one engine, verified once more as they are read: what is returned is what was
+        checked."""
         return self._verified(f"{name}.engine", keep=True)
 
     def program(self, role: str) -> Program:
         """The program of one graph in cut form."""
         name = self.manifest.programs.get(role)
         if name is None:
-            raise BundleError(f"{self.path}: no program for {shown(role)}; built in the form {self.manifest.form!r}")
+            raise BundleError(
+                f"{self.path}: no program for {shown(role)}; built in the form {self.manifest.form!r}"
+            )
         where = str(self.path / name)
-        return Program.take(Fields(read_json(self.path / name, _MAX_JSON_BYTES, BundleError), where, BundleError), where)
+        return Program.take(
+            Fields(read_json(self.path / name, _MAX_JSON_BYTES, BundleError), where, BundleError), where
+        )
 
     def check_version(self, backend: str, version: str) -> None:
         """Raise `BackendError` unless these engines were built by this backend in this version."""
         built = self.manifest
         if built.backend != backend:
-            raise BackendError(f"{self.path}: built for {built.backend}, not for {backend}; build again with --backend {backend}")
+            raise BackendError(
+                f"{self.path}: built for {built.backend}, not for {backend}; build again with --backend {backend}"
+            )
         if built.backend_version != version:
             raise BackendError(
                 f"{self.path}: built with {backend} {built.backend_version}, but {version} is installed, and engines run "
@@ -209,7 +232,9 @@ class EngineFolder:
             raise BundleError(f"{path}: missing, or not a plain file; build again")
         try:
             if path.stat().st_size != record.size_bytes:
-                raise DigestError(f"{path}: {path.stat().st_size} bytes, {record.size_bytes} when it was built; build again")
+                raise DigestError(
+                    f"{path}: {path.stat().st_size} bytes, {record.size_bytes} when it was built; build again"
+                )
             with path.open("rb") as file:
                 content = file.read(record.size_bytes + 1) if keep else b""
                 found = hashlib.sha256(content) if keep else hashlib.file_digest(file, "sha256")
@@ -233,7 +258,11 @@ def _bytes(path: Path, limit: int) -> bytes:
 
 def _check(manifest: EnginesManifest, where: str) -> None:
     for name in manifest.files:
-        if len(checked_path(name, where).parts) != 1 or not ENGINES.own_files.fullmatch(name) or name == MANIFEST_FILE:
+        if (
+            len(checked_path(name, where).parts) != 1
+            or not ENGINES.own_files.fullmatch(name)
+            or name == MANIFEST_FILE
+        ):
             raise BundleError(f"{where}: files lists {shown(name)}, which is no file of a set of engines")
     due = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
     if missing := [name for name in due if name not in manifest.files]:

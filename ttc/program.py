@@ -1,17 +1,19 @@
 """A cut graph as a program: engines and kernel launches in order, and the buffers between them.
 
-Where a compiler takes no plugins, a graph is cut at the `ttc` ops. What is left between them are segments, each an
-engine; segments that differ only in names share one. The program says how they are strung together again:
+Where a compiler takes no plugins, a graph is cut at the `ttc` ops. What is left between them are segments,
+each an engine; segments that differ only in names share one. The program says how they are strung together
+again:
 
-    buffers    {name: {role, dtype, shape}}: every tensor that crosses a step. role: "input", "weight", "output" or
+    buffers    {name: {role, dtype, shape}}: every tensor that crosses a step. role: "input", "weight",
+    "output" or
                "between"; shape: numbers, and texts over B, L, C and R ("6*B*L").
     steps      in order of execution; each {kind, name, inputs, outputs, attributes}
-               kind "engine": `name` is the engine, its tensors in_0, in_1, … and out_0, out_1, … are bound to the
-               buffers listed in `inputs` and `outputs`
+               kind "engine": `name` is the engine, its tensors in_0, in_1, … and out_0, out_1, … are bound to
+               the buffers listed in `inputs` and `outputs`
                kind "op": `name` is a leaf op of `ttc.plugins.table`, one kernel launch, with these attributes
 
-A buffer is written by one step at most and only read by later ones, so the program runs on any executor of segments,
-and on one stream without waiting.
+A buffer is written by one step at most and only read by later ones, so the program runs on any executor of
+segments, and on one stream without waiting.
 """
 
 import dataclasses
@@ -78,11 +80,17 @@ class Program:
         for place, step in enumerate(self.steps):
             for name in (*step.inputs, *step.outputs):
                 if name not in self.buffers:
-                    raise BundleError(f"{where}: step {place} ({step.name}) names the unknown buffer {shown(name)}")
+                    raise BundleError(
+                        f"{where}: step {place} ({step.name}) names the unknown buffer {shown(name)}"
+                    )
             if missing := [name for name in step.inputs if name not in ready]:
-                raise BundleError(f"{where}: step {place} ({step.name}) reads {shown(missing[0])} before it is written")
+                raise BundleError(
+                    f"{where}: step {place} ({step.name}) reads {shown(missing[0])} before it is written"
+                )
             if twice := [name for name in step.outputs if name in ready]:
-                raise BundleError(f"{where}: step {place} ({step.name}) writes {shown(twice[0])} a second time")
+                raise BundleError(
+                    f"{where}: step {place} ({step.name}) writes {shown(twice[0])} a second time"
+                )
             ready.update(step.outputs)
         if unwritten := sorted(self.buffers.keys() - ready):
             raise BundleError(f"{where}: no step writes {shown(unwritten[0])}")
@@ -120,7 +128,11 @@ def _step(fields: Fields) -> Step:
     if kind not in (ENGINE, OP):
         fields.refuse("kind", kind, f"{ENGINE!r} or {OP!r}")
     step = Step(
-        kind, fields.string("name"), fields.strings("inputs"), fields.strings("outputs"), fields.each("attributes", _number)
+        kind,
+        fields.string("name"),
+        fields.strings("inputs"),
+        fields.strings("outputs"),
+        fields.each("attributes", _number),
     )
     fields.end()
     return step

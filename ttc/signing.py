@@ -49,7 +49,8 @@ def _private(path: Path) -> "Ed25519PrivateKey":
         raise InputError(f"{path}: not an unencrypted PEM private key ({fault}); {_ADVICE}") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{path}: a key of another kind than ed25519; {_ADVICE}")
-    return key
+    private: Ed25519PrivateKey = key
+    return private
 
 
 def _public(path: Path) -> "Ed25519PublicKey":
@@ -60,7 +61,8 @@ def _public(path: Path) -> "Ed25519PublicKey":
         raise InputError(f"{path}: not a PEM public key ({fault}); {_ADVICE}") from None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise InputError(f"{path}: a key of another kind than ed25519; {_ADVICE}")
-    return key
+    public: Ed25519PublicKey = key
+    return public
 
 
 _ADVICE = (

@@ -44,7 +44,10 @@ class FolderKind:
 
 
 BUNDLE = FolderKind(
-    "a bundle", MANIFEST_FILE, FORMAT_NAME, re.compile(r"bundle\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data")
+    "a bundle",
+    MANIFEST_FILE,
+    FORMAT_NAME,
+    re.compile(r"bundle\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data"),
 )
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -126,13 +129,12 @@ def bundle_writer(
 
 
 @contextlib.contextmanager
-def folder_writer(
-    destination: str | os.PathLike[str], force: bool, kind: FolderKind
-) -> Iterator[Staging]:
-    """A `Staging` for a folder of this kind at `destination`; whatever was not committed is deleted on leaving.
+def folder_writer(destination: str | os.PathLike[str], force: bool, kind: FolderKind) -> Iterator[Staging]:
+    """A `Staging` for a folder of this kind at `destination`; whatever was not committed is deleted on
+    leaving.
 
-    Raises `InputError` when the destination exists (with `force`: when it is neither of this kind nor an empty
-    folder) or cannot be written to, `BundleError` when the disk is full.
+    Raises `InputError` when the destination exists (with `force`: when it is neither of this kind nor an
+    empty folder) or cannot be written to, `BundleError` when the disk is full.
     """
     target = Path(os.path.abspath(destination))
     if not target.parent.is_dir():

@@ -1,11 +1,14 @@
 """Cuts a graph at its `ttc` ops into segments and a program that strings them together again.
 
-1. A node's level is the number of ops that must have run before it. An op runs after the segment of its own level.
-2. A segment holds the nodes of one level; a node that can wait for a later level without delaying anything does, so
-   that nothing is computed, or kept in a buffer, before it is needed.
-3. What depends on shapes and constants only (a Reshape's target, a Range) is computed again in every segment that
+1. A node's level is the number of ops that must have run before it. An op runs after the segment of its own
+   level.
+2. A segment holds the nodes of one level; a node that can wait for a later level without delaying anything
+   does, so that nothing is computed, or kept in a buffer, before it is needed.
+3. What depends on shapes and constants only (a Reshape's target, a Range) is computed again in every segment
+   that
    needs it: tensors of shapes never cross.
-4. Segments that are equal but for names become one engine, with its tensors called in_0, in_1, … and out_0, out_1, …
+4. Segments that are equal but for names become one engine, with its tensors called in_0, in_1, … and out_0,
+   out_1, …
 """
 
 import hashlib
@@ -117,7 +120,9 @@ def _members(nodes: Sequence[ir.Node], levels: _Levels, level: int) -> list[ir.N
 
 
 def _producers(node: ir.Node) -> list[ir.Node]:
-    return [producer for value in node.inputs if value is not None and (producer := value.producer()) is not None]
+    return [
+        producer for value in node.inputs if value is not None and (producer := value.producer()) is not None
+    ]
 
 
 def _from_shapes(node: ir.Node, again: set[ir.Node]) -> bool:
@@ -125,13 +130,18 @@ def _from_shapes(node: ir.Node, again: set[ir.Node]) -> bool:
     if node.op_type == "Shape":
         return True
     return all(
-        value is None or value.is_initializer() or (value.producer() is not None and value.producer() in again)
+        value is None
+        or value.is_initializer()
+        or (value.producer() is not None and value.producer() in again)
         for value in node.inputs
     )
 
 
 def _segment(
-    model: ir.Model, members: Sequence[ir.Node], again: Container[ir.Node], elsewhere: Container[ir.Value | None]
+    model: ir.Model,
+    members: Sequence[ir.Node],
+    again: Container[ir.Node],
+    elsewhere: Container[ir.Value | None],
 ) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
     """The segment of these nodes, and which tensors its inputs and outputs are.
 

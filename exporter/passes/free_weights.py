@@ -1,7 +1,7 @@
 """Packed weights become inputs, named as they were.
 
-1. An initializer whose name does not start with `constant.` is a weight of the model; it becomes a graph input of the
-   same dtype and shape, behind the inputs there are, marked `ttc.kind = weight`.
+1. An initializer whose name does not start with `constant.` is a weight of the model; it becomes a graph
+   input of the same dtype and shape, behind the inputs there are, marked `ttc.kind = weight`.
 2. Constants stay.
 
 Engines then hold no weights: they are small, and the runtime binds the weights once for all of them.

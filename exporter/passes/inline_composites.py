@@ -1,6 +1,7 @@
 """Ops that consist of other ops are replaced by those, so that every `ttc` node left is one kernel launch.
 
-1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body calls.
+1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body
+   calls.
 2. The tensors between the leaves get the dtypes and shapes that the ops' signatures give them.
 """
 

@@ -1,7 +1,7 @@
 """Reshapes whose target is computed from shapes get a constant target where the graph knows enough.
 
-1. A Reshape to a shape that has the same dimensions as its input, in the same places, and static ones, and at most one
-   other, takes the constant [0 or number or −1 …] for it (0 copies the input's dimension).
+1. A Reshape to a shape that has the same dimensions as its input, in the same places, and static ones, and at
+   most one other, takes the constant [0 or number or −1 …] for it (0 copies the input's dimension).
 2. Expand and everything else stay.
 3. Nodes that nobody reads any more are removed.
 

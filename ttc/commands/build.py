@@ -1,0 +1,193 @@
+"""`ttc build`: engines from a bundle or an ONNX file."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from ttc.errors import InputError
+from ttc.exporter.build import BuildReport
+from ttc.exporter.build import build as build_engines
+from ttc.exporter.jobs import FORMS
+from ttc.exporter.planning import BuildPlan, Settings, make_plan
+from ttc.exporter.tensorrt_api import BACKENDS
+
+__all__ = ["build", "parse_shapes", "parse_targets"]
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder of the engines [BUNDLE/engines]."
+)
+@click.option("--backend", type=click.Choice(list(BACKENDS)), default="tensorrt-rtx", show_default=True)
+@click.option(
+    "--form",
+    type=click.Choice(FORMS),
+    default="whole",
+    show_default=True,
+    help="Whole graphs, or cut at the ttc ops.",
+)
+@click.option("--profile", help="Preset or TOML file [latency, fitted to the model].")
+@click.option("--sm", metavar="LIST", help="Compute capabilities to build for, as 89,120 [the profile's].")
+@click.option("--min-shapes", metavar="SIZES", help="Smallest sizes, as batch:1,capacity:128.")
+@click.option("--opt-shapes", metavar="SIZES", help="Sizes to tune for.")
+@click.option("--max-shapes", metavar="SIZES", help="Largest sizes.")
+@click.option("--bake", is_flag=True, help="Put the weights into the engines; for small models.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be built, what memory it needs, and what is in the way."
+)
+@click.option("--no-cache", is_flag=True, help="Build even what was built before.")
+@click.option("--check-reproducible", is_flag=True, help="Build everything twice and compare the bytes.")
+@click.option("--layers", is_flag=True, help="Also write the layers of every network.")
+@click.option(
+    "--sign", metavar="KEY", type=click.Path(path_type=Path), help="Sign with this ed25519 private key (PEM)."
+)
+@click.option(
+    "--timing-cache",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Start from these timings and update them (tensorrt).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build(
+    model: Path,
+    output: Path | None,
+    backend: str,
+    form: str,
+    profile: str | None,
+    sm: str | None,
+    min_shapes: str | None,
+    opt_shapes: str | None,
+    max_shapes: str | None,
+    bake: bool,
+    dry_run: bool,
+    no_cache: bool,
+    check_reproducible: bool,
+    layers: bool,
+    sign: Path | None,
+    timing_cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
+    targets = None if sm is None else parse_targets(sm)
+    shapes = parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes})
+    if dry_run:
+        plan = make_plan(model, output, Settings(backend, form, profile, shapes, targets, bake))
+        click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(_plan_lines(plan)))
+        if plan.problems:
+            raise click.exceptions.Exit(1)
+        return
+    report = build_engines(
+        model,
+        output,
+        backend,
+        profile,
+        form=form,
+        targets=targets,
+        shapes=shapes,
+        bake=bake,
+        cache=not no_cache,
+        check_reproducible=check_reproducible,
+        layers=layers,
+        sign=sign,
+        timing_cache=timing_cache,
+        progress=_progress(),
+    )
+    click.echo(json.dumps(report.to_dict()) if as_json else "\n".join(_report_lines(report)))
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """Compute capabilities out of "89,120" or "8.9,12.0"."""
+    found = []
+    for word in text.split(","):
+        digits = word.strip().replace(".", "")
+        if not digits.isdecimal() or len(digits) < 2:
+            raise InputError(f"--sm {text!r}: {word!r} is no compute capability; valid: numbers like 89,120")
+        found.append(f"{digits[:-1]}.{digits[-1]}")
+    return tuple(dict.fromkeys(found))
+
+
+def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
+    """{"batch": {"max": 8}} out of {"max": "batch:8"}."""
+    found: dict[str, dict[str, int]] = {}
+    for end, text in texts.items():
+        for part in text.split(",") if text else ():
+            name, colon, number = part.strip().partition(":")
+            if not name or not colon or not number.isdecimal():
+                raise InputError(
+                    f"--{end}-shapes {text!r}: {part!r} is no size; valid: NAME:NUMBER, as batch:8,capacity:4096"
+                )
+            found.setdefault(name, {})[end] = int(number)
+    return found
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """A bar on a terminal, else a line per engine; both on standard error."""
+    if not sys.stderr.isatty():
+        told: set[str] = set()
+
+        def line(what: str, done: int, total: int) -> None:
+            if ":" not in what and done < total and what not in told:
+                told.add(what)
+                click.echo(f"building {what}", err=True)
+
+        return line
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
+    bar.start()
+    click.get_current_context().call_on_close(bar.stop)
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total, visible=done < total)
+
+    return show
+
+
+def _plan_lines(plan: BuildPlan) -> list[str]:
+    profile = plan.profile
+    lines = [
+        f"{plan.source.path} → {plan.output}",
+        f"backend   {plan.settings.backend} {plan.version or '(not installed)'}, form {plan.settings.form}",
+        f"targets   {', '.join(plan.targets) or 'what the backend builds for by default'}",
+        f"profile   {profile.name}: batch {profile.batch}, block {profile.block}, chunk {profile.chunk}, "
+        f"capacity {profile.capacity}",
+    ]
+    for graph in plan.graphs:
+        memory = graph.memory
+        lines.append(
+            f"{graph.source.role:<9} weights {_size(memory.weights)}, state {_size(memory.state)}, results "
+            f"{_size(memory.results)}, work about {_size(memory.work)} on the GPU; about {graph.seconds:.0f} s to build"
+        )
+    lines += [f"note      {note}" for note in plan.notes]
+    lines += [f"problem   {problem}" for problem in plan.problems]
+    return lines
+
+
+def _report_lines(report: BuildReport) -> list[str]:
+    lines = [
+        f"{report.output}: {report.backend} {report.backend_version}, form {report.form}, {report.seconds:.1f} s"
+    ]
+    for graph in report.graphs:
+        how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
+        lines.append(
+            f"{graph.role:<9} {len(graph.engines)} engine(s), {_size(sum(graph.engines.values()))}, "
+            f"{graph.layers} layers, {how}; peak memory {_size(graph.peak_bytes)}"
+        )
+    if report.reproducible:
+        lines.append("two builds gave the same bytes")
+    return lines + [f"note      {note}" for note in report.notes]
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

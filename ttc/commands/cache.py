@@ -1,0 +1,45 @@
+"""`ttc cache`: what `ttc build` keeps."""
+
+import json
+import time
+
+import click
+
+from ttc.exporter.engine_cache import EngineCache, default_cache_folder
+
+__all__ = ["cache"]
+
+
+@click.group()
+def cache() -> None:
+    """The engines that `ttc build` keeps, by the content that made them."""
+
+
+@cache.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def ls(as_json: bool) -> None:
+    """List the entries, the one used last first."""
+    folder = default_cache_folder()
+    entries = EngineCache(folder).entries()
+    if as_json:
+        content = [
+            {"key": entry.key, "size_bytes": entry.size_bytes, "used": entry.used, **entry.about}
+            for entry in entries
+        ]
+        click.echo(json.dumps({"folder": str(folder), "entries": content}))
+        return
+    click.echo(f"{folder}: {len(entries)} entries, {sum(entry.size_bytes for entry in entries) / 1e6:.1f} MB")
+    for entry in entries:
+        about = entry.about
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        click.echo(
+            f"{entry.key[:12]}  {used}  {entry.size_bytes / 1e6:8.1f} MB  {about['role']} ({about['form']}, "
+            f"{about['dtype']}), {about['backend']} {about['version']}"
+        )
+
+
+@cache.command("clear")
+def clear() -> None:
+    """Delete all entries."""
+    folder = default_cache_folder()
+    click.echo(f"{folder}: {EngineCache(folder).clear()} entries deleted")
