@@ -56,16 +56,22 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported once."""
+    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported
+    once.
+    """
     folder = tmp_path_factory.mktemp("bundles")
 
-    @functools.cache
+    exported: dict[tuple[str, str | None], Path] = {}
+
     def export(name: str, dtype: str | None = "float32") -> Path:
         import ttc
 
+        if (name, dtype) in exported:
+            return exported[name, dtype]
         root = Path(__file__).parents[1]
         checkpoint = root / "ttc" / name if name == "miniature" else root / "tests" / "golden" / name
-        return ttc.export(checkpoint, folder / f"{name}-{dtype}.bundle", dtype)
+        exported[name, dtype] = ttc.export(checkpoint, folder / f"{name}-{dtype}.bundle", dtype)
+        return exported[name, dtype]
 
     return export
 

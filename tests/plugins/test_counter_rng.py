@@ -10,7 +10,10 @@ from ttc.plugins import counter_rng
 V = 4096
 
 
-def block(key=counter_rng.row_key(0, 0), positions=64, step=0, vocabulary=V):
+KEY = counter_rng.row_key(0, 0)
+
+
+def block(key=KEY, positions=64, step=0, vocabulary=V):
     places = np.arange(positions, dtype=np.int64)[:, None]
     return counter_rng.uniform(
         np.int64(key), places, np.int64(step), np.arange(vocabulary, dtype=np.int64)[None]

@@ -82,7 +82,9 @@ def test_advance_body_equals_naive_for_every_count(shape):
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
 def test_advancing_by_n_is_reading_n_tokens(shape):
-    """State after committing n of L equals the state after a block of exactly those n tokens; 0 changes nothing."""
+    """State after committing n of L equals the state after a block of exactly those n tokens; 0 changes
+    nothing.
+    """
     B, L, _, _, G, _, W = shape
     arrays = example(*shape)
     xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, _ = map(torch.from_numpy, arrays)

@@ -11,7 +11,7 @@ from ttc.plugins.moe_experts.naive import moe_experts
 from ttc.plugins.moe_routing.naive import moe_routing
 from ttc.plugins.naive import run_naive
 
-SHAPES = [  # T, D, I, E, K
+SHAPES = [  # tokens, hidden size, expert width, experts, experts per token
     (1, 8, 6, 4, 1),
     (1, 8, 6, 4, 4),
     (5, 12, 7, 8, 2),
@@ -19,10 +19,10 @@ SHAPES = [  # T, D, I, E, K
 ]
 
 
-def example(T, D, I, E, K, logits=None, seed=0):
+def example(T, D, width, E, K, logits=None, seed=0):
     rng = np.random.default_rng(seed)
-    x, up = rng.standard_normal((T, D), np.float32), rng.standard_normal((E, I, D), np.float32) / D**0.5
-    down = rng.standard_normal((E, D, I), np.float32) / I**0.5
+    x, up = rng.standard_normal((T, D), np.float32), rng.standard_normal((E, width, D), np.float32) / D**0.5
+    down = rng.standard_normal((E, D, width), np.float32) / width**0.5
     logits = rng.standard_normal((T, E), np.float32) if logits is None else logits
     routing = moe_routing(
         torch.from_numpy(logits),

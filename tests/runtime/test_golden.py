@@ -127,7 +127,9 @@ def test_extensions(g, engine):
 
 
 def test_extension_committed_afterwards(g, engine):
-    """Reading a block with nothing committed, then advancing, gives the state that committing at once gives."""
+    """Reading a block with nothing committed, then advancing, gives the state that committing at once
+    gives.
+    """
     case = g.cases["ext/b16"]
     block = g.vectors["ext/b16/tokens0"].astype(np.int32)
     state, backend = state_after(engine, g.prompt(case)), engine._backend
@@ -160,7 +162,9 @@ def test_first_mock_ar_step(g, engine):
 
 
 def test_runs_of_one_row(g, engine):
-    """Every recorded greedy B = 1 run: tokens, and for diffusion NFE per block and every block the denoiser was asked."""
+    """Every recorded greedy B = 1 run: tokens, and for diffusion NFE per block and every block the denoiser
+    was asked.
+    """
     cases = runs(g.name)
     assert len(cases) >= 40
     for name, case in cases.items():
@@ -182,7 +186,9 @@ def test_runs_of_one_row(g, engine):
 
 
 def test_batches_are_their_rows_alone(g, engine):
-    """Recorded batches: each row comes out as recorded alone (the reference averages t, here rows are independent)."""
+    """Recorded batches: each row comes out as recorded alone (the reference averages t, here rows are
+    independent).
+    """
     for name, case in runs(g.name, batch=True).items():
         prompts = g.prompt(case)
         given = arguments(name, case)

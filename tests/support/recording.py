@@ -70,7 +70,9 @@ class RecordedNoise(Wrapped):
 
 
 class Scripted(Backend):
-    """No model: call number n of the denoiser returns logits[n], whatever it is asked. The context reads nothing."""
+    """No model: call number n of the denoiser returns logits[n], whatever it is asked. The context reads
+    nothing.
+    """
 
     name, notes = "scripted", ()
 

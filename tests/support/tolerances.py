@@ -1,7 +1,8 @@
 """Every numeric tolerance of the tests: largest absolute difference, float32.
 
-They are those of the golden READMEs: the reference itself differs from its float64 run by a tenth of them. The denoiser's
-are wider because the time sinusoid's argument reaches 1000 and the layers amplify its rounding.
+They are those of the golden READMEs: the reference itself differs from its float64 run by a tenth of them.
+The denoiser's are wider because the time sinusoid's argument reaches 1000 and the layers amplify its
+rounding.
 """
 
 CONTEXT_LOGITS = 3e-4
