@@ -1,5 +1,6 @@
 """The command line: what it prints where, how it exits, and what a user can get wrong."""
 
+import contextlib
 import json
 import logging
 import os
@@ -411,6 +412,37 @@ def test_steps_say_why_they_ended(tiny: Path) -> None:
     done = run("generate", tiny, "5 6", "--ids", "--mode", "ar", "--max-new-tokens", 200, "--show-steps")
     assert done.stderr.rstrip().endswith(f"ended by {result.finish_reason}")
     assert (int(done.stdout.split()[-1]) in ends) == (result.finish_reason == "eos")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_on_a_terminal_the_block_is_drawn_and_stdout_stays_clean(tiny: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = ["generate", str(tiny), "5 6 7", "--ids", "--max-new-tokens", "16", "--no-stop-at-eos"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ttc", *arguments, "--show-steps"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "90", "LINES": "20"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # how a pseudo-terminal says that the other end is closed
+        while piece := os.read(ours, 4096):
+            drawn += piece
+    os.close(ours)
+    stdout, _ = process.communicate(timeout=60)
+    found = ask(*arguments)
+    assert process.returncode == 0
+    assert stdout.decode() == " ".join(map(str, found["token_ids"])) + "\n"
+    shown = drawn.decode()
+    assert "block   0  step  0  16 masked" in shown
+    assert f"block   0  done in {found['nfe']:2} steps" in shown
+    assert "□" in shown
+    assert "\x1b[1A" in shown, "the picture is drawn over itself"
+    assert " | " not in shown
 
 
 # ttc demo
