@@ -55,7 +55,7 @@ class GraphBuilder:
                 name=f"{scope}/{node.op_type}_{node.outputs[0].name}",
             )
             for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.name, new.type, new.shape = f"{scope}/{old.name}", old.type, old.shape
+                new.name, new.type, new.shape = f"{scope}/{old.name}", old.type, _trusted_shape(old)
                 known[old] = new
             self._graph.append(copy)
         return {str(value.name): known[value] for value in template.outputs}
@@ -88,3 +88,9 @@ class GraphBuilder:
             self._constants[key] = constant
             self._graph.register_initializer(constant)
         return self._constants[key]
+
+
+def _trusted_shape(value: ir.Value) -> ir.Shape | None:
+    """The traced shape, but none for size arithmetic: the tracer calls its one-element tensors scalars."""
+    size = value.dtype == ir.DataType.INT64 and value.shape is not None and len(value.shape) == 0
+    return None if size else value.shape

@@ -17,23 +17,22 @@ from ttc.plugins.moe_experts import function as moe_experts
 from ttc.plugins.moe_routing import function as moe_routing
 from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION
 
-__all__ = ["ONNX_OPSET", "PLUGIN_ATTRIBUTES", "add_function_bodies"]
+__all__ = ["BODIES", "ONNX_OPSET", "PLUGIN_ATTRIBUTES", "add_function_bodies", "function_body"]
 
 ONNX_OPSET = 21
 PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
 
-_BODIES: Mapping[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
-    "MoeRouting": moe_routing.body,
-    "MoeExperts": moe_experts.body,
-    "MambaBlockScan": mamba_block_scan.body,
-    "MambaConv": mamba_block_scan.conv_body,
-    "MambaAdvance": mamba_advance.body,
-    "DiffusionStep": diffusion_step.body,
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    **moe_routing.BODIES,
+    **moe_experts.BODIES,
+    **mamba_block_scan.BODIES,
+    **mamba_advance.BODIES,
+    **diffusion_step.BODIES,
 }
 
 
 def add_function_bodies(model: ir.Model) -> bool:
-    """Add the bodies of all `ttc` ops in the graph, and of their nested ops, and mark every call as a plugin.
+    """Add the bodies of all `ttc` ops in the graph, and of the ops in those, and mark every call as a plugin.
 
     A model has one set of attribute values per op, since one configuration made it. Returns whether anything
     changed.
@@ -41,17 +40,29 @@ def add_function_bodies(model: ir.Model) -> bool:
     calls = [node for node in model.graph.all_nodes() if node.domain == DOMAIN]
     added = False
     for node in calls:
-        if (DOMAIN, node.op_type, "") in model.functions:
-            continue
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        for text in _BODIES[node.op_type](attributes).values():
-            function = _parse(text)
-            model.functions.setdefault(function.identifier(), function)
-            added = True
+        added |= _add_body(model, node.op_type, attributes)
     nested = [node for function in model.functions.values() for node in function.all_nodes()]
     marked = [_mark(node) for node in [*calls, *nested] if node.domain == DOMAIN]
     model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     return added or any(marked)
+
+
+def function_body(op_type: str, attributes: Mapping[str, Any]) -> ir.Function:
+    """The body of one op for these attribute values."""
+    head = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}, "{DOMAIN}" : {DOMAIN_VERSION}]>'
+    return ir.serde.deserialize_function(parser.parse_function(head + BODIES[op_type](attributes)))
+
+
+def _add_body(model: ir.Model, op_type: str, attributes: Mapping[str, Any]) -> bool:
+    if (DOMAIN, op_type, "") in model.functions:
+        return False
+    function = function_body(op_type, attributes)
+    model.functions[function.identifier()] = function
+    for node in function.all_nodes():
+        if node.domain == DOMAIN:  # attributes pass from an op to its launches under the same names
+            _add_body(model, node.op_type, attributes)
+    return True
 
 
 def _mark(node: ir.Node) -> bool:
@@ -62,8 +73,3 @@ def _mark(node: ir.Node) -> bool:
             ir.AttrString(name, value) if isinstance(value, str) else ir.AttrInt64(name, value)
         )
     return bool(missing)
-
-
-def _parse(text: str) -> ir.Function:
-    head = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}, "{DOMAIN}" : {DOMAIN_VERSION}]>'
-    return ir.serde.deserialize_function(parser.parse_function(head + text))

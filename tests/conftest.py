@@ -2,9 +2,13 @@
 
 import functools
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from ttc.runtime.engine import Engine
 
 # The same examples in every run, so that a failure seen once is seen again. No deadline: a first call loads
 # and compiles.
@@ -43,3 +47,49 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if "gpu" in _required():
         pytest.fail(f"{_SWITCH}=gpu, but {message}", pytrace=False)
     pytest.skip(f"needs a GPU: {message}")
+
+
+def pytest_sessionstart() -> None:
+    """One thread for torch: these models are so small that a second one only waits for the first."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported
+    once.
+    """
+    folder = tmp_path_factory.mktemp("bundles")
+
+    exported: dict[tuple[str, str | None], Path] = {}
+
+    def export(name: str, dtype: str | None = "float32") -> Path:
+        import ttc
+
+        if (name, dtype) in exported:
+            return exported[name, dtype]
+        root = Path(__file__).parents[1]
+        checkpoint = root / "ttc" / name if name == "miniature" else root / "tests" / "golden" / name
+        exported[name, dtype] = ttc.export(checkpoint, folder / f"{name}-{dtype}.bundle", dtype)
+        return exported[name, dtype]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def engines(bundles: Callable[..., Path]) -> Iterator[Callable[..., Engine]]:
+    """`engines(name, backend, dtype="float32")`: a loaded engine, shared by the session's tests."""
+    loaded: dict[tuple[str, str, str | None], Engine] = {}
+
+    def load(name: str, backend: str, dtype: str | None = "float32") -> Engine:
+        import ttc
+
+        kind, _, device = backend.partition("@")
+        key = (name, backend, dtype)
+        if key not in loaded:
+            loaded[key] = ttc.load(bundles(name, dtype), kind, device or None)
+        return loaded[key]
+
+    yield load
+    for engine in loaded.values():
+        engine.close()

@@ -1,11 +1,11 @@
 """`DiffusionStep` in standard ONNX operators: two nested functions, one per launch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 
-__all__ = ["body"]
+__all__ = ["BODIES"]
 
 _PREDICT = """
 DiffusionPredict <mask_id> (logits, block_ids, temperature, row_key, position, step) => (predicted_ids,
@@ -168,17 +168,19 @@ DiffusionStep <mask_id> (logits, block_ids, threshold, temperature, row_key, pos
 """
 
 
-def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function and its nested functions, by op name."""
-    chain = (
-        ("keys", "places", "at_place"),
-        ("at_place", "steps", "at_step"),
-        ("at_step", "vocabulary", "hash"),
-    )
-    predict = _PREDICT.format(
+def _diffusion_predict(_: Mapping[str, Any]) -> str:
+    chain = (("keys", "places", "at_place"), ("at_place", "steps", "at_step"), ("at_step", "vocabulary", "hash"))
+    return _PREDICT.format(
         modulus=MODULUS,
         round_0=ROUND_CONSTANTS[0],
         round_1=ROUND_CONSTANTS[1],
         absorb="".join(_ABSORB.format(state=state, word=word, out=out) for state, word, out in chain),
     )
-    return {"DiffusionPredict": predict, "DiffusionCommit": _COMMIT, "DiffusionStep": _STEP}
+
+
+# Op name → ONNX text of its function; the mask id is an attribute of the function, not of the text.
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "DiffusionPredict": _diffusion_predict,
+    "DiffusionCommit": lambda _: _COMMIT,
+    "DiffusionStep": lambda _: _STEP,
+}

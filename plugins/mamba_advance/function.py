@@ -1,11 +1,11 @@
 """`MambaAdvance` in standard ONNX operators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ttc.plugins.mamba_block_scan.function import DECAY, SPLIT_HEADS
 
-__all__ = ["body"]
+__all__ = ["BODIES"]
 
 _TEXT = """
 MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, commit_len)
@@ -60,9 +60,10 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
 """
 
 
-def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function, by op name, for this number of groups."""
+def _mamba_advance(attributes: Mapping[str, Any]) -> str:
     groups = attributes["G"]
-    return {
-        "MambaAdvance": _TEXT.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
-    }
+    return _TEXT.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
+
+
+# Op name → ONNX text of its function for these attribute values.
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MambaAdvance": _mamba_advance}

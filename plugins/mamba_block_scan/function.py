@@ -1,9 +1,9 @@
 """`MambaBlockScan` in standard ONNX operators: two nested functions, one per launch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["DECAY", "SPLIT_HEADS", "body", "conv_body"]
+__all__ = ["BODIES", "DECAY", "SPLIT_HEADS"]
 
 # W shifted products instead of a Conv node: a depthwise Conv over few columns costs more in every CPU and GPU
 # library.
@@ -133,21 +133,23 @@ activated) {
 """
 
 
-def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function and its nested functions, by op name, for these groups and this convolution
-    width.
-    """
-    groups = attributes["G"]
-    scan = _SCAN.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
-    return {**conv_body(attributes), "MambaScan": scan, "MambaBlockScan": _BLOCK_SCAN}
-
-
-def conv_body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of `MambaConv` alone, for this convolution width."""
+def _mamba_conv(attributes: Mapping[str, Any]) -> str:
     taps = range(attributes["W"])
-    text = _CONV.format(
+    return _CONV.format(
         W=attributes["W"],
         tap_names=", ".join(f"tap_{k}" for k in taps),
         products="".join(_PRODUCT.format(k=k, next=k + 1) for k in taps),
     )
-    return {"MambaConv": text}
+
+
+def _mamba_scan(attributes: Mapping[str, Any]) -> str:
+    groups = attributes["G"]
+    return _SCAN.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
+
+
+# Op name → ONNX text of its function for these attribute values.
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "MambaConv": _mamba_conv,
+    "MambaScan": _mamba_scan,
+    "MambaBlockScan": lambda _: _BLOCK_SCAN,
+}

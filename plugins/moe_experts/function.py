@@ -7,10 +7,10 @@ whatever the routing, and has static shapes, so it can be captured; its price is
 kernels are the path that is fast.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["body"]
+__all__ = ["BODIES"]
 
 _UP = """
 MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
@@ -82,11 +82,10 @@ MoeExperts (x, up, down, expert_ids, weights, grouped_pairs, grouped_rows, exper
 """
 
 
-def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function and its nested functions, by op name."""
-    return {
-        "MoeUp": _UP.replace("{", "{" + _CELL, 1),
-        "MoeDown": _DOWN.replace("{", "{" + _CELL, 1),
-        "MoeCombine": _COMBINE,
-        "MoeExperts": _EXPERTS,
-    }
+# Op name → ONNX text of its function; it depends on no attribute.
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "MoeUp": lambda _: _UP.replace("{", "{" + _CELL, 1),
+    "MoeDown": lambda _: _DOWN.replace("{", "{" + _CELL, 1),
+    "MoeCombine": lambda _: _COMBINE,
+    "MoeExperts": lambda _: _EXPERTS,
+}

@@ -1,9 +1,9 @@
 """`MoeRouting` in standard ONNX operators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["body"]
+__all__ = ["BODIES"]
 
 # Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place
 # inside its expert, the total counts give the expert's first row.
@@ -90,13 +90,14 @@ _NORMALISE = """
 """
 
 
-def body(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX text of the function and its nested functions, by op name, for these attribute values."""
+def _moe_routing(attributes: Mapping[str, Any]) -> str:
     grouped = attributes["n_group"] > 1
-    return {
-        "MoeRouting": _TEXT.format(
-            K=attributes["K"],
-            group_limit=_GROUP_LIMIT.format(**attributes) if grouped else "choice = Identity (free_choice)",
-            normalise=_NORMALISE if attributes["norm_topk_prob"] else "normalised = Identity (chosen)",
-        )
-    }
+    return _TEXT.format(
+        K=attributes["K"],
+        group_limit=_GROUP_LIMIT.format(**attributes) if grouped else "choice = Identity (free_choice)",
+        normalise=_NORMALISE if attributes["norm_topk_prob"] else "normalised = Identity (chosen)",
+    )
+
+
+# Op name → ONNX text of its function for these attribute values.
+BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MoeRouting": _moe_routing}

@@ -1,0 +1,227 @@
+"""Checkpoint → bundle: packed and by reference, moved and damaged, interrupted, and of the real size."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ttc
+from tests.support.golden import golden
+from ttc.bundle import Bundle
+from ttc.exporter.checkpoint import Checkpoint
+
+G = golden("tiny_c")
+PROMPT = G.vectors["prompt/p12"][0].tolist()
+
+
+@pytest.fixture(scope="module")
+def referenced(tmp_path_factory):
+    """A copy of tiny_c's checkpoint, and a bundle that refers to it."""
+    folder = tmp_path_factory.mktemp("referenced")
+    checkpoint = folder / "checkpoint"
+    shutil.copytree(G.folder, checkpoint)
+    return checkpoint, ttc.export(checkpoint, folder / "model.bundle", pack=False)
+
+
+@pytest.fixture
+def copied(referenced, tmp_path):
+    """The same, to damage: hard copies with their times."""
+    checkpoint, bundle = referenced
+    shutil.copytree(bundle, tmp_path / "model.bundle")
+    return checkpoint, tmp_path / "model.bundle"
+
+
+def bundle_bytes(bundle):
+    return sum(path.stat().st_size for path in bundle.iterdir())
+
+
+def test_referenced_and_packed_give_the_same(referenced, engines):
+    _, bundle = referenced
+    for backend in ("onnxruntime", "torch"):
+        with ttc.load(bundle, backend) as engine:
+            by_reference = engine.context_logits(PROMPT)
+        packed = engines("tiny_c", backend)
+        np.testing.assert_array_equal(by_reference, packed.context_logits(PROMPT))
+
+
+def test_reference_copies_no_weights_and_names_every_tensor_once(referenced):
+    checkpoint, bundle = referenced
+    assert bundle_bytes(bundle) < 2_000_000
+    with Bundle.open(bundle) as opened, Checkpoint.open(checkpoint) as source:
+        taken = [tensor for entry in opened.weights.values() for tensor in entry.tensors]
+        assert sorted(taken) == sorted(source.tensors)
+        graphs = {role for entry in opened.weights.values() for role in entry.graphs}
+        assert graphs == {"context", "denoiser", "advance"}
+        assert all(entry.graphs for entry in opened.weights.values())
+
+
+def test_changed_weight_file_is_noticed(referenced, tmp_path):
+    checkpoint, bundle = referenced
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoint, moved)
+    with ttc.load(bundle, checkpoint=moved) as engine:
+        assert engine.context_logits(PROMPT).shape == (12, G.config.vocab_size)
+    shard = next(moved.glob("model-*.safetensors"))
+    shard.write_bytes(shard.read_bytes() + b"\0")
+    with pytest.raises(ttc.TtcError, match=shard.name):
+        ttc.load(bundle, checkpoint=moved)
+    shard.unlink()
+    with pytest.raises(ttc.TtcError, match=shard.name):
+        ttc.load(bundle, checkpoint=moved)
+
+
+def test_touched_weight_file_is_noticed(tmp_path, referenced):
+    checkpoint, bundle = referenced
+    shard = next(checkpoint.glob("model-*.safetensors"))
+    before = shard.stat()
+    try:
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        with pytest.raises(ttc.DigestError, match=shard.name):
+            ttc.load(bundle)
+    finally:
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_damaged_graph_is_noticed_and_named(copied):
+    _, bundle = copied
+    graph = bundle / "denoiser.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(ttc.DigestError, match=r"denoiser\.onnx"):
+        ttc.load(bundle)
+    graph.unlink()
+    with pytest.raises(ttc.BundleError, match=r"denoiser\.onnx"):
+        ttc.load(bundle)
+
+
+def test_nan_in_a_weight_is_reported_by_the_engine(referenced, tmp_path):
+    """A checkpoint with NaN in one embedding row exports, loads, and is refused where it is met: as such, not
+    as text.
+    """
+    checkpoint, bundle = referenced
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(checkpoint, poisoned)
+    with Checkpoint.open(poisoned) as source:
+        shard = next(s for s in source.shards.values() if "denoiser_tower.norm_f.weight" in s.tensors)
+        info = shard.tensors["denoiser_tower.norm_f.weight"]
+        path = shard.path
+    with path.open("r+b") as file:
+        file.seek(info.begin)
+        file.write(np.full(1, np.nan, np.float32).tobytes())
+    for backend in ("onnxruntime", "torch"):
+        with ttc.load(bundle, backend, checkpoint=poisoned) as engine:
+            with pytest.raises(ttc.NumericsError, match="NaN in block 0, denoise step 0"):
+                engine.generate(PROMPT, max_new_tokens=16)
+            assert len(engine.generate(PROMPT, mode="ar", max_new_tokens=4).token_ids) > 0, (
+                "AR is not touched"
+            )
+
+
+def test_bad_options_leave_nothing(tmp_path):
+    with pytest.raises(ttc.InputError, match="dtype is 'int8'; valid: float32, float16, bfloat16"):
+        ttc.export(G.folder, tmp_path / "x.bundle", dtype="int8")
+    with pytest.raises(ttc.CheckpointError, match="no such folder"):
+        ttc.export(tmp_path / "nothing", tmp_path / "x.bundle")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ttc.CheckpointError, match=r"config\.json"):
+        ttc.export(tmp_path / "empty", tmp_path / "x.bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_existing_output_needs_force(tmp_path, bundles):
+    target = tmp_path / "x.bundle"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(ttc.InputError, match="exists already"):
+        ttc.export(G.folder, target)
+    with pytest.raises(ttc.InputError, match=r"notes\.txt|not a bundle"):
+        ttc.export(G.folder, target, force=True)
+    assert (target / "notes.txt").read_text() == "mine"
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_killed_export_leaves_nothing_and_is_swept(tmp_path):
+    """SIGKILL in the middle: no bundle at the destination; the next run sweeps what was left beside it."""
+    target = tmp_path / "x.bundle"
+    code = (
+        f"import ttc; ttc.export({str(G.folder)!r}, {str(target)!r}, progress=lambda s: print(s, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "layer" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert not target.exists()
+    assert leftovers(tmp_path), "a killed process cannot clean up; if it left nothing this test shows nothing"
+
+    class StopHere(Exception):
+        pass
+
+    def stop(line):
+        raise StopHere
+
+    with pytest.raises(StopHere):
+        ttc.export(G.folder, target, progress=stop)
+    assert leftovers(tmp_path) == [], "the next run swept, and an exception cleans up after itself"
+
+
+REAL = {
+    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    "num_hidden_layers": 52,
+    "hidden_size": 2688,
+    "vocab_size": 131072,
+    "mamba_num_heads": 64,
+    "mamba_head_dim": 64,
+    "n_groups": 8,
+    "ssm_state_size": 128,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "n_routed_experts": 128,
+    "num_experts_per_tok": 6,
+    "moe_intermediate_size": 1856,
+    "moe_shared_expert_intermediate_size": 3712,
+    "max_position_embeddings": 262144,
+}
+
+
+@pytest.mark.slow
+def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
+    """118 GiB of holes: small, every tensor referenced once, and the time does not grow with the layers."""
+    from ttc.config import ModelConfig
+    from ttc.exporter.checkpoint import expected_tensors
+
+    raw = small_config | REAL
+    config = ModelConfig.from_hf(raw)
+    tensors = {
+        name: ("F32" if name.endswith("e_score_correction_bias") else "BF16", shape)
+        for name, shape in expected_tensors(config).items()
+    }
+    sparse_checkpoint(tmp_path / "checkpoint", raw, tensors, shards=24)
+    on_disk = sum(path.stat().st_blocks * 512 for path in (tmp_path / "checkpoint").iterdir())
+    assert on_disk < 50_000_000, "the checkpoint itself must be sparse for this test to be cheap"
+    start = time.perf_counter()
+    bundle = ttc.export(tmp_path / "checkpoint", tmp_path / "real.bundle")
+    assert bundle_bytes(bundle) < 60_000_000
+    with Bundle.open(bundle) as opened:
+        assert opened.weights_mode == "reference"
+        taken = [tensor for entry in opened.weights.values() for tensor in entry.tensors]
+        assert sorted(taken) == sorted(tensors)
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        assert len(manifest["weights"]["shards"]) == 24
+    assert time.perf_counter() - start < 300

@@ -1,0 +1,49 @@
+"""The table of signatures: every op has a twin and a body that agree with it, and the docs show it."""
+
+from pathlib import Path
+
+import pytest
+
+from ttc.plugins.functions import PLUGIN_ATTRIBUTES, function_body
+from ttc.plugins.naive import NAIVE
+from ttc.plugins.table import OPS, markdown
+
+DOCS = Path(__file__).parents[2] / "docs" / "ops.md"
+ATTRIBUTES = {
+    "MoeRouting": {"K": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 1.0},
+    "MambaConv": {"W": 4},
+    "MambaScan": {"G": 2},
+    "MambaBlockScan": {"G": 2, "W": 4},
+    "MambaAdvance": {"G": 2},
+}
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_signature_twin_and_body_agree(op):
+    function = function_body(op.name, ATTRIBUTES.get(op.name, {}))
+    assert op.name in NAIVE
+    assert [value.name for value in function.inputs] == [spec.name for spec in op.inputs]
+    assert [value.name for value in function.outputs] == [spec.name for spec in op.outputs]
+    assert set(function.attributes) == set(op.attributes)
+    inner = [node.op_type for node in function if node.domain == "ttc"]
+    assert tuple(inner) == op.launches
+    leaves = {other.name: other for other in OPS}
+    assert all(not leaves[name].launches for name in op.launches), "a launch is a leaf"
+
+
+def test_names_are_no_op_names_of_onnx():
+    """TensorRT's parser ignores the domain, so a clash would take the wrong op."""
+    from onnx import defs
+
+    taken = {schema.name for schema in defs.get_all_schemas_with_history()}
+    assert not taken & {op.name for op in OPS}
+
+
+def test_plugin_attributes_are_what_tensorrt_looks_for():
+    assert dict(PLUGIN_ATTRIBUTES) == {"plugin_namespace": "ttc", "aot": 1}
+
+
+def test_docs_show_the_table():
+    assert markdown() in DOCS.read_text("utf-8"), (
+        "docs/ops.md is stale; paste the output of ttc.plugins.table.markdown()"
+    )

@@ -1,0 +1,110 @@
+"""Backends that stand between the loop and a real one, or in place of one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ttc.runtime import commit
+from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
+from ttc.runtime.state import ContextState
+
+
+class Wrapped(Backend):
+    """Passes every call on; records what the denoiser was asked."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner, self.name, self.config, self.notes = inner, inner.name, inner.config, inner.notes
+        self.asked: list[tuple[Ints, Floats]] = []
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        return self.inner.new_state(batch, capacity)
+
+    def context(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
+    ) -> ContextCall:
+        return self.inner.context(state, input_ids, commit_len, logit_positions, save)
+
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+        self.inner.advance(state, saved, commit_len)
+
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
+        self.asked.append((block_ids.copy(), t.copy()))
+        return self.inner.denoise(state, block_ids, t)
+
+    def fetch(self, logits: Any) -> Floats:
+        return self.inner.fetch(logits)
+
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        return self.inner.select(state, rows)
+
+    def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
+        return self.inner.step(logits, inputs)
+
+    def close(self) -> None:
+        pass
+
+
+class RecordedNoise(Wrapped):
+    """Takes the uniforms of every step from a recording instead of the generator."""
+
+    def __init__(self, inner: Backend, noise: Sequence[Floats]) -> None:
+        super().__init__(inner)
+        self._noise = iter(noise)
+
+    def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
+        mask_id = self.config.mask_token_id
+        uniform = next(self._noise)
+        predicted, confidence = commit.predict(
+            self.fetch(logits), inputs.block_ids, inputs.temperature, uniform, mask_id
+        )
+        block, masked = commit.commit(
+            inputs.block_ids, predicted, confidence, inputs.threshold, inputs.steps_left, mask_id
+        )
+        return StepOutputs(block, predicted, confidence, masked)
+
+
+class Scripted(Backend):
+    """No model: call number n of the denoiser returns logits[n], whatever it is asked. The context reads
+    nothing.
+    """
+
+    name, notes = "scripted", ()
+
+    def __init__(self, config: Any, logits: Sequence[Floats]) -> None:
+        self.config = config
+        self._logits = iter(logits)
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        return ContextState(capacity, np.zeros(batch, np.int32), {})
+
+    def context(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
+    ) -> ContextCall:
+        state.lengths = state.lengths + commit_len
+        return ContextCall(np.zeros((*logit_positions.shape, self.config.vocab_size), np.float32), None)
+
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+        raise AssertionError("these loops never advance afterwards")
+
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Floats:
+        return next(self._logits)
+
+    def fetch(self, logits: Floats) -> Floats:
+        return logits
+
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        return ContextState(state.capacity, state.lengths[rows], {})
+
+    def close(self) -> None:
+        pass

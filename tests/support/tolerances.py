@@ -1,0 +1,23 @@
+"""Every numeric tolerance of the tests: largest absolute difference, float32.
+
+They are those of the golden READMEs: the reference itself differs from its float64 run by a tenth of them.
+The denoiser's are wider because the time sinusoid's argument reaches 1000 and the layers amplify its
+rounding.
+"""
+
+CONTEXT_LOGITS = 3e-4
+CACHES = 3e-4
+LAYERS = 3e-4
+DENOISER_LOGITS = 3e-3
+DENOISER_LAYERS = 3e-3
+SINUSOID = 3e-4
+TIME_EMBEDDING = 3e-4
+ROUTER_WEIGHTS = 1e-5
+MOE = 3e-4
+PROBABILITIES = 1e-5
+# One op against its twin, inputs of order one.
+OP = 2e-5
+# The closed form of the scan against the recurrence: sums of up to a few hundred terms.
+SCAN = 2e-4
+# transformers' NemotronH against our context tower, its dt clamp neutralised.
+TRANSFORMERS = 3e-4

@@ -1,0 +1,228 @@
+"""What is in a bundle, a checkpoint folder, a `.safetensors` or an `.onnx` file: `ttc inspect` as plain data.
+
+Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "safetensors", "onnx") and `path`.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ttc.bundle import MANIFEST_FILE, Bundle
+from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.errors import BundleError, InputError
+from ttc.exporter.checkpoint import Checkpoint
+from ttc.shard import Shard, numpy_dtype
+
+__all__ = ["describe"]
+
+_PREFIX = "ttc."
+
+
+def describe(
+    path: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """What `path` is and holds; bundles and checkpoints are checked on the way.
+
+    Args:
+        path: of a bundle, a checkpoint folder, a `.safetensors` file or an `.onnx` file.
+        checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
+
+    Raises:
+        InputError: none of these.  BundleError, CheckpointError: one of these, but damaged.
+    """
+    try:
+        return _describe(Path(path), checkpoint)
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault.strerror})") from None
+
+
+def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    if os.path.lexists(path / MANIFEST_FILE):
+        return _bundle(path, checkpoint)
+    if checkpoint is not None:
+        raise InputError(f"{path}: not a bundle; --checkpoint goes with a bundle by reference only")
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return _checkpoint(path)
+        raise InputError(
+            f"{path}: a folder with neither {MANIFEST_FILE} (a bundle) nor config.json (a checkpoint)"
+        )
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix == ".onnx":
+        return {"kind": "onnx", "path": str(path), **_file(path), **_graph(path)}
+    raise InputError(
+        f"{path}: nothing that can be inspected; valid: a bundle, a checkpoint folder, "
+        "a .safetensors or an .onnx file"
+    )
+
+
+def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    with Bundle.open(path, checkpoint) as bundle:
+        entries = bundle.weights
+        described = bundle.describe()
+        graphs = {
+            role: {"file": name, **described["files"][name], **_graph(bundle.graph_path(role))}
+            for role, name in described["graphs"].items()
+        }
+        tokens = None if bundle.tokenizer_path is None else _vocabulary(bundle.tokenizer_path)
+        return described | {
+            **_model(bundle.config),
+            "parameters": _parameters({name: entry.shape for name, entry in entries.items()}),
+            "bytes_by_dtype": _bytes((entry.dtype, entry.shape) for entry in entries.values()),
+            "tokenizer": tokens,
+            "graphs": graphs,
+        }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    with Checkpoint.open(path) as checkpoint:
+        stored = {name: checkpoint.info(name) for name in checkpoint.tensors}
+        return {
+            "kind": "checkpoint",
+            "path": str(path),
+            **_model(checkpoint.config),
+            "parameters": _parameters({name: info.shape for name, info in stored.items()}),
+            "bytes_by_dtype": _bytes((info.dtype, info.shape) for info in stored.values()),
+            "tensors": len(stored),
+            "tokenizer": None
+            if checkpoint.tokenizer_path is None
+            else _vocabulary(checkpoint.tokenizer_path),
+            "shards": [
+                {"file": name, "tensors": len(shard.tensors), "size_bytes": shard.size_bytes}
+                | {"header_sha256": shard.header_digest}
+                for name, shard in checkpoint.shards.items()
+            ],
+        }
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    with Shard.open(path) as shard:
+        tensors = shard.tensors
+        return {
+            "kind": "safetensors",
+            "path": str(path),
+            "size_bytes": shard.size_bytes,
+            "header_sha256": shard.header_digest,
+            "parameters": {"total": sum(math.prod(info.shape) for info in tensors.values())},
+            "bytes_by_dtype": _bytes((info.dtype, info.shape) for info in tensors.values()),
+            "tensors": [
+                {"name": name, "dtype": info.dtype, "shape": list(info.shape)}
+                for name, info in tensors.items()
+            ],
+        }
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    """One ONNX file, without its weights' values."""
+    import onnx_ir as ir
+
+    try:
+        model = ir.load(path)
+    except Exception as fault:  # whatever the library finds wrong in a file
+        raise InputError(f"{path}: not an ONNX file that can be read ({fault})") from None
+    graph = model.graph
+    if not len(graph) and not graph.inputs and not graph.outputs:
+        raise InputError(f"{path}: not an ONNX file: no graph in it")
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    fed = [value for value in inputs if value.metadata_props.get(f"{_PREFIX}kind") == "weight"]
+    constants = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+    external = sorted({str(c.location) for c in constants if isinstance(c, ir.ExternalTensor)})
+    return {
+        "ir_version": model.ir_version,
+        "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        "metadata": _metadata(model.metadata_props),
+        "inputs": [_value(value) for value in inputs if value not in fed],
+        "outputs": [_value(value) for value in graph.outputs],
+        "weights": {
+            "initializers": len(constants),
+            "inputs": len(fed),
+            "bytes_by_dtype": _graph_bytes([*constants, *fed]),
+            "external_files": external,
+        },
+        "ops": dict(Counter(_op(node.domain, node.op_type) for node in graph.all_nodes()).most_common()),
+        "functions": [_op(domain, name) for domain, name, _ in model.functions],
+    }
+
+
+def _value(value: Any) -> dict[str, Any]:
+    shape = None if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+    return {"name": value.name, "dtype": _dtype(value.dtype), "shape": shape}
+
+
+def _dtype(dtype: Any) -> str:
+    """An ONNX dtype by its usual name; ONNX calls float32 FLOAT, float64 DOUBLE."""
+    name = "undefined" if dtype is None else str(dtype.name).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _graph_bytes(weights: Iterable[Any]) -> dict[str, int]:
+    """Bytes per dtype of ONNX tensors or values; none for what has no fixed size (strings, open shapes)."""
+    bits: Counter[str] = Counter()
+    for weight in weights:
+        if weight.shape is None or weight.dtype is None or weight.dtype.name in ("STRING", "UNDEFINED"):
+            continue
+        if all(isinstance(length, int) for length in weight.shape):
+            bits[_dtype(weight.dtype)] += math.prod(weight.shape) * weight.dtype.bitwidth
+    return {dtype: count // 8 for dtype, count in bits.most_common()}
+
+
+def _op(domain: str, name: str) -> str:
+    return f"{domain}::{name}" if domain else name
+
+
+def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata as written; what `ttc` wrote as JSON is taken apart."""
+    found: dict[str, Any] = dict(properties)
+    for key in (f"{_PREFIX}model", f"{_PREFIX}ops"):
+        try:
+            found[key] = json.loads(found[key])
+        except (KeyError, ValueError, RecursionError):
+            continue
+    return found
+
+
+def _model(config: ModelConfig) -> dict[str, Any]:
+    kinds = Counter(LAYER_KINDS[letter] for letter in config.pattern)
+    return {"model": config.to_dict(), "layers": {"total": config.num_layers, **kinds}}
+
+
+def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Parameters per tower; the time embedding belongs to the denoiser."""
+    counts = {"context_tower": 0, "denoiser_tower": 0}
+    for name, shape in shapes.items():
+        counts["context_tower" if name.startswith("context_") else "denoiser_tower"] += math.prod(shape)
+    return counts | {"total": sum(counts.values())}
+
+
+def _bytes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for dtype, shape in tensors:
+        counts[dtype] += math.prod(shape) * numpy_dtype(dtype).itemsize
+    return dict(counts.most_common())
+
+
+def _file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: not a regular file")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": digest}
+
+
+def _vocabulary(path: Path) -> int:
+    """How many tokens a tokenizer knows."""
+    from tokenizers import Tokenizer
+
+    try:
+        size: int = Tokenizer.from_file(str(path)).get_vocab_size()
+    except Exception as fault:  # the library raises bare Exception
+        raise BundleError(f"{path} is not a tokenizer: {fault}") from None
+    return size
