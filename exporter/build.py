@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from typing import Any
 from ttc import __version__
 from ttc.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EngineRecord, EnginesManifest
 from ttc.errors import BackendError, InputError
-from ttc.exporter.compile import Compiler
 from ttc.exporter.engine_cache import EngineCache, cache_key, default_cache_folder
+from ttc.exporter.isolated import IsolatedCompiler
 from ttc.exporter.jobs import make_jobs
 from ttc.exporter.kernels import builder_digest, kernel_digests
 from ttc.exporter.planning import BuildPlan, GraphPlan, Settings, make_plan
-from ttc.exporter.tensorrt_api import TensorRT
 from ttc.profiles.building import BuildProfile
 from ttc.signing import sign as signature_of
 from ttc.staging import folder_writer
@@ -32,7 +30,7 @@ Say = Callable[[str, int, int], None]
 class GraphReport:
     """One graph: its engines with their sizes, where they came from, and what they cost.
 
-    peak_bytes: the largest resident memory of the process so far.  layers: of all its networks.
+    peak_bytes: the largest resident memory of its builds, 0 from the cache.  layers: of all its networks.
     """
 
     role: str
@@ -109,8 +107,10 @@ def build(
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     store = EngineCache(default_cache_folder()) if cache else None
-    work = _Work(plan, store, progress or (lambda what, done, total: None), timing_cache)
     with folder_writer(plan.output, True, ENGINES) as staging:
+        work = _Work(
+            plan, store, progress or (lambda what, done, total: None), timing_cache, staging.path / "work"
+        )
         parts = [work.graph(graph, check_reproducible) for graph in plan.graphs]
         for part in parts:
             for name, content in part.files.items():
@@ -143,7 +143,7 @@ class _Part:
 
 
 class _Work:
-    """Builds graphs or takes them from the cache. The backend is imported when the first engine is built."""
+    """Builds graphs, or takes them from the cache."""
 
     def __init__(
         self,
@@ -151,19 +151,24 @@ class _Work:
         cache: EngineCache | None,
         say: Say,
         timing_cache: str | os.PathLike[str] | None,
+        folder: Path,
     ) -> None:
         self._plan, self._cache, self._say = plan, cache, say
         self._timing_file = None if timing_cache is None else Path(timing_cache)
-        self._compiler: Compiler | None = None
         self._role = ""
-        if self._timing_file is not None and plan.settings.backend == "tensorrt-rtx":
-            raise InputError(
-                "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
-            )
+        timing = None
+        if self._timing_file is not None:
+            if plan.settings.backend == "tensorrt-rtx":
+                raise InputError(
+                    "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+                )
+            timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
+        self._compiler = IsolatedCompiler(plan.settings.backend, plan.targets, folder, self._step, timing)
 
     def graph(self, graph: GraphPlan, twice: bool) -> _Part:
         start = time.perf_counter()
         self._role = graph.source.role
+        self._compiler.peak_bytes = 0
         key = self._key(graph)
         found = None if self._cache is None or twice else self._cache.get(key)
         cached = found is not None
@@ -177,11 +182,7 @@ class _Work:
 
     def keep_timing_cache(self) -> None:
         """Write the timing cache back."""
-        if (
-            self._timing_file is not None
-            and self._compiler is not None
-            and self._compiler.timing_cache is not None
-        ):
+        if self._timing_file is not None and self._compiler.timing_cache is not None:
             aside = self._timing_file.with_name(f".{self._timing_file.name}.{os.getpid()}")
             aside.write_bytes(self._compiler.timing_cache)
             os.replace(aside, self._timing_file)
@@ -193,7 +194,7 @@ class _Work:
         records = {}
         for place, job in enumerate(jobs):
             self._say(job.name, place, len(jobs))
-            built = self._compile().build(job)
+            built = self._compiler.build(job.task())
             files[f"{job.name}.engine"] = built.engine
             files[f"{job.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
             records[job.name] = dataclasses.asdict(
@@ -210,21 +211,11 @@ class _Work:
             name: EngineRecord.of(record) for name, record in json.loads(kept.pop("records.json")).items()
         }
         sizes = {name: len(kept[f"{name}.engine"]) for name in engines}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = 0 if cached else self._compiler.peak_bytes
         layers = sum(engine.layers for engine in engines.values())
         program = f"{role}.program.json"
         report = GraphReport(role, sizes, cached, seconds, peak, layers)
         return _Part(role, kept, engines, program if program in kept else None, report)
-
-    def _compile(self) -> Compiler:
-        if self._compiler is None:
-            timing = None
-            if self._timing_file is not None:
-                timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
-            self._compiler = Compiler(
-                TensorRT.load(self._plan.settings.backend), self._plan.targets, self._step, timing
-            )
-        return self._compiler
 
     def _step(self, phase: str, done: int, total: int) -> bool:
         self._say(f"{self._role}: {phase}", done, total)

@@ -1,18 +1,15 @@
-"""One job → one serialised engine."""
+"""One network → one serialised engine. Runs in a process of its own (`ttc.exporter.worker`)."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
-
 from ttc.engines import TensorRecord
 from ttc.errors import BackendError
-from ttc.exporter.jobs import Job
 from ttc.exporter.tensorrt_api import TensorRT
 
-__all__ = ["Built", "Compiler"]
+__all__ = ["Built", "Compiler", "Task"]
 
 # ONNX → TensorRT names of dtypes.
 _DTYPES = {
@@ -25,7 +22,16 @@ _DTYPES = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-_PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A network as serialised ONNX, the engine's name, and the tensors it must have."""
+
+    name: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    onnx: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Compiler:
         self._monitor = backend.progress_monitor(step)
         self.timing_cache = timing_cache
 
-    def build(self, job: Job) -> Built:
+    def build(self, task: Task) -> Built:
         """Parse, give the profile, build. Raises `BackendError` with what the library said."""
         start = time.perf_counter()
         self._messages.clear()
@@ -62,17 +68,17 @@ class Compiler:
         builder = api.Builder(self._logger)
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
-        if not parser.parse(_serialised(job)):
-            raise self._refusal(job, "does not parse", _parser_errors(parser))
-        _check_contract(api, network, job)
+        if not parser.parse(task.onnx):
+            raise self._refusal(task, "does not parse", _parser_errors(parser))
+        _check_contract(api, network, task)
         config = self._backend.config(builder, self._targets)
         config.progress_monitor = self._monitor
-        config.add_optimization_profile(_profile(builder, job))
+        config.add_optimization_profile(_profile(builder, task))
         if self.timing_cache is not None:
             self._backend.use_timing_cache(config, self.timing_cache)
         engine = builder.build_serialized_network(network, config)
         if engine is None:
-            raise self._refusal(job, "cannot be built", [])
+            raise self._refusal(task, "cannot be built", [])
         if self.timing_cache is not None:
             self.timing_cache = self._backend.timing_cache(config)
         layers = tuple(
@@ -85,21 +91,11 @@ class Compiler:
         if severity == "error":
             self._messages.append(" ".join(text.split()))
 
-    def _refusal(self, job: Job, what: str, parsed: list[str]) -> BackendError:
+    def _refusal(self, task: Task, what: str, parsed: list[str]) -> BackendError:
         said = "; ".join([*parsed, *self._messages][:3]) or "the library gave no reason"
         return BackendError(
-            f"{job.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
+            f"{task.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
         )
-
-
-def _serialised(job: Job) -> bytes:
-    proto = ir.to_proto(job.model)
-    size = proto.ByteSize()
-    if size > _PROTOBUF_LIMIT:
-        raise BackendError(
-            f"{job.name}: {size} bytes with its weights, more than a network may have; build it without --bake"
-        )
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _parser_errors(parser: Any) -> list[str]:
@@ -112,9 +108,9 @@ def _parser_errors(parser: Any) -> list[str]:
     return found
 
 
-def _profile(builder: Any, job: Job) -> Any:
+def _profile(builder: Any, task: Task) -> Any:
     profile = builder.create_optimization_profile()
-    for tensor in job.inputs:
+    for tensor in task.inputs:
         if any(isinstance(dim, str) for dim in tensor.shape):
             profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
             read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
@@ -124,24 +120,24 @@ def _profile(builder: Any, job: Job) -> Any:
     return profile
 
 
-def _check_contract(api: Any, network: Any, job: Job) -> None:
+def _check_contract(api: Any, network: Any, task: Task) -> None:
     """What the parser made has the tensors that the graph has."""
     made = (
         [network.get_input(place) for place in range(network.num_inputs)],
         [network.get_output(place) for place in range(network.num_outputs)],
     )
-    for tensors, due in zip(made, (job.inputs, job.outputs), strict=True):
+    for tensors, due in zip(made, (task.inputs, task.outputs), strict=True):
         found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
         if len(found) != len(due):
             raise BackendError(
-                f"{job.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+                f"{task.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
             )
         for record in due:
-            _check_tensor(api, job, record, found.get(record.name))
+            _check_tensor(api, task, record, found.get(record.name))
 
 
 def _check_tensor(
-    api: Any, job: Job, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
+    api: Any, task: Task, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
 ) -> None:
     dtype = getattr(api.DataType, _DTYPES[record.dtype])
     shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
@@ -149,5 +145,5 @@ def _check_tensor(
     # The parser may not see that an output's dimension is static; the other way round is a fault.
     if not known or any(a not in (-1, b) for a, b in zip(found[1] if found else (), shape, strict=False)):
         raise BackendError(
-            f"{job.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
+            f"{task.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
         )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ttc.engines import TensorRecord
-from ttc.errors import InputError
+from ttc.errors import BackendError, InputError
+from ttc.exporter.compile import Task
 from ttc.exporter.dims import letters, shape_of, sizes_of
 from ttc.exporter.passes import run_passes
 from ttc.exporter.passes.cut import cut
@@ -22,6 +23,7 @@ from ttc.program import Program
 __all__ = ["FORMS", "Job", "Ranges", "make_jobs"]
 
 FORMS = ("whole", "cut")
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
 # Sizes of the letters at min, opt and max.
 Ranges = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 
@@ -40,6 +42,15 @@ class Job:
     model: ir.Model
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
+
+    def task(self) -> Task:
+        """The job as the compiler takes it."""
+        proto = ir.to_proto(self.model)
+        if (size := proto.ByteSize()) > PROTOBUF_LIMIT_BYTES:
+            raise BackendError(
+                f"{self.name}: {size} bytes with its weights, more than a network may have; build it without --bake"
+            )
+        return Task(self.name, self.inputs, self.outputs, proto.SerializeToString(deterministic=True))
 
 
 def make_jobs(source: GraphSource, form: str, ranges: Ranges, bake: bool) -> tuple[list[Job], Program | None]:

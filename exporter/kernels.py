@@ -12,7 +12,7 @@ __all__ = ["builder_digest", "kernel_digests"]
 
 _NOT_COMPILED: Final = ("naive.py",)
 # The code that decides what a network looks like.
-_BUILDER_FILES: Final = ("compile.py", "dims.py", "jobs.py", "tensorrt_api.py")
+_BUILDER_FILES: Final = ("compile.py", "dims.py", "isolated.py", "jobs.py", "tensorrt_api.py", "worker.py")
 
 
 def kernel_digests() -> dict[str, str]:

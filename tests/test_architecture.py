@@ -18,7 +18,19 @@ FOLDERS = ("exporter", "plugins", "profiles", "runtime")
 # Modules at the top of `ttc` that both halves stand on.
 LEAVES = tuple(
     f"ttc.{name}"
-    for name in ("bundle", "config", "errors", "manifest", "shard", "staging", "strictjson", "weights")
+    for name in (
+        "bundle",
+        "config",
+        "engines",
+        "errors",
+        "manifest",
+        "program",
+        "shard",
+        "signing",
+        "staging",
+        "strictjson",
+        "weights",
+    )
 )
 # Package -> what it may import of `ttc`, itself apart. The longest matching package counts; what is not
 # named here (the command line and what stands beside it) may import everything.

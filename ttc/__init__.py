@@ -27,6 +27,7 @@ from ttc.errors import (
 )
 
 if TYPE_CHECKING:
+    from ttc.exporter.build import BuildReport, build
     from ttc.exporter.export import export
     from ttc.runtime.engine import Engine, load
     from ttc.runtime.result import Event, Result, Stats
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BuildReport",
     "BundleError",
     "CapacityError",
     "CheckpointError",
@@ -49,15 +51,18 @@ __all__ = [
     "Stats",
     "TtcError",
     "__version__",
+    "build",
     "export",
     "load",
 ]
 
 _HOMES = {
+    "BuildReport": "ttc.exporter.build",
     "Engine": "ttc.runtime.engine",
     "Event": "ttc.runtime.result",
     "Result": "ttc.runtime.result",
     "Stats": "ttc.runtime.result",
+    "build": "ttc.exporter.build",
     "export": "ttc.exporter.export",
     "load": "ttc.runtime.engine",
 }
