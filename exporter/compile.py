@@ -66,6 +66,7 @@ class Compiler:
         self._messages.clear()
         api = self._backend.api
         builder = api.Builder(self._logger)
+        builder.max_threads = 1
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
         if not parser.parse(task.onnx):

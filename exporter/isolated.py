@@ -2,7 +2,8 @@
 
 TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two builds in one
 process differ. A fresh process without address randomisation, with one heap and a fixed environment, gives the same
-bytes every time on one machine. It also keeps the builder's memory and its crashes out of the caller's process.
+bytes every time on one machine. One core, because threads that race for the heap change it too; the builder uses little
+more. It also keeps the builder's memory and its crashes out of the caller's process.
 """
 
 import ctypes
@@ -73,9 +74,9 @@ class IsolatedCompiler:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with (self.folder / "said").open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ttc.exporter.worker"],
+                [sys.executable, "-P", "-m", "ttc.exporter.worker"],
                 cwd=self.folder,
-                env=kept | {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"},
+                env=kept | {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
@@ -122,7 +123,9 @@ class IsolatedCompiler:
 
 
 def _settle() -> None:
-    """In the new process, before its program starts: fixed addresses, and an end when the parent ends."""
+    """In the new process, before its program starts: fixed addresses, one core, and an end when the parent ends."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[0]})
     library = ctypes.CDLL(None)
     library.personality(_ADDR_NO_RANDOMIZE)
     library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,113 @@
+"""How long, how much memory and how many bytes building both towers takes, in both forms, by number of layers.
+
+    python benchmarks/build_real_size.py BUNDLE [--layers 9 18 36 52] [--json FILE]
+
+BUNDLE has the real size and its weights by reference; a checkpoint of holes is enough, since building reads no weight.
+Fewer layers are the first ones of the same graph: the head reads what the last of them gives.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ttc.exporter.build import build
+from ttc.exporter.jobs import FORMS
+
+ROLES = ("context", "denoiser")
+
+
+def shorten(source: Path, target: Path, layers: int) -> None:
+    """Write the graph with its first layers only."""
+    model = ir.load(source)
+    graph = model.graph
+    ends = {
+        str(value.name): value
+        for node in graph
+        for value in node.outputs
+        if str(value.name).startswith("layers.")
+        and str(value.name).count("/") == 1
+        and str(value.name).endswith("/x")
+    }
+    by_number = {int(name.split(".")[1]): value for name, value in ends.items()}
+    last = by_number[max(by_number)]
+    if layers < len(by_number):
+        ir.convenience.replace_all_uses_with(last, by_number[layers - 1])
+        kept = [v for v in graph.outputs if not _number(str(v.name)) >= layers]
+        del graph.outputs[:]
+        graph.outputs.extend(kept)
+        RemoveUnusedNodesPass()(model)
+        unused = [value for value in graph.inputs if not value.uses()]
+        for value in unused:
+            graph.inputs.remove(value)
+    ir.save(model, target)
+
+
+def _number(name: str) -> int:
+    """The layer that a state belongs to; −1 for what is of no layer."""
+    word = name.rpartition(".")[2]
+    return int(word) if word.isdecimal() else -1
+
+
+def measure(bundle: Path, layers: int, form: str, folder: Path) -> list[dict[str, Any]]:
+    """One row per tower."""
+    rows = []
+    for role in ROLES:
+        path = folder / f"{role}.onnx"
+        shorten(bundle / f"{role}.onnx", path, layers)
+        start = time.perf_counter()
+        report = build(path, folder / "engines", form=form, cache=False)
+        (graph,) = report.graphs
+        rows.append(
+            {
+                "layers": layers,
+                "form": form,
+                "tower": role,
+                "seconds": round(time.perf_counter() - start, 2),
+                "peak_mb": round(graph.peak_bytes / 1e6),
+                "engines": len(graph.engines),
+                "largest_mb": round(max(graph.engines.values()) / 1e6, 2),
+                "total_mb": round(sum(graph.engines.values()) / 1e6, 2),
+                "network_layers": graph.layers,
+                "backend": f"{report.backend} {report.backend_version}",
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--layers", type=int, nargs="+", default=[9, 18, 36, 52])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    options = parser.parse_args()
+    rows = []
+    print(f"{os.cpu_count()} cores")
+    print("form   layers  tower     seconds  peak MB  engines  largest MB  total MB  network layers")
+    for form in options.forms:
+        for layers in options.layers:
+            with tempfile.TemporaryDirectory() as folder:
+                for row in measure(options.bundle, layers, form, Path(folder)):
+                    rows.append(row)
+                    print(
+                        f"{row['form']:<6} {row['layers']:>6}  {row['tower']:<8} {row['seconds']:>8}  "
+                        f"{row['peak_mb']:>7}  {row['engines']:>7}  {row['largest_mb']:>10}  {row['total_mb']:>8}  "
+                        f"{row['network_layers']:>14}",
+                        flush=True,
+                    )
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
