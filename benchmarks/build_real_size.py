@@ -1,8 +1,10 @@
-"""How long, how much memory and how many bytes building both towers takes, in both forms, by number of layers.
+"""How long, how much memory and how many bytes building both towers takes, in both forms, by number of
+layers.
 
     python benchmarks/build_real_size.py BUNDLE [--layers 9 18 36 52] [--json FILE]
 
-BUNDLE has the real size and its weights by reference; a checkpoint of holes is enough, since building reads no weight.
+BUNDLE has the real size and its weights by reference; a checkpoint of holes is enough, since building reads
+no weight.
 Fewer layers are the first ones of the same graph: the head reads what the last of them gives.
 """
 
@@ -101,7 +103,8 @@ def main() -> None:
                     rows.append(row)
                     print(
                         f"{row['form']:<6} {row['layers']:>6}  {row['tower']:<8} {row['seconds']:>8}  "
-                        f"{row['peak_mb']:>7}  {row['engines']:>7}  {row['largest_mb']:>10}  {row['total_mb']:>8}  "
+                        f"{row['peak_mb']:>7}  {row['engines']:>7}  {row['largest_mb']:>10}  "
+                        f"{row['total_mb']:>8}  "
                         f"{row['network_layers']:>14}",
                         flush=True,
                     )

@@ -1,9 +1,10 @@
 """Builds every engine in a process of its own, laid out in memory the same way each time.
 
 TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two builds in one
-process differ. A fresh process without address randomisation, with one heap and a fixed environment, gives the same
-bytes every time on one machine. One core, because threads that race for the heap change it too; the builder uses little
-more. It also keeps the builder's memory and its crashes out of the caller's process.
+process differ in the order of tensors, though not in size. A fresh process without address randomisation, with one heap
+and a fixed environment, mostly gives the same bytes again on one machine. Not always: threads of the library race for
+the heap, more often the busier the machine. Whoever needs the same bytes asks for them with `check_reproducible`. The
+process also keeps the builder's memory and its crashes out of the caller's.
 """
 
 import ctypes
@@ -76,7 +77,13 @@ class IsolatedCompiler:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ttc.exporter.worker"],
                 cwd=self.folder,
-                env=kept | {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"},
+                env=kept
+                | {
+                    "PYTHONPATH": paths,
+                    "PYTHONHASHSEED": "0",
+                    "MALLOC_ARENA_MAX": "1",
+                    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
@@ -123,9 +130,7 @@ class IsolatedCompiler:
 
 
 def _settle() -> None:
-    """In the new process, before its program starts: fixed addresses, one core, and an end when the parent ends."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[0]})
+    """In the new process, before its program starts: fixed addresses, and an end when the parent ends."""
     library = ctypes.CDLL(None)
     library.personality(_ADDR_NO_RANDOMIZE)
     library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

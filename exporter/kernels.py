@@ -1,5 +1,6 @@
 """Digests of the sources that make the kernels of the `ttc` ops, so that a changed kernel is a changed
-engine."""
+engine.
+"""
 
 import hashlib
 from collections.abc import Iterable

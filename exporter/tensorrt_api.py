@@ -8,7 +8,7 @@ differences.
     plugins             none: ops are inlined or cut out   by `plugin_namespace`
     timing cache        none: kernels are made at run time yes
 
-What is written here for TensorRT has been checked against the names of its 11.4 Python API, but not been run.
+What is written here for TensorRT has not been run yet; the calls that both share are exercised through TensorRT-RTX.
 """
 
 import importlib

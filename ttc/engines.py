@@ -127,7 +127,8 @@ class EnginesManifest:
     @classmethod
     def from_json(cls, raw: bytes, where: str) -> Self:
         """The manifest in `raw`; `BundleError` that names `where` and the key for anything not as it should
-        be."""
+        be.
+        """
         content = parse_json(raw, where, BundleError)
         fields = Fields(content, where, BundleError)
         if (name := fields.string("format")) != ENGINES.format:
@@ -198,7 +199,8 @@ class EngineFolder:
 
     def engine(self, name: str) -> bytes:
         """The bytes of one engine, verified once more as they are read: what is returned is what was
-        checked."""
+        checked.
+        """
         return self._verified(f"{name}.engine", keep=True)
 
     def program(self, role: str) -> Program:

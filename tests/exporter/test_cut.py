@@ -111,7 +111,7 @@ def test_a_graph_inside_a_node_is_refused():
     }"""
     import onnx.parser
 
-    with pytest.raises(InputError, match="holds a graph.*--form whole"):
+    with pytest.raises(InputError, match=r"holds a graph.*--form whole"):
         cut(ir.from_proto(onnx.parser.parse_model(text)), "g")
 
 

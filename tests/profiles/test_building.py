@@ -72,5 +72,5 @@ def test_a_wrong_file_is_refused(tmp_path, old, new, complaint) -> None:
 
 
 def test_a_block_beyond_the_cache_is_refused() -> None:
-    with pytest.raises(InputError, match="block.max is 64, more than capacity.max 32"):
+    with pytest.raises(InputError, match=r"block.max is 64, more than capacity.max 32"):
         BuildProfile("p", Range(1, 1, 1), Range(1, 16, 64), Range(1, 1, 1), Range(8, 16, 32))

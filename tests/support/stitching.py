@@ -1,4 +1,6 @@
-"""Runs a cut graph on ONNX Runtime: its segments as they are, the ops between them by their function bodies."""
+"""Runs a cut graph on ONNX Runtime: its segments as they are, the ops between them by their function
+bodies.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -118,7 +118,8 @@ def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
             name, colon, number = part.strip().partition(":")
             if not name or not colon or not number.isdecimal():
                 raise InputError(
-                    f"--{end}-shapes {text!r}: {part!r} is no size; valid: NAME:NUMBER, as batch:8,capacity:4096"
+                    f"--{end}-shapes {text!r}: {part!r} is no size; "
+                    "valid: NAME:NUMBER, as batch:8,capacity:4096"
                 )
             found.setdefault(name, {})[end] = int(number)
     return found
@@ -157,14 +158,17 @@ def _plan_lines(plan: BuildPlan) -> list[str]:
         f"{plan.source.path} → {plan.output}",
         f"backend   {plan.settings.backend} {plan.version or '(not installed)'}, form {plan.settings.form}",
         f"targets   {', '.join(plan.targets) or 'what the backend builds for by default'}",
-        f"profile   {profile.name}: batch {profile.batch}, block {profile.block}, chunk {profile.chunk}, "
-        f"capacity {profile.capacity}",
+        (
+            f"profile   {profile.name}: batch {profile.batch}, block {profile.block}, chunk {profile.chunk}, "
+            f"capacity {profile.capacity}"
+        ),
     ]
     for graph in plan.graphs:
         memory = graph.memory
         lines.append(
             f"{graph.source.role:<9} weights {_size(memory.weights)}, state {_size(memory.state)}, results "
-            f"{_size(memory.results)}, work about {_size(memory.work)} on the GPU; about {graph.seconds:.0f} s to build"
+            f"{_size(memory.results)}, work about {_size(memory.work)} on the GPU; "
+            f"about {graph.seconds:.0f} s to build"
         )
     lines += [f"note      {note}" for note in plan.notes]
     lines += [f"problem   {problem}" for problem in plan.problems]
@@ -172,9 +176,8 @@ def _plan_lines(plan: BuildPlan) -> list[str]:
 
 
 def _report_lines(report: BuildReport) -> list[str]:
-    lines = [
-        f"{report.output}: {report.backend} {report.backend_version}, form {report.form}, {report.seconds:.1f} s"
-    ]
+    how = f"form {report.form}, {report.seconds:.1f} s"
+    lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
     for graph in report.graphs:
         how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
         lines.append(
