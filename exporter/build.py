@@ -176,8 +176,8 @@ class _Work:
             found = self._build(graph)
             if twice and self._build(graph) != found:
                 raise BackendError(
-                    f"{graph.source.role}: two builds of it differ; nothing was written. The library orders some "
-                    "tensors by chance; try again on an idle machine"
+                    f"{graph.source.role}: two builds of it differ; nothing was written. "
+                    "The library orders some tensors by chance; try again on an idle machine"
                 )
             if self._cache is not None:
                 self._cache.put(key, found, self._about(graph))

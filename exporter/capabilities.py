@@ -34,7 +34,8 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
     """One sentence for every kind of thing in the graph that cannot be built."""
     opset = next((model.opset_imports[domain] for domain in _STANDARD if domain in model.opset_imports), None)
     if opset is None or opset not in OPSETS:
-        yield f"{source.path.name}: opset {opset}; valid: {OPSETS.start} to {OPSETS.stop - 1}; convert it or export it again"
+        valid = f"{OPSETS.start} to {OPSETS.stop - 1}"
+        yield f"{source.path.name}: opset {opset}; valid: {valid}; convert it or export it again"
     nodes = [
         *model.graph.all_nodes(),
         *(node for function in model.functions.values() for node in function.all_nodes()),
@@ -57,10 +58,12 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
                 if node.domain == DOMAIN
                 else "a custom op without a function body"
             )
-            yield f"{source.path.name}: node {node.name!r} calls {node.domain}::{node.op_type}, {what}; {backend} cannot build it"
+            call = f"node {node.name!r} calls {node.domain}::{node.op_type}, {what}"
+            yield f"{source.path.name}: {call}; {backend} cannot build it"
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         if value.dtype is not None and value.dtype.name not in _DTYPES:
-            yield f"{source.path.name}: tensor {value.name!r} is {value.dtype.name.lower()}, which {backend} does not know"
+            dtype = value.dtype.name.lower()
+            yield f"{source.path.name}: tensor {value.name!r} is {dtype}, which {backend} does not know"
             break
     if (
         source.config is not None

@@ -104,7 +104,8 @@ def _parser_errors(parser: Any) -> list[str]:
     for place in range(parser.num_errors):
         error = parser.get_error(place)
         found.append(
-            f"node {error.node_name() or error.node()} ({error.node_operator()}): {' '.join(error.desc().split())}"
+            f"node {error.node_name() or error.node()} ({error.node_operator()}): "
+            + " ".join(error.desc().split())
         )
     return found
 

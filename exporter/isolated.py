@@ -1,10 +1,11 @@
 """Builds every engine in a process of its own, laid out in memory the same way each time.
 
-TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two builds in one
-process differ in the order of tensors, though not in size. A fresh process without address randomisation, with one heap
-and a fixed environment, mostly gives the same bytes again on one machine. Not always: threads of the library race for
-the heap, more often the busier the machine. Whoever needs the same bytes asks for them with `check_reproducible`. The
-process also keeps the builder's memory and its crashes out of the caller's.
+TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two
+builds in one process differ in the order of tensors, though not in size. A fresh process without address
+randomisation, with one heap and a fixed environment, mostly gives the same bytes again on one machine. Not
+always: threads of the library race for the heap, more often the busier the machine. Whoever needs the same
+bytes asks for them with `check_reproducible`. The process also keeps the builder's memory and its crashes out
+of the caller's.
 """
 
 import ctypes

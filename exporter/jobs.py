@@ -48,7 +48,8 @@ class Job:
         proto = ir.to_proto(self.model)
         if (size := proto.ByteSize()) > PROTOBUF_LIMIT_BYTES:
             raise BackendError(
-                f"{self.name}: {size} bytes with its weights, more than a network may have; build it without --bake"
+                f"{self.name}: {size} bytes with its weights, more than a network may have; "
+                "build it without --bake"
             )
         return Task(self.name, self.inputs, self.outputs, proto.SerializeToString(deterministic=True))
 

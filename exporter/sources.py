@@ -119,8 +119,8 @@ def _external(model: ir.Model) -> list[Path]:
         end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
         if not file.is_file() or file.stat().st_size < end:
             raise InputError(
-                f"{file}: missing or shorter than the {end} bytes that initializer {shown(name)} needs of it; "
-                "keep the external data beside the .onnx file"
+                f"{file}: missing or shorter than the {end} bytes that initializer {shown(name)} "
+                "needs of it; keep the external data beside the .onnx file"
             )
         found[file] = None
     return list(found)

@@ -8,7 +8,8 @@ differences.
     plugins             none: ops are inlined or cut out   by `plugin_namespace`
     timing cache        none: kernels are made at run time yes
 
-What is written here for TensorRT has not been run yet; the calls that both share are exercised through TensorRT-RTX.
+What is written here for TensorRT has not been run yet; the calls that both share are exercised through
+TensorRT-RTX.
 """
 
 import importlib
@@ -54,7 +55,8 @@ def backend_version(backend: str) -> str:
         if tuple(int(part) for part in found.split(".")[:2]) < _MINIMUM[backend]:
             due = ".".join(map(str, _MINIMUM[backend]))
             raise BackendError(
-                f"{backend} {found} is installed, at least {due} is due; upgrade with: pip install -U 'ttc[{backend}]'"
+                f"{backend} {found} is installed, at least {due} is due; "
+                f"upgrade with: pip install -U 'ttc[{backend}]'"
             )
         return found
     return str(importlib.import_module(package).__version__)

@@ -1,7 +1,8 @@
 """The process that builds one engine: `python -m ttc.exporter.worker`, in a folder that holds what to build.
 
-Reads network.onnx, task.json and, where there is one, timing.cache; writes the engine (or nothing), result.json and
-timing.cache. Standard output carries progress: lines of phase, steps done, steps in all, between tabs.
+Reads network.onnx, task.json and, where there is one, timing.cache; writes the engine (or nothing),
+result.json and timing.cache. Standard output carries progress: lines of phase, steps done, steps in all,
+between tabs.
 """
 
 import dataclasses

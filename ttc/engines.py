@@ -220,12 +220,14 @@ class EngineFolder:
         built = self.manifest
         if built.backend != backend:
             raise BackendError(
-                f"{self.path}: built for {built.backend}, not for {backend}; build again with --backend {backend}"
+                f"{self.path}: built for {built.backend}, not for {backend}; "
+                f"build again with --backend {backend}"
             )
         if built.backend_version != version:
             raise BackendError(
-                f"{self.path}: built with {backend} {built.backend_version}, but {version} is installed, and engines run "
-                f"with the version that built them; build again, or install {backend} {built.backend_version}"
+                f"{self.path}: built with {backend} {built.backend_version}, but {version} is installed, "
+                f"and engines run with the version that built them; "
+                f"build again, or install {backend} {built.backend_version}"
             )
 
     def _verified(self, name: str, keep: bool) -> bytes:

@@ -46,7 +46,7 @@ class _Levels:
 
 
 def cut(model: ir.Model, name: str) -> Cut:
-    """Cut one graph; its engines are called `name`-00, `name`-01, …
+    """Cut one graph; its engines are called `name`-00, `name`-01 and so on.
 
     The model stays as it is. Raises `InputError` for a graph with nested graphs, which no export of ours has.
     """
