@@ -126,8 +126,9 @@ def read_modules(root: Path) -> dict[str, Module]:
     places = {root / "ttc": "ttc"} | {root / folder: f"ttc.{folder}" for folder in FOLDERS}
     modules = {}
     for folder, package in places.items():
-        files = folder.glob("*.py") if package == "ttc" else folder.rglob("*.py")
-        for file in files:
+        # Below `ttc` only its own folder: the links lead to what is read at its own place.
+        own = [*folder.glob("*.py"), *folder.glob("commands/*.py")]
+        for file in own if package == "ttc" else folder.rglob("*.py"):
             parts = file.relative_to(folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join((package, *(parts[:-1] if is_package else parts)))

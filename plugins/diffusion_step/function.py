@@ -169,7 +169,11 @@ DiffusionStep <mask_id> (logits, block_ids, threshold, temperature, row_key, pos
 
 
 def _diffusion_predict(_: Mapping[str, Any]) -> str:
-    chain = (("keys", "places", "at_place"), ("at_place", "steps", "at_step"), ("at_step", "vocabulary", "hash"))
+    chain = (
+        ("keys", "places", "at_place"),
+        ("at_place", "steps", "at_step"),
+        ("at_step", "vocabulary", "hash"),
+    )
     return _PREDICT.format(
         modulus=MODULUS,
         round_0=ROUND_CONSTANTS[0],

@@ -1,6 +1,7 @@
 """The engine as a user meets it: options, prompts, capacity, events, threads, closing."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -77,6 +78,23 @@ def test_bad_prompts_are_refused(ort, prompt, says):
     with pytest.raises(ttc.InputError) as error:
         ort.generate(prompt)
     assert says in str(error.value)
+
+
+def test_stream_returns_what_generate_returns(ort):
+    """And its seconds do not count what the caller does between events."""
+    stream = ort.stream([PROMPT, PROMPT[:4]], max_new_tokens=20, stop_at_eos=False)
+    start = time.perf_counter()
+    while True:
+        try:
+            next(stream)
+            time.sleep(0.02)
+        except StopIteration as end:
+            results = end.value
+            break
+    elapsed = time.perf_counter() - start
+    want = ort.generate([PROMPT, PROMPT[:4]], max_new_tokens=20, stop_at_eos=False)
+    assert [result.token_ids for result in results] == [result.token_ids for result in want]
+    assert results[0].stats.seconds < elapsed
 
 
 def test_unknown_option_of_stream_is_a_type_error_at_the_call(ort):
