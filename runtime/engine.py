@@ -37,6 +37,7 @@ def load(
     engines: str | os.PathLike[str] | None = None,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -48,6 +49,8 @@ def load(
             model's max_position_embeddings.
         engines: folder of TensorRT engines; only backends that run engines take it.
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
+        threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
+            cores for a large one.
 
     Raises:
         BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
@@ -60,11 +63,15 @@ def load(
         raise InputError(
             f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)"
         )
+    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+        raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
     if engines is not None:
         raise InputError(f"backend {backend!r} runs no engines; leave out engines")
     tokenizer = _tokenizer(opened)
     try:
-        return Engine(load_backend(backend, opened, device), tokenizer, load_profile("cpu"), capacity)
+        return Engine(
+            load_backend(backend, opened, device, threads), tokenizer, load_profile("cpu"), capacity
+        )
     finally:
         opened.close()
 

@@ -230,6 +230,17 @@ def test_autoregressive_events_are_blocks_of_one(engine, mode):
     assert all(event.committed and len(event.token_ids) == 1 for event in events)
 
 
+def test_threads(bundles, ort):
+    want = ort.generate(PROMPT, max_new_tokens=16, stop_at_eos=False)
+    with ttc.load(bundles("tiny_a"), threads=2) as two:
+        assert two.generate(PROMPT, max_new_tokens=16, stop_at_eos=False).token_ids == want.token_ids
+    for threads in (0, True, 5000):
+        with pytest.raises(ttc.InputError, match="threads is"):
+            ttc.load(bundles("tiny_a"), threads=threads)
+    with pytest.raises(ttc.InputError, match=r"torch\.set_num_threads"):
+        ttc.load(bundles("tiny_a"), "torch", threads=1)
+
+
 def test_statistics(ort):
     result = ort.generate(PROMPT, max_new_tokens=32, stop_at_eos=False)
     stats = result.stats
