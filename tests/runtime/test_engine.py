@@ -48,7 +48,6 @@ def ort(engines):
         ({"top_p": 2.0, "mode": "ar", "temperature": 1.0}, "top_p is 2.0"),
         ({"top_k": 5}, "top_k and top_p do not apply to mode 'diffusion'"),
         ({"top_p": 0.5}, "top_k and top_p do not apply to mode 'diffusion'"),
-        ({"top_k": 5, "mode": "ar"}, "need a temperature above 0"),
         ({"seed": -1, "temperature": 1.0}, "seed is -1"),
         ({"eos_token_id": 128}, "eos_token_id is 128; valid: an integer from 0 to 127"),
         ({"eos_token_id": [2, -4]}, "eos_token_id is -4"),
@@ -252,6 +251,13 @@ def test_statistics(ort):
     assert stats.tokens_per_second == pytest.approx(32 / stats.seconds)
     ar = ort.generate(PROMPT, mode="ar", max_new_tokens=8, stop_at_eos=False).stats
     assert (ar.nfe, ar.nfe_per_block, ar.tokens_per_nfe, ar.context_calls) == (0, (), None, 8)
+
+
+def test_filters_without_a_temperature_are_noted(ort):
+    greedy = ort.generate(PROMPT, "ar", max_new_tokens=8)
+    result = ort.generate(PROMPT, "ar", max_new_tokens=8, top_k=5)
+    assert result.token_ids == greedy.token_ids
+    assert "top_k and top_p have no effect at temperature 0" in result.stats.notes[0]
 
 
 def test_other_block_sizes_are_noted(ort):
