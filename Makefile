@@ -40,6 +40,7 @@ check: $(READY) ## lint, format, types
 
 bench: $(READY) ## measure the backends on the miniature and print the ratios
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/export_real_size.py
 
 gpu: $(READY) ## the tests that need a GPU; here a missing GPU is a failure
 	TTC_REQUIRE=gpu $(BIN)/python -m pytest -m gpu

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +37,7 @@ def load(
     engines: str | os.PathLike[str] | None = None,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -48,6 +49,8 @@ def load(
             model's max_position_embeddings.
         engines: folder of TensorRT engines; only backends that run engines take it.
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
+        threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
+            cores for a large one.
 
     Raises:
         BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
@@ -60,11 +63,15 @@ def load(
         raise InputError(
             f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)"
         )
+    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+        raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
     if engines is not None:
         raise InputError(f"backend {backend!r} runs no engines; leave out engines")
     tokenizer = _tokenizer(opened)
     try:
-        return Engine(load_backend(backend, opened, device), tokenizer, load_profile("cpu"), capacity)
+        return Engine(
+            load_backend(backend, opened, device, threads), tokenizer, load_profile("cpu"), capacity
+        )
     finally:
         opened.close()
 
@@ -122,7 +129,6 @@ class Engine:
             InputError: an option or a prompt is not valid.  CapacityError: too many tokens.
             NumericsError: the model computed NaN.  BackendError: the engine is closed.
         """
-        start = time.perf_counter()
         run = self._start(
             prompt,
             mode=mode,
@@ -137,20 +143,25 @@ class Engine:
             eos_token_id=eos_token_id,
             stop_at_eos=stop_at_eos,
         )
-        for _ in run.events:
-            pass
-        results = [self._result(row, run, time.perf_counter() - start) for row in run.rows]
-        return results if run.is_batch else results[0]
+        events = self._play(run, with_text=False)
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                outcome: Result | list[Result] = end.value
+                return outcome
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
+    def stream(self, prompt: Prompt, **options: Any) -> Generator[Event, None, Result | list[Result]]:
         """Generate as `generate` does, with its options, and give every denoise step and finished block as an
         event.
 
-        Options and prompt are checked at the call, not at the first event.
+        Options and prompt are checked at the call, not at the first event. The generator's return value (what
+        `yield from` gives) is what `generate` returns; its times do not count what the caller does between
+        events.
         """
         bound = inspect.signature(self.generate).bind(prompt, **options)
         bound.apply_defaults()
-        return self._with_text(self._start(**bound.arguments))
+        return self._play(self._start(**bound.arguments), with_text=True)
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Context tower logits at every position of one sequence: (L, V)."""
@@ -219,17 +230,25 @@ class Engine:
             )
         return self._capacity or self._profile.capacity_for(needed)
 
-    def _with_text(self, run: "_Run") -> Iterator[Event]:
-        if self.tokenizer is None:
-            yield from run.events
-            return
-        streams = [TextStream(self.tokenizer, run.options.eos_token_ids) for _ in run.rows]
+    def _play(self, run: "_Run", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
+        """Run the loop to its end; events with their text on the way, the results at the end."""
+        streams = [
+            TextStream(self.tokenizer, run.options.eos_token_ids) if self.tokenizer and with_text else None
+            for _ in run.rows
+        ]
+        seconds, start = 0.0, time.perf_counter()
         for event in run.events:
-            if event.committed:
+            text = streams[event.row]
+            if event.committed and text is not None:
                 row = run.rows[event.row]
-                text = streams[event.row].push(row.tokens, final=row.finish_reason is not None)
-                event = dataclasses.replace(event, text=text)
+                piece = text.push(row.tokens, final=row.finish_reason is not None)
+                event = dataclasses.replace(event, text=piece)
+            seconds += time.perf_counter() - start
             yield event
+            start = time.perf_counter()
+        seconds += time.perf_counter() - start
+        results = [self._result(row, run, seconds) for row in run.rows]
+        return results if run.is_batch else results[0]
 
     def _result(self, row: Row, run: "_Run", seconds: float) -> Result:
         assert row.finish_reason is not None, "the loop ends when every row has ended"

@@ -34,6 +34,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` and return what it returns."""
         start = time.perf_counter()
         try:
             return function(*args, **kwargs)

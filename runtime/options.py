@@ -78,16 +78,17 @@ def make_options(
         raise InputError(
             "top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); use 'ar'"
         )
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        raise InputError("top_k and top_p need a temperature above 0; greedy decoding ignores them")
     if seed is not None:
         _integer("seed", seed, 0, _MAX_SEED)
     notes = []
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        notes.append("top_k and top_p have no effect at temperature 0: greedy decoding takes the best token")
     if mode == "diffusion" and block_size != TRAINED_BLOCK_SIZE:
         notes.append(
             f"block_size is {block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, others lose quality"
         )
-        logger.warning(notes[-1])
+    for note in notes:
+        logger.warning(note)
     drawn = temperature > 0
     return Options(
         mode=mode,

@@ -53,6 +53,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
 HEAVY = frozenset({"onnxscript", "polygraphy", "tensorrt", "tensorrt_rtx", "torch", "triton"})
 # … and the only places that may import them at module level. Elsewhere the function that needs one does.
 HEAVY_PLACES = (
+    "exporter/mixers.py",
     "exporter/onnx.py",
     "exporter/stages.py",
     "exporter/towers.py",
@@ -137,8 +138,9 @@ def read_modules(root: Path) -> dict[str, Module]:
     places = {root / "ttc": "ttc"} | {root / folder: f"ttc.{folder}" for folder in FOLDERS}
     modules = {}
     for folder, package in places.items():
-        files = folder.glob("*.py") if package == "ttc" else folder.rglob("*.py")
-        for file in files:
+        # Below `ttc` only its own folder: the links lead to what is read at its own place.
+        own = [*folder.glob("*.py"), *folder.glob("commands/*.py")]
+        for file in own if package == "ttc" else folder.rglob("*.py"):
             parts = file.relative_to(folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join((package, *(parts[:-1] if is_package else parts)))

@@ -88,6 +88,7 @@ def test_version() -> None:
 
 
 def test_help_names_every_command() -> None:
+    assert "\n  ttc demo  " in run("--help").stdout
     listed = run("--help").stdout.partition("Commands:")[2]
     assert re.findall(r"^  (\w+)", listed, re.MULTILINE) == list(COMMANDS)
 
@@ -104,7 +105,6 @@ def test_every_command_has_help(command: str) -> None:
         ["generate"],
         ["generate", "b", "p", "--mode", "magic"],
         ["generate", "b", "p", "--steps", "many"],
-        ["generate", "b", "p", "--show-steps", "--json"],
         ["export", "c"],
         ["export", "c", "-o", "b", "--dtype", "int8"],
     ],
@@ -394,6 +394,17 @@ def test_steps_are_the_same_lines_every_time(tiny: Path, mode: str) -> None:
         assert len([line for line in lines if " done in " in line]) == len(found["nfe_per_block"])
     else:
         assert len(lines) == 20
+
+
+def test_steps_and_json_go_together(tiny: Path) -> None:
+    same = ["generate", tiny, "5 6 7", "--ids", "--max-new-tokens", 20]
+    done = run(*same, "--show-steps", "--json")
+    shown, plain = json.loads(done.stdout), ask(*same)
+    assert step_lines(done)
+    times = {"seconds", "tokens_per_second", "backend_seconds"}
+    assert {k: v for k, v in shown.items() if k not in times} == {
+        k: v for k, v in plain.items() if k not in times
+    }
 
 
 def test_steps_show_text(mini: Path) -> None:

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["CHANGELOG.md", "CONTRIBUTING.md", "README.md", "docs/architecture.md"]
+DOCUMENTS = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "docs/architecture.md",
+    "docs/cli.md",
+    "docs/ops.md",
+]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )

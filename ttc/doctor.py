@@ -97,7 +97,10 @@ def examine() -> dict[str, Any]:
             }
             for package in PACKAGES
         },
-        "abilities": [asdict(a) for a in _abilities(versions, faults, providers, cuda, gpu is not None)],
+        "abilities": [
+            asdict(a) | {"remedy": list(a.remedy)}
+            for a in _abilities(versions, faults, providers, cuda, gpu is not None)
+        ],
         "warnings": _warnings(),
     }
 

@@ -11,7 +11,8 @@
     │   └── MissingDependencyError   … because a package is not installed
     └── NumericsError         the model computed NaN or infinity
 
-Every message says what was wrong, the value, what is valid, and what to do. A bug of our own is never one of these.
+Every message says what was wrong, the value, what is valid, and what to do. A bug of our own is never one of
+these.
 """
 
 __all__ = [

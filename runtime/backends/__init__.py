@@ -15,14 +15,17 @@ BACKENDS = ("onnxruntime", "torch")
 
 
 class _Loader(Protocol):
-    def load(self, bundle: Bundle, device: str | None) -> Backend: ...
+    def load(self, bundle: Bundle, device: str | None, threads: int | None) -> Backend: ...
 
 
-def load_backend(name: str, bundle: Bundle, device: str | None) -> Backend:
-    """The backend of that name over a bundle; device is "cpu", "cuda" or "cuda:N", None for the best there
-    is.
+def load_backend(name: str, bundle: Bundle, device: str | None, threads: int | None) -> Backend:
+    """The backend of that name over a bundle.
+
+    device: "cpu", "cuda" or "cuda:N"; None for the best there is.  threads: CPU threads per call; None for
+        the
+    backend's own choice.
     """
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
     loader = cast(_Loader, import_module(f"ttc.runtime.backends.{name}.load"))
-    return loader.load(bundle, device)
+    return loader.load(bundle, device, threads)

@@ -157,15 +157,15 @@ def test_killed_export_leaves_nothing_and_is_swept(tmp_path):
     code = (
         f"import ttc; ttc.export({str(G.folder)!r}, {str(target)!r}, progress=lambda s: print(s, flush=True))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "layer" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "layer" in line:
+                process.send_signal(signal.SIGKILL)
+                break
     assert not target.exists()
     assert leftovers(tmp_path), "a killed process cannot clean up; if it left nothing this test shows nothing"
 

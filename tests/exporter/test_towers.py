@@ -8,7 +8,7 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.bundle import Bundle
-from ttc.exporter import towers
+from ttc.exporter import mixers, towers
 from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
 from ttc.plugins.naive import run_naive
 
@@ -99,7 +99,7 @@ def test_moe_layers(g, weights):
         tower = CONTEXT if tower == "context" else DENOISER
         w = TowerWeights.of(g.config, tower, weights).layers[int(layer)]
         tokens = torch.from_numpy(g.vectors[f"{prefix}/input"])
-        out = towers.feed_forward(g.config, "E", w, run_naive, tokens[None])[0]
+        out = mixers.feed_forward(g.config, "E", w, run_naive, tokens[None])[0]
         assert_close(out, g.vectors[f"{prefix}/out"], tolerances.MOE, prefix)
 
 

@@ -1,6 +1,7 @@
 """The engine as a user meets it: options, prompts, capacity, events, threads, closing."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,7 +48,6 @@ def ort(engines):
         ({"top_p": 2.0, "mode": "ar", "temperature": 1.0}, "top_p is 2.0"),
         ({"top_k": 5}, "top_k and top_p do not apply to mode 'diffusion'"),
         ({"top_p": 0.5}, "top_k and top_p do not apply to mode 'diffusion'"),
-        ({"top_k": 5, "mode": "ar"}, "need a temperature above 0"),
         ({"seed": -1, "temperature": 1.0}, "seed is -1"),
         ({"eos_token_id": 128}, "eos_token_id is 128; valid: an integer from 0 to 127"),
         ({"eos_token_id": [2, -4]}, "eos_token_id is -4"),
@@ -77,6 +77,23 @@ def test_bad_prompts_are_refused(ort, prompt, says):
     with pytest.raises(ttc.InputError) as error:
         ort.generate(prompt)
     assert says in str(error.value)
+
+
+def test_stream_returns_what_generate_returns(ort):
+    """And its seconds do not count what the caller does between events."""
+    stream = ort.stream([PROMPT, PROMPT[:4]], max_new_tokens=20, stop_at_eos=False)
+    start = time.perf_counter()
+    while True:
+        try:
+            next(stream)
+            time.sleep(0.02)
+        except StopIteration as end:
+            results = end.value
+            break
+    elapsed = time.perf_counter() - start
+    want = ort.generate([PROMPT, PROMPT[:4]], max_new_tokens=20, stop_at_eos=False)
+    assert [result.token_ids for result in results] == [result.token_ids for result in want]
+    assert results[0].stats.seconds < elapsed
 
 
 def test_unknown_option_of_stream_is_a_type_error_at_the_call(ort):
@@ -212,6 +229,17 @@ def test_autoregressive_events_are_blocks_of_one(engine, mode):
     assert all(event.committed and len(event.token_ids) == 1 for event in events)
 
 
+def test_threads(bundles, ort):
+    want = ort.generate(PROMPT, max_new_tokens=16, stop_at_eos=False)
+    with ttc.load(bundles("tiny_a"), threads=2) as two:
+        assert two.generate(PROMPT, max_new_tokens=16, stop_at_eos=False).token_ids == want.token_ids
+    for threads in (0, True, 5000):
+        with pytest.raises(ttc.InputError, match="threads is"):
+            ttc.load(bundles("tiny_a"), threads=threads)
+    with pytest.raises(ttc.InputError, match=r"torch\.set_num_threads"):
+        ttc.load(bundles("tiny_a"), "torch", threads=1)
+
+
 def test_statistics(ort):
     result = ort.generate(PROMPT, max_new_tokens=32, stop_at_eos=False)
     stats = result.stats
@@ -223,6 +251,13 @@ def test_statistics(ort):
     assert stats.tokens_per_second == pytest.approx(32 / stats.seconds)
     ar = ort.generate(PROMPT, mode="ar", max_new_tokens=8, stop_at_eos=False).stats
     assert (ar.nfe, ar.nfe_per_block, ar.tokens_per_nfe, ar.context_calls) == (0, (), None, 8)
+
+
+def test_filters_without_a_temperature_are_noted(ort):
+    greedy = ort.generate(PROMPT, "ar", max_new_tokens=8)
+    result = ort.generate(PROMPT, "ar", max_new_tokens=8, top_k=5)
+    assert result.token_ids == greedy.token_ids
+    assert "top_k and top_p have no effect at temperature 0" in result.stats.notes[0]
 
 
 def test_other_block_sizes_are_noted(ort):

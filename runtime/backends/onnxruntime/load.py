@@ -19,9 +19,13 @@ __all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
+# Below this many bytes of weights one thread per call is the default: the matrix products are then so small
+# that a second thread gains nothing on an idle machine and, waiting for the first, loses much on a busy one.
+ONE_THREAD_BYTES = 64 * 2**20
 
-def load(bundle: Bundle, device: str | None) -> OnnxRuntimeBackend:
-    """Make one session per graph of the bundle."""
+
+def load(bundle: Bundle, device: str | None, threads: int | None) -> OnnxRuntimeBackend:
+    """Make one session per graph of the bundle; `threads` is for each call of each session."""
     kind, index = _device(device)
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -50,7 +54,7 @@ def load(bundle: Bundle, device: str | None) -> OnnxRuntimeBackend:
                 values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
                     weight.astype("float32") if narrow else weight
                 )
-        sessions[role] = _session(model, {name: values[name] for name in used}, providers)
+        sessions[role] = _session(model, {name: values[name] for name in used}, providers, threads)
     compute_dtype = "float32" if widen else bundle.compute_dtype
     return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
 
@@ -59,9 +63,14 @@ def _session(
     model: ir.Model,
     weights: dict[str, onnxruntime.OrtValue],
     providers: list[str | tuple[str, dict[str, str]]],
+    threads: int | None,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    weight_bytes = sum(value.tensor_size_in_bytes() for value in weights.values())
+    options.intra_op_num_threads = threads or (1 if weight_bytes < ONE_THREAD_BYTES else 0)  # 0: one per core
+    # Threads that spin while they wait take the cores from the host's loop and from other engines.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     serialized = ir.serde.serialize_model(model).SerializeToString()

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.bundle import Bundle
-from ttc.errors import BackendError, MissingDependencyError
+from ttc.errors import BackendError, InputError, MissingDependencyError
 from ttc.runtime.backends.device import parse_device
 
 try:
@@ -22,8 +22,12 @@ from ttc.runtime.backends.torch.run import TorchBackend
 __all__ = ["load"]
 
 
-def load(bundle: Bundle, device: str | None) -> TorchBackend:
+def load(bundle: Bundle, device: str | None, threads: int | None) -> TorchBackend:
     """Put both towers' weights on the device."""
+    if threads is not None:
+        raise InputError(
+            "threads is for backend 'onnxruntime'; torch has one setting per process, torch.set_num_threads"
+        )
     target = _device(device)
     weights = {name: _tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)

@@ -1,0 +1,100 @@
+"""Exporting a checkpoint of the real size: seconds, peak memory, bytes written.
+
+The checkpoint is made here: correct headers, 118 GiB of holes (sparse files, a few MB on disk). The export
+runs in a process of its own, so that its peak memory is its own.
+"""
+
+import json
+import math
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ttc.config import ModelConfig
+from ttc.exporter.checkpoint import expected_tensors
+
+ROOT = Path(__file__).parents[1]
+# The configuration of the released model (spec § 1).
+CONFIG = {
+    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    "num_hidden_layers": 52,
+    "hidden_size": 2688,
+    "vocab_size": 131072,
+    "layer_norm_epsilon": 1e-5,
+    "mamba_num_heads": 64,
+    "mamba_head_dim": 64,
+    "n_groups": 8,
+    "ssm_state_size": 128,
+    "conv_kernel": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "n_routed_experts": 128,
+    "num_experts_per_tok": 6,
+    "moe_intermediate_size": 1856,
+    "moe_shared_expert_intermediate_size": 3712,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "max_position_embeddings": 262144,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "bfloat16",
+}
+SHARDS = 24
+
+
+def main() -> None:
+    """Make the checkpoint, export it, print and write the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "real.bundle"
+        weight_bytes = make_checkpoint(checkpoint)
+        start = time.perf_counter()
+        code = f"import ttc; ttc.export({str(checkpoint)!r}, {str(bundle)!r}, progress=print)"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+        seconds = time.perf_counter() - start
+        figures = {
+            "layers": CONFIG["num_hidden_layers"],
+            "checkpoint_gib": weight_bytes / 2**30,
+            "seconds": seconds,
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
+            "written_mb": sum(path.stat().st_size for path in bundle.iterdir()) / 1e6,
+            "files_mb": {path.name: path.stat().st_size / 1e6 for path in sorted(bundle.iterdir())},
+        }
+    print(json.dumps(figures, indent=1))
+    print(f"\nlimits: 300 s, 6 GiB, 60 MB; used: {seconds / 300:.1%} of the time, ", end="")
+    print(f"{figures['peak_memory_gib'] / 6:.1%} of memory, {figures['written_mb'] / 60:.1%} of the bytes")
+
+
+def make_checkpoint(folder: Path) -> int:
+    """Write config.json, the index and sparse shards; returns the bytes of weights they stand for."""
+    folder.mkdir()
+    names = sorted(expected := expected_tensors(ModelConfig.from_hf(CONFIG)))
+    per_shard = math.ceil(len(names) / SHARDS)
+    index, total = {}, 0
+    for number in range(SHARDS):
+        file = f"model-{number + 1:05d}-of-{SHARDS:05d}.safetensors"
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name in names[number * per_shard : (number + 1) * per_shard]:
+            end = at + 2 * math.prod(expected[name])
+            header[name] = {"dtype": "BF16", "shape": list(expected[name]), "data_offsets": [at, end]}
+            index[name], at = file, end
+        encoded = json.dumps(header).encode()
+        with (folder / file).open("wb") as shard:
+            shard.write(struct.pack("<Q", len(encoded)) + encoded)
+            shard.truncate(8 + len(encoded) + at)
+        total += at
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The command line, `ttc`. It and the modules of `ttc.commands` are the only place that prints and exits.
+
+Exit codes: 0 done; 1 a `TtcError`, told in one line; 2 wrong usage; 70 a bug of ours; 130 interrupted.
+Standard output holds the result and nothing else; progress, warnings and errors go to standard error.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ttc import __version__
+from ttc.commands.terminal import EXIT_INTERRUPTED
+from ttc.errors import TtcError
+
+__all__ = ["main", "program"]
+
+COMMANDS = ("export", "generate", "inspect", "doctor", "demo")
+EXIT_ERROR, EXIT_BUG = 1, 70
+
+
+HELP = """Two-tower block-diffusion language models: from a checkpoint to ONNX to tokens.
+
+\b
+ttc export CHECKPOINT -o BUNDLE      once
+ttc generate BUNDLE "PROMPT"         as often as you like
+ttc demo                             both, with the miniature that comes with ttc
+"""  # \b: click leaves the next lines as they are
+
+
+def main() -> None:
+    """Run the command that the process was started with."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model may write what this terminal's encoding cannot; that is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        program(prog_name="ttc")
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:
+            # An interrupt that passed through an exec() of text, as in torch, makes Python end itself by the
+            # signal, whatever exit code is asked for. All is cleaned up here, so leaving at once is safe.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+        raise
+
+
+class _Program(click.Group):
+    """Commands by name, each imported when it is asked for; errors become one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"ttc.commands.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _warnings_on_stderr():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own ways to end
+        except TtcError as error:
+            _tell(f"error: {error}")
+            ctx.exit(EXIT_ERROR)
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            ctx.exit(EXIT_INTERRUPTED)
+        except Exception as fault:
+            if os.environ.get("TTC_DEBUG"):
+                raise
+            what = f"{type(fault).__name__}: {fault}"
+            _tell(f"internal error: {what} (a bug of ttc; TTC_DEBUG=1 shows where)")
+            ctx.exit(EXIT_BUG)
+
+
+@click.group(
+    cls=_Program,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="ttc %(version)s")
+def program() -> None:
+    """Everything; the commands do the work."""
+
+
+class _WarningHandler(logging.Handler):
+    """Tells every warning of `ttc` once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._told:
+            self._told.add(message)
+            _tell(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("ttc"), _WarningHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _tell(message: str) -> None:
+    """One line on standard error, whatever the message quotes."""
+    # Asked for by name: while a picture is drawn, that name is a stream that writes above the picture.
+    click.echo("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)

@@ -1,0 +1,141 @@
+"""`ttc demo`: the miniature end to end."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ttc.commands.generate import BACKENDS, result_json
+from ttc.commands.terminal import columns, folder_bytes, progress, size, waiting, write_json
+
+if TYPE_CHECKING:
+    from ttc.demo import Problem, Total
+    from ttc.runtime.engine import Engine
+    from ttc.runtime.result import Result
+
+__all__ = ["demo"]
+
+
+@click.command(short_help="The built-in miniature, end to end.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
+@click.option("--prompts", type=int, default=3, show_default=True, metavar="N", help="How many problems.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; no live view.")
+def demo(backend: str, prompts: int, keep: Path | None, as_json: bool) -> None:
+    """Export the trained miniature that comes with ttc, watch it fill blocks, and compare diffusion with AR.
+
+    Takes half a minute, most of it the export. Needs no GPU and no network.
+    """
+    from ttc import demo as work
+
+    with contextlib.ExitStack() as until_the_end:
+        checkpoint = until_the_end.enter_context(work.miniature())
+        chosen = work.problems(checkpoint, prompts)
+        bundle = _export(checkpoint, _folder(keep, until_the_end), as_json)
+
+        import ttc
+
+        with waiting("loading the bundle", quiet=as_json):
+            engine = until_the_end.enter_context(ttc.load(bundle, backend))
+        if not as_json:
+            _watch(engine, chosen)
+        with waiting("measuring", quiet=as_json):
+            results = work.measure(engine, [problem.prompt for problem in chosen])
+        totals = [work.total(mode, of_mode) for mode, of_mode in results.items()]
+        if as_json:
+            _write(bundle if keep else None, chosen, results, totals)
+        else:
+            _tell(totals, len(chosen), bundle if keep else None)
+
+
+def _folder(keep: Path | None, until_the_end: contextlib.ExitStack) -> Path:
+    """Where the bundle goes: below the folder to keep, or below one that goes away."""
+    if keep is not None:
+        return keep
+    return Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="ttc-demo-")))
+
+
+def _export(checkpoint: Path, folder: Path, quiet: bool) -> Path:
+    start = time.perf_counter()
+    with progress("loading torch", quiet) as say:
+        import ttc
+        from ttc.errors import InputError
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise InputError(f"{folder}: cannot be made ({fault.strerror}); choose another --keep") from None
+        # A second run may replace what the first one kept: only a bundle can be lost this way.
+        bundle = ttc.export(checkpoint, folder / "miniature.bundle", force=True, progress=say)
+    if not quiet:
+        seconds = time.perf_counter() - start
+        click.echo(f"exported the miniature in {seconds:.1f} s: a bundle of {size(folder_bytes(bundle))}")
+    return bundle
+
+
+def _watch(engine: "Engine", chosen: Sequence["Problem"]) -> None:
+    from ttc import demo as work
+    from ttc.commands.steps import play
+    from ttc.live import StepView
+
+    for problem in chosen:
+        view = StepView("diffusion", problem.prompt, engine.tokenizer)
+        events = engine.stream(problem.prompt, max_new_tokens=work.MAX_NEW_TOKENS, threshold=work.THRESHOLD)
+        play(events, view, keep=True)
+        click.echo(f"   it should be:{problem.answer}", err=True)
+
+
+def _write(
+    bundle: Path | None,
+    chosen: Sequence["Problem"],
+    results: dict[str, list["Result"]],
+    totals: Sequence["Total"],
+) -> None:
+    runs = [
+        {"prompt": problem.prompt, "answer": problem.answer}
+        | {mode: result_json(of_mode[place]) for mode, of_mode in results.items()}
+        for place, problem in enumerate(chosen)
+    ]
+    write_json(
+        {
+            "bundle": None if bundle is None else str(bundle),
+            "runs": runs,
+            "totals": {total.mode: dataclasses.asdict(total) for total in totals},
+        }
+    )
+
+
+def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
+    click.echo()
+    head = ("mode", "tokens", "NFE", "tokens/NFE", "context calls", "seconds", "tokens/s")
+    columns([_row(total) for total in totals], head)
+    diffusion, ar = totals
+    faster = diffusion.tokens_per_second / ar.tokens_per_second
+    each = diffusion.tokens / diffusion.nfe
+    count = "One prompt" if prompts == 1 else f"{prompts} prompts"
+    click.echo(
+        f"\n{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
+        f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the context\n"
+        f"tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second as AR.\n"
+        "The miniature shows how it works; its answers are often wrong."
+    )
+    if bundle is not None:
+        click.echo(f"\nthe bundle is in {bundle}; try: ttc generate {bundle} 'Question: ' --show-steps")
+
+
+def _row(total: "Total") -> tuple[str, ...]:
+    per_nfe = "–" if total.tokens_per_nfe is None else f"{total.tokens_per_nfe:.2f}"
+    return (
+        total.mode,
+        str(total.tokens),
+        str(total.nfe),
+        per_nfe,
+        str(total.context_calls),
+        f"{total.seconds:.2f}",
+        f"{total.tokens_per_second:.0f}",
+    )

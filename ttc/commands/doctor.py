@@ -1,0 +1,69 @@
+"""`ttc doctor`: what this machine can do."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from ttc.commands.terminal import columns, size, write_json
+
+__all__ = ["doctor"]
+
+
+@click.command(short_help="What this machine can do, and what to install for the rest.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Say what ttc can do on this machine, and what to install for the rest."""
+    from ttc.doctor import examine
+
+    found = examine()
+    if as_json:
+        write_json(found)
+        return
+    columns(_machine(found))
+    click.echo()
+    packages = found["packages"].items()
+    columns(
+        [(name, item["fault"] or item["version"] or "–", item["use"]) for name, item in packages],
+        ("package", "version", "for"),
+    )
+    click.echo()
+    columns(
+        [("yes" if a["works"] else "no", a["what"], a["why"]) for a in found["abilities"]], ("here", "", "")
+    )
+    remedies = list(_remedies(found))
+    if remedies:
+        click.echo("\nto get the rest:")
+        columns(remedies)
+    for warning in found["warnings"]:
+        click.echo(f"\nwarning: {warning}")
+
+
+def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    cpu, memory, gpu = found["cpu"], found["memory_bytes"], found["gpu"]
+    yield "ttc", found["ttc"]
+    yield "python", f"{found['python']} ({found['executable']})"
+    yield "system", found["system"]
+    yield "cpu", f"{cpu['name']}, {cpu['usable_cores']} of {cpu['cores']} cores usable"
+    yield "memory", "unknown" if memory is None else size(memory)
+    if gpu is None:
+        yield "gpu", "no NVIDIA GPU (nvidia-smi is not there or names none)"
+    else:
+        for place, device in enumerate(gpu["devices"]):
+            capability = device["compute_capability"]
+            what = f"{device['name']}, {device['memory_mib']} MiB, compute capability {capability}"
+            yield "gpu" if place == 0 else "", what
+        yield "driver", gpu["driver"]
+    if found["onnxruntime_providers"]:
+        yield "providers", f"{', '.join(found['onnxruntime_providers'])} (onnxruntime)"
+
+
+def _remedies(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What to run, and for what: first what ttc lacks, then packages that would add to it."""
+    for ability in found["abilities"]:
+        for place, step in enumerate(ability["remedy"]):
+            yield f"  {step}", ability["what"] if place == 0 else ""
+    named = " ".join(step for ability in found["abilities"] for step in ability["remedy"])
+    for item in found["packages"].values():
+        if item["version"] is None and item["install"] not in named:
+            yield f"  {item['install']}", item["use"]

@@ -1,0 +1,174 @@
+"""`ttc generate`: bundle and prompt → text."""
+
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ttc.commands.terminal import waiting, write_json
+from ttc.errors import InputError
+
+if TYPE_CHECKING:
+    from ttc.runtime.engine import Engine
+    from ttc.runtime.result import Result
+
+__all__ = ["BACKENDS", "generate", "result_json"]
+
+_MODES = ("diffusion", "ar", "mock-ar", "lossless")
+BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+
+
+@click.command(short_help="Bundle and prompt → text.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("--mode", type=click.Choice(_MODES), default="diffusion", show_default=True)
+@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
+@click.option("--block-size", type=int, default=16, show_default=True, metavar="N", help="Tokens of a block.")
+@click.option(
+    "--steps", type=int, default=16, show_default=True, metavar="N", help="Most denoise steps of a block."
+)
+@click.option(
+    "--threshold",
+    type=float,
+    default=0.9,
+    show_default=True,
+    metavar="γ",
+    help="A step keeps every prediction more probable than this (0 to 1).",
+)
+@click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
+@click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (ar, mock-ar).")
+@click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (ar, mock-ar).")
+@click.option("--seed", type=int, metavar="S", help="Makes sampling repeatable.  [default: a new one]")
+@click.option(
+    "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
+)
+@click.option("--ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids.")
+@click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
+@click.option("--show-steps", is_flag=True, help="Watch the blocks fill (on standard error).")
+def generate(
+    bundle: Path,
+    prompt: str,
+    backend: str,
+    device: str | None,
+    capacity: int | None,
+    checkpoint: Path | None,
+    ids: bool,
+    no_stop_at_eos: bool,
+    as_json: bool,
+    show_steps: bool,
+    **options: Any,
+) -> None:
+    """Generate text after PROMPT with the model in BUNDLE.
+
+    PROMPT "-" is read from standard input, less one line end. The text goes to standard output,
+    a line of statistics to standard error.
+    """
+    if prompt == "-":
+        prompt = _read_stdin()
+    asked = _ids(prompt) if ids else _text(prompt)
+    options["stop_at_eos"] = not no_stop_at_eos
+
+    import ttc
+
+    with contextlib.ExitStack() as open_until_the_end:
+        with waiting("loading the bundle", quiet=as_json):
+            engine = open_until_the_end.enter_context(
+                ttc.load(bundle, backend, device, capacity, checkpoint=checkpoint)
+            )
+        result: ttc.Result | list[ttc.Result]
+        if show_steps:
+            result = _generate_in_steps(engine, asked, ids, options)
+        else:
+            with waiting("generating", quiet=as_json):
+                result = engine.generate(asked, **options)
+    assert isinstance(result, ttc.Result), "one prompt, one result"
+    if as_json:
+        write_json(result_json(result))
+        return
+    click.echo(result.text if result.text is not None and not ids else " ".join(map(str, result.token_ids)))
+    click.echo(_summary(result), err=True)
+
+
+def result_json(result: "Result") -> dict[str, Any]:
+    """A result as the one flat object of `--json`."""
+    stats = result.stats
+    return {
+        "token_ids": list(result.token_ids),
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": stats.prompt_tokens,
+        "nfe": stats.nfe,
+        "nfe_per_block": list(stats.nfe_per_block),
+        "tokens_per_nfe": stats.tokens_per_nfe,
+        "context_calls": stats.context_calls,
+        "seconds": stats.seconds,
+        "tokens_per_second": stats.tokens_per_second,
+        "backend_seconds": stats.backend_seconds,
+        "backend": stats.backend,
+        "mode": stats.mode,
+        "seed": stats.seed,
+        "notes": list(stats.notes),
+    }
+
+
+def _generate_in_steps(
+    engine: "Engine", prompt: str | list[int], ids: bool, options: dict[str, Any]
+) -> "Result":
+    from ttc.commands.steps import play
+    from ttc.live import StepView
+
+    shown = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+    view = StepView(options["mode"], shown, None if ids else engine.tokenizer)
+    return play(engine.stream(prompt, **options), view)
+
+
+def _summary(result: "Result") -> str:
+    stats, tokens = result.stats, len(result.token_ids)
+    parts = [f"{tokens} tokens in {stats.seconds:.2f} s"]
+    if tokens:
+        parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
+    if stats.nfe:
+        parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
+    parts.append(f"{stats.context_calls} context calls")
+    parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")
+    return "; ".join(parts)
+
+
+def _read_stdin() -> str:
+    raw = sys.stdin.buffer.read()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise InputError(f"standard input is not UTF-8 text (byte {fault.start}); convert it first") from None
+    # Shells and editors end a text with a line end that the prompt does not mean.
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _text(prompt: str) -> str:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        where = f"character {fault.start}"
+        raise InputError(f"the prompt is not UTF-8 text ({where}); convert it first") from None
+    return prompt
+
+
+def _ids(prompt: str) -> list[int]:
+    words = prompt.split()
+    for place, word in enumerate(words):
+        if not re.fullmatch(r"-?[0-9]{1,18}", word):
+            raise InputError(
+                f"--ids: word {place} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
+            )
+    return [int(word) for word in words]

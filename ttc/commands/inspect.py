@@ -1,0 +1,150 @@
+"""`ttc inspect`: what is in a file or folder."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ttc.commands.terminal import columns, size, write_json
+
+__all__ = ["inspect"]
+
+_MAX_ROWS = 40
+
+
+@click.command(short_help="What is in a bundle, a checkpoint, an ONNX or .safetensors file.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
+def inspect(path: Path, checkpoint: Path | None, as_json: bool) -> None:
+    """Say what PATH holds: a bundle, a checkpoint folder, an .onnx or a .safetensors file.
+
+    A bundle's digests and a checkpoint's tensors are checked on the way.
+    """
+    from ttc.inspection import describe
+
+    found = describe(path, checkpoint)
+    if as_json:
+        write_json(found)
+        return
+    columns([("kind", found["kind"]), ("path", found["path"]), *_SECTIONS[found["kind"]](found)])
+    if found["kind"] == "bundle":
+        for role, graph in found["graphs"].items():
+            click.echo(f"\n{role} ({graph['file']})")
+            columns(_graph(graph))
+    if found["kind"] == "safetensors":
+        _tensors(found["tensors"])
+
+
+def _bundle(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    weights = found["weights"]
+    made_with = ", ".join(f"{name} {version}" for name, version in found["created_by"].items())
+    yield "format", f"version {found['format_version']}, by ttc {found['ttc_version']} ({made_with})"
+    yield "source", ", ".join(f"{name} {text}" for name, text in found["source"].items())
+    yield from _model(found)
+    yield "compute dtype", found["compute_dtype"]
+    yield "weights", f"{weights['mode']}: {weights['count']} made of {weights['tensors']} checkpoint tensors"
+    yield "", _bytes(found["bytes_by_dtype"])
+    if weights["root"] is not None:
+        yield "", f"from {weights['shards']} shards ({size(weights['shard_bytes'])}) in {weights['root']}"
+    yield "ttc ops", ", ".join(f"{name} v{version}" for name, version in found["ops"].items())
+    yield "files", f"{len(found['files'])}, all digests checked"
+
+
+def _checkpoint(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _model(found)
+    yield "stored", _bytes(found["bytes_by_dtype"])
+    files = "one file" if len(found["shards"]) == 1 else f"{len(found['shards'])} files"
+    yield "tensors", f"{found['tensors']} in {files}, none missing, none unexpected"
+    for shard in found["shards"][:_MAX_ROWS]:
+        yield "", f"{shard['file']}  {shard['tensors']} tensors  {size(shard['size_bytes'])}"
+    if len(found["shards"]) > _MAX_ROWS:
+        yield "", f"and {len(found['shards']) - _MAX_ROWS} more (--json has all)"
+
+
+def _safetensors(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "size", size(found["size_bytes"])
+    yield "header", f"sha256 {found['header_sha256']}"
+    yield "parameters", f"{found['parameters']['total']:,} in {len(found['tensors'])} tensors"
+    yield "stored", _bytes(found["bytes_by_dtype"])
+
+
+def _model(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    model, parameters = found["model"], found["parameters"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found["layers"].items() if kind != "total")
+    yield "layers", f"{found['layers']['total']} in each tower: {kinds}"
+    yield "pattern", model["pattern"]
+    yield "sizes", f"hidden {model['hidden_size']}, vocabulary {model['vocab_size']}"
+    if model["n_routed_experts"]:
+        chosen = model["num_experts_per_tok"]
+        yield "experts", f"{model['n_routed_experts']} in each layer, {chosen} per token, and a shared one"
+    yield (
+        "tokens",
+        f"at most {model['max_position_embeddings']} in a sequence; mask id {model['mask_token_id']}",
+    )
+    yield "parameters", f"{parameters['context_tower']:,} context tower"
+    yield "", f"{parameters['denoiser_tower']:,} denoiser tower"
+    tokens = found["tokenizer"]
+    yield "tokenizer", "none: ids only" if tokens is None else f"{tokens} tokens"
+
+
+def _onnx(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    texts = {name: text for name, text in found["metadata"].items() if isinstance(text, str)}
+    for name, text in texts.items():
+        yield name, text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
+    yield from _graph(found)
+
+
+def _graph(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    weights = found["weights"]
+    yield "size", f"{size(found['size_bytes'])}, sha256 {found['sha256']}"
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    yield "opsets", f"{opsets}; IR {found['ir_version']}"
+    for label, key in (("inputs", "inputs"), ("outputs", "outputs")):
+        for place, line in enumerate(_values(found[key])):
+            yield label if place == 0 else "", line
+    counts = [f"{weights[where]} as {where}" for where in ("initializers", "inputs") if weights[where]]
+    total = _bytes(weights["bytes_by_dtype"])
+    yield "weights", ", ".join([*counts, total]) if counts else "none"
+    if weights["external_files"]:
+        yield "", f"values in {', '.join(weights['external_files'])}"
+    own = {name: count for name, count in found["ops"].items() if "::" in name}
+    plain = {name: count for name, count in found["ops"].items() if "::" not in name}
+    yield "ops", ", ".join(f"{name} ×{count}" for name, count in own.items()) or "of no domain but ONNX's own"
+    if plain:
+        yield "", ", ".join(f"{name} ×{count}" for name, count in plain.items())
+    yield "functions", ", ".join(found["functions"]) or "none"
+
+
+def _values(values: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line per input or output; those that differ only in their layer's number share one."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for value in values:
+        groups.setdefault(re.sub(r"\.\d+$", ".*", str(value["name"])), []).append(value)
+    for name, group in groups.items():
+        kinds = dict.fromkeys(f"{value['dtype']} {_shape(value['shape'])}" for value in group)
+        yield f"{name}  {' or '.join(kinds)}" + (f"  ×{len(group)}" if name.endswith(".*") else "")
+
+
+def _shape(shape: Sequence[int | str | None] | None) -> str:
+    return "of any shape" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
+
+
+def _bytes(by_dtype: Mapping[str, int]) -> str:
+    return ", ".join(f"{size(count)} {dtype}" for dtype, count in by_dtype.items()) or "no bytes"
+
+
+def _tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
+    click.echo()
+    columns((tensor["name"], tensor["dtype"], str(tensor["shape"])) for tensor in tensors[:_MAX_ROWS])
+    if len(tensors) > _MAX_ROWS:
+        click.echo(f"and {len(tensors) - _MAX_ROWS} more (--json has all)")
+
+
+_SECTIONS = {"bundle": _bundle, "checkpoint": _checkpoint, "safetensors": _safetensors, "onnx": _onnx}

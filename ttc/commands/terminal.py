@@ -1,0 +1,113 @@
+"""What the commands share: consoles, JSON on standard output, progress, sizes in words."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "columns",
+    "folder_bytes",
+    "is_animated",
+    "progress",
+    "size",
+    "stderr_console",
+    "waiting",
+    "write_json",
+]
+
+EXIT_INTERRUPTED = 130
+
+
+def stderr_console() -> "Console":
+    """A console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) -> None:
+    """Write rows of text to standard output, in columns: wrapped on a terminal, one line per row elsewhere.
+
+    head: names of the columns; without it the first column is taken for names.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows, console = list(rows), Console(highlight=False)
+    if is_animated(console):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=head is not None, header_style="bold")
+        for place in range(len(rows[0]) if rows else 0):
+            style = "bold" if place == 0 and head is None else ""
+            table.add_column(
+                Text(head[place]) if head else "", style=style, overflow="fold", no_wrap=place == 0
+            )
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    every = [head, *rows] if head else rows
+    widths = [max(map(cell_len, column)) for column in zip(*every, strict=True)]
+    for row in every:
+        cells = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """Write the one JSON object that `--json` promises to standard output."""
+    click.echo(json.dumps(value, allow_nan=False, indent=2))
+
+
+def is_animated(console: "Console") -> bool:
+    """Whether a picture on this console can be redrawn; forced colours do not make a file a terminal."""
+    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
+@contextlib.contextmanager
+def progress(first: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show what is being done: a moving bar on a terminal, lines elsewhere, nothing if `quiet`.
+
+    Gives the function to call before each piece of work; `first` is shown until then, on a terminal only.
+    """
+    console = stderr_console()
+    if quiet:
+        yield lambda line: None
+    elif not is_animated(console):
+        yield lambda line: click.echo(line, err=True)
+    else:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        what = TextColumn("{task.description}", markup=False)
+        columns = (SpinnerColumn(), BarColumn(24), TimeElapsedColumn(), what)
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(first, total=None)
+            yield lambda line: bar.update(task, description=line)
+
+
+def waiting(what: str, quiet: bool = False) -> contextlib.AbstractContextManager[object]:
+    """Show `what` while something takes its time: on a terminal only, and not if `quiet`."""
+    return progress(what, quiet or not is_animated(stderr_console()))
+
+
+def size(count: int) -> str:
+    """A number of bytes in words."""
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
