@@ -18,9 +18,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from ttc.cli import COMMANDS, program
 
 import ttc
+from ttc.cli import COMMANDS, program
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "golden" / "tiny_a"
