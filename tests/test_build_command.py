@@ -2,6 +2,7 @@
 
 import json
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -70,3 +71,13 @@ def test_sizes_and_targets() -> None:
     for text in ("batch=8", "batch:x", ":8", "batch"):
         with pytest.raises(InputError, match="valid: NAME:NUMBER"):
             parse_shapes({"max": text})
+
+
+def test_choices_are_what_the_builder_knows() -> None:
+    """The command names them itself, so that its help needs no import of the builder."""
+    from ttc.exporter.jobs import FORMS
+    from ttc.exporter.tensorrt_api import BACKENDS
+
+    choices = {p.name: p.type.choices for p in build.params if isinstance(p.type, click.Choice)}
+    assert list(choices["backend"]) == list(BACKENDS)
+    assert list(choices["form"]) == list(FORMS)

@@ -4,15 +4,15 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ttc.errors import InputError
-from ttc.exporter.build import BuildReport
-from ttc.exporter.build import build as build_engines
-from ttc.exporter.jobs import FORMS
-from ttc.exporter.planning import BuildPlan, Settings, make_plan
-from ttc.exporter.tensorrt_api import BACKENDS
+
+if TYPE_CHECKING:
+    from ttc.exporter.build import BuildReport
+    from ttc.exporter.planning import BuildPlan
 
 __all__ = ["build", "parse_shapes", "parse_targets"]
 
@@ -22,10 +22,12 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder of the engines [BUNDLE/engines]."
 )
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="tensorrt-rtx", show_default=True)
+@click.option(
+    "--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt-rtx", show_default=True
+)
 @click.option(
     "--form",
-    type=click.Choice(FORMS),
+    type=click.Choice(["whole", "cut"]),
     default="whole",
     show_default=True,
     help="Whole graphs, or cut at the ttc ops.",
@@ -72,6 +74,9 @@ def build(
     as_json: bool,
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
+    from ttc.exporter.build import build as build_engines
+    from ttc.exporter.planning import Settings, make_plan
+
     targets = None if sm is None else parse_targets(sm)
     shapes = parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes})
     if dry_run:
@@ -152,7 +157,7 @@ def _progress() -> Callable[[str, int, int], None]:
     return show
 
 
-def _plan_lines(plan: BuildPlan) -> list[str]:
+def _plan_lines(plan: "BuildPlan") -> list[str]:
     profile = plan.profile
     lines = [
         f"{plan.source.path} → {plan.output}",
@@ -175,7 +180,7 @@ def _plan_lines(plan: BuildPlan) -> list[str]:
     return lines
 
 
-def _report_lines(report: BuildReport) -> list[str]:
+def _report_lines(report: "BuildReport") -> list[str]:
     how = f"form {report.form}, {report.seconds:.1f} s"
     lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
     for graph in report.graphs:
