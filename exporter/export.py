@@ -69,7 +69,8 @@ def export(
             compute_dtype,
             lambda stage: say(f"tracing {stage}"),
         )
-        models = {role: maker.make(role) for role in GRAPH_ROLES}
+        roles = [role for role in GRAPH_ROLES if role != "advance" or source.config.layers_of("M")]
+        models = {role: maker.make(role) for role in roles}
         taken = {role: {value.name for value in model.graph.inputs} for role, model in models.items()}
         entries = {
             name: WeightEntry(
@@ -77,7 +78,7 @@ def export(
                 weight.stacked,
                 weight.shape,
                 graph_dtypes[name],
-                tuple(role for role in GRAPH_ROLES if name in taken[role]),
+                tuple(role for role in roles if name in taken[role]),
             )
             for name, weight in source.weights.items()
         }
@@ -106,7 +107,7 @@ def export(
                 source={"checkpoint": source.folder.resolve().name},
                 model=source.config,
                 compute_dtype=compute_dtype,
-                graphs={role: f"{role}.onnx" for role in GRAPH_ROLES},
+                graphs={role: f"{role}.onnx" for role in roles},
                 ops={op.name: DOMAIN_VERSION for op in OPS},
                 weights=WeightMap("packed", entries) if packed else reference,
             )

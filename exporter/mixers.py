@@ -23,6 +23,7 @@ __all__ = [
     "attention",
     "feed_forward",
     "mamba",
+    "relu2_mlp",
     "rms_norm",
     "write_cache",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import numbers
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -18,7 +19,7 @@ from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
 from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
-from ttc.runtime.options import Options, make_options
+from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
@@ -59,11 +60,11 @@ def load(
     """
     opened = Bundle.open(bundle, checkpoint)
     limit = opened.config.max_position_embeddings
-    if capacity is not None and (isinstance(capacity, bool) or not 1 <= capacity <= limit):
+    if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(
             f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)"
         )
-    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+    if threads is not None and (not _is_count(threads) or threads > 1024):
         raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
     if engines is not None:
         raise InputError(f"backend {backend!r} runs no engines; leave out engines")
@@ -182,10 +183,12 @@ class Engine:
 
         t: share of masked positions the model is told, 0 to 1; None switches time conditioning off.
         """
-        if t is not None and not 0.0 <= t <= 1.0:
+        if t is not None and not _is_share(t):
             raise InputError(f"t is {t!r}; valid: 0 to 1, or None for no conditioning")
         context = check_ids(context_ids, self.config, "context_ids")
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
+        if block.shape[1] > MAX_BLOCK_SIZE:
+            raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
         capacity = self._capacity_for(len(context))
         state, _ = prefill(
             self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._profile.prefill_chunk
@@ -280,6 +283,14 @@ class _Run:
     options: Options
     timed: Stopwatch
     events: Iterator[Event]
+
+
+def _is_count(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) > 0
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
 
 
 def _tokenizer(bundle: Bundle) -> Tokenizer | None:

@@ -20,6 +20,8 @@ MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar")
 TRAINED_BLOCK_SIZE = 16
 # The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
 MAX_BLOCK_SIZE = 512
+# Below this, logits over temperature leave the range in which float32 tells neighbours apart.
+MIN_TEMPERATURE = 1e-3
 _MAX_SEED = 2**63 - 1
 
 
@@ -70,6 +72,10 @@ def make_options(
     _integer("steps", steps, 1, 2**31 - 1)
     _number("threshold", threshold, 0.0, 1.0)
     _number("temperature", temperature, 0.0, 1e4)
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise InputError(
+            f"temperature is {temperature!r}; valid: 0 (greedy), or {MIN_TEMPERATURE:g} to 10000"
+        )
     if top_k is not None:
         _integer("top_k", top_k, 1, 2**31 - 1)
     if top_p is not None:
@@ -108,10 +114,10 @@ def make_options(
 def _eos(config: ModelConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
     if eos_token_id is None:
         return frozenset(config.eos_token_ids)
-    ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    ids = list(eos_token_id) if isinstance(eos_token_id, Sequence) else [eos_token_id]
     for token in ids:
         _integer("eos_token_id", token, 0, config.vocab_size - 1)
-    return frozenset(ids)
+    return frozenset(int(token) for token in ids)
 
 
 def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> None:

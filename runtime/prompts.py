@@ -1,7 +1,7 @@
 """Prompts as users give them → token ids."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tokenizers import Tokenizer
 
@@ -21,7 +21,16 @@ def read_prompts(
     """
     if isinstance(prompt, str):
         return [_read_one(prompt, config, tokenizer, "prompt")], False
-    items = list(prompt)
+    if isinstance(prompt, (bytes, bytearray, Mapping, Set)) or not hasattr(prompt, "__len__"):
+        raise InputError(
+            f"the prompt is {type(prompt).__name__}; valid: text, token ids, or a sequence of either"
+        )
+    try:
+        items = list(prompt)
+    except TypeError:  # an array without dimensions has a length only in name
+        raise InputError(
+            "the prompt is a single number; valid: text, token ids, or a sequence of either"
+        ) from None
     if not items:
         raise InputError("the prompt is empty; give text or at least one token id")
     if isinstance(items[0], numbers.Integral):
@@ -33,6 +42,8 @@ def read_prompts(
 
 def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int]:
     """A non-empty list of ids inside the vocabulary."""
+    if not hasattr(ids, "__len__") or isinstance(ids, (str, bytes)):
+        raise InputError(f"{what} is {type(ids).__name__}; valid: a sequence of token ids")
     if not len(ids):
         raise InputError(f"{what} is empty; give at least one token id")
     checked = []
@@ -52,7 +63,13 @@ def _read_one(item: object, config: ModelConfig, tokenizer: Tokenizer | None, wh
     if isinstance(item, str):
         if tokenizer is None:
             raise InputError(f"{what} is text, but the bundle has no tokenizer.json; give token ids instead")
-        return check_ids(tokenizer.encode(item).ids, config, what)
-    if not isinstance(item, Sequence) and not hasattr(item, "__array__"):
+        if not item:
+            raise InputError(f"{what} is empty; give text or at least one token id")
+        try:
+            ids = tokenizer.encode(item).ids
+        except UnicodeEncodeError as error:
+            raise InputError(f"{what} is not valid text: {error.reason} at character {error.start}") from None
+        return check_ids(ids, config, what)
+    if isinstance(item, (bytes, bytearray)) or not (isinstance(item, Sequence) or hasattr(item, "__len__")):
         raise InputError(f"{what} is {type(item).__name__}; valid: text or a sequence of token ids")
     return check_ids(list(item), config, what)  # type: ignore[call-overload]  # a sequence or array, as checked

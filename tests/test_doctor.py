@@ -15,10 +15,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from ttc.cli import program
 
 import ttc
 from ttc import doctor
+from ttc.cli import program
 
 ROOT = Path(__file__).parents[1]
 

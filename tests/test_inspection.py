@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from ttc.cli import program
 
+from ttc.cli import program
 from ttc.errors import BundleError, CheckpointError, InputError
 from ttc.inspection import describe
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,3 +280,37 @@ def test_old_bundle_is_swept_once_replaced(tmp_path: Path) -> None:
     (tmp_path / f".bundle.ttc-old-{dead_process()}-0123abcd").mkdir()
     write(destination, "new", force=True)
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_living_writer_is_not_swept_whatever_its_process_number_says(tmp_path):
+    """In containers that share a disk the same number means different processes: only the lock counts."""
+    destination = tmp_path / "bundle"
+    with bundle_writer(destination) as first:
+        (first.path / "one.onnx").write_bytes(b"1")
+        renamed = first.path.with_name(
+            ".bundle.ttc-tmp-1-0123abcd"
+        )  # a number that is alive, or not: no matter
+        first.path.rename(renamed)
+        with bundle_writer(destination):
+            pass
+        assert renamed.is_dir(), "locked: somebody is writing it"
+    with bundle_writer(destination):
+        assert not renamed.exists(), "nobody holds it any more"
+
+
+def test_a_leftover_under_our_own_process_number_is_swept(tmp_path):
+    """A container's first process has the same number every time."""
+    leftover = tmp_path / f".bundle.ttc-tmp-{os.getpid()}-0123abcd"
+    leftover.mkdir()
+    with bundle_writer(tmp_path / "bundle"):
+        assert not leftover.exists()
+
+
+def test_a_staging_folder_that_is_deleted_meanwhile_is_told(tmp_path):
+    def write():
+        with bundle_writer(tmp_path / "bundle") as staging:
+            shutil.rmtree(staging.path)
+            (staging.path / "context.onnx").write_bytes(b"")
+
+    with pytest.raises(BundleError, match="was deleted meanwhile"):
+        write()

@@ -17,7 +17,7 @@ A bundle is a folder of plain files (no symbolic links):
     format_version    1; a reader refuses any other
     ttc_version       the version of ttc that wrote the bundle
     created_by        {package: version} that took part: torch, onnx, …
-    source            {word: text} about the checkpoint: its model type, the name of its folder
+    source            {word: text} about the checkpoint: the name of its folder
     model             every field of `ttc.config.ModelConfig`
     compute_dtype     "float32" | "float16" | "bfloat16"
     graphs            {role: file}; context, denoiser and step must be there
@@ -29,8 +29,9 @@ A bundle is a folder of plain files (no symbolic links):
     weights.mode      "packed": weights are initializers of the graphs, under the names of the map
                       "reference": weights are inputs of the graphs, bound at load from the checkpoint
     weights.map       {graph weight: {tensors, stacked, shape, dtype, graphs}}: the checkpoint tensors it is
-    made of (one, or when stacked those to stack along a new first axis), shape and dtype in the graph, and
-    which graphs take it weights.root      absolute path of the checkpoint folder (reference), else null
+                      made of (one, or when stacked those to stack along a new first axis), shape and dtype
+                      in the graph, and which graphs take it
+    weights.root      absolute path of the checkpoint folder (reference), else null
     weights.shards    {file name in root: {header_sha256, size_bytes, mtime_ns}} (reference), else empty
 
 Opening checks, before anything else is read: the manifest's own digest, types and rules; that every path

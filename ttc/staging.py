@@ -2,9 +2,10 @@
 
 A bundle is made in a hidden folder beside its destination, `.<name>.ttc-tmp-<pid>-<random>`, flushed to
 disk, and renamed. An export that is killed leaves only such a folder; the next export to the same
-destination sweeps those of dead processes. With `force` the old bundle is first renamed to
+destination sweeps those whose writer is gone. With `force` the old bundle is first renamed to
 `.<name>.ttc-old-<pid>-<random>`; where a process died between the two renames, the old bundle is put back.
-Engines are written the same way.
+A living writer holds a lock (flock) on the hidden folder, which the system lets go with the process; process
+numbers say nothing across containers that share a disk. Engines are written the same way.
 """
 
 import contextlib
@@ -89,6 +90,13 @@ class Staging:
 
     def _publish(self) -> bool:
         """Whether the folder is in its place now; if not, another came first and may be replaced."""
+        held = _lock(self._destination)  # under its later name the old folder must not look forsaken
+        try:
+            return self._replace()
+        finally:
+            _unlock(held)
+
+    def _replace(self) -> bool:
         aside = None
         try:
             if os.path.lexists(self._destination):
@@ -148,6 +156,7 @@ def folder_writer(destination: str | os.PathLike[str], force: bool, kind: Folder
             _refuse_existing(target, force, kind)
         path = _hidden(target, "tmp")
         path.mkdir()
+        held = _lock(path)
     except OSError as fault:
         raise InputError(f"{target}: cannot be written ({fault.strerror}); choose another output") from None
     try:
@@ -157,9 +166,14 @@ def folder_writer(destination: str | os.PathLike[str], force: bool, kind: Folder
             raise BundleError(
                 f"{target}: cannot be written: {fault.strerror}; nothing was left there"
             ) from fault
+        if not path.is_dir() and isinstance(fault, FileNotFoundError):
+            raise BundleError(
+                f"{target}: cannot be written: {path} was deleted meanwhile; write it again"
+            ) from fault
         raise
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        _unlock(held)
 
 
 def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
@@ -197,29 +211,44 @@ def _hidden(target: Path, kind: str) -> Path:
 
 
 def _sweep(target: Path) -> None:
-    """Delete what dead processes left beside `target`, but put an old bundle back where none is."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.ttc-(tmp|old)-(\d+)-[0-9a-f]{{8}}")
+    """Delete what writers that are gone left beside `target`, but put an old bundle back where none is."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.ttc-(tmp|old)-\d+-[0-9a-f]{{8}}")
     for path in sorted(target.parent.iterdir()):
         match = name.fullmatch(path.name)
-        if match is None or _alive(int(match[2])):
+        held = _lock(path) if match else None
+        if match is None or held is None:
             continue
         if match[1] == "old" and not os.path.lexists(target):
             os.rename(path, target)
         else:
             shutil.rmtree(path, ignore_errors=True)
+        _unlock(held)
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process `pid` exists; taken for granted where asking would be a signal (Windows)."""
+def _lock(folder: Path) -> int | None:
+    """Lock a folder against being swept.
+
+    None where another process holds it, where there is no such folder, and where there are no such locks.
+    """
     if os.name != "posix":
-        return True
+        return None
+    import fcntl
+
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def _record(path: Path) -> FileRecord:

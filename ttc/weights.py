@@ -35,7 +35,7 @@ class ReferencedWeights:
         if not self.root.is_dir():
             raise BundleError(
                 f"{self.root}: no such folder, but {where} takes its weights from there; "
-                "give the checkpoint's new place as checkpoint_root, or export again"
+                "say where it is now with checkpoint= (--checkpoint), or export again"
             )
         try:
             for name, record in weights.shards.items():
@@ -140,7 +140,7 @@ def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:
         what = (
             "it was written to or touched since it was exported (size and header are as they were; "
             "whether the weights are is "
-            "unknown); if it is a faithful copy, give its folder as checkpoint_root"
+            "unknown); if it is a faithful copy, name its folder with checkpoint= (--checkpoint)"
         )
     if what is not None:
         shard.close()

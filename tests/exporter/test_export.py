@@ -1,7 +1,10 @@
 """Checkpoint → bundle: packed and by reference, moved and damaged, interrupted, and of the real size."""
 
+import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import ttc
 from tests.support.golden import golden
-from ttc.bundle import Bundle
-from ttc.exporter.checkpoint import Checkpoint
+from ttc.bundle import Bundle, FileRecord, Manifest
+from ttc.config import ModelConfig
+from ttc.exporter.checkpoint import Checkpoint, expected_tensors
 
 G = golden("tiny_c")
 PROMPT = G.vectors["prompt/p12"][0].tolist()
@@ -102,27 +107,85 @@ def test_damaged_graph_is_noticed_and_named(copied):
         ttc.load(bundle)
 
 
-def test_nan_in_a_weight_is_reported_by_the_engine(referenced, tmp_path):
-    """A checkpoint with NaN in one embedding row exports, loads, and is refused where it is met: as such, not
-    as text.
-    """
+WEIGHT_KINDS = sorted(
+    {re.sub(r"layers\.\d+|experts\.\d+|tables\.\d+", "*", name) for name in expected_tensors(G.config)}
+)
+
+
+@pytest.mark.parametrize("kind", WEIGHT_KINDS)
+def test_nan_in_a_weight_is_reported_not_decoded(referenced, tmp_path, kind):
+    """One NaN in one tensor of every kind: refused at load or where it is met, never text."""
     checkpoint, bundle = referenced
     poisoned = tmp_path / "poisoned"
     shutil.copytree(checkpoint, poisoned)
     with Checkpoint.open(poisoned) as source:
-        shard = next(s for s in source.shards.values() if "denoiser_tower.norm_f.weight" in s.tensors)
-        info = shard.tensors["denoiser_tower.norm_f.weight"]
-        path = shard.path
+        name = next(
+            name
+            for name in source.tensors
+            if re.sub(r"layers\.\d+|experts\.\d+|tables\.\d+", "*", name) == kind
+        )
+        shard = next(shard for shard in source.shards.values() if name in shard.tensors)
+        info, path = shard.tensors[name], shard.path
     with path.open("r+b") as file:
         file.seek(info.begin)
-        file.write(np.full(1, np.nan, np.float32).tobytes())
+        file.write(np.full(info.nbytes // 4, np.nan, np.float32).tobytes())
+    denoiser = not name.startswith("context")
+
+    def run():
+        with ttc.load(bundle, checkpoint=poisoned) as engine:
+            # 70 tokens reach every expert of the first layer; the denoiser's weights need a block.
+            prompt = G.vectors["prompt/p70"][0].tolist()
+            engine.generate(prompt, "diffusion" if denoiser else "ar", max_new_tokens=32, stop_at_eos=False)
+
+    with pytest.raises(ttc.NumericsError, match="NaN"):
+        run()
+
+
+@pytest.mark.parametrize("pattern", ["*", "E-", "-*"])
+def test_models_without_mamba_have_no_advance_graph_and_run(tmp_path, small_config, pattern):
+    rng = np.random.default_rng(0)
+    raw = small_config | {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}
+    raw["torch_dtype"] = "float32"
+    tensors = {
+        name: rng.standard_normal(shape).astype(np.float32) * 0.3
+        for name, shape in expected_tensors(ModelConfig.from_hf(raw)).items()
+    }
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, tmp_path / "checkpoint" / "model.safetensors")
+    bundle = ttc.export(tmp_path / "checkpoint", tmp_path / "model.bundle")
+    assert not (bundle / "advance.onnx").exists()
+    results = []
     for backend in ("onnxruntime", "torch"):
-        with ttc.load(bundle, backend, checkpoint=poisoned) as engine:
-            with pytest.raises(ttc.NumericsError, match="NaN in block 0, denoise step 0"):
-                engine.generate(PROMPT, max_new_tokens=16)
-            assert len(engine.generate(PROMPT, mode="ar", max_new_tokens=4).token_ids) > 0, (
-                "AR is not touched"
+        with ttc.load(bundle, backend) as engine:
+            results.append(engine.generate([1, 5, 7], max_new_tokens=24, stop_at_eos=False).token_ids)
+            state = engine._backend.new_state(1, 16)
+            call = engine._backend.context(
+                state, *(np.zeros(s, np.int32) for s in ((1, 4), 1, (1, 1))), save=True
             )
+            engine._backend.advance(state, call.saved, np.array([2], np.int32))
+            assert state.lengths.tolist() == [2]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("change", ["garbage", "mask_token_id", "hidden_size", "compute_dtype"])
+def test_graphs_that_are_not_the_manifests_are_refused(copied, change):
+    """Digests made right again after the change: the graph's own words still differ from the manifest's."""
+    _, bundle = copied
+    manifest = Manifest.from_json((bundle / "bundle.json").read_bytes())
+    if change == "garbage":
+        (bundle / "context.onnx").write_bytes(b"nothing like it")
+        record = FileRecord(hashlib.sha256(b"nothing like it").hexdigest(), 15)
+        manifest = dataclasses.replace(manifest, files={**manifest.files, "context.onnx": record})
+    elif change == "compute_dtype":
+        manifest = dataclasses.replace(manifest, compute_dtype="float16")
+    else:
+        value = getattr(manifest.model, change) + 1
+        model = dataclasses.replace(manifest.model, **{change: value})
+        manifest = dataclasses.replace(manifest, model=model)
+    (bundle / "bundle.json").write_bytes(manifest.to_json())
+    with pytest.raises(ttc.BundleError, match=r"context\.onnx"):
+        ttc.load(bundle)
 
 
 def test_bad_options_leave_nothing(tmp_path):
@@ -203,9 +266,6 @@ REAL = {
 @pytest.mark.slow
 def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
     """118 GiB of holes: small, every tensor referenced once, and the time does not grow with the layers."""
-    from ttc.config import ModelConfig
-    from ttc.exporter.checkpoint import expected_tensors
-
     raw = small_config | REAL
     config = ModelConfig.from_hf(raw)
     tensors = {
@@ -216,7 +276,14 @@ def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
     on_disk = sum(path.stat().st_blocks * 512 for path in (tmp_path / "checkpoint").iterdir())
     assert on_disk < 50_000_000, "the checkpoint itself must be sparse for this test to be cheap"
     start = time.perf_counter()
-    bundle = ttc.export(tmp_path / "checkpoint", tmp_path / "real.bundle")
+    bundle = tmp_path / "real.bundle"
+    code = (
+        f"import resource, ttc; ttc.export({str(tmp_path / 'checkpoint')!r}, {str(bundle)!r}); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert int(done.stdout) * 1024 < 6 * 2**30, "peak memory"
     assert bundle_bytes(bundle) < 60_000_000
     with Bundle.open(bundle) as opened:
         assert opened.weights_mode == "reference"

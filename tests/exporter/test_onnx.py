@@ -9,6 +9,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from tests.support import tolerances
+from tests.support.compare import assert_close, assert_equal
+from tests.support.golden import golden
 from ttc.bundle import GRAPH_ROLES, Bundle
 from ttc.exporter.passes import pipeline, run_passes
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
@@ -167,3 +170,62 @@ def test_operators_that_tensorrt_rtx_lacks_are_not_used(bundle):
             assert not node.op_type.startswith("Bitwise")
             reduction = node.attributes.get("reduction")
             assert reduction is None or reduction.as_string() == "none"
+
+
+def zeros(graph, sizes):
+    """Feeds of zeros for all of a graph's inputs."""
+    return {
+        value.name: np.zeros([sizes.get(str(d), d) for d in value.shape], value.dtype.numpy())
+        for value in graph.inputs
+    }
+
+
+def run_with(model, values, feeds):
+    """The named inner values of a graph, computed by ONNX Runtime."""
+    model.graph.outputs[:] = values
+    session = onnxruntime.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    taken = {value.name for value in session.get_inputs()}
+    return session.run(None, {name: feed for name, feed in feeds.items() if name in taken})
+
+
+def test_recorded_routing_in_the_exported_graph(bundle):
+    """Experts and weights of every MoE layer of the context graph, computed by ONNX Runtime, for the recorded
+    prompt.
+    """
+    g = golden(bundle.manifest.source["checkpoint"])
+    prompt = g.vectors["prompt/p23"].astype(np.int32)
+    L = prompt.shape[1]
+    model = ir.load(bundle.graph_path("context"))
+    nodes = [node for node in model.graph if node.op_type == "MoeRouting"]
+    layers = [int(node.name.split(".")[1]) for node in nodes]
+    feeds = zeros(model.graph, {"B": 1, "L": L, "C": 32, "R": 1}) | {"input_ids": prompt}
+    found = run_with(model, [node.outputs[k] for node in nodes for k in (0, 1)], feeds)
+    recorded = [layer for layer in layers if f"moe/context/{layer}/topk_indices" in g.vectors]
+    assert recorded
+    for layer in recorded:
+        ids, weights = found[2 * layers.index(layer) : 2 * layers.index(layer) + 2]
+        order = np.argsort(ids, axis=1)
+        prefix = f"moe/context/{layer}"
+        assert_equal(
+            np.take_along_axis(ids, order, 1), g.vectors[f"{prefix}/topk_indices"], f"{prefix}: experts"
+        )
+        got = np.take_along_axis(weights, order, 1)
+        assert_close(
+            got, g.vectors[f"{prefix}/topk_weights"], tolerances.CONTEXT_LOGITS, f"{prefix}: weights"
+        )
+
+
+def test_recorded_time_embedding_in_the_exported_graph(bundle):
+    """What the time MLPs give in the denoiser graph, computed by ONNX Runtime, for the recorded t."""
+    g = golden(bundle.manifest.source["checkpoint"])
+    t = g.vectors["temb/t"]
+    model = ir.load(bundle.graph_path("denoiser"))
+    modulation = next(
+        value for node in model.graph for value in node.outputs if value.name == "time/modulation"
+    )
+    feeds = zeros(model.graph, {"B": len(t), "L": 1, "C": 8}) | {"t": t}
+    (got,) = run_with(model, [modulation], feeds)
+    want = g.vectors["temb/t_block"]
+    assert_close(got.reshape(want.shape), want, tolerances.TIME_EMBEDDING, "time embedding")

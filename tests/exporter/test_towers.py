@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from tests.support import tolerances
-from tests.support.compare import assert_close
+from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.bundle import Bundle
 from ttc.exporter import mixers, towers
 from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 
 
@@ -69,6 +70,14 @@ def test_time_embedding(g, weights):
     v = g.vectors
     t = torch.from_numpy(v["temb/t"])
     assert_close(towers.time_sinusoid(t, torch.float32), v["temb/sincos"], tolerances.SINUSOID, "sinusoid")
+    sinusoid = torch.from_numpy(v["temb/sincos"])
+    hidden = torch.nn.functional.linear(
+        sinusoid, weights["t_embedder.mlp.0.weight"], weights["t_embedder.mlp.0.bias"]
+    )
+    embedded = torch.nn.functional.linear(
+        torch.nn.functional.silu(hidden), weights["t_embedder.mlp.2.weight"], weights["t_embedder.mlp.2.bias"]
+    )
+    assert_close(embedded, v["temb/t_embedder"], tolerances.TIME_EMBEDDING, "t_embedder")
     modulation = towers.time_embedding(g.config, weights, t, torch.float32)
     assert_close(modulation.flatten(1), v["temb/t_block"], tolerances.TIME_EMBEDDING, "t_block")
     for i in range(g.config.num_layers):
@@ -99,6 +108,32 @@ def test_moe_layers(g, weights):
         tower = CONTEXT if tower == "context" else DENOISER
         w = TowerWeights.of(g.config, tower, weights).layers[int(layer)]
         tokens = torch.from_numpy(g.vectors[f"{prefix}/input"])
+        logits = torch.nn.functional.linear(tokens, w["mixer.gate.weight"])
+        assert_close(
+            logits.sigmoid(), g.vectors[f"{prefix}/scores"], tolerances.ROUTER_WEIGHTS, f"{prefix}: scores"
+        )
+        ids, routing_weights, *_ = run_naive(
+            MOE_ROUTING,
+            logits,
+            w["mixer.gate.e_score_correction_bias"],
+            K=g.config.num_experts_per_tok,
+            n_group=g.config.n_group,
+            topk_group=g.config.topk_group,
+            norm_topk_prob=int(g.config.norm_topk_prob),
+            routed_scaling_factor=g.config.routed_scaling_factor,
+        )
+        ids, order = ids.sort(dim=1)
+        assert_equal(ids, g.vectors[f"{prefix}/topk_indices"], f"{prefix}: experts")
+        assert_close(
+            routing_weights.gather(1, order),
+            g.vectors[f"{prefix}/topk_weights"],
+            tolerances.ROUTER_WEIGHTS,
+            f"{prefix}: weights",
+        )
+        shared = mixers.relu2_mlp(
+            tokens, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
+        )
+        assert_close(shared, g.vectors[f"{prefix}/shared_out"], tolerances.MOE, f"{prefix}: shared expert")
         out = mixers.feed_forward(g.config, "E", w, run_naive, tokens[None])[0]
         assert_close(out, g.vectors[f"{prefix}/out"], tolerances.MOE, prefix)
 

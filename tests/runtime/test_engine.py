@@ -44,6 +44,8 @@ def ort(engines):
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"temperature": -1.0}, "temperature is -1.0; valid: 0 to"),
         ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": 1e-5}, "temperature is 1e-05; valid: 0 (greedy), or 0.001 to"),
+        ({"eos_token_id": 2.5}, "eos_token_id is 2.5"),
         ({"top_k": 0, "mode": "ar", "temperature": 1.0}, "top_k is 0"),
         ({"top_p": 2.0, "mode": "ar", "temperature": 1.0}, "top_p is 2.0"),
         ({"top_k": 5}, "top_k and top_p do not apply to mode 'diffusion'"),
@@ -71,6 +73,13 @@ def test_nonsense_options_are_refused(ort, options, says):
         ([[1], 7], "prompt 1 of the batch is int"),
         ("text", "the bundle has no tokenizer.json"),
         ([True], "element 0 is True"),
+        (5, "the prompt is int"),
+        (None, "the prompt is NoneType"),
+        (b"abc", "the prompt is bytes"),
+        ({1: 2}, "the prompt is dict"),
+        ({1, 2}, "the prompt is set"),
+        (np.array(3), "the prompt is a single number"),
+        (np.array([1.0, 2.0]), "prompt 0 of the batch is float64"),
     ],
 )
 def test_bad_prompts_are_refused(ort, prompt, says):
@@ -96,6 +105,27 @@ def test_stream_returns_what_generate_returns(ort):
     assert results[0].stats.seconds < elapsed
 
 
+def test_text_prompts_are_checked_too(engines):
+    """The tokenizer would make a bos of nothing; nothing is refused all the same."""
+    engine = engines("miniature", "onnxruntime", None)
+    with pytest.raises(ttc.InputError, match="prompt is empty"):
+        engine.generate("")
+    with pytest.raises(ttc.InputError, match="prompt 1 of the batch is empty"):
+        engine.generate(["a", ""])
+    with pytest.raises(ttc.InputError, match="not valid text"):
+        engine.generate("\ud800")
+    assert engine.generate("7", max_new_tokens=3).stats.prompt_tokens == len(engine.tokenizer.encode("7").ids)
+
+
+def test_logits_of_nonsense_are_refused(ort):
+    with pytest.raises(ttc.InputError, match="ids is NoneType"):
+        ort.context_logits(None)
+    with pytest.raises(ttc.InputError, match="t is 'x'; valid: 0 to 1"):
+        ort.denoiser_logits(PROMPT, [3], "x")
+    with pytest.raises(ttc.InputError, match="block_ids has 513 tokens; valid: up to 512"):
+        ort.denoiser_logits(PROMPT, [3] * 513, 1.0)
+
+
 def test_unknown_option_of_stream_is_a_type_error_at_the_call(ort):
     with pytest.raises(TypeError, match="nonsense"):
         ort.stream(PROMPT, nonsense=1)
@@ -114,7 +144,7 @@ def test_capacity(bundles, ort):
             small.generate(PROMPT, max_new_tokens=9)
         with pytest.raises(ttc.CapacityError):
             small.context_logits(list(range(21)))
-    for capacity in (0, -3, 4097, True):
+    for capacity in (0, -3, 4097, True, 10.5, "10"):
         with pytest.raises(ttc.InputError, match="capacity is"):
             ttc.load(bundles("tiny_a"), capacity=capacity)
 
@@ -124,6 +154,8 @@ def test_load_refuses_what_it_cannot_do(bundles, tmp_path):
         ttc.load(bundles("tiny_a"), backend="fast")
     with pytest.raises(ttc.InputError, match="unknown device 'tpu'; valid: cpu, cuda, cuda:N"):
         ttc.load(bundles("tiny_a"), device="tpu")
+    with pytest.raises(ttc.InputError, match="unknown device 3"):
+        ttc.load(bundles("tiny_a"), device=3)
     with pytest.raises(ttc.InputError, match="runs no engines"):
         ttc.load(bundles("tiny_a"), engines=tmp_path)
     with pytest.raises(ttc.BundleError, match="no such folder"):

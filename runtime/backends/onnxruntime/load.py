@@ -4,13 +4,14 @@ Weights are handed to the sessions as initializers in memory of ours, mapped or 
 between sessions, whether the bundle is packed or refers to a checkpoint.
 """
 
+import json
 import logging
 
 import onnx_ir as ir
 import onnxruntime
 
-from ttc.bundle import Bundle
-from ttc.errors import BackendError
+from ttc.bundle import MANIFEST_FILE, Bundle
+from ttc.errors import BackendError, BundleError
 from ttc.runtime.backends.device import parse_device
 from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
@@ -42,8 +43,8 @@ def load(bundle: Bundle, device: str | None, threads: int | None) -> OnnxRuntime
 
     values: dict[str, onnxruntime.OrtValue] = {}
     sessions = {}
-    for role in ("context", "denoiser", "step", "advance"):
-        model = ir.load(bundle.graph_path(role))
+    for role in bundle.manifest.graphs:
+        model = _graph(bundle, role)
         used = externalise_weights(model, bundle.weights)
         if widen:
             upcast(model)
@@ -74,7 +75,30 @@ def _session(
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     serialized = ir.serde.serialize_model(model).SerializeToString()
-    return onnxruntime.InferenceSession(serialized, options, providers=providers)
+    try:
+        return onnxruntime.InferenceSession(serialized, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own classes have no common base but this
+        name, reason = model.graph.name, str(error).splitlines()[0]
+        raise BackendError(f"ONNX Runtime cannot load the {name} graph: {reason}") from error
+
+
+def _graph(bundle: Bundle, role: str) -> ir.Model:
+    """One graph of the bundle, which must say of itself what the manifest says."""
+    path = bundle.graph_path(role)
+    try:
+        model = ir.load(path)
+    except Exception as error:  # whatever the library finds wrong in a file
+        raise BundleError(f"{path}: not an ONNX file ({type(error).__name__}); export again") from error
+    said = {key: model.metadata_props.get(f"ttc.{key}", "") for key in ("role", "compute_dtype", "model")}
+    wanted = {
+        "role": role,
+        "compute_dtype": bundle.compute_dtype,
+        "model": json.dumps(bundle.config.to_dict(), sort_keys=True),
+    }
+    for key, text in wanted.items():
+        if said[key] != text:
+            raise BundleError(f"{path}: its {key} is not the one of {MANIFEST_FILE}; export again")
+    return model
 
 
 def _device(device: str | None) -> tuple[str, int]:
