@@ -396,6 +396,14 @@ def test_steps_are_the_same_lines_every_time(tiny: Path, mode: str) -> None:
         assert len(lines) == 20
 
 
+def test_options_are_refused_before_the_weights_are_loaded(mini: Path) -> None:
+    """One line: no word yet of how the model would have been loaded."""
+    for wrong in (["--threshold", "2"], ["--mode", "lossless"], ["--max-new-tokens", "-3"]):
+        done = run("generate", mini, "1+1", *wrong)
+        assert done.exit_code == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_steps_and_json_go_together(tiny: Path) -> None:
     same = ["generate", tiny, "5 6 7", "--ids", "--max-new-tokens", 20]
     done = run(*same, "--show-steps", "--json")

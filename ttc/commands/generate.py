@@ -24,8 +24,20 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 @click.command(short_help="Bundle and prompt → text.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt")
-@click.option("--mode", type=click.Choice(_MODES), default="diffusion", show_default=True)
-@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(_MODES),
+    default="diffusion",
+    show_default=True,
+    help="lossless: not in this version.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="onnxruntime",
+    show_default=True,
+    help="tensorrt, tensorrt-rtx: engines can be built, not run yet.",
+)
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N", help="Tokens of a block.")
@@ -80,7 +92,11 @@ def generate(
     options["stop_at_eos"] = not no_stop_at_eos
 
     import ttc
+    from ttc.bundle import Bundle
+    from ttc.runtime.options import make_options
 
+    with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
+        make_options(opened.config, eos_token_id=None, **options)
     with contextlib.ExitStack() as open_until_the_end:
         with waiting("loading the bundle", quiet=as_json):
             engine = open_until_the_end.enter_context(
