@@ -66,10 +66,10 @@ def _read_one(item: object, config: ModelConfig, tokenizer: Tokenizer | None, wh
         if not item:
             raise InputError(f"{what} is empty; give text or at least one token id")
         try:
-            ids = tokenizer.encode(item).ids
+            item.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(f"{what} is not valid text: {error.reason} at character {error.start}") from None
-        return check_ids(ids, config, what)
+        return check_ids(tokenizer.encode(item).ids, config, what)
     if isinstance(item, (bytes, bytearray)) or not (isinstance(item, Sequence) or hasattr(item, "__len__")):
         raise InputError(f"{what} is {type(item).__name__}; valid: text or a sequence of token ids")
     return check_ids(list(item), config, what)  # type: ignore[call-overload]  # a sequence or array, as checked

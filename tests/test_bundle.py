@@ -421,7 +421,7 @@ def test_moved_checkpoint(referenced: Path, checkpoint: Path, tmp_path: Path) ->
     moved = tmp_path / "elsewhere"
     shutil.copytree(checkpoint, moved, copy_function=shutil.copyfile)
     shutil.rmtree(checkpoint)
-    with pytest.raises(BundleError, match=r"checkpoint: no such folder, .*checkpoint_root"):
+    with pytest.raises(BundleError, match=r"checkpoint: no such folder, .*--checkpoint"):
         Bundle.open(referenced)
     with Bundle.open(referenced, checkpoint_root=moved) as bundle:
         expect_weights(bundle)

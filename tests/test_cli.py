@@ -529,6 +529,8 @@ def test_demo_cannot_keep_where_a_file_is(tmp_path: Path) -> None:
 
 def test_every_json_option_is_called_json() -> None:
     commands = [getattr(import_module(f"ttc.commands.{name}"), name) for name in COMMANDS]
-    for command in commands:
+    groups = [command for command in commands if isinstance(command, click.Group)]
+    inner = [command for group in groups for command in group.commands.values()]
+    for command in (command for command in [*commands, *inner] if command not in groups):
         assert isinstance(command, click.Command)
         assert any("--json" in parameter.opts for parameter in command.params), command.name

@@ -39,7 +39,12 @@ def ls(as_json: bool) -> None:
 
 
 @cache.command("clear")
-def clear() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def clear(as_json: bool) -> None:
     """Delete all entries."""
     folder = default_cache_folder()
-    click.echo(f"{folder}: {EngineCache(folder).clear()} entries deleted")
+    deleted = EngineCache(folder).clear()
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "deleted": deleted}))
+    else:
+        click.echo(f"{folder}: {deleted} entries deleted")
