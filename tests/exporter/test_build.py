@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onnx
@@ -125,9 +124,7 @@ def test_the_cache_hits_and_misses(bundles, step, tmp_path, monkeypatch):
         return graph.cached
 
     assert not cached()
-    start = time.perf_counter()
     assert cached()
-    assert time.perf_counter() - start < 2
     assert not cached(shapes={"batch": {"max": 2}})
     assert not cached(targets=("8.9",))
     assert not cached(form="cut")

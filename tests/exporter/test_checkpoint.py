@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,9 +314,8 @@ def test_real_size(tmp_path: Path, small_config: dict[str, Any], sparse_checkpoi
     tensors = tensors_of(config)
     assert len(tensors) == 12544
     folder = sparse_checkpoint(tmp_path / "real", config, tensors, 24)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Checkpoint.open(folder) as checkpoint:
-        seconds = time.perf_counter() - start
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert checkpoint.total_bytes > 117 * 2**30
         assert len(checkpoint.weights) == 860
@@ -330,5 +328,4 @@ def test_real_size(tmp_path: Path, small_config: dict[str, Any], sparse_checkpoi
         assert len(used) == len(set(used)) == 12544
         last = checkpoint.read("lm_head.weight")[-1]
         assert not last.any()
-    assert seconds < 10
     assert grown < 200 * 2**10  # KiB

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -265,7 +264,7 @@ REAL = {
 
 @pytest.mark.slow
 def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
-    """118 GiB of holes: small, every tensor referenced once, and the time does not grow with the layers."""
+    """118 GiB of holes: small, every tensor referenced once, little memory."""
     raw = small_config | REAL
     config = ModelConfig.from_hf(raw)
     tensors = {
@@ -275,7 +274,6 @@ def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
     sparse_checkpoint(tmp_path / "checkpoint", raw, tensors, shards=24)
     on_disk = sum(path.stat().st_blocks * 512 for path in (tmp_path / "checkpoint").iterdir())
     assert on_disk < 50_000_000, "the checkpoint itself must be sparse for this test to be cheap"
-    start = time.perf_counter()
     bundle = tmp_path / "real.bundle"
     code = (
         f"import resource, ttc; ttc.export({str(tmp_path / 'checkpoint')!r}, {str(bundle)!r}); "
@@ -291,4 +289,3 @@ def test_real_size_export(tmp_path, small_config, sparse_checkpoint):
         assert sorted(taken) == sorted(tensors)
         manifest = json.loads((bundle / "bundle.json").read_text())
         assert len(manifest["weights"]["shards"]) == 24
-    assert time.perf_counter() - start < 300
