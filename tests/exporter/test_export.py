@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import ttc
 from tests.support.golden import golden
+from tests.support.real_size import REAL
 from ttc.bundle import Bundle, FileRecord, Manifest
 from ttc.config import ModelConfig
 from ttc.exporter.checkpoint import Checkpoint, expected_tensors
@@ -240,26 +241,6 @@ def test_killed_export_leaves_nothing_and_is_swept(tmp_path):
     with pytest.raises(StopHere):
         ttc.export(G.folder, target, progress=stop)
     assert leftovers(tmp_path) == [], "the next run swept, and an exception cleans up after itself"
-
-
-REAL = {
-    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-    "num_hidden_layers": 52,
-    "hidden_size": 2688,
-    "vocab_size": 131072,
-    "mamba_num_heads": 64,
-    "mamba_head_dim": 64,
-    "n_groups": 8,
-    "ssm_state_size": 128,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "n_routed_experts": 128,
-    "num_experts_per_tok": 6,
-    "moe_intermediate_size": 1856,
-    "moe_shared_expert_intermediate_size": 3712,
-    "max_position_embeddings": 262144,
-}
 
 
 @pytest.mark.slow

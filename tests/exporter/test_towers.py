@@ -140,9 +140,7 @@ def test_moe_layers(g, weights):
 
 @pytest.mark.parametrize("case_name", ["den/half16_t0.5", "den/batch2_diff_t"])
 def test_denoiser_internals(g, weights, case_name):
-    """Input and output of every mixer, where they were recorded, with both norm orders among the kinds."""
-    if f"{case_name}/mixer_out/0" not in g.vectors:
-        pytest.skip(f"{g.name} has no recorded mixers for {case_name}")
+    """The output of every mixer, with both norm orders among the kinds."""
     case, v = g.cases[case_name], g.vectors
     tower = TowerWeights.of(g.config, DENOISER, weights)
     for row in range(case["B"]):
