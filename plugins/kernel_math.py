@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["decode_low", "order_key", "softplus"]
+__all__ = ["decode_place", "order_key", "softplus"]
 
 
 @triton.jit
@@ -11,7 +11,7 @@ def order_key(values, places):
     """int64 keys whose maximum is the largest value, at the lowest place among equals.
 
     NaN counts as the largest of all and −0 equals 0, as in torch's sort and argmax. The key's upper half is
-    the value's bits made monotone, its lower half 2³¹ − 1 − place, from which `decode_low` gives the place.
+    the value's bits made monotone, its lower half 2³¹ − 1 − place, from which `decode_place` gives the place.
     """
     values = tl.where(values == 0.0, 0.0, values)
     bits = values.to(tl.int32, bitcast=True)
@@ -21,7 +21,7 @@ def order_key(values, places):
 
 
 @triton.jit
-def decode_low(keys):
+def decode_place(keys):
     """Places (int32) in keys of `order_key`."""
     return 0x7FFFFFFF - (keys & 0x7FFFFFFF).to(tl.int32)
 

@@ -83,10 +83,9 @@ def compile_launch(launch: Launch, target: str) -> CompiledKernel:
         *("i32" for _ in launch.integers),
         *(_POINTER[dtype] for dtype in launch.outputs),
     ]
-    signature = {name: kind for name, kind in zip(names, types, strict=False)}  # noqa: C416 - then constants
-    signature |= dict.fromkeys(launch.constants, "constexpr")
-    if list(signature) != names:
-        raise AssertionError(f"{launch.op}: kernel arguments {names}, launch describes {list(signature)}")
+    tensors_and_integers, constants = names[: len(types)], names[len(types) :]
+    assert sorted(constants) == sorted(launch.constants), f"{launch.op}: {constants}, {launch.constants}"
+    signature = dict(zip(tensors_and_integers, types, strict=True)) | dict.fromkeys(constants, "constexpr")
     source = ASTSource(
         fn=launch.kernel,
         signature=signature,
