@@ -155,8 +155,9 @@ class Leaf:
                         f"{letter} = {known}, which another argument or an attribute says"
                     )
         for letter, expression in self.relations:
-            size, due = dims[letter], evaluate(expression, dims)
-            if isinstance(size, int) and isinstance(due, int) and size != due:
+            size = dims[letter]
+            due = evaluate(expression, dims) if isinstance(size, int) else size
+            if isinstance(due, int) and size != due:
                 raise InputError(
                     f"{self.op.name}: dimension {letter} is {size}, but {expression} is {due}; signature: "
                     + ", ".join(f"{spec.name} ({', '.join(spec.shape)})" for spec in self.op.inputs)
