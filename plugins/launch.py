@@ -165,7 +165,13 @@ class Leaf:
         return dims
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
-        """The launch for one problem and one choice of block sizes, an index into `tiles`."""
+        """The launch for one problem and one choice of block sizes, an index into `tiles`.
+
+        Raises:
+            InputError: there is no such index.
+        """
+        if not 0 <= tile < len(self.tiles):
+            raise InputError(f"{self.op.name}: tile is {tile}, expected 0 to {len(self.tiles) - 1}")
         chosen = self.tiles[tile]
         return Launch(
             op=self.op.name,
