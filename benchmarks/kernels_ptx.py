@@ -66,9 +66,10 @@ def main() -> None:
         "max_shared_bytes": MAX_SHARED_BYTES,
         "dims": DIMS,
         "attributes": ATTRIBUTES,
-        "kernels": kernels,
     }
-    text = json.dumps(result, indent=1)
+    # One line a kernel, so that a difference can be read.
+    lines = ",\n  ".join(map(json.dumps, kernels))
+    text = json.dumps(result, indent=1).removesuffix("\n}") + f',\n "kernels": [\n  {lines}\n ]\n}}'
     if options.output:
         options.output.write_text(text + "\n", encoding="utf-8")
     print(text)
