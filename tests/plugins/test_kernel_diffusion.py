@@ -47,7 +47,8 @@ def test_predict_from_numbers_that_are_none(device, temperature, mask_id):
     """
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 8, 1500, generator=random)
-    logits[0, 0] = logits[0, 1, 1200] = float("nan")
+    logits[0, 0] = float("nan")
+    logits[0, 1, 1200] = -torch.tensor(float("nan"))  # with the sign bit set
     logits[0, 2] = logits[0, 3, :1100] = logits[0, 3, 1101:] = logits[0, 7] = -float("inf")
     logits[0, 4, 7] = float("inf")
     logits[0, 5] = -1.0
