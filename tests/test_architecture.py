@@ -65,7 +65,6 @@ HEAVY_PLACES = (
     "plugins/triton.py",
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
-    "plugins/*/plugin.py",
     "runtime/backends/torch/*.py",
 )
 # Development packages: no part of `ttc` imports them.

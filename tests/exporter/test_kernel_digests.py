@@ -9,7 +9,7 @@ from ttc.exporter import kernels
 from ttc.plugins.table import OPS
 
 MODULES = read_modules(Path(__file__).parents[2])
-HOMES = sorted({home for home in kernels._HOMES.values()})
+HOMES = sorted(set(kernels._HOMES.values()))
 
 
 def reached(start):
