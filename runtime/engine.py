@@ -267,6 +267,7 @@ class Engine:
             seconds=seconds,
             tokens_per_second=len(row.tokens) / seconds,
             backend_seconds=run.timed.seconds,
+            graph_level=self._backend.graph_level,
             seed=options.seed,
             notes=(*self._backend.notes, *options.notes),
         )

@@ -21,6 +21,7 @@ LEAVES = tuple(
     for name in (
         "bundle",
         "config",
+        "dims",
         "engines",
         "errors",
         "manifest",

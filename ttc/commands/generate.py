@@ -131,6 +131,7 @@ def result_json(result: "Result") -> dict[str, Any]:
         "seconds": stats.seconds,
         "tokens_per_second": stats.tokens_per_second,
         "backend_seconds": stats.backend_seconds,
+        "graph_level": stats.graph_level,
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,
