@@ -30,6 +30,7 @@ LEAVES = tuple(
         "signing",
         "staging",
         "strictjson",
+        "tensorrt_package",
         "weights",
     )
 )

@@ -70,11 +70,12 @@ class DeviceArray:
 
 
 class Scope:
-    """Memory of one device that is given back together."""
+    """Memory of one device that is given back together. `kept`: whatever else is to go with it."""
 
     def __init__(self, device: "Device") -> None:
         self.device = device
         self._blocks: list[Memory] = []
+        self.kept: dict[Any, Any] = {}
 
     def allocate(self, nbytes: int) -> Memory:
         """A block that lives as long as the scope. Raises as `Device.allocate`."""
@@ -99,6 +100,7 @@ class Scope:
 
     def close(self) -> None:
         """Give everything back; nothing on the stream may still use it."""
+        self.kept.clear()
         while self._blocks:
             self._blocks.pop().free()
 

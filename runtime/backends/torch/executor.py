@@ -15,20 +15,23 @@ from torch import Tensor
 from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.exporter import towers
-from ttc.exporter.mixers import LayerState, RunOp
 from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import Executor
 
-__all__ = ["TorchExecutor"]
+__all__ = ["RunOp", "TorchExecutor", "view_of"]
 
 _STATE = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
 Tensors = Mapping[str, Tensor]
+# Called with the op's signature, its inputs, and its attributes by name.
+RunOp = Callable[..., tuple[Tensor, ...]]
 
 
 class TorchExecutor(Executor):
-    """Args: the weights by checkpoint name, on the device; `run_op` computes the ops of `ttc`."""
+    """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
+    computes the ops of `ttc`.
+    """
 
     name = "torch"
     aliases_state = True  # every layer's new state is made before the first old one is overwritten
@@ -42,10 +45,12 @@ class TorchExecutor(Executor):
         run_op: RunOp,
         capture_problem: str | None,
         notes: Sequence[str] = (),
+        weight_scope: Scope | None = None,
     ) -> None:
         self.compute_dtype, self.notes = compute_dtype, tuple(notes)
         self.capture_problem = capture_problem
         self._config, self._device, self._run_op = config, device, run_op
+        self._weight_scope = weight_scope
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
         on_cuda = next(iter(weights.values())).is_cuda
         self._pool = torch.cuda.MemPool() if on_cuda else None
@@ -61,7 +66,7 @@ class TorchExecutor(Executor):
             "step": self._step,
             "advance": self._advance,
         }
-        views = {name: self._view(array) for name, array in tensors.items()}
+        views = {name: view_of(self._device, array) for name, array in tensors.items()}
 
         def leaf(stream: int) -> None:
             with torch.inference_mode(), self._on(stream):
@@ -72,6 +77,8 @@ class TorchExecutor(Executor):
     def close(self) -> None:
         self._towers.clear()
         self._pool = None
+        if self._weight_scope is not None:
+            self._weight_scope.close()
 
     def _context(self, a: Tensors) -> None:
         logits, state, saved = towers.context_forward(
@@ -124,15 +131,11 @@ class TorchExecutor(Executor):
                 for name, tensor in zip(_STATE["M"], after, strict=True):
                     a[f"new_{name}.{i}"].copy_(tensor)
 
-    def _by_layer(self, a: Tensors) -> list[LayerState]:
+    def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
         return [
             tuple(a[f"{name}.{i}"] for name in _STATE.get(kind, ()))
             for i, kind in enumerate(self._config.pattern)
         ]
-
-    def _view(self, array: DeviceArray) -> Tensor:
-        raw = torch.as_tensor(self._device.exchange(array))
-        return raw.view(getattr(torch, array.dtype)).view(array.shape)
 
     @contextlib.contextmanager
     def _on(self, stream: int) -> Iterator[None]:
@@ -143,3 +146,9 @@ class TorchExecutor(Executor):
         foreign: Any = torch.cuda.ExternalStream(stream)
         with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool):
             yield
+
+
+def view_of(device: Device, array: DeviceArray) -> Tensor:
+    """A device array as a tensor, without a copy."""
+    raw = torch.as_tensor(device.exchange(array))
+    return raw.view(getattr(torch, array.dtype)).view(array.shape)
