@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
+from ttc.runtime.gpu import block_loop
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
 from ttc.shard import numpy_dtype
 
@@ -181,3 +182,37 @@ class _HostGraph(Graph):
 
     def close(self) -> None:
         self.closed = True
+
+
+def with_loop_kernel(**settings: Any) -> HostDevice:
+    """A pretended device that can run the block loop."""
+    return HostDevice({block_loop.KERNEL: block_update}, **settings)
+
+
+def block_update(device: HostDevice, *arguments: Any) -> None:
+    """`block_loop.update` with the arguments of the CUDA kernel."""
+    next_ids, predicted, confidence, masked, B, L, condition, block, t, step, left, records = arguments
+    shape = {"i": np.dtype(np.int32), "f": np.dtype(np.float32)}
+
+    def at(address: int, kind: str, *dims: Any) -> Any:
+        size = tuple(int(dim) for dim in dims)
+        return device.at(address, 4 * int(np.prod(size))).view(shape[kind]).reshape(size)
+
+    goes_on = block_loop.update(
+        at(next_ids, "i", B, L),
+        at(predicted, "i", B, L),
+        at(confidence, "f", B, L),
+        at(masked, "i", B),
+        at(block, "i", B, L),
+        at(t, "f", B),
+        at(step, "i", B),
+        at(left, "i", B),
+        at(records, "i", L, block_loop.record_words(int(B), int(L))),
+    )
+    if condition:
+        device.condition = int(goes_on)
+
+
+def no_compiler(name: str, source: str, compute_capability: str) -> bytes:
+    """The pretended device runs no PTX."""
+    return b""

@@ -9,18 +9,16 @@ import sys
 import pytest
 
 import ttc
-from tests.runtime.gpu.conftest import block_update, no_compiler
-from tests.runtime.gpu.test_levels import options_of, recorded
 from tests.support.golden import CHECKPOINTS, golden
-from tests.support.host_device import HostDevice
+from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.pretended_engines import PretendedTensorRT, write_engines
+from tests.support.recorded import options_of, recorded, tokens_of
 from tests.support.stitching import naive_steps
 from ttc.bundle import Bundle
 from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE
 from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
 from ttc.runtime.gpu import backend as backend_module
 from ttc.runtime.gpu import load_engines as loading
-from ttc.runtime.gpu.block_loop import KERNEL
 from ttc.signing import sign
 
 
@@ -50,7 +48,7 @@ def api(monkeypatch):
 @pytest.fixture
 def pretended(monkeypatch, api):
     """Loading takes the pretended device; ops are the naive twins."""
-    device = HostDevice({KERNEL: block_update})
+    device = with_loop_kernel()
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: device)
     monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
     made = backend_module.DeviceBackend
@@ -89,10 +87,7 @@ def test_golden_tokens(bundles, engine_folders, pretended, name, form):
                 continue
             prompt = g.prompt(case)[0].tolist()
             result = engine.generate(prompt, **options_of(case))
-            want = g.vectors[f"{case_name}/output"][0, len(prompt) :].tolist()
-            if case["eos_token_id"] in want:
-                want = want[: want.index(case["eos_token_id"]) + 1]
-            assert list(result.token_ids) == want, case_name
+            assert list(result.token_ids) == tokens_of(g, case_name), case_name
             assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
             assert result.stats.graph_level == 2
             taken += 1

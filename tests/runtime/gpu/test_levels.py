@@ -9,6 +9,7 @@ import pytest
 from tests.support.compare import assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
+from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import BackendError, DeviceMemoryError, InputError
 from ttc.runtime.backends.base import Limits
 from ttc.runtime.gpu.backend import padded_length
@@ -17,26 +18,6 @@ from ttc.runtime.gpu.cuda import loop_problem
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
 LONG = {"max_new_tokens": 40, "block_size": 8, "steps": 8, "stop_at_eos": False}
-
-
-def recorded(name, count=4):
-    """Recorded greedy diffusion runs of one row, spread over the list."""
-    g = golden(name)
-    cases = g.cases_of("gen/").items()
-    alone = {n: c for n, c in cases if not c.get("temperature") and g.prompt(c).shape[0] == 1}
-    return {n: alone[n] for n in sorted(alone)[:: max(1, len(alone) // count)]}
-
-
-def options_of(case):
-    eos = case["eos_token_id"]
-    return {
-        "max_new_tokens": case["max_new_tokens"],
-        "block_size": case["block_size"],
-        "steps": case["steps_per_block"],
-        "threshold": case["confidence_threshold"],
-        "eos_token_id": eos,
-        "stop_at_eos": eos is not None,
-    }
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -48,10 +29,7 @@ def test_golden_tokens(on_device, name, level):
     for case_name, case in recorded(name).items():
         prompt = g.prompt(case)[0].tolist()
         result = engine.generate(prompt, **options_of(case))
-        want = g.vectors[f"{case_name}/output"][0, len(prompt) :].tolist()
-        if case["eos_token_id"] in want:
-            want = want[: want.index(case["eos_token_id"]) + 1]
-        assert_equal(result.token_ids, want, case_name)
+        assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
         assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
         assert result.stats.graph_level == level
         assert not [note for note in result.stats.notes if "graph" in note]
@@ -72,8 +50,7 @@ def test_golden_tokens_of_the_other_modes(on_device, mode):
             eos_token_id=eos,
             stop_at_eos=eos is not None,
         )
-        want = g.vectors[f"{name}/output"][0, len(prompt) :].tolist()
-        assert_equal(result.token_ids, want[: want.index(eos) + 1] if eos in want else want, name)
+        assert_equal(result.token_ids, tokens_of(g, name), name)
 
 
 def test_events_and_sampling_are_those_of_the_torch_backend(on_device, engines):
