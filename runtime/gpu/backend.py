@@ -206,7 +206,7 @@ class DeviceBackend(Backend):
         """Capture what a generation of these sizes needs: run each part twice, on a state nobody uses."""
         with self._lock:
             state = self.new_state(batch, capacity)
-            for length in sorted({1, min(block_size, capacity), min(chunk, capacity)}):
+            for length in _lengths(min(block_size, capacity), min(chunk, capacity)):
                 ids, nothing = np.zeros((batch, length), np.int32), np.zeros(batch, np.int32)
                 for _ in range(2):
                     self.context(state, ids, nothing, np.zeros((batch, 1), np.int32))
@@ -300,6 +300,12 @@ def padded_length(length: int, room: int, limits: Limits | None) -> int:
     wide = 1 << (length - 1).bit_length()
     most = room if limits is None else min(room, limits.reads[1])
     return wide if wide <= most else length
+
+
+def _lengths(block: int, chunk: int) -> list[int]:
+    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
+    powers = {1 << power for power in range(chunk.bit_length())}
+    return sorted({block, chunk} | powers)
 
 
 def _widened(rows: Ints, width: int) -> Ints:

@@ -4,13 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.host_device import HostDevice, no_compiler, with_loop_kernel
 from ttc.bundle import Bundle
-from ttc.plugins.naive import run_naive
 from ttc.profiles import load_profile
-from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
 
@@ -23,6 +20,8 @@ def host_device() -> HostDevice:
 @pytest.fixture(scope="session")
 def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
     """`tower_weights(name)`: configuration and weights as torch tensors of a golden checkpoint."""
+    import torch  # not above: this file is imported before the session sets torch's threads
+
     read: dict[str, Any] = {}
 
     def load(name: str) -> Any:
@@ -40,6 +39,9 @@ def on_device(
     host_device: HostDevice, tower_weights: Callable[[str], Any]
 ) -> Iterator[Callable[..., Engine]]:
     """`on_device(name, level=None)`: an engine over the pretended device, computing with the naive ops."""
+    from ttc.plugins.naive import run_naive
+    from ttc.runtime.backends.torch.executor import TorchExecutor
+
     made = []
 
     def make(name: str, level: int | None = None, **changes: Any) -> Engine:

@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from tests.support.compare import assert_equal
+from tests.support import tolerances
+from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
@@ -88,7 +89,8 @@ def test_extension_committed_afterwards(on_device, engines):
         found.append({name: backend.fetch(tensor) for name, tensor in state.tensors.items()})
     for name, want in found[1].items():
         rows = 13 if "cache" in name else want.shape[2]
-        np.testing.assert_array_equal(found[0][name][:, :, :rows], want[:, :, :rows], err_msg=name)
+        # The device reads 8 tokens where the other reads 5, so sums of the scan are grouped otherwise.
+        assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
 
 
 def test_nothing_is_allocated_after_the_first_generation(on_device, host_device):
