@@ -1,8 +1,7 @@
-"""The real size on a GPU: one denoise step, one extension, one AR step, one block; floors measured in the same
-run.
+"""The real size on a GPU: one denoise step, one extension, one AR step, one block, and their floors.
 
     make gpu                            tests marked gpu first, then this
-    python benchmarks/gpu.py --dry      a tiny model on a device that pretends: the report's form, no figures
+    python -m benchmarks.gpu --dry      a tiny model on a device that pretends: the report's form, no figures
 
 Weights are random bfloat16 made on the GPU, in the real shapes. Random weights have no realistic routing, so
 the routing op's outputs are replaced by ones that hit exactly d experts a layer (its kernel still runs); and
@@ -15,6 +14,7 @@ Has not run on a GPU yet. Writes one JSON to benchmarks/results/.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -77,10 +77,10 @@ def gpu_report(given: argparse.Namespace) -> dict[str, Any]:
         "bf16_matmul_flops": matmul_rate(8192, "cuda"),
     }
     fit = reckoning.fit(config, device.free_bytes()[0])
-    bench = Bench(
-        reckoning.shortened(config, fit.layers), device, run_triton, given.repeats, given.blocks
+    bench = Bench(reckoning.shortened(config, fit.layers), device, run_triton, given.repeats, given.blocks)
+    return report_of(
+        bench, fit, ceilings, tests, probe, " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
     )
-    return report_of(bench, fit, ceilings, tests, probe, " ".join(["python", *sys.argv]))
 
 
 def dry_report() -> dict[str, Any]:
@@ -105,7 +105,9 @@ def dry_report() -> dict[str, Any]:
         "max_position_embeddings": 4096,
     }
     config, device = ModelConfig.from_hf(small), with_loop_kernel()
-    bench = Bench(config, device, run_naive, 1, 2, compile_kernel=no_compiler, batches=(1, 2), distinct=(2, 4))
+    bench = Bench(
+        config, device, run_naive, 1, 2, compile_kernel=no_compiler, batches=(1, 2), distinct=(2, 4)
+    )
     ceilings = {"copy_bytes_per_second": 1e9, "bf16_matmul_flops": matmul_rate(64, "cpu")}
     fit = reckoning.fit(config, 2**40)
     return report_of(bench, fit, ceilings, {}, {"stage": "dry"}, "dry")
@@ -130,7 +132,9 @@ def report_of(
             for work in bench.works(tower)[:1]:
                 slow = bench.seconds(weights, work, eager=True)
                 fast = bench.seconds(weights, work)
-                eager.append({"what": work.kind, "batch": work.batch, "ms": fast * 1e3, "eager_ms": slow * 1e3})
+                eager.append(
+                    {"what": work.kind, "batch": work.batch, "ms": fast * 1e3, "eager_ms": slow * 1e3}
+                )
             if tower == DENOISER:
                 blocks = bench.filled_blocks(weights)
                 experts = bench.experts_kernel(weights, bandwidth)
@@ -140,7 +144,7 @@ def report_of(
         "commit": commit(),
         "gpu": gpu(bench.device),
         "versions": versions(),
-        "model": {"layers": fit.layers, "together": fit.together, **bench.config.to_dict()},
+        "model": {"layers": fit.layers, "both_towers_fit": fit.both, **bench.config.to_dict()},
         "ceilings": dict(ceilings),
         "tests": dict(tests),
         "probe_rtx": dict(probe),
@@ -263,12 +267,12 @@ class Bench:
         for count in steps:
             taken += len(list(backend.fill_block(state, BlockInputs(masks, count, never, greedy, keys))))
         seconds = (time.perf_counter() - start) / len(steps)
-        # What is fetched when the block is done comes after it: one launch (a copy) and one wait.
+        # The wait for what the block gave comes after it.
         return {
             "batch": batch,
             "ms_per_block": seconds * 1e3,
             "steps_per_block": taken / len(steps),
-            "launches": (self.device.launches - launches) / len(steps) - 2,
+            "launches": (self.device.launches - launches) / len(steps),
             "waits_inside": (self.device.waits - waits) / len(steps) - 1,
         }
 
@@ -277,9 +281,7 @@ class Bench:
         for step in steps:
             step.run()
 
-    def _backend(
-        self, weights: "TowerWeights", work: Work, level: int, *, eager: bool = False
-    ) -> "OneTower":
+    def _backend(self, weights: "TowerWeights", work: Work, level: int, *, eager: bool = False) -> "OneTower":
         count = reckoning.distinct_experts(self.config, work)
         routed = weights.on_device(reckoning.routing(self.config, work.batch * work.length, count))
         inner = run_naive if eager else self._run_op
@@ -289,7 +291,9 @@ class Bench:
             return tuple(routed.values()) if op.name == MOE_ROUTING.name else made
 
         problem = "the eager towers run without graphs" if eager else None
-        executor = TorchExecutor(self.config, self.device, weights.both(), "bfloat16", run_op, problem)
+        executor = TorchExecutor(
+            self.config, self.device, weights.tensors, "bfloat16", run_op, problem, used=(weights.name,)
+        )
         return OneTower(self.config, _Kept(self.device), executor, level, self._compile)
 
 
@@ -297,13 +301,13 @@ class TowerWeights:
     """Random weights of one tower on the device; given back at the end of the `with`."""
 
     def __init__(self, config: ModelConfig, device: Device, tower: str) -> None:
-        self._config, self._device, self._tower = config, device, tower
+        self._config, self._device, self.name = config, device, tower
         self._scope = Scope(device)
         self.tensors: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> "TowerWeights":
         for place, (name, (dtype, shape)) in enumerate(
-            reckoning.weight_shapes(self._config, self._tower).items()
+            reckoning.weight_shapes(self._config, self.name).items()
         ):
             tensor = view_of(self._device, self._scope.array(dtype, shape))
             generator = torch.Generator(tensor.device).manual_seed(place)
@@ -315,19 +319,6 @@ class TowerWeights:
     def __exit__(self, *_: object) -> None:
         self.tensors.clear()
         self._scope.close()
-
-    def both(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of both towers: what is measured uses one of them only."""
-        other = CONTEXT if self._tower == DENOISER else DENOISER
-        found = dict(self.tensors)
-        for name, tensor in self.tensors.items():
-            if name.startswith(f"{self._tower}."):
-                found[name.replace(self._tower, other, 1)] = tensor
-        found[reckoning.HEADS[other]] = self.tensors[reckoning.HEADS[self._tower]]
-        for name, (_, shape) in reckoning.weight_shapes(self._config, DENOISER).items():
-            if name not in found:  # the time MLPs and tables, which the context tower has not
-                found[name] = torch.empty(0).expand(0) if not shape else found[reckoning.HEADS[self._tower]][:1]
-        return found
 
     def on_device(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Small arrays beside the weights."""
@@ -410,8 +401,14 @@ def _timed(work: Callable[[], object], repeats: int) -> float:
 def run_tests() -> dict[str, Any]:
     """The tests marked gpu: kernels against their twins, golden tokens at every graph level."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"TTC_REQUIRE": "gpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, file=sys.stderr)
     lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        raise SystemExit(
+            "the tests marked gpu fail; nothing is measured (--skip-tests measures all the same)"
+        )
     return {"command": "pytest -m gpu", "exit_code": done.returncode, "summary": lines[-1] if lines else ""}
 
 

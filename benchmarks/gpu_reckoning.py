@@ -139,29 +139,33 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How much of the model is measured. towers: together on the GPU, or one after the other."""
+    """How much of the model is measured. A call uses one tower, so only that one is on the GPU meanwhile.
+
+    both: whether both would fit at once.  label: the same in words, for the report.
+    """
 
     layers: int
-    together: bool
+    both: bool
     label: str
 
 
 def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
-    """Both towers, one tower at a time, or as many layers of one as there is memory for.
+    """All layers, or as many as there is memory for.
 
     spare: bytes for state, buffers and the libraries.
     """
-    towers = [tower_bytes(config, tower) for tower in (CONTEXT, DENOISER)]
-    if sum(towers) + spare <= free:
-        return Fit(config.num_layers, True, "both towers")
-    if max(towers) + spare <= free:
-        return Fit(config.num_layers, False, "one tower at a time: less memory than both take")
-    for layers in range(config.num_layers - 1, 0, -1):
+    total = config.num_layers
+    every_kind = 1 + max(config.pattern.index(kind) for kind in set(config.pattern))
+    for layers in range(total, every_kind - 1, -1):
         part = shortened(config, layers)
-        if max(tower_bytes(part, tower) for tower in (CONTEXT, DENOISER)) + spare <= free:
-            total = config.num_layers
-            return Fit(layers, False, f"the first {layers} of {total} layers, one tower at a time")
-    raise SystemExit(f"{free / 1e9:.1f} GB free: not even one layer of this model fits")
+        towers = [tower_bytes(part, tower) for tower in (CONTEXT, DENOISER)]
+        if max(towers) + spare <= free:
+            which = f"all {total} layers" if layers == total else f"only the first {layers} of {total} layers"
+            both = layers == total and sum(towers) + spare <= free
+            return Fit(layers, both, f"{which}, one tower on the GPU at a time")
+    raise SystemExit(
+        f"{free / 1e9:.1f} GB free: not even {every_kind} layers fit, the fewest with every kind"
+    )
 
 
 def shortened(config: ModelConfig, layers: int) -> ModelConfig:

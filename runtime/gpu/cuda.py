@@ -138,7 +138,6 @@ class CudaDevice(Device):
         assert not self._capturing, "a copy from the host belongs before the graph"
         assert target.nbytes == source.nbytes
         self._enter()
-        self.launches += 1
         call = self._driver.cuMemcpyHtoDAsync(
             target.address, source.ctypes.data, source.nbytes, self._own.handle
         )
@@ -147,7 +146,6 @@ class CudaDevice(Device):
     def download(self, target: npt.NDArray[np.uint8], source: DeviceArray) -> None:
         assert target.nbytes == source.nbytes
         self._enter()
-        self.launches += 1
         call = self._driver.cuMemcpyDtoHAsync(
             target.ctypes.data, source.address, source.nbytes, self._own.handle
         )

@@ -124,8 +124,8 @@ class Device(ABC):
         name: "cuda:0".
         compute_capability: "9.0".
         loop_problem: why a graph with a WHILE node cannot be made here; None where it can.
-        launches, waits: graph launches or leaves put on the stream from the host, and times that the host
-            waited, since the start; what the statistics and benchmarks count.
+        launches, waits: graphs and leaves that the host put on the stream (copies between host and device
+            apart), and times that it waited, since the start; what benchmarks count.
 
     Every call raises `BackendError` when CUDA reports an error, and from then on.
     """

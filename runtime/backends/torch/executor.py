@@ -30,7 +30,7 @@ RunOp = Callable[..., tuple[Tensor, ...]]
 
 class TorchExecutor(Executor):
     """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
-    computes the ops of `ttc`.
+    computes the ops of `ttc`; `used`: the towers that there are weights of.
     """
 
     name = "torch"
@@ -46,12 +46,13 @@ class TorchExecutor(Executor):
         capture_problem: str | None,
         notes: Sequence[str] = (),
         weight_scope: Scope | None = None,
+        used: Sequence[str] = (CONTEXT, DENOISER),
     ) -> None:
         self.compute_dtype, self.notes = compute_dtype, tuple(notes)
         self.capture_problem = capture_problem
         self._config, self._device, self._run_op = config, device, run_op
         self._weight_scope = weight_scope
-        self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
+        self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
         on_cuda = next(iter(weights.values())).is_cuda
         self._pool = torch.cuda.MemPool() if on_cuda else None
 
