@@ -175,21 +175,20 @@ class CudaDevice(Device):
         self._translated(lambda: leaf(int(self._stream_handle())))
 
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
+        if shared_bytes > _PLAIN_SHARED_BYTES:
+            raise BackendError(
+                f"kernel {name} needs {shared_bytes} bytes of shared memory; "
+                f"{_PLAIN_SHARED_BYTES} are granted unasked"
+            )
         self._enter()
 
         def load() -> Any:
             return self._core.ObjectCode.from_ptx(ptx, name=name).get_kernel(name)
 
         try:
-            kernel = self._translated(load)
+            return self._translated(load)
         except BackendError as fault:
             raise BackendError(f"kernel {name} cannot be loaded ({fault})") from None
-        if shared_bytes > _PLAIN_SHARED_BYTES:
-            raise BackendError(
-                f"kernel {name} needs {shared_bytes} bytes of shared memory; "
-                f"{_PLAIN_SHARED_BYTES} are granted unasked"
-            )
-        return kernel
 
     def launch(
         self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]

@@ -1,18 +1,21 @@
-"""Before and while weights are loaded: does it fit, how they get onto the device, which packages are there; and
-the arguments that kernels are launched with.
+"""Before and while weights are loaded: does it fit, how they get onto the device, which packages are there;
+and the arguments that kernels are launched with.
 """
 
 import numpy as np
 import pytest
 
+from tests.support.golden import golden
 from tests.support.host_device import HostDevice
-from ttc.bundle import Bundle
+from ttc.bundle import Bundle, ShardRecord, WeightEntry, WeightMap
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.program import OP, Step
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.shard import Shard
+from ttc.weights import ReferencedWeights
 
 GB = 10**9
 TOWERS = {"context": 63 * GB, "denoiser": 63 * GB}
@@ -69,20 +72,27 @@ def test_weights_arrive_as_they_are_read(bundles, staging_bytes):
     assert not device.blocks
 
 
-def test_a_stack_of_experts_never_lies_on_the_host(tmp_path):
-    """By reference: the parts of a stacked weight are the checkpoint's own tensors."""
-    import ttc
-    from tests.support.golden import FOLDER
-
-    bundle = ttc.export(FOLDER / "tiny_a", tmp_path / "reference.bundle", "float32", pack=False)
-    with Bundle.open(bundle) as opened:
-        stacked = [name for name, entry in opened.weights.items() if entry.stacked]
-        assert stacked
-        for name in (stacked[0], next(name for name in opened.weights if name not in stacked)):
-            parts, whole = list(opened.weight_parts(name)), opened.read_weight(name)
-            assert len(parts) == len(opened.weights[name].tensors)
-            np.testing.assert_array_equal(np.concatenate([p.ravel() for p in parts]), whole.ravel())
-            assert all(part.nbytes * len(parts) == whole.nbytes for part in parts)
+def test_a_stack_of_experts_comes_expert_by_expert():
+    """By reference: the parts of a stacked weight are the checkpoint's own tensors, never the stack."""
+    root = golden("tiny_a").folder
+    shards = {path.name: Shard.open(path) for path in root.glob("*.safetensors") if path.stem != "vectors"}
+    names = sorted(name for shard in shards.values() for name in shard.tensors)
+    up = [name for name in names if name.startswith("context_tower.") and name.endswith("up_proj.weight")]
+    experts = [name for name in up if ".experts." in name]
+    layer = experts[0].split(".experts.")[0]
+    own = tuple(sorted((n for n in experts if n.startswith(layer)), key=lambda n: int(n.split(".")[-3])))
+    info = next(shard.tensors[own[0]] for shard in shards.values() if own[0] in shard.tensors)
+    for dtype in (info.dtype, "float16"):
+        entry = WeightEntry(own, True, (len(own), *info.shape), dtype, ("context",))
+        records = {name: ShardRecord.of(shard) for name, shard in shards.items()}
+        weights = ReferencedWeights(WeightMap("reference", {"w": entry}, str(root), records), None, "test")
+        parts, whole = list(weights.parts("w", entry)), weights.read("w", entry)
+        assert len(parts) == len(own) > 1
+        np.testing.assert_array_equal(np.stack(parts), whole)
+        assert parts[0].dtype == whole.dtype
+        # Stored as it is wanted, a part is a view of the mapped file.
+        assert parts[0].flags.owndata == (dtype == "float16")
+        weights.close()
 
 
 def test_out_of_memory_while_loading_gives_everything_back(bundles):
