@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["decode_place", "order_key", "softplus"]
+__all__ = ["chunk_decay", "decode_place", "order_key", "softplus"]
 
 
 @triton.jit
@@ -37,3 +37,13 @@ def softplus(x):
     small = u == 1.0
     log1p = tl.where(small, e, tl.log(u) * e / tl.where(small, 1.0, u - 1.0))
     return tl.where(x > 20.0, x, tl.where(x != x, x, log1p))
+
+
+@triton.jit
+def chunk_decay(dt_ptr, dt_bias_ptr, a_log_ptr, head, live):
+    """Steps softplus(dt + bias) of a chunk, 0 where not live, and the running sum of step·A; float32."""
+    bias = tl.load(dt_bias_ptr + head).to(tl.float32)
+    rate = -tl.exp(tl.load(a_log_ptr + head).to(tl.float32))
+    step = softplus(tl.load(dt_ptr, mask=live, other=0.0).to(tl.float32) + bias)
+    step = tl.where(live, step, 0.0)
+    return step, tl.cumsum(step * rate, 0)

@@ -155,8 +155,9 @@ class Leaf:
                         f"{letter} = {known}, which another argument or an attribute says"
                     )
         for letter, expression in self.relations:
-            size, due = dims[letter], evaluate(expression, dims)
-            if isinstance(size, int) and isinstance(due, int) and size != due:
+            size = dims[letter]
+            due = evaluate(expression, dims) if isinstance(size, int) else size
+            if isinstance(due, int) and size != due:
                 raise InputError(
                     f"{self.op.name}: dimension {letter} is {size}, but {expression} is {due}; signature: "
                     + ", ".join(f"{spec.name} ({', '.join(spec.shape)})" for spec in self.op.inputs)
@@ -164,7 +165,13 @@ class Leaf:
         return dims
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
-        """The launch for one problem and one choice of block sizes, an index into `tiles`."""
+        """The launch for one problem and one choice of block sizes, an index into `tiles`.
+
+        Raises:
+            InputError: there is no such index.
+        """
+        if not 0 <= tile < len(self.tiles):
+            raise InputError(f"{self.op.name}: tile is {tile}, expected 0 to {len(self.tiles) - 1}")
         chosen = self.tiles[tile]
         return Launch(
             op=self.op.name,

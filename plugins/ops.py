@@ -10,6 +10,7 @@ bfloat16), the same for all such inputs of a call.
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec", "evaluate"]
@@ -88,13 +89,15 @@ class OpSpec:
 
 def evaluate(expression: str, dims: Mapping[str, Any]) -> Any:
     """Value of "A*B+1" over the given dimensions, ints or symbolic."""
-    total: Any = 0
-    for term in expression.split("+"):
-        product: Any = 1
-        for factor in term.split("*"):
-            product = _symbol_first(operator.mul, product, int(factor) if factor.isdigit() else dims[factor])
-        total = _symbol_first(operator.add, total, product)
-    return total
+    terms = [
+        reduce(partial(_symbol_first, operator.mul), map(partial(_factor, dims), term.split("*")))
+        for term in expression.split("+")
+    ]
+    return reduce(partial(_symbol_first, operator.add), terms)
+
+
+def _factor(dims: Mapping[str, Any], text: str) -> Any:
+    return int(text) if text.isdigit() else dims[text]
 
 
 def _symbol_first(operation: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:

@@ -67,7 +67,6 @@ HEAVY_PLACES = (
     "plugins/triton.py",
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
-    "plugins/*/plugin.py",
     "runtime/backends/torch/*.py",
 )
 # Development packages: no part of `ttc` imports them.

@@ -11,9 +11,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from ttc.plugins.kernel_math import chunk_decay
 from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
-from ttc.plugins.mamba_block_scan.kernel import chunk_decay
 
 __all__ = ["LEAVES", "advance"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ttc.plugins.kernel_math import softplus
+from ttc.plugins.kernel_math import chunk_decay
 from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
 
-__all__ = ["LEAVES", "chunk_decay", "convolve", "scan"]
+__all__ = ["LEAVES", "convolve", "scan"]
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -56,16 +56,6 @@ def convolve(
     activated = total / (1.0 + tl.exp(-total))
     target = activated_ptr + (row * L + places)[:, None] * F + channels[None, :]
     tl.store(target, activated.to(activated_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def chunk_decay(dt_ptr, dt_bias_ptr, a_log_ptr, head, live):
-    """Steps softplus(dt + bias) of a chunk, 0 where not live, and the running sum of step·A; float32."""
-    bias = tl.load(dt_bias_ptr + head).to(tl.float32)
-    rate = -tl.exp(tl.load(a_log_ptr + head).to(tl.float32))
-    step = softplus(tl.load(dt_ptr, mask=live, other=0.0).to(tl.float32) + bias)
-    step = tl.where(live, step, 0.0)
-    return step, tl.cumsum(step * rate, 0)
 
 
 @triton.jit(do_not_specialize=["L"])
