@@ -138,8 +138,8 @@ def read_modules(root: Path) -> dict[str, Module]:
     places = {root / "ttc": "ttc"} | {root / folder: f"ttc.{folder}" for folder in FOLDERS}
     modules = {}
     for folder, package in places.items():
-        # Below `ttc` only its own folder: the links lead to what is read at its own place.
-        own = [*folder.glob("*.py"), *folder.glob("commands/*.py")]
+        # Below `ttc` only its own folders: the links lead to what is read at its own place.
+        own = [file for file in folder.rglob("*.py") if file.relative_to(folder).parts[0] not in FOLDERS]
         for file in own if package == "ttc" else folder.rglob("*.py"):
             parts = file.relative_to(folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
