@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.config import ModelConfig
+from ttc.errors import BackendError
 from ttc.runtime import commit
 from ttc.runtime.state import ContextState
 
@@ -114,6 +115,10 @@ class Backend(ABC):
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         """One diffusion step on the host; backends that hold their logits elsewhere do it there."""
         return host_step(self.fetch(logits), inputs, self.config.mask_token_id)
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        """All state tensors on the host in float32, under their graph names (`ttc verify` compares them)."""
+        raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
 
     @abstractmethod
     def close(self) -> None:

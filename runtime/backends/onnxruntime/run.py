@@ -47,6 +47,17 @@ class OnnxRuntimeBackend(Backend):
         mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
         self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
 
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda:N"."""
+        kind, index = self._device
+        return kind if kind == "cpu" else f"{kind}:{index}"
+
+    @property
+    def computes_in(self) -> str:
+        """Name of the dtype it computes in, which may be wider than the bundle's."""
+        return str(self._dtype)
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
             tensor.name: self._value(
@@ -105,6 +116,9 @@ class OnnxRuntimeBackend(Backend):
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         tensors = {name: self._value(value.numpy()[rows]) for name, value in state.tensors.items()}
         return ContextState(state.capacity, state.lengths[rows], tensors)
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return {name: value.numpy().astype(np.float32) for name, value in state.tensors.items()}
 
     def close(self) -> None:
         self._sessions.clear()

@@ -19,7 +19,7 @@ except ImportError as error:
 
 from ttc.runtime.backends.torch.run import TorchBackend
 
-__all__ = ["load"]
+__all__ = ["as_tensor", "load"]
 
 
 def load(bundle: Bundle, device: str | None, threads: int | None) -> TorchBackend:
@@ -29,11 +29,11 @@ def load(bundle: Bundle, device: str | None, threads: int | None) -> TorchBacken
             "threads is for backend 'onnxruntime'; torch has one setting per process, torch.set_num_threads"
         )
     target = _device(device)
-    weights = {name: _tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
+    weights = {name: as_tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)
 
 
-def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A tensor of its own memory: the bundle's arrays may be read-only views of a file."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)

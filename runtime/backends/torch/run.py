@@ -21,16 +21,31 @@ __all__ = ["TorchBackend"]
 
 
 class TorchBackend(Backend):
-    """Args: the weights by checkpoint name, on `device`; the compute dtype."""
+    """Args: the weights by checkpoint name, on `device`; the compute dtype; what times are rounded to, if not
+    to that.
+
+    `record`, where set, sees every layer's residual stream: `ttc.exporter.towers.Record`.
+    """
 
     name = "torch"
     notes = ()
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        time_dtype: torch.dtype | None = None,
     ) -> None:
-        self.config, self._dtype, self._device = config, dtype, device
+        self.config, self._dtype, self._device, self._time_dtype = config, dtype, device, time_dtype
+        self.record: towers.Record | None = None
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda:N"."""
+        return str(self._device)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
@@ -61,6 +76,7 @@ class TorchBackend(Backend):
             self._tensor(commit_len),
             self._tensor(logit_positions),
             self._by_layer(state),
+            self.record,
         )
         names = [tensor.name for tensor in state_layout(self.config, state.capacity)]
         flat = [tensor for layer in new_state for tensor in layer]
@@ -91,6 +107,8 @@ class TorchBackend(Backend):
             self._tensor(t),
             self._tensor(state.lengths),
             self._by_layer(state),
+            self.record,
+            self._time_dtype,
         )
 
     def fetch(self, logits: Tensor) -> Floats:
@@ -108,6 +126,9 @@ class TorchBackend(Backend):
         index = self._tensor(rows)
         tensors = {name: tensor.index_select(0, index) for name, tensor in state.tensors.items()}
         return ContextState(state.capacity, state.lengths[rows], tensors)
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return {name: tensor.float().cpu().numpy() for name, tensor in state.tensors.items()}
 
     def close(self) -> None:
         self._towers.clear()
