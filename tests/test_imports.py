@@ -65,7 +65,7 @@ def test_importing_ttc_loads_only_the_standard_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "export", "build", "generate", "bench", "inspect", "cache", "doctor", "demo"]
+    "command", ["", "export", "build", "generate", "bench", "plan", "inspect", "cache", "doctor", "demo"]
 )
 def test_help_loads_nothing_heavy(tmp_path: Path, command: str) -> None:
     code = "import runpy; runpy.run_module('ttc', run_name='__main__', alter_sys=True)"

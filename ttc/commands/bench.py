@@ -1,35 +1,17 @@
 """`ttc bench`: modes side by side, speed and quality."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ttc.commands.generate import BACKENDS
-from ttc.commands.terminal import columns, progress, write_json
+from ttc.commands.terminal import Several, columns, progress, write_json
 
 if TYPE_CHECKING:
     from ttc.bench.schema import Report
 
 __all__ = ["bench"]
-
-Number = TypeVar("Number", int, float)
-_RANDOM_PROMPT_TOKENS = 64
-
-
-class _Several(click.ParamType[tuple[Any, ...]]):
-    """Numbers with commas between."""
-
-    def __init__(self, kind: type[Any]) -> None:
-        self.kind, self.name = kind, "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.kind(word) for word in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers with commas between, like 1,8,16", param, ctx)
 
 
 @click.command(short_help="Diffusion against AR and more: speed and quality.")
@@ -37,13 +19,13 @@ class _Several(click.ParamType[tuple[Any, ...]]):
 @click.option("--tasks", type=click.Path(path_type=Path), help="JSONL of prompts with checkers.")
 @click.option("--problems", type=int, metavar="N", help="Only the first N of them.")
 @click.option("--modes", metavar="LIST", help="Of ar, diffusion, lossless, prompt-lookup.  [default: all]")
-@click.option("--threshold", type=_Several(float), default="0.9", show_default=True, metavar="γ,…")
-@click.option("--steps", type=_Several(int), metavar="N,…", help="[default: as many as the block has tokens]")
-@click.option("--block-size", type=_Several(int), default="16", show_default=True, metavar="N,…")
+@click.option("--threshold", type=Several(float), default="0.9", show_default=True, metavar="γ,…")
+@click.option("--steps", type=Several(int), metavar="N,…", help="[default: as many as the block has tokens]")
+@click.option("--block-size", type=Several(int), default="16", show_default=True, metavar="N,…")
 @click.option(
     "--grid", is_flag=True, help="All combinations; else each list is tried with the others' first."
 )
-@click.option("--batch", type=_Several(int), default="1", show_default=True, metavar="N,…")
+@click.option("--batch", type=Several(int), default="1", show_default=True, metavar="N,…")
 @click.option("--repeats", type=int, default=3, show_default=True, metavar="N")
 @click.option("--timed", type=int, metavar="N", help="Problems on the clock.  [default: 24]")
 @click.option("--max-new-tokens", type=int, default=96, show_default=True, metavar="N")
