@@ -68,6 +68,12 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
 @click.option("--show-steps", is_flag=True, help="Watch the blocks fill (on standard error).")
+@click.option(
+    "--save-steps",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the blocks filling as a picture that moves: .svg, .html or .gif.",
+)
 def generate(
     bundle: Path,
     prompt: str,
@@ -79,6 +85,7 @@ def generate(
     no_stop_at_eos: bool,
     as_json: bool,
     show_steps: bool,
+    save_steps: Path | None,
     **options: Any,
 ) -> None:
     """Generate text after PROMPT with the model in BUNDLE.
@@ -95,6 +102,11 @@ def generate(
     from ttc.bundle import Bundle
     from ttc.runtime.options import make_options
 
+    if save_steps is not None:
+        from ttc.animation.save import check_format
+
+        check_format(save_steps)
+
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
         make_options(opened.config, eos_token_id=None, **options)
     with contextlib.ExitStack() as open_until_the_end:
@@ -103,8 +115,8 @@ def generate(
                 ttc.load(bundle, backend, device, capacity, checkpoint=checkpoint)
             )
         result: ttc.Result | list[ttc.Result]
-        if show_steps:
-            result = _generate_in_steps(engine, asked, ids, options)
+        if show_steps or save_steps is not None:
+            result = _generate_in_steps(engine, asked, ids, options, show_steps, save_steps)
         else:
             with waiting("generating", quiet=as_json):
                 result = engine.generate(asked, **options)
@@ -139,14 +151,21 @@ def result_json(result: "Result") -> dict[str, Any]:
 
 
 def _generate_in_steps(
-    engine: "Engine", prompt: str | list[int], ids: bool, options: dict[str, Any]
+    engine: "Engine",
+    prompt: str | list[int],
+    ids: bool,
+    options: dict[str, Any],
+    show: bool,
+    save: Path | None,
 ) -> "Result":
-    from ttc.commands.steps import play
+    from ttc.commands.steps import play, recording
     from ttc.live import StepView
 
     shown = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-    view = StepView(options["mode"], shown, None if ids else engine.tokenizer)
-    return play(engine.stream(prompt, **options), view)
+    tokenizer = None if ids else engine.tokenizer
+    view = StepView(options["mode"], shown, tokenizer) if show else None
+    with recording(save, options["mode"], shown, tokenizer) as record:
+        return play(record(engine.stream(prompt, **options)), view)
 
 
 def _summary(result: "Result") -> str:
