@@ -62,16 +62,19 @@ def verify(
         NumericsError: NaN in the logits; the state is as it was.
     """
     block = _padded([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
-    before, (B, L) = state.tensors, block.shape
+    (B, L), before, lengths = block.shape, state.tensors, state.lengths
     places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
-    call = timed(backend.context, state, block, np.zeros(B, np.int32), places, save=True)
+    # Without any draft the pending tokens are all there is to commit: an AR step.
+    known = np.full(B, 1 if L == 1 else 0, np.int32)
+    call = timed(backend.context, state, block, known, places, save=L > 1)
     count_context_call(rows)
     try:
         verdict = _judge(call.logits, rows, drafts, options)
     except NumericsError:
-        state.tensors = before
+        state.tensors, state.lengths = before, lengths
         raise
-    timed(backend.advance, state, call.saved, verdict.accepted + np.int32(1))
+    if L > 1:
+        timed(backend.advance, state, call.saved, verdict.accepted + np.int32(1))
     return verdict
 
 
