@@ -18,7 +18,9 @@ from ttc.errors import BundleError, CapacityError, InputError
 from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.draft_policy import DraftMemory
 from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
+from ttc.runtime.lossless import speculate
 from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
@@ -85,6 +87,7 @@ class Engine:
     ) -> None:
         self._backend, self._profile, self._capacity = backend, profile, capacity
         self.tokenizer = tokenizer
+        self._draft_memory = DraftMemory()
 
     @property
     def config(self) -> ModelConfig:
@@ -110,18 +113,22 @@ class Engine:
         seed: int | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         stop_at_eos: bool = True,
+        draft_steps: int | str = "auto",
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
 
         Args:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
-            mode: "diffusion", "ar" or "mock-ar" (spec § 5).
+            mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
+                and verified by the context tower (docs/lossless.md).
             max_new_tokens: need not be a multiple of the block.
             block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
                 of `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run
+            temperature: 0 is greedy.  top_k, top_p: in all modes but diffusion.  seed: makes a sampled run
                 repeatable; the one that was used is in the statistics.
             eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
+            draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
+                "auto" chooses its length and its evaluations by what they cost and what they bring.
 
         Returns:
             One result, or a list for a batch.
@@ -143,6 +150,7 @@ class Engine:
             seed=seed,
             eos_token_id=eos_token_id,
             stop_at_eos=stop_at_eos,
+            draft_steps=draft_steps,
         )
         events = self._play(run, with_text=False)
         while True:
@@ -218,6 +226,14 @@ class Engine:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
+        elif options.mode == "lossless":
+            if not self._backend.can_advance:
+                raise BundleError(
+                    "mode 'lossless' needs an advance graph, and this bundle was exported without one; "
+                    "export the checkpoint again (ttc export), or use mode 'ar', which gives the same text"
+                )
+            chunk = self._profile.prefill_chunk
+            events = speculate(self._backend, timed, rows, options, capacity, chunk, self._draft_memory)
         else:
             loop = _LOOPS[options.mode]
             events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)
@@ -268,6 +284,7 @@ class Engine:
             tokens_per_second=len(row.tokens) / seconds,
             backend_seconds=run.timed.seconds,
             seed=options.seed,
+            lossless=row.lossless,
             notes=(*self._backend.notes, *options.notes),
         )
         text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)

@@ -66,11 +66,13 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
+        can_advance: whether `advance` can be had; old bundles lack its graph.
     """
 
     name: str
     config: ModelConfig
     notes: Sequence[str]
+    can_advance: bool = True
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:

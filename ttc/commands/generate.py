@@ -1,6 +1,7 @@
 """`ttc generate`: bundle and prompt → text."""
 
 import contextlib
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Choice(_MODES),
     default="diffusion",
     show_default=True,
-    help="lossless: not in this version.",
+    help="lossless: the text of ar, drafted by the denoiser.",
 )
 @click.option(
     "--backend",
@@ -52,9 +53,16 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     metavar="γ",
     help="A step keeps every prediction more probable than this (0 to 1).",
 )
+@click.option(
+    "--draft-steps",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Most denoise steps of a draft (lossless).",
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
-@click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (ar, mock-ar).")
-@click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (ar, mock-ar).")
+@click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (not in diffusion).")
+@click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (not in diffusion).")
 @click.option("--seed", type=int, metavar="S", help="Makes sampling repeatable.  [default: a new one]")
 @click.option(
     "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
@@ -97,6 +105,7 @@ def generate(
         prompt = _read_stdin()
     asked = _ids(prompt) if ids else _text(prompt)
     options["stop_at_eos"] = not no_stop_at_eos
+    options["draft_steps"] = _count_or_word(options["draft_steps"])
 
     import ttc
     from ttc.bundle import Bundle
@@ -146,6 +155,7 @@ def result_json(result: "Result") -> dict[str, Any]:
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,
+        "lossless": None if stats.lossless is None else dataclasses.asdict(stats.lossless),
         "notes": list(stats.notes),
     }
 
@@ -175,9 +185,16 @@ def _summary(result: "Result") -> str:
         parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
     if stats.nfe:
         parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
+    if stats.lossless and stats.lossless.rounds:
+        rounds, each = len(stats.lossless.rounds), stats.lossless.tokens_per_round
+        parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
     parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")
     return "; ".join(parts)
+
+
+def _count_or_word(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def _read_stdin() -> str:

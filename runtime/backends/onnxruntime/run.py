@@ -38,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
     ) -> None:
         self.config, self.notes = config, tuple(notes)
         self._sessions, self._weights = dict(sessions), dict(weights)
+        self.can_advance = "advance" in sessions
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self._state_names = [tensor.name for tensor in state_layout(config, 0)]
