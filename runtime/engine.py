@@ -22,6 +22,7 @@ from ttc.runtime.draft_policy import DraftMemory
 from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
 from ttc.runtime.lossless import speculate
 from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
+from ttc.runtime.prompt_lookup import speculate_from_prompt
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
@@ -30,6 +31,8 @@ from ttc.runtime.text import TextStream, decode
 __all__ = ["Engine", "load"]
 
 _LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
+# Modes that learn from the logits how many tokens of a block count.
+_VERIFIED = ("lossless", "prompt-lookup")
 
 
 def load(
@@ -120,7 +123,8 @@ class Engine:
         Args:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
             mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
-                and verified by the context tower (docs/lossless.md).
+                and verified by the context tower (docs/lossless.md), or "prompt-lookup": AR's text, drafted
+                from what stood behind the same tokens before.
             max_new_tokens: need not be a multiple of the block.
             block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
                 of `block_size` tokens, committing every prediction more probable than `threshold`.
@@ -226,14 +230,18 @@ class Engine:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
-        elif options.mode == "lossless":
+        elif options.mode in _VERIFIED:
             if not self._backend.can_advance:
                 raise BundleError(
-                    "mode 'lossless' needs an advance graph, and this bundle was exported without one; "
-                    "export the checkpoint again (ttc export), or use mode 'ar', which gives the same text"
+                    f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
+                    "one; export the checkpoint again (ttc export), or use mode 'ar', which gives the same text"
                 )
             chunk = self._profile.prefill_chunk
-            events = speculate(self._backend, timed, rows, options, capacity, chunk, self._draft_memory)
+            if options.mode == "lossless":
+                memory = self._draft_memory
+                events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
+            else:
+                events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
         else:
             loop = _LOOPS[options.mode]
             events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)

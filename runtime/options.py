@@ -15,8 +15,8 @@ __all__ = ["MAX_BLOCK_SIZE", "MODES", "Mode", "Options", "make_options"]
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["diffusion", "ar", "mock-ar", "lossless"]
-MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar", "lossless")
+Mode = Literal["diffusion", "ar", "mock-ar", "lossless", "prompt-lookup"]
+MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
 TRAINED_BLOCK_SIZE = 16
 # The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
 MAX_BLOCK_SIZE = 512

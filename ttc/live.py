@@ -117,7 +117,8 @@ class StepView:
         if self._mode == "lossless":
             return self._round_headline(event)
         if self._mode != "diffusion":
-            place = f"token {event.block_index:3}"
+            word = "round" if self._mode == "prompt-lookup" else "token"
+            place = f"{word} {event.block_index:3}"
         elif event.committed:
             place = f"block {event.block_index:3}  done in {event.step:2} steps"
         else:

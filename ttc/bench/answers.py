@@ -38,22 +38,23 @@ def judge(
     written: Mapping[str, Written],
     prompts: Sequence[Sequence[int]],
     problems: Sequence[Problem] | None,
-    scored: int,
+    scored: Sequence[int],
 ) -> dict[str, Answers]:
     """The answers of every case; the first case is AR, which the others are held against.
 
-    scored: how many of the first prompts the context tower is asked about.
+    scored: places of the prompts that the context tower is asked about.
     """
     judged: dict[str, Answers] = {}
     for case in cases:
         mine, ar = written[case.name], written[cases[0].name]
-        nll = _context_nll(engine, prompts[:scored], mine.results)
+        nll = _context_nll(engine, [prompts[at] for at in scored], [mine.results[at] for at in scored])
         yardstick = judged.get(cases[0].name)
-        judged[case.name] = _answers(mine, ar, problems, nll, yardstick)
+        judged[case.name] = _answers(case, mine, ar, problems, nll, yardstick)
     return judged
 
 
 def _answers(
+    case: Case,
     mine: Written,
     ar: Written,
     problems: Sequence[Problem] | None,
@@ -70,7 +71,9 @@ def _answers(
     looping = sum(loops) / total
     why = () if yardstick is None else tuple(_why_broken(quality, nll, looping, yardstick))
     same = sum(a.token_ids == b.token_ids for a, b in zip(results, ar.results, strict=True))
-    full = [steps for row in mine.rows for steps in row.commit_steps if min(steps) >= 0]
+    # Drafts have no order worth a map: their lengths vary, and their first token is not theirs.
+    traced = mine.rows if case.mode == "diffusion" else ()
+    full = [steps for row in traced for steps in row.commit_steps if min(steps) >= 0]
     return Answers(
         tokens=tokens,
         nfe=nfe,
@@ -123,7 +126,7 @@ def _why_broken(quality: Quality | None, nll: float | None, looping: float, ar: 
 def _context_nll(engine: Engine, prompts: Sequence[Sequence[int]], results: Sequence[Result]) -> float | None:
     """−log p of the new tokens under the context tower, mean over all of them."""
     total, count = 0.0, 0
-    for prompt, result in zip(prompts, results, strict=False):
+    for prompt, result in zip(prompts, results, strict=True):
         ids = [*prompt, *result.token_ids]
         logits = engine.context_logits(ids[:-1])[len(prompt) - 1 :].astype(np.float64)
         top = logits.max(-1)

@@ -7,6 +7,7 @@ A task file is JSONL, one object per line:
     check    "answer" | "exact" | "regex" | "json": see `ttc.bench.quality`
     task     what it is counted under (optional)
     stop     list of texts; what the model writes from the first of them on is not looked at (optional)
+    text     a right answer in full, for readers; not used (optional)
 """
 
 import hashlib
@@ -40,7 +41,9 @@ class Problem:
 
 
 def load_problems(path: Path, limit: int | None = None) -> tuple[Problem, ...]:
-    """The first `limit` problems of a task file (None: all); `InputError` names the line that is wrong."""
+    """`limit` problems of a task file, evenly spread over it (None: all); `InputError` names the line that is
+    wrong.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path}: more than the {_MAX_BYTES} bytes a task file may have")
@@ -50,9 +53,11 @@ def load_problems(path: Path, limit: int | None = None) -> tuple[Problem, ...]:
     found = [_problem(line, f"{path} line {at}") for at, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{path}: no problems in it; a task file has one JSON object per line")
-    if limit is not None and limit > len(found):
-        raise InputError(f"{limit} problems asked for, {path} has {len(found)}")
-    return tuple(found[:limit])
+    if limit is None:
+        return tuple(found)
+    if not 1 <= limit <= len(found):
+        raise InputError(f"{limit} problems asked for; valid: 1 to {len(found)}, as many as {path} has")
+    return tuple(found[place * len(found) // limit] for place in range(limit))
 
 
 def random_prompts(config: ModelConfig, count: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
@@ -81,6 +86,8 @@ def _problem(line: bytes, where: str) -> Problem:
         task=fields.string("task") if "task" in optional else "all",
         stop=fields.strings("stop") if "stop" in optional else (),
     )
+    if "text" in optional:
+        fields.string("text")
     fields.end()
     if problem.check not in CHECKS:
         fields.refuse("check", problem.check, f"one of {', '.join(CHECKS)}")

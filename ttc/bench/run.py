@@ -1,9 +1,9 @@
 """The run: every case answers every problem once, then all cases take turns against the clock.
 
 Answers and times are apart. What a case writes does not depend on the clock, so all problems are answered
-once, in batches. The clock runs over the first `timed_prompts` of them: one call of each case at each batch
-size to warm up, then `repeats` rounds in which the cases take turns, each round starting with another case,
-and at last one round in which the events are watched for latencies.
+once, in batches. The clock runs over `timed_prompts` of them, evenly spread: one call of each case at each
+batch size to warm up, then `repeats` rounds in which the cases take turns, each round starting with another
+case, and at last one round in which the events are watched for latencies.
 """
 
 import itertools
@@ -61,6 +61,11 @@ class Plan:
                 f"to the number of problems ({len(self.prompts)})"
             )
 
+    @property
+    def timed(self) -> list[int]:
+        """Places of the timed prompts: evenly spread, since a task file may be sorted by task."""
+        return [place * len(self.prompts) // self.timed_prompts for place in range(self.timed_prompts)]
+
     def options(self, case: Case) -> dict[str, Any]:
         """Of `Engine.generate`."""
         return case.options() | {
@@ -88,7 +93,7 @@ def run_cases(engine: Engine, plan: Plan, say: Say = lambda line: None) -> tuple
     """Run everything; `say` is told what comes next."""
     written = _answer(engine, plan, say)
     clocks = _time(engine, plan, say)
-    answers = judge(engine, plan.cases, written, plan.prompts, plan.problems, plan.timed_prompts)
+    answers = judge(engine, plan.cases, written, plan.prompts, plan.problems, plan.timed)
     records = []
     for case in plan.cases:
         speeds = [_speed(clocks, case, plan.cases[0], batch) for batch in plan.batch_sizes]
@@ -176,8 +181,8 @@ def _pairs(plan: Plan, turn: int) -> Iterator[tuple[Case, int]]:
 
 def _groups(plan: Plan, batch: int) -> list[Prompts]:
     """The timed prompts in full batches; what does not fill one is left out."""
-    full = plan.timed_prompts // batch * batch
-    return [plan.prompts[start : start + batch] for start in range(0, full, batch)]
+    timed = [plan.prompts[place] for place in plan.timed]
+    return [timed[start : start + batch] for start in range(0, len(timed) // batch * batch, batch)]
 
 
 def _speed(clocks: dict[tuple[str, int], _Clock], case: Case, ar: Case, batch: int) -> Speed:

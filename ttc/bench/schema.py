@@ -74,7 +74,7 @@ class Work:
     """What was asked of it.
 
     `tasks`: name of the task file, null for random prompts. `problems` are answered once each, untimed, by
-    every case; the first `timed_prompts` of them are what the speed is measured on.
+    every case; `timed_prompts` of them, evenly spread, are what the speed is measured on.
     """
 
     tasks: str | None

@@ -85,7 +85,7 @@ def context(report: Report) -> list[tuple[str, str]]:
             "asked",
             f"{asked} ({work.prompts_sha256[:16]}), at most {work.max_new_tokens} new tokens, {sampling}",
         ),
-        ("timed", f"the first {work.timed_prompts} prompts, median of {work.repeats} interleaved repeats"),
+        ("timed", f"{work.timed_prompts} prompts, median of {work.repeats} interleaved repeats"),
         *(("note", note) for note in model.notes),
     ]
 

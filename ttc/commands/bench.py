@@ -17,7 +17,7 @@ __all__ = ["bench"]
 @click.command(short_help="Diffusion against AR and more: speed and quality.")
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--tasks", type=click.Path(path_type=Path), help="JSONL of prompts with checkers.")
-@click.option("--problems", type=int, metavar="N", help="Only the first N of them.")
+@click.option("--problems", type=int, metavar="N", help="Only N of them, evenly spread.")
 @click.option("--modes", metavar="LIST", help="Of ar, diffusion, lossless, prompt-lookup.  [default: all]")
 @click.option("--threshold", type=Several(float), default="0.9", show_default=True, metavar="γ,…")
 @click.option("--steps", type=Several(int), metavar="N,…", help="[default: as many as the block has tokens]")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "generate", "result_json"]
 
-_MODES = ("diffusion", "ar", "mock-ar", "lossless")
+_MODES = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
 BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 
 
@@ -30,7 +30,7 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Choice(_MODES),
     default="diffusion",
     show_default=True,
-    help="lossless: the text of ar, drafted by the denoiser.",
+    help="lossless: the text of ar, drafted by the denoiser; prompt-lookup: drafted from the text.",
 )
 @click.option(
     "--backend",
