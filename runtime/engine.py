@@ -234,7 +234,8 @@ class Engine:
             if not self._backend.can_advance:
                 raise BundleError(
                     f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
-                    "one; export the checkpoint again (ttc export), or use mode 'ar', which gives the same text"
+                    "one; export the checkpoint again (ttc export), or use mode 'ar', "
+                    "which gives the same text"
                 )
             chunk = self._profile.prefill_chunk
             if options.mode == "lossless":

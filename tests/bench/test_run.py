@@ -195,7 +195,11 @@ def test_a_denoiser_without_its_seed_is_shown_as_broken(engines: Engines) -> Non
     assert damaged.answers.quality is not None
     assert damaged.answers.quality.correct == 0
     assert any("of AR's right answers" in why for why in damaged.answers.why_broken)
-    # Without any task the context tower's own opinion is enough.
+    # Where no answer can be right, the context tower's own opinion is enough.
+    without = dataclasses.replace(work, problems=None, prompts=prompts[:8])
+    ar, sound = run_cases(whole, without)
+    assert (ar.answers.broken, sound.answers.broken) == (False, False)
+    _, damaged = run_cases(broken, without)
     assert any("nats per token" in why for why in damaged.answers.why_broken)
 
 

@@ -17,8 +17,9 @@ from ttc.runtime.result import Result
 
 __all__ = ["Written", "judge"]
 
-# A case is broken when it keeps less than half of what AR gets right, when its text surprises the model's own
-# context tower by a nat per token more than AR's text does, or when half of its answers more than AR's loop.
+# A case is broken when it keeps less than half of what AR gets right, or when half of its answers more than
+# AR's loop; and, where right answers say nothing, when its text surprises the model's own context tower by a
+# nat per token more than AR's text does.
 _KEPT, _NATS, _LOOPS = 0.5, 1.0, 0.5
 # Below this, AR's accuracy is too small a yardstick.
 _MIN_AR_CORRECT = 5
@@ -114,9 +115,10 @@ def _quality(
 def _why_broken(quality: Quality | None, nll: float | None, looping: float, ar: Answers) -> list[str]:
     why = []
     measured = ar.quality is not None and ar.quality.correct >= _MIN_AR_CORRECT
-    if measured and quality is not None and quality.of_ar is not None and quality.of_ar < _KEPT:
-        why.append(f"keeps {quality.of_ar:.0%} of AR's right answers")
-    if nll is not None and ar.context_nll is not None and nll > ar.context_nll + _NATS:
+    if measured and quality is not None and quality.of_ar is not None:
+        if quality.of_ar < _KEPT:
+            why.append(f"keeps {quality.of_ar:.0%} of AR's right answers")
+    elif nll is not None and ar.context_nll is not None and nll > ar.context_nll + _NATS:
         why.append(f"its text costs the context tower {nll:.2f} nats per token, AR's {ar.context_nll:.2f}")
     if looping > ar.looping + _LOOPS:
         why.append(f"{looping:.0%} of its answers loop, of AR's {ar.looping:.0%}")

@@ -189,6 +189,7 @@ def _speed(clocks: dict[tuple[str, int], _Clock], case: Case, ar: Case, batch: i
     clock, base = clocks[case.name, batch], clocks[ar.name, batch]
     seconds, base_seconds = statistics.median(clock.seconds), statistics.median(base.seconds)
     per_token = base_seconds / base.tokens
+    fills_blocks = case.mode == "diffusion"  # elsewhere evaluations are not what the time goes into
     rows = [row for trace in clock.traces for row in trace.rows]
     first_output = latency([row.outputs[0][0] for row in rows])
     arrivals = [row.arrivals(case.block_size or TRAINED_BLOCK) for row in rows]
@@ -208,8 +209,8 @@ def _speed(clocks: dict[tuple[str, int], _Clock], case: Case, ar: Case, batch: i
         tokens_per_second=clock.tokens / seconds,
         over_ar=clock.tokens / seconds * per_token,
         answer_over_ar=base_seconds / seconds,
-        tokens_per_nfe=clock.tokens / clock.nfe if clock.nfe else None,
-        nfe_in_ar_steps=seconds / clock.nfe / per_token if clock.nfe else None,
+        tokens_per_nfe=clock.tokens / clock.nfe if fills_blocks else None,
+        nfe_in_ar_steps=seconds / clock.nfe / per_token if fills_blocks else None,
         first_output=first_output,
         first_block=first_block,
         between_blocks=latency(_gaps(arrivals)),

@@ -161,7 +161,7 @@ class Speed:
         tokens_per_second: of all rows together.
         over_ar: tokens per second over AR's at this batch size: `tokens_per_nfe` / `nfe_in_ar_steps`.
         answer_over_ar: AR's seconds over these, for the same prompts.
-        tokens_per_nfe: new tokens per denoiser evaluation of a row.
+        tokens_per_nfe: new tokens per denoiser evaluation of a row; of diffusion only.
         nfe_in_ar_steps: time per denoiser evaluation, everything else in it, over time per AR token.
         first_output: from the call to the first final tokens.
         first_block: from the call to a block's worth of final tokens (16 where the mode has no block), or to

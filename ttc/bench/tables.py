@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 ANSWERS_HEAD = (
-    "case", "right", "of AR", "same as AR", "nats/token", "loops", "tokens", "NFE", "tokens/NFE",
+    "case", "right", "of AR", "same as AR", "nats/token", "loops", "tokens/call", "NFE", "tokens/NFE",
     "steps/block", "verdict",
 )  # fmt: skip
 SPEED_HEAD = (
@@ -105,7 +105,7 @@ def _answer_row(case: CaseRecord) -> tuple[str, ...]:
         f"{answers.same_as_ar:.0%}",
         _number(answers.context_nll),
         f"{answers.looping:.1%}",
-        str(answers.tokens),
+        f"{answers.tokens / answers.context_calls:.2f}",
         str(answers.nfe),
         _number(answers.tokens_per_nfe),
         steps or _NONE,
