@@ -89,9 +89,8 @@ def main() -> None:
         measured = measure(LARGE, Path(folder) / "large", batches, given.repeats)
         overhead = measure(SMALL, Path(folder) / "small", (1,), given.repeats)[0]
     here = calibrate()
-    print(
-        f"{here.name}: {here.bytes_per_second / 1e9:.1f} GB/s, {here.flops_per_second / 1e9:.0f} GFLOP/s, one thread"
-    )
+    limits = f"{here.bytes_per_second / 1e9:.1f} GB/s, {here.flops_per_second / 1e9:.0f} GFLOP/s"
+    print(f"{here.name}: {limits}, one thread")
     print(f"overhead: AR step {ms(overhead.ar_step)}, denoise step {ms(overhead.denoise_step)} ms")
     config = ModelConfig.from_hf(released_config() | LARGE)
     rows = []

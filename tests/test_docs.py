@@ -20,9 +20,11 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "README.md",
     "docs/architecture.md",
+    "docs/bench.md",
     "docs/cli.md",
     "docs/kernels.md",
     "docs/ops.md",
+    "docs/plan.md",
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL

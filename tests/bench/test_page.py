@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from ttc.bench import svg, tables
 from ttc.bench.page import page
-from ttc.bench.schema import Report
+from ttc.bench.schema import Report, Score
 
 
 def drawings(html: str) -> list[ET.Element]:
@@ -48,6 +48,19 @@ def test_every_figure_is_drawn(report: Report) -> None:
     ]
 
 
+def test_several_tasks_have_a_table(report: Report) -> None:
+    cases = []
+    for case in report.cases:
+        assert case.answers.quality is not None
+        tasks = {"date": Score(1, 4), "word": Score(3, 6)}
+        quality = dataclasses.replace(case.answers.quality, by_task=tasks)
+        answers = dataclasses.replace(case.answers, quality=quality)
+        cases.append(dataclasses.replace(case, answers=answers))
+    head, rows = tables.task_rows(dataclasses.replace(report, cases=tuple(cases)))
+    assert head == ("right by task", "date (4)", "word (6)")
+    assert rows == [("ar", "25.0%", "50.0%"), ("diffusion γ0.9", "25.0%", "50.0%")]
+
+
 def test_points_lie_where_their_values_say() -> None:
     (drawing,) = drawings(svg.plot([svg.Series("s", [(0.0, 0.0), (5.0, 1.0), (10.0, 2.0)])], "x", "y"))
     circles = drawing.findall("{*}circle")
@@ -67,4 +80,5 @@ def test_a_heat_map_has_a_cell_for_each_value() -> None:
 def test_the_tables_have_a_cell_for_every_head(report: Report) -> None:
     assert {len(row) for row in tables.answer_rows(report)} == {len(tables.ANSWERS_HEAD)}
     assert {len(row) for row in tables.speed_rows(report)} == {len(tables.SPEED_HEAD)}
+    assert tables.task_rows(report) == ((), [])
     assert tables.answer_rows(report)[1][-1] == "BROKEN: keeps 25% of <AR>"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,13 @@ def test_the_command() -> None:
     assert "batch 1 needs 126" in shown.stdout
     assert "more than this machine has" in shown.stdout
     assert "with overlap 0.5" in shown.stdout
+
+
+def test_the_document_shows_what_the_command_prints() -> None:
+    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    (command, shown) = re.findall(r"<!-- output -->\n```console\n\$ (.*?)\n(.*?)```", text, re.DOTALL)[0]
+    done = CliRunner().invoke(program, command.split()[1:], prog_name="ttc")
+    assert done.stdout == shown
 
 
 def test_the_command_takes_a_checkpoint_a_config_and_a_list() -> None:

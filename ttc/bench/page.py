@@ -61,15 +61,8 @@ def _figure(drawing: str, caption: str) -> str:
 
 
 def _tasks(report: Report) -> str:
-    first = report.cases[0].answers.quality
-    if first is None or len(first.by_task) < 2:
-        return ""
-    rows = []
-    for case in report.cases:
-        assert case.answers.quality is not None, "one case with problems, all with problems"
-        scores = case.answers.quality.by_task.values()
-        rows.append((case.name, *(f"{score.correct} of {score.problems}" for score in scores)))
-    return _table(("right answers", *first.by_task), rows)
+    head, rows = tables.task_rows(report)
+    return _table(head, rows) if rows else ""
 
 
 def _at(case: CaseRecord, batch: int) -> Speed:

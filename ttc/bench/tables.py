@@ -13,6 +13,7 @@ __all__ = [
     "compare_rows",
     "context",
     "speed_rows",
+    "task_rows",
 ]
 
 ANSWERS_HEAD = (
@@ -30,6 +31,20 @@ _NONE = "–"
 def answer_rows(report: Report) -> list[tuple[str, ...]]:
     """One row per case: what it wrote."""
     return [_answer_row(case) for case in report.cases]
+
+
+def task_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the right answers by task; no rows where there are not several tasks."""
+    first = report.cases[0].answers.quality
+    if first is None or len(first.by_task) < 2:
+        return (), []
+    rows = []
+    for case in report.cases:
+        assert case.answers.quality is not None, "one case with problems, all with problems"
+        scores = case.answers.quality.by_task.values()
+        rows.append((case.name, *(f"{score.correct / score.problems:.1%}" for score in scores)))
+    head = ("right by task", *(f"{task} ({score.problems})" for task, score in first.by_task.items()))
+    return head, rows
 
 
 def speed_rows(report: Report) -> list[tuple[str, ...]]:

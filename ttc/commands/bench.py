@@ -92,6 +92,10 @@ def _tell(found: "Report") -> None:
     columns(tables.context(found))
     click.echo()
     columns(tables.answer_rows(found), tables.ANSWERS_HEAD)
+    head, by_task = tables.task_rows(found)
+    if by_task:
+        click.echo()
+        columns(by_task, head)
     click.echo()
     columns(tables.speed_rows(found), tables.SPEED_HEAD)
 

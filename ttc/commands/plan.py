@@ -112,7 +112,7 @@ def _tell(
     ]
     columns(passes, ("batch", "pass", "GB", "GFLOP", "experts a layer", "floor ms", "limit"))
     click.echo()
-    speeds = [row for one in found for row in _speed_rows(one)]
+    speeds = [row for one in found for row in _speed_rows(one, question.accepted)]
     columns(speeds, ("batch", "mode", "tokens/s at most", "× AR", "as fast as AR with"))
     click.echo()
     for one in found:
@@ -131,8 +131,7 @@ def _assumed(question: "Question") -> str:
     experts = "all experts run on every token" if routing.dense else f"experts chosen {alike}"
     return (
         f"blocks of {question.block_size}, {question.context} tokens of context, "
-        f"{question.itemsize} bytes per number, {experts}; lossless: {question.draft_steps:g} NFE a draft, "
-        f"{question.accepted:g} tokens kept"
+        f"{question.itemsize} bytes per number, {experts}; lossless: {question.draft_steps:g} NFE a draft"
     )
 
 
@@ -146,8 +145,8 @@ def _pass_cells(of: "Pass") -> tuple[str, ...]:
     )
 
 
-def _speed_rows(one: "Forecast") -> list[tuple[str, ...]]:
-    batch, need = str(one.batch), "no number of tokens/NFE"
+def _speed_rows(one: "Forecast", accepted: float) -> list[tuple[str, ...]]:
+    batch, need, kept = str(one.batch), "no number of tokens/NFE", f", {accepted:g} tokens kept"
     if one.break_even is not None:
         need = f"{one.break_even:.2f} tokens/NFE"
     rows: list[tuple[str, ...]] = [(batch, "AR", f"{one.ar_tokens_per_second:.0f}", "1.00", "")]
@@ -165,7 +164,7 @@ def _speed_rows(one: "Forecast") -> list[tuple[str, ...]]:
         rows.append(
             (
                 batch,
-                what,
+                what + kept,
                 f"{of.tokens_per_second:.0f}",
                 f"{of.over_ar:.2f}",
                 f"{of.break_even:.2f} tokens kept a round",
