@@ -147,7 +147,7 @@ def _steps_per_block(report: Report) -> str:
             case.name, [(float(n), s) for n, s in enumerate(case.answers.steps_per_block, 1)], joined=True
         )
         for case in report.cases
-        if len(case.answers.steps_per_block) > 1
+        if case.mode == "diffusion" and len(case.answers.steps_per_block) > 1
     ]
     if not series:
         return ""

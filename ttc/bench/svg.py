@@ -9,7 +9,12 @@ __all__ = ["Series", "heat_map", "plot"]
 
 _WIDTH, _HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 48
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito
+_LEGEND = 200  # width beside the frame
+# Okabe and Ito's, then darker ones of theirs.
+COLORS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
+    *("#00395a", "#6a2f00", "#004f39", "#663c53", "#735000", "#2b5a74", "#000000"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ def plot(
     for place, one in enumerate(series):
         parts += _draw(one, x_axis, y_axis, COLORS[place % len(COLORS)])
     parts += _legend([one.name for one in series])
-    return _svg(_WIDTH, _HEIGHT, f"{y_label} against {x_label}", parts)
+    width = _WIDTH + (_LEGEND if len(series) > 1 else 0)
+    return _svg(width, _HEIGHT, f"{y_label} against {x_label}", parts)
 
 
 def heat_map(cells: Sequence[Sequence[float]], x_label: str, y_label: str) -> str:
@@ -139,8 +145,8 @@ def _legend(names: Sequence[str]) -> list[str]:
     for place, name in enumerate(names):
         y = _TOP + 10 + 16 * place
         color = COLORS[place % len(COLORS)]
-        parts.append(f'<circle cx="{_LEFT + 14}" cy="{y - 4}" r="4" fill="{color}"/>')
-        parts.append(_text(_LEFT + 24, y, name, "start"))
+        parts.append(f'<circle cx="{_WIDTH + 6}" cy="{y - 4}" r="4" fill="{color}"/>')
+        parts.append(_text(_WIDTH + 16, y, name, "start"))
     return parts
 
 
