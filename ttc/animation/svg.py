@@ -29,11 +29,11 @@ def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> str:
     height = (sheet.rows + 1.5) * _LINE + 2 * _MARGIN
     body = [_piece(piece, kinds) for piece in sheet.pieces]
     titles = [
-        f'<text class="title h{at}" x="{_MARGIN}" y="{_MARGIN + _FONT}">{escape(line)}</text>'
+        f'<text class="title h{at}" x="{_MARGIN}" y="{_MARGIN + _FONT}">{_text(line)}</text>'
         for at, line in enumerate(timeline.headlines)
     ]
     style = (
-        f"text{{font:{_FONT}px ui-monospace,Menlo,Consolas,monospace;white-space:pre}}"
+        f"text{{font:{_FONT}px ui-monospace,Menlo,Consolas,monospace}}"
         f".title{{fill:{TITLE}}}.prompt{{fill:{PROMPT}}}" + "".join(rules)
         + "@media (prefers-reduced-motion:reduce){*{animation:none!important}}"
     )  # fmt: skip
@@ -51,13 +51,18 @@ def _piece(piece: Piece, kinds: dict[Changes, int]) -> str:
     length = piece.cells * _CELL
     words = (
         f'x="{x:g}" y="{y + _FONT:g}" textLength="{length:g}" lengthAdjust="spacingAndGlyphs">'
-        f"{escape(piece.text)}</text>"
+        f"{_text(piece.text)}</text>"
     )
     if piece.token is None:
         return f'<text class="prompt" {words}'
     kind = kinds[tuple(piece.token.changes)]
     box = f'<rect class="b{kind}" x="{x:g}" y="{y + 1:g}" width="{length:g}" height="{_LINE - 3:g}" rx="2"/>'
     return f'{box}<text class="t{kind}" {words}'
+
+
+def _text(text: str) -> str:
+    """Escaped, its blanks such that no viewer drops or joins them."""
+    return escape(text).replace(" ", "\u00a0")
 
 
 def _rules(changes: Changes, kind: int, frames: int, duration: str) -> list[str]:
