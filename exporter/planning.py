@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ttc.errors import InputError, TtcError
 from ttc.exporter.capabilities import graph_problems, profile_problems
 from ttc.exporter.jobs import FORMS, Network, Ranges
-from ttc.exporter.memory import Memory, graph_memory
+from ttc.exporter.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.sources import GraphSource, Source, read_source
 from ttc.exporter.tensorrt_api import BACKENDS, backend_version, check_targets
@@ -62,6 +62,11 @@ class BuildPlan:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def memory_per_gpu(self) -> dict[str, dict[str, int]]:
+        """Bytes by arrangement and GPU (`ttc.exporter.memory.memory_per_gpu`)."""
+        return memory_per_gpu({graph.source.role: graph.memory for graph in self.graphs})
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -81,6 +86,7 @@ class BuildPlan:
                 }
                 for graph in self.graphs
             ],
+            "memory_per_gpu": self.memory_per_gpu,
             "problems": list(self.problems),
             "notes": list(self.notes),
         }
@@ -156,7 +162,7 @@ def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, set
     networks = _networks(source, profile, settings, ranges)
     whole = nodes * len(networks) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
-    memory = Memory(0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
+    memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
     return GraphPlan(source, networks, memory, nodes, seconds)
 
 

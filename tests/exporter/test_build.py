@@ -454,7 +454,12 @@ def test_the_plan_counts_memory(bundles):
             assert graph.memory.weights == sum(bundle.read_weight(name).nbytes for name in names)
     cache = 2 * config.pattern.count("*") * config.num_key_value_heads * 4096 * config.head_dim * 4
     denoiser = next(graph for graph in plan.graphs if graph.source.role == "denoiser")
-    assert cache < denoiser.memory.state < 2 * cache
+    assert denoiser.memory.kv_cache == cache
+    assert 0 < denoiser.memory.mamba_state < cache
+    per_gpu, context = plan.memory_per_gpu, plan.graphs[0].memory
+    both = context.weights + denoiser.memory.weights + denoiser.memory.state
+    assert both < per_gpu["one"]["both towers"] < sum(per_gpu["two"].values())
+    assert per_gpu["two"]["context tower"] == context.total
     assert denoiser.memory.results == 16 * config.vocab_size * 4
     assert denoiser.memory.work > 0
     assert json.loads(json.dumps(plan.to_dict()))["graphs"][0]["role"] == "context"
