@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.runtime.acceptance import Experience, expected_tokens
 from ttc.runtime.backends.base import Backend
@@ -89,9 +90,9 @@ class Learned:
 class AutoPolicy:
     """The best plan by measured costs and running acceptance.
 
-    Limits of 1 and 2 steps are tried first. From then on the best known limit is used; while it has a
-    neighbour that was never judged, that one is tried, and every 64 rounds one that was. Where no draft pays
-    it makes AR steps, whose neighbours are the limits 1 and 2.
+    Limits of 1 and 2 steps are tried first. From then on the best known limit is used, but a neighbour of it
+    is tried while it may still turn out better, and every 64 rounds in any case. Where no draft pays it makes
+    AR steps, whose neighbours are the limits 1 and 2.
     """
 
     costs: Costs
@@ -112,12 +113,15 @@ class AutoPolicy:
         with self.learned.lock:
             self.learned.rounds += 1
             seen, lengths = self.learned.experience, np.arange(1, most + 1)
-            tokens = expected_tokens(seen.acceptance[:, :most])  # (K, most)
+            acceptance = seen.acceptance
+            tokens = expected_tokens(acceptance[:, :most])  # (K, most)
             seconds = self.costs.round(lengths, np.minimum(seen.steps[:, None], lengths))
             rates = np.where(seen.rounds[:, None] < _TRIALS, 0.0, tokens / seconds)
             k, place = divmod(int(rates.argmax()), most)
             drafting_pays = rates[k, place] * self.costs.ar_step > 1
-            trial = self._to_try(k if drafting_pays else None)
+            to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
+            hoped = expected_tokens(seen.hopeful(acceptance)[:, :most]) / seconds
+            trial = self._to_try(k if drafting_pays else None, hoped.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
@@ -132,12 +136,12 @@ class AutoPolicy:
                 limit = outcome.plan.steps
                 self.learned.experience.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
 
-    def _to_try(self, best: int | None) -> int | None:
+    def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
         """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
         seen = self.learned.experience
         places = range(len(seen.limits))
         near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
-        unjudged = [k for k in near if seen.rounds[k] < _TRIALS]
+        unjudged = [k for k in near if seen.rounds[k] < _TRIALS or may_be_better[k]]
         if unjudged:
             return unjudged[0]
         turn, rest = divmod(self.learned.rounds, _RETRY_ROUNDS)
