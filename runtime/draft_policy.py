@@ -6,8 +6,8 @@ before were accepted, gives and costs
     tokens(n, T)  = 1 + Σ_{i ≤ n} Π_{j ≤ i} a_j(T)
     seconds(n, T) = verify(n + 1) + steps(T) · draft_step(n + 1)            (one AR step where n = 0)
 
-and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured once per batch size
-and capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
+and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per batch size and
+capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
 generation in the engine's `DraftMemory`.
 """
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ttc.runtime.acceptance import Experience, expected_tokens
 from ttc.runtime.backends.base import Backend
-from ttc.runtime.draft_costs import measure
+from ttc.runtime.draft_costs import at_best, measure
 from ttc.runtime.loop import Stopwatch
 from ttc.runtime.options import Options
 from ttc.runtime.rounds import Costs, Plan, Round
@@ -31,6 +31,8 @@ __all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
 _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A limit is tried this often before it is judged, and a neighbour of the best every so many rounds.
 _TRIALS, _RETRY_ROUNDS = 3, 64
+# Every call is measured this often before the first round, and so often in all.
+_FIRST_TURNS, _MOST_TURNS = 5, 20
 _MOST_REMEMBERED = 64
 
 
@@ -152,29 +154,37 @@ class DraftMemory:
     """What an engine remembers about drafting from one generation to the next. Thread-safe."""
 
     def __init__(self) -> None:
-        self._costs: dict[Any, Costs] = {}
+        self._costs: dict[Any, tuple[Costs, int]] = {}
         self._learned: dict[Any, Learned] = {}
         self._lock = threading.Lock()
 
     def policy(
         self, backend: Backend, timed: Stopwatch, options: Options, batch: int, capacity: int
     ) -> Policy:
-        """The policy of a generation; measures the costs where batch size, capacity or block are new."""
+        """The policy of a generation.
+
+        Measures the costs where batch size, capacity or block are new, and once more in each of the next
+        generations, until a busy moment at the start can no longer have spoiled the figures.
+        """
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
         o, shape = options, (batch, capacity, options.block_size)
         settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p)
         with self._lock:
-            if shape not in self._costs:
-                _make_room(self._costs)
-                self._costs[shape] = timed(measure, backend, *shape)
+            costs, turns = self._costs.get(shape, (None, 0))
+            if turns < _MOST_TURNS:
+                more = 1 if costs else _FIRST_TURNS
+                new = timed(measure, backend, *shape, more)
+                costs, turns = at_best(costs, new) if costs else new, turns + more
+                _remember(self._costs, shape, (costs, turns))
             if settings not in self._learned:
-                _make_room(self._learned)
-                self._learned[settings] = Learned(o.block_size, o.steps)
-            return AutoPolicy(self._costs[shape], self._learned[settings])
+                _remember(self._learned, settings, Learned(o.block_size, o.steps))
+            assert costs is not None, "measured now or before"
+            return AutoPolicy(costs, self._learned[settings])
 
 
-def _make_room(remembered: dict[Any, Any]) -> None:
-    """Forget the oldest entry of a full memory."""
-    if len(remembered) >= _MOST_REMEMBERED:
-        del remembered[next(iter(remembered))]
+def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+    """Keep the value, and forget the oldest entry if that makes too many."""
+    memory[key] = value
+    if len(memory) > _MOST_REMEMBERED:
+        del memory[next(iter(memory))]
