@@ -14,8 +14,8 @@ from ttc.runtime.rounds import Costs, Line
 __all__ = ["at_best", "measure"]
 
 
-def measure(backend: Backend, batch: int, capacity: int, block_size: int, repeats: int) -> Costs:
-    """Time the calls of a round on a state of their own, in turn; the best of `repeats` turns counts.
+def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
+    """Time the calls of a round on a state of their own, in turn; the best of `turns` turns counts.
 
     In turn and at best, because the machine may have other things to do, and the policy needs the relation of
     the costs. Attention runs over the whole capacity whatever the state holds, so an empty state costs what a
@@ -48,10 +48,11 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, repeat
 
     two_widths = [partial(call, width) for call in (verify, draft_step) for width in (narrow, wide)]
     calls: list[Callable[[], None]] = [ar_step, *two_widths]
-    for call in calls:  # what a first call costs does not count
-        call()
-    turns = np.array([[_seconds(call) for call in calls] for _ in range(repeats)])
-    ar_seconds, *of_lines = turns.min(0).tolist()
+    if warm_up:
+        for call in calls:
+            call()
+    seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
+    ar_seconds, *of_lines = seconds.min(0).tolist()
     return Costs(ar_seconds, Line(narrow, wide, *of_lines[:2]), Line(narrow, wide, *of_lines[2:]))
 
 

@@ -32,7 +32,7 @@ _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A limit is tried this often before it is judged, and a neighbour of the best every so many rounds.
 _TRIALS, _RETRY_ROUNDS = 3, 64
 # Every call is measured this often before the first round, and so often in all.
-_FIRST_TURNS, _MOST_TURNS = 5, 20
+_FIRST_TURNS, _MOST_TURNS = 5, 10
 _MOST_REMEMBERED = 64
 
 
@@ -174,7 +174,7 @@ class DraftMemory:
             costs, turns = self._costs.get(shape, (None, 0))
             if turns < _MOST_TURNS:
                 more = 1 if costs else _FIRST_TURNS
-                new = timed(measure, backend, *shape, more)
+                new = timed(measure, backend, *shape, more, warm_up=costs is None)
                 costs, turns = at_best(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
             if settings not in self._learned:

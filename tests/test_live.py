@@ -184,14 +184,14 @@ def test_rounds_of_lossless_mode() -> None:
         step(3, 0, 21, 22, 2),
         settled(3, 2, 2, (), 22, 2),
     )
-    expected = "(best: 2.5 tokens in 4.0 ms)"
+    plan = "(best: 2.5 tokens in 4.0 ms)"
     assert lines == [
         "round   0  from the prompt | 10",
         "round   1  step  1   1 masked | 11 12 ░",
-        f"round   1   3 drafted in  1 steps,  1 accepted, corrected,  2 rejected  {expected} | 11[+20][-12 13]",
-        f"round   2   0 drafted in  0 steps,  0 accepted, continued,  0 rejected  {expected} | [+21]",
+        f"round   1   3 drafted in  1 steps,  1 accepted, corrected,  2 rejected  {plan} | 11[+20][-12 13]",
+        f"round   2   0 drafted in  0 steps,  0 accepted, continued,  0 rejected  {plan} | [+21]",
         "round   3  step  1   0 masked | 22 2",
-        f"round   3   2 drafted in  1 steps,  2 accepted, ended,  0 rejected  {expected} | 22 2",
+        f"round   3   2 drafted in  1 steps,  2 accepted, ended,  0 rejected  {plan} | 22 2",
     ]
     assert view.tokens == [10, 11, 20, 21, 22, 2]
     assert view.nfe_per_block == [0, 1, 0, 1]
