@@ -52,3 +52,9 @@ class Experience:
         seen, prior = self._accepted + _PRIOR_ROUNDS * average, self._reached + _PRIOR_ROUNDS
         rates: Numbers = seen / prior
         return rates
+
+    def hopeful(self, acceptance: Numbers) -> Numbers:
+        """a_j (K, P) one standard error better than estimated; all rounds ever seen make that smaller."""
+        error = np.sqrt(acceptance * (1 - acceptance) / (1 + self.rounds[:, None]))
+        better: Numbers = np.minimum(acceptance + error, 1.0)
+        return better

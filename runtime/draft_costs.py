@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -9,16 +11,15 @@ import numpy.typing as npt
 from ttc.runtime.backends.base import Backend, StepInputs
 from ttc.runtime.rounds import Costs, Line
 
-__all__ = ["measure"]
-
-_REPEATS = 3
+__all__ = ["at_best", "measure"]
 
 
-def measure(backend: Backend, batch: int, capacity: int, block_size: int) -> Costs:
-    """Time the calls on a state of their own: the best of a few, after one that does not count.
+def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
+    """Time the calls of a round on a state of their own, in turn; the best of `turns` turns counts.
 
-    Attention runs over the whole capacity whatever the state holds, so an empty state costs what a full one
-    does; the tokens read differ from each other, so that they need as many experts as a text does.
+    In turn and at best, because the machine may have other things to do, and the policy needs the relation of
+    the costs. Attention runs over the whole capacity whatever the state holds, so an empty state costs what a
+    full one does; the tokens read differ from each other, so that they need as many experts as a text does.
     """
     state, nothing_read = backend.new_state(batch, capacity), np.zeros(batch, np.int32)
     one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
@@ -45,17 +46,31 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int) -> Cos
 
     narrow, wide = min(2, capacity), min(max(block_size, 2), capacity)
 
-    def line(call: Callable[[int], None]) -> Line:
-        return Line(narrow, wide, _best_seconds(lambda: call(narrow)), _best_seconds(lambda: call(wide)))
+    two_widths = [partial(call, width) for call in (verify, draft_step) for width in (narrow, wide)]
+    calls: list[Callable[[], None]] = [ar_step, *two_widths]
+    if warm_up:
+        for call in calls:
+            call()
+    seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
+    ar_seconds, *of_lines = seconds.min(0).tolist()
+    return Costs(ar_seconds, Line(narrow, wide, *of_lines[:2]), Line(narrow, wide, *of_lines[2:]))
 
-    return Costs(_best_seconds(ar_step), line(verify), line(draft_step))
+
+def at_best(one: Costs, other: Costs) -> Costs:
+    """The lower of two measurements of the same calls, each by itself."""
+    return Costs(
+        min(one.ar_step, other.ar_step),
+        _lower(one.verify, other.verify),
+        _lower(one.draft_step, other.draft_step),
+    )
 
 
-def _best_seconds(call: Callable[[], None]) -> float:
+def _lower(one: Line, other: Line) -> Line:
+    narrow_seconds = min(one.narrow_seconds, other.narrow_seconds)
+    return replace(one, narrow_seconds=narrow_seconds, wide_seconds=min(one.wide_seconds, other.wide_seconds))
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
     call()
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return time.perf_counter() - start

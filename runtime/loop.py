@@ -235,9 +235,8 @@ def choose(
             "check the weights (ttc inspect) and the dtype"
         )
     position = np.array([len(row.prompt) + len(row.tokens) + ahead for row in rows], np.int32)
-    return next_tokens(
-        logits, options.temperature, options.top_k, options.top_p, row_keys(rows, options), position
-    )
+    keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
+    return next_tokens(logits, options.temperature, options.top_k, options.top_p, keys, position)
 
 
 def drop_finished(

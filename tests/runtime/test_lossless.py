@@ -24,8 +24,8 @@ RAGGED = ("p70", "p01", "p12", "p05", "p33", "p02", "p23", "p12_1")
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
 
 
-def engine_over(backend):
-    return Engine(backend, None, load_profile("cpu"), None)
+def engine_over(backend, capacity=None):
+    return Engine(backend, None, load_profile("cpu"), capacity)
 
 
 def prompts_of(name):
@@ -147,7 +147,8 @@ def chain(seed, quality, peak=8.0, vocabulary=CONFIG.vocab_size):
 def test_every_draft_quality(seed, quality, rows, block_size, draft_steps, temperature, count, eos):
     """The text is AR's; a round accepts exactly the drafted prefix that was right; events tell all of it."""
     backend = chain(seed, quality)
-    engine, prompts = engine_over(backend), [[1, 2 + row] * (1 + row) for row in range(rows)]
+    prompts = [[1, 2 + row] * (1 + row) for row in range(rows)]
+    engine = engine_over(backend, capacity=2 * rows + count)  # the longest just fits
     options = {
         "max_new_tokens": count,
         "temperature": temperature,
@@ -287,7 +288,7 @@ def test_drafts_share_the_noise_of_ar():
     result = check_identical(
         engine_over(backend),
         [[1, 2]],
-        {"draft_steps": 1},
+        {"draft_steps": 3},
         max_new_tokens=49,
         temperature=1.0,
         seed=4,
