@@ -26,7 +26,7 @@ from ttc.runtime.prompt_lookup import speculate_from_prompt
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
-from ttc.runtime.text import TextStream, decode
+from ttc.runtime.text import TextStream, decode, load_tokenizer
 
 __all__ = ["Engine", "load"]
 
@@ -73,7 +73,7 @@ def load(
         raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
     if engines is not None:
         raise InputError(f"backend {backend!r} runs no engines; leave out engines")
-    tokenizer = _tokenizer(opened)
+    tokenizer = load_tokenizer(opened)
     try:
         return Engine(
             load_backend(backend, opened, device, threads), tokenizer, load_profile("cpu"), capacity
@@ -317,12 +317,3 @@ def _is_count(value: object) -> bool:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
-
-
-def _tokenizer(bundle: Bundle) -> Tokenizer | None:
-    if bundle.tokenizer_path is None:
-        return None
-    try:
-        return Tokenizer.from_file(str(bundle.tokenizer_path))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None

@@ -262,6 +262,7 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
         (["nowhere"], 1, "nowhere: no such folder"),
         (["nowhere", "--tasks", "none.jsonl"], 1, "none.jsonl: cannot be read"),
         (["nowhere", "--report", "no/such/folder.html"], 2, "its folder does not exist"),
+        (["nowhere", "-o", "."], 2, "a folder; name a file in it"),
         (["--compare", "a.json", "b.json"], 1, "a.json: cannot be read"),
     ],
 )

@@ -12,8 +12,8 @@ from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Model, Report
 from ttc.bundle import Bundle
 from ttc.errors import InputError
-from ttc.runtime.engine import Engine
 from ttc.runtime.result import Result
+from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Settings", "run_bench"]
 
@@ -46,30 +46,28 @@ class Settings:
 
 
 def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lambda line: None) -> Report:
-    """Measure the model in `bundle`. Everything the user can get wrong is refused before the weights are
-    loaded.
-    """
+    """Measure the model in `bundle`. What the user can get wrong is refused before the weights are loaded."""
     cases = make_cases(
         settings.modes or BENCH_MODES, settings.threshold, settings.steps, settings.block_size, settings.grid
     )
     problems = None if settings.tasks is None else load_problems(settings.tasks, settings.problems)
     with Bundle.open(bundle, settings.checkpoint) as opened:
         config, dtype, weights = opened.config, opened.compute_dtype, weights_digest(opened)
+        prompts = _prompts(opened, settings, problems)
+    plan = Plan(
+        cases=cases,
+        prompts=prompts,
+        problems=problems,
+        timed_prompts=min(_TIMED, len(prompts)) if settings.timed is None else settings.timed,
+        batch_sizes=settings.batch,
+        repeats=settings.repeats,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
     with ttc.load(
         bundle, settings.backend, settings.device, engines=settings.engines, checkpoint=settings.checkpoint
     ) as engine:
-        prompts = _prompts(engine, settings, problems)
-        plan = Plan(
-            cases=cases,
-            prompts=prompts,
-            problems=problems,
-            timed_prompts=min(_TIMED, len(prompts)) if settings.timed is None else settings.timed,
-            batch_sizes=settings.batch,
-            repeats=settings.repeats,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-        )
         records = run_cases(engine, plan, say)
         first = engine.generate(prompts[0], max_new_tokens=1)
         assert isinstance(first, Result), "one prompt, one result"
@@ -91,11 +89,12 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
 
 
 def _prompts(
-    engine: Engine, settings: Settings, problems: tuple[Problem, ...] | None
+    bundle: Bundle, settings: Settings, problems: tuple[Problem, ...] | None
 ) -> tuple[tuple[int, ...], ...]:
     if problems is None:
         count = settings.problems or max(_RANDOM_PROMPTS, *settings.batch)
-        return random_prompts(engine.config, count, _RANDOM_TOKENS, settings.seed)
-    if engine.tokenizer is None:
+        return random_prompts(bundle.config, count, _RANDOM_TOKENS, settings.seed)
+    tokenizer = load_tokenizer(bundle)
+    if tokenizer is None:
         raise InputError("the bundle has no tokenizer.json, so no task can be asked; leave out --tasks")
-    return tuple(tuple(engine.tokenizer.encode(problem.prompt).ids) for problem in problems)
+    return tuple(tuple(tokenizer.encode(problem.prompt).ids) for problem in problems)

@@ -63,6 +63,8 @@ def bench(
     for target in (report, output):
         if target is not None and not target.absolute().parent.is_dir():
             raise click.UsageError(f"{target}: its folder does not exist.")
+        if target is not None and target.is_dir():
+            raise click.UsageError(f"{target}: a folder; name a file in it.")
     with progress("loading the bundle", quiet=as_json) as say:
         from ttc.bench.session import Settings, run_bench
 
