@@ -1,5 +1,6 @@
 """What all tests share: skips that can be made failures, and one hypothesis profile."""
 
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -31,6 +32,10 @@ def _required() -> frozenset[str]:
 
 @functools.cache
 def _has_gpu() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:  # no driver: known without importing torch
+        return False
     import torch
 
     return torch.cuda.is_available()
@@ -38,6 +43,8 @@ def _has_gpu() -> bool:
 
 def pytest_configure() -> None:
     _required()
+    if not _has_gpu():  # Triton decides when a kernel is defined, so before the first import of one
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
