@@ -21,11 +21,11 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
     the costs. Attention runs over the whole capacity whatever the state holds, so an empty state costs what a
     full one does; the tokens read differ from each other, so that they need as many experts as a text does.
     """
-    state, nothing_read = backend.new_state(batch, capacity), np.zeros(batch, np.int32)
+    state = backend.new_state(batch, capacity)
     one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
 
     def rewound_block(width: int) -> npt.NDArray[np.int32]:
-        state.lengths = nothing_read
+        state.lengths = none
         return np.tile(np.arange(width, dtype=np.int32) % backend.config.vocab_size, (batch, 1))
 
     def ar_step() -> None:
@@ -45,7 +45,6 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         backend.step(logits, StepInputs(block, threshold, temperature, keys, state.lengths, none, one))
 
     narrow, wide = min(2, capacity), min(max(block_size, 2), capacity)
-
     two_widths = [partial(call, width) for call in (verify, draft_step) for width in (narrow, wide)]
     calls: list[Callable[[], None]] = [ar_step, *two_widths]
     if warm_up:

@@ -42,13 +42,16 @@ def draft(ar_text, place, right, length, vocabulary):
     return tokens
 
 
-def ar_state(backend, prompt, tokens, capacity):
-    """State after the prompt and then one token per call."""
-    state, _ = prefill(backend, Stopwatch(), [Row(0, prompt)], [prompt], capacity, 64)
+def after_prompt(backend, prompt):
+    state, _ = prefill(backend, Stopwatch(), [Row(0, prompt)], [prompt], 64, 64)
+    return state
+
+
+def read_as_ar(backend, state, tokens):
+    """Move the state of one row past the tokens, one per call."""
     one, first = np.ones(1, np.int32), np.zeros((1, 1), np.int32)
     for token in tokens:
         backend.context(state, np.array([[token]], np.int32), one, first)
-    return state
 
 
 def check_row(backend, state, r, want, what):
@@ -56,10 +59,7 @@ def check_row(backend, state, r, want, what):
     n = int(want.lengths[0])
     assert int(state.lengths[r]) == n, what
     for name, tensor in want.tensors.items():
-        got, expected = (
-            np.asarray(backend.fetch(state.tensors[name]))[r],
-            np.asarray(backend.fetch(tensor))[0],
-        )
+        got, expected = backend.fetch(state.tensors[name])[r], backend.fetch(tensor)[0]
         if name.startswith(("k_cache", "v_cache")):
             got, expected = got[:, :n], expected[:, :n]
         assert_close(got, expected, tolerances.CACHES, f"{what}: {name}")
@@ -87,6 +87,7 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
         [(7, 7), (0, 0), (6, 2), (1, 1), (2, 0), (7, 6), (0, 0), (4, 4)],
         [(1, 0), (7, 5), (0, 0), (7, 7), (0, 0), (3, 3), (6, 1), (2, 1)],
     ]
+    in_ar = [after_prompt(inner, prompt) for prompt in prompts]
     for number, plan in enumerate(rounds):
         drafts = [
             draft(text, len(row.tokens), right, length, config.vocab_size)
@@ -95,14 +96,11 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
         verdict = verify(inner, Stopwatch(), rows, drafts, options_for(config, **given), state)
         assert verdict.accepted.tolist() == [right for _, right in plan], f"round {number}"
         for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.next_ids.tolist(), strict=True):
+            read_as_ar(inner, in_ar[row.index], [row.tokens[-1], *tokens[:right]])
+            check_row(inner, state, row.index, in_ar[row.index], f"round {number}, row {row.index}")
             row.tokens += [*tokens[:right], own]
-            assert tuple(row.tokens) == texts[row.index][: len(row.tokens)], (
-                f"round {number}, row {row.index}"
-            )
-    for row in rows:
-        want = ar_state(inner, row.prompt, row.tokens[:-1], 64)
-        check_row(inner, state, row.index, want, f"row {row.index}")
-        assert row.context_calls == 1 + len(rounds)
+            assert row.tokens == list(texts[row.index][: len(row.tokens)]), f"round {number}"
+    assert all(row.context_calls == 1 + len(rounds) for row in rows)
 
 
 def test_nan_leaves_the_state_alone(engines, backend):
