@@ -62,7 +62,7 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
         for name in bundle.weights
     }
     backend = TorchBackend(bundle.config, weights, target, torch.device("cpu"), time_dtype=own)
-    return _recorded(backend, dtype, "cpu")
+    return _recorded(backend, dtype)
 
 
 def open_candidate(
@@ -72,14 +72,14 @@ def open_candidate(
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
     backend = load_backend(name, bundle, device, threads if name != "torch" else None)
-    if name == "torch":
-        return _recorded(backend, bundle.compute_dtype, str(getattr(backend, "device", device or "cpu")))
-    return Candidate(backend, bundle.compute_dtype, _version(name), device or "cuda", shows_layers=False)
+    if name == "torch" and layers:
+        return _recorded(backend, bundle.compute_dtype)
+    return Candidate(backend, bundle.compute_dtype, _version(name), _device(backend), shows_layers=False)
 
 
-def _recorded(backend: Any, dtype: str, device: str) -> Candidate:
+def _recorded(backend: Any, dtype: str) -> Candidate:
     """A torch backend with its residual streams recorded."""
-    watched = Candidate(backend, dtype, _version("torch"), device, shows_layers=True)
+    watched = Candidate(backend, dtype, _version("torch"), _device(backend), shows_layers=True)
 
     def record(layer: int, x: "torch.Tensor") -> None:
         watched.residuals[layer] = x.float().cpu().numpy()
@@ -117,9 +117,7 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
             taps[role] = tap_layers(model)
 
     backend = load(bundle, device, threads, prepare=prepare, kind_of=Tapped)
-    return Candidate(
-        backend, backend.computes_in, _version("onnxruntime"), backend.device, layers, residuals
-    )
+    return Candidate(backend, backend.computes_in, _version("onnxruntime"), backend.device, layers, residuals)
 
 
 def tap_layers(model: Any) -> dict[str, int]:
@@ -134,6 +132,11 @@ def tap_layers(model: Any) -> dict[str, int]:
                 if not value.is_graph_output():
                     model.graph.outputs.append(value)
     return taps
+
+
+def _device(backend: Backend) -> str:
+    """Where a backend says it runs."""
+    return str(getattr(backend, "device", "cuda"))
 
 
 def _version(name: str) -> str:
