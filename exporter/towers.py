@@ -39,6 +39,7 @@ __all__ = [
     "HEADS",
     "TIME_WEIGHTS",
     "Record",
+    "RunOp",
     "TowerWeights",
     "advance_layer",
     "context_forward",

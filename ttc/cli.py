@@ -21,7 +21,7 @@ from ttc.errors import TtcError
 
 __all__ = ["main", "program"]
 
-COMMANDS = ("export", "build", "generate", "inspect", "verify", "cache", "doctor", "demo")
+COMMANDS = ("export", "build", "generate", "inspect", "verify", "profile", "cache", "doctor", "demo")
 EXIT_ERROR, EXIT_BUG = 1, 70
 
 
