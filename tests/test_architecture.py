@@ -64,6 +64,7 @@ HEAVY_PLACES = (
     "plugins/*/naive.py",
     "plugins/*/plugin.py",
     "runtime/backends/torch/*.py",
+    "ttc/polygraphy_ext/*.py",
 )
 # Development packages: no part of `ttc` imports them.
 NEVER = frozenset({"hypothesis", "pytest", "safetensors"})

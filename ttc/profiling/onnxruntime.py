@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttc.bundle import Bundle
 from ttc.config import ModelConfig
+from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, node_cost, ttc_op_cost
@@ -24,7 +25,7 @@ from ttc.runtime.backends.base import Backend
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["NodeTime", "Run", "name_inlined_ops", "open_profiled", "parts_of"]
+__all__ = ["NodeTime", "Run", "open_profiled", "parts_of"]
 
 _LAYER = re.compile(r"layers\.(\d+)\.\w+")
 _PLACES = ("embedding", "time", "head", "step")
@@ -71,30 +72,13 @@ def open_profiled(
             return {role: read_runs(Path(s.end_profiling())) for role, s in self._sessions.items()}
 
     def prepare(role: str, model: "ir.Model", options: Any) -> None:
-        name_inlined_ops(model)
+        inline_ops(model)
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / role)
 
     backend = load(bundle, device, threads, prepare=prepare, kind_of=Profiled)
     assert isinstance(backend, Profiled)
     return backend, backend.device, backend.runs
-
-
-def name_inlined_ops(model: "ir.Model") -> None:
-    """Inline every function; nodes of a leaf op get names "<place>/<op>/<operator>_<number>"."""
-    from onnx_ir.passes.common import InlinePass
-
-    for function in model.functions.values():
-        for node in function.all_nodes():
-            node.metadata_props["ttc.op"] = function.name
-    for node in model.graph.all_nodes():
-        if node.domain == DOMAIN:
-            node.metadata_props["ttc.place"] = (node.name or "other").split("/", 1)[0]
-    InlinePass()(model)
-    for number, node in enumerate(model.graph.all_nodes()):
-        place, op = (node.metadata_props.get(f"ttc.{key}") for key in ("place", "op"))
-        if place and op:
-            node.name = f"{place}/{op}/{node.op_type}_{number}"
 
 
 def read_runs(path: Path) -> list[Run]:

@@ -132,6 +132,17 @@ class TorchBackend(Backend):
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         return {name: tensor.float().cpu().numpy() for name, tensor in state.tensors.items()}
 
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        made = {
+            tensor.name: torch.as_tensor(
+                np.array(tensors[tensor.name], np.float32),
+                dtype=torch.float32 if tensor.float32 else self._dtype,
+                device=self._device,
+            )
+            for tensor in state_layout(self.config, capacity)
+        }
+        return ContextState(capacity, np.asarray(lengths, np.int32), made)
+
     def close(self) -> None:
         self._towers.clear()
 
