@@ -39,6 +39,7 @@ __all__ = [
     "HEADS",
     "TIME_WEIGHTS",
     "Record",
+    "RunOp",
     "TowerWeights",
     "advance_layer",
     "context_forward",
@@ -282,9 +283,7 @@ def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
 def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
     """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
     first = w["t_embedder.mlp.0.weight"]
-    hidden = functional.linear(
-        time_sinusoid(t, dtype).to(first.dtype), first, w["t_embedder.mlp.0.bias"]
-    )
+    hidden = functional.linear(time_sinusoid(t, dtype).to(first.dtype), first, w["t_embedder.mlp.0.bias"])
     embedded = functional.linear(
         functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"]
     )

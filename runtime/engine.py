@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ttc.bundle import Bundle
+from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.config import ModelConfig
 from ttc.errors import BundleError, CapacityError, InputError
 from ttc.profiles import Profile, load_profile
@@ -27,6 +27,7 @@ from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
 from ttc.runtime.text import TextStream, decode, load_tokenizer
+from ttc.verification import check_verified
 
 __all__ = ["Engine", "load"]
 
@@ -44,6 +45,7 @@ def load(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    require_verified: bool = False,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -57,13 +59,16 @@ def load(
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
         threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
             cores for a large one.
+        require_verified: refuse a bundle that did not pass `ttc verify` on this backend as it is now.
 
     Raises:
-        BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
+        BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
         InputError: an unknown backend or device, a capacity that is none.
         BackendError: the backend cannot be had here.
     """
     opened = Bundle.open(bundle, checkpoint)
+    if require_verified:
+        check_verified(opened.path / MANIFEST_FILE, opened.path / MANIFEST_FILE, backend)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(

@@ -1,7 +1,7 @@
 """The interface between the loop and a backend: five calls over tensors the backend owns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,10 @@ class Backend(ABC):
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         """All state tensors on the host in float32, under their graph names (`ttc verify` compares them)."""
         raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        """A state out of host arrays under their graph names; the counterpart of `read_state`."""
+        raise BackendError(f"backend {self.name!r} takes no state from outside; start from a prompt")
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Faults planted in the graphs of an exported bundle: one layer is traced again from towers that are wrong."""
+"""Faults planted in the graphs of an exported bundle: one layer is traced again from wrong towers."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from ttc.bundle import Bundle
 from ttc.exporter import stages, towers
 from ttc.exporter.towers import CONTEXT, DENOISER
 from ttc.exporter.tracing import trace
-from ttc.manifest import FileRecord
+from ttc.manifest import FileRecord, Manifest
 from ttc.plugins.functions import add_function_bodies
 
 _SCOPES = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
@@ -39,19 +39,27 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
     template = trace(stage.run, stage.arguments)
     path = copy / manifest.graphs[role]
     model = ir.load(path)
-    state = {s.name: f"{s.name}.{layer}" for s in stages.state_arguments(config, manifest.compute_dtype, kind)}
+    state = {
+        s.name: f"{s.name}.{layer}" for s in stages.state_arguments(config, manifest.compute_dtype, kind)
+    }
     _splice(model, template, f"layers.{layer}.{_SCOPES[kind]}/", layer, names | state)
     ir.save(model, path)
-    content = path.read_bytes()
-    record = FileRecord(hashlib.sha256(content).hexdigest(), len(content))
-    files = {**manifest.files, path.name: record}
-    (copy / "bundle.json").write_bytes(dataclasses.replace(manifest, files=files).to_json())
+    rewrite(copy)
     return copy
 
 
-def _splice(
-    model: ir.Model, template: ir.Graph, scope: str, layer: int, names: Mapping[str, str]
-) -> None:
+def rewrite(bundle: Path, **changes: Any) -> None:
+    """Write bundle.json again, with these fields changed and the digests of the files as they are now."""
+    path = bundle / "bundle.json"
+    manifest = Manifest.from_json(path.read_bytes())
+    files = {}
+    for name in manifest.files:
+        content = (bundle / name).read_bytes()
+        files[name] = FileRecord(hashlib.sha256(content).hexdigest(), len(content))
+    path.write_bytes(dataclasses.replace(manifest, files=files, **changes).to_json())
+
+
+def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: Mapping[str, str]) -> None:
     """Put the template's nodes where the layer's stand, bound to the same values."""
     graph = model.graph
     own = [node for node in graph if (node.name or "").startswith(scope)]

@@ -12,7 +12,7 @@ from ttc.verify.run import verify
 
 @pytest.fixture
 def faulty(bundles, tmp_path, monkeypatch):
-    """`faulty(role, layer, name=replacement, …)`: tiny_a with functions of the towers replaced in one layer."""
+    """`faulty(role, layer, name=replacement, …)`: tiny_a with functions of one layer's towers replaced."""
 
     def make(role, layer, **replacements):
         def patch():
@@ -38,7 +38,9 @@ def the_finding(bundle):
 
 def test_nothing_is_found_where_nothing_is_wrong(bundles, faulty):
     """The same surgery without a fault: what the tests below find is the fault, not the surgery."""
-    report = verify(faulty("denoiser", 2), ["onnxruntime"], prompts=[[5]], max_new_tokens=4, record=False, layers=True)
+    report = verify(
+        faulty("denoiser", 2), ["onnxruntime"], prompts=[[5]], max_new_tokens=4, record=False, layers=True
+    )
     assert report.passed
     assert report.backends[0].finding is None
 

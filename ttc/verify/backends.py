@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from onnxruntime import OrtValue
 
-__all__ = ["Candidate", "open_candidate", "open_reference"]
+__all__ = ["Candidate", "library_version", "open_candidate", "open_reference", "tap_layers"]
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
         for name in bundle.weights
     }
     backend = TorchBackend(bundle.config, weights, target, torch.device("cpu"), time_dtype=own)
-    return _recorded(backend, dtype, "cpu")
+    return _recorded(backend, dtype)
 
 
 def open_candidate(
@@ -72,14 +72,16 @@ def open_candidate(
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
     backend = load_backend(name, bundle, device, threads if name != "torch" else None)
-    if name == "torch":
-        return _recorded(backend, bundle.compute_dtype, str(getattr(backend, "device", device or "cpu")))
-    return Candidate(backend, bundle.compute_dtype, _version(name), device or "cuda", shows_layers=False)
+    if layers and hasattr(backend, "record"):
+        return _recorded(backend, bundle.compute_dtype)
+    return Candidate(
+        backend, bundle.compute_dtype, library_version(name), _device(backend), shows_layers=False
+    )
 
 
-def _recorded(backend: Any, dtype: str, device: str) -> Candidate:
+def _recorded(backend: Any, dtype: str) -> Candidate:
     """A torch backend with its residual streams recorded."""
-    watched = Candidate(backend, dtype, _version("torch"), device, shows_layers=True)
+    watched = Candidate(backend, dtype, library_version("torch"), _device(backend), shows_layers=True)
 
     def record(layer: int, x: "torch.Tensor") -> None:
         watched.residuals[layer] = x.float().cpu().numpy()
@@ -118,7 +120,7 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
 
     backend = load(bundle, device, threads, prepare=prepare, kind_of=Tapped)
     return Candidate(
-        backend, backend.computes_in, _version("onnxruntime"), backend.device, layers, residuals
+        backend, backend.computes_in, library_version("onnxruntime"), backend.device, layers, residuals
     )
 
 
@@ -136,7 +138,13 @@ def tap_layers(model: Any) -> dict[str, int]:
     return taps
 
 
-def _version(name: str) -> str:
+def _device(backend: Backend) -> str:
+    """Where a backend says it runs."""
+    return str(getattr(backend, "device", "cuda"))
+
+
+def library_version(name: str) -> str:
+    """The library behind a backend, with its version."""
     for distribution in (name, f"{name}-gpu", name.replace("-", "_")):
         try:
             return f"{name} {version(distribution)}"

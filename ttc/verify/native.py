@@ -51,7 +51,8 @@ def _model(bundle: Bundle) -> Any:
 
     from ttc.runtime.backends.torch.load import as_tensor
 
-    model = NemotronHForCausalLM(_native_config(bundle.config)).float().eval()
+    native: Any = NemotronHForCausalLM
+    model = native(_native_config(bundle.config)).float().eval()
     state = {}
     for name in model.state_dict():
         ours = name.replace("model.", "context_tower.", 1).replace("lm_head.", "context_lm_head.", 1)
@@ -102,5 +103,5 @@ def _native_config(config: ModelConfig) -> Any:
         )
         given |= {name: getattr(config, name) for name in names}
     given = {name: value for name, value in given.items() if value != 0 or isinstance(value, bool)}
-    made = NemotronHConfig(**given, attn_implementation="eager")
-    return made
+    made: Any = NemotronHConfig
+    return made(**given, attn_implementation="eager")

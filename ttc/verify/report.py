@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = [
     "BackendReport",
@@ -138,7 +138,8 @@ class BackendReport:
     @property
     def passed(self) -> bool:
         """Whether every comparison and every generation did."""
-        return all(item.passed for item in (*self.comparisons, *self.generation))
+        near = all(comparison.passed for comparison in self.comparisons)
+        return near and all(check.passed for check in self.generation)
 
     @property
     def worst(self) -> Comparison | None:
@@ -172,16 +173,30 @@ class Report:
         return {"passed": self.passed, **found}
 
 
+@runtime_checkable
+class _Judged(Protocol):
+    """Anything with a verdict."""
+
+    @property
+    def passed(self) -> bool:
+        """The verdict."""
+
+
 def _ratio(distance: float, tolerance: float) -> float:
     return distance / tolerance if distance == distance else float("inf")
 
 
 def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        verdict = {"passed": value.passed} if hasattr(value, "passed") else {}
-        return verdict | {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, _Judged):
+        return {"passed": value.passed} | _fields(value)
+    if dataclasses.is_dataclass(value):
+        return _fields(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}

@@ -17,13 +17,13 @@ from ttc.runtime.prompts import Prompt, read_prompts
 from ttc.runtime.result import Result
 from ttc.verification import BackendRecord, Verification, file_digest
 from ttc.verify.backends import Candidate, open_candidate, open_reference
-from ttc.verify.compare import compare, first_fault
+from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import built_in_prompts, check_generation, generate_all
 from ttc.verify.native import check_native
 from ttc.verify.observe import Observation, observe
 from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
 from ttc.verify.scenario import Scenario, make_scenario
-from ttc.verify.tolerances import TOLERANCES, Tolerances
+from ttc.verify.tolerances import tolerances_of
 from ttc.verify.weights import check_weights
 
 __all__ = ["verify"]
@@ -107,22 +107,23 @@ class _References:
         self.scenario: Scenario = make_scenario(bundle.config, chunk=min(24, profile.prefill_chunk))
         self.capacity = profile.capacity_for(self.scenario.tokens)
         self.max_new_tokens = max_new_tokens
-        tokenizer = (
-            None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
-        )
+        tokenizer = None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
         asked = built_in_prompts(bundle.config) if prompts is None else prompts
         self.prompts = [list(ids) for ids in read_prompts(asked, bundle.config, tokenizer)[0]]
         self.observations: dict[str, list[Observation]] = {}
         for dtype in dict.fromkeys(("float32", bundle.compute_dtype)):
             reference = open_reference(bundle, dtype)
-            said: Say = lambda line, dtype=dtype: say(f"reference in {dtype}, {line}")  # type: ignore[misc]
-            self.observations[dtype] = list(observe(reference, self.scenario, self.capacity, said))
+            say(f"reference in {dtype}")
+            self.observations[dtype] = list(observe(reference, self.scenario, self.capacity))
             if dtype == "float32":
                 self.engine = Engine(reference.backend, None, profile, None)
                 say("reference in float32, tokens")
                 self.results: dict[str, list[Result]] = generate_all(
                     self.engine, self.prompts, max_new_tokens
                 )
+        low = self.observations[bundle.compute_dtype]
+        pairs = zip(low, self.observations["float32"], strict=True)
+        self.noise: list[Noise] = [noise_of(a, b) for a, b in pairs]
 
 
 def _verify_backend(
@@ -131,11 +132,11 @@ def _verify_backend(
     candidate = open_candidate(name, bundle, device, layers)
     engine = Engine(candidate.backend, None, load_profile("cpu"), None)
     try:
-        tolerances = TOLERANCES[candidate.computes_in]
-        comparisons = _compare(candidate, sides, tolerances, say)
+        comparisons = _compare(candidate, sides, say)
         say(f"{name}: tokens")
         got = generate_all(engine, sides.prompts, sides.max_new_tokens)
-        generation = check_generation(sides.engine, sides.results, got, sides.prompts, tolerances)
+        near = tolerances_of(candidate.computes_in)
+        generation = check_generation(sides.engine, sides.results, got, sides.prompts, near)
         notes = [*candidate.backend.notes]
     finally:
         engine.close()
@@ -144,11 +145,11 @@ def _verify_backend(
         if not layers:  # the layer that went wrong is in there
             watched = open_candidate(name, bundle, device, layers=True)
             try:
-                in_layers = _compare(watched, sides, tolerances, say)
+                in_layers = _compare(watched, sides, say)
             finally:
                 watched.backend.close()
         finding = first_fault(bundle.config, comparisons if layers else in_layers)
-    if not candidate.shows_layers and layers:
+    if layers and not candidate.shows_layers:
         notes.append(f"backend {name!r} does not show its layers; its outputs and tokens were compared")
     return BackendReport(
         name,
@@ -162,26 +163,17 @@ def _verify_backend(
     )
 
 
-def _compare(
-    candidate: Candidate, sides: _References, tolerances: Tolerances, say: Say
-) -> list[Comparison]:
+def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Comparison]:
     """All comparisons with all references, call by call."""
     found: list[Comparison] = []
     for place, got in enumerate(observe(candidate, sides.scenario, sides.capacity, say)):
         for dtype, due in sides.observations.items():
-            found += compare(got, due[place], _between(tolerances, dtype), dtype)
+            tolerances = tolerances_of(candidate.computes_in, dtype)
+            found += compare(got, due[place], tolerances, dtype, sides.noise[place])
     return found
 
 
-def _between(tolerances: Tolerances, reference: str) -> Tolerances:
-    """The wider of the backend's and the reference's own tolerances."""
-    own = TOLERANCES[reference]
-    return own if own.context > tolerances.context else tolerances
-
-
-def _keep(
-    bundle: Bundle, reports: Sequence[BackendReport], contents: WeightsCheck | None
-) -> tuple[str, ...]:
+def _keep(bundle: Bundle, reports: Sequence[BackendReport], contents: WeightsCheck | None) -> tuple[str, ...]:
     """Write the record, keeping what it says of other backends; where it was written."""
     manifest: Path = bundle.path / MANIFEST_FILE
     before = Verification.read(manifest, manifest)

@@ -121,6 +121,15 @@ class OnnxRuntimeBackend(Backend):
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         return {name: value.numpy().astype(np.float32) for name, value in state.tensors.items()}
 
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        made = {
+            tensor.name: self._value(
+                np.asarray(tensors[tensor.name], np.float32 if tensor.float32 else self._dtype)
+            )
+            for tensor in state_layout(self.config, capacity)
+        }
+        return ContextState(capacity, np.asarray(lengths, np.int32), made)
+
     def close(self) -> None:
         self._sessions.clear()
         self._weights.clear()
