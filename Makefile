@@ -16,6 +16,9 @@ VENV ?= .venv
 # that go with it.
 TORCH ?= torch==2.13.0
 
+# Test processes; files of tests are shared out among them.
+WORKERS ?= auto
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
@@ -31,7 +34,7 @@ demo: $(READY) ## export the built-in miniature and watch it fill blocks of text
 	$(BIN)/ttc demo
 
 test: $(READY) ## all tests that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .

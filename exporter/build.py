@@ -192,7 +192,7 @@ class _Work:
 
     def _build(self, graph: GraphPlan) -> dict[str, bytes]:
         settings = self._plan.settings
-        jobs, program = make_jobs(graph.source, settings.form, graph.ranges, settings.bake)
+        jobs, program = make_jobs(graph.source, settings.form, graph.networks, settings.bake)
         files: dict[str, bytes] = {}
         records = {}
         for place, job in enumerate(jobs):
@@ -233,7 +233,9 @@ class _Work:
             "graph": graph.source.sha256,
             "role": graph.source.role,
             "dtype": graph.source.compute_dtype,
-            "ranges": [dict(sizes) for sizes in graph.ranges],
+            "networks": {
+                network.name: [dict(sizes) for sizes in network.ranges] for network in graph.networks
+            },
             "backend": settings.backend,
             "version": self._plan.version,
             "ttc": __version__,

@@ -4,6 +4,7 @@ A symbolic dimension is a sum of products of numbers and letters, as the tracer 
 B batch, L block length, C context capacity and R requested positions.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from ttc.errors import InputError
 
-__all__ = ["Dim", "Shape", "Symbol", "evaluate", "letters", "shape_of", "sizes_of"]
+__all__ = ["Dim", "Shape", "Symbol", "evaluate", "letters", "shape_of", "sizes_of", "substitute"]
 
 Dim = int | str
 Shape = tuple[Dim, ...]
@@ -72,6 +73,24 @@ def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
 def sizes_of(shape: Sequence[Dim], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """A shape in numbers."""
     return tuple(evaluate(dim, sizes) for dim in shape)
+
+
+def substitute(dim: Dim, sizes: Mapping[str, int]) -> Dim:
+    """A dimension with these letters replaced by numbers; a number once nothing else is left in it."""
+    if isinstance(dim, int) or not letters(dim) & sizes.keys():
+        return dim
+    number, open_terms = 0, []
+    for term in dim.split("+"):
+        factors = [factor.strip() for factor in term.split("*")]
+        product = math.prod(sizes.get(factor, int(factor) if factor.isdigit() else 1) for factor in factors)
+        unknown = [factor for factor in factors if not factor.isdigit() and factor not in sizes]
+        if unknown:
+            open_terms.append("*".join([str(product)] * (product != 1) + unknown))
+        else:
+            number += product
+    if not open_terms:
+        return number
+    return " + ".join(open_terms + [str(number)] * (number != 0))
 
 
 def _factors(dim: str) -> list[str]:

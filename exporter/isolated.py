@@ -1,11 +1,11 @@
 """Builds every engine in a process of its own, laid out in memory the same way each time.
 
 TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two
-builds in one process differ in the order of tensors, though not in size. A fresh process without address
-randomisation, with one heap and a fixed environment, mostly gives the same bytes again on one machine. Not
-always: threads of the library race for the heap, more often the busier the machine. Whoever needs the same
-bytes asks for them with `check_reproducible`. The process also keeps the builder's memory and its crashes out
-of the caller's.
+builds in one process differ in the order of tensors. A fresh process gives the same bytes again when it has
+no address randomisation, a fixed environment, and a heap of its own for every thread: threads that share one
+move each other's addresses, differently each time. That holds for one installation on one machine; another
+path or Python moves the heap too. The process also keeps the builder's memory and its crashes out of the
+caller's.
 """
 
 import ctypes
@@ -30,6 +30,9 @@ __all__ = ["IsolatedCompiler"]
 _ADDR_NO_RANDOMIZE, _PR_SET_PDEATHSIG = 0x0040000, 1
 # What a library may need to be found; everything else would move the heap.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+
+# Far more heaps than the library has threads (six seen), and no caches that hand memory from one to another.
+_HEAP_PER_THREAD = "glibc.malloc.arena_max=64:glibc.malloc.tcache_count=0"
 
 
 @dataclass(slots=True)
@@ -82,8 +85,7 @@ class IsolatedCompiler:
                 | {
                     "PYTHONPATH": paths,
                     "PYTHONHASHSEED": "0",
-                    "MALLOC_ARENA_MAX": "1",
-                    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+                    "GLIBC_TUNABLES": _HEAP_PER_THREAD,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

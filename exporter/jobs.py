@@ -1,9 +1,10 @@
-"""From a graph to what the builder is asked for: one network, with its tensors and their ranges.
+"""From a graph to what the builder is asked for: networks, with their tensors and the ranges of those.
 
-Whole form gives one job a graph; cut form one for every distinct segment, and the program that strings them.
+Whole form gives one job for every set of ranges; cut form one for every distinct segment, and the program
+that strings them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,20 +13,27 @@ from ttc.engines import TensorRecord
 from ttc.errors import BackendError, InputError
 from ttc.exporter.compile import Task
 from ttc.exporter.dims import letters, shape_of, sizes_of
-from ttc.exporter.passes import run_passes
 from ttc.exporter.passes.cut import cut
+from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.passes.inline_composites import inline_composites
-from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.exporter.sources import GraphSource
 from ttc.program import Program
 
-__all__ = ["FORMS", "Job", "Ranges", "make_jobs"]
+__all__ = ["FORMS", "Job", "Network", "Ranges", "make_jobs"]
 
 FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 # Sizes of the letters at min, opt and max.
 Ranges = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What one engine of a graph in whole form is built for: its name, and the ranges of its letters."""
+
+    name: str
+    ranges: Ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +62,36 @@ class Job:
         return Task(self.name, self.inputs, self.outputs, proto.SerializeToString(deterministic=True))
 
 
-def make_jobs(source: GraphSource, form: str, ranges: Ranges, bake: bool) -> tuple[list[Job], Program | None]:
-    """The jobs of one graph, and its program in cut form."""
-    model = source.model()
-    if not bake and not source.foreign:
-        free_weights(model)
+def make_jobs(
+    source: GraphSource, form: str, networks: Sequence[Network], bake: bool
+) -> tuple[list[Job], Program | None]:
+    """The jobs of one graph, and its program in cut form, which takes one set of ranges."""
     if form == "whole":
-        return [_job(source.role, source.role, model, ranges)], None
+        return [_whole(source, network, bake) for network in networks], None
+    (network,) = networks
+    model = _model(source, bake)
     if source.foreign:
         raise InputError(
             f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
         )
-    passes: tuple[Callable[[ir.Model], bool], ...] = (plain_reshapes, inline_composites)
-    run_passes(model, passes)
+    inline_composites(model)
     parts = cut(model, source.role)
-    return [_job(name, source.role, part, ranges) for name, part in parts.segments.items()], parts.program
+    jobs = [_job(name, source.role, part, network.ranges) for name, part in parts.segments.items()]
+    return jobs, parts.program
+
+
+def _whole(source: GraphSource, network: Network, bake: bool) -> Job:
+    model = _model(source, bake)
+    low, _, high = network.ranges
+    fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
+    return _job(network.name, source.role, model, network.ranges)
+
+
+def _model(source: GraphSource, bake: bool) -> ir.Model:
+    model = source.model()
+    if not bake and not source.foreign:
+        free_weights(model)
+    return model
 
 
 def _job(name: str, role: str, model: ir.Model, ranges: Ranges) -> Job:

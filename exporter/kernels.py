@@ -12,14 +12,20 @@ from ttc.plugins.table import OPS
 __all__ = ["builder_digest", "kernel_digests"]
 
 _NOT_COMPILED: Final = ("naive.py",)
+# What the ops' kernels and plugins share.
+_SHARED_FILES: Final = ("counter_rng.py", "kernel_math.py", "launch.py", "ops.py", "ptx.py", "quick.py")
 # The code that decides what a network looks like.
 _BUILDER_FILES: Final = ("compile.py", "dims.py", "isolated.py", "jobs.py", "tensorrt_api.py", "worker.py")
 
 
 def kernel_digests() -> dict[str, str]:
-    """Op name → sha256 of the files in its folder, but for the plain twin."""
+    """Op name → sha256 of the files in its folder, but for the plain twin, and of those that all share."""
     homes = {op.name: _HOMES[op.name] for op in OPS}
-    digests = {home: _digest(home, _NOT_COMPILED) for home in sorted(set(homes.values()))}
+    shared = _joined(files("ttc.plugins").joinpath(name).read_bytes() for name in _SHARED_FILES)
+    digests = {
+        home: _joined([shared.encode(), _digest(home, _NOT_COMPILED).encode()])
+        for home in sorted(set(homes.values()))
+    }
     return {name: digests[home] for name, home in homes.items()}
 
 
@@ -27,7 +33,11 @@ def builder_digest() -> str:
     """sha256 of the builder's own sources and passes."""
     folder = files("ttc.exporter")
     parts = [folder.joinpath(name).read_bytes() for name in _BUILDER_FILES]
-    return hashlib.sha256(b"\0".join([*parts, _digest("ttc.exporter.passes", ()).encode()])).hexdigest()
+    return _joined([*parts, _digest("ttc.exporter.passes", ()).encode()])
+
+
+def _joined(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _digest(package: str, leave_out: Iterable[str]) -> str:

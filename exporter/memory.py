@@ -5,7 +5,7 @@ once when nodes run one by one, with what the bodies of the `ttc` ops keep insid
 less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,24 +14,62 @@ from ttc.exporter.dims import evaluate, shape_of
 from ttc.exporter.passes.free_weights import CONSTANT_PREFIX
 from ttc.plugins.ops import DOMAIN
 
-__all__ = ["Memory", "graph_memory"]
+__all__ = ["Memory", "graph_memory", "memory_per_gpu"]
+
+_KV_CACHE = ("k_cache.", "v_cache.")
+_MAMBA_STATE = ("conv_state.", "ssm_state.")
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the GPU at the largest sizes of a profile: weights, state (and other inputs), results (logits
-    and new state), and an estimate of the work memory.
+    """Bytes on the GPU at the largest sizes of a profile.
+
+    Attributes:
+        weights: of the graph.  kv_cache, mamba_state: of the context state that it reads.
+        inputs, results: the other inputs; logits, new state and whatever else comes out.
+        work: an estimate.
     """
 
     weights: int
-    state: int
+    kv_cache: int
+    mamba_state: int
+    inputs: int
     results: int
     work: int
 
     @property
+    def state(self) -> int:
+        """The context state."""
+        return self.kv_cache + self.mamba_state
+
+    @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.state + self.results + self.work
+        return self.weights + self.state + self.inputs + self.results + self.work
+
+
+def memory_per_gpu(graphs: Mapping[str, Memory]) -> dict[str, dict[str, int]]:
+    """Bytes by arrangement and GPU: both towers on one GPU, or one tower on each of two.
+
+    Graphs on one GPU share the state and, as they run one after another, the work memory. The step stands
+    with the denoiser; `advance` takes no part, since it works on what the context tower has. Empty without
+    both towers.
+    """
+    if not {"context", "denoiser"} <= graphs.keys():
+        return {}
+    homes = {"context": ("context",), "denoiser": ("denoiser", "step")}
+    parts = {tower: [graphs[role] for role in roles if role in graphs] for tower, roles in homes.items()}
+    everything = [memory for memories in parts.values() for memory in memories]
+    return {
+        "one": {"both towers": _together(everything)},
+        "two": {f"{tower} tower": _together(memories) for tower, memories in parts.items()},
+    }
+
+
+def _together(memories: Sequence[Memory]) -> int:
+    state = max(memory.state for memory in memories)
+    passing = sum(memory.inputs + memory.results for memory in memories)
+    return sum(memory.weights for memory in memories) + state + passing + max(m.work for m in memories)
 
 
 def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
@@ -42,7 +80,13 @@ def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
     others = [v for v in graph.inputs if v.metadata_props.get("ttc.kind") != "weight"]
     return Memory(
         sum(_bytes(value, sizes) for value in (*weights, *packed)),
-        sum(_bytes(value, sizes) for value in others),
+        sum(_bytes(value, sizes) for value in others if str(value.name).startswith(_KV_CACHE)),
+        sum(_bytes(value, sizes) for value in others if str(value.name).startswith(_MAMBA_STATE)),
+        sum(
+            _bytes(value, sizes)
+            for value in others
+            if not str(value.name).startswith((*_KV_CACHE, *_MAMBA_STATE))
+        ),
         sum(_bytes(value, sizes) for value in graph.outputs),
         _work(graph, sizes),
     )

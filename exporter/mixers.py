@@ -92,36 +92,32 @@ def attention(
 
     No positional encoding. The cache counts up to `lengths`; inside the block `causal` masks what comes
     later. Query heads of one KV head are folded into the query axis, so that keys and values are read once
-    and never repeated.
+    and never repeated: row r of the folded axis is token r div (heads per KV head).
     """
     B, L, _ = h.shape
     heads, kv_heads, P = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     per_kv = heads // kv_heads
     queries = functional.linear(h, w["mixer.q_proj.weight"]).view(B, L, kv_heads, per_kv, P)
-    queries = queries.permute(0, 2, 3, 1, 4).reshape(B, kv_heads, per_kv * L, P)
+    queries = queries.transpose(1, 2).reshape(B, kv_heads, L * per_kv, P)
     keys = functional.linear(h, w["mixer.k_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
     values = functional.linear(h, w["mixer.v_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
 
     cached_keys, cached_values = state
     C = cached_keys.shape[2]
     scale = P**-0.5
-    # (B, KV, queries per KV head, L, keys)
-    over_cache = (queries @ cached_keys.transpose(2, 3)).float().view(B, kv_heads, per_kv, L, C) * scale
-    over_block = (queries @ keys.transpose(2, 3)).float().view(B, kv_heads, per_kv, L, L) * scale
+    # (B, KV, L · heads per KV head, keys)
+    over_cache = (queries @ cached_keys.transpose(2, 3)).float() * scale
+    over_block = (queries @ keys.transpose(2, 3)).float() * scale
     in_context = torch.arange(C, dtype=torch.int32, device=h.device) < lengths[:, None]
-    over_cache = torch.where(in_context[:, None, None, None, :], over_cache, -torch.inf)
+    over_cache = torch.where(in_context[:, None, None, :], over_cache, -torch.inf)
     if causal:
-        place = torch.arange(L, dtype=torch.int32, device=h.device)
-        over_block = torch.where(place[None, :] <= place[:, None], over_block, -torch.inf)
-    weight = (
-        torch.cat([over_cache, over_block], dim=-1)
-        .softmax(-1)
-        .to(h.dtype)
-        .view(B, kv_heads, per_kv * L, C + L)
-    )
+        key = torch.arange(L, dtype=torch.int32, device=h.device)
+        token = torch.arange(L * per_kv, dtype=torch.int32, device=h.device) // per_kv
+        over_block = torch.where(key <= token[:, None], over_block, -torch.inf)
+    weight = torch.cat([over_cache, over_block], dim=-1).softmax(-1).to(h.dtype)
     weight_cache, weight_block = weight.split([C, L], dim=-1)
     mixed = weight_cache @ cached_values + weight_block @ values
-    mixed = mixed.view(B, kv_heads, per_kv, L, P).permute(0, 3, 1, 2, 4).reshape(B, L, heads * P)
+    mixed = mixed.view(B, kv_heads, L, per_kv, P).transpose(1, 2).reshape(B, L, heads * P)
     return functional.linear(mixed, w["mixer.o_proj.weight"]), keys, values
 
 

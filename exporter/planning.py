@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from ttc.errors import InputError, TtcError
 from ttc.exporter.capabilities import graph_problems, profile_problems
-from ttc.exporter.jobs import FORMS, Ranges
-from ttc.exporter.memory import Memory, graph_memory
+from ttc.exporter.jobs import FORMS, Network, Ranges
+from ttc.exporter.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.sources import GraphSource, Source, read_source
 from ttc.exporter.tensorrt_api import BACKENDS, backend_version, check_targets
@@ -39,10 +39,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """One graph: its ranges, its memory at the largest sizes, and an estimate of the build's seconds."""
+    """One graph: its networks, its memory at the largest sizes, and an estimate of the build's seconds."""
 
     source: GraphSource
-    ranges: Ranges
+    networks: tuple[Network, ...]
     memory: Memory
     nodes: int
     seconds: float
@@ -61,6 +61,11 @@ class BuildPlan:
     graphs: tuple[GraphPlan, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def memory_per_gpu(self) -> dict[str, dict[str, int]]:
+        """Bytes by arrangement and GPU (`ttc.exporter.memory.memory_per_gpu`)."""
+        return memory_per_gpu({graph.source.role: graph.memory for graph in self.graphs})
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -81,6 +86,7 @@ class BuildPlan:
                 }
                 for graph in self.graphs
             ],
+            "memory_per_gpu": self.memory_per_gpu,
             "problems": list(self.problems),
             "notes": list(self.notes),
         }
@@ -153,9 +159,26 @@ def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, set
     if not source.foreign:
         free_weights(model)
     nodes = sum(1 for _ in model.graph)
-    seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else nodes * _SECONDS_PER_NODE
-    memory = Memory(0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
-    return GraphPlan(source, ranges, memory, nodes, seconds)
+    networks = _networks(source, profile, settings, ranges)
+    whole = nodes * len(networks) * _SECONDS_PER_NODE
+    seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
+    memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
+    return GraphPlan(source, networks, memory, nodes, seconds)
+
+
+def _networks(
+    source: GraphSource, profile: BuildProfile, settings: Settings, ranges: Ranges
+) -> tuple[Network, ...]:
+    """One network, or one for each length that the context tower reads at once."""
+    lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
+    if source.foreign or len(lengths) < 2:
+        return (Network(source.role, ranges),)
+    low, usual, high = ranges
+    networks = []
+    for length in lengths:
+        fixed = [{**sizes, "L": length, "R": min(sizes["R"], length)} for sizes in (low, usual, high)]
+        networks.append(Network(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
+    return tuple(networks)
 
 
 def _ranges(source: GraphSource, profile: BuildProfile, settings: Settings) -> Ranges:

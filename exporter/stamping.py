@@ -77,7 +77,7 @@ class GraphBuilder:
     def _constant(self, value: ir.Value) -> ir.Value:
         tensor = value.const_value
         assert tensor is not None, f"template initializer {value.name} has no value"
-        array = np.ascontiguousarray(tensor.numpy())
+        array = np.asarray(tensor.numpy(), order="C")  # ascontiguousarray would give a scalar a dimension
         key = (str(tensor.dtype), tuple(array.shape), array.tobytes())
         if key not in self._constants:
             name = f"constant.{len(self._constants)}"

@@ -5,7 +5,7 @@ differences.
     package             tensorrt_rtx                       tensorrt
     needs a GPU         only to run engines                to build them too
     targets             any list of `TARGETS`              the GPU of the machine, which is then not named
-    plugins             none: ops are inlined or cut out   by `plugin_namespace`
+    plugins             none: ops are inlined or cut out   by `plugin_namespace`, registered first
     timing cache        none: kernels are made at run time yes
 
 What is written here for TensorRT has not been run yet; the calls that both share are exercised through
@@ -64,6 +64,10 @@ def backend_version(backend: str) -> str:
 
 def check_targets(backend: str, targets: Sequence[str], dtype: str | None) -> None:
     """Raise `InputError` for a target that this backend cannot build for, saying which can."""
+    if backend == "tensorrt" and len(targets) > 1:
+        raise InputError(
+            f"targets {', '.join(targets)}: TensorRT builds for one GPU, that of the machine; name only that"
+        )
     for target in targets:
         if backend == "tensorrt":
             # Whether the machine's GPU is that target shows only when the builder starts.
@@ -102,6 +106,21 @@ class TensorRT:
                 f"{backend} is installed, but its library cannot be loaded ({fault}); "
                 f"install it again with: pip install --force-reinstall 'ttc[{backend}]'"
             ) from None
+
+    def register_plugins(self, targets: Sequence[str]) -> None:
+        """Make the `ttc` plugins known to TensorRT's parser, before a network is parsed; once a process.
+
+        Their kernels are compiled for the one target, or for the machine's GPU where none is named.
+        TensorRT-RTX has no plugins. Raises `BackendError` when asked for the GPU of a machine that has none.
+        """
+        if self.backend == "tensorrt-rtx":
+            return
+        from ttc.plugins.registration import register_all
+
+        register_all(
+            importlib.import_module(f"{BACKENDS[self.backend]}.plugin"),
+            lambda: targets[0] if targets else _target_of_machine(),
+        )
 
     @property
     def version(self) -> str:
@@ -179,3 +198,16 @@ class TensorRT:
     def timing_cache(self, config: Any) -> bytes:
         """The timing cache after a build."""
         return bytes(config.get_timing_cache().serialize())
+
+
+def _target_of_machine() -> str:
+    """Compute capability of the first GPU, such as "9.0"."""
+    try:
+        from cuda.core import Device
+
+        major, minor = Device().compute_capability
+    except Exception as fault:  # no package, no driver or no GPU: each has an exception of its own
+        raise BackendError(
+            f"cannot tell the compute capability of this machine's GPU ({fault}); name it with --sm"
+        ) from None
+    return f"{major}.{minor}"

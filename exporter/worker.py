@@ -26,6 +26,7 @@ def main() -> None:
     timing = Path("timing.cache")
     try:
         backend = TensorRT.load(asked["backend"])
+        backend.register_plugins(asked["targets"])
         cache = timing.read_bytes() if timing.is_file() else None
         compiler = Compiler(backend, tuple(asked["targets"]), _step, cache)
         built = compiler.build(task)

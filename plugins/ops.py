@@ -7,11 +7,13 @@ such a product plus a number ("E+1"). The dtype "compute" is the tower's compute
 bfloat16), the same for all such inputs of a call.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec", "evaluate"]
 
 DOMAIN = "ttc"
 DOMAIN_VERSION = 1
@@ -82,15 +84,22 @@ class OpSpec:
         dims: dict[str, Any] = dict(attributes)
         for spec, shape in zip(self.inputs, input_shapes, strict=True):
             dims.update(zip(spec.shape, shape, strict=True))
-        return [[_evaluate(dim, dims) for dim in spec.shape] for spec in self.outputs]
+        return [[evaluate(dim, dims) for dim in spec.shape] for spec in self.outputs]
 
 
-def _evaluate(expression: str, dims: Mapping[str, Any]) -> Any:
-    """Value of "A*B+1" over the given dimensions."""
-    total: Any = 0
-    for term in expression.split("+"):
-        product: Any = 1
-        for factor in term.split("*"):
-            product = product * (int(factor) if factor.isdigit() else dims[factor])
-        total = total + product
-    return total
+def evaluate(expression: str, dims: Mapping[str, Any]) -> Any:
+    """Value of "A*B+1" over the given dimensions, ints or symbolic."""
+    terms = [
+        reduce(partial(_symbol_first, operator.mul), map(partial(_factor, dims), term.split("*")))
+        for term in expression.split("+")
+    ]
+    return reduce(partial(_symbol_first, operator.add), terms)
+
+
+def _factor(dims: Mapping[str, Any], text: str) -> Any:
+    return int(text) if text.isdigit() else dims[text]
+
+
+def _symbol_first(operation: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """A commutative operation. TensorRT's symbolic dimensions take an int on their right only."""
+    return operation(b, a) if isinstance(a, int) else operation(a, b)

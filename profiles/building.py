@@ -8,6 +8,8 @@
 `block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens
 that it reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes
 anything from one token to the larger of block and chunk, and gives logits for up to a block of positions.
+Where block and chunk are both fixed, it takes exactly one token, a block or a chunk, and in whole form there
+is an engine for each: what is shorter is filled up and not committed.
 """
 
 import dataclasses
@@ -89,6 +91,12 @@ class BuildProfile:
         length = reads if role in ("context", "advance") else block
         places = {"min": 1, "opt": 1, "max": self.block.max}[end]
         return {"B": getattr(self.batch, end), "L": length, "C": getattr(self.capacity, end), "R": places}
+
+    @property
+    def context_lengths(self) -> tuple[int, ...]:
+        """The only lengths that the context tower reads at once; empty where they are a range."""
+        fixed = self.block.min == self.block.max and self.chunk.min == self.chunk.max
+        return tuple(sorted({1, self.block.max, self.chunk.max})) if fixed else ()
 
     def override(self, changes: Mapping[str, Mapping[str, int]]) -> "BuildProfile":
         """With single numbers replaced: {"batch": {"max": 8}}."""

@@ -21,6 +21,7 @@ DOCUMENTS = [
     "README.md",
     "docs/architecture.md",
     "docs/cli.md",
+    "docs/kernels.md",
     "docs/ops.md",
     "examples/miniature/README.md",
 ]

@@ -5,6 +5,7 @@ The pipeline of an export, in order:
 
     add_function_bodies   `ttc` ops get their bodies and the attributes TensorRT looks for
     (ttc.plugins.functions)
+    plain_reshapes        targets of Reshape that shapes decide become constants
     pack_weights          packed bundles only: weight inputs become initializers
     describe              the file says what it is
 """
@@ -15,6 +16,7 @@ import onnx_ir as ir
 
 from ttc.exporter.passes.describe import describe
 from ttc.exporter.passes.pack_weights import ReadWeight, pack_weights
+from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.plugins.functions import add_function_bodies
 
 __all__ = ["Pass", "pipeline", "run_passes"]
@@ -33,7 +35,7 @@ def pipeline(
         packed: whether weights become initializers.
     """
     packing: tuple[Pass, ...] = (lambda model: pack_weights(model, weights),) if packed else ()
-    return (add_function_bodies, *packing, lambda model: describe(model, weights, metadata))
+    return (add_function_bodies, plain_reshapes, *packing, lambda model: describe(model, weights, metadata))
 
 
 def run_passes(model: ir.Model, passes: Sequence[Pass]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ttc.plugins.mamba_block_scan.function import DECAY, SPLIT_HEADS
+from ttc.plugins.mamba_block_scan.function import DECAY, SPLIT_HEADS, scan_sizes
 
 __all__ = ["BODIES"]
 
@@ -21,15 +21,14 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
 
     conv_by_time = Transpose <perm: ints = [0, 2, 1]> (conv_state)
     columns = Concat <axis: int = 1> (conv_by_time, xbc)
-    W1 = Shape <start: int = 2> (conv_state)
-    W1_scalar = Squeeze (W1)
-    taps = Range (start, W1_scalar, delta)
+    taps = Constant <value_ints: ints = [{taps}]> ()
     places = Add (n_column, taps)
     axis_2 = Constant <value_ints: ints = [2]> ()
     places_cell = Unsqueeze (places, axis_2)
     newest = GatherND <batch_dims: int = 1> (columns, places_cell)
     new_conv_state = Transpose <perm: ints = [0, 2, 1]> (newest)
 
+    L = Shape <start: int = 1, end: int = 2> (dt)
     L_scalar = Squeeze (L)
     times = Range (start, L_scalar, delta)
     committed_bl = Less (times, n_column)
@@ -37,9 +36,16 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
     committed = Unsqueeze (committed_bl, mask_axes)
     nothing = Constant <value_float: float = 0.0> ()
     never = Constant <value_float: float = -inf> ()
-    within = Where (committed, cumulative, nothing)
-    last_axis = Constant <value_ints: ints = [3]> ()
-    total = ReduceMin <keepdims: int = 1> (within, last_axis)
+    n_less_1 = Sub (n, delta)
+    last_place = Max (n_less_1, start)
+    last_axes = Constant <value_ints: ints = [1, 2, 3]> ()
+    last_cell = Unsqueeze (last_place, last_axes)
+    heads = Constant <value_ints: ints = [1, {G}, {per_group}, 1]> ()
+    last = Expand (last_cell, heads)
+    total_at_last = GatherElements <axis: int = 3> (cumulative, last)
+    any_bl = Greater (n, start)
+    any = Unsqueeze (any_bl, last_axes)
+    total = Where (any, total_at_last, nothing)
     fallen = Sub (total, cumulative)
     fallen_committed = Where (committed, fallen, never)
     left = Exp (fallen_committed)
@@ -54,16 +60,18 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
     kept_column = Unsqueeze (kept, axis_4)
     carried = Mul (state, kept_column)
     new_state = Add (carried, added)
-    flat = Shape (ssm_state)
+    flat = Constant <value_ints: ints = [0, {H}, {P}, {N}]> ()
     new_ssm_state = Reshape (new_state, flat)
 }}
 """
 
 
-def _mamba_advance(attributes: Mapping[str, Any]) -> str:
-    groups = attributes["G"]
-    return _TEXT.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
+def _mamba_advance(values: Mapping[str, Any]) -> str:
+    sizes = scan_sizes(values)
+    taps = ", ".join(str(tap) for tap in range(values["W1"]))
+    decay, split_heads = DECAY.format(**sizes), SPLIT_HEADS.format(**sizes)
+    return _TEXT.format(decay=decay, split_heads=split_heads, taps=taps, **sizes)
 
 
-# Op name → ONNX text of its function for these attribute values.
+# Op name → ONNX text of its function for these attribute values and fixed dimensions.
 BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MambaAdvance": _mamba_advance}

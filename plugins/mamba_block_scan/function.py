@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BODIES", "DECAY", "SPLIT_HEADS"]
+__all__ = ["BODIES", "DECAY", "SPLIT_HEADS", "scan_sizes"]
+
+_NO_END = 2**31 - 1
 
 # W shifted products instead of a Conv node: a depthwise Conv over few columns costs more in every CPU and GPU
 # library.
@@ -14,7 +16,6 @@ MambaConv <W> (xbc, conv_state, conv_weight, conv_bias) => (activated)
     columns = Concat <axis: int = 1> (state_by_time, xbc)
     taps = Transpose <perm: ints = [2, 1, 0]> (conv_weight)
     {tap_names} = Split <axis: int = 0, num_outputs: int = {W}> (taps)
-    L = Shape <start: int = 1, end: int = 2> (xbc)
     axis_1 = Constant <value_ints: ints = [1]> ()
     sum_0 = Identity (conv_bias)
     {products}
@@ -25,7 +26,7 @@ MambaConv <W> (xbc, conv_state, conv_weight, conv_bias) => (activated)
 
 _PRODUCT = """
     from_{k} = Constant <value_ints: ints = [{k}]> ()
-    to_{k} = Add (from_{k}, L)
+    to_{k} = Constant <value_ints: ints = [{end}]> ()
     window_{k} = Slice (columns, from_{k}, to_{k}, axis_1)
     product_{k} = Mul (window_{k}, tap_{k})
     sum_{next} = Add (product_{k}, sum_{k})
@@ -34,35 +35,23 @@ _PRODUCT = """
 # activated (B, L, F) → x (B, G, H/G, L, P), b and c (B, G, 1, L, N): heads of one group broadcast over its B
 # and C.
 SPLIT_HEADS = """
-    one = Constant <value_ints: ints = [1]> ()
-    groups = Constant <value_ints: ints = [{G}]> ()
-    HPN = Shape <start: int = 1> (ssm_state)
-    P = Shape <start: int = 2, end: int = 3> (ssm_state)
-    N = Shape <start: int = 3> (ssm_state)
-    H = Shape <start: int = 1, end: int = 2> (ssm_state)
-    BL = Shape <start: int = 0, end: int = 2> (activated)
-    per_group = Div (H, groups)
-    HP = Mul (H, P)
-    GN = Mul (groups, N)
-    parts = Concat <axis: int = 0> (HP, GN, GN)
+    parts = Constant <value_ints: ints = [{HP}, {GN}, {GN}]> ()
     activated_f = Cast <to: int = 1> (activated)
     x_flat, b_flat, c_flat = Split <axis: int = 2> (activated_f, parts)
-    x_shape = Concat <axis: int = 0> (BL, groups, per_group, P)
-    bc_shape = Concat <axis: int = 0> (BL, groups, one, N)
+    x_shape = Constant <value_ints: ints = [0, 0, {G}, {per_group}, {P}]> ()
+    bc_shape = Constant <value_ints: ints = [0, 0, {G}, 1, {N}]> ()
     x_blghp = Reshape (x_flat, x_shape)
     b_blgn = Reshape (b_flat, bc_shape)
     c_blgn = Reshape (c_flat, bc_shape)
     x = Transpose <perm: ints = [0, 2, 3, 1, 4]> (x_blghp)
     b_t = Transpose <perm: ints = [0, 2, 3, 4, 1]> (b_blgn)
     c = Transpose <perm: ints = [0, 2, 3, 1, 4]> (c_blgn)
-    state_shape = Concat <axis: int = 0> (B, groups, per_group, P, N)
+    state_shape = Constant <value_ints: ints = [0, {G}, {per_group}, {P}, {N}]> ()
     state = Reshape (ssm_state, state_shape)
 """
 
 # dt (B, L, H) → step and running sum of step·A, both (B, G, H/G, L).
 DECAY = """
-    B = Shape <start: int = 0, end: int = 1> (dt)
-    L = Shape <start: int = 1, end: int = 2> (dt)
     dt_f = Cast <to: int = 1> (dt)
     dt_bias_f = Cast <to: int = 1> (dt_bias)
     a_log_f = Cast <to: int = 1> (a_log)
@@ -75,8 +64,7 @@ DECAY = """
     cumulative_blh = CumSum (fall_blh, time_axis)
     step_bhl = Transpose <perm: ints = [0, 2, 1]> (step_blh)
     cumulative_bhl = Transpose <perm: ints = [0, 2, 1]> (cumulative_blh)
-    heads_shape = Constant <value_ints: ints = [0, {G}, -1]> ()
-    grouped_shape = Concat <axis: int = 0> (heads_shape, L)
+    grouped_shape = Constant <value_ints: ints = [0, {G}, {per_group}, -1]> ()
     step = Reshape (step_bhl, grouped_shape)
     cumulative = Reshape (cumulative_bhl, grouped_shape)
 """
@@ -93,6 +81,7 @@ MambaScan <G> (activated, dt, ssm_state, dt_bias, a_log, d) => (y)
     fallen = Sub (c_t, c_s)
     start = Constant <value: tensor = int64 {{0}}> ()
     delta = Constant <value: tensor = int64 {{1}}> ()
+    L = Shape <start: int = 1, end: int = 2> (dt)
     L_scalar = Squeeze (L)
     times = Range (start, L_scalar, delta)
     column = Constant <value_ints: ints = [-1, 1]> ()
@@ -112,13 +101,13 @@ MambaScan <G> (activated, dt, ssm_state, dt_bias, a_log, d) => (y)
     state_left_column = Unsqueeze (state_left, axis_4)
     y_state = Mul (from_state, state_left_column)
     d_f = Cast <to: int = 1> (d)
-    d_shape = Concat <axis: int = 0> (groups, per_group, one, one)
+    d_shape = Constant <value_ints: ints = [{G}, {per_group}, 1, 1]> ()
     d_heads = Reshape (d_f, d_shape)
     y_skip = Mul (x, d_heads)
     y_scan = Add (y_block, y_state)
     y_heads = Add (y_scan, y_skip)
     y_time = Transpose <perm: ints = [0, 3, 1, 2, 4]> (y_heads)
-    flat = Concat <axis: int = 0> (BL, HP)
+    flat = Constant <value_ints: ints = [0, 0, {HP}]> ()
     y_flat = Reshape (y_time, flat)
     y = CastLike (y_flat, activated)
 }}
@@ -133,21 +122,30 @@ activated) {
 """
 
 
-def _mamba_conv(attributes: Mapping[str, Any]) -> str:
-    taps = range(attributes["W"])
+def scan_sizes(values: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers in `DECAY`, `SPLIT_HEADS` and what stands on them."""
+    G, H, P, N = (values[letter] for letter in "GHPN")
+    return {"G": G, "per_group": H // G, "H": H, "P": P, "N": N, "HP": H * P, "GN": G * N}
+
+
+def _mamba_conv(values: Mapping[str, Any]) -> str:
+    W = values["W"]
+    taps = range(W)
+    # Window k leaves out the first k columns and the last W − 1 − k; an end beyond the last column is all.
+    ends = [k + 1 - W if k + 1 < W else _NO_END for k in taps]
     return _CONV.format(
-        W=attributes["W"],
+        W=W,
         tap_names=", ".join(f"tap_{k}" for k in taps),
-        products="".join(_PRODUCT.format(k=k, next=k + 1) for k in taps),
+        products="".join(_PRODUCT.format(k=k, next=k + 1, end=ends[k]) for k in taps),
     )
 
 
-def _mamba_scan(attributes: Mapping[str, Any]) -> str:
-    groups = attributes["G"]
-    return _SCAN.format(decay=DECAY.format(G=groups), split_heads=SPLIT_HEADS.format(G=groups))
+def _mamba_scan(values: Mapping[str, Any]) -> str:
+    sizes = scan_sizes(values)
+    return _SCAN.format(decay=DECAY.format(**sizes), split_heads=SPLIT_HEADS.format(**sizes), **sizes)
 
 
-# Op name → ONNX text of its function for these attribute values.
+# Op name → ONNX text of its function for these attribute values and fixed dimensions.
 BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "MambaConv": _mamba_conv,
     "MambaScan": _mamba_scan,

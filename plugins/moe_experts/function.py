@@ -19,8 +19,8 @@ MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
     x_1 = Unsqueeze (x, axis_0)
     up_t = Transpose <perm: ints = [0, 2, 1]> (up)
     projected = MatMul (x_1, up_t)
-    cell = Concat <axis: int = 1> (expert, token)
-    picked = GatherND (projected, cell)
+    by_cell = Reshape (projected, cells)
+    picked = Gather <axis: int = 0> (by_cell, cell)
     positive = Relu (picked)
     activated = Mul (positive, positive)
 }
@@ -29,35 +29,38 @@ MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
 _DOWN = """
 MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 {
-    zero = Constant <value_ints: ints = [0]> ()
-    cell = Concat <axis: int = 1> (expert, token)
-    E = Shape <start: int = 0, end: int = 1> (down)
-    T = Shape <start: int = 0, end: int = 1> (expert_ids)
-    I = Shape <start: int = 1, end: int = 2> (activated)
-    dense_shape = Concat <axis: int = 0> (E, T, I)
+    E = Constant <value_ints: ints = [%(E)d]> ()
+    ET = Mul (E, T)
+    I = Constant <value_ints: ints = [%(I)d]> ()
+    dense_shape = Concat <axis: int = 0> (ET, I)
     nothing_f = ConstantOfShape (dense_shape)
     nothing = CastLike (nothing_f, activated)
-    dense = ScatterND (nothing, cell, activated)
+    cell_column = Reshape (cell, column)
+    dense_flat = ScatterND (nothing, cell_column, activated)
+    by_expert = Constant <value_ints: ints = [%(E)d, -1, %(I)d]> ()
+    dense = Reshape (dense_flat, by_expert)
     down_t = Transpose <perm: ints = [0, 2, 1]> (down)
     projected = MatMul (dense, down_t)
-    picked = GatherND (projected, cell)
+    by_cell = Reshape (projected, cells)
+    picked = Gather <axis: int = 0> (by_cell, cell)
     rows = Cast <to: int = 1> (picked)
 }
 """
 
-# The (expert, token) of every row: pair p belongs to token p div K.
+# The place of every row among the (expert, token) cells: pair p belongs to token p div K.
 _CELL = """
     minus_one = Constant <value_ints: ints = [-1]> ()
     column = Constant <value_ints: ints = [-1, 1]> ()
-    one = Constant <value_ints: ints = [1]> ()
-    K = Shape <start: int = 1, end: int = 2> (expert_ids)
+    cells = Constant <value_ints: ints = [-1, %(width)d]> ()
+    K = Constant <value_ints: ints = [%(K)d]> ()
+    T = Shape <start: int = 0, end: int = 1> (expert_ids)
     pair = Cast <to: int = 7> (grouped_pairs)
-    token_flat = Div (pair, K)
-    token = Reshape (token_flat, column)
+    token = Div (pair, K)
     experts_flat = Reshape (expert_ids, minus_one)
     expert_i32 = Gather (experts_flat, pair)
-    expert_flat = Cast <to: int = 7> (expert_i32)
-    expert = Reshape (expert_flat, column)
+    expert = Cast <to: int = 7> (expert_i32)
+    before = Mul (expert, T)
+    cell = Add (before, token)
 """
 
 _COMBINE = """
@@ -82,10 +85,12 @@ MoeExperts (x, up, down, expert_ids, weights, grouped_pairs, grouped_rows, exper
 """
 
 
-# Op name → ONNX text of its function; it depends on no attribute.
+# Op name → ONNX text of its function for these fixed dimensions.
 BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "MoeUp": lambda _: _UP.replace("{", "{" + _CELL, 1),
-    "MoeDown": lambda _: _DOWN.replace("{", "{" + _CELL, 1),
+    "MoeUp": lambda dims: _UP.replace("{", "{" + _CELL % {"K": dims["K"], "width": dims["I"]}, 1),
+    "MoeDown": lambda dims: (_DOWN % dims).replace(
+        "{", "{" + _CELL % {"K": dims["K"], "width": dims["D"]}, 1
+    ),
     "MoeCombine": lambda _: _COMBINE,
     "MoeExperts": lambda _: _EXPERTS,
 }

@@ -28,9 +28,7 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     weights = Mul (normalised, scale)
 
     flat = Reshape (expert_ids, minus_one)
-    E = Shape <start: int = 1, end: int = 2> (logits)
-    E_scalar = Squeeze (E)
-    E_int = Cast <to: int = 6> (E_scalar)
+    E_int = Constant <value: tensor = int32 {{{E}}}> ()
     start = Constant <value: tensor = int32 {{0}}> ()
     delta = Constant <value: tensor = int32 {{1}}> ()
     all_experts = Range (start, E_int, delta)
@@ -47,7 +45,7 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     rows_plus_one_of = Mul (place_plus_one, hits)
     rows_plus_one = ReduceSum <keepdims: int = 0> (rows_plus_one_of, axis_minus_1)
     rows = Sub (rows_plus_one, delta)
-    pair_shape = Shape (expert_ids)
+    pair_shape = Constant <value_ints: ints = [-1, {K}]> ()
     grouped_rows = Reshape (rows, pair_shape)
     R = Shape (flat)
     R_scalar = Squeeze (R)
@@ -78,7 +76,7 @@ _GROUP_LIMIT = """
     keep_column = Unsqueeze (keep, axis_minus_1)
     nothing = Constant <value_float: float = 0.0> ()
     limited = Where (keep_column, in_groups, nothing)
-    choice_shape = Shape (free_choice)
+    choice_shape = Constant <value_ints: ints = [-1, {E}]> ()
     choice = Reshape (limited, choice_shape)
 """
 
@@ -90,14 +88,15 @@ _NORMALISE = """
 """
 
 
-def _moe_routing(attributes: Mapping[str, Any]) -> str:
-    grouped = attributes["n_group"] > 1
+def _moe_routing(values: Mapping[str, Any]) -> str:
+    grouped = values["n_group"] > 1
     return _TEXT.format(
-        K=attributes["K"],
-        group_limit=_GROUP_LIMIT.format(**attributes) if grouped else "choice = Identity (free_choice)",
-        normalise=_NORMALISE if attributes["norm_topk_prob"] else "normalised = Identity (chosen)",
+        K=values["K"],
+        E=values["E"],
+        group_limit=_GROUP_LIMIT.format(**values) if grouped else "choice = Identity (free_choice)",
+        normalise=_NORMALISE if values["norm_topk_prob"] else "normalised = Identity (chosen)",
     )
 
 
-# Op name → ONNX text of its function for these attribute values.
+# Op name → ONNX text of its function for these attribute values and fixed dimensions.
 BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MoeRouting": _moe_routing}

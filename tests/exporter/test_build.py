@@ -19,6 +19,7 @@ from ttc.errors import BackendError, BundleError, DigestError, InputError, Missi
 from ttc.exporter import build as build_module
 from ttc.exporter import tensorrt_api
 from ttc.exporter.build import build
+from ttc.exporter.jobs import make_jobs
 from ttc.exporter.planning import Settings, make_plan
 from ttc.profiles.building import load_build_profile
 
@@ -64,7 +65,7 @@ def test_every_golden_checkpoint_builds(bundles, tmp_path, name, dtype, form):
                 n for n, engine in folder.manifest.engines.items() if engine.role == role
             }
     else:
-        assert set(folder.manifest.engines) == set(GRAPH_ROLES)
+        assert {engine.role for engine in folder.manifest.engines.values()} == set(GRAPH_ROLES)
 
 
 def test_tensors_and_ranges_are_the_contract(bundles, tmp_path):
@@ -89,6 +90,22 @@ def test_tensors_and_ranges_are_the_contract(bundles, tmp_path):
     assert (logits.name, logits.dtype, logits.shape) == ("logits", "float32", ("B", "L", config.vocab_size))
 
 
+def test_a_fixed_profile_gives_an_engine_for_each_length(bundles, tmp_path):
+    profile = load_build_profile("latency").override({"capacity": {"max": 2048}})
+    plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", Settings(profile=profile))
+    (graph,) = plan.graphs
+    assert [network.name for network in graph.networks] == ["context-1", "context-16", "context-128"]
+    jobs, _ = make_jobs(graph.source, "whole", graph.networks, bake=False)
+    for job, length in zip(jobs, (1, 16, 128), strict=True):
+        tensors = {tensor.name: tensor for tensor in (*job.inputs, *job.outputs)}
+        assert tensors["input_ids"].shape == (1, length)
+        assert tensors["saved_xbc.0"].shape[:2] == (1, length)
+        positions = tensors["logit_positions"]
+        assert (positions.min, positions.max) == ((1, 1), (1, min(length, 16)))
+        assert tensors["k_cache.3"].shape[2] == "C"
+    assert len(make_jobs(graph.source, "cut", graph.networks[:1], bake=False)[0]) > 1
+
+
 def test_baked_weights_are_inside(bundles, tmp_path):
     for bake in (False, True):
         report = build(bundles("tiny_a") / "advance.onnx", tmp_path / str(bake), bake=bake)
@@ -98,10 +115,12 @@ def test_baked_weights_are_inside(bundles, tmp_path):
         assert kinds == ({"tensor"} if bake else {"tensor", "weight"})
 
 
-def test_two_builds_are_the_same_bytes(step, tmp_path):
-    # The engine of one output: of several, the library chooses the order by chance (ttc.exporter.isolated).
-    first = build(step, tmp_path / "one", form="cut", cache=False, check_reproducible=True)
-    second = build(step, tmp_path / "two", form="cut", cache=False)
+@pytest.mark.parametrize(("role", "form"), [("step", "cut"), ("advance", "whole"), ("context", "cut")])
+def test_two_builds_are_the_same_bytes(bundles, tmp_path, role, form):
+    # Of several outputs the library takes the order from their addresses (ttc.exporter.isolated).
+    model = bundles("tiny_a") / f"{role}.onnx"
+    first = build(model, tmp_path / "one", form=form, cache=False, check_reproducible=True)
+    second = build(model, tmp_path / "two", form=form, cache=False)
     assert first.reproducible is True
     assert second.reproducible is None
     assert content(first.output) == content(second.output)
@@ -435,7 +454,12 @@ def test_the_plan_counts_memory(bundles):
             assert graph.memory.weights == sum(bundle.read_weight(name).nbytes for name in names)
     cache = 2 * config.pattern.count("*") * config.num_key_value_heads * 4096 * config.head_dim * 4
     denoiser = next(graph for graph in plan.graphs if graph.source.role == "denoiser")
-    assert cache < denoiser.memory.state < 2 * cache
+    assert denoiser.memory.kv_cache == cache
+    assert 0 < denoiser.memory.mamba_state < cache
+    per_gpu, context = plan.memory_per_gpu, plan.graphs[0].memory
+    both = context.weights + denoiser.memory.weights + denoiser.memory.state
+    assert both < per_gpu["one"]["both towers"] < sum(per_gpu["two"].values())
+    assert per_gpu["two"]["context tower"] == context.total
     assert denoiser.memory.results == 16 * config.vocab_size * 4
     assert denoiser.memory.work > 0
     assert json.loads(json.dumps(plan.to_dict()))["graphs"][0]["role"] == "context"

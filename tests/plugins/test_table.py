@@ -9,18 +9,28 @@ from ttc.plugins.naive import NAIVE
 from ttc.plugins.table import OPS, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "ops.md"
-ATTRIBUTES = {
-    "MoeRouting": {"K": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 1.0},
+# Attributes and fixed dimensions.
+VALUES = {
+    "MoeRouting": {
+        "K": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": 1,
+        "routed_scaling_factor": 1.0,
+        "E": 4,
+    },
+    "MoeUp": {"K": 2, "I": 6},
+    "MoeDown": {"K": 2, "E": 4, "I": 6, "D": 5},
     "MambaConv": {"W": 4},
-    "MambaScan": {"G": 2},
+    "MambaScan": {"G": 2, "H": 4, "P": 3, "N": 5},
     "MambaBlockScan": {"G": 2, "W": 4},
-    "MambaAdvance": {"G": 2},
+    "MambaAdvance": {"G": 2, "H": 4, "P": 3, "N": 5, "W1": 3},
 }
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_signature_twin_and_body_agree(op):
-    function = function_body(op.name, ATTRIBUTES.get(op.name, {}))
+    function = function_body(op.name, VALUES.get(op.name, {}))
     assert op.name in NAIVE
     assert [value.name for value in function.inputs] == [spec.name for spec in op.inputs]
     assert [value.name for value in function.outputs] == [spec.name for spec in op.outputs]

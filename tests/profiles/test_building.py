@@ -57,7 +57,7 @@ def test_sizes_of_a_graph() -> None:
         ("max = 128", "max = 1.5", "chunk.max is 1.5"),
         ("max = 128", "max = true", "chunk.max is True"),
         ("max = 128", "max = 0", "chunk.max is 0"),
-        ("max = 128", "max = 2", "min 1, opt 64, max 2; valid: min ≤ opt ≤ max"),
+        ("max = 128", "max = 2", "min 128, opt 128, max 2; valid: min ≤ opt ≤ max"),
         ("max = 128", "most = 2", "unknown or missing keys: max, most"),
         ("[chunk]", "[chunks]", "unknown or missing keys: chunk, chunks"),
         ("max = 8192", "max = 8\nmin = 1", "not TOML"),

@@ -13,15 +13,21 @@ from ttc.plugins.functions import ONNX_OPSET, add_function_bodies
 from ttc.plugins.ops import DOMAIN, OpSpec
 
 Array = npt.NDArray[Any]
+OPEN = ("B", "L", "T", "R")
 
 
 def run_body(op: OpSpec, inputs: Sequence[Array], attributes: dict[str, Any]) -> list[Array]:
-    """Outputs of the op's function body; every dimension of the model is dynamic."""
+    """Outputs of the op's function body; the dimensions that a model leaves open are open here too."""
     values = [
         ir.Value(
             name=spec.name,
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            shape=ir.Shape([f"{spec.name}_{axis}" for axis in range(array.ndim)]),
+            shape=ir.Shape(
+                [
+                    letter if letter in OPEN else size
+                    for letter, size in zip(spec.shape, array.shape, strict=True)
+                ]
+            ),
         )
         for spec, array in zip(op.inputs, inputs, strict=True)
     ]

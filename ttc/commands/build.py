@@ -171,10 +171,13 @@ def _plan_lines(plan: "BuildPlan") -> list[str]:
     for graph in plan.graphs:
         memory = graph.memory
         lines.append(
-            f"{graph.source.role:<9} weights {_size(memory.weights)}, state {_size(memory.state)}, results "
-            f"{_size(memory.results)}, work about {_size(memory.work)} on the GPU; "
-            f"about {graph.seconds:.0f} s to build"
+            f"{graph.source.role:<9} weights {_size(memory.weights)}, KV cache {_size(memory.kv_cache)}, "
+            f"Mamba state {_size(memory.mamba_state)}, results {_size(memory.results)}, work about "
+            f"{_size(memory.work)} on the GPU; about {graph.seconds:.0f} s to build"
         )
+    for arrangement, gpus in plan.memory_per_gpu.items():
+        needs = ", ".join(f"{who} {_size(need)}" for who, need in gpus.items())
+        lines.append(f"memory    on {arrangement} GPU{'s' * (len(gpus) > 1)}: {needs}")
     lines += [f"note      {note}" for note in plan.notes]
     lines += [f"problem   {problem}" for problem in plan.problems]
     return lines

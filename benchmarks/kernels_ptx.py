@@ -1,0 +1,103 @@
+"""Compiles every kernel for every architecture at the real model's sizes and reports what ptxas says:
+registers, spills, shared memory. Needs no GPU and measures no time.
+
+    python benchmarks/kernels_ptx.py [-o FILE] [--dtypes bfloat16 …] [--targets 9.0 …] [--first-tile-only]
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
+
+import triton
+
+from ttc.errors import BackendError
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import Leaf, Problem
+from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, assemble, compile_launch
+
+# Of the released model (spec § 1), in the letters of the ops' signatures.
+DIMS = {
+    "D": 2688,
+    "I": 1856,
+    "E": 128,
+    "K": 6,
+    "H": 64,
+    "P": 64,
+    "N": 128,
+    "F": 6144,
+    "W1": 3,
+    "V": 131072,
+}
+ATTRIBUTES = {
+    "K": 6,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": 1,
+    "routed_scaling_factor": 2.5,
+    "G": 8,
+    "W": 4,
+    "mask_id": 3,
+}
+
+
+def main() -> None:
+    """Compile, assemble, print a JSON; exit status 1 where a kernel could not be compiled."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--first-tile-only", action="store_true")
+    options = parser.parse_args()
+    kernels = [
+        report(leaf, tile, dtype, target)
+        for leaf in LEAVES.values()
+        for tile in range(1 if options.first_tile_only else len(leaf.tiles))
+        for dtype in dtypes_of(leaf, options.dtypes)
+        for target in options.targets
+    ]
+    result = {
+        "triton": triton.__version__,
+        "command": " ".join(["python", "benchmarks/kernels_ptx.py", *sys.argv[1:]]),
+        "max_shared_bytes": MAX_SHARED_BYTES,
+        "dims": DIMS,
+        "attributes": ATTRIBUTES,
+    }
+    # One line a kernel, so that a difference can be read.
+    lines = ",\n  ".join(map(json.dumps, kernels))
+    text = json.dumps(result, indent=1).removesuffix("\n}") + f',\n "kernels": [\n  {lines}\n ]\n}}'
+    if options.output:
+        options.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    sys.exit(any("error" in kernel for kernel in kernels))
+
+
+def dtypes_of(leaf: Leaf, wanted: list[str]) -> list[str]:
+    """The wanted dtypes, but one only for a kernel that has no tensor of the compute dtype."""
+    has_compute = any(spec.dtype == "compute" for spec in (*leaf.op.inputs, *leaf.op.outputs))
+    return wanted if has_compute else wanted[:1]
+
+
+def report(leaf: Leaf, tile: int, dtype: str, target: str) -> dict[str, Any]:
+    """One kernel's figures, or the error."""
+    what = {"op": leaf.op.name, "tile": leaf.tiles[tile].name, "dtype": dtype, "target": target}
+    attributes = {name: ATTRIBUTES[name] for name in leaf.op.attributes}
+    try:
+        compiled = compile_launch(leaf.bind(Problem(DIMS, attributes, dtype), tile), target)
+        assembled = assemble(compiled)
+    except BackendError as error:
+        return what | {"error": str(error)}
+    return what | {
+        "num_warps": compiled.num_warps,
+        "shared_bytes": compiled.shared_bytes + assembled.static_shared_bytes,
+        "registers": assembled.registers,
+        "spill_bytes": assembled.spill_bytes,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""One kernel launch of a leaf op, described without torch, triton or tensorrt.
+
+`Leaf` says once per leaf op which kernel runs it, which dimensions may change from call to call, which block
+sizes there are to choose from, and how large the grid is. `Leaf.bind` fixes the static sizes and gives a
+`Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors, `ttc.plugins.ptx`
+compiles it ahead of time, `ttc.plugins.quick` wraps it as a TensorRT plugin.
+
+A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
+the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every
+element of its outputs, reads none of them before, and needs no workspace.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttc.errors import InputError
+from ttc.plugins.ops import OpSpec, evaluate
+
+__all__ = ["ALIGNMENT", "Dim", "Grid", "Launch", "Leaf", "Minimum", "Problem", "Tile", "cdiv", "power_of_two"]
+
+# Bytes; compiled kernels take it for granted of every pointer.
+ALIGNMENT = 16
+# An int, or TensorRT's symbolic expression of one, which knows + - * // with itself or an int on its right.
+Dim = Any
+# Smallest of two dimensions: `min` for ints, `tensorrt.plugin.min` for symbolic ones.
+Minimum = Callable[[Dim, Dim], Dim]
+# (dimensions, constants, minimum) → programs along x, y, z.
+Grid = Callable[[Mapping[str, Dim], Mapping[str, Any], Minimum], tuple[Dim, ...]]
+
+
+def cdiv(a: Dim, b: int) -> Dim:
+    """⌈a / b⌉ of a dimension that may be symbolic."""
+    return (a + (b - 1)) // b
+
+
+def power_of_two(n: int, at_least: int = 1) -> int:
+    """The smallest power of two that is at least n and at_least."""
+    return max(at_least, 1 << (max(n, 1) - 1).bit_length())
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One choice of block sizes; a tactic, in TensorRT's words.
+
+    Attributes:
+        name: for reports.
+        blocks: constants of the kernel.
+        num_warps: warps of 32 threads a program.
+        num_stages: loads in flight in the kernel's inner loop.
+    """
+
+    name: str
+    blocks: Mapping[str, int]
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is fixed when a kernel is compiled.
+
+    Attributes:
+        dims: sizes by letter of the op's signature; those that change from call to call may be missing.
+        attributes: the op's attributes.
+        dtype: what "compute" stands for: "float32", "float16" or "bfloat16".
+        interpreted: the kernel runs in Triton's interpreter, which multiplies no bfloat16 matrices.
+    """
+
+    dims: Mapping[str, int]
+    attributes: Mapping[str, Any]
+    dtype: str
+    interpreted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel with all its constants: what is left open are the tensors and the changing dimensions.
+
+    Attributes:
+        op: name of the leaf op.
+        kernel: the `triton.jit` function.
+        inputs, outputs: dtypes of the tensors, numpy names and "bfloat16".
+        integers: letters of the dimensions passed as int32 arguments, in order.
+        constants: constexpr arguments by name; ints, bools, strings and floats.
+        grid: see `Grid`; call `programs` for a concrete one.
+        tile: the block sizes.
+    """
+
+    op: str
+    kernel: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    integers: tuple[str, ...]
+    constants: Mapping[str, Any]
+    grid: Grid
+    tile: Tile
+
+    def programs(self, dims: Mapping[str, Dim], minimum: Minimum = min) -> tuple[Dim, Dim, Dim]:
+        """The grid (x, y, z) for these dimensions."""
+        x, *rest = self.grid(dims, self.constants, minimum)
+        y, z = [*rest, 1, 1][:2]
+        return x, y, z
+
+    def integer_values(self, dims: Mapping[str, Dim]) -> tuple[Dim, ...]:
+        """The int32 arguments for these dimensions."""
+        return tuple(dims[name] for name in self.integers)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The kernel of one leaf op.
+
+    Attributes:
+        op: its signature.
+        kernel: the `triton.jit` function.
+        changing: letters of the dimensions that may differ from call to call; all others are constants of
+            the compiled kernel, since they come from the model's configuration.
+        integers: those of them that the kernel takes as arguments, in order.
+        relations: (letter, expression) that hold between dimensions and attributes, such as ("E1", "E+1").
+        tiles: the choices of block sizes; tactic n is tiles[n − 1].
+        choose: all dimensions → index into tiles, where nobody measures.
+        constants: (problem, tile) → constexpr arguments by name.
+        grid: see `Grid`.
+    """
+
+    op: OpSpec
+    kernel: Any
+    changing: tuple[str, ...]
+    integers: tuple[str, ...]
+    relations: tuple[tuple[str, str], ...]
+    tiles: tuple[Tile, ...]
+    choose: Callable[[Mapping[str, int]], int]
+    constants: Callable[[Problem, Tile], Mapping[str, Any]]
+    grid: Grid
+
+    def dims(self, shapes: Sequence[Sequence[Dim]], attributes: Mapping[str, Any]) -> dict[str, Dim]:
+        """Letter → size, from the shapes of the inputs and the attributes.
+
+        Raises:
+            InputError: a shape does not fit the signature or another shape; symbolic sizes are not compared.
+        """
+        dims: dict[str, Dim] = dict(attributes)
+        for spec, shape in zip(self.op.inputs, shapes, strict=True):
+            wanted = f"({', '.join(spec.shape)})"
+            if len(shape) != len(spec.shape):
+                raise InputError(
+                    f"{self.op.name}: {spec.name} has {len(shape)} dimensions, expected {wanted}"
+                )
+            for letter, size in zip(spec.shape, shape, strict=True):
+                known = dims.setdefault(letter, size)
+                if isinstance(known, int) and isinstance(size, int) and known != size:
+                    raise InputError(
+                        f"{self.op.name}: {spec.name} has shape {tuple(shape)}, expected {wanted} with "
+                        f"{letter} = {known}, which another argument or an attribute says"
+                    )
+        for letter, expression in self.relations:
+            size = dims[letter]
+            due = evaluate(expression, dims) if isinstance(size, int) else size
+            if isinstance(due, int) and size != due:
+                raise InputError(
+                    f"{self.op.name}: dimension {letter} is {size}, but {expression} is {due}; signature: "
+                    + ", ".join(f"{spec.name} ({', '.join(spec.shape)})" for spec in self.op.inputs)
+                )
+        return dims
+
+    def bind(self, problem: Problem, tile: int = 0) -> Launch:
+        """The launch for one problem and one choice of block sizes, an index into `tiles`.
+
+        Raises:
+            InputError: there is no such index.
+        """
+        if not 0 <= tile < len(self.tiles):
+            raise InputError(f"{self.op.name}: tile is {tile}, expected 0 to {len(self.tiles) - 1}")
+        chosen = self.tiles[tile]
+        return Launch(
+            op=self.op.name,
+            kernel=self.kernel,
+            inputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.inputs),
+            outputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.outputs),
+            integers=self.integers,
+            constants={**self.constants(problem, chosen)},
+            grid=self.grid,
+            tile=chosen,
+        )
+
+
+def _dtype(dtype: str, problem: Problem) -> str:
+    return problem.dtype if dtype == "compute" else dtype

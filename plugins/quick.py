@@ -1,0 +1,187 @@
+"""Makes a TensorRT plugin of a leaf op: its declaration, its tactics and its kernel compiled ahead of time.
+
+Works on the module `tensorrt.plugin` it is given and imports neither tensorrt nor, before a kernel is asked
+for, triton. What TensorRT 11.4 demands and does not say: attribute names and order equal everywhere, all of
+them passed to the kernel's function, outputs after them; a return annotation; tactics that are positive;
+int arguments wrapped as SymInt32; an int never on the left of a symbolic dimension.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import GenericAlias, ModuleType
+from typing import Any, Final
+
+from ttc.errors import BackendError, InputError
+from ttc.plugins.launch import Dim, Launch, Leaf, Problem
+from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
+
+__all__ = ["Target", "register_leaf"]
+
+# Compute capability to compile for, such as "9.0"; asked when TensorRT asks for a kernel.
+Target = Callable[[], str]
+
+_TRT_NAMES: Final[Mapping[str, str]] = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+_DTYPES: Final = {trt: name for name, trt in _TRT_NAMES.items()}
+_AUTOTUNE_NAMES: Final[Mapping[str, str]] = {
+    "compute": "FP32|FP16|BF16",  # the same choice for all tensors so marked
+    "float32": "FP32",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+_ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
+
+
+def register_leaf(trtp: ModuleType, op: OpSpec, home: str, target: Target) -> None:
+    """Register one leaf op as the plugin `ttc::<name>`, for ahead-of-time use.
+
+    Args:
+        trtp: the module `tensorrt.plugin`.
+        op: the leaf.
+        home: the module with its kernel; it imports triton, so it is imported when TensorRT asks for tactics.
+        target: compute capability to compile for.
+    """
+    identity = f"{DOMAIN}::{op.name}"
+
+    def kernel() -> Leaf:
+        leaves: Sequence[Leaf] = import_module(home).LEAVES
+        (leaf,) = (leaf for leaf in leaves if leaf.op is op)
+        return leaf
+
+    trtp.register(identity)(_declaration(trtp, op))
+    trtp.autotune(identity)(_autotune(trtp, op, kernel))
+    trtp.aot_impl(identity)(_ahead_of_time(trtp, op, kernel, target))
+
+
+def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
+    """Descriptions of the inputs and attributes → those of the outputs."""
+
+    def declare(*inputs: Any, **attributes: Any) -> Any:
+        dtype = _compute_dtype(op, inputs)
+        kinds = type(inputs[0].dtype)
+        shapes = op.output_shapes([tuple(desc.shape_expr) for desc in inputs], attributes)
+        outputs = tuple(
+            trtp.from_shape_expr(tuple(shape), getattr(kinds, _TRT_NAMES[_resolved(spec, dtype)]))
+            for spec, shape in zip(op.outputs, shapes, strict=True)
+        )
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    descriptions = (trtp.TensorDesc,) * len(op.outputs)
+    returns = GenericAlias(tuple, descriptions) if len(descriptions) > 1 else trtp.TensorDesc
+    return _signed(declare, _inputs(trtp, op) | _attributes(op), returns)
+
+
+def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf]) -> Callable[..., Any]:
+    """The supported dtypes, and a tactic for every choice of block sizes."""
+
+    def combinations(*_: Any) -> Any:
+        types = ",".join(_AUTOTUNE_NAMES[spec.dtype] for spec in (*op.inputs, *op.outputs))
+        tactics = list(range(1, len(kernel().tiles) + 1))
+        return [trtp.AutoTuneCombination(types, "LINEAR", tactics)]
+
+    return _signed(
+        combinations, _inputs(trtp, op) | _outputs(trtp, op), GenericAlias(list, (trtp.AutoTuneCombination,))
+    )
+
+
+def _ahead_of_time(
+    trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf], target: Target
+) -> Callable[..., Any]:
+    """The kernel's name, its PTX, its launch and its int arguments, for one choice of dtypes and tactic."""
+
+    def implement(*arguments: Any) -> Any:
+        from ttc.plugins.ptx import compile_launch
+
+        inputs = arguments[: len(op.inputs)]
+        attributes = dict(zip(op.attributes, arguments[len(op.inputs) : -2], strict=True))
+        leaf = kernel()
+        launch, dims = _bind(leaf, inputs, attributes, tactic=arguments[-1])
+        compiled = compile_launch(launch, target())
+        x, y, z = launch.programs(dims, _minimum(trtp))
+        threads, shared = 32 * compiled.num_warps, compiled.shared_bytes
+        params = trtp.KernelLaunchParams(x, y, z, block_x=threads, shared_mem=shared)
+        integers = [trtp.SymInt32(value) for value in launch.integer_values(dims)]
+        return compiled.name, compiled.ptx, params, trtp.SymIntExprs.from_tuple(integers)
+
+    returns = GenericAlias(tuple, (str, str, trtp.KernelLaunchParams, trtp.SymIntExprs))
+    parameters = _inputs(trtp, op) | _attributes(op) | _outputs(trtp, op) | {"tactic": int}
+    return _signed(implement, parameters, returns)
+
+
+def _bind(
+    leaf: Leaf, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
+) -> tuple[Launch, dict[str, Dim]]:
+    """The launch for one tactic, and the dimensions it depends on: ints where they are fixed in the network.
+
+    Raises:
+        BackendError: a dimension that has to be fixed is not, or an unknown tactic.
+    """
+    shapes = [
+        [size if size >= 0 else symbol for size, symbol in zip(desc.shape, desc.shape_expr, strict=True)]
+        for desc in inputs
+    ]
+    dims = leaf.dims(shapes, attributes)
+    fixed = {letter: size for letter, size in dims.items() if isinstance(size, int)}
+    dynamic = sorted(dims.keys() - fixed.keys() - set(leaf.changing) - attributes.keys())
+    if dynamic:
+        raise BackendError(
+            f"plugin {leaf.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
+            f"{', '.join(leaf.changing)} may be. Export the bundle again; its graphs fix the others"
+        )
+    if not 1 <= tactic <= len(leaf.tiles):
+        raise BackendError(
+            f"plugin {leaf.op.name}: tactic {tactic} does not exist; there are 1 to {len(leaf.tiles)}"
+        )
+    problem = Problem(fixed, attributes, _compute_dtype(leaf.op, inputs))
+    return leaf.bind(problem, tactic - 1), dims
+
+
+def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:
+    def minimum(a: Dim, b: Dim) -> Dim:
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else trtp.min(a, b)
+
+    return minimum
+
+
+def _compute_dtype(op: OpSpec, inputs: Sequence[Any]) -> str:
+    """What "compute" stands for: the dtype of the first input so marked."""
+    for spec, desc in zip(op.inputs, inputs, strict=True):
+        if spec.dtype == "compute":
+            if desc.dtype.name not in ("FLOAT", "HALF", "BF16"):
+                raise InputError(
+                    f"plugin {op.name}: {spec.name} is {desc.dtype.name}, expected FLOAT, HALF or BF16"
+                )
+            return _DTYPES[desc.dtype.name]
+    return "float32"
+
+
+def _resolved(spec: TensorSpec, compute: str) -> str:
+    return compute if spec.dtype == "compute" else spec.dtype
+
+
+def _inputs(trtp: ModuleType, op: OpSpec) -> dict[str, Any]:
+    return {spec.name: trtp.TensorDesc for spec in op.inputs}
+
+
+def _attributes(op: OpSpec) -> dict[str, Any]:
+    return {name: _ATTRIBUTE_TYPES[kind] for name, kind in op.attributes.items()}
+
+
+def _outputs(trtp: ModuleType, op: OpSpec) -> dict[str, Any]:
+    return {"outputs": GenericAlias(tuple, (trtp.TensorDesc,) * len(op.outputs))}
+
+
+def _signed(function: Callable[..., Any], parameters: Mapping[str, Any], returns: Any) -> Callable[..., Any]:
+    """The function under the signature that TensorRT reads, since it names every tensor and attribute."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in parameters.items()],
+        return_annotation=returns,
+    )
+    return function

@@ -1,0 +1,155 @@
+"""Runs an op by its Triton kernels: on CUDA tensors, or on CPU tensors in Triton's interpreter.
+
+`run_triton` takes the place of `ttc.plugins.naive.run_naive`. The interpreter is chosen by the environment
+variable TRITON_INTERPRET=1, which has to be set before this module is imported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ttc.errors import BackendError, InputError
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import ALIGNMENT, Leaf, Problem
+from ttc.plugins.ops import OpSpec, TensorSpec
+
+__all__ = ["run_triton"]
+
+_COMPUTE = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def run_triton(
+    op: OpSpec,
+    *inputs: Tensor,
+    out: Sequence[Tensor] | None = None,
+    tile: int | None = None,
+    **attributes: Any,
+) -> tuple[Tensor, ...]:
+    """Outputs of one op, each leaf by one kernel launch on the current stream.
+
+    Args:
+        op: a leaf, or an op that consists of leaves.
+        *inputs: the op's inputs, contiguous, on one device, 16-byte aligned.
+        out: tensors to write the outputs into, in the signature's order, instead of new ones. Between the
+            leaves of a composite op there are still tensors made here; whoever needs those at fixed addresses
+            (a CUDA graph takes them from its own pool) calls the leaves. `MambaAdvance` may be given its own
+            input states.
+        tile: index into the leaf's choices of block sizes; by default what suits the sizes. Leaves only.
+        **attributes: the op's attributes.
+
+    Raises:
+        InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
+        BackendError: CPU tensors without the interpreter, or CUDA tensors with it.
+    """
+    if op.launches and tile is not None:
+        raise InputError(f"{op.name}: tile is for leaves; this op consists of {', '.join(op.launches)}")
+    if out is not None and len(out) != len(op.outputs):
+        raise InputError(f"{op.name}: out holds {len(out)} tensors, expected {_names(op.outputs)}")
+    _check_inputs(op, inputs, attributes)
+    named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
+    wanted = dict(zip((spec.name for spec in op.outputs), out or (), strict=out is not None))
+    for name in op.launches or (op.name,):
+        leaf = LEAVES[name]
+        own = {key: attributes[key] for key in leaf.op.attributes}
+        tensors = [named[spec.name] for spec in leaf.op.inputs]
+        named.update(_run_leaf(leaf, tensors, wanted, tile, own))
+    return tuple(named[spec.name] for spec in op.outputs)
+
+
+def _run_leaf(
+    leaf: Leaf,
+    inputs: Sequence[Tensor],
+    wanted: Mapping[str, Tensor],
+    tile: int | None,
+    attributes: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """One launch; output name → tensor, which is the wanted one where there is one of that name."""
+    op, device = leaf.op, inputs[0].device
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    dims = leaf.dims(shapes, attributes)
+    problem = Problem(dims, attributes, _compute_dtype(op, inputs), interpreted=device.type == "cpu")
+    launch = leaf.bind(problem, leaf.choose(dims) if tile is None else tile)
+    outputs = {}
+    due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
+    for spec, dtype, shape in due:
+        if spec.name in wanted:
+            outputs[spec.name] = wanted[spec.name]
+            _check_tensor(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
+            if tuple(wanted[spec.name].shape) != tuple(shape):
+                raise InputError(
+                    f"{op.name}: out for {spec.name} has shape {tuple(wanted[spec.name].shape)}, "
+                    f"expected {tuple(shape)}"
+                )
+        else:
+            outputs[spec.name] = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+    programs = launch.programs(dims)
+    if 0 not in programs:  # else some dimension is 0 and there is nothing to write
+        with torch.cuda.device_of(inputs[0]):
+            launch.kernel[programs](
+                *inputs,
+                *launch.integer_values(dims),
+                *outputs.values(),
+                **launch.constants,
+                num_warps=launch.tile.num_warps,
+                num_stages=launch.tile.num_stages,
+                enable_fp_fusion=True,
+            )
+    return outputs
+
+
+def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> None:
+    if len(inputs) != len(op.inputs):
+        raise InputError(f"{op.name}: {len(inputs)} inputs, expected {_names(op.inputs)}")
+    if attributes.keys() != op.attributes.keys():
+        raise InputError(
+            f"{op.name}: attributes {sorted(attributes)}, expected {sorted(op.attributes) or 'none'}"
+        )
+    device = inputs[0].device
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"{op.name}: {op.inputs[0].name} is on {device}; kernels run on cuda or cpu")
+    if (device.type == "cpu") != triton.knobs.runtime.interpret:
+        raise BackendError(
+            f"{op.name}: tensors on the CPU need Triton's interpreter; set TRITON_INTERPRET=1 before "
+            "ttc.plugins.triton is imported, or move the tensors to a CUDA device"
+            if device.type == "cpu"
+            else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
+        )
+    compute = _compute_dtype(op, inputs)
+    for spec, tensor in zip(op.inputs, inputs, strict=True):
+        dtype = compute if spec.dtype == "compute" else spec.dtype
+        _check_tensor(op, spec.name, tensor, getattr(torch, dtype), device)
+
+
+def _check_tensor(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    if tensor.dtype != dtype:
+        raise InputError(f"{op.name}: {name} is {tensor.dtype}, expected {dtype}")
+    if tensor.device != device:
+        raise InputError(f"{op.name}: {name} is on {tensor.device}, the first input on {device}")
+    if not tensor.is_contiguous():
+        raise InputError(
+            f"{op.name}: {name} has strides {tensor.stride()} for shape {tuple(tensor.shape)}; "
+            "it must be contiguous: call .contiguous()"
+        )
+    if tensor.data_ptr() % ALIGNMENT:
+        raise InputError(
+            f"{op.name}: {name} starts {tensor.data_ptr() % ALIGNMENT} bytes past a multiple of "
+            f"{ALIGNMENT}; kernels need that alignment: call .clone()"
+        )
+
+
+def _compute_dtype(op: OpSpec, inputs: Sequence[Tensor]) -> str:
+    """Name of the dtype that "compute" stands for: that of the first input so marked, float32 without one."""
+    for spec, tensor in zip(op.inputs, inputs, strict=True):
+        if spec.dtype == "compute":
+            if tensor.dtype not in _COMPUTE:
+                allowed = ", ".join(str(dtype) for dtype in _COMPUTE)
+                raise InputError(f"{op.name}: {spec.name} is {tensor.dtype}, expected one of {allowed}")
+            return str(tensor.dtype).removeprefix("torch.")
+    return "float32"
+
+
+def _names(tensors: Sequence[TensorSpec]) -> str:
+    return f"{len(tensors)}: {', '.join(spec.name for spec in tensors)}"

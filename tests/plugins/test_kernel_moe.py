@@ -1,0 +1,104 @@
+"""The MoE kernels against their twins: routing, grouped products, combination."""
+
+import pytest
+import torch
+
+from tests.support import tolerances
+from tests.support.kernels import check_against_twin
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
+from ttc.plugins.moe_routing import MOE_ROUTING
+from ttc.plugins.moe_routing.naive import moe_routing
+from ttc.plugins.naive import run_naive
+
+DTYPES = ["float32", "float16", "bfloat16"]
+ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY = (
+    (1, 8, 2, 1, 1),
+    (17, 12, 3, 3, 2),
+    (5, 16, 4, 8, 3),
+    (33, 128, 6, 1, 1),
+    (3, 6, 6, 1, 1),
+)
+
+
+def attributes(K, n_group=1, topk_group=1, norm=1, scale=2.5):
+    return {
+        "K": K,
+        "n_group": n_group,
+        "topk_group": topk_group,
+        "norm_topk_prob": norm,
+        "routed_scaling_factor": scale,
+    }
+
+
+@pytest.mark.parametrize("values", ["random", "tied"])
+@pytest.mark.parametrize("shape", [ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY])
+def test_routing(device, shape, values):
+    T, E, K, n_group, topk_group = shape
+    random = torch.Generator().manual_seed(T * E)
+    if values == "random":
+        logits, bias = torch.randn(T, E, generator=random), torch.randn(E, generator=random)
+    else:  # few distinct values: ties between experts and between groups are the rule
+        logits = torch.randint(-2, 3, (T, E), generator=random).float()
+        bias = torch.randint(-1, 2, (E,), generator=random).float()
+    for tile in range(len(LEAVES["MoeRouting"].tiles)):
+        chosen = attributes(K, n_group, topk_group, norm=tile % 2)
+        check_against_twin(
+            MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, tile=tile, **chosen
+        )
+
+
+@pytest.mark.parametrize("n_group", [1, 4])
+def test_routing_of_numbers_that_are_none(device, n_group):
+    """NaN is the best of all scores, −inf scores 0, +inf 1; among equals the lowest id, as everywhere."""
+    logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    logits[0, 3] = logits[1, :] = float("nan")
+    logits[2, 4] = logits[3, :] = -float("inf")
+    logits[4, 1] = logits[5, :] = float("inf")
+    bias = torch.tensor([0.0, -0.0, 0.5, -0.5, 0.0, -float("inf"), 0.25, 0.0])
+    chosen = attributes(3, n_group, min(2, n_group))
+    check_against_twin(MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
+
+
+def routed(T, D, width, E, K, dtype, logits=None):
+    """x, up, down and what routing gives; products of order one."""
+    random = torch.Generator().manual_seed(T)
+    kind = getattr(torch, dtype)
+    x = torch.randn(T, D, generator=random).to(kind)
+    up = (torch.randn(E, width, D, generator=random) / D**0.5).to(kind)
+    down = (torch.randn(E, D, width, generator=random) / width**0.5).to(kind)
+    logits = torch.randn(T, E, generator=random) if logits is None else logits
+    return x, up, down, *moe_routing(logits, torch.zeros(E), **attributes(K))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(1, 24, 20, 4, 1), (1, 8, 6, 4, 4), (5, 72, 70, 8, 2), (40, 16, 33, 3, 2)], ids=str
+)
+def test_grouped_products(device, shape, dtype):
+    x, up, down, expert_ids, weights, pairs, rows, offsets = routed(*shape, dtype)
+    activated = run_naive(MOE_UP, x, up, expert_ids, pairs, offsets)[0]
+    grouped = run_naive(MOE_DOWN, activated, down, expert_ids, pairs, offsets)[0]
+    atol = tolerances.KERNEL[dtype]
+    for tile in range(len(LEAVES["MoeUp"].tiles)):
+        check_against_twin(MOE_UP, [x, up, expert_ids, pairs, offsets], device, atol, tile=tile)
+        check_against_twin(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
+    for tile in range(len(LEAVES["MoeCombine"].tiles)):
+        check_against_twin(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
+
+
+@pytest.mark.parametrize("T", [6, 35])
+def test_all_tokens_to_one_expert(device, T):
+    """The others are unused; with 35 tokens the one expert has more rows than a tile of 16 or 32."""
+    logits = torch.full((T, 8), -5.0)
+    logits[:, 3] = 5.0
+    inputs = routed(T, 24, 20, 8, 1, "float32", logits)
+    assert inputs[-1].tolist() == [0, 0, 0, 0, T, T, T, T, T]
+    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)
+
+
+def test_nan_stays_with_its_token(device):
+    """And passes relu², as in torch."""
+    inputs = list(routed(5, 24, 20, 8, 2, "float32"))
+    inputs[0][2, 7] = float("nan")
+    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)

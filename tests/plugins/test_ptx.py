@@ -1,0 +1,133 @@
+"""Kernels compiled ahead of time for every architecture, in processes without the interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ttc.errors import BackendError
+from ttc.plugins import ptx
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import Problem
+from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, CompiledKernel, assemble, compile_launch
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+
+
+def report(*arguments):
+    """What benchmarks/kernels_ptx.py says, by (op, tile, target)."""
+    command = [sys.executable, "benchmarks/kernels_ptx.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return {(k["op"], k["tile"], k["target"]): k for k in json.loads(done.stdout)["kernels"]}
+
+
+def check(kernels):
+    assert not [kernel for kernel in kernels.values() if "error" in kernel]
+    for kernel in kernels.values():
+        assert kernel["shared_bytes"] <= MAX_SHARED_BYTES, kernel
+        assert 0 < kernel["registers"] <= 255, kernel
+        assert kernel["spill_bytes"] <= 128, kernel  # a handful of registers, not a kernel in local memory
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_kernel_for_every_architecture():
+    """At the real sizes in bfloat16; that ptxas took the PTX without Triton's parameters is part of it."""
+    kernels = report("--dtypes", "bfloat16", "--first-tile-only")
+    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in LEAVES for t in TARGETS}
+    check(kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_tile():
+    """Every tactic, for one architecture."""
+    kernels = report("--dtypes", "bfloat16", "--targets", "9.0")
+    assert {(op, tile) for op, tile, _ in kernels} == {
+        (op, tile.name) for op, leaf in LEAVES.items() for tile in leaf.tiles
+    }
+    check(kernels)
+
+
+FAULTS = """
+import json
+from dataclasses import replace
+from ttc.errors import BackendError
+from ttc.plugins import ptx
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import Problem, Tile
+
+leaf = LEAVES["MoeCombine"]
+launch = leaf.bind(Problem({"D": 40, "K": 2}, {}, "float16"))
+
+def refusal(action):
+    try:
+        return action() and "nothing was refused"
+    except BackendError as error:
+        return str(error)
+
+good = ptx.compile_launch(launch, "9.0")
+product = LEAVES["MoeUp"].bind(Problem({"D": 256, "I": 256, "E": 4, "K": 2}, {}, "float32"), 3)
+wide = {**product.constants, "BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
+odd = {**launch.constants, "BLOCK_D": 3}  # no power of two
+print(json.dumps({
+    "target": refusal(lambda: ptx.compile_launch(launch, "7.5")),
+    "compile": refusal(lambda: ptx.compile_launch(replace(launch, constants=odd), "9.0")),
+    "shared": refusal(lambda: ptx.compile_launch(replace(product, constants=wide), "8.0")),
+    "ptxas": refusal(lambda: ptx.assemble(replace(good, ptx=good.ptx.replace("ret;", "retreat;")))),
+    "parameters": good.ptx.split("(", 1)[1].split(")", 1)[0].count(".param"),
+    "registers": ptx.assemble(good).registers,
+}))
+"""
+
+
+def test_faults_are_refused_with_their_cause():
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert "compute capability 7.5" in said["target"]
+    assert "8.0, 8.6, 8.9, 9.0, 10.0, 12.0" in said["target"]
+    assert "could not compile the kernel of MoeCombine" in said["compile"]
+    assert "bytes of shared memory" in said["shared"]
+    assert "ptxas refuses combine" in said["ptxas"]
+    assert said["parameters"] == 4, "three inputs and an output; Triton's own two are gone"
+    assert said["registers"] > 0
+
+
+def entry(*parameters, body="ret;"):
+    listed = ",\n".join(f"\t.param .u64 .ptr .global .align 1 {name}" for name in parameters)
+    return f".target sm_90a\n.visible .entry k(\n{listed}\n)\n{{\n{body}\n}}\n"
+
+
+def test_hidden_parameters_are_removed_only_if_nothing_reads_them():
+    four = ("k_param_0", "k_param_1", "k_param_2", "k_param_3")
+    assert ptx._without_hidden_pointers(entry(*four), 2) == entry(*four[:2])
+    with pytest.raises(BackendError, match="4 parameters, expected 3 and 2 hidden ones"):
+        ptx._without_hidden_pointers(entry(*four), 3)
+    reading = entry(*four, body="ld.param.b64 %rd1, [k_param_3];")
+    with pytest.raises(BackendError, match="reads Triton's hidden parameter k_param_3"):
+        ptx._without_hidden_pointers(reading, 2)
+    thirteen = tuple(f"k_param_{i}" for i in range(13))
+    reading_another = entry(*thirteen, body="ld.param.b64 %rd1, [k_param_1];")
+    assert "[k_param_1]" in ptx._without_hidden_pointers(reading_another, 11)
+
+
+def test_the_interpreter_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    launch = LEAVES["MoeCombine"].bind(Problem({"D": 40, "K": 2}, {}, "float16"))
+    with pytest.raises(BackendError, match="TRITON_INTERPRET is set"):
+        compile_launch(launch, "9.0")
+
+
+def test_assemble_names_the_architecture():
+    """Text that is no PTX for the target it claims."""
+    broken = CompiledKernel("k", entry("a").replace("ret;", "nonsense;"), "9.0", 4, 0)
+    with pytest.raises(BackendError, match=r"ptxas refuses k for 9\.0"):
+        assemble(broken)

@@ -1,0 +1,121 @@
+"""What `run_triton` refuses, each time naming the argument."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import tolerances
+from tests.support.compare import assert_close
+from ttc.errors import BackendError, InputError
+from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_STEP
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.moe_experts import MOE_COMBINE, MOE_UP
+from ttc.plugins.naive import NAIVE, run_naive
+from ttc.plugins.table import OPS
+from ttc.plugins.triton import run_triton
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_leaf_has_a_kernel():
+    assert LEAVES.keys() == {op.name for op in OPS if not op.launches}
+    assert {name for op in OPS for name in op.launches} <= LEAVES.keys()
+    assert LEAVES.keys() <= NAIVE.keys()
+
+
+def test_kernels_take_inputs_then_integers_then_outputs():
+    """In TensorRT's order, under names that say which is which."""
+    for leaf in LEAVES.values():
+        names = leaf.kernel.arg_names
+        count = len(leaf.op.inputs)
+        assert all(name.endswith("_ptr") for name in names[:count]), leaf.op.name
+        integers = names[count : count + len(leaf.integers)]
+        assert tuple(integers) == leaf.integers
+        outputs = names[count + len(integers) :][: len(leaf.op.outputs)]
+        assert all(name.endswith("_ptr") for name in outputs), leaf.op.name
+
+
+def combine_inputs(device="cpu"):
+    return [torch.randn(4, 24), torch.randn(2, 2), torch.tensor([[0, 1], [2, 3]], dtype=torch.int32)]
+
+
+def test_inputs_are_checked(device):
+    rows, weights, grouped = (tensor.to(device) for tensor in combine_inputs())
+    odd = torch.zeros(4 * 24 + 1, device=device)[1:].view(4, 24)
+    for inputs, message in (
+        ((rows, weights), "2 inputs, expected 3: rows, weights, grouped_rows"),
+        ((rows.half(), weights, grouped), r"rows is torch\.float16, expected torch\.float32"),
+        ((rows, weights, grouped.long()), r"grouped_rows is torch\.int64, expected torch\.int32"),
+        ((rows.T.contiguous().T, weights, grouped), "rows has strides"),
+        ((odd, weights, grouped), "rows starts 4 bytes past a multiple of 16"),
+        ((rows[:3], weights, grouped), r"dimension R is 3, but T\*K is 4"),
+        ((rows, weights[:1], grouped), r"grouped_rows has shape \(2, 2\), expected \(T, K\) with T = 1"),
+        ((rows[None], weights, grouped), "rows has 3 dimensions, expected"),
+        ((rows.to("meta"), weights, grouped), "rows is on meta"),
+        ((rows, weights.to("meta"), grouped), "weights is on meta, the first input on"),
+    ):
+        with pytest.raises(InputError, match=f"MoeCombine: {message}"):
+            run_triton(MOE_COMBINE, *inputs)
+
+
+def test_attributes_and_outputs_are_checked(device):
+    rows, weights, grouped = (tensor.to(device) for tensor in combine_inputs())
+    with pytest.raises(InputError, match=r"attributes \['G'\], expected none"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, G=1)
+    with pytest.raises(InputError, match="out holds 2 tensors, expected 1: combined"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, out=[rows, rows])
+    with pytest.raises(InputError, match=r"out for combined has shape \(4, 24\), expected \(2, 24\)"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, out=[torch.empty_like(rows)])
+    with pytest.raises(InputError, match=r"combined is torch\.float16"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, out=[torch.empty(2, 24).half().to(device)])
+    with pytest.raises(InputError, match="tile is 7, expected 0 to 1"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, tile=7)
+    with pytest.raises(InputError, match="tile is for leaves"):
+        run_triton(DIFFUSION_STEP, tile=0)
+
+
+def test_compute_dtypes_agree(device):
+    x = torch.zeros(1, 8, dtype=torch.float16, device=device)
+    up = torch.zeros(2, 8, 8, device=device)
+    ids = torch.zeros(1, 1, dtype=torch.int32, device=device)
+    pairs = torch.zeros(1, dtype=torch.int32, device=device)
+    offsets = torch.tensor([0, 1, 1], dtype=torch.int32, device=device)
+    with pytest.raises(InputError, match=r"up is torch\.float32, expected torch\.float16"):
+        run_triton(MOE_UP, x, up, ids, pairs, offsets)
+    with pytest.raises(InputError, match=r"x is torch\.float64, expected one of"):
+        run_triton(MOE_UP, x.double(), up, ids, pairs, offsets)
+
+
+def test_new_outputs_without_out(device):
+    inputs = [tensor.to(device) for tensor in combine_inputs()]
+    (got,) = run_triton(MOE_COMBINE, *inputs)
+    (want,) = run_naive(MOE_COMBINE, *inputs)
+    assert_close(got.cpu(), want.cpu(), tolerances.OP, "combined")
+
+
+def test_nothing_to_do(device):
+    """A batch of no rows launches no kernel."""
+    ids = torch.zeros(0, 16, dtype=torch.int32, device=device)
+    rows = [torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int32, device=device)]
+    next_ids, count = run_triton(DIFFUSION_COMMIT, ids, ids, ids.float(), *rows, mask_id=3)
+    assert next_ids.shape == (0, 16)
+    assert count.shape == (0,)
+
+
+def test_cpu_tensors_need_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(BackendError, match="set TRITON_INTERPRET=1 before"):
+        run_triton(MOE_COMBINE, *combine_inputs())
+
+
+def test_importing_launch_and_plugins_needs_no_triton():
+    code = (
+        "import sys, ttc.plugins.registration, ttc.plugins.launch\n"
+        "assert not {'triton', 'torch', 'tensorrt'} & sys.modules.keys()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

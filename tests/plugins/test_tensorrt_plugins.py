@@ -1,0 +1,105 @@
+"""Our plugins under NVIDIA's own Python code (TensorRT 11.4), against what the torch launcher would do."""
+
+import pytest
+import torch
+
+from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import Problem
+from ttc.plugins.registration import PLUGINS
+
+SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "R": 10, "E1": 9, "V": 40}
+SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "W1": 3, "W": 4, "ONE": 1}
+ATTRIBUTES = {"K": 2, "n_group": 2, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 2.5}
+ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3}
+CHANGING = ["B", "L", "T", "R"]
+
+
+def case(op, number=0, dynamic=CHANGING, **changes):
+    """What TensorRT would have to know to build one plugin; the dtype and the tactic go around."""
+    compute = ("float32", "float16", "bfloat16")[number % 3]
+    return {
+        "op": op.name,
+        "attributes": {name: ATTRIBUTES[name] for name in op.attributes},
+        "shapes": [[SIZES[letter] for letter in spec.shape] for spec in op.inputs],
+        "dtypes": [compute if spec.dtype == "compute" else spec.dtype for spec in op.inputs],
+        "dynamic": dynamic,
+        "tactic": 1 + number % len(LEAVES[op.name].tiles),
+        **changes,
+    }
+
+
+CASES = [case(op, number) for number, op in enumerate(PLUGINS)]
+# A network without dynamic dimensions gives plain numbers where there were symbols.
+FIXED = [case(op, 2, dynamic=[]) for op in PLUGINS if op.name in ("MoeUp", "MambaScan")]
+
+
+@pytest.fixture(scope="session")
+def nvidia(tmp_path_factory):
+    """What NVIDIA's code got from our plugins."""
+    (up,) = (op for op in PLUGINS if op.name == "MoeUp")
+    refused = [case(up, tactic=9), case(up, dynamic=["T", "R", "D"]), case(up, dtypes=["int32"] * 5)]
+    stubs = make_stubs(tmp_path_factory.mktemp("tensorrt_stubs"))
+    code = "from tests.support.tensorrt_plugins import main\nmain()"
+    return run_with_tensorrt(stubs, code, {"cases": CASES + FIXED, "refused": refused})
+
+
+def test_every_leaf_is_a_plugin(nvidia):
+    assert nvidia["registered"] == sorted(LEAVES) == sorted(op.name for op in PLUGINS)
+
+
+@pytest.mark.parametrize("number", range(len(CASES + FIXED)), ids=lambda n: (CASES + FIXED)[n]["op"])
+def test_plugin_does_what_the_launcher_does(nvidia, number):
+    asked, got = (CASES + FIXED)[number], nvidia["cases"][number]
+    leaf = LEAVES[asked["op"]]
+    dims = leaf.dims(asked["shapes"], asked["attributes"])
+    compute = next(
+        (d for spec, d in zip(leaf.op.inputs, asked["dtypes"], strict=True) if spec.dtype == "compute"), None
+    )
+    launch = leaf.bind(Problem(dims, asked["attributes"], compute or "float32"), asked["tactic"] - 1)
+    assert got["outputs"] == leaf.op.output_shapes(asked["shapes"], asked["attributes"])
+    assert got["dtypes"] == list(launch.outputs)
+    assert got["num_combinations"] == (3 if compute else 1)
+    assert got["tactics"] == list(range(1, len(leaf.tiles) + 1))
+    x, y, z = launch.programs(dims)
+    assert [got["launch"][f"grid_{axis}"] for axis in "xyz"] == [x, y, z]
+    threads = [got["launch"][f"block_{axis}"] for axis in "xyz"]
+    assert threads == [32 * launch.tile.num_warps, 1, 1]
+    assert got["integers"] == list(launch.integer_values(dims))
+    assert got["launch"]["shared_mem"] <= 48 * 1024
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: CASES[n]["op"])
+def test_kernel_takes_what_tensorrt_passes(nvidia, number):
+    """(inputs …, int32 …, outputs …) and nothing behind."""
+    got, leaf = nvidia["cases"][number], LEAVES[CASES[number]["op"]]
+    head = got["ptx"].split(f".entry {got['kernel']}(", 1)[1].split(")", 1)[0]
+    kinds = ["u32" if ".u32" in line else "u64" for line in head.strip().split(",\n")]
+    inputs, outputs = ["u64"] * len(leaf.op.inputs), ["u64"] * len(leaf.op.outputs)
+    assert kinds == inputs + ["u32"] * len(leaf.integers) + outputs
+    assert f".reqntid {got['launch']['block_x']}" in got["ptx"]
+
+
+def test_what_is_refused(nvidia):
+    tactic, dynamic, dtype = nvidia["refusals"]
+    assert "tactic 9 does not exist; there are 1 to 4" in tactic
+    assert "dimensions D are dynamic in the network; only T, R may be" in dynamic
+    assert "x is INT32, expected FLOAT, HALF or BF16" in dtype
+    assert "registered in this process already" in nvidia["twice"]
+
+
+def test_the_symbols_are_needed():
+    """The grids that are compared do depend on the dynamic dimensions."""
+    for name in ("MoeUp", "MoeCombine", "MambaConv", "MambaScan", "DiffusionPredict"):
+        leaf = LEAVES[name]
+        dims = SIZES | {"G": 2, "mask_id": 3}
+        launch = leaf.bind(Problem(dims, ATTRIBUTES, "float32"))
+        larger = dims | {letter: 40 * dims[letter] for letter in CHANGING}
+        assert launch.programs(dims) != launch.programs(larger)
+
+
+def test_dtypes_exist_in_torch():
+    """The same names everywhere: signature, torch, TensorRT's table."""
+    for leaf in LEAVES.values():
+        for spec in (*leaf.op.inputs, *leaf.op.outputs):
+            assert spec.dtype == "compute" or isinstance(getattr(torch, spec.dtype), torch.dtype)
