@@ -25,13 +25,14 @@ DOCUMENTS = [
     "docs/kernels.md",
     "docs/ops.md",
     "docs/plan.md",
+    "examples/miniature/README.md",
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-TOP_FOLDERS = (".ci", "benchmarks", "docs", "exporter", "plugins", "profiles", "runtime", "tests", "ttc")
+TOP_FOLDERS = (".ci", "benchmarks", "docs", "examples", "exporter", "plugins", "profiles", "runtime", "tests", "ttc")
 
 
 @dataclass(frozen=True, slots=True)

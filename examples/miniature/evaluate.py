@@ -6,12 +6,13 @@ writes it with what made it.
 """
 
 import argparse
-import hashlib
 import json
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,23 @@ from rich.progress import track
 
 import ttc
 from examples.miniature.checks import solved
+from examples.miniature.data import TASKS
 
 __all__ = ["Figures", "evaluate", "main"]
 
 PROBLEMS = Path(__file__).parents[2] / "benchmarks" / "problems" / "miniature.jsonl"
 STEPS = 16
 MAX_NEW_TOKENS = 96
-SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("AR", {"mode": "ar"}),
-    *(
-        (f"γ {threshold}", {"threshold": threshold, "steps": STEPS})
-        for threshold in (0.5, 0.7, 0.8, 0.9, 0.95)
-    ),
-    ("one token per step", {"threshold": 1.0, "steps": STEPS}),
-    *(
-        (f"γ 0.9, block {size}", {"threshold": 0.9, "block_size": size, "steps": STEPS})
-        for size in (8, 32, 64)
-    ),
-)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "AR": {"mode": "ar"},
+    **{
+        f"γ {threshold}": {"threshold": threshold, "steps": STEPS} for threshold in (0.5, 0.7, 0.8, 0.9, 0.95)
+    },
+    "one token per step": {"threshold": 1.0, "steps": STEPS},
+    **{
+        f"γ 0.9, block {size}": {"threshold": 0.9, "block_size": size, "steps": STEPS} for size in (8, 32, 64)
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,14 @@ class Figures:
     unfinished: int
 
 
-def evaluate(
-    engine: ttc.Engine, problems: Sequence[dict[str, str]], setting: str, options: dict[str, Any], batch: int
-) -> Figures:
+def evaluate(engine: ttc.Engine, problems: Sequence[dict[str, str]], setting: str, batch: int) -> Figures:
     """Generate for every problem and check the answers."""
     right: dict[str, list[bool]] = {}
     tokens = nfe = blocks = unfinished = 0
     for start in range(0, len(problems), batch):
         part = problems[start : start + batch]
         prompts = [problem["prompt"] for problem in part]
-        results = engine.generate(prompts, max_new_tokens=MAX_NEW_TOKENS, **options)
+        results = engine.generate(prompts, max_new_tokens=MAX_NEW_TOKENS, **SETTINGS[setting])
         assert isinstance(results, list), "a list of prompts gives a list"
         for problem, result in zip(part, results, strict=True):
             ended = result.finish_reason == "eos"
@@ -110,28 +108,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("model", type=Path, help="a checkpoint folder, or a bundle made of it")
     parser.add_argument("--problems", type=Path, default=PROBLEMS)
     parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = given.problems.read_text(encoding="utf-8").splitlines()[: given.limit]
-    problems = sorted(map(json.loads, lines), key=lambda problem: len(problem["prompt"]))
+    # Word first, and prompts of a length together, so that a batch wastes little.
+    problems = sorted(map(json.loads, lines), key=lambda p: (list(TASKS).index(p["task"]), len(p["prompt"])))
     with tempfile.TemporaryDirectory() as folder:
-        bundle = ttc.export(given.checkpoint, Path(folder) / "miniature.bundle")
+        bundle = given.model
+        if not (bundle / "bundle.json").exists():
+            bundle = ttc.export(given.model, Path(folder) / "miniature.bundle")
         with ttc.load(bundle) as engine:
             rows = [
-                evaluate(engine, problems, setting, options, given.batch)
-                for setting, options in track(SETTINGS, console=Console(stderr=True))
+                evaluate(engine, problems, setting, given.batch)
+                for setting in track(given.settings, console=Console(stderr=True))
             ]
     Console(soft_wrap=True).print("\n".join(table(rows)), markup=False, highlight=False)
     if given.json:
         report = {
-            "problems": {"file": given.problems.name, "count": len(problems)},
-            "weights_sha256": hashlib.sha256(
-                (given.checkpoint / "model.safetensors").read_bytes()
-            ).hexdigest(),
+            "command": " ".join(["python -m examples.miniature.evaluate", *sys.argv[1:]]),
+            "problems": {"sha256": sha256("\n".join(lines).encode()).hexdigest(), "count": len(problems)},
             "backend": "onnxruntime",
             "versions": {"ttc": ttc.__version__, "onnxruntime": version("onnxruntime")},
             "machine": platform.machine(),

@@ -17,6 +17,7 @@ from ttc.exporter.towers import TowerWeights
 __all__ = ["Losses", "context_loss", "context_solves", "denoiser_loss", "denoiser_solves"]
 
 THRESHOLD = 0.9  # of the sampler that watches the held-out problems
+MOST_OF_ONE = 4.0  # a place weighs block/masked, at most this
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def denoiser_loss(
     With masks "sampler" the passes go the sampler's way with right tokens: first everything is masked; each
     later pass leaves a random number of those places masked of which the pass before was least sure. For one
     block in seven the places are random. With masks "random" number and places are random in every pass.
+
+    A place weighs more the fewer are masked beside it, so that the last steps of a block count as the first.
     """
     with torch.no_grad():
         _, seeds = context_hidden(config, context, batch.ids, batch.real, size, {})
@@ -91,7 +94,8 @@ def denoiser_loss(
         blocks = right.masked_fill(masked, MASK)
         logits = denoiser_logits(config, tower, blocks, masked.float().mean(-1), seeds, batch.real, loads)
         wanted = masked & needed[..., None]
-        losses.append(Losses.of(logits[wanted], right[wanted], weight[wanted]))
+        evenly = (size / masked.sum(-1, keepdim=True)).clamp(max=MOST_OF_ONE)
+        losses.append(Losses.of(logits[wanted], right[wanted], (weight * evenly)[wanted]))
         sure = _predict(logits.detach())[1]
     return Losses.sum(losses)
 

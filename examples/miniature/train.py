@@ -40,7 +40,6 @@ __all__ = ["Run", "main"]
 
 HERE = Path(__file__).parent
 PHASES = ("context", "denoiser")
-BALANCE = 0.001  # how far a routing bias moves per step towards equal loads
 CLIP = 1.0  # largest norm of a gradient
 
 
@@ -141,7 +140,7 @@ class Run:
                 group["lr"] = lr * rate
             optimizer.step()
             optimizer.zero_grad()
-        self._balance(loads)
+        self._balance(loads, plan["balance"])
         self.step += 1
         self.tokens += losses.tokens * self.processes
         self.seconds += time.perf_counter() - began
@@ -171,14 +170,14 @@ class Run:
             tensor.copy_(part.view(tensor.shape))
 
     @torch.no_grad()
-    def _balance(self, loads: Loads) -> None:
+    def _balance(self, loads: Loads, balance: float) -> None:
         """Raise the routing bias of experts that got less than their share, lower the others'."""
         tower = CONTEXT if self.phase == "context" else DENOISER
         counts = {layer: load.float() for layer, load in loads.items()}
         self._average(list(counts.values()))
         for layer, load in counts.items():
             bias = self.weights[f"{tower}.layers.{layer}.mixer.gate.e_score_correction_bias"]
-            bias += BALANCE * (load.mean() - load).sign()
+            bias += balance * (load.mean() - load).sign()
 
     def _record(self, loss: float, plan: dict[str, Any]) -> None:
         last = self.step == plan["steps"]

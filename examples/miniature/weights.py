@@ -106,7 +106,9 @@ def export(weights: dict[str, Tensor], config_file: Path, tokenizer: Tokenizer, 
         else:
             stored[name] = tensor.to(torch.bfloat16)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(sorted(stored.items())), folder / "model.safetensors", metadata={"format": "pt"})
+    file = folder / "model.safetensors"
+    save_file(dict(sorted(stored.items())), file, metadata={"format": "pt"})
+    file.chmod(0o644)
     shutil.copy(config_file, folder / "config.json")
     tokenizer.save(str(folder / "tokenizer.json"))
     raw = json.loads(config_file.read_text(encoding="utf-8"))
