@@ -122,6 +122,16 @@ def test_what_is_counted(engines: Engines) -> None:
     assert np.array(answers.commit_order).sum(0) == pytest.approx(np.ones(16))
 
 
+@pytest.mark.parametrize("other", ["torch", pytest.param("torch@cuda", marks=pytest.mark.gpu)])
+def test_another_backend_gives_the_same_answers(engines: Engines, other: str) -> None:
+    cases = make_cases(["diffusion"], [0.9], None, [16])
+    work = plan([[1, 5, 6], [1, 8, 9, 10]], cases, batch_sizes=(2,))
+    first, second = (run_cases(engines("tiny_a", backend), work) for backend in ("onnxruntime", other))
+    for mine, theirs in zip(first, second, strict=True):
+        same = ("tokens", "nfe", "context_calls", "steps_per_block", "commit_order", "broken")
+        assert [getattr(mine.answers, key) for key in same] == [getattr(theirs.answers, key) for key in same]
+
+
 def test_the_trace_of_a_row() -> None:
     trace = RowTrace()
     confidence = (0.5, 0.5, 0.5)

@@ -156,7 +156,7 @@ class Speed:
 
     Attributes:
         seconds: of all timed prompts, median over the repeats; `seconds_of_repeats` has each.
-        tokens, nfe: of one repeat; the same in each.
+        tokens, nfe: of one repeat. Lossless drafting goes by the clock, so its NFE are those of the last.
         seconds_per_answer: `seconds` over the number of calls: what the row of a batch waits for.
         tokens_per_second: of all rows together.
         over_ar: tokens per second over AR's at this batch size: `tokens_per_nfe` / `nfe_in_ar_steps`.
