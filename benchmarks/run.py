@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 import ttc
 from ttc.exporter.checkpoint import Checkpoint
@@ -50,7 +51,8 @@ def main() -> None:
     given = parser.parse_args()
 
     problems = [json.loads(line) for line in (MINIATURE / "problems.jsonl").read_text().splitlines()]
-    prompts = [problem["prompt_ids"] for problem in problems[: given.prompts]]
+    tokenizer = Tokenizer.from_file(str(MINIATURE / "tokenizer.json"))
+    prompts = [tokenizer.encode(problem["prompt"]).ids for problem in problems[: given.prompts]]
     with tempfile.TemporaryDirectory() as folder:
         bundle = ttc.export(MINIATURE, Path(folder) / "miniature.bundle", "float32")
         ort, eager = ttc.load(bundle, "onnxruntime"), ttc.load(bundle, "torch", "cpu")

@@ -12,24 +12,30 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ttc.bundle import Bundle
+from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.config import ModelConfig
 from ttc.errors import BundleError, CapacityError, InputError
 from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
 from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.draft_policy import DraftMemory
 from ttc.runtime.limits import check_block, check_rows, fitting_capacity, fitting_chunk
 from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
+from ttc.runtime.lossless import speculate
 from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
+from ttc.runtime.prompt_lookup import speculate_from_prompt
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
-from ttc.runtime.text import TextStream, decode
+from ttc.runtime.text import TextStream, decode, load_tokenizer
+from ttc.verification import check_verified
 
 __all__ = ["Engine", "load"]
 
 _LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
+# Modes that learn from the logits how many tokens of a block count.
+_VERIFIED = ("lossless", "prompt-lookup")
 
 
 def load(
@@ -44,6 +50,7 @@ def load(
     trust: str | os.PathLike[str] | None = None,
     graph_level: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    require_verified: bool = False,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -61,13 +68,16 @@ def load(
         graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
             is. Only for backends on a GPU.
         progress: called with (bytes done, bytes in all) while weights go to a GPU.
+        require_verified: refuse a bundle that did not pass `ttc verify` on this backend as it is now.
 
     Raises:
-        BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
+        BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
         InputError: an unknown backend or device, a capacity that is none.
         BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
     """
     opened = Bundle.open(bundle, checkpoint)
+    if require_verified:
+        check_verified(opened.path / MANIFEST_FILE, opened.path / MANIFEST_FILE, backend)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(
@@ -75,7 +85,7 @@ def load(
         )
     if threads is not None and (not _is_count(threads) or threads > 1024):
         raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
-    tokenizer = _tokenizer(opened)
+    tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
         return Engine(load_backend(backend, opened, settings), tokenizer, load_profile("cpu"), capacity)
@@ -92,6 +102,7 @@ class Engine:
         self._backend, self._capacity = backend, capacity
         self._profile = fitting_chunk(profile, backend.limits)
         self.tokenizer = tokenizer
+        self._draft_memory = DraftMemory()
 
     @property
     def config(self) -> ModelConfig:
@@ -117,18 +128,23 @@ class Engine:
         seed: int | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         stop_at_eos: bool = True,
+        draft_steps: int | str = "auto",
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
 
         Args:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
-            mode: "diffusion", "ar" or "mock-ar" (spec § 5).
+            mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
+                and verified by the context tower (docs/lossless.md), or "prompt-lookup": AR's text, drafted
+                from what stood behind the same tokens before.
             max_new_tokens: need not be a multiple of the block.
             block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
                 of `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run
+            temperature: 0 is greedy.  top_k, top_p: in all modes but diffusion.  seed: makes a sampled run
                 repeatable; the one that was used is in the statistics.
             eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
+            draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
+                "auto" chooses its length and its evaluations by what they cost and what they bring.
 
         Returns:
             One result, or a list for a batch.
@@ -150,6 +166,7 @@ class Engine:
             seed=seed,
             eos_token_id=eos_token_id,
             stop_at_eos=stop_at_eos,
+            draft_steps=draft_steps,
         )
         events = self._play(run, with_text=False)
         while True:
@@ -243,6 +260,19 @@ class Engine:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
+        elif options.mode in _VERIFIED:
+            if not self._backend.can_advance:
+                raise BundleError(
+                    f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
+                    "one; export the checkpoint again (ttc export), or use mode 'ar', "
+                    "which gives the same text"
+                )
+            chunk = self._profile.prefill_chunk
+            if options.mode == "lossless":
+                memory = self._draft_memory
+                events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
+            else:
+                events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
         else:
             loop = _LOOPS[options.mode]
             events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)
@@ -295,6 +325,7 @@ class Engine:
             backend_seconds=run.timed.seconds,
             graph_level=self._backend.graph_level,
             seed=options.seed,
+            lossless=row.lossless,
             notes=(*self._backend.notes, *options.notes),
         )
         text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)
@@ -318,12 +349,3 @@ def _is_count(value: object) -> bool:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
-
-
-def _tokenizer(bundle: Bundle) -> Tokenizer | None:
-    if bundle.tokenizer_path is None:
-        return None
-    try:
-        return Tokenizer.from_file(str(bundle.tokenizer_path))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None

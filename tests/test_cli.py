@@ -316,7 +316,8 @@ def test_no_new_tokens(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--mode", "lossless"], "lossless"),
+        (["--mode", "lossless", "--draft-steps", "0"], "draft_steps is 0; valid"),
+        (["--mode", "lossless", "--draft-steps", "some"], "draft_steps is 'some'; valid"),
         (
             ["--backend", "tensorrt"],
             "engines.json: missing; a set of engines is a folder made by `ttc build`",
@@ -403,7 +404,7 @@ def test_steps_are_the_same_lines_every_time(tiny: Path, mode: str) -> None:
 
 def test_options_are_refused_before_the_weights_are_loaded(mini: Path) -> None:
     """One line: no word yet of how the model would have been loaded."""
-    for wrong in (["--threshold", "2"], ["--mode", "lossless"], ["--max-new-tokens", "-3"]):
+    for wrong in (["--threshold", "2"], ["--draft-steps", "0"], ["--max-new-tokens", "-3"]):
         done = run("generate", mini, "1+1", *wrong)
         assert done.exit_code == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr

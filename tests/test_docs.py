@@ -20,16 +20,30 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "README.md",
     "docs/architecture.md",
+    "docs/bench.md",
     "docs/cli.md",
     "docs/kernels.md",
     "docs/ops.md",
+    "docs/plan.md",
+    "examples/miniature/README.md",
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-TOP_FOLDERS = (".ci", "benchmarks", "docs", "exporter", "plugins", "profiles", "runtime", "tests", "ttc")
+TOP_FOLDERS = (
+    ".ci",
+    "benchmarks",
+    "docs",
+    "examples",
+    "exporter",
+    "plugins",
+    "profiles",
+    "runtime",
+    "tests",
+    "ttc",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ A bundle is a folder of plain files (no symbolic links):
     *.onnx.data       external data of a packed graph that is too big for one file (optional)
     tokenizer.json    as it was in the checkpoint            (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
+    verification.json the last verification (optional, not part of `files`; see `ttc.verification`)
 
 `bundle.json` is UTF-8 JSON, one object with exactly these keys:
 
@@ -23,7 +24,8 @@ A bundle is a folder of plain files (no symbolic links):
     graphs            {role: file}; context, denoiser and step must be there
     ops               {name: version} of the ops of domain `ttc` that the graphs use
     weights           see below
-    files             {relative path: {sha256, size_bytes}}: every file but bundle.json and engines/
+    files             {relative path: {sha256, size_bytes}}: every file but bundle.json, engines/ and
+                      verification.json
     manifest_sha256   of the object without this key, keys sorted, no white space
 
     weights.mode      "packed": weights are initializers of the graphs, under the names of the map

@@ -74,7 +74,7 @@ def problems(checkpoint: Path, count: int) -> list[Problem]:
             f"--prompts is {count}; valid: 1 to {len(lines)}, as many as come with the miniature"
         )
     chosen = (json.loads(line) for line in lines[:count])
-    return [Problem(item["prompt"], item["answer_text"]) for item in chosen]
+    return [Problem(item["prompt"], item["text"]) for item in chosen]
 
 
 def measure(engine: Engine, prompts: Sequence[str]) -> dict[str, list[Result]]:

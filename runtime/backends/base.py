@@ -1,7 +1,7 @@
 """The interface between the loop and a backend: five calls over tensors the backend owns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.config import ModelConfig
+from ttc.errors import BackendError
 from ttc.runtime import commit
 from ttc.runtime.state import ContextState
 
@@ -61,7 +62,8 @@ class StepOutputs:
 class BlockInputs:
     """A block to fill, on the host: block_ids (B, L) with the mask id where undecided, the others (B,).
 
-    steps: at most so many denoiser evaluations.
+    steps: at most so many denoiser evaluations.  redraw: with a temperature, whether every step draws anew;
+    otherwise all use the noise of the first.
     """
 
     block_ids: Ints
@@ -69,6 +71,7 @@ class BlockInputs:
     threshold: Floats
     temperature: Floats
     row_key: npt.NDArray[np.int64]
+    redraw: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Backend(ABC):
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
+        can_advance: whether `advance` can be had; old bundles lack its graph.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Backend(ABC):
     notes: Sequence[str]
     limits: Limits | None = None
     graph_level: int | None = None
+    can_advance: bool = True
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
@@ -162,8 +167,9 @@ class Backend(ABC):
             if not masked_count.any():
                 return
             logits = self.denoise(state, block, (masked_count / L).astype(np.float32))
-            taken, left = np.full(B, step, np.int32), np.full(B, inputs.steps - step, np.int32)
-            small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, taken, left)
+            draw = np.full(B, step if inputs.redraw else 0, np.int32)
+            left = np.full(B, inputs.steps - step, np.int32)
+            small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, draw, left)
             outputs = self.step(logits, StepInputs(block, *small))
             yield outputs
             block, masked_count = outputs.next_block_ids, outputs.masked_count
@@ -171,6 +177,14 @@ class Backend(ABC):
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
         """Make ready what is otherwise made at the first calls of these sizes; here that is nothing."""
         return
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        """All state tensors on the host in float32, under their graph names (`ttc verify` compares them)."""
+        raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        """A state out of host arrays under their graph names; the counterpart of `read_state`."""
+        raise BackendError(f"backend {self.name!r} takes no state from outside; start from a prompt")
 
     @abstractmethod
     def close(self) -> None:

@@ -169,6 +169,10 @@ class DeviceBackend(Backend):
         masked_count = (block == self.config.mask_token_id).sum(-1)
         if not masked_count.any():
             return
+        if not inputs.redraw and (inputs.temperature > 0).any():
+            # The graph counts its steps up, and they would draw anew.
+            yield from super().fill_block(state, inputs)
+            return
         with self._lock:
             slot = self._slot(state)
             buffers = self._making_room(lambda: slot.block(L))

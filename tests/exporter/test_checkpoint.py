@@ -78,7 +78,7 @@ def test_stored_dtypes_are_kept() -> None:
 def test_miniature_with_its_tokenizer() -> None:
     with Checkpoint.open(MINIATURE) as checkpoint:
         assert checkpoint.tokenizer_path == MINIATURE / "tokenizer.json"
-        assert checkpoint.config.vocab_size == 512
+        assert checkpoint.config.vocab_size == 384
 
 
 @pytest.mark.parametrize("suffix", ["", ".weight"])
@@ -270,7 +270,7 @@ def test_generation_config(sharded: Path) -> None:
 def test_tokenizer_of_another_model(sharded: Path) -> None:
     shutil.copy(MINIATURE / "tokenizer.json", sharded)
     with pytest.raises(
-        CheckpointError, match=r"tokenizer.json: token '.*' has the id 453, .* vocab_size is 16;"
+        CheckpointError, match=r"tokenizer.json: token '.*' has the id 373, .* vocab_size is 16;"
     ):
         Checkpoint.open(sharded)
 

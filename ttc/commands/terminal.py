@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_INTERRUPTED",
+    "Several",
     "columns",
     "folder_bytes",
     "is_animated",
@@ -25,6 +26,22 @@ __all__ = [
 ]
 
 EXIT_INTERRUPTED = 130
+
+
+class Several(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind, self.name = kind, "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A text from the command line as a tuple; a tuple, which is a default, as it is."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(word) for word in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between, like 1,8,16", param, ctx)
 
 
 def stderr_console() -> "Console":

@@ -38,7 +38,7 @@ from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.two import TwoDevices
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
-__all__ = ["Cuda", "choose", "load", "weights_of"]
+__all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
 
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
@@ -66,7 +66,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         settings.refuse_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_graphs("backend 'torch' on the CPU")
-    weights = {name: _tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
+    weights = {name: as_tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)
 
 
@@ -191,7 +191,7 @@ def _has(module: str) -> bool:
     )
 
 
-def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A tensor of its own memory: the bundle's arrays may be read-only views of a file."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)

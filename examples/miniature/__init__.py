@@ -1,0 +1,1 @@
+"""How the miniature is made: problems, tokenizer, training, measurement."""

@@ -1,0 +1,97 @@
+"""The same prompts generated on both sides, token by token."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttc.config import ModelConfig
+from ttc.runtime.engine import Engine
+from ttc.runtime.result import Result
+from ttc.verify.report import GenerationCheck
+from ttc.verify.tolerances import Tolerances
+
+__all__ = ["MODES", "built_in_prompts", "check_generation", "generate_all"]
+
+# One token per call, and a block in a few: between them all that decides tokens is run.
+MODES: Mapping[str, Mapping[str, Any]] = {"ar": {}, "diffusion": {"threshold": 0.9}}
+_SEED = 20262
+_LENGTHS = (1, 5, 29)
+
+
+def built_in_prompts(config: ModelConfig) -> list[list[int]]:
+    """Prompts of several lengths with ids drawn evenly: the same for the same model."""
+    draw = np.random.default_rng(_SEED)
+    return [draw.integers(0, config.vocab_size, length).tolist() for length in _LENGTHS]
+
+
+def generate_all(engine: Engine, prompts: Sequence[Any], max_new_tokens: int) -> dict[str, list[Result]]:
+    """Every prompt in every mode, greedily; eos ends nothing, so that there is as much to compare."""
+    found = {}
+    for mode, options in MODES.items():
+        results = engine.generate(
+            list(prompts), mode=mode, max_new_tokens=max_new_tokens, stop_at_eos=False, **options
+        )
+        assert isinstance(results, list), "a list of prompts gives a list of results"
+        found[mode] = results
+    return found
+
+
+def check_generation(
+    reference: Engine,
+    due: Mapping[str, Sequence[Result]],
+    got: Mapping[str, Sequence[Result]],
+    prompts: Sequence[Sequence[int]],
+    tolerances: Tolerances,
+) -> list[GenerationCheck]:
+    """Compare results mode by mode and prompt by prompt."""
+    return [
+        _check(reference, mode, number, prompts[number], due[mode][number], got[mode][number], tolerances)
+        for mode in due
+        for number in range(len(prompts))
+    ]
+
+
+def _check(
+    reference: Engine,
+    mode: str,
+    number: int,
+    prompt: Sequence[int],
+    due: Result,
+    got: Result,
+    tolerances: Tolerances,
+) -> GenerationCheck:
+    a, b = due.token_ids, got.token_ids
+    total = max(len(a), len(b))
+    equal = [x == y for x, y in zip(a, b, strict=False)]
+    agreement = sum(equal) / total if total else 1.0
+    if len(a) == len(b) and all(equal):
+        return GenerationCheck(mode, number, total, agreement, None, None, None, None, passed=True)
+    place = equal.index(False) if False in equal else len(equal)
+    margin, limit = _margin(reference, mode, [*prompt, *a[:place]], tolerances)
+    tie = margin is not None and margin <= limit
+    return GenerationCheck(
+        mode,
+        number,
+        total,
+        agreement,
+        place,
+        a[place] if place < len(a) else None,
+        b[place] if place < len(b) else None,
+        margin,
+        passed=tie or not tolerances.tokens_equal,
+    )
+
+
+def _margin(
+    reference: Engine, mode: str, before: Sequence[int], tolerances: Tolerances
+) -> tuple[float | None, float]:
+    """How far the two best logits are apart where AR chose, and below what distance either may win.
+
+    In diffusion a token depends on the steps before it, so there is no such figure.
+    """
+    if mode != "ar":
+        return None, 0.0
+    logits = reference.context_logits(before)[-1].astype(np.float64)
+    best = np.sort(logits)[-2:]
+    return float(best[1] - best[0]), 2 * tolerances.context * max(1.0, float(np.abs(logits).max()))
