@@ -91,6 +91,16 @@ def test_extension_committed_afterwards(on_device, engines):
         assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
 
 
+def test_lossless_writes_what_ar_writes(on_device):
+    engine = on_device("tiny_a")
+    prompts = [PROMPT, [9, 10, 11]]
+    options = {"max_new_tokens": 24, "stop_at_eos": False}
+    ar = engine.generate(prompts, mode="ar", **options)
+    lossless = engine.generate(prompts, mode="lossless", block_size=8, **options)
+    assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
+    assert lossless[0].stats.graph_level == 2
+
+
 def test_nothing_is_allocated_after_the_first_generation(on_device, host_device):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
