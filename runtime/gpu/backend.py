@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.config import ModelConfig
 from ttc.errors import BackendError, DeviceMemoryError
@@ -63,6 +64,7 @@ class DeviceBackend(Backend):
         ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
         self._kernel = device.load_kernel(KERNEL, ptx)
         self._idle: list[Slot] = []
+        self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
         self._lock = threading.RLock()
         self._closed = False
 
@@ -150,9 +152,11 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self._lock:
             self._check_open()
-            raw = self._device.pinned(array.nbytes)
+            if array.nbytes not in self._mirrors:
+                self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
+            raw = self._mirrors[array.nbytes]
             self._device.download(raw, array)
-            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape)
+            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
             return values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
