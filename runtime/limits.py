@@ -33,12 +33,16 @@ def fitting_capacity(limits: Limits | None, needed: int, wanted: int) -> int:
     if limits is None:
         return wanted
     low, high = limits.capacity
-    if needed > high:
+    # A call that reads a fixed number of tokens writes as many to the cache, though fewer are committed.
+    spare = max(limits.lengths, default=1) - 1
+    if needed + spare > high:
+        fixed = f", of which calls over {limits.lengths[-1]} tokens keep {spare} free" if spare else ""
         raise CapacityError(
-            f"{needed} tokens are due, the engines were built for a capacity of {_range(limits.capacity)}; "
+            f"{needed} tokens are due, the engines were built for a capacity of "
+            f"{_range(limits.capacity)}{fixed}; "
             "shorten the prompt, ask for fewer, or build with another --max-shapes capacity:N"
         )
-    return min(max(wanted, low), high)
+    return min(max(wanted, needed + spare, low), high)
 
 
 def fitting_chunk(profile: Profile, limits: Limits | None) -> Profile:

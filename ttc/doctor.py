@@ -50,7 +50,7 @@ PACKAGES = (
     Package("polygraphy", ("polygraphy",), "comparing and profiling backends", "'ttc[polygraphy]'"),
     Package("cuda.core", ("cuda-core",), "CUDA graphs", "'ttc[gpu]'"),
 )
-_NOT_YET = ("triton", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda.core")
+_NOT_YET = ("polygraphy",)
 
 
 @dataclass(frozen=True, slots=True)

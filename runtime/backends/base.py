@@ -79,7 +79,7 @@ class Limits:
     """Smallest and largest sizes that a backend can run, both included.
 
     rows of a batch; tokens of a denoiser's block; tokens that a context call reads; positions it gives logits
-    for; capacity.
+    for; capacity. `lengths`: the only numbers of tokens that a context call reads; empty where it reads any.
     """
 
     batch: tuple[int, int]
@@ -87,6 +87,7 @@ class Limits:
     reads: tuple[int, int]
     positions: tuple[int, int]
     capacity: tuple[int, int]
+    lengths: tuple[int, ...] = ()
 
 
 class Backend(ABC):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.config import ModelConfig
 from ttc.errors import BackendError, DeviceMemoryError
@@ -63,6 +64,7 @@ class DeviceBackend(Backend):
         ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
         self._kernel = device.load_kernel(KERNEL, ptx)
         self._idle: list[Slot] = []
+        self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
         self._lock = threading.RLock()
         self._closed = False
 
@@ -86,6 +88,10 @@ class DeviceBackend(Backend):
         """The device, for its counters."""
         return self._device
 
+    def whole_state(self, state: ContextState) -> DeviceArray:
+        """The tensors of a state as one piece of memory."""
+        return self._slot(state).whole_state
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         with self._lock:
             lease = self._lease(batch, capacity)
@@ -99,7 +105,9 @@ class DeviceBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        then: Callable[[], None] | None = None,
     ) -> ContextCall:
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits."""
         L = input_ids.shape[1]
         R = logit_positions.shape[1]
         with self._lock:
@@ -116,6 +124,8 @@ class DeviceBackend(Backend):
             )
             buffers.step.run()
             state.lengths = state.lengths + commit_len
+            if then is not None:
+                then()
             logits = buffers.logits.download()["logits"][:, :R]
         return ContextCall(logits, length if save else None)
 
@@ -142,9 +152,11 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self._lock:
             self._check_open()
-            raw = self._device.pinned(array.nbytes)
+            if array.nbytes not in self._mirrors:
+                self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
+            raw = self._mirrors[array.nbytes]
             self._device.download(raw, array)
-            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape)
+            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
             return values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
@@ -207,16 +219,25 @@ class DeviceBackend(Backend):
             return ContextState(state.capacity, state.lengths[rows], lease.tensors())
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        """Capture what a generation of these sizes needs: run each part twice, on a state nobody uses."""
+        self.warm_up_context(batch, capacity, block_size, chunk)
+        self.warm_up_block(batch, capacity, block_size)
+
+    def warm_up_context(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+        """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
         with self._lock:
             state = self.new_state(batch, capacity)
-            for length in _lengths(min(block_size, capacity), min(chunk, capacity)):
-                ids, nothing = np.zeros((batch, length), np.int32), np.zeros(batch, np.int32)
+            nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
+            for length in _lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
                 for _ in range(2):
-                    self.context(state, ids, nothing, np.zeros((batch, 1), np.int32))
+                    self.context(state, np.zeros((batch, length), np.int32), nothing, place)
+
+    def warm_up_block(self, batch: int, capacity: int, block_size: int) -> None:
+        """Capture the filling of a block, in the same way."""
+        with self._lock:
+            state = self.new_state(batch, capacity)
             masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
-            everything, greedy = np.zeros(batch, np.float32), np.zeros(batch, np.float32)
-            block = BlockInputs(masks, 1, everything, greedy, np.zeros(batch, np.int64))
+            zeros = np.zeros(batch, np.float32)
+            block = BlockInputs(masks, 1, zeros, zeros, np.zeros(batch, np.int64))
             for _ in range(2):
                 list(self.fill_block(state, block))
 
@@ -293,21 +314,27 @@ class _StateTensors(dict[str, Any]):
     def __init__(self, lease: _Lease) -> None:
         super().__init__(lease.slot.state)
         self.lease = lease
+        # The same state on another GPU, where there is one.
+        self.twin: ContextState | None = None
 
 
 def padded_length(length: int, room: int, limits: Limits | None) -> int:
     """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
 
-    The next power of two, where the cache has room for it and the engine takes it; what is added is never
-    committed.
+    The next length that the engines were built for, or else the next power of two where the cache has room
+    for it and the engine takes it; what is added is never committed.
     """
+    if limits is not None and limits.lengths:
+        return min(fixed for fixed in limits.lengths if fixed >= length)
     wide = 1 << (length - 1).bit_length()
     most = room if limits is None else min(room, limits.reads[1])
     return wide if wide <= most else length
 
 
-def _lengths(block: int, chunk: int) -> list[int]:
+def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
     """What context calls over up to `chunk` tokens, and over a block, are padded to."""
+    if limits is not None and limits.lengths:
+        return list(limits.lengths)
     powers = {1 << power for power in range(chunk.bit_length())}
     return sorted({block, chunk} | powers)
 

@@ -162,6 +162,41 @@ class CudaDevice(Device):
             )
         )
 
+    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+        assert isinstance(sender, CudaDevice)
+        assert not self._capturing
+        assert target.nbytes == source.nbytes
+        written = sender.mark()
+        self._enter()
+        self.launches += 1
+        self._translated(lambda: self._own.wait(written))
+        self._checked(
+            self._driver.cuMemcpyPeerAsync(
+                target.address,
+                self._gpu.context.handle,
+                source.address,
+                sender.context_handle,
+                source.nbytes,
+                self._own.handle,
+            )
+        )
+        sender.follow(self.mark())
+
+    @property
+    def context_handle(self) -> Any:
+        """The handle of the GPU's context."""
+        return self._gpu.context.handle
+
+    def mark(self) -> Any:
+        """An event of what is enqueued now."""
+        self._enter()
+        return self._translated(self._own.record)
+
+    def follow(self, event: Any) -> None:
+        """Let what is enqueued from now on wait for an event of another GPU."""
+        self._enter()
+        self._translated(lambda: self._own.wait(event))
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._enter()
         self._count()

@@ -161,6 +161,12 @@ class Device(ABC):
         """Enqueue a copy of equal size on the device."""
 
     @abstractmethod
+    def receive(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
+        """Enqueue a copy from another device, never captured: it starts when what is enqueued there now is
+        done, and what is enqueued there afterwards waits for it.
+        """
+
+    @abstractmethod
     def fill(self, target: DeviceArray, byte: int) -> None:
         """Enqueue setting every byte of it."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
@@ -29,7 +30,7 @@ class EngineExecutor(Executor):
         self.name, self.compute_dtype = name, str(manifest.compute_dtype)
         self.limits = engines.limits
         self._steps, self._weights, self._weight_scope = steps, weights, weight_scope
-        self._whole = {} if engines.cut else {role: role for role in manifest.sources}
+        self._records = {} if engines.cut else manifest.engines
         self._programs = {
             role: StitchedProgram(engines.folder.program(role), steps, ops) for role in manifest.programs
         }
@@ -43,15 +44,29 @@ class EngineExecutor(Executor):
         everything = {**self._weights, **tensors}
         if role in self._programs:
             return self._programs[role].bind(scope, everything, sizes)
-        if role in self._whole:
-            return self._steps.bind(scope, role, everything)
-        raise BundleError(f"there is no engine for {role}; export and build again")
+        for name, record in self._records.items():
+            if record.role == role and _takes(record, everything):
+                return self._steps.bind(scope, name, everything)
+        raise BundleError(f"no engine computes {role} at the sizes {dict(sizes)}; build again for them")
 
     def close(self) -> None:
         self._closed = True
         self._steps.close()
         self._programs.clear()
         self._weight_scope.close()
+
+
+def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
+    """Whether an engine was built for inputs of these shapes."""
+    return all(
+        tensor.name in tensors
+        and len(tensors[tensor.name].shape) == len(tensor.min)
+        and all(
+            low <= size <= high
+            for low, size, high in zip(tensor.min, tensors[tensor.name].shape, tensor.max, strict=True)
+        )
+        for tensor in record.inputs
+    )
 
 
 def weight_names(engines: Engines) -> list[str]:

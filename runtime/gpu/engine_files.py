@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ttc.bundle import Bundle
-from ttc.engines import EngineFolder
+from ttc.engines import EngineFolder, EngineRecord
 from ttc.errors import BundleError
 from ttc.runtime.backends.base import Limits
 from ttc.strictjson import shown
@@ -59,7 +59,8 @@ def open_engines(
         folder.check_version(backend, "")  # says what is wrong, whatever is installed
     folder.check_version(backend, backend_version(backend))
     _check_bundle(folder, bundle)
-    return Engines(folder, _limits(built.profile, f"{folder.path}: profile"))
+    lengths = () if built.form == "cut" else _lengths(built.engines)
+    return Engines(folder, _limits(built.profile, f"{folder.path}: profile", lengths))
 
 
 def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
@@ -93,7 +94,18 @@ def _source_digest(bundle: Bundle, role: str) -> str:
     return hashlib.sha256(json.dumps([files[name].sha256, data.sha256]).encode()).hexdigest()
 
 
-def _limits(profile: Mapping[str, object], where: str) -> Limits:
+def _lengths(engines: Mapping[str, EngineRecord]) -> tuple[int, ...]:
+    """The tokens that whole context engines of a fixed length read; empty where one takes a range."""
+    ranges = [
+        (tensor.min[1], tensor.max[1])
+        for engine in engines.values()
+        for tensor in engine.inputs
+        if engine.role == "context" and tensor.name == "input_ids"
+    ]
+    return () if any(low != high for low, high in ranges) else tuple(sorted({low for low, _ in ranges}))
+
+
+def _limits(profile: Mapping[str, object], where: str, lengths: tuple[int, ...]) -> Limits:
     def ends(name: str) -> tuple[int, int]:
         found = profile.get(name)
         if isinstance(found, dict):
@@ -109,4 +121,5 @@ def _limits(profile: Mapping[str, object], where: str) -> Limits:
         reads=(1, max(block[1], ends("chunk")[1])),
         positions=(1, block[1]),
         capacity=ends("capacity"),
+        lengths=lengths,
     )

@@ -53,6 +53,11 @@ class Slot:
         self._saved: dict[int, dict[str, DeviceArray]] = {}
         self._advances: dict[int, tuple[Page, StepGraph]] = {}
 
+    @property
+    def whole_state(self) -> DeviceArray:
+        """The state as one piece of memory; of equal size in every slot of this batch and capacity."""
+        return self._whole
+
     def clear(self) -> None:
         """Enqueue setting the state to zero."""
         self.scope.device.fill(self._whole, 0)

@@ -78,6 +78,13 @@ class HostDevice(Device):
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), self.bytes_of(source)))
 
+    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+        assert isinstance(sender, HostDevice)
+        assert sender is not self
+        assert self._recording is None
+        assert target.nbytes == source.nbytes
+        self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
 

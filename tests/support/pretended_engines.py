@@ -5,17 +5,19 @@ what TensorRT would make of it. So all of the run time but TensorRT itself can b
 """
 
 import hashlib
+import importlib.machinery
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 
 from ttc import __version__
 from ttc.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.exporter.jobs import make_jobs
-from ttc.exporter.sources import read_source
+from ttc.exporter.planning import Settings, make_plan
 from ttc.manifest import FileRecord
 from ttc.profiles.building import BuildProfile, Range
 
@@ -24,15 +26,16 @@ PROFILE = BuildProfile(
 )
 
 
-def write_engines(bundle: Path, folder: Path, form: str, **changes: Any) -> Path:
-    """Write a set of engines for a bundle; `changes` replace fields of its manifest."""
+def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE) -> Path:
+    """Write a set of engines for a bundle."""
     folder.mkdir(parents=True)
-    source = read_source(bundle)
+    plan = make_plan(bundle, None, Settings(form=form, profile=profile))
     files, engines, programs = {}, {}, {}
-    for graph in source.graphs:
-        low, usual, high = (PROFILE.sizes(graph.role, end) for end in ("min", "opt", "max"))
-        jobs, program = make_jobs(graph, form, (low, usual, high), False)
+    for planned in plan.graphs:
+        graph = planned.source
+        jobs, program = make_jobs(graph, form, planned.networks, False)
         for job in jobs:
+            _scalar_ranges(job.model)
             files[f"{job.name}.engine"] = job.task().onnx
             engines[job.name] = EngineRecord(job.role, job.inputs, job.outputs, 1)
         if program is not None:
@@ -46,18 +49,35 @@ def write_engines(bundle: Path, folder: Path, form: str, **changes: Any) -> Path
         "backend_version": "1.7.0.1",
         "form": form,
         "targets": (),
-        "compute_dtype": source.graphs[0].compute_dtype,
-        "profile": PROFILE.to_dict(),
+        "compute_dtype": plan.graphs[0].source.compute_dtype,
+        "profile": profile.to_dict(),
         "baked": False,
-        "sources": {graph.role: graph.sha256 for graph in source.graphs},
+        "sources": {planned.source.role: planned.source.sha256 for planned in plan.graphs},
         "kernels": {},
         "engines": engines,
         "programs": programs,
         "files": {n: FileRecord(hashlib.sha256(c).hexdigest(), len(c)) for n, c in files.items()},
     }
-    manifest = EnginesManifest(**fields | changes)
+    manifest = EnginesManifest(**fields)
     (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
     return folder
+
+
+def _scalar_ranges(model: ir.Model) -> None:
+    """Bounds of Range that are vectors of one number become scalars: where the length is fixed, ONNX Runtime
+    takes nothing else.
+    """
+    for node in model.graph:
+        if node.op_type == "Range":
+            for place, value in enumerate(node.inputs):
+                if value is not None and value.const_value is not None and value.shape != ir.Shape([]):
+                    number = ir.tensor(
+                        value.const_value.numpy().reshape(()), name=f"{node.name}/bound_{place}"
+                    )
+                    scalar = ir.Value(name=number.name, const_value=number)
+                    scalar.shape, scalar.type = ir.Shape([]), value.type
+                    model.graph.register_initializer(scalar)
+                    node.replace_input_with(place, scalar)
 
 
 class PretendedTensorRT:
@@ -90,6 +110,7 @@ class PretendedTensorRT:
         self.ExecutionContextAllocationStrategy = self.CudaGraphStrategy = _Names()
         self.DynamicShapesKernelSpecializationStrategy = _Names()
         self.__name__ = "tensorrt_rtx"
+        self.__spec__ = importlib.machinery.ModuleSpec("tensorrt_rtx", None)
 
 
 class _Engine:

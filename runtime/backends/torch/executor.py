@@ -53,8 +53,11 @@ class TorchExecutor(Executor):
         self._config, self._device, self._run_op = config, device, run_op
         self._weight_scope = weight_scope
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
-        on_cuda = next(iter(weights.values())).is_cuda
-        self._pool = torch.cuda.MemPool() if on_cuda else None
+        self._where = next(iter(weights.values())).device
+        self._pool = None
+        if self._where.type == "cuda":
+            with torch.cuda.device(self._where):
+                self._pool = torch.cuda.MemPool()
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
@@ -144,9 +147,10 @@ class TorchExecutor(Executor):
         if self._pool is None:
             yield
             return
-        foreign: Any = torch.cuda.ExternalStream(stream)
-        with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool):
-            yield
+        with torch.cuda.device(self._where):
+            foreign: Any = torch.cuda.ExternalStream(stream, self._where)
+            with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool, self._where):
+                yield
 
 
 def view_of(device: Device, array: DeviceArray) -> Tensor:

@@ -6,6 +6,7 @@ graphs, as far as the packages are there; what is not is noted. The CUDA half ha
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
+from ttc.exporter.towers import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.base import Backend
 from ttc.runtime.backends.settings import LoadSettings
@@ -33,13 +35,16 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.two import TwoDevices
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
-__all__ = ["Cuda", "as_tensor", "choose", "load"]
+__all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
 
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
 _USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
+# Tower → role of its graph, in the order of the GPUs.
+_TOWERS = {CONTEXT: "context", DENOISER: "denoiser"}
 
 
 def load(bundle: Bundle, settings: LoadSettings) -> Backend:
@@ -49,6 +54,8 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         raise InputError(
             "threads is for backend 'onnxruntime'; torch has one setting per process, torch.set_num_threads"
         )
+    if settings.device is not None and "," in settings.device:
+        return _on_two(bundle, settings)
     target = _device(settings.device)
     if target.type == "cuda":
         chosen = choose(_has("triton"), _has("cuda.core"))
@@ -98,7 +105,39 @@ def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
     return Cuda(has_triton, has_cuda_core, problem, tuple(notes))
 
 
-def _on_cuda(bundle: Bundle, index: int, chosen: Cuda, settings: LoadSettings) -> Backend:
+def _on_two(bundle: Bundle, settings: LoadSettings) -> Backend:
+    """The context tower on the first GPU, the denoiser on the second."""
+    assert settings.device is not None
+    indices = []
+    for name in settings.device.split(","):
+        kind, index = parse_device(name)
+        if kind != "cuda":
+            raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
+        indices.append(index)
+    if len(set(indices)) != len(indices) or len(indices) != len(_TOWERS):
+        raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
+    _device(f"cuda:{indices[0]}")
+    chosen = choose(_has("triton"), _has("cuda.core"))
+    if not chosen.resident:
+        raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
+    backends: list[DeviceBackend] = []
+    try:
+        for index, tower in zip(indices, _TOWERS, strict=True):
+            backends.append(_on_cuda(bundle, index, chosen, settings, (tower,)))
+    except BaseException:
+        for backend in backends:
+            backend.close()
+        raise
+    return TwoDevices(*backends)
+
+
+def _on_cuda(
+    bundle: Bundle,
+    index: int,
+    chosen: Cuda,
+    settings: LoadSettings,
+    towers: Sequence[str] = (CONTEXT, DENOISER),
+) -> DeviceBackend:
     run_op: RunOp = run_naive
     if chosen.kernels:
         from ttc.plugins.triton import run_triton
@@ -107,8 +146,9 @@ def _on_cuda(bundle: Bundle, index: int, chosen: Cuda, settings: LoadSettings) -
     device = CudaDevice(index, "torch")
     scope = Scope(device)
     try:
-        plan_memory(_need(bundle), [Gpu(device.name, device.free_bytes()[0])]).check()
-        weights = upload_weights(bundle, bundle.weights, scope, settings.progress)
+        names = weights_of(bundle, towers)
+        plan_memory(_need(bundle, names), [Gpu(device.name, device.free_bytes()[0])]).check()
+        weights = upload_weights(bundle, names, scope, settings.progress)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
         executor = TorchExecutor(
             bundle.config,
@@ -119,6 +159,7 @@ def _on_cuda(bundle: Bundle, index: int, chosen: Cuda, settings: LoadSettings) -
             chosen.capture_problem,
             chosen.notes,
             scope,
+            towers,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
@@ -127,12 +168,18 @@ def _on_cuda(bundle: Bundle, index: int, chosen: Cuda, settings: LoadSettings) -
         raise
 
 
-def _need(bundle: Bundle) -> Need:
+def weights_of(bundle: Bundle, towers: Sequence[str]) -> list[str]:
+    """The bundle's weights that these towers are made of."""
+    roles = {_TOWERS[tower] for tower in towers}
+    return [name for name, entry in bundle.weights.items() if roles.intersection(entry.graphs)]
+
+
+def _need(bundle: Bundle, names: Sequence[str]) -> Need:
     """Memory for one row of usual size."""
     towers: dict[str, list[str]] = {}
-    for name, entry in bundle.weights.items():
-        towers.setdefault(entry.graphs[0], []).append(name)
-    weights = {role: weight_bytes(bundle, names) for role, names in towers.items()}
+    for name in names:
+        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
+    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
     capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
     row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, doubled=False)
     return Need(weights, row, 0, 1, capacity)

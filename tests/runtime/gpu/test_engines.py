@@ -11,7 +11,7 @@ import pytest
 import ttc
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import no_compiler, with_loop_kernel
-from tests.support.pretended_engines import PretendedTensorRT, write_engines
+from tests.support.pretended_engines import PROFILE, PretendedTensorRT, write_engines
 from tests.support.recorded import options_of, recorded, tokens_of
 from tests.support.stitching import naive_steps
 from ttc.bundle import Bundle
@@ -220,6 +220,24 @@ def test_beyond_what_the_engines_were_built_for(bundles, engine_folders, pretend
         # More positions than an engine gives at once, and a prompt longer than it reads at once.
         assert engine.context_logits(list(range(3, 43))).shape[0] == 40
         assert engine.generate([5, 6], mode="mock-ar", max_new_tokens=3).token_ids
+
+
+def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
+    """Block and chunk fixed: one engine reads a token, one a block, one a chunk; the rest is filled up."""
+    fixed = PROFILE.override({"block": {"min": 8, "max": 8}, "chunk": {"min": 16, "opt": 16}})
+    folder = write_engines(bundles("tiny_a"), tmp_path / "fixed", "whole", fixed)
+    assert {"context-1", "context-8", "context-16"} <= {path.stem for path in folder.glob("*.engine")}
+    g, checked = golden("tiny_a"), 0
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder) as engine:
+        for case_name, case in recorded("tiny_a", 40).items():
+            if case["block_size"] == 8:
+                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                assert list(result.token_ids) == tokens_of(g, case_name), case_name
+                checked += 1
+        assert checked >= 3
+        assert len(engine.generate([5, 6], mode="ar", max_new_tokens=3).token_ids) <= 3
+        with pytest.raises(CapacityError, match=r"calls over 16 tokens keep 15 free"):
+            engine.generate([5, 6], max_new_tokens=112, block_size=8)
 
 
 @pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])

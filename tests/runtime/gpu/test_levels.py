@@ -57,15 +57,13 @@ def test_golden_tokens_of_the_other_modes(on_device, mode):
 def test_events_and_sampling_are_those_of_the_torch_backend(on_device, engines):
     """Batches whose rows end at different times, sampled: every event, on every level."""
     prompts = [PROMPT, [9, 10], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
-    options = {
-        "max_new_tokens": 40,
-        "block_size": 8,
-        "temperature": 0.9,
-        "seed": 4,
-        "eos_token_id": [2, 11, 19],
-    }
+    options = {"max_new_tokens": 40, "block_size": 8, "temperature": 0.9, "seed": 4}
+    free = engines("tiny_a", "torch").generate(prompts, stop_at_eos=False, **options)
+    options["eos_token_id"] = [free[0].token_ids[12]]
     want = list(engines("tiny_a", "torch").stream(prompts, **options))
     assert len({event.step for event in want}) > 2
+    last = {event.row: event.block_index for event in want}
+    assert len(set(last.values())) > 1, "rows end at different times"
     for level in LEVELS:
         got = list(on_device("tiny_a", level).stream(prompts, **options))
         assert [without_confidence(event) for event in got] == [without_confidence(e) for e in want]
@@ -91,6 +89,16 @@ def test_extension_committed_afterwards(on_device, engines):
         rows = 13 if "cache" in name else want.shape[2]
         # The device reads 8 tokens where the other reads 5, so sums of the scan are grouped otherwise.
         assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
+
+
+def test_lossless_writes_what_ar_writes(on_device):
+    engine = on_device("tiny_a")
+    prompts = [PROMPT, [9, 10, 11]]
+    options = {"max_new_tokens": 24, "stop_at_eos": False}
+    ar = engine.generate(prompts, mode="ar", **options)
+    lossless = engine.generate(prompts, mode="lossless", block_size=8, **options)
+    assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
+    assert lossless[0].stats.graph_level == 2
 
 
 def test_nothing_is_allocated_after_the_first_generation(on_device, host_device):
