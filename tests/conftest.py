@@ -1,8 +1,10 @@
 """What all tests share: skips that can be made failures, and one hypothesis profile."""
 
 import ctypes
+import fcntl
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,23 +63,36 @@ def pytest_sessionstart() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def _exported_once(shared: Path, name: str, dtype: str | None) -> Path:
+    """The bundle in a folder that all test processes share; the first to ask makes it, the others wait."""
+    import ttc
+
+    root = Path(__file__).parents[1]
+    checkpoint = root / "ttc" / name if name == "miniature" else root / "tests" / "golden" / name
+    bundle = shared / f"{name}-{dtype}.bundle"
+    with (shared / f"{bundle.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.exists():
+            ttc.export(checkpoint, bundle, dtype)
+    return bundle
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported
-    once.
+    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported once
+    for all processes of the run.
     """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = tmp_path_factory.mktemp("bundles")
 
     exported: dict[tuple[str, str | None], Path] = {}
 
     def export(name: str, dtype: str | None = "float32") -> Path:
-        import ttc
-
-        if (name, dtype) in exported:
-            return exported[name, dtype]
-        root = Path(__file__).parents[1]
-        checkpoint = root / "ttc" / name if name == "miniature" else root / "tests" / "golden" / name
-        exported[name, dtype] = ttc.export(checkpoint, folder / f"{name}-{dtype}.bundle", dtype)
+        if (name, dtype) not in exported:
+            made = _exported_once(shared, name, dtype)
+            # A copy of one's own: some tests damage theirs.
+            exported[name, dtype] = Path(shutil.copytree(made, folder / made.name))
         return exported[name, dtype]
 
     return export

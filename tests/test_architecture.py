@@ -21,6 +21,7 @@ LEAVES = tuple(
     for name in (
         "bundle",
         "config",
+        "dims",
         "engines",
         "errors",
         "manifest",
@@ -29,6 +30,7 @@ LEAVES = tuple(
         "signing",
         "staging",
         "strictjson",
+        "tensorrt_package",
         "weights",
     )
 )
@@ -65,7 +67,6 @@ HEAVY_PLACES = (
     "plugins/triton.py",
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
-    "plugins/*/plugin.py",
     "runtime/backends/torch/*.py",
 )
 # Development packages: no part of `ttc` imports them.

@@ -15,6 +15,7 @@ from ttc.errors import BackendError, BundleError
 from ttc.runtime.backends.device import parse_device
 from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+from ttc.runtime.backends.settings import LoadSettings
 
 __all__ = ["load"]
 
@@ -25,9 +26,12 @@ logger = logging.getLogger(__name__)
 ONE_THREAD_BYTES = 64 * 2**20
 
 
-def load(bundle: Bundle, device: str | None, threads: int | None) -> OnnxRuntimeBackend:
+def load(bundle: Bundle, settings: LoadSettings) -> OnnxRuntimeBackend:
     """Make one session per graph of the bundle; `threads` is for each call of each session."""
-    kind, index = _device(device)
+    settings.refuse_engines("onnxruntime")
+    settings.refuse_graphs("backend 'onnxruntime'")
+    threads = settings.threads
+    kind, index = _device(settings.device)
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if kind == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
