@@ -22,6 +22,7 @@ DOCUMENTS = [
     "docs/architecture.md",
     "docs/cli.md",
     "docs/kernels.md",
+    "docs/lossless.md",
     "docs/ops.md",
 ]
 FENCE = re.compile(
