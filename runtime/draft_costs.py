@@ -11,7 +11,17 @@ import numpy.typing as npt
 from ttc.runtime.backends.base import Backend, StepInputs
 from ttc.runtime.rounds import Costs, Line
 
-__all__ = ["at_best", "measure"]
+__all__ = ["at_best", "draft_width", "measure"]
+
+
+def draft_width(backend: Backend, length: int, block_size: int) -> int:
+    """Tokens of the block in which the denoiser drafts `length` ≥ 1 tokens behind the pending one.
+
+    No more than that, but for backends that keep buffers and graphs for every width, or were built for some
+    widths only: they get the whole block.
+    """
+    any_width = backend.limits is None and backend.graph_level is None
+    return length + 1 if any_width else block_size
 
 
 def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
@@ -37,7 +47,8 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         backend.advance(state, call.saved, one)
 
     def draft_step(width: int) -> None:
-        block = rewound_block(width)
+        block = rewound_block(draft_width(backend, width - 1, block_size))
+        width = block.shape[1]
         block[:, 1:] = backend.config.mask_token_id
         logits = backend.denoise(state, block, np.full(batch, (width - 1) / width, np.float32))
         threshold, temperature = np.full(batch, 0.9, np.float32), np.zeros(batch, np.float32)

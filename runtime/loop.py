@@ -172,15 +172,15 @@ def fill_block(
         redraw: with a temperature, draw anew in every step; otherwise every step uses the noise AR uses at
             these places.
     """
-    B = len(block)
+    B = len(rows)
     mask_id = backend.config.mask_token_id
     masked_count = (block == mask_id).sum(-1).astype(np.int32)
     threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
     for row in rows:
         row.nfe_per_block.append(0)
     inputs = BlockInputs(block, steps, threshold, temperature, row_keys(rows, options), redraw)
-    taken, step = backend.fill_block(state, inputs), 0
-    while (outputs := timed(next, taken, None)) is not None:
+    outputs_of_steps, step = backend.fill_block(state, inputs), 0
+    while (outputs := timed(next, outputs_of_steps, None)) is not None:
         if np.isnan(outputs.confidence).any():
             where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
             raise NumericsError(

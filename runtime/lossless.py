@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.draft_costs import draft_width
 from ttc.runtime.draft_policy import DraftMemory, Policy
 from ttc.runtime.loop import Stopwatch, choose, drop_finished, fill_block, prefill
 from ttc.runtime.options import Options
@@ -79,10 +80,15 @@ def _draft(
     state: ContextState,
 ) -> Generator[Event, None, list[list[int]]]:
     """The denoiser's continuation of every row: `length` tokens, fewer where the row wants fewer."""
-    block = np.full((len(rows), length + 1), backend.config.mask_token_id, np.int32)
+    if length == 0:
+        for row in rows:
+            row.nfe_per_block.append(0)
+        return [[] for _ in rows]
+    width = draft_width(backend, length, options.block_size)
+    block = np.full((len(rows), width), backend.config.mask_token_id, np.int32)
     block[:, 0] = [row.tokens[-1] for row in rows]
     filled = yield from fill_block(backend, timed, rows, block, steps, options, state, redraw=False)
-    wanted = [options.max_new_tokens - len(row.tokens) - 1 for row in rows]
+    wanted = [min(length, options.max_new_tokens - len(row.tokens) - 1) for row in rows]
     return [tokens[1 : 1 + most] for tokens, most in zip(filled.tolist(), wanted, strict=True)]
 
 

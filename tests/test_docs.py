@@ -23,6 +23,7 @@ DOCUMENTS = [
     "docs/bench.md",
     "docs/cli.md",
     "docs/kernels.md",
+    "docs/lossless.md",
     "docs/ops.md",
     "docs/plan.md",
     "examples/miniature/README.md",

@@ -62,8 +62,9 @@ class StepOutputs:
 class BlockInputs:
     """A block to fill, on the host: block_ids (B, L) with the mask id where undecided, the others (B,).
 
-    steps: at most so many denoiser evaluations.  redraw: with a temperature, whether every step draws anew;
-    otherwise all use the noise of the first.
+    steps: at most so many denoiser evaluations.
+    redraw: with a temperature, draw anew in every step; otherwise all steps take the noise that AR has at
+        these places, which makes a better draft, not another text.
     """
 
     block_ids: Ints
@@ -98,18 +99,18 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
+        can_advance: whether `advance` can be had; old bundles lack its graph.
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
-        can_advance: whether `advance` can be had; old bundles lack its graph.
     """
 
     name: str
     config: ModelConfig
     notes: Sequence[str]
+    can_advance: bool = True
     limits: Limits | None = None
     graph_level: int | None = None
-    can_advance: bool = True
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
