@@ -48,7 +48,7 @@ PACKAGES = (
     Package("tensorrt", ("tensorrt",), "TensorRT engines", "'ttc[tensorrt]'"),
     Package("tensorrt_rtx", ("tensorrt_rtx", "tensorrt-rtx"), "TensorRT-RTX engines", "'ttc[tensorrt-rtx]'"),
     Package("polygraphy", ("polygraphy",), "comparing and profiling backends", "'ttc[polygraphy]'"),
-    Package("cuda.core", ("cuda-core",), "CUDA graphs", "cuda-core"),
+    Package("cuda.core", ("cuda-core",), "CUDA graphs", "'ttc[gpu]'"),
 )
 _NOT_YET = ("triton", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda.core")
 

@@ -64,6 +64,7 @@ def open_profiled(
     """
     from ttc.runtime.backends.onnxruntime.load import load
     from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+    from ttc.runtime.backends.settings import LoadSettings
 
     class Profiled(OnnxRuntimeBackend):
         """Gives its profiles."""
@@ -76,7 +77,7 @@ def open_profiled(
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / role)
 
-    backend = load(bundle, device, threads, prepare=prepare, kind_of=Profiled)
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Profiled)
     assert isinstance(backend, Profiled)
     return backend, backend.device, backend.runs
 

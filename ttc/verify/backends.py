@@ -14,6 +14,7 @@ from ttc.bundle import Bundle
 from ttc.errors import MissingDependencyError
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
 from ttc.verify.observe import Floats
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def open_candidate(
     """A backend of the bundle by name; with `layers` its residual streams are kept where it can show them."""
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
-    backend = load_backend(name, bundle, device, threads if name != "torch" else None)
+    backend = load_backend(name, bundle, LoadSettings(device, threads if name == "onnxruntime" else None))
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)
     return Candidate(
@@ -118,7 +119,7 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
         if role in ("context", "denoiser") and layers:
             taps[role] = tap_layers(model)
 
-    backend = load(bundle, device, threads, prepare=prepare, kind_of=Tapped)
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Tapped)
     return Candidate(
         backend, backend.computes_in, library_version("onnxruntime"), backend.device, layers, residuals
     )
