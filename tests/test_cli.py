@@ -514,7 +514,9 @@ def test_demo_as_json(exports: list[tuple[Path, Path, bool]], tmp_path: Path) ->
         assert total["tokens"] == len(one[mode]["token_ids"])
         assert total["nfe"] == one[mode]["nfe"]
         assert total["tokens_per_second"] == pytest.approx(one[mode]["tokens_per_second"])
-    ask("demo", "--prompts", 1, "--keep", tmp_path / "kept")
+    picture = tmp_path / "steps.svg"
+    ask("demo", "--prompts", 1, "--keep", tmp_path / "kept", "--save-steps", picture)
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")
     assert exports[1][2], "a second run must be allowed to replace the bundle"
 
 

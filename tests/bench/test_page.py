@@ -2,11 +2,16 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from ttc.bench import svg, tables
+from ttc.bench.cases import BENCH_MODES
 from ttc.bench.page import page
+from ttc.bench.problems import CHECKS
 from ttc.bench.schema import Report, Score
+
+ROOT = Path(__file__).parents[2]
 
 
 def drawings(html: str) -> list[ET.Element]:
@@ -75,6 +80,16 @@ def test_a_heat_map_has_a_cell_for_each_value() -> None:
     cells = drawing.findall("{*}rect")
     assert [float(str(cell.get("fill-opacity"))) for cell in cells] == [0.0, 1.0, 0.5, 1.0, 0.0, 0.5]
     assert cells[1].findtext("{*}title") == "step 1, position 2: 100%"
+
+
+def test_the_document_names_modes_checks_and_columns() -> None:
+    text = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    code = set(re.findall(r"`([^`\n]+)`", text))
+    assert {*BENCH_MODES, *CHECKS} <= code
+    columns = set(re.split(r", |\n", "\n".join(re.findall(r"^\| ([^|`]+) \|", text, re.MULTILINE))))
+    heads = {*tables.ANSWERS_HEAD, *tables.SPEED_HEAD} - {"case", "batch", "verdict", "tokens/s", "min–max"}
+    latencies = {"first block ms p50/p95": "first block", "between p50/p95": "between"}
+    assert {latencies.get(head, head) for head in heads} <= columns
 
 
 def test_the_tables_have_a_cell_for_every_head(report: Report) -> None:

@@ -180,7 +180,7 @@ class DropsTheSeed(Backend):
 def word_problems(count: int) -> list[Problem]:
     lines = (ROOT / "ttc" / "miniature" / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     items = [json.loads(line) for line in lines]
-    stated = [item for item in items if f"The answer is {item['answer']}." in item["answer_text"]]
+    stated = [item for item in items if f"The answer is {item['answer']}." in json.dumps(item)]
     return [Problem(item["prompt"], item["answer"], "answer") for item in stated[:count]]
 
 
