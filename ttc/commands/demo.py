@@ -136,7 +136,7 @@ def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
         f"\n{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
         f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the context\n"
         f"tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second as AR.\n"
-        "The miniature shows how it works; its answers are often wrong."
+        "The miniature shows how it works; it is no judge of the large model's quality."
     )
     if bundle is not None:
         click.echo(f"\nthe bundle is in {bundle}; try: ttc generate {bundle} 'Question: ' --show-steps")
