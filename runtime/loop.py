@@ -1,4 +1,4 @@
-"""The generation loops (spec § 5), level 0: the host steps, one backend call after another.
+"""The generation loops (spec § 5), one backend call after another.
 
 Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t,
 its own number of steps and its own end; a row that is done leaves the batch before the context is extended.
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.plugins.counter_rng import row_key
-from ttc.runtime.backends.base import Backend, StepInputs, StepOutputs
+from ttc.runtime.backends.base import Backend, BlockInputs, StepOutputs
 from ttc.runtime.options import Options
 from ttc.runtime.result import Event
 from ttc.runtime.rows import Row
@@ -148,28 +148,22 @@ def _fill_block(
     B, S, mask_id = len(rows), options.block_size, backend.config.mask_token_id
     block, masked_count = _full((B, S), mask_id), _full(B, S)
     threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
-    keys = _row_keys(rows, options)
     for row in rows:
         row.nfe_per_block.append(0)
-    for step in range(options.steps):
-        live = masked_count > 0
-        if not live.any():
-            break
-        share = (masked_count / S).astype(np.float32)
-        logits = timed(backend.denoise, state, block, share)
-        inputs = StepInputs(
-            block, threshold, temperature, keys, state.lengths, _full(B, step), _full(B, options.steps - step)
-        )
-        outputs = timed(backend.step, logits, inputs)
+    inputs = BlockInputs(block, options.steps, threshold, temperature, _row_keys(rows, options))
+    steps, step = backend.fill_block(state, inputs), 0
+    while (outputs := timed(next, steps, None)) is not None:
         if np.isnan(outputs.confidence).any():
             where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
             raise NumericsError(
                 f"the denoiser gave NaN in {where}; check the weights (ttc inspect) and the dtype"
             )
+        live = masked_count > 0
         block, masked_count = outputs.next_block_ids, outputs.masked_count
         for r in np.flatnonzero(live).tolist():
             rows[r].nfe_per_block[-1] += 1
             yield _step_event(rows[r], step, r, outputs, mask_id)
+        step += 1
     return block
 
 

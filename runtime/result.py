@@ -22,6 +22,7 @@ class Stats:
         seconds: wall time of the whole call, shared by the rows of a batch.
         tokens_per_second: this row's new tokens over `seconds`.
         backend_seconds: the part of `seconds` spent inside backend calls.
+        graph_level: 0 no CUDA graphs, 1 one per step, 2 one per block; None where the backend has none.
         seed: the seed that reproduces a sampled run; None where nothing was sampled.
         notes: what was not as asked (fallbacks, conversions), one sentence each.
     """
@@ -36,6 +37,7 @@ class Stats:
     seconds: float
     tokens_per_second: float
     backend_seconds: float
+    graph_level: int | None
     seed: int | None
     notes: tuple[str, ...]
 

@@ -21,6 +21,7 @@ LEAVES = tuple(
     for name in (
         "bundle",
         "config",
+        "dims",
         "engines",
         "errors",
         "manifest",
@@ -29,6 +30,7 @@ LEAVES = tuple(
         "signing",
         "staging",
         "strictjson",
+        "tensorrt_package",
         "verification",
         "weights",
     )
@@ -66,7 +68,6 @@ HEAVY_PLACES = (
     "plugins/triton.py",
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
-    "plugins/*/plugin.py",
     "runtime/backends/torch/*.py",
     "ttc/polygraphy_ext/*.py",
 )

@@ -317,7 +317,12 @@ def test_no_new_tokens(tiny: Path) -> None:
     ("options", "named"),
     [
         (["--mode", "lossless"], "lossless"),
-        (["--backend", "tensorrt"], "'tensorrt'; valid: onnxruntime, torch"),
+        (
+            ["--backend", "tensorrt"],
+            "engines.json: missing; a set of engines is a folder made by `ttc build`",
+        ),
+        (["--engines", "."], "backend 'onnxruntime' runs no engines"),
+        (["--graph-level", "1"], "backend 'onnxruntime' has no CUDA graphs"),
         (["--device", "toaster"], "'toaster'; valid: cpu"),
         (["--threshold", "1.5"], "threshold is 1.5; valid"),
         (["--threshold", "nan"], "threshold is nan; valid"),

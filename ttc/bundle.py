@@ -45,7 +45,7 @@ comes from.
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -173,12 +173,24 @@ class Bundle:
         which the caller may drop. Packed weights come from the graph file, which stays in memory after the
         first. A weight too large for the dtype is a `NumericsError`.
         """
+        return self._weights.read(name, self._entry(name))
+
+    def weight_parts(self, name: str) -> Iterator[Array]:
+        """The graph weight `name` piece by piece along its first axis, for a reader that puts the pieces into
+        a place of its own.
+
+        A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
+        stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
+        """
+        return self._weights.parts(name, self._entry(name))
+
+    def _entry(self, name: str) -> WeightEntry:
         entry = self.manifest.weights.map.get(name)
         if entry is None:
             raise BundleError(
                 f"{self.path}: no weight {shown(name)} among its {len(self.manifest.weights.map)}"
             )
-        return self._weights.read(name, entry)
+        return entry
 
     def describe(self) -> dict[str, Any]:
         """What `ttc inspect` shows, ready for JSON."""

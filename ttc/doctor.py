@@ -51,7 +51,7 @@ PACKAGES = (
     Package("polygraphy", ("polygraphy",), "polygraphy run with ttc's runners", "'ttc[polygraphy]'"),
     Package("onnx_graphsurgeon", ("onnx-graphsurgeon",), "polygraphy debug reduce", "'ttc[polygraphy]'"),
     Package("transformers", ("transformers",), "verify --against-transformers", "transformers"),
-    Package("cuda.core", ("cuda-core",), "CUDA graphs", "cuda-core"),
+    Package("cuda.core", ("cuda-core",), "CUDA graphs", "'ttc[gpu]'"),
 )
 _NOT_YET = ("triton", "tensorrt", "cuda.core")
 

@@ -1,7 +1,7 @@
 """The interface between the loop and a backend: five calls over tensors the backend owns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ttc.errors import BackendError
 from ttc.runtime import commit
 from ttc.runtime.state import ContextState
 
-__all__ = ["Backend", "ContextCall", "StepInputs", "StepOutputs"]
+__all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -58,6 +58,35 @@ class StepOutputs:
     masked_count: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class BlockInputs:
+    """A block to fill, on the host: block_ids (B, L) with the mask id where undecided, the others (B,).
+
+    steps: at most so many denoiser evaluations.
+    """
+
+    block_ids: Ints
+    steps: int
+    threshold: Floats
+    temperature: Floats
+    row_key: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Smallest and largest sizes that a backend can run, both included.
+
+    rows of a batch; tokens of a denoiser's block; tokens that a context call reads; positions it gives logits
+    for; capacity.
+    """
+
+    batch: tuple[int, int]
+    block: tuple[int, int]
+    reads: tuple[int, int]
+    positions: tuple[int, int]
+    capacity: tuple[int, int]
+
+
 class Backend(ABC):
     """Runs the towers of one model. All calls are thread-safe; a `ContextState` belongs to one thread at a
     time.
@@ -66,11 +95,16 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
+        limits: sizes it can run; None where any will do.
+        graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
+            there are no CUDA graphs.
     """
 
     name: str
     config: ModelConfig
     notes: Sequence[str]
+    limits: Limits | None = None
+    graph_level: int | None = None
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
@@ -123,6 +157,28 @@ class Backend(ABC):
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         """A state out of host arrays under their graph names; the counterpart of `read_state`."""
         raise BackendError(f"backend {self.name!r} takes no state from outside; start from a prompt")
+
+    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
+        """Denoise a block until nothing is masked; the outputs of every step, in order.
+
+        Here the host steps. A backend that keeps the loop elsewhere may give all steps when the block is
+        done.
+        """
+        block, B, L = inputs.block_ids, *inputs.block_ids.shape
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        for step in range(inputs.steps):
+            if not masked_count.any():
+                return
+            logits = self.denoise(state, block, (masked_count / L).astype(np.float32))
+            taken, left = np.full(B, step, np.int32), np.full(B, inputs.steps - step, np.int32)
+            small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, taken, left)
+            outputs = self.step(logits, StepInputs(block, *small))
+            yield outputs
+            block, masked_count = outputs.next_block_ids, outputs.masked_count
+
+    def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+        """Make ready what is otherwise made at the first calls of these sizes; here that is nothing."""
+        return
 
     @abstractmethod
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.commands.terminal import waiting, write_json
+from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Choice(BACKENDS),
     default="onnxruntime",
     show_default=True,
-    help="tensorrt, tensorrt-rtx: engines can be built, not run yet.",
+    help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
@@ -64,6 +64,23 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Path(path_type=Path),
     help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
 )
+@click.option(
+    "--engines",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where `ttc build` put the engines.  [default: BUNDLE/engines]",
+)
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="PEM file of the public key that must have signed the engines.",
+)
+@click.option(
+    "--graph-level",
+    type=click.IntRange(0, 2),
+    help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
+)
 @click.option("--ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids.")
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
@@ -75,6 +92,9 @@ def generate(
     device: str | None,
     capacity: int | None,
     checkpoint: Path | None,
+    engines: Path | None,
+    trust: Path | None,
+    graph_level: int | None,
     ids: bool,
     no_stop_at_eos: bool,
     as_json: bool,
@@ -98,9 +118,19 @@ def generate(
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
         make_options(opened.config, eos_token_id=None, **options)
     with contextlib.ExitStack() as open_until_the_end:
-        with waiting("loading the bundle", quiet=as_json):
+        with loading("loading the bundle", quiet=as_json) as progress:
             engine = open_until_the_end.enter_context(
-                ttc.load(bundle, backend, device, capacity, checkpoint=checkpoint)
+                ttc.load(
+                    bundle,
+                    backend,
+                    device,
+                    capacity,
+                    engines,
+                    checkpoint=checkpoint,
+                    trust=trust,
+                    graph_level=graph_level,
+                    progress=progress,
+                )
             )
         result: ttc.Result | list[ttc.Result]
         if show_steps:
@@ -131,6 +161,7 @@ def result_json(result: "Result") -> dict[str, Any]:
         "seconds": stats.seconds,
         "tokens_per_second": stats.tokens_per_second,
         "backend_seconds": stats.backend_seconds,
+        "graph_level": stats.graph_level,
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,

@@ -16,6 +16,7 @@ __all__ = [
     "columns",
     "folder_bytes",
     "is_animated",
+    "loading",
     "progress",
     "size",
     "stderr_console",
@@ -96,6 +97,29 @@ def progress(first: str, quiet: bool = False) -> Iterator[Callable[[str], None]]
 def waiting(what: str, quiet: bool = False) -> contextlib.AbstractContextManager[object]:
     """Show `what` while something takes its time: on a terminal only, and not if `quiet`."""
     return progress(what, quiet or not is_animated(stderr_console()))
+
+
+@contextlib.contextmanager
+def loading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """As `waiting`; gives a function to call with (bytes done, bytes in all), which makes it a bar."""
+    console = stderr_console()
+    if quiet or not is_animated(console):
+        yield lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    shown = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), BarColumn(24), DownloadColumn(True), TimeElapsedColumn(), shown)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def size(count: int) -> str:

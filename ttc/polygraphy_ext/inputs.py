@@ -15,6 +15,7 @@ from ttc.bundle import Bundle
 from ttc.errors import InputError
 from ttc.profiles import load_profile
 from ttc.runtime.backends import load_backend
+from ttc.runtime.backends.settings import LoadSettings
 
 __all__ = ["GRAPHS", "LOOP", "BundleInputs", "input_types"]
 
@@ -66,7 +67,7 @@ class BundleInputs:
         config, B, L = bundle.config, 1, self._block
         profile = load_profile("cpu")
         capacity = profile.capacity_for(self._context + L)
-        backend = load_backend("onnxruntime", bundle, "cpu", None)
+        backend = load_backend("onnxruntime", bundle, LoadSettings("cpu"))
         try:
             state = backend.new_state(B, capacity)
             prompt = draw.integers(0, config.vocab_size, (B, self._context)).astype(np.int32)

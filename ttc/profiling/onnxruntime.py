@@ -21,6 +21,7 @@ from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, node_cost, ttc_op_cost
 from ttc.profiling.report import Part
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,7 +77,7 @@ def open_profiled(
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / role)
 
-    backend = load(bundle, device, threads, prepare=prepare, kind_of=Profiled)
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Profiled)
     assert isinstance(backend, Profiled)
     return backend, backend.device, backend.runs
 

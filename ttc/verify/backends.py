@@ -2,6 +2,7 @@
 sight.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from ttc.bundle import Bundle
 from ttc.errors import MissingDependencyError
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
 from ttc.verify.observe import Floats
 
 if TYPE_CHECKING:
@@ -66,12 +68,18 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
 
 
 def open_candidate(
-    name: str, bundle: Bundle, device: str | None, layers: bool, threads: int | None = None
+    name: str,
+    bundle: Bundle,
+    device: str | None,
+    layers: bool,
+    threads: int | None = None,
+    engines: str | os.PathLike[str] | None = None,
 ) -> Candidate:
     """A backend of the bundle by name; with `layers` its residual streams are kept where it can show them."""
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
-    backend = load_backend(name, bundle, device, threads if name != "torch" else None)
+    settings = LoadSettings(device, threads if name != "torch" else None, engines)
+    backend = load_backend(name, bundle, settings)
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)
     return Candidate(
@@ -118,7 +126,7 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
         if role in ("context", "denoiser") and layers:
             taps[role] = tap_layers(model)
 
-    backend = load(bundle, device, threads, prepare=prepare, kind_of=Tapped)
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Tapped)
     return Candidate(
         backend, backend.computes_in, library_version("onnxruntime"), backend.device, layers, residuals
     )

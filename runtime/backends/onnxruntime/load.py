@@ -16,6 +16,7 @@ from ttc.errors import BackendError, BundleError
 from ttc.runtime.backends.device import parse_device
 from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+from ttc.runtime.backends.settings import LoadSettings
 
 __all__ = ["Prepare", "load"]
 
@@ -32,20 +33,22 @@ Prepare = Callable[[str, ir.Model, onnxruntime.SessionOptions], None]
 
 def load(
     bundle: Bundle,
-    device: str | None,
-    threads: int | None,
+    settings: LoadSettings,
     *,
     prepare: Prepare | None = None,
     kind_of: type[OnnxRuntimeBackend] = OnnxRuntimeBackend,
 ) -> OnnxRuntimeBackend:
-    """Make one session per graph of the bundle.
+    """Make one session per graph of the bundle; `settings.threads` is for each call of each session.
 
     Args:
-        bundle, device: as in `ttc.load`.  threads: for each call of each session.
+        bundle, settings: as in `ttc.load`.
         prepare: may add outputs to a graph and set options; what watches the layers goes this way.
         kind_of: what is made of the sessions.
     """
-    kind, index = _device(device)
+    settings.refuse_engines("onnxruntime")
+    settings.refuse_graphs("backend 'onnxruntime'")
+    threads = settings.threads
+    kind, index = _device(settings.device)
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if kind == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
