@@ -21,8 +21,12 @@ DOCUMENTS = [
     "README.md",
     "docs/architecture.md",
     "docs/cli.md",
+    "docs/different-text.md",
     "docs/kernels.md",
     "docs/ops.md",
+    "docs/polygraphy.md",
+    "docs/profiling.md",
+    "docs/verify.md",
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
