@@ -29,7 +29,7 @@ from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
 from ttc.runtime.text import TextStream, decode, load_tokenizer
-from ttc.verification import check_verified
+from ttc.verification import check_verified, runs_from
 
 __all__ = ["Engine", "load"]
 
@@ -68,7 +68,8 @@ def load(
         graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
             is. Only for backends on a GPU.
         progress: called with (bytes done, bytes in all) while weights go to a GPU.
-        require_verified: refuse a bundle that did not pass `ttc verify` on this backend as it is now.
+        require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
+            as it is now.
 
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
@@ -77,7 +78,7 @@ def load(
     """
     opened = Bundle.open(bundle, checkpoint)
     if require_verified:
-        check_verified(opened.path / MANIFEST_FILE, opened.path / MANIFEST_FILE, backend)
+        check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(

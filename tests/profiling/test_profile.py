@@ -68,8 +68,8 @@ def test_totals_add_up():
         Part("layers.1", 1, "E", "b", 4.0, 3.0, 1, Cost(0, 0)),
     ]
     limits = {"flops_per_second": 100.0, "bytes_per_second": 100.0}
-    b, a = totals(parts, lambda part: part.op, 10.0, limits)
-    assert (b.name, b.seconds, b.share, b.of_limit) == ("b", 4.0, 0.4, None)
+    b, a = totals(parts, lambda part: part.op, limits)
+    assert (b.name, b.seconds, b.share, b.of_limit) == ("b", 4.0, 0.6, None)
     assert (a.seconds, a.kernel, a.calls, a.flops, a.bytes) == (3.0, 2.0, 3, 10, 30)
     assert a.of_limit == pytest.approx(0.3 / 2.0)
 

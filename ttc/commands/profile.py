@@ -100,9 +100,12 @@ def _show(found: "Profile", layers: bool) -> None:
     columns(_phases(found), head)
     for phase in found.phases:
         click.echo(f"\n{phase.name}")
-        columns(_totals(found, phase, layers), ("", "ms", "share", "calls", "MFLOP", "MB", "of the limit"))
+        columns(
+            _totals(found, phase, layers),
+            ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
+        )
     name, total = found.most_expensive
-    click.echo(f"\nmost expensive: {total.name}, {total.share:.0%} of the {name}")
+    click.echo(f"\nmost expensive: {total.name}, {total.share:.0%} of the kernels of the {name}")
     for loop in found.loops:
         outside = loop.seconds - loop.backend_seconds
         click.echo(
@@ -143,8 +146,9 @@ def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[t
 def _row(total: "Total", indent: str) -> tuple[str, ...]:
     return (
         f"{indent}{total.name}",
-        f"{total.seconds * 1e3:.3f}",
+        f"{total.kernel * 1e3:.3f}",
         f"{total.share:.0%}",
+        f"{total.seconds * 1e3:.3f}",
         str(total.calls),
         f"{total.flops / 1e6:.3g}" if total.flops else "",
         f"{total.bytes / 1e6:.3g}" if total.bytes else "",

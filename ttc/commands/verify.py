@@ -19,6 +19,7 @@ __all__ = ["verify"]
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="[default: all that run here]")
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@click.option("--engines", type=click.Path(path_type=Path), help="Engines.  [default: BUNDLE/engines]")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to generate after.")
 @click.option("--ids", is_flag=True, help="--prompt is token ids with blanks between.")
 @click.option("--max-new-tokens", type=int, default=32, show_default=True, metavar="N")
@@ -38,6 +39,7 @@ def verify(
     bundle: Path,
     backends: tuple[str, ...],
     device: str | None,
+    engines: Path | None,
     prompts: tuple[str, ...],
     ids: bool,
     max_new_tokens: int,
@@ -61,6 +63,7 @@ def verify(
             bundle,
             backends or None,
             device=device,
+            engines=engines,
             checkpoint=checkpoint,
             prompts=asked or None,
             max_new_tokens=max_new_tokens,

@@ -21,6 +21,7 @@ from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, node_cost, ttc_op_cost
 from ttc.profiling.report import Part
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -64,7 +65,6 @@ def open_profiled(
     """
     from ttc.runtime.backends.onnxruntime.load import load
     from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
-    from ttc.runtime.backends.settings import LoadSettings
 
     class Profiled(OnnxRuntimeBackend):
         """Gives its profiles."""

@@ -21,7 +21,10 @@ _WIDTH, _ROW, _LEFT, _RIGHT = 760, 34, 130, 110
 
 
 def svg(profile: Profile) -> str:
-    """The picture: a bar is as long as its phase's call takes; what is not attributed is left white."""
+    """The picture: a bar is as long as its phase's call takes; what is not attributed is left white.
+
+    Of the time that is, each kind gets its own with what the library spends on it.
+    """
     longest = max(phase.seconds for phase in profile.phases)
     scale = (_WIDTH - _LEFT - _RIGHT) / longest
     kinds: list[str] = []
@@ -32,7 +35,7 @@ def svg(profile: Profile) -> str:
         for total in profile.by(phase, _group):
             kinds += [total.name] if total.name not in kinds else []
             width = total.seconds * scale
-            label = f"{total.name}: {total.seconds * 1e3:.3g} ms, {total.share:.0%}"
+            label = f"{total.name}: {total.seconds * 1e3:.3g} ms"
             rows.append(
                 f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="20" fill="{_COLOURS[total.name]}">'
                 f"<title>{escape(label)}</title></rect>"

@@ -1,7 +1,7 @@
 """What a profile holds, and how its parts are added up."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,10 @@ class LoopTime:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Parts with something in common, added up; `of_limit` is the least possible time over that of the
-    kernels.
+    """Parts with something in common, added up.
+
+    `share` is that of the kernels' time: a profiler's own time lies between the kernels and would count nodes
+    rather than work. `of_limit` is the least possible time over that of the kernels.
     """
 
     name: str
@@ -111,7 +113,7 @@ class Profile:
 
     @property
     def most_expensive(self) -> tuple[str, Total]:
-        """The phase and op that take the largest share of their phase's call."""
+        """The phase and op that take the largest share of their phase's kernels."""
         found = [
             (phase.name, max(self.by(phase, _op), key=lambda total: total.share))
             for phase in self.phases
@@ -121,7 +123,7 @@ class Profile:
 
     def by(self, phase: PhaseProfile, key: Callable[[Part], str]) -> list[Total]:
         """The phase's parts added up by a key, the longest first."""
-        return totals(phase.parts, key, phase.seconds, self.limits)
+        return totals(phase.parts, key, self.limits)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: every field, and each phase's parts added up by kind, layer and op."""
@@ -135,10 +137,9 @@ class Profile:
         return found
 
 
-def totals(
-    parts: Iterable[Part], key: Callable[[Part], str], whole: float, limits: Mapping[str, float]
-) -> list[Total]:
-    """Parts added up by a key, the longest first; `whole` is what shares refer to."""
+def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[str, float]) -> list[Total]:
+    """Parts added up by a key, the one with the longest kernels first."""
+    whole = sum(part.kernel for part in parts)
     groups: dict[str, list[Part]] = {}
     for part in parts:
         groups.setdefault(key(part), []).append(part)
@@ -150,8 +151,19 @@ def totals(
         kernel = sum(part.kernel for part in own)
         of_limit = least / kernel if kernel and (cost.flops or cost.bytes) else None
         calls = sum(part.calls for part in own)
-        found.append(Total(name, seconds, kernel, seconds / whole, calls, cost.flops, cost.bytes, of_limit))
-    return sorted(found, key=lambda total: -total.seconds)
+        found.append(
+            Total(
+                name,
+                seconds,
+                kernel,
+                kernel / whole if whole else 0.0,
+                calls,
+                cost.flops,
+                cost.bytes,
+                of_limit,
+            )
+        )
+    return sorted(found, key=lambda total: -total.kernel)
 
 
 def _kind(part: Part) -> str:

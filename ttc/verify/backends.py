@@ -2,6 +2,7 @@
 sight.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,12 +68,18 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
 
 
 def open_candidate(
-    name: str, bundle: Bundle, device: str | None, layers: bool, threads: int | None = None
+    name: str,
+    bundle: Bundle,
+    device: str | None,
+    layers: bool,
+    threads: int | None = None,
+    engines: str | os.PathLike[str] | None = None,
 ) -> Candidate:
     """A backend of the bundle by name; with `layers` its residual streams are kept where it can show them."""
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
-    backend = load_backend(name, bundle, LoadSettings(device, threads if name == "onnxruntime" else None))
+    settings = LoadSettings(device, threads if name == "onnxruntime" else None, engines)
+    backend = load_backend(name, bundle, settings)
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)
     return Candidate(

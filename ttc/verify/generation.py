@@ -29,11 +29,11 @@ def generate_all(engine: Engine, prompts: Sequence[Any], max_new_tokens: int) ->
     """Every prompt in every mode, greedily; eos ends nothing, so that there is as much to compare."""
     found = {}
     for mode, options in MODES.items():
-        results = engine.generate(
-            list(prompts), mode=mode, max_new_tokens=max_new_tokens, stop_at_eos=False, **options
-        )
-        assert isinstance(results, list), "a list of prompts gives a list of results"
-        found[mode] = results
+        results = [
+            engine.generate(prompt, mode=mode, max_new_tokens=max_new_tokens, stop_at_eos=False, **options)
+            for prompt in prompts  # one by one: engines may be built for one row
+        ]
+        found[mode] = [result for result in results if isinstance(result, Result)]
     return found
 
 

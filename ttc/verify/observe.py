@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ttc.errors import BackendError
 from ttc.runtime.backends.base import Backend
 from ttc.runtime.state import ContextState
-from ttc.verify.scenario import BATCH, Context, Denoise, Scenario
+from ttc.verify.scenario import Context, Denoise, Scenario
 
 __all__ = ["Floats", "Observation", "Watched", "observe"]
 
@@ -47,14 +47,17 @@ def observe(
 ) -> Iterator[Observation]:
     """Run the calls in order, each observed as it is done."""
     backend, saved = watched.backend, None
-    state = backend.new_state(BATCH, capacity)
+    B = scenario.shapes.batch
+    state = backend.new_state(B, capacity)
     for call in scenario.calls:
         say(f"{backend.name}: {call.name}")
         logits: Floats | None = None
         residuals: Mapping[int, Floats] = {}
         if isinstance(call, Context):
-            every = np.tile(np.arange(call.ids.shape[1], dtype=np.int32), (BATCH, 1))
-            made = backend.context(state, call.ids, call.commit_len, every, call.save)
+            L = call.ids.shape[1]
+            places = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
+            last = np.tile(places, (B, 1))
+            made = backend.context(state, call.ids, call.commit_len, last, call.save)
             logits, saved = made.logits, made.saved
             residuals = dict(watched.residuals)
         elif isinstance(call, Denoise):

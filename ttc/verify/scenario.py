@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.config import ModelConfig
+from ttc.runtime.backends.base import Limits
 
-__all__ = ["BATCH", "Advance", "Context", "Denoise", "Scenario", "make_scenario"]
+__all__ = ["Advance", "Context", "Denoise", "Scenario", "Shapes", "make_scenario"]
 
-BATCH = 2
 _SEED = 20261
 
 Ints = npt.NDArray[np.int32]
@@ -59,22 +59,49 @@ Call = Context | Denoise | Advance
 
 
 @dataclass(frozen=True, slots=True)
+class Shapes:
+    """Rows, tokens of a block, most tokens of a context call, and most places that it gives logits for."""
+
+    batch: int = 2
+    block: int = 16
+    chunk: int = 24
+    positions: int = 24
+
+    @classmethod
+    def within(cls, limits: Limits | None) -> "Shapes":
+        """The usual shapes, lowered or raised to what a backend can run."""
+        if limits is None:
+            return cls()
+        usual = cls()
+        batch, block, chunk, positions = (
+            min(max(size, low), high)
+            for size, (low, high) in (
+                (usual.batch, limits.batch),
+                (usual.block, limits.block),
+                (usual.chunk, limits.reads),
+                (usual.positions, limits.positions),
+            )
+        )
+        return cls(batch, block, chunk, positions)
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """Calls in order, and the tokens that the state must have room for."""
 
+    shapes: Shapes
     calls: tuple[Call, ...]
     tokens: int
 
 
-def make_scenario(config: ModelConfig, block: int = 16, chunk: int = 24, seed: int = _SEED) -> Scenario:
-    """The built-in calls for a model: the same for the same model and seed.
-
-    block: tokens of a block.  chunk: tokens of a prefill call.
-    """
-    draw = np.random.default_rng(seed)
+def make_scenario(config: ModelConfig, shapes: Shapes | None = None) -> Scenario:
+    """The built-in calls for a model: the same for the same model and shapes."""
+    shapes = shapes or Shapes()
+    block, chunk, B = shapes.block, shapes.chunk, shapes.batch
+    draw = np.random.default_rng(_SEED)
 
     def ids(length: int) -> Ints:
-        return draw.integers(0, config.vocab_size, (BATCH, length)).astype(np.int32)
+        return draw.integers(0, config.vocab_size, (B, length)).astype(np.int32)
 
     def partly_masked(share: float) -> Ints:
         tokens = ids(block)
@@ -82,10 +109,10 @@ def make_scenario(config: ModelConfig, block: int = 16, chunk: int = 24, seed: i
         return tokens
 
     def counts(*values: int) -> Ints:
-        return np.array(values, np.int32)
+        return np.array(values[:B], np.int32)
 
     def times(*values: float) -> Any:
-        return np.array(values, np.float32)
+        return np.array(values[:B], np.float32)
 
     some = max(1, block - 5)
     short = max(1, chunk // 3)
@@ -100,4 +127,4 @@ def make_scenario(config: ModelConfig, block: int = 16, chunk: int = 24, seed: i
         Advance("commit it", counts(some, 1)),
         Denoise("denoise, last", partly_masked(0.25), times(0.25, -1.0)),
     )
-    return Scenario(calls, chunk + short + 2 * block + 1 + block)
+    return Scenario(shapes, calls, chunk + short + 2 * block + 1 + block)

@@ -38,9 +38,10 @@ def load(
     prepare: Prepare | None = None,
     kind_of: type[OnnxRuntimeBackend] = OnnxRuntimeBackend,
 ) -> OnnxRuntimeBackend:
-    """Make one session per graph of the bundle; `threads` is for each call of each session.
+    """Make one session per graph of the bundle; `settings.threads` is for each call of each session.
 
     Args:
+        bundle, settings: as in `ttc.load`.
         prepare: may add outputs to a graph and set options; what watches the layers goes this way.
         kind_of: what is made of the sessions.
     """
