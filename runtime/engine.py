@@ -115,6 +115,11 @@ class Engine:
         """Name of the backend."""
         return self._backend.name
 
+    @property
+    def can_verify_drafts(self) -> bool:
+        """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
+        return self._backend.can_advance
+
     def generate(
         self,
         prompt: Prompt,

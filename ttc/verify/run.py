@@ -21,7 +21,7 @@ from ttc.runtime.result import Result
 from ttc.verification import BackendRecord, Verification, file_digest, runs_from
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
-from ttc.verify.generation import built_in_prompts, check_generation, generate_all
+from ttc.verify.generation import MODES, built_in_prompts, check_generation, generate_all, reference_modes
 from ttc.verify.native import check_native
 from ttc.verify.observe import Observation, observe
 from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
@@ -120,7 +120,9 @@ class _References:
             self._sides[dtype] = open_reference(bundle, dtype)
         self.engine = Engine(self._sides["float32"].backend, None, self._profile, None)
         say("reference, tokens")
-        self.results: dict[str, list[Result]] = generate_all(self.engine, self.prompts, max_new_tokens)
+        self.results: dict[str, list[Result]] = generate_all(
+            self.engine, self.prompts, max_new_tokens, reference_modes()
+        )
         self._config, self._compute_dtype = bundle.config, bundle.compute_dtype
         self._observed: dict[tuple[Shapes, int], _Observed] = {}
 
@@ -157,7 +159,8 @@ def _verify_backend(
     try:
         comparisons = _compare(candidate, sides, say)
         say(f"{name}: tokens")
-        got = generate_all(engine, sides.prompts, sides.max_new_tokens)
+        modes = list(MODES) if engine.can_verify_drafts else reference_modes()
+        got = generate_all(engine, sides.prompts, sides.max_new_tokens, modes)
         near = tolerances_of(candidate.computes_in)
         generation = check_generation(sides.engine, sides.results, got, sides.prompts, near)
         notes = [*candidate.backend.notes]
