@@ -30,7 +30,18 @@ FENCE = re.compile(
 )
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-TOP_FOLDERS = (".ci", "benchmarks", "docs", "examples", "exporter", "plugins", "profiles", "runtime", "tests", "ttc")
+TOP_FOLDERS = (
+    ".ci",
+    "benchmarks",
+    "docs",
+    "examples",
+    "exporter",
+    "plugins",
+    "profiles",
+    "runtime",
+    "tests",
+    "ttc",
+)
 
 
 @dataclass(frozen=True, slots=True)
