@@ -69,7 +69,7 @@ def _results(tokenizer: Tokenizer, answer: list[int]) -> list[bool]:
     """Which tokens are digits of a number right after "="."""
     found, inside = [], False
     for token in answer:
-        text = tokenizer.id_to_token(token)
+        text = tokenizer.id_to_token(token) or ""
         found.append(inside and text.isdigit())
         inside = text == "=" or found[-1]
     return found

@@ -92,15 +92,16 @@ def evaluate(engine: ttc.Engine, problems: Sequence[dict[str, str]], setting: st
 
 
 def table(rows: Sequence[Figures]) -> Iterator[str]:
-    """Lines of a Markdown table; the first row is AR, whose word accuracy is 100 % of the third column."""
+    """Lines of a Markdown table; with a column for the share of AR's word accuracy if AR is among them."""
     tasks = list(rows[0].accuracy)
+    ar = next((row.accuracy["word"] for row in rows if row.setting == "AR"), 0.0)
     yield f"| setting | {' | '.join(tasks)} | word, of AR's | tokens/NFE | steps per block |"
     yield "|---" * (len(tasks) + 4) + "|"
     for row in rows:
         shares = " | ".join(f"{row.accuracy[task]:.1%}" for task in tasks)
-        kept = row.accuracy["word"] / rows[0].accuracy["word"] if rows[0].accuracy["word"] else 0.0
+        of_ar = f"{row.accuracy['word'] / ar:.1%}" if ar else "–"
         speed = f"{row.tokens_per_nfe:.2f} | {row.steps_per_block:.2f}" if row.nfe else "1 | –"
-        yield f"| {row.setting} | {shares} | {kept:.1%} | {speed} |"
+        yield f"| {row.setting} | {shares} | {of_ar} | {speed} |"
 
 
 def main() -> None:

@@ -47,13 +47,14 @@ def context_hidden(
     seeds: list[tuple[Tensor, ...]] = []
     for i, (kind, w) in enumerate(zip(config.pattern, weights.layers, strict=True)):
         h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
+        seed: tuple[Tensor, ...] = ()
         if kind == "M":
             out, seed = _mamba_sequence(config, w, h, real, size)
         elif kind == "*":
             keys, values = _keys_values(config, w, h)
             out, seed = _attention(config, w, h, keys, values, visible[:, None]), (keys, values)
         else:
-            out, seed = _feed_forward(config, i, kind, w, h, loads), ()
+            out = _feed_forward(config, i, kind, w, h, loads)
         x = x + out
         seeds.append(seed)
     return x, tuple(seeds)

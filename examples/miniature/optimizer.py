@@ -8,7 +8,8 @@ __all__ = ["Muon", "split"]
 
 def split(weights: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """What is trained: matrices for Muon, the rest for AdamW. Routing biases are balanced, not trained."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, tensor in weights.items():
         if name.endswith("e_score_correction_bias"):
             continue
@@ -43,9 +44,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """Nearly U·Vᵀ of a matrix U·S·Vᵀ, by a quintic Newton-Schulz iteration with Jordan's coefficients."""
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.mT if tall else matrix
+    x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+    found: Tensor = x.mT if tall else x
+    return found
