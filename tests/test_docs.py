@@ -23,6 +23,7 @@ DOCUMENTS = [
     "docs/bench.md",
     "docs/cli.md",
     "docs/different-text.md",
+    "docs/gpu.md",
     "docs/kernels.md",
     "docs/lossless.md",
     "docs/ops.md",
