@@ -2,6 +2,7 @@
 #
 #   make demo PYTHON=/path/to/python3.12     another Python
 #   make setup TORCH='torch==2.14.1'         another torch
+#   make gpu READY= BIN=/path/to/bin         no setup: the Python at hand, with what it has (offline)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -45,8 +46,8 @@ bench: $(READY) ## measure the backends on the miniature and print the ratios
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/export_real_size.py
 
-gpu: $(READY) ## the tests that need a GPU; here a missing GPU is a failure
-	TTC_REQUIRE=gpu $(BIN)/python -m pytest -m gpu
+gpu: $(READY) ## the tests that need a GPU (a missing one is a failure), then the benchmark of the real size
+	TTC_REQUIRE=gpu $(BIN)/python -m benchmarks.gpu
 
 clean: ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist ttc.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -16,37 +16,10 @@ from pathlib import Path
 
 from ttc.config import ModelConfig
 from ttc.exporter.checkpoint import expected_tensors
+from ttc.planning.models import released_config
 
 ROOT = Path(__file__).parents[1]
-# The configuration of the released model (spec § 1).
-CONFIG = {
-    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
-    "num_hidden_layers": 52,
-    "hidden_size": 2688,
-    "vocab_size": 131072,
-    "layer_norm_epsilon": 1e-5,
-    "mamba_num_heads": 64,
-    "mamba_head_dim": 64,
-    "n_groups": 8,
-    "ssm_state_size": 128,
-    "conv_kernel": 4,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "n_routed_experts": 128,
-    "num_experts_per_tok": 6,
-    "moe_intermediate_size": 1856,
-    "moe_shared_expert_intermediate_size": 3712,
-    "n_group": 1,
-    "topk_group": 1,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 2.5,
-    "max_position_embeddings": 262144,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "torch_dtype": "bfloat16",
-}
+CONFIG = released_config()
 SHARDS = 24
 
 

@@ -1,7 +1,8 @@
 """Compiles every kernel for every architecture at the real model's sizes and reports what ptxas says:
 registers, spills, shared memory. Needs no GPU and measures no time.
 
-    python benchmarks/kernels_ptx.py [-o FILE] [--dtypes bfloat16 …] [--targets 9.0 …] [--first-tile-only]
+    python benchmarks/kernels_ptx.py [-o FILE] [--ops MoeUp …] [--dtypes bfloat16 …] [--targets 9.0 …]
+        [--first-tile-only]
 """
 
 import argparse
@@ -49,13 +50,14 @@ def main() -> None:
     """Compile, assemble, print a JSON; exit status 1 where a kernel could not be compiled."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--ops", nargs="+", default=list(LEAVES), choices=list(LEAVES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--first-tile-only", action="store_true")
     options = parser.parse_args()
     kernels = [
         report(leaf, tile, dtype, target)
-        for leaf in LEAVES.values()
+        for leaf in (LEAVES[name] for name in options.ops)
         for tile in range(1 if options.first_tile_only else len(leaf.tiles))
         for dtype in dtypes_of(leaf, options.dtypes)
         for target in options.targets

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ttc.dims import letters, sizes_of
 from ttc.engines import TensorRecord
 from ttc.errors import BackendError, InputError
 from ttc.exporter.compile import Task
-from ttc.exporter.dims import letters, shape_of, sizes_of
+from ttc.exporter.dims import shape_of
 from ttc.exporter.passes.cut import cut
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.free_weights import free_weights

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ttc.exporter.dims import evaluate, shape_of
+from ttc.dims import evaluate
+from ttc.exporter.dims import shape_of
 from ttc.exporter.passes.free_weights import CONSTANT_PREFIX
 from ttc.plugins.ops import DOMAIN
 

@@ -14,8 +14,9 @@ from ttc.exporter.jobs import FORMS, Network, Ranges
 from ttc.exporter.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.sources import GraphSource, Source, read_source
-from ttc.exporter.tensorrt_api import BACKENDS, backend_version, check_targets
+from ttc.exporter.tensorrt_api import check_targets
 from ttc.profiles.building import DIMENSIONS, BuildProfile, Range, load_build_profile
+from ttc.tensorrt_package import BACKENDS, backend_version
 
 __all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
 

@@ -13,53 +13,19 @@ TensorRT-RTX.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
-from ttc.errors import BackendError, InputError, MissingDependencyError
+from ttc.errors import BackendError, InputError
+from ttc.tensorrt_package import BACKENDS, find_backend
 
-__all__ = ["BACKENDS", "TARGETS", "TensorRT", "backend_version", "check_targets", "find_backend"]
+__all__ = ["TARGETS", "TensorRT", "check_targets"]
 
-BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # What TensorRT-RTX 1.7 can build for. 8.0 builds, though the support matrix starts at 7.5, 8.6.
 TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _NO_BFLOAT16 = ("7.5",)
-_MINIMUM = {"tensorrt": (10, 15), "tensorrt-rtx": (1, 7)}
 _DATA_CENTRE = ("9.0", "10.0", "10.3", "11.0")
-
-
-def find_backend(backend: str) -> None:
-    """Raise unless the backend's package is installed, without importing it."""
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; valid: {', '.join(BACKENDS)}")
-    if importlib.util.find_spec(BACKENDS[backend]) is None:
-        raise MissingDependencyError(
-            f"building with {backend} needs the package {BACKENDS[backend]}, which is not installed; "
-            f"install it with: pip install 'ttc[{backend}]'"
-        )
-
-
-def backend_version(backend: str) -> str:
-    """Version of the installed package, read without importing it; `BackendError` where it is too old."""
-    find_backend(backend)
-    package = BACKENDS[backend]
-    names = (package, *(f"{package}_cu{cuda}" for cuda in (13, 12)))
-    for name in names:
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if tuple(int(part) for part in found.split(".")[:2]) < _MINIMUM[backend]:
-            due = ".".join(map(str, _MINIMUM[backend]))
-            raise BackendError(
-                f"{backend} {found} is installed, at least {due} is due; "
-                f"upgrade with: pip install -U 'ttc[{backend}]'"
-            )
-        return found
-    return str(importlib.import_module(package).__version__)
 
 
 def check_targets(backend: str, targets: Sequence[str], dtype: str | None) -> None:

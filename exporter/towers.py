@@ -12,7 +12,7 @@ for `E` and `-`.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,8 @@ __all__ = [
     "DENOISER",
     "HEADS",
     "TIME_WEIGHTS",
+    "Record",
+    "RunOp",
     "TowerWeights",
     "advance_layer",
     "context_forward",
@@ -50,6 +52,9 @@ __all__ = [
     "layer_weight_names",
     "time_embedding",
 ]
+
+# Sees (layer number, x) after every layer.
+Record = Callable[[int, Tensor], None]
 
 CONTEXT, DENOISER = "context_tower", "denoiser_tower"
 HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
@@ -73,6 +78,7 @@ def context_forward(
     commit_len: Tensor,
     logit_positions: Tensor,
     state: Sequence[LayerState],
+    record: Record | None = None,
 ) -> tuple[Tensor, list[LayerState], list[LayerState]]:
     """Read a block with the context tower and move the state past its first `commit_len` tokens.
 
@@ -80,6 +86,7 @@ def context_forward(
         input_ids: (B, L) int32.  lengths: (B,) int32 tokens in the context before the block; lengths + L ≤ C.
         commit_len: (B,) int32, 0 … L.  logit_positions: (B, R) int32 places in the block.
         state: one entry per layer.
+        record: called with each layer's number and its x, the residual stream behind it.
 
     Returns:
         logits (B, R, V) float32; the new state (for `*` layers all L keys and values are written, of which
@@ -88,10 +95,12 @@ def context_forward(
     """
     x = embed(weights.embeddings, input_ids)
     new_state, saved = [], []
-    for kind, w, before in zip(config.pattern, weights.layers, state, strict=True):
+    for i, (kind, w, before) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
         x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before)
         new_state.append(after)
         saved.append(kept)
+        if record is not None:
+            record(i, x)
     return context_head(config, weights.norm, weights.head, x, logit_positions), new_state, saved
 
 
@@ -103,6 +112,8 @@ def denoiser_forward(
     t: Tensor,
     lengths: Tensor,
     state: Sequence[LayerState],
+    record: Record | None = None,
+    time_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Evaluate the denoiser on a block over the context tower's state, which stays as it is.
 
@@ -110,14 +121,19 @@ def denoiser_forward(
         block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches
             conditioning off.
         lengths: (B,) int32 context tokens.  state: the context tower's, one entry per layer.
+        record: called with each layer's number and its x, the residual stream behind it.
+        time_dtype: what t and its sinusoid are rounded to; None: the dtype computed in. A float32 run of a
+            bf16 model rounds them to bf16, as the model was trained.
 
     Returns:
         logits (B, L, V) float32, the mask id's included.
     """
     x = embed(weights.embeddings, block_ids)
-    modulation = time_embedding(config, weights.time, t, x.dtype)
-    for kind, w, context in zip(config.pattern, weights.layers, state, strict=True):
+    modulation = time_embedding(config, weights.time, t, time_dtype or x.dtype)
+    for i, (kind, w, context) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
         x = denoiser_layer(config, kind, w, run_op, x, modulation, t, lengths, context)
+        if record is not None:
+            record(i, x)
     return denoiser_head(config, weights.norm, weights.head, x)
 
 
@@ -266,9 +282,8 @@ def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
     """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
-    hidden = functional.linear(
-        time_sinusoid(t, dtype), w["t_embedder.mlp.0.weight"], w["t_embedder.mlp.0.bias"]
-    )
+    first = w["t_embedder.mlp.0.weight"]
+    hidden = functional.linear(time_sinusoid(t, dtype).to(first.dtype), first, w["t_embedder.mlp.0.bias"])
     embedded = functional.linear(
         functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"]
     )

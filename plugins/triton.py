@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError
 
 from ttc.errors import BackendError, InputError
 from ttc.plugins.kernels import LEAVES
-from ttc.plugins.launch import ALIGNMENT, Leaf, Problem
+from ttc.plugins.launch import ALIGNMENT, Launch, Leaf, Problem
 from ttc.plugins.ops import OpSpec, TensorSpec
 
 __all__ = ["run_triton"]
@@ -42,7 +43,7 @@ def run_triton(
 
     Raises:
         InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
-        BackendError: CPU tensors without the interpreter, or CUDA tensors with it.
+        BackendError: CPU tensors without the interpreter, or CUDA tensors with it; Triton fails.
     """
     if op.launches and tile is not None:
         raise InputError(f"{op.name}: tile is for leaves; this op consists of {', '.join(op.launches)}")
@@ -85,19 +86,32 @@ def _run_leaf(
                 )
         else:
             outputs[spec.name] = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+    _run(launch, dims, inputs, tuple(outputs.values()))
+    return outputs
+
+
+def _run(
+    launch: Launch, dims: Mapping[str, int], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> None:
     programs = launch.programs(dims)
-    if 0 not in programs:  # else some dimension is 0 and there is nothing to write
+    if 0 in programs:  # some dimension is 0: there is nothing to write
+        return
+    try:
         with torch.cuda.device_of(inputs[0]):
             launch.kernel[programs](
                 *inputs,
                 *launch.integer_values(dims),
-                *outputs.values(),
+                *outputs,
                 **launch.constants,
                 num_warps=launch.tile.num_warps,
                 num_stages=launch.tile.num_stages,
                 enable_fp_fusion=True,
             )
-    return outputs
+    except TritonError as error:
+        raise BackendError(
+            f"{launch.op}: Triton {triton.__version__} could not compile or launch the kernel with tile "
+            f"{launch.tile.name} on {inputs[0].device}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> None:

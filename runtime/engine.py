@@ -5,29 +5,37 @@ import inspect
 import numbers
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ttc.bundle import Bundle
+from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.config import ModelConfig
 from ttc.errors import BundleError, CapacityError, InputError
 from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.draft_policy import DraftMemory
+from ttc.runtime.limits import check_block, check_rows, fitting_capacity, fitting_chunk
 from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
+from ttc.runtime.lossless import speculate
 from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
+from ttc.runtime.prompt_lookup import speculate_from_prompt
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
 from ttc.runtime.result import Event, Result, Stats
 from ttc.runtime.rows import Row
-from ttc.runtime.text import TextStream, decode
+from ttc.runtime.text import TextStream, decode, load_tokenizer
+from ttc.verification import check_verified, runs_from
 
 __all__ = ["Engine", "load"]
 
 _LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
+# Modes that learn from the logits how many tokens of a block count.
+_VERIFIED = ("lossless", "prompt-lookup")
 
 
 def load(
@@ -39,26 +47,38 @@ def load(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    trust: str | os.PathLike[str] | None = None,
+    graph_level: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    require_verified: bool = False,
 ) -> "Engine":
     """Open a bundle on a backend.
 
     Args:
         bundle: the folder that `ttc export` wrote; its digests are checked first.
-        backend: "onnxruntime" or "torch".
+        backend: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
         device: "cpu", "cuda" or "cuda:N"; None takes the best there is.
         capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the
             model's max_position_embeddings.
-        engines: folder of TensorRT engines; only backends that run engines take it.
+        engines: folder of TensorRT engines, by default BUNDLE/engines; only for backends that run engines.
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
         threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
             cores for a large one.
+        trust: PEM file of the public key that must have signed the engines; only with engines.
+        graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
+            is. Only for backends on a GPU.
+        progress: called with (bytes done, bytes in all) while weights go to a GPU.
+        require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
+            as it is now.
 
     Raises:
-        BundleError: not a bundle, damaged, or its checkpoint is missing or changed.
+        BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
         InputError: an unknown backend or device, a capacity that is none.
-        BackendError: the backend cannot be had here.
+        BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
     """
     opened = Bundle.open(bundle, checkpoint)
+    if require_verified:
+        check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(
@@ -66,13 +86,10 @@ def load(
         )
     if threads is not None and (not _is_count(threads) or threads > 1024):
         raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
-    if engines is not None:
-        raise InputError(f"backend {backend!r} runs no engines; leave out engines")
-    tokenizer = _tokenizer(opened)
+    tokenizer = load_tokenizer(opened)
+    settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
-        return Engine(
-            load_backend(backend, opened, device, threads), tokenizer, load_profile("cpu"), capacity
-        )
+        return Engine(load_backend(backend, opened, settings), tokenizer, load_profile("cpu"), capacity)
     finally:
         opened.close()
 
@@ -83,8 +100,10 @@ class Engine:
     def __init__(
         self, backend: Backend, tokenizer: Tokenizer | None, profile: Profile, capacity: int | None
     ) -> None:
-        self._backend, self._profile, self._capacity = backend, profile, capacity
+        self._backend, self._capacity = backend, capacity
+        self._profile = fitting_chunk(profile, backend.limits)
         self.tokenizer = tokenizer
+        self._draft_memory = DraftMemory()
 
     @property
     def config(self) -> ModelConfig:
@@ -95,6 +114,11 @@ class Engine:
     def backend(self) -> str:
         """Name of the backend."""
         return self._backend.name
+
+    @property
+    def can_verify_drafts(self) -> bool:
+        """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
+        return self._backend.can_advance
 
     def generate(
         self,
@@ -110,18 +134,23 @@ class Engine:
         seed: int | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         stop_at_eos: bool = True,
+        draft_steps: int | str = "auto",
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
 
         Args:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
-            mode: "diffusion", "ar" or "mock-ar" (spec § 5).
+            mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
+                and verified by the context tower (docs/lossless.md), or "prompt-lookup": AR's text, drafted
+                from what stood behind the same tokens before.
             max_new_tokens: need not be a multiple of the block.
             block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
                 of `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: only in AR and mock-AR.  seed: makes a sampled run
+            temperature: 0 is greedy.  top_k, top_p: in all modes but diffusion.  seed: makes a sampled run
                 repeatable; the one that was used is in the statistics.
             eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
+            draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
+                "auto" chooses its length and its evaluations by what they cost and what they bring.
 
         Returns:
             One result, or a list for a batch.
@@ -143,6 +172,7 @@ class Engine:
             seed=seed,
             eos_token_id=eos_token_id,
             stop_at_eos=stop_at_eos,
+            draft_steps=draft_steps,
         )
         events = self._play(run, with_text=False)
         while True:
@@ -168,9 +198,12 @@ class Engine:
         """Context tower logits at every position of one sequence: (L, V)."""
         tokens = np.array([check_ids(ids, self.config, "ids")], np.int32)
         state = self._backend.new_state(1, self._capacity_for(tokens.shape[1]))
-        pieces = []
-        for start in range(0, tokens.shape[1], self._profile.prefill_chunk):
-            chunk = tokens[:, start : start + self._profile.prefill_chunk]
+        check_rows(self._backend.limits, 1)
+        pieces, width = [], self._profile.prefill_chunk
+        if self._backend.limits is not None:
+            width = min(width, self._backend.limits.positions[1])
+        for start in range(0, tokens.shape[1], width):
+            chunk = tokens[:, start : start + width]
             L = chunk.shape[1]
             places = np.arange(L, dtype=np.int32)[None]
             pieces.append(self._backend.context(state, chunk, np.array([L], np.int32), places).logits[0])
@@ -189,6 +222,8 @@ class Engine:
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
             raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
+        check_rows(self._backend.limits, 1)
+        check_block(self._backend.limits, block.shape[1])
         capacity = self._capacity_for(len(context))
         state, _ = prefill(
             self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._profile.prefill_chunk
@@ -196,6 +231,16 @@ class Engine:
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
         logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
         return logits
+
+    def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:
+        """Make ready, before the first generation, what these sizes need: on a GPU the CUDA graphs.
+
+        tokens: prompt and new ones together, which decides the capacity. Raises as `generate` does.
+        """
+        check_rows(self._backend.limits, batch)
+        check_block(self._backend.limits, block_size)
+        capacity = self._capacity_for(tokens)
+        self._backend.warm_up(batch, capacity, block_size, self._profile.prefill_chunk)
 
     def close(self) -> None:
         """Let go of the model. Later calls are refused; a second close does nothing."""
@@ -212,12 +257,28 @@ class Engine:
         options = make_options(self.config, **given)
         prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
         rows = [Row(i, ids) for i, ids in enumerate(prompts)]
+        check_rows(self._backend.limits, len(rows))
+        if options.mode != "ar":
+            check_block(self._backend.limits, 1 if options.mode == "mock-ar" else options.block_size)
         capacity = self._capacity_for(max(len(ids) for ids in prompts), options.max_new_tokens)
         timed = Stopwatch()
         if options.max_new_tokens == 0:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
+        elif options.mode in _VERIFIED:
+            if not self._backend.can_advance:
+                raise BundleError(
+                    f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
+                    "one; export the checkpoint again (ttc export), or use mode 'ar', "
+                    "which gives the same text"
+                )
+            chunk = self._profile.prefill_chunk
+            if options.mode == "lossless":
+                memory = self._draft_memory
+                events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
+            else:
+                events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
         else:
             loop = _LOOPS[options.mode]
             events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)
@@ -231,7 +292,8 @@ class Engine:
                 f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens} need {needed} places, "
                 f"the capacity is {limit}; shorten the prompt, ask for fewer, or load with more capacity"
             )
-        return self._capacity or self._profile.capacity_for(needed)
+        wanted = self._capacity or self._profile.capacity_for(needed)
+        return fitting_capacity(self._backend.limits, needed, wanted)
 
     def _play(self, run: "_Run", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
         """Run the loop to its end; events with their text on the way, the results at the end."""
@@ -267,7 +329,9 @@ class Engine:
             seconds=seconds,
             tokens_per_second=len(row.tokens) / seconds,
             backend_seconds=run.timed.seconds,
+            graph_level=self._backend.graph_level,
             seed=options.seed,
+            lossless=row.lossless,
             notes=(*self._backend.notes, *options.notes),
         )
         text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)
@@ -291,12 +355,3 @@ def _is_count(value: object) -> bool:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
-
-
-def _tokenizer(bundle: Bundle) -> Tokenizer | None:
-    if bundle.tokenizer_path is None:
-        return None
-    try:
-        return Tokenizer.from_file(str(bundle.tokenizer_path))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None

@@ -1,4 +1,4 @@
-"""The generation loops (spec § 5), level 0: the host steps, one backend call after another.
+"""The generation loops (spec § 5), one backend call after another.
 
 Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t,
 its own number of steps and its own end; a row that is done leaves the batch before the context is extended.
@@ -13,14 +13,25 @@ import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.plugins.counter_rng import row_key
-from ttc.runtime.backends.base import Backend, StepInputs, StepOutputs
+from ttc.runtime.backends.base import Backend, BlockInputs, StepOutputs
 from ttc.runtime.options import Options
 from ttc.runtime.result import Event
 from ttc.runtime.rows import Row
 from ttc.runtime.sampling import next_tokens
 from ttc.runtime.state import ContextState
 
-__all__ = ["Stopwatch", "autoregress", "diffuse", "mock_autoregress", "prefill"]
+__all__ = [
+    "Stopwatch",
+    "autoregress",
+    "choose",
+    "count_context_call",
+    "diffuse",
+    "drop_finished",
+    "fill_block",
+    "mock_autoregress",
+    "prefill",
+    "row_keys",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,19 +62,20 @@ def diffuse(
     state, _ = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
     active = list(rows)
     while active:
-        block = yield from _fill_block(backend, timed, active, options, state)
+        empty = _full((len(active), options.block_size), backend.config.mask_token_id)
+        block = yield from fill_block(backend, timed, active, empty, options.steps, options, state)
         for row, tokens in zip(active, block.tolist(), strict=True):
             yield _committed(
                 row, tokens, options, steps=row.nfe_per_block[-1], block_index=len(row.nfe_per_block) - 1
             )
-        state, active, kept = _drop_finished(backend, timed, state, active)
+        state, active, kept = drop_finished(backend, timed, state, active)
         if active:
             everything, last = (
                 _full(len(active), options.block_size),
                 _full((len(active), 1), options.block_size - 1),
             )
             timed(backend.context, state, block[kept], everything, last)
-            _count_context_call(active)
+            count_context_call(active)
 
 
 def autoregress(
@@ -73,14 +85,14 @@ def autoregress(
     state, logits = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
     active = list(rows)
     while True:
-        tokens = _choose(logits, active, options)
+        tokens = choose(logits, active, options)
         yield from _take_tokens(active, tokens, options)
-        state, active, kept = _drop_finished(backend, timed, state, active)
+        state, active, kept = drop_finished(backend, timed, state, active)
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
         logits = timed(backend.context, state, tokens[kept, None], one, first).logits[:, 0]
-        _count_context_call(active)
+        count_context_call(active)
 
 
 def mock_autoregress(
@@ -97,14 +109,14 @@ def mock_autoregress(
         logits = timed(backend.denoise, state, current[:, None], unconditioned)
         for row in active:
             row.nfe_per_block.append(1)
-        tokens = _choose(timed(backend.fetch, logits)[:, 0], active, options)
+        tokens = choose(timed(backend.fetch, logits)[:, 0], active, options)
         yield from _take_tokens(active, tokens, options)
-        state, active, kept = _drop_finished(backend, timed, state, active)
+        state, active, kept = drop_finished(backend, timed, state, active)
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
         timed(backend.context, state, current[kept, None], one, first)
-        _count_context_call(active)
+        count_context_call(active)
         current = tokens[kept]
 
 
@@ -135,41 +147,51 @@ def prefill(
         call = timed(backend.context, state, ids, commit_len, last)
         ends_here = (commit_len > 0) & (counts <= start + width)
         logits[ends_here] = call.logits[ends_here, 0]
-        _count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
+        count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
     return state, logits
 
 
-def _fill_block(
-    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, state: ContextState
+def fill_block(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    block: npt.NDArray[np.int32],
+    steps: int,
+    options: Options,
+    state: ContextState,
+    *,
+    redraw: bool = True,
 ) -> Generator[Event, None, npt.NDArray[np.int32]]:
-    """One block of every row, from all masks to none; yields an event per row and step, returns the blocks
-    (B, S).
+    """Fill the masked places of every row's block in at most `steps` denoiser evaluations.
+
+    Yields an event per row and step, returns the full blocks (B, S).
+
+    Args:
+        block: (B, S), the mask id where a place is open. t is the masked share of the row's block, so a
+            partly filled one starts below 1.
+        redraw: with a temperature, draw anew in every step; otherwise every step uses the noise AR uses at
+            these places.
     """
-    B, S, mask_id = len(rows), options.block_size, backend.config.mask_token_id
-    block, masked_count = _full((B, S), mask_id), _full(B, S)
+    B = len(rows)
+    mask_id = backend.config.mask_token_id
+    masked_count = (block == mask_id).sum(-1).astype(np.int32)
     threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
-    keys = _row_keys(rows, options)
     for row in rows:
         row.nfe_per_block.append(0)
-    for step in range(options.steps):
-        live = masked_count > 0
-        if not live.any():
-            break
-        share = (masked_count / S).astype(np.float32)
-        logits = timed(backend.denoise, state, block, share)
-        inputs = StepInputs(
-            block, threshold, temperature, keys, state.lengths, _full(B, step), _full(B, options.steps - step)
-        )
-        outputs = timed(backend.step, logits, inputs)
+    inputs = BlockInputs(block, steps, threshold, temperature, row_keys(rows, options), redraw)
+    outputs_of_steps, step = backend.fill_block(state, inputs), 0
+    while (outputs := timed(next, outputs_of_steps, None)) is not None:
         if np.isnan(outputs.confidence).any():
             where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
             raise NumericsError(
                 f"the denoiser gave NaN in {where}; check the weights (ttc inspect) and the dtype"
             )
+        live = masked_count > 0
         block, masked_count = outputs.next_block_ids, outputs.masked_count
         for r in np.flatnonzero(live).tolist():
             rows[r].nfe_per_block[-1] += 1
             yield _step_event(rows[r], step, r, outputs, mask_id)
+        step += 1
     return block
 
 
@@ -192,19 +214,27 @@ def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Op
         yield _committed(row, [token], options, steps=1, block_index=len(row.tokens))
 
 
-def _choose(logits: npt.NDArray[np.float32], rows: Sequence[Row], options: Options) -> npt.NDArray[np.int32]:
+def choose(
+    logits: npt.NDArray[np.float32], rows: Sequence[Row], options: Options, ahead: int = 0
+) -> npt.NDArray[np.int32]:
+    """AR's own token (B,) int32 for every row's next place, or for the place `ahead` tokens further.
+
+    logits: (B, V), what the model says after the token before that place.
+
+    Raises:
+        NumericsError: NaN among the logits.
+    """
     if np.isnan(logits).any():
         raise NumericsError(
-            f"the model gave NaN logits for new token {len(rows[0].tokens)}; "
+            f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead}; "
             "check the weights (ttc inspect) and the dtype"
         )
-    position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
-    return next_tokens(
-        logits, options.temperature, options.top_k, options.top_p, _row_keys(rows, options), position
-    )
+    position = np.array([len(row.prompt) + len(row.tokens) + ahead for row in rows], np.int32)
+    keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
+    return next_tokens(logits, options.temperature, options.top_k, options.top_p, keys, position)
 
 
-def _drop_finished(
+def drop_finished(
     backend: Backend, timed: Stopwatch, state: ContextState, rows: Sequence[Row]
 ) -> tuple[ContextState, list[Row], npt.NDArray[np.int32]]:
     """State and rows of those that go on, and their places in the batch so far."""
@@ -214,11 +244,13 @@ def _drop_finished(
     return state, [rows[r] for r in kept.tolist()], kept
 
 
-def _row_keys(rows: Sequence[Row], options: Options) -> npt.NDArray[np.int64]:
+def row_keys(rows: Sequence[Row], options: Options) -> npt.NDArray[np.int64]:
+    """The generator's keys of these rows: (B,)."""
     return np.array([row_key(options.seed or 0, row.index) for row in rows], np.int64)
 
 
-def _count_context_call(rows: Sequence[Row]) -> None:
+def count_context_call(rows: Sequence[Row]) -> None:
+    """Note that the context tower has read tokens of these rows."""
     for row in rows:
         row.context_calls += 1
 

@@ -15,8 +15,8 @@ __all__ = ["MAX_BLOCK_SIZE", "MODES", "Mode", "Options", "make_options"]
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["diffusion", "ar", "mock-ar"]
-MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar")
+Mode = Literal["diffusion", "ar", "mock-ar", "lossless", "prompt-lookup"]
+MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
 TRAINED_BLOCK_SIZE = 16
 # The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
 MAX_BLOCK_SIZE = 512
@@ -31,6 +31,7 @@ class Options:
 
     Attributes:
         seed: set whenever something is drawn, also where the user gave none.
+        draft_steps: most denoiser evaluations of a draft; None leaves the choice to the policy.
         eos_token_ids: ids that end a row; empty where nothing does.
         notes: warnings that belong into the result, one sentence each.
     """
@@ -44,6 +45,7 @@ class Options:
     top_k: int | None
     top_p: float | None
     seed: int | None
+    draft_steps: int | None
     eos_token_ids: frozenset[int]
     notes: tuple[str, ...]
 
@@ -62,11 +64,11 @@ def make_options(
     seed: int | None,
     eos_token_id: int | Sequence[int] | None,
     stop_at_eos: bool,
+    draft_steps: int | str = "auto",
 ) -> Options:
     """Check everything a user can get wrong; each refusal is an `InputError` that says what is valid."""
     if mode not in MODES:
-        hint = "; lossless decoding is not part of this version" if mode == "lossless" else ""
-        raise InputError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}{hint}")
+        raise InputError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}")
     _integer("max_new_tokens", max_new_tokens, 0, 2**31 - 1)
     _integer("block_size", block_size, 1, MAX_BLOCK_SIZE, "a longer block's scan is not exact")
     _integer("steps", steps, 1, 2**31 - 1)
@@ -82,10 +84,15 @@ def make_options(
         _number("top_p", top_p, 0.0, 1.0)
     if mode == "diffusion" and (top_k is not None or top_p is not None):
         raise InputError(
-            "top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); use 'ar'"
+            "top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); "
+            "use 'ar' or 'lossless'"
         )
     if seed is not None:
         _integer("seed", seed, 0, _MAX_SEED)
+    if draft_steps != "auto":
+        if isinstance(draft_steps, str):
+            raise InputError(f"draft_steps is {draft_steps!r}; valid: 'auto', or a number of steps")
+        _integer("draft_steps", draft_steps, 1, steps, "steps is the most a block may take")
     notes = []
     if temperature == 0 and (top_k is not None or top_p is not None):
         notes.append("top_k and top_p have no effect at temperature 0: greedy decoding takes the best token")
@@ -106,6 +113,7 @@ def make_options(
         top_k=top_k,
         top_p=top_p,
         seed=(secrets.randbits(63) if seed is None else seed) if drawn else None,
+        draft_steps=None if isinstance(draft_steps, str) else int(draft_steps),
         eos_token_ids=_eos(config, eos_token_id) if stop_at_eos else frozenset(),
         notes=tuple(notes),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ttc.runtime.options import Options
 from ttc.runtime.result import FinishReason
+from ttc.runtime.rounds import LosslessStats, Round
 
 __all__ = ["Row"]
 
@@ -18,6 +19,7 @@ class Row:
         prompt: token ids.
         tokens: new token ids, cut after eos and at max_new_tokens.
         nfe_per_block: denoiser evaluations of every finished or running block.
+        rounds: in lossless mode, every round so far.  lossless: its figures, when the batch has ended.
         context_calls: context tower calls that read tokens of this row.
         finish_reason: None while it runs.
     """
@@ -26,6 +28,8 @@ class Row:
     prompt: Sequence[int]
     tokens: list[int] = field(default_factory=list)
     nfe_per_block: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    lossless: LosslessStats | None = None
     context_calls: int = 0
     finish_reason: FinishReason | None = None
 

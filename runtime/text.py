@@ -1,12 +1,25 @@
-"""New tokens → text, at the end and piece by piece."""
+"""The tokenizer, and new tokens → text, at the end and piece by piece."""
 
 from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer
 
-__all__ = ["TextStream", "decode"]
+from ttc.bundle import Bundle
+from ttc.errors import BundleError
+
+__all__ = ["TextStream", "decode", "load_tokenizer"]
 
 _INCOMPLETE = "\ufffd"
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    """The bundle's tokenizer; None where it has none."""
+    if bundle.tokenizer_path is None:
+        return None
+    try:
+        return Tokenizer.from_file(str(bundle.tokenizer_path))
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None
 
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int], eos_token_ids: Collection[int]) -> str:

@@ -316,8 +316,14 @@ def test_no_new_tokens(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--mode", "lossless"], "lossless"),
-        (["--backend", "tensorrt"], "'tensorrt'; valid: onnxruntime, torch"),
+        (["--mode", "lossless", "--draft-steps", "0"], "draft_steps is 0; valid"),
+        (["--mode", "lossless", "--draft-steps", "some"], "draft_steps is 'some'; valid"),
+        (
+            ["--backend", "tensorrt"],
+            "engines.json: missing; a set of engines is a folder made by `ttc build`",
+        ),
+        (["--engines", "."], "backend 'onnxruntime' runs no engines"),
+        (["--graph-level", "1"], "backend 'onnxruntime' has no CUDA graphs"),
         (["--device", "toaster"], "'toaster'; valid: cpu"),
         (["--threshold", "1.5"], "threshold is 1.5; valid"),
         (["--threshold", "nan"], "threshold is nan; valid"),
@@ -398,7 +404,7 @@ def test_steps_are_the_same_lines_every_time(tiny: Path, mode: str) -> None:
 
 def test_options_are_refused_before_the_weights_are_loaded(mini: Path) -> None:
     """One line: no word yet of how the model would have been loaded."""
-    for wrong in (["--threshold", "2"], ["--mode", "lossless"], ["--max-new-tokens", "-3"]):
+    for wrong in (["--threshold", "2"], ["--draft-steps", "0"], ["--max-new-tokens", "-3"]):
         done = run("generate", mini, "1+1", *wrong)
         assert done.exit_code == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -508,7 +514,9 @@ def test_demo_as_json(exports: list[tuple[Path, Path, bool]], tmp_path: Path) ->
         assert total["tokens"] == len(one[mode]["token_ids"])
         assert total["nfe"] == one[mode]["nfe"]
         assert total["tokens_per_second"] == pytest.approx(one[mode]["tokens_per_second"])
-    ask("demo", "--prompts", 1, "--keep", tmp_path / "kept")
+    picture = tmp_path / "steps.svg"
+    ask("demo", "--prompts", 1, "--keep", tmp_path / "kept", "--save-steps", picture)
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")
     assert exports[1][2], "a second run must be allowed to replace the bundle"
 
 

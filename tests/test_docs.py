@@ -20,10 +20,17 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "README.md",
     "docs/architecture.md",
+    "docs/bench.md",
     "docs/cli.md",
+    "docs/different-text.md",
     "docs/kernels.md",
+    "docs/lossless.md",
     "docs/ops.md",
+    "docs/plan.md",
     "examples/miniature/README.md",
+    "docs/polygraphy.md",
+    "docs/profiling.md",
+    "docs/verify.md",
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 import ttc
 from ttc import doctor
 from ttc.cli import program
+from ttc.cuda_driver import examine_driver
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         providers: tuple[str, ...] = (),
         cuda: str | None = None,
         broken: tuple[str, ...] = (),
+        driver: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         def version(name: str) -> str:
             if name not in versions:
@@ -64,6 +66,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         monkeypatch.setattr(doctor, "find_spec", lambda name: object() if name in modules else None)
         monkeypatch.setattr(doctor, "import_module", import_module)
         monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(doctor, "examine_driver", lambda: driver)
         found = doctor.examine()
         assert json.loads(json.dumps(found)) == found
         return found
@@ -104,11 +107,17 @@ def test_a_bare_run_time(machine: Callable[..., dict[str, Any]]) -> None:
         "generate on the CPU, --backend torch": False,
         "export": False,
         "generate on a GPU": False,
+        "verify": False,
+        "profile": True,
+        "polygraphy run --ttc": False,
+        "polygraphy debug reduce": False,
+        "build, TensorRT-RTX": False,
+        "build --backend tensorrt": False,
     }
     shown = words()
     assert "pip install 'ttc[export]'" in shown
     assert "pip install 'ttc[torch]'" in shown
-    assert shown.count("pip install 'ttc[torch]'") == 1
+    assert len(re.findall(r"^  pip install 'ttc\[torch\]' +generate on the CPU", shown, re.MULTILINE)) == 1
 
 
 def test_torch_alone_does_not_export(machine: Callable[..., dict[str, Any]]) -> None:
@@ -128,6 +137,74 @@ def test_a_gpu(machine: Callable[..., dict[str, Any]]) -> None:
     assert abilities(found)["generate on a GPU"]
     assert abilities(found)["generate on a GPU, --backend torch"]
     assert "NVIDIA L40S, 46068 MiB, compute capability 8.9" in words()
+
+
+def test_what_tools_and_builders_need(machine: Callable[..., dict[str, Any]]) -> None:
+    versions = {"onnxruntime": "1.32", "torch": "2.13", "polygraphy": "0.53", "tensorrt_rtx": "1.7"}
+    found = abilities(machine(versions, providers=("CPUExecutionProvider",)))
+    assert found["verify"]
+    assert found["polygraphy run --ttc"]
+    assert not found["polygraphy debug reduce"]
+    assert found["build, TensorRT-RTX"]
+    assert not found["build --backend tensorrt"]
+    smi = "NVIDIA H200, 580.1, 143771, 9.0\n"
+    assert abilities(machine({"tensorrt": "11.4"}, smi))["build --backend tensorrt"]
+
+
+def test_peer_access(machine: Callable[..., dict[str, Any]]) -> None:
+    def two(reach: int) -> dict[str, Any]:
+        found = examine_driver(lambda _: Driver(["NVIDIA A", "NVIDIA B"], reach))
+        assert found is not None
+        return found
+
+    assert two(1) == {
+        "cuda": "13.0",
+        "devices": [{"name": "NVIDIA A", "memory_bytes": 80}, {"name": "NVIDIA B", "memory_bytes": 80}],
+        "peers": [[True, True], [True, True]],
+    }
+    what = "peer access between GPUs"
+    assert abilities(machine({}, driver=two(1)))[what]
+    assert not abilities(machine({}, driver=two(0)))[what]
+    assert "not between 0–1, 1–0; copies go through the host there" in words()
+    assert "13.0 (the highest that the driver takes)" in words()
+
+
+def test_a_driver_without_gpus_and_no_driver() -> None:
+    def nothing(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    assert examine_driver(nothing) is None
+    assert examine_driver(lambda _: Driver([], 0)) is None
+
+
+class Driver:
+    """The driver's library with these GPUs, each of 80 bytes; `reach`: whether they see each other."""
+
+    def __init__(self, names: list[str], reach: int) -> None:
+        self.names, self.reach = names, reach
+
+    def cuInit(self, flags: int) -> int:
+        return 0 if self.names else 100
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 13000
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.names)
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, number: int) -> int:
+        name.value = self.names[number].encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, memory: Any, number: int) -> int:
+        memory._obj.value = 80
+        return 0
+
+    def cuDeviceCanAccessPeer(self, can: Any, a: int, b: int) -> int:
+        can._obj.value = self.reach
+        return 0
 
 
 def test_a_gpu_that_nothing_can_use(machine: Callable[..., dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import ttc
 from ttc import errors
+from ttc.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {
@@ -64,7 +65,7 @@ def test_importing_ttc_loads_only_the_standard_library(tmp_path: Path) -> None:
     assert {name for name in modules if name.startswith("ttc")} == {"ttc", "ttc.errors"}
 
 
-@pytest.mark.parametrize("command", ["", "export", "build", "generate", "inspect", "cache", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_heavy(tmp_path: Path, command: str) -> None:
     code = "import runpy; runpy.run_module('ttc', run_name='__main__', alter_sys=True)"
     modules = loaded_by(code, *command.split(), "--help", cwd=tmp_path)

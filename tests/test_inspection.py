@@ -19,8 +19,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ttc.cli import program
+from ttc.engines import ENGINES, EngineRecord, EnginesManifest, TensorRecord
 from ttc.errors import BundleError, CheckpointError, InputError
 from ttc.inspection import describe
+from ttc.staging import folder_writer
+from ttc.verification import BackendRecord, Verification
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "golden" / "tiny_a"
@@ -186,3 +189,107 @@ def test_inspecting_needs_no_torch(mini: Path) -> None:
         command = [sys.executable, "-c", code, "inspect", str(path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_parameters_by_kind_and_layer(mini: Path) -> None:
+    found = describe(mini)
+    for total in ("context_tower", "denoiser_tower"):
+        in_layers = sum(row[total] for row in found["by_layer"])
+        assert 0 < in_layers < found["parameters"][total]
+    assert sum(row["parameters"] for row in found["by_kind"].values()) == found["parameters"]["total"]
+    assert sum(row["bytes"] for row in found["by_kind"].values()) == sum(found["bytes_by_dtype"].values())
+    assert [row["kind"] for row in found["by_layer"]][:4] == [
+        "Mamba-2",
+        "mixture of experts",
+        "Mamba-2",
+        "attention",
+    ]
+    stored_kinds = describe(MINI)["by_kind"]
+    assert {kind: row["parameters"] for kind, row in found["by_kind"].items()} == {
+        kind: row["parameters"] for kind, row in stored_kinds.items()
+    }
+
+
+def test_engines(tmp_path: Path) -> None:
+    """A set of engines as `ttc build` writes it; the engine itself is never looked into."""
+    program_file = {
+        "buffers": {
+            "x": {"role": "input", "dtype": "float32", "shape": ["B", 4]},
+            "h": {"role": "between", "dtype": "float32", "shape": ["B", 4]},
+            "y": {"role": "output", "dtype": "float32", "shape": ["B", 4]},
+        },
+        "steps": [
+            {"kind": "engine", "name": "step-00", "inputs": ["x"], "outputs": ["h"], "attributes": {}},
+            {"kind": "op", "name": "DiffusionCommit", "inputs": ["h"], "outputs": ["y"], "attributes": {}},
+        ],
+    }
+    tensor = TensorRecord("in_0", "tensor", "float32", ("B", 4), (1, 4), (1, 4), (8, 4))
+    weight = TensorRecord("w", "weight", "float32", (4, 4), (4, 4), (4, 4), (4, 4))
+    manifest = EnginesManifest(
+        "0.1.0",
+        "tensorrt-rtx",
+        "1.7.1",
+        "cut",
+        ("8.9",),
+        "float32",
+        {"name": "p"},
+        False,
+        {"step": "a" * 64},
+        {},
+        {"step-00": EngineRecord("step", (tensor, weight), (tensor,), 2)},
+        {"step": "step.program.json"},
+    )
+    with folder_writer(tmp_path / "engines", False, ENGINES) as staging:
+        (staging.path / "step-00.engine").write_bytes(b"machine code")
+        layers = [["MATRIX_MULTIPLY", "layers.0.mamba/MatMul"], ["ACTIVATION", "layers.0.mamba/Relu"]]
+        (staging.path / "step-00.layers.json").write_text(json.dumps(layers))
+        (staging.path / "step.program.json").write_text(json.dumps(program_file))
+        folder = staging.commit(manifest)
+    found = describe(folder)
+    assert (found["kind"], found["targets"], found["form"]) == ("engines", ["8.9"], "cut")
+    assert found["engines"]["step-00"]["weights"] == 1
+    assert found["engines"]["step-00"]["layer_list"] == layers
+    assert found["programs"]["step"]["kernel_launches"] == {"DiffusionCommit": 1}
+    engine = describe(folder / "step-00.engine")
+    assert engine["sha256"] == hashlib.sha256(b"machine code").hexdigest()
+    assert engine["inputs"][0]["max"] == [8, 4]
+    assert describe(folder / "step.program.json")["buffers"] == {"input": 1, "between": 1, "output": 1}
+    for words in (folder, folder / "step-00.engine", folder / "step.program.json"):
+        assert CliRunner().invoke(program, ["inspect", str(words)]).exit_code == 0
+    listed = CliRunner().invoke(program, ["inspect", str(folder), "--layers"]).stdout
+    assert "layers.0.mamba/MatMul" in listed
+    (folder / "step-00.engine").write_bytes(b"machine c0de")
+    with pytest.raises(BundleError, match="its content is not what was built"):
+        describe(folder / "step-00.engine")
+
+
+def test_an_engine_by_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lost.engine").write_bytes(b"?")
+    with pytest.raises(InputError, match="nothing is known of it"):
+        describe(tmp_path / "lost.engine")
+
+
+def test_the_difference_of_two_bundles(mini: Path, bundles: Callable[..., Path]) -> None:
+    same = CliRunner().invoke(program, ["inspect", str(mini), "--diff", str(mini)])
+    assert (same.exit_code, same.stdout) == (0, "no difference\n")
+    other = bundles("tiny_b", None)
+    found = CliRunner().invoke(program, ["inspect", str(mini), "--diff", str(other), "--json"])
+    assert found.exit_code == 1
+    report = json.loads(found.stdout)
+    changed = {row["key"]: (row["first"], row["second"]) for row in report["differences"]}
+    assert changed["model.vocab_size"] == (512, 96)
+    assert changed["model.pattern"] == ("MEM*EME*", "*EM-ME*-M")
+    assert changed["graphs.context.inputs.k_cache.0"][0] is None
+    assert "compute_dtype" not in changed
+    assert not [key for key in changed if "path" in key.split(".")]
+
+
+def test_a_bundle_tells_its_last_verification(mini: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(mini, tmp_path / "copy.bundle")
+    (copy / "verification.json").unlink(missing_ok=True)
+    assert describe(copy)["verification"] is None
+    digest = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
+    record = BackendRecord(True, "cpu", "float32", "onnxruntime 1", "2026-01-01T00:00:00+00:00")
+    Verification("0.1.0", digest, digest, {"onnxruntime": record}).write(copy)
+    assert describe(copy)["verification"]["onnxruntime"]["passed"] is True
+    assert "onnxruntime passed 2026-01-01" in CliRunner().invoke(program, ["inspect", str(copy)]).stdout

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from ttc.live import StepView, pieces, visible
 from ttc.runtime.result import Event
+from ttc.runtime.rounds import Plan, Round
 
 ROOT = Path(__file__).parents[1]
 MASKED = 3
@@ -161,3 +163,48 @@ def test_the_picture_fits_the_screen_and_shows_the_end(width: int, height: int) 
     assert len(lines) <= max(height, 5)
     assert all(len(line) <= width for line in lines)
     assert "77777" in "".join(lines).replace(" ", "").replace("│", "")
+
+
+def settled(block: int, drafted: int, accepted: int, rejected: tuple[int, ...], *tokens: int) -> Event:
+    """The end of a round of lossless mode, of one step if anything was drafted."""
+    steps = int(drafted > 0)
+    made = Round(Plan(drafted, steps, "best", 2.5, 0.004), drafted, steps, accepted)
+    event = done(block, steps, *tokens)
+    return replace(event, round=made, rejected=rejected)
+
+
+def test_rounds_of_lossless_mode() -> None:
+    view = StepView("lossless", "1 2", None)
+    lines = fed(
+        view,
+        done(0, 0, 10),
+        step(1, 0, 10, 11, 12, MASKED),
+        settled(1, 3, 1, (12, 13), 11, 20),
+        settled(2, 0, 0, (), 21),
+        step(3, 0, 21, 22, 2),
+        settled(3, 2, 2, (), 22, 2),
+    )
+    plan = "(best: 2.5 tokens in 4.0 ms)"
+    assert lines == [
+        "round   0  from the prompt | 10",
+        "round   1  step  1   1 masked | 11 12 ░",
+        f"round   1   3 drafted in  1 steps,  1 accepted, corrected,  2 rejected  {plan} | 11[+20][-12 13]",
+        f"round   2   0 drafted in  0 steps,  0 accepted, continued,  0 rejected  {plan} | [+21]",
+        "round   3  step  1   0 masked | 22 2",
+        f"round   3   2 drafted in  1 steps,  2 accepted, ended,  0 rejected  {plan} | 22 2",
+    ]
+    assert view.tokens == [10, 11, 20, 21, 22, 2]
+    assert view.nfe_per_block == [0, 1, 0, 1]
+
+
+def test_the_picture_marks_what_a_round_did() -> None:
+    view = StepView("lossless", "1 2", None)
+    fed(view, done(0, 0, 10), step(1, 0, 10, 11, 12, 13))
+    assert "1 2 10 11 12 13" in plain(view, width=100)
+    assert "■■■ " in plain(view, width=100), "the pending token is no place of the draft"
+    fed(view, settled(1, 3, 1, (12, 13), 11, 20))
+    assert "1 2 10 11 20 12 13" in plain(view, width=100)
+    marked = picture(view, width=100, color=True)
+    assert re.search(r"\x1b\[9;31m *12 13", marked), "what was rejected is struck out"
+    fed(view, step(2, 0, 20, 21))
+    assert "1 2 10 11 20 21" in plain(view, width=100), "and is gone with the next step"

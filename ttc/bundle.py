@@ -10,6 +10,7 @@ A bundle is a folder of plain files (no symbolic links):
     *.onnx.data       external data of a packed graph that is too big for one file (optional)
     tokenizer.json    as it was in the checkpoint            (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
+    verification.json the last verification (optional, not part of `files`; see `ttc.verification`)
 
 `bundle.json` is UTF-8 JSON, one object with exactly these keys:
 
@@ -23,7 +24,8 @@ A bundle is a folder of plain files (no symbolic links):
     graphs            {role: file}; context, denoiser and step must be there
     ops               {name: version} of the ops of domain `ttc` that the graphs use
     weights           see below
-    files             {relative path: {sha256, size_bytes}}: every file but bundle.json and engines/
+    files             {relative path: {sha256, size_bytes}}: every file but bundle.json, engines/ and
+                      verification.json
     manifest_sha256   of the object without this key, keys sorted, no white space
 
     weights.mode      "packed": weights are initializers of the graphs, under the names of the map
@@ -43,7 +45,7 @@ comes from.
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -171,12 +173,24 @@ class Bundle:
         which the caller may drop. Packed weights come from the graph file, which stays in memory after the
         first. A weight too large for the dtype is a `NumericsError`.
         """
+        return self._weights.read(name, self._entry(name))
+
+    def weight_parts(self, name: str) -> Iterator[Array]:
+        """The graph weight `name` piece by piece along its first axis, for a reader that puts the pieces into
+        a place of its own.
+
+        A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
+        stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
+        """
+        return self._weights.parts(name, self._entry(name))
+
+    def _entry(self, name: str) -> WeightEntry:
         entry = self.manifest.weights.map.get(name)
         if entry is None:
             raise BundleError(
                 f"{self.path}: no weight {shown(name)} among its {len(self.manifest.weights.map)}"
             )
-        return self._weights.read(name, entry)
+        return entry
 
     def describe(self) -> dict[str, Any]:
         """What `ttc inspect` shows, ready for JSON."""

@@ -21,7 +21,19 @@ from ttc.errors import TtcError
 
 __all__ = ["main", "program"]
 
-COMMANDS = ("export", "build", "generate", "inspect", "cache", "doctor", "demo")
+COMMANDS = (
+    "export",
+    "build",
+    "generate",
+    "bench",
+    "plan",
+    "inspect",
+    "verify",
+    "profile",
+    "cache",
+    "doctor",
+    "demo",
+)
 EXIT_ERROR, EXIT_BUG = 1, 70
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ttc import __version__
+from ttc.cuda_driver import examine_driver
 
 __all__ = ["PACKAGES", "Ability", "Package", "examine"]
 
@@ -47,10 +48,11 @@ PACKAGES = (
     Package("triton", ("triton",), "GPU kernels of the ttc ops", "'ttc[kernels]'"),
     Package("tensorrt", ("tensorrt",), "TensorRT engines", "'ttc[tensorrt]'"),
     Package("tensorrt_rtx", ("tensorrt_rtx", "tensorrt-rtx"), "TensorRT-RTX engines", "'ttc[tensorrt-rtx]'"),
-    Package("polygraphy", ("polygraphy",), "comparing and profiling backends", "'ttc[polygraphy]'"),
-    Package("cuda.core", ("cuda-core",), "CUDA graphs", "cuda-core"),
+    Package("polygraphy", ("polygraphy",), "polygraphy run with ttc's runners", "'ttc[polygraphy]'"),
+    Package("onnx_graphsurgeon", ("onnx-graphsurgeon",), "polygraphy debug reduce", "'ttc[polygraphy]'"),
+    Package("transformers", ("transformers",), "verify --against-transformers", "transformers"),
+    Package("cuda.core", ("cuda-core",), "CUDA graphs", "'ttc[gpu]'"),
 )
-_NOT_YET = ("triton", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda.core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Ability:
 def examine() -> dict[str, Any]:
     """Everything `ttc doctor` shows, ready for JSON."""
     versions = {package.module: _version(package) for package in PACKAGES}
-    gpu = _gpu()
+    gpu, driver = _gpu(), examine_driver()
     providers, runtime_fault = _onnxruntime() if versions["onnxruntime"] else ((), None)
     cuda, torch_fault = _torch_cuda() if versions["torch"] else (None, None)
     faults = {"onnxruntime": runtime_fault, "torch": torch_fault}
@@ -85,13 +87,13 @@ def examine() -> dict[str, Any]:
         "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "usable_cores": _usable_cores()},
         "memory_bytes": _memory_bytes(),
         "gpu": gpu,
+        "cuda_driver": driver,
         "onnxruntime_providers": list(providers),
         "torch_cuda": cuda,
         "packages": {
             package.module: {
                 "version": versions[package.module],
-                "use": package.use
-                + (f" (not used by ttc {__version__} yet)" if package.module in _NOT_YET else ""),
+                "use": package.use,
                 "install": f"pip install {package.install}",
                 "fault": faults.get(package.module),
             }
@@ -99,7 +101,12 @@ def examine() -> dict[str, Any]:
         },
         "abilities": [
             asdict(a) | {"remedy": list(a.remedy)}
-            for a in _abilities(versions, faults, providers, cuda, gpu is not None)
+            for a in (
+                *_abilities(versions, faults, providers, cuda, gpu is not None),
+                *_tools(versions, faults),
+                *_engines(versions, gpu is not None),
+                *_pairs(driver),
+            )
         ],
         "warnings": _warnings(),
     }
@@ -145,6 +152,54 @@ def _abilities(
             ("pip install 'ttc[torch]'  (a build of torch with CUDA, for a driver that is new enough)",),
         ),
     ]
+
+
+def _tools(versions: dict[str, str | None], faults: dict[str, str | None]) -> list[Ability]:
+    """What looks at a model rather than running it."""
+
+    def needs(what: str, modules: tuple[str, ...], remedy: str) -> Ability:
+        missing = [m for m in modules if versions[m] is None or faults.get(m) is not None]
+        if missing:
+            return Ability(what, False, f"{' and '.join(missing)} missing or broken", (remedy,))
+        return Ability(what, True, " and ".join(modules))
+
+    return [
+        needs("verify", ("onnxruntime", "torch"), "pip install 'ttc[torch]'"),
+        needs("profile", ("onnxruntime",), "pip install onnxruntime"),
+        needs("polygraphy run --ttc", ("polygraphy", "torch"), "pip install 'ttc[polygraphy,torch]'"),
+        needs(
+            "polygraphy debug reduce", ("polygraphy", "onnx_graphsurgeon"), "pip install 'ttc[polygraphy]'"
+        ),
+    ]
+
+
+def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
+    """What can be built here."""
+    rtx, whole = "build, TensorRT-RTX", "build --backend tensorrt"
+    found = [
+        Ability(rtx, True, "tensorrt_rtx; needs no GPU")
+        if versions["tensorrt_rtx"]
+        else Ability(rtx, False, "tensorrt_rtx is missing", ("pip install 'ttc[tensorrt-rtx]'",))
+    ]
+    if not has_gpu:
+        return [*found, Ability(whole, False, "TensorRT builds on the GPU it builds for; none is seen")]
+    return [
+        *found,
+        Ability(whole, True, "tensorrt")
+        if versions["tensorrt"]
+        else Ability(whole, False, "tensorrt is missing", ("pip install 'ttc[tensorrt]'",)),
+    ]
+
+
+def _pairs(driver: dict[str, Any] | None) -> list[Ability]:
+    """Whether several GPUs reach each other's memory; nothing to say of fewer than two."""
+    if driver is None or len(driver["devices"]) < 2:
+        return []
+    apart = [f"{a}–{b}" for a, row in enumerate(driver["peers"]) for b, can in enumerate(row) if not can]
+    what = "peer access between GPUs"
+    if apart:
+        return [Ability(what, False, f"not between {', '.join(apart)}; copies go through the host there")]
+    return [Ability(what, True, f"all {len(driver['devices'])} GPUs")]
 
 
 _CUDA_STEPS = (

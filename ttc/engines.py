@@ -8,6 +8,7 @@ A folder of plain files:
     *.engine          serialised engines; each is executable code, so nothing of it is used before its digest
     is checked *.program.json    cut form: `ttc.program` of one graph
     *.layers.json     layers of one network (optional)
+    verification.json the last verification of these engines, not listed here (optional, `ttc.verification`)
 
 `engines.json` is one object with exactly these keys:
 
@@ -62,7 +63,7 @@ ENGINES: Final = FolderKind(
     "a set of engines",
     MANIFEST_FILE,
     "ttc-engines",
-    re.compile(r"engines\.json(\.sig)?|.+\.engine|.+\.program\.json|.+\.layers\.json"),
+    re.compile(r"engines\.json(\.sig)?|verification\.json|.+\.engine|.+\.program\.json|.+\.layers\.json"),
     last_wins=True,
 )
 _FORMAT_VERSION = 1

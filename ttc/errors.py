@@ -8,6 +8,7 @@
     │   └── DigestError       a file is not the file that was exported
     ├── ExportError           a checkpoint could not be turned into a bundle
     ├── BackendError          a backend cannot do what was asked
+    │   ├── DeviceMemoryError        … because a GPU has too little memory free
     │   └── MissingDependencyError   … because a package is not installed
     └── NumericsError         the model computed NaN or infinity
 
@@ -20,6 +21,7 @@ __all__ = [
     "BundleError",
     "CapacityError",
     "CheckpointError",
+    "DeviceMemoryError",
     "DigestError",
     "ExportError",
     "InputError",
@@ -59,6 +61,10 @@ class ExportError(TtcError):
 
 class BackendError(TtcError):
     """A backend cannot do what was asked of it."""
+
+
+class DeviceMemoryError(BackendError):
+    """A GPU has too little memory free for what was asked; nothing of it stays allocated."""
 
 
 class MissingDependencyError(BackendError):

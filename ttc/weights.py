@@ -3,7 +3,7 @@ graphs.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,19 @@ class ReferencedWeights:
         made.flags.writeable = False
         return made
 
+    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+        """As `Bundle.weight_parts`."""
+        dtype = numpy_dtype(entry.dtype)
+        shape = entry.shape[1:] if entry.stacked else entry.shape
+        for tensor in entry.tensors:
+            stored = self._owner[tensor].read(tensor)
+            if stored.dtype == dtype and stored.flags.aligned:
+                yield stored
+            else:
+                made = np.empty(shape, dtype)
+                _convert(stored, made, name, tensor)
+                yield made
+
     def close(self) -> None:
         """Let go of the shards."""
         for shard in self._shards:
@@ -113,6 +126,10 @@ class PackedWeights:
             )
         array.flags.writeable = False
         return array
+
+    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+        """As `Bundle.weight_parts`."""
+        yield self.read(name, entry)
 
     def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
         """External data must be one of the files that were verified, not whatever the graph names."""

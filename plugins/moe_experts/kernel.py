@@ -51,17 +51,18 @@ def grouped_product(
     """
     slot = tl.program_id(1)
     experts = tl.arange(0, BLOCK_E)
-    real = experts < E
-    first = tl.load(expert_offsets_ptr + experts, mask=real, other=0)
-    last = tl.load(expert_offsets_ptr + experts + 1, mask=real, other=0)
+    first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
+    last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
     tiles = (last - first + BLOCK_M - 1) // BLOCK_M
-    if slot < tl.sum(tiles, 0):
-        upto = tl.cumsum(tiles, 0)
-        expert = tl.sum((upto <= slot).to(tl.int32), 0)
-        mine = experts == expert
-        tile = slot - tl.sum(tl.where(experts < expert, tiles, 0), 0)
-        rows = tl.sum(tl.where(mine, first, 0), 0) + tile * BLOCK_M + tl.arange(0, BLOCK_M)
-        live = rows < tl.minimum(tl.sum(tl.where(mine, last, 0), 0), R)
+    # One sum for two numbers, since every program waits for it: how many experts lie wholly before this row
+    # tile (upper half), and how many row tiles they have (lower half).
+    passed = tl.where(tl.cumsum(tiles, 0) <= slot, tiles.to(tl.int64) + (1 << 32), 0)
+    before = tl.sum(passed, 0)
+    expert = (before >> 32).to(tl.int32)
+    if expert < E:
+        start_row = tl.load(expert_offsets_ptr + expert) + (slot - before.to(tl.int32)) * BLOCK_M
+        rows = start_row + tl.arange(0, BLOCK_M)
+        live = rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R)
         if PAIRS_PER_ROW == 0:
             sources = rows
         else:

@@ -10,28 +10,24 @@ import numpy as np
 from ttc.bundle import Bundle
 from ttc.errors import InputError, NumericsError
 from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
 
 __all__ = ["BACKENDS", "load_backend"]
 
-BACKENDS = ("onnxruntime", "torch")
+BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 
 
 class _Loader(Protocol):
-    def load(self, bundle: Bundle, device: str | None, threads: int | None) -> Backend: ...
+    def load(self, bundle: Bundle, settings: LoadSettings) -> Backend: ...
 
 
-def load_backend(name: str, bundle: Bundle, device: str | None, threads: int | None) -> Backend:
-    """The backend of that name over a bundle.
-
-    device: "cpu", "cuda" or "cuda:N"; None for the best there is.  threads: CPU threads per call; None for
-        the
-    backend's own choice.
-    """
+def load_backend(name: str, bundle: Bundle, settings: LoadSettings) -> Backend:
+    """The backend of that name over a bundle."""
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
     _check_routers(bundle)
-    loader = cast(_Loader, import_module(f"ttc.runtime.backends.{name}.load"))
-    return loader.load(bundle, device, threads)
+    loader = cast(_Loader, import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load"))
+    return loader.load(bundle, settings)
 
 
 def _check_routers(bundle: Bundle) -> None:

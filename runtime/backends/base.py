@@ -1,7 +1,7 @@
 """The interface between the loop and a backend: five calls over tensors the backend owns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.config import ModelConfig
+from ttc.errors import BackendError
 from ttc.runtime import commit
 from ttc.runtime.state import ContextState
 
-__all__ = ["Backend", "ContextCall", "StepInputs", "StepOutputs"]
+__all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -57,6 +58,39 @@ class StepOutputs:
     masked_count: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class BlockInputs:
+    """A block to fill, on the host: block_ids (B, L) with the mask id where undecided, the others (B,).
+
+    steps: at most so many denoiser evaluations.
+    redraw: with a temperature, draw anew in every step; otherwise all steps take the noise that AR has at
+        these places, which makes a better draft, not another text.
+    """
+
+    block_ids: Ints
+    steps: int
+    threshold: Floats
+    temperature: Floats
+    row_key: npt.NDArray[np.int64]
+    redraw: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Smallest and largest sizes that a backend can run, both included.
+
+    rows of a batch; tokens of a denoiser's block; tokens that a context call reads; positions it gives logits
+    for; capacity. `lengths`: the only numbers of tokens that a context call reads; empty where it reads any.
+    """
+
+    batch: tuple[int, int]
+    block: tuple[int, int]
+    reads: tuple[int, int]
+    positions: tuple[int, int]
+    capacity: tuple[int, int]
+    lengths: tuple[int, ...] = ()
+
+
 class Backend(ABC):
     """Runs the towers of one model. All calls are thread-safe; a `ContextState` belongs to one thread at a
     time.
@@ -65,11 +99,18 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
+        can_advance: whether `advance` can be had; old bundles lack its graph.
+        limits: sizes it can run; None where any will do.
+        graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
+            there are no CUDA graphs.
     """
 
     name: str
     config: ModelConfig
     notes: Sequence[str]
+    can_advance: bool = True
+    limits: Limits | None = None
+    graph_level: int | None = None
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
@@ -114,6 +155,37 @@ class Backend(ABC):
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         """One diffusion step on the host; backends that hold their logits elsewhere do it there."""
         return host_step(self.fetch(logits), inputs, self.config.mask_token_id)
+
+    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
+        """Denoise a block until nothing is masked; the outputs of every step, in order.
+
+        Here the host steps. A backend that keeps the loop elsewhere may give all steps when the block is
+        done.
+        """
+        block, B, L = inputs.block_ids, *inputs.block_ids.shape
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        for step in range(inputs.steps):
+            if not masked_count.any():
+                return
+            logits = self.denoise(state, block, (masked_count / L).astype(np.float32))
+            draw = np.full(B, step if inputs.redraw else 0, np.int32)
+            left = np.full(B, inputs.steps - step, np.int32)
+            small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, draw, left)
+            outputs = self.step(logits, StepInputs(block, *small))
+            yield outputs
+            block, masked_count = outputs.next_block_ids, outputs.masked_count
+
+    def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+        """Make ready what is otherwise made at the first calls of these sizes; here that is nothing."""
+        return
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        """All state tensors on the host in float32, under their graph names (`ttc verify` compares them)."""
+        raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        """A state out of host arrays under their graph names; the counterpart of `read_state`."""
+        raise BackendError(f"backend {self.name!r} takes no state from outside; start from a prompt")
 
     @abstractmethod
     def close(self) -> None:

@@ -13,6 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from ttc import tensorrt_package
 from ttc.bundle import GRAPH_ROLES, Bundle
 from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.errors import BackendError, BundleError, DigestError, InputError, MissingDependencyError
@@ -274,7 +275,7 @@ def test_bfloat16_for_a_gpu_that_has_none(bundles, tmp_path):
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 def test_a_missing_library_says_what_to_install(step, tmp_path, monkeypatch, backend):
-    monkeypatch.setattr(tensorrt_api.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorrt_package.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=rf"pip install 'ttc\[{backend}\]'"):
         tensorrt_api.TensorRT.load(backend)
     with pytest.raises(InputError, match=rf"pip install 'ttc\[{backend}\]'"):

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.support import tolerances
+from tests.support.compare import assert_close
 from tests.support.stitching import feeds, run_cut, run_whole
 from ttc.bundle import GRAPH_ROLES, Bundle
 from ttc.errors import BundleError, InputError
@@ -47,12 +49,16 @@ def test_stitched_equals_whole(bundles, name, role, level):
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
     whole = run_whole(freed(path), inputs | weights, level)
-    stitched = run_cut(parts, model, inputs | weights, level)
+    stitched = run_cut(parts, inputs | weights, level, model)
     assert stitched.keys() == whole.keys()
     for output, want in whole.items():
         assert stitched[output].dtype == want.dtype
         assert stitched[output].tobytes() == want.tobytes(), output
         assert np.isfinite(want[want < np.inf]).all()
+    naive = run_cut(parts, inputs | weights, level, None)
+    for output, want in whole.items():
+        exact = want.dtype.kind == "i"
+        assert_close(naive[output], want, 0.0 if exact else tolerances.DENOISER_LOGITS, f"naive {output}")
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

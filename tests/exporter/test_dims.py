@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttc.exporter.dims import evaluate, letters, substitute
+from ttc.dims import evaluate, letters, substitute
 
 SIZES = {"B": 2, "L": 16}
 

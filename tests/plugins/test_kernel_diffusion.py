@@ -10,6 +10,7 @@ from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT, DIFF
 from ttc.plugins.kernels import LEAVES
 
 MASK = 3
+SHAPES = [(1, 1, 8), (2, 5, 24), (1, 16, 320), (2, 3, 9000)]  # B, L, V
 
 
 def rows(B, temperature, random):
@@ -28,7 +29,7 @@ def some_masked(B, L, random):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.5])
-@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 5, 24), (1, 16, 320), (2, 3, 9000)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, pytest.param((2, 16, 131072), marks=pytest.mark.gpu)], ids=str)
 def test_predict(device, shape, temperature):
     random = torch.Generator().manual_seed(sum(shape))
     logits = torch.randn(*shape, generator=random) * 3
@@ -47,7 +48,8 @@ def test_predict_from_numbers_that_are_none(device, temperature, mask_id):
     """
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 8, 1500, generator=random)
-    logits[0, 0] = logits[0, 1, 1200] = float("nan")
+    logits[0, 0] = float("nan")
+    logits[0, 1, 1200] = -torch.tensor(float("nan"))  # with the sign bit set
     logits[0, 2] = logits[0, 3, :1100] = logits[0, 3, 1101:] = logits[0, 7] = -float("inf")
     logits[0, 4, 7] = float("inf")
     logits[0, 5] = -1.0

@@ -18,6 +18,9 @@ SHAPES = [  # B, L, H, P, G, N, W
     (1, 16, 4, 8, 1, 12, 4),
     (2, 17, 2, 20, 1, 40, 2),
     (1, 128, 2, 8, 2, 16, 3),
+    pytest.param((1, 1, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),  # the real model's
+    pytest.param((2, 16, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),
+    pytest.param((1, 130, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),
 ]
 
 

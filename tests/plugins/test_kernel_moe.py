@@ -31,8 +31,11 @@ def attributes(K, n_group=1, topk_group=1, norm=1, scale=2.5):
     }
 
 
+PREFILL = pytest.param((2048, 128, 6, 1, 1), marks=pytest.mark.gpu)
+
+
 @pytest.mark.parametrize("values", ["random", "tied"])
-@pytest.mark.parametrize("shape", [ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY])
+@pytest.mark.parametrize("shape", [ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY, PREFILL])
 def test_routing(device, shape, values):
     T, E, K, n_group, topk_group = shape
     random = torch.Generator().manual_seed(T * E)
@@ -73,7 +76,7 @@ def routed(T, D, width, E, K, dtype, logits=None):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(1, 24, 20, 4, 1), (1, 8, 6, 4, 4), (5, 72, 70, 8, 2), (40, 16, 33, 3, 2)], ids=str
+    "shape", [(1, 24, 20, 4, 1), (1, 8, 6, 4, 4), (5, 72, 70, 4, 2), (40, 16, 33, 3, 2)], ids=str
 )
 def test_grouped_products(device, shape, dtype):
     x, up, down, expert_ids, weights, pairs, rows, offsets = routed(*shape, dtype)
@@ -85,6 +88,18 @@ def test_grouped_products(device, shape, dtype):
         check_against_twin(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
     for tile in range(len(LEAVES["MoeCombine"].tiles)):
         check_against_twin(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("T", [1, 16, 512])
+def test_grouped_products_of_the_real_size(device, T):
+    x, up, down, expert_ids, weights, pairs, rows, offsets = routed(T, 2688, 1856, 128, 6, "bfloat16")
+    x *= 0.5  # relu² stays below ten
+    for tile in range(len(LEAVES["MoeUp"].tiles)):
+        inputs = [x, up, expert_ids, pairs, offsets]
+        check_against_twin(MOE_UP, inputs, device, tolerances.KERNEL["bfloat16"], tile=tile)
+    inputs = [x, up, down, expert_ids, weights, pairs, rows, offsets]
+    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["bfloat16"])
 
 
 @pytest.mark.parametrize("T", [6, 35])

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.support.golden import golden
 from tests.support.single_op import run_body
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.moe_routing.naive import moe_routing
+from ttc.plugins.triton import run_triton
 
 UNITS = golden("units")
 ROUTERS = list(UNITS.cases_of("router/"))
@@ -49,7 +52,7 @@ def choice_rank(logits, bias, case, ids):
 
 
 @pytest.mark.parametrize("name", ROUTERS)
-@pytest.mark.parametrize("twin", ["naive", "body"])
+@pytest.mark.parametrize("twin", ["naive", "body", "kernel"])
 def test_recorded_router(name, twin):
     case, v = UNITS.cases[name], UNITS.vectors
     logits = (v[f"{name}/input"].astype(np.float64) @ v[f"{name}/weight"].astype(np.float64).T).astype(
@@ -67,6 +70,10 @@ def test_recorded_router(name, twin):
     )
     if twin == "naive":
         outputs = [t.numpy() for t in moe_routing(torch.from_numpy(logits), torch.from_numpy(bias), **attrs)]
+    elif twin == "kernel":
+        device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+        tensors = [torch.from_numpy(array).to(device) for array in (logits, bias)]
+        outputs = [t.cpu().numpy() for t in run_triton(MOE_ROUTING, *tensors, **attrs)]
     else:
         outputs = run_body(MOE_ROUTING, [logits, bias], attrs)
     expert_ids, weights, pairs, rows, offsets = outputs

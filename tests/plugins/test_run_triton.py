@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.compare import assert_close
 from ttc.errors import BackendError, InputError
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_STEP
 from ttc.plugins.kernels import LEAVES
+from ttc.plugins.launch import Tile
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_UP
 from ttc.plugins.naive import NAIVE, run_naive
 from ttc.plugins.table import OPS
@@ -104,6 +106,14 @@ def test_nothing_to_do(device):
     next_ids, count = run_triton(DIFFUSION_COMMIT, ids, ids, ids.float(), *rows, mask_id=3)
     assert next_ids.shape == (0, 16)
     assert count.shape == (0,)
+
+
+def test_a_kernel_that_does_not_compile(device, monkeypatch):
+    leaf = replace(LEAVES["MoeCombine"], tiles=(Tile("odd", {"BLOCK_D": 3}, num_warps=1),))
+    monkeypatch.setitem(run_triton.__globals__["LEAVES"], "MoeCombine", leaf)
+    inputs = [tensor.to(device) for tensor in combine_inputs()]
+    with pytest.raises(BackendError, match=r"MoeCombine: Triton .* could not compile or launch .* tile odd"):
+        run_triton(MOE_COMBINE, *inputs)
 
 
 def test_cpu_tensors_need_the_interpreter(monkeypatch):

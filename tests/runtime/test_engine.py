@@ -28,8 +28,14 @@ def ort(engines):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mode": "lossless"}, "unknown mode 'lossless'; valid: diffusion, ar, mock-ar"),
-        ({"mode": "fast"}, "unknown mode 'fast'; valid: diffusion, ar, mock-ar"),
+        ({"mode": "fast"}, "unknown mode 'fast'; valid: diffusion, ar, mock-ar, lossless"),
+        ({"mode": "lossless", "draft_steps": 0}, "draft_steps is 0; valid: an integer from 1 to 16"),
+        (
+            {"mode": "lossless", "draft_steps": 5, "steps": 4},
+            "draft_steps is 5; valid: an integer from 1 to 4",
+        ),
+        ({"mode": "lossless", "draft_steps": "many"}, "draft_steps is 'many'; valid: 'auto', or a number"),
+        ({"mode": "lossless", "draft_steps": None}, "draft_steps is None; valid: an integer from 1 to 16"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1; valid: an integer from 0"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
         ({"max_new_tokens": True}, "max_new_tokens is True"),
@@ -325,7 +331,7 @@ def test_closed_engines_refuse(bundles, backend_name):
         engine.generate(PROMPT, max_new_tokens=1)
 
 
-@pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar"])
+@pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar", "lossless"])
 def test_nan_is_reported_not_decoded(engines, mode):
     """NaN anywhere in the state reaches the logits, and the engine says so."""
 

@@ -15,6 +15,7 @@ class Wrapped(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.inner, self.name, self.config, self.notes = inner, inner.name, inner.config, inner.notes
+        self.can_advance = inner.can_advance
         self.asked: list[tuple[Ints, Floats]] = []
 
     def new_state(self, batch: int, capacity: int) -> ContextState:

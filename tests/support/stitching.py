@@ -1,19 +1,25 @@
-"""Runs a cut graph on ONNX Runtime: its segments as they are, the ops between them by their function
-bodies.
+"""Runs whole and cut graphs on the CPU: `ttc.runtime.program` with ONNX Runtime for the segments, and the ops
+between them by their function bodies or their naive twins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
+import torch
 
+from tests.support.host_device import HostDevice
 from ttc.exporter.passes.cut import Cut
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
+from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN
-from ttc.program import ENGINE, Step
+from ttc.plugins.table import OPS
+from ttc.program import Step
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.program import StitchedProgram, plan_buffers
 
 Arrays = dict[str, npt.NDArray[Any]]
 SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
@@ -67,31 +73,101 @@ def run_whole(model: ir.Model, inputs: Arrays, level: str) -> Arrays:
     return dict(zip((output.name for output in run.get_outputs()), run.run(None, inputs), strict=True))
 
 
-def run_cut(cut: Cut, functions: ir.Model, inputs: Arrays, level: str) -> Arrays:
-    """Buffers with the role "output" after all steps of the program."""
-    buffers = dict(inputs)
-    sessions: dict[Any, onnxruntime.InferenceSession] = {}
-    for step in cut.program.steps:
-        read = [buffers[name] for name in step.inputs]
-        key = (step.name, tuple(step.attributes.items()), len(read), *((a.dtype, a.shape) for a in read))
-        if key not in sessions:
-            sessions[key] = session(
-                cut.segments[step.name] if step.kind == ENGINE else _op_model(step, read, functions), level
+def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
+    """Buffers with the role "output" after two runs of the program at the same addresses.
+
+    functions: the model whose function bodies stand for the ops; None: the naive twins do.
+    """
+    device = HostDevice()
+    scope = Scope(device)
+    program = cut.program
+    shapes = plan_buffers(program, SIZES).shapes
+    tensors = {
+        name: scope.array(buffer.dtype, shapes[name])
+        for name, buffer in program.buffers.items()
+        if buffer.role != "between"
+    }
+    segments = OrtSteps(device, cut.segments, level)
+    ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
+    work = StitchedProgram(program, segments, ops).bind(scope, tensors, SIZES)
+    for name, array in inputs.items():
+        device.write(tensors[name], array)
+    graph = device.capture(work)
+    allocations = device.allocations
+    for _ in range(2):  # what is left of the first run in the shared arena must not matter
+        graph.launch()
+    assert device.allocations == allocations
+    outputs = [name for name, buffer in program.buffers.items() if buffer.role == "output"]
+    made = {name: device.values(tensors[name]).copy() for name in outputs}
+    scope.close()
+    assert not device.blocks
+    return made
+
+
+class OrtSteps:
+    """Steps as ONNX Runtime sessions that read and write the buffers where they lie."""
+
+    def __init__(
+        self,
+        device: HostDevice,
+        segments: Mapping[str, ir.Model],
+        level: str,
+        functions: ir.Model | None = None,
+    ) -> None:
+        self._device, self._segments, self._level, self._functions = device, segments, level, functions
+        self._sessions: dict[Any, onnxruntime.InferenceSession] = {}
+
+    def __call__(
+        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+    ) -> Work:
+        run = self._session(step, inputs)
+        binding = run.io_binding()
+        for place, array in enumerate(inputs):
+            binding.bind_input(f"in_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        for place, array in enumerate(outputs):
+            binding.bind_output(f"out_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        return lambda: self._device.enqueue(lambda stream: run.run_with_iobinding(binding))
+
+    def _session(self, step: Step, inputs: Sequence[DeviceArray]) -> onnxruntime.InferenceSession:
+        if self._functions is None:
+            key: Any = step.name
+        else:
+            key = (step.name, tuple(step.attributes.items()), *((a.dtype, a.shape) for a in inputs))
+        if key not in self._sessions:
+            model = (
+                self._segments[step.name]
+                if self._functions is None
+                else _op_model(step, inputs, self._functions)
             )
-        made = sessions[key].run(
-            [f"out_{place}" for place in range(len(step.outputs))],
-            {f"in_{place}": array for place, array in enumerate(read)},
-        )
-        buffers.update(zip(step.outputs, made, strict=True))
-    return {name: buffers[name] for name, buffer in cut.program.buffers.items() if buffer.role == "output"}
+            self._sessions[key] = session(model, self._level)
+        return self._sessions[key]
 
 
-def _op_model(step: Step, arrays: list[npt.NDArray[Any]], functions: ir.Model) -> ir.Model:
+def naive_steps(device: HostDevice) -> Any:
+    """Ops as their naive twins."""
+    specs = {op.name: op for op in OPS}
+
+    def bind(scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]) -> Work:
+        read = [torch.from_numpy(device.values(array)) for array in inputs]
+        written = [torch.from_numpy(device.values(array)) for array in outputs]
+
+        def leaf(stream: int) -> None:
+            made = run_naive(specs[step.name], *read, **step.attributes)
+            for target, source in zip(written, made, strict=True):
+                assert target.shape == source.shape
+                target.copy_(source)
+
+        return lambda: device.enqueue(leaf)
+
+    return bind
+
+
+def _op_model(step: Step, arrays: Sequence[DeviceArray], functions: ir.Model) -> ir.Model:
     """A model that calls one op."""
     inputs = [
         ir.Value(
             name=f"in_{place}",
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            type=ir.TensorType(ir.DataType.from_numpy(np.dtype(array.dtype))),
             shape=ir.Shape(array.shape),
         )
         for place, array in enumerate(arrays)

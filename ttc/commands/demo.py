@@ -26,13 +26,23 @@ __all__ = ["demo"]
 @click.option("--prompts", type=int, default=3, show_default=True, metavar="N", help="How many problems.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; no live view.")
-def demo(backend: str, prompts: int, keep: Path | None, as_json: bool) -> None:
+@click.option(
+    "--save-steps",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the first problem's blocks filling as a picture that moves: .svg, .html or .gif.",
+)
+def demo(backend: str, prompts: int, keep: Path | None, as_json: bool, save_steps: Path | None) -> None:
     """Export the trained miniature that comes with ttc, watch it fill blocks, and compare diffusion with AR.
 
     Takes half a minute, most of it the export. Needs no GPU and no network.
     """
     from ttc import demo as work
 
+    if save_steps is not None:
+        from ttc.animation.save import check_format
+
+        check_format(save_steps)
     with contextlib.ExitStack() as until_the_end:
         checkpoint = until_the_end.enter_context(work.miniature())
         chosen = work.problems(checkpoint, prompts)
@@ -42,8 +52,8 @@ def demo(backend: str, prompts: int, keep: Path | None, as_json: bool) -> None:
 
         with waiting("loading the bundle", quiet=as_json):
             engine = until_the_end.enter_context(ttc.load(bundle, backend))
-        if not as_json:
-            _watch(engine, chosen)
+        if not as_json or save_steps is not None:
+            _watch(engine, chosen[:1] if as_json else chosen, save_steps, quiet=as_json)
         with waiting("measuring", quiet=as_json):
             results = work.measure(engine, [problem.prompt for problem in chosen])
         totals = [work.total(mode, of_mode) for mode, of_mode in results.items()]
@@ -78,16 +88,20 @@ def _export(checkpoint: Path, folder: Path, quiet: bool) -> Path:
     return bundle
 
 
-def _watch(engine: "Engine", chosen: Sequence["Problem"]) -> None:
+def _watch(engine: "Engine", chosen: Sequence["Problem"], save: Path | None, quiet: bool) -> None:
+    """Fill the problems' blocks before the reader's eyes; the first goes into the picture `save`."""
     from ttc import demo as work
-    from ttc.commands.steps import play
+    from ttc.commands.steps import play, recording
     from ttc.live import StepView
 
     for problem in chosen:
-        view = StepView("diffusion", problem.prompt, engine.tokenizer)
+        file = save if problem is chosen[0] else None
+        view = None if quiet else StepView("diffusion", problem.prompt, engine.tokenizer)
         events = engine.stream(problem.prompt, max_new_tokens=work.MAX_NEW_TOKENS, threshold=work.THRESHOLD)
-        play(events, view, keep=True)
-        click.echo(f"   it should be:{problem.answer}", err=True)
+        with recording(file, "diffusion", problem.prompt, engine.tokenizer) as record:
+            play(record(events), view, keep=True)
+        if not quiet:
+            click.echo(f"   it should be:{problem.answer}", err=True)
 
 
 def _write(

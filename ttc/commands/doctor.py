@@ -54,6 +54,8 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             what = f"{device['name']}, {device['memory_mib']} MiB, compute capability {capability}"
             yield "gpu" if place == 0 else "", what
         yield "driver", gpu["driver"]
+    if found["cuda_driver"] is not None:
+        yield "cuda", f"{found['cuda_driver']['cuda']} (the highest that the driver takes)"
     if found["onnxruntime_providers"]:
         yield "providers", f"{', '.join(found['onnxruntime_providers'])} (onnxruntime)"
 

@@ -1,6 +1,7 @@
 """`ttc generate`: bundle and prompt → text."""
 
 import contextlib
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.commands.terminal import waiting, write_json
+from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "generate", "result_json"]
 
-_MODES = ("diffusion", "ar", "mock-ar", "lossless")
+_MODES = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
 BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 
 
@@ -29,14 +30,14 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Choice(_MODES),
     default="diffusion",
     show_default=True,
-    help="lossless: not in this version.",
+    help="lossless: the text of ar, drafted by the denoiser; prompt-lookup: drafted from the text.",
 )
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),
     default="onnxruntime",
     show_default=True,
-    help="tensorrt, tensorrt-rtx: engines can be built, not run yet.",
+    help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
@@ -52,9 +53,16 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     metavar="γ",
     help="A step keeps every prediction more probable than this (0 to 1).",
 )
+@click.option(
+    "--draft-steps",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Most denoise steps of a draft (lossless).",
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
-@click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (ar, mock-ar).")
-@click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (ar, mock-ar).")
+@click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (not in diffusion).")
+@click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (not in diffusion).")
 @click.option("--seed", type=int, metavar="S", help="Makes sampling repeatable.  [default: a new one]")
 @click.option(
     "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
@@ -64,10 +72,33 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
     type=click.Path(path_type=Path),
     help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
 )
+@click.option(
+    "--engines",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where `ttc build` put the engines.  [default: BUNDLE/engines]",
+)
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="PEM file of the public key that must have signed the engines.",
+)
+@click.option(
+    "--graph-level",
+    type=click.IntRange(0, 2),
+    help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
+)
 @click.option("--ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids.")
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
 @click.option("--show-steps", is_flag=True, help="Watch the blocks fill (on standard error).")
+@click.option(
+    "--save-steps",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the blocks filling as a picture that moves: .svg, .html or .gif.",
+)
 def generate(
     bundle: Path,
     prompt: str,
@@ -75,10 +106,14 @@ def generate(
     device: str | None,
     capacity: int | None,
     checkpoint: Path | None,
+    engines: Path | None,
+    trust: Path | None,
+    graph_level: int | None,
     ids: bool,
     no_stop_at_eos: bool,
     as_json: bool,
     show_steps: bool,
+    save_steps: Path | None,
     **options: Any,
 ) -> None:
     """Generate text after PROMPT with the model in BUNDLE.
@@ -90,21 +125,37 @@ def generate(
         prompt = _read_stdin()
     asked = _ids(prompt) if ids else _text(prompt)
     options["stop_at_eos"] = not no_stop_at_eos
+    options["draft_steps"] = _count_or_word(options["draft_steps"])
 
     import ttc
     from ttc.bundle import Bundle
     from ttc.runtime.options import make_options
 
+    if save_steps is not None:
+        from ttc.animation.save import check_format
+
+        check_format(save_steps)
+
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
         make_options(opened.config, eos_token_id=None, **options)
     with contextlib.ExitStack() as open_until_the_end:
-        with waiting("loading the bundle", quiet=as_json):
+        with loading("loading the bundle", quiet=as_json) as progress:
             engine = open_until_the_end.enter_context(
-                ttc.load(bundle, backend, device, capacity, checkpoint=checkpoint)
+                ttc.load(
+                    bundle,
+                    backend,
+                    device,
+                    capacity,
+                    engines,
+                    checkpoint=checkpoint,
+                    trust=trust,
+                    graph_level=graph_level,
+                    progress=progress,
+                )
             )
         result: ttc.Result | list[ttc.Result]
-        if show_steps:
-            result = _generate_in_steps(engine, asked, ids, options)
+        if show_steps or save_steps is not None:
+            result = _generate_in_steps(engine, asked, ids, options, show_steps, save_steps)
         else:
             with waiting("generating", quiet=as_json):
                 result = engine.generate(asked, **options)
@@ -131,22 +182,31 @@ def result_json(result: "Result") -> dict[str, Any]:
         "seconds": stats.seconds,
         "tokens_per_second": stats.tokens_per_second,
         "backend_seconds": stats.backend_seconds,
+        "graph_level": stats.graph_level,
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,
+        "lossless": None if stats.lossless is None else dataclasses.asdict(stats.lossless),
         "notes": list(stats.notes),
     }
 
 
 def _generate_in_steps(
-    engine: "Engine", prompt: str | list[int], ids: bool, options: dict[str, Any]
+    engine: "Engine",
+    prompt: str | list[int],
+    ids: bool,
+    options: dict[str, Any],
+    show: bool,
+    save: Path | None,
 ) -> "Result":
-    from ttc.commands.steps import play
+    from ttc.commands.steps import play, recording
     from ttc.live import StepView
 
     shown = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-    view = StepView(options["mode"], shown, None if ids else engine.tokenizer)
-    return play(engine.stream(prompt, **options), view)
+    tokenizer = None if ids else engine.tokenizer
+    view = StepView(options["mode"], shown, tokenizer) if show else None
+    with recording(save, options["mode"], shown, tokenizer) as record:
+        return play(record(engine.stream(prompt, **options)), view)
 
 
 def _summary(result: "Result") -> str:
@@ -156,9 +216,16 @@ def _summary(result: "Result") -> str:
         parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
     if stats.nfe:
         parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
+    if stats.lossless and stats.lossless.rounds:
+        rounds, each = len(stats.lossless.rounds), stats.lossless.tokens_per_round
+        parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
     parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")
     return "; ".join(parts)
+
+
+def _count_or_word(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def _read_stdin() -> str:

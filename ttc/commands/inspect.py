@@ -14,26 +14,42 @@ __all__ = ["inspect"]
 _MAX_ROWS = 40
 
 
-@click.command(short_help="What is in a bundle, a checkpoint, an ONNX or .safetensors file.")
+@click.command(short_help="What is in a bundle, a checkpoint, engines, an ONNX or .safetensors file.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
     help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
 )
+@click.option("--layers", is_flag=True, help="Show every layer: of the model, or of an engine's network.")
+@click.option(
+    "--diff",
+    "other",
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Show only what differs in OTHER; exit code 1 where something does.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
-def inspect(path: Path, checkpoint: Path | None, as_json: bool) -> None:
-    """Say what PATH holds: a bundle, a checkpoint folder, an .onnx or a .safetensors file.
+@click.pass_context
+def inspect(
+    ctx: click.Context, path: Path, checkpoint: Path | None, layers: bool, other: Path | None, as_json: bool
+) -> None:
+    """Say what PATH holds: a bundle, a checkpoint folder, a set of engines, or an .onnx, .safetensors,
+    .engine or .program.json file.
 
-    A bundle's digests and a checkpoint's tensors are checked on the way.
+    Digests and a checkpoint's tensors are checked on the way.
     """
     from ttc.inspection import describe
 
     found = describe(path, checkpoint)
+    if other is not None:
+        ctx.exit(_diff(found, describe(other, checkpoint), as_json))
     if as_json:
         write_json(found)
         return
     columns([("kind", found["kind"]), ("path", found["path"]), *_SECTIONS[found["kind"]](found)])
+    if layers:
+        _layers(found)
     if found["kind"] == "bundle":
         for role, graph in found["graphs"].items():
             click.echo(f"\n{role} ({graph['file']})")
@@ -54,6 +70,7 @@ def _bundle(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if weights["root"] is not None:
         yield "", f"from {weights['shards']} shards ({size(weights['shard_bytes'])}) in {weights['root']}"
     yield "ttc ops", ", ".join(f"{name} v{version}" for name, version in found["ops"].items())
+    yield "verified", _verified(found["verification"])
     yield "files", f"{len(found['files'])}, all digests checked"
 
 
@@ -90,6 +107,8 @@ def _model(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield "parameters", f"{parameters['context_tower']:,} context tower"
     yield "", f"{parameters['denoiser_tower']:,} denoiser tower"
+    for kind, row in found["by_kind"].items():
+        yield "", f"{row['parameters']:,} in {kind} ({size(row['bytes'])})"
     tokens = found["tokenizer"]
     yield "tokenizer", "none: ids only" if tokens is None else f"{tokens} tokens"
 
@@ -147,4 +166,111 @@ def _tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
         click.echo(f"and {len(tensors) - _MAX_ROWS} more (--json has all)")
 
 
-_SECTIONS = {"bundle": _bundle, "checkpoint": _checkpoint, "safetensors": _safetensors, "onnx": _onnx}
+def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _built(found)
+    for name, digest in found["sources"].items():
+        yield "source", f"{name}  sha256 {digest}"
+    for name, engine in found["engines"].items():
+        what = f"{engine['layers']} layers, {engine['weights']} weights as inputs"
+        yield "engine", f"{name} ({engine['role']})  {what}, {size(engine['size_bytes'])}"
+    for role, program in found["programs"].items():
+        yield "program", f"{role}: {_steps(program)}"
+
+
+def _engine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _built(found)
+    yield "role", found["role"]
+    yield "layers", f"{found['layers']}, {found['weights']} weights as inputs"
+    yield "size", f"{size(found['size_bytes'])}, sha256 {found['sha256']}"
+    for label in ("inputs", "outputs"):
+        for place, tensor in enumerate(found[label]):
+            ranges = f"min {tensor['min']}, opt {tensor['opt']}, max {tensor['max']}"
+            shape = f"{tensor['name']}  {tensor['dtype']} {_shape(tensor['shape'])}"
+            yield label if place == 0 else "", f"{shape}  {ranges}"
+
+
+def _built(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "built by", f"{found['backend']} {found['backend_version']}, ttc {found['ttc_version']}"
+    yield "form", f"{found['form']}, weights {'inside' if found['baked'] else 'as inputs'}"
+    yield "targets", ", ".join(found["targets"]) or "what the backend builds for by default"
+    yield "compute dtype", found["compute_dtype"] or "unknown: a foreign graph"
+
+
+def _program(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "steps", _steps(found)
+    launches = found["kernel_launches"].items()
+    yield "launches", ", ".join(f"{name} ×{count}" for name, count in launches)
+    yield "buffers", ", ".join(f"{count} {role}" for role, count in found["buffers"].items())
+
+
+def _steps(program: Mapping[str, Any]) -> str:
+    calls, launches = (sum(program[key].values()) for key in ("engine_calls", "kernel_launches"))
+    engines = len(program["engine_calls"])
+    return f"{program['steps']} steps: {calls} calls of {engines} engines, {launches} kernel launches"
+
+
+def _layers(found: Mapping[str, Any]) -> None:
+    click.echo()
+    if "by_layer" in found:
+        rows = (
+            (
+                str(row["layer"]),
+                row["kind"],
+                f"{row['context_tower']:,}",
+                f"{row['denoiser_tower']:,}",
+                size(row["bytes"]),
+            )
+            for row in found["by_layer"]
+        )
+        columns(rows, ("layer", "kind", "context tower", "denoiser tower", "bytes"))
+        return
+    engines = found["engines"] if found["kind"] == "engines" else {"": found}
+    for name, engine in engines.items():
+        if name:
+            click.echo(name)
+        listed = engine.get("layer_list")
+        if listed:
+            columns([tuple(map(str, layer)) for layer in listed])
+        else:
+            click.echo("no list of layers was kept")
+
+
+def _verified(verification: Mapping[str, Any] | None) -> str:
+    if verification is None:
+        return "not as it is now (ttc verify)"
+    passed = (
+        f"{name} {'passed' if record['passed'] else 'FAILED'} {record['finished']}"
+        for name, record in verification.items()
+    )
+    return ", ".join(passed)
+
+
+def _diff(found: Mapping[str, Any], other: Mapping[str, Any], as_json: bool) -> int:
+    """Show what differs; exit code."""
+    from ttc.inspection.diff import differences
+
+    changed = differences(found, other)
+    if as_json:
+        rows = [{"key": key, "first": a, "second": b} for key, a, b in changed]
+        write_json({"same": not changed, "differences": rows})
+    elif not changed:
+        click.echo("no difference")
+    else:
+        columns([(key, _short(a), _short(b)) for key, a, b in changed], ("", found["path"], other["path"]))
+    return int(bool(changed))
+
+
+def _short(value: object) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+_SECTIONS = {
+    "bundle": _bundle,
+    "checkpoint": _checkpoint,
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+    "engines": _engines,
+    "engine": _engine,
+    "program": _program,
+}

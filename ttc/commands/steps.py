@@ -1,16 +1,21 @@
-"""Playing a generation on standard error: animated on a terminal, one line per step elsewhere."""
+"""Playing a generation on standard error: animated on a terminal, one line per step elsewhere; and recording
+it for a picture.
+"""
 
+import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import click
 from rich.live import Live
+from tokenizers import Tokenizer
 
 from ttc.commands.terminal import is_animated, stderr_console
-from ttc.live import StepView
+from ttc.live import StepView, pieces
 from ttc.runtime.result import Event, Result
 
-__all__ = ["Generation", "play"]
+__all__ = ["Generation", "play", "recording"]
 
 Generation = Generator[Event, None, Result | list[Result]]
 
@@ -18,11 +23,13 @@ Generation = Generator[Event, None, Result | list[Result]]
 _STEP_SECONDS, _TOKEN_SECONDS = 0.2, 0.03
 
 
-def play(events: Generation, view: StepView, keep: bool = False) -> Result:
-    """Feed all events to the view and show it; returns the generation's result.
+def play(events: Generation, view: StepView | None, keep: bool = False) -> Result:
+    """Feed all events to the view and show it (None shows nothing); returns the generation's result.
 
     keep: leave the last picture on the screen.
     """
+    if view is None:
+        return _each(events, lambda event: None)
     console = stderr_console()
     if not is_animated(console):
         return _each(events, lambda event: click.echo(view.feed(event), err=True))
@@ -38,6 +45,23 @@ def play(events: Generation, view: StepView, keep: bool = False) -> Result:
             time.sleep(_TOKEN_SECONDS if event.committed and not is_last_of_block else _STEP_SECONDS)
 
         return _each(events, show)
+
+
+@contextlib.contextmanager
+def recording(
+    file: Path | None, mode: str, prompt: str, tokenizer: Tokenizer | None
+) -> Iterator[Callable[[Generation], Generation]]:
+    """What to send the events through so that, at the end, the picture is in `file`; None records nothing."""
+    if file is None:
+        yield lambda events: events
+        return
+    from ttc.animation.save import save_steps
+    from ttc.animation.timeline import Timeline, recorded
+
+    piece = pieces(tokenizer)
+    timeline = Timeline(mode, prompt, piece if tokenizer else lambda token: f" {piece(token)}")
+    yield lambda events: recorded(events, timeline)
+    save_steps(file, timeline)
 
 
 def _each(events: Generation, show: Callable[[Event], None]) -> Result:

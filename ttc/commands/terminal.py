@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_INTERRUPTED",
+    "Several",
     "columns",
     "folder_bytes",
     "is_animated",
+    "loading",
     "progress",
     "size",
     "stderr_console",
@@ -24,6 +26,22 @@ __all__ = [
 ]
 
 EXIT_INTERRUPTED = 130
+
+
+class Several(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind, self.name = kind, "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A text from the command line as a tuple; a tuple, which is a default, as it is."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(word) for word in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between, like 1,8,16", param, ctx)
 
 
 def stderr_console() -> "Console":
@@ -96,6 +114,29 @@ def progress(first: str, quiet: bool = False) -> Iterator[Callable[[str], None]]
 def waiting(what: str, quiet: bool = False) -> contextlib.AbstractContextManager[object]:
     """Show `what` while something takes its time: on a terminal only, and not if `quiet`."""
     return progress(what, quiet or not is_animated(stderr_console()))
+
+
+@contextlib.contextmanager
+def loading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """As `waiting`; gives a function to call with (bytes done, bytes in all), which makes it a bar."""
+    console = stderr_console()
+    if quiet or not is_animated(console):
+        yield lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    shown = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), BarColumn(24), DownloadColumn(True), TimeElapsedColumn(), shown)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def size(count: int) -> str:

@@ -6,6 +6,7 @@ between sessions, whether the bundle is packed or refers to a checkpoint.
 
 import json
 import logging
+from collections.abc import Callable
 
 import onnx_ir as ir
 import onnxruntime
@@ -15,8 +16,9 @@ from ttc.errors import BackendError, BundleError
 from ttc.runtime.backends.device import parse_device
 from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+from ttc.runtime.backends.settings import LoadSettings
 
-__all__ = ["load"]
+__all__ = ["Prepare", "load"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,28 @@ logger = logging.getLogger(__name__)
 ONE_THREAD_BYTES = 64 * 2**20
 
 
-def load(bundle: Bundle, device: str | None, threads: int | None) -> OnnxRuntimeBackend:
-    """Make one session per graph of the bundle; `threads` is for each call of each session."""
-    kind, index = _device(device)
+# Called with the role, the graph and the session's options before each session is made.
+Prepare = Callable[[str, ir.Model, onnxruntime.SessionOptions], None]
+
+
+def load(
+    bundle: Bundle,
+    settings: LoadSettings,
+    *,
+    prepare: Prepare | None = None,
+    kind_of: type[OnnxRuntimeBackend] = OnnxRuntimeBackend,
+) -> OnnxRuntimeBackend:
+    """Make one session per graph of the bundle; `settings.threads` is for each call of each session.
+
+    Args:
+        bundle, settings: as in `ttc.load`.
+        prepare: may add outputs to a graph and set options; what watches the layers goes this way.
+        kind_of: what is made of the sessions.
+    """
+    settings.refuse_engines("onnxruntime")
+    settings.refuse_graphs("backend 'onnxruntime'")
+    threads = settings.threads
+    kind, index = _device(settings.device)
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if kind == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
@@ -55,23 +76,29 @@ def load(bundle: Bundle, device: str | None, threads: int | None) -> OnnxRuntime
                 values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
                     weight.astype("float32") if narrow else weight
                 )
-        sessions[role] = _session(model, {name: values[name] for name in used}, providers, threads)
+        options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
+        if prepare is not None:
+            prepare(role, model, options)
+        sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
     compute_dtype = "float32" if widen else bundle.compute_dtype
-    return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+    return kind_of(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+
+
+def _options(weight_bytes: int, threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or (1 if weight_bytes < ONE_THREAD_BYTES else 0)  # 0: one per core
+    # Threads that spin while they wait take the cores from the host's loop and from other engines.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _session(
     model: ir.Model,
     weights: dict[str, onnxruntime.OrtValue],
     providers: list[str | tuple[str, dict[str, str]]],
-    threads: int | None,
+    options: onnxruntime.SessionOptions,
 ) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    weight_bytes = sum(value.tensor_size_in_bytes() for value in weights.values())
-    options.intra_op_num_threads = threads or (1 if weight_bytes < ONE_THREAD_BYTES else 0)  # 0: one per core
-    # Threads that spin while they wait take the cores from the host's loop and from other engines.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     serialized = ir.serde.serialize_model(model).SerializeToString()

@@ -38,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
     ) -> None:
         self.config, self.notes = config, tuple(notes)
         self._sessions, self._weights = dict(sessions), dict(weights)
+        self.can_advance = "advance" in sessions
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self._state_names = [tensor.name for tensor in state_layout(config, 0)]
@@ -46,6 +47,17 @@ class OnnxRuntimeBackend(Backend):
         ]
         mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
         self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda:N"."""
+        kind, index = self._device
+        return kind if kind == "cpu" else f"{kind}:{index}"
+
+    @property
+    def computes_in(self) -> str:
+        """Name of the dtype it computes in, which may be wider than the bundle's."""
+        return str(self._dtype)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
@@ -105,6 +117,18 @@ class OnnxRuntimeBackend(Backend):
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         tensors = {name: self._value(value.numpy()[rows]) for name, value in state.tensors.items()}
         return ContextState(state.capacity, state.lengths[rows], tensors)
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return {name: value.numpy().astype(np.float32) for name, value in state.tensors.items()}
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        made = {
+            tensor.name: self._value(
+                np.asarray(tensors[tensor.name], np.float32 if tensor.float32 else self._dtype)
+            )
+            for tensor in state_layout(self.config, capacity)
+        }
+        return ContextState(capacity, np.asarray(lengths, np.int32), made)
 
     def close(self) -> None:
         self._sessions.clear()

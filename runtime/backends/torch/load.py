@@ -1,5 +1,13 @@
-"""Bundle → torch tensors on a device, in the bundle's compute dtype."""
+"""Bundle → torch tensors on a device, in the bundle's compute dtype.
 
+On the CPU the towers run eagerly. On CUDA they run over fixed addresses, with the Triton kernels and CUDA
+graphs, as far as the packages are there; what is not is noted. The CUDA half has not run on a GPU yet.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -17,23 +25,173 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
+from ttc.exporter.towers import CONTEXT, DENOISER
+from ttc.plugins.naive import run_naive
+from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
+from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.cuda import CudaDevice
+from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
-__all__ = ["load"]
+__all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
+
+logger = logging.getLogger(__name__)
+# What a plan reckons with when nobody has asked for anything yet.
+_USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
+# Tower → role of its graph, in the order of the GPUs.
+_TOWERS = {CONTEXT: "context", DENOISER: "denoiser"}
 
 
-def load(bundle: Bundle, device: str | None, threads: int | None) -> TorchBackend:
+def load(bundle: Bundle, settings: LoadSettings) -> Backend:
     """Put both towers' weights on the device."""
-    if threads is not None:
+    settings.refuse_engines("torch")
+    if settings.threads is not None:
         raise InputError(
             "threads is for backend 'onnxruntime'; torch has one setting per process, torch.set_num_threads"
         )
-    target = _device(device)
-    weights = {name: _tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
+    if settings.device is not None and "," in settings.device:
+        return _on_two(bundle, settings)
+    target = _device(settings.device)
+    if target.type == "cuda":
+        chosen = choose(_has("triton"), _has("cuda.core"))
+        for note in chosen.notes:
+            logger.warning(note)
+        if chosen.resident:
+            return _on_cuda(bundle, target.index or 0, chosen, settings)
+        settings.refuse_graphs("backend 'torch' without cuda-core")
+    else:
+        settings.refuse_graphs("backend 'torch' on the CPU")
+    weights = {name: as_tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)
 
 
-def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """How the towers run on CUDA.
+
+    Attributes:
+        kernels: with the Triton kernels in place of the naive ops.
+        resident: over fixed addresses, as CUDA graphs need it.
+        capture_problem: why there can be no graphs; None where there can.
+        notes: what is missing, one sentence each.
+    """
+
+    kernels: bool
+    resident: bool
+    capture_problem: str | None
+    notes: tuple[str, ...]
+
+
+def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
+    """What can be done with the packages that are installed."""
+    notes = []
+    problem = None
+    if not has_triton:
+        problem = "the naive ops wait for the GPU, and triton is not installed"
+        notes.append(
+            "the naive ops compute in place of the Triton kernels, because triton is not installed; "
+            "install it with: pip install 'ttc[kernels]'"
+        )
+    if not has_cuda_core:
+        notes.append(
+            "no CUDA graphs and no static buffers, because cuda-core is not installed; "
+            "install it with: pip install 'ttc[gpu]'"
+        )
+    return Cuda(has_triton, has_cuda_core, problem, tuple(notes))
+
+
+def _on_two(bundle: Bundle, settings: LoadSettings) -> Backend:
+    """The context tower on the first GPU, the denoiser on the second."""
+    assert settings.device is not None
+    indices = []
+    for name in settings.device.split(","):
+        kind, index = parse_device(name)
+        if kind != "cuda":
+            raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
+        indices.append(index)
+    if len(set(indices)) != len(indices) or len(indices) != len(_TOWERS):
+        raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
+    _device(f"cuda:{indices[0]}")
+    chosen = choose(_has("triton"), _has("cuda.core"))
+    if not chosen.resident:
+        raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
+    backends: list[DeviceBackend] = []
+    try:
+        for index, tower in zip(indices, _TOWERS, strict=True):
+            backends.append(_on_cuda(bundle, index, chosen, settings, (tower,)))
+    except BaseException:
+        for backend in backends:
+            backend.close()
+        raise
+    return TwoDevices(*backends)
+
+
+def _on_cuda(
+    bundle: Bundle,
+    index: int,
+    chosen: Cuda,
+    settings: LoadSettings,
+    towers: Sequence[str] = (CONTEXT, DENOISER),
+) -> DeviceBackend:
+    run_op: RunOp = run_naive
+    if chosen.kernels:
+        from ttc.plugins.triton import run_triton
+
+        run_op = run_triton
+    device = CudaDevice(index, "torch")
+    scope = Scope(device)
+    try:
+        names = weights_of(bundle, towers)
+        plan_memory(_need(bundle, names), [Gpu(device.name, device.free_bytes()[0])]).check()
+        weights = upload_weights(bundle, names, scope, settings.progress)
+        tensors = {name: view_of(device, array) for name, array in weights.items()}
+        executor = TorchExecutor(
+            bundle.config,
+            device,
+            tensors,
+            bundle.compute_dtype,
+            run_op,
+            chosen.capture_problem,
+            chosen.notes,
+            scope,
+            towers,
+        )
+        return DeviceBackend(bundle.config, device, executor, settings.graph_level)
+    except BaseException:
+        scope.close()
+        device.close()
+        raise
+
+
+def weights_of(bundle: Bundle, towers: Sequence[str]) -> list[str]:
+    """The bundle's weights that these towers are made of."""
+    roles = {_TOWERS[tower] for tower in towers}
+    return [name for name, entry in bundle.weights.items() if roles.intersection(entry.graphs)]
+
+
+def _need(bundle: Bundle, names: Sequence[str]) -> Need:
+    """Memory for one row of usual size."""
+    towers: dict[str, list[str]] = {}
+    for name in names:
+        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
+    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
+    capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
+    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, doubled=False)
+    return Need(weights, row, 0, 1, capacity)
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None and (
+        importlib.util.find_spec(module) is not None
+    )
+
+
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A tensor of its own memory: the bundle's arrays may be read-only views of a file."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)

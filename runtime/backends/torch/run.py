@@ -11,7 +11,7 @@ from torch import Tensor
 from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.exporter import towers
-from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.exporter.towers import CONTEXT, DENOISER, RunOp, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
@@ -21,16 +21,33 @@ __all__ = ["TorchBackend"]
 
 
 class TorchBackend(Backend):
-    """Args: the weights by checkpoint name, on `device`; the compute dtype."""
+    """Args: the weights by checkpoint name, on `device`; the compute dtype; what times are rounded to, if not
+    to that.
+
+    `record`, where set, sees every layer's residual stream (`ttc.exporter.towers.Record`); `run_op` computes
+    the `ttc` ops.
+    """
 
     name = "torch"
     notes = ()
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        time_dtype: torch.dtype | None = None,
     ) -> None:
-        self.config, self._dtype, self._device = config, dtype, device
+        self.config, self._dtype, self._device, self._time_dtype = config, dtype, device, time_dtype
+        self.record: towers.Record | None = None
+        self.run_op: RunOp = run_naive
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda:N"."""
+        return str(self._device)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
@@ -55,12 +72,13 @@ class TorchBackend(Backend):
         logits, new_state, saved = towers.context_forward(
             self.config,
             self._tower(CONTEXT),
-            run_naive,
+            self.run_op,
             self._tensor(input_ids),
             self._tensor(state.lengths),
             self._tensor(commit_len),
             self._tensor(logit_positions),
             self._by_layer(state),
+            self.record,
         )
         names = [tensor.name for tensor in state_layout(self.config, state.capacity)]
         flat = [tensor for layer in new_state for tensor in layer]
@@ -76,7 +94,7 @@ class TorchBackend(Backend):
             if layer_saved:
                 xbc, dt = layer_saved
                 conv, ssm = towers.advance_layer(
-                    self.config, weights.layers[i], run_naive, xbc, dt, count, layer_state
+                    self.config, weights.layers[i], self.run_op, xbc, dt, count, layer_state
                 )
                 state.tensors = state.tensors | {f"conv_state.{i}": conv, f"ssm_state.{i}": ssm}
         state.lengths = state.lengths + commit_len
@@ -86,11 +104,13 @@ class TorchBackend(Backend):
         return towers.denoiser_forward(
             self.config,
             self._tower(DENOISER),
-            run_naive,
+            self.run_op,
             self._tensor(block_ids),
             self._tensor(t),
             self._tensor(state.lengths),
             self._by_layer(state),
+            self.record,
+            self._time_dtype,
         )
 
     def fetch(self, logits: Tensor) -> Floats:
@@ -100,7 +120,7 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def step(self, logits: Tensor, inputs: StepInputs) -> StepOutputs:
         small = [self._tensor(getattr(inputs, spec.name)) for spec in DIFFUSION_STEP.inputs[1:]]
-        outputs = run_naive(DIFFUSION_STEP, logits, *small, mask_id=self.config.mask_token_id)
+        outputs = self.run_op(DIFFUSION_STEP, logits, *small, mask_id=self.config.mask_token_id)
         named = dict(zip((spec.name for spec in DIFFUSION_STEP.outputs), outputs, strict=True))
         return StepOutputs(**{name: tensor.cpu().numpy() for name, tensor in named.items()})
 
@@ -108,6 +128,20 @@ class TorchBackend(Backend):
         index = self._tensor(rows)
         tensors = {name: tensor.index_select(0, index) for name, tensor in state.tensors.items()}
         return ContextState(state.capacity, state.lengths[rows], tensors)
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return {name: tensor.float().cpu().numpy() for name, tensor in state.tensors.items()}
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        made = {
+            tensor.name: torch.as_tensor(
+                np.array(tensors[tensor.name], np.float32),
+                dtype=torch.float32 if tensor.float32 else self._dtype,
+                device=self._device,
+            )
+            for tensor in state_layout(self.config, capacity)
+        }
+        return ContextState(capacity, np.asarray(lengths, np.int32), made)
 
     def close(self) -> None:
         self._towers.clear()

@@ -1,8 +1,10 @@
-"""What is in a bundle, a checkpoint folder, a `.safetensors` or an `.onnx` file: `ttc inspect` as plain data.
+"""What is in a file or folder of ours, as plain data.
 
-Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "safetensors", "onnx") and `path`.
+Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "safetensors", "onnx", "engines",
+"engine", "program") and `path`.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,9 +16,13 @@ from typing import Any
 
 from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.errors import BundleError, InputError
 from ttc.exporter.checkpoint import Checkpoint
+from ttc.inspection import engines
+from ttc.inspection.layers import by_kind, by_layer
 from ttc.shard import Shard, numpy_dtype
+from ttc.verification import Verification
 
 __all__ = ["describe"]
 
@@ -29,7 +35,8 @@ def describe(
     """What `path` is and holds; bundles and checkpoints are checked on the way.
 
     Args:
-        path: of a bundle, a checkpoint folder, a `.safetensors` file or an `.onnx` file.
+        path: of a bundle, a checkpoint folder, a set of engines, or a `.safetensors`, `.onnx`, `.engine` or
+            `.program.json` file.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
 
     Raises:
@@ -46,11 +53,14 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
         return _bundle(path, checkpoint)
     if checkpoint is not None:
         raise InputError(f"{path}: not a bundle; --checkpoint goes with a bundle by reference only")
+    if os.path.lexists(path / ENGINES_FILE):
+        return engines.describe_engines(path)
     if path.is_dir():
         if (path / "config.json").exists():
             return _checkpoint(path)
         raise InputError(
-            f"{path}: a folder with neither {MANIFEST_FILE} (a bundle) nor config.json (a checkpoint)"
+            f"{path}: a folder with neither {MANIFEST_FILE} (a bundle) nor config.json (a checkpoint) "
+            f"nor {ENGINES_FILE} (engines)"
         )
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -58,9 +68,13 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
         return _safetensors(path)
     if path.suffix == ".onnx":
         return {"kind": "onnx", "path": str(path), **_file(path), **_graph(path)}
+    if path.suffix == ".engine":
+        return engines.describe_engine(path)
+    if path.name.endswith(".program.json"):
+        return engines.describe_program(path)
     raise InputError(
-        f"{path}: nothing that can be inspected; valid: a bundle, a checkpoint folder, "
-        "a .safetensors or an .onnx file"
+        f"{path}: nothing that can be inspected; valid: a bundle, a checkpoint folder, a set of engines, "
+        "a .safetensors, .onnx, .engine or .program.json file"
     )
 
 
@@ -77,8 +91,10 @@ def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, 
             **_model(bundle.config),
             "parameters": _parameters({name: entry.shape for name, entry in entries.items()}),
             "bytes_by_dtype": _bytes((entry.dtype, entry.shape) for entry in entries.values()),
+            **_layers(bundle.config, {n: (e.dtype, e.shape) for n, e in entries.items()}),
             "tokenizer": tokens,
             "graphs": graphs,
+            "verification": _verification(path / MANIFEST_FILE),
         }
 
 
@@ -91,6 +107,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             **_model(checkpoint.config),
             "parameters": _parameters({name: info.shape for name, info in stored.items()}),
             "bytes_by_dtype": _bytes((info.dtype, info.shape) for info in stored.values()),
+            **_layers(checkpoint.config, {n: (i.dtype, i.shape) for n, i in stored.items()}),
             "tensors": len(stored),
             "tokenizer": None
             if checkpoint.tokenizer_path is None
@@ -192,6 +209,17 @@ def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
 def _model(config: ModelConfig) -> dict[str, Any]:
     kinds = Counter(LAYER_KINDS[letter] for letter in config.pattern)
     return {"model": config.to_dict(), "layers": {"total": config.num_layers, **kinds}}
+
+
+def _layers(config: ModelConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Any]:
+    every = [(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
+    return {"by_kind": by_kind(config, every), "by_layer": by_layer(config, every)}
+
+
+def _verification(manifest: Path) -> dict[str, Any] | None:
+    """What the bundle's record says of each backend; None where there is none that speaks of it as it is."""
+    record = Verification.read(manifest, manifest)
+    return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -1,0 +1,241 @@
+"""Times one tower of random weights on a device: single passes, the experts' products, whole blocks."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import gpu_reckoning as reckoning
+from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
+from ttc.config import ModelConfig
+from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
+from ttc.plugins.moe_routing import MOE_ROUTING
+from ttc.plugins.naive import run_naive
+from ttc.runtime.backends.base import BlockInputs
+from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
+from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.device import Device, Scope
+from ttc.runtime.gpu.nvrtc import compile_ptx
+
+CAPACITY, CONTEXT_TOKENS = 2048, 1024
+
+
+class Bench:
+    """One model on one device: makes a tower's weights, and times what runs on them.
+
+    `run_op` computes the ops; the naive ones are what the eager towers use.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: Device,
+        run_op: Callable[..., Any],
+        repeats: int,
+        blocks: int,
+        compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
+        batches: tuple[int, ...] = reckoning.BATCHES,
+        distinct: tuple[int, ...] = reckoning.DISTINCT,
+    ) -> None:
+        self.config, self.device = config, device
+        self._run_op, self._repeats, self._blocks = run_op, repeats, blocks
+        self._compile, self._batches, self._distinct = compile_kernel, batches, distinct
+
+    def tower(self, tower: str) -> "TowerWeights":
+        """One tower's weights on the device, as a context manager."""
+        return TowerWeights(self.config, self.device, tower)
+
+    def works(self, tower: str) -> list[Work]:
+        """What is measured on this tower; counts of experts that its tokens cannot reach are left out."""
+        kinds = ("denoise",) if tower == DENOISER else ("extend", "ar")
+        found: dict[tuple[str, int, int], Work] = {}
+        for kind in kinds:
+            for batch in self._batches:
+                for distinct in self._distinct:
+                    work = Work(kind, batch, distinct)
+                    found.setdefault((kind, batch, reckoning.distinct_experts(self.config, work)), work)
+        return list(found.values())
+
+    def seconds(self, weights: "TowerWeights", work: Work, *, eager: bool = False) -> float:
+        """Seconds of one run: many enqueued, one wait."""
+        with self._backend(weights, work, 0 if eager else 1, eager=eager) as backend:
+            state = backend.new_state(work.batch, CAPACITY)
+            state.lengths[:] = CONTEXT_TOKENS
+            slot = state.tensors.lease.slot
+            if work.kind == "denoise":
+                buffers = slot.block(BLOCK)
+                buffers.inputs.upload(**_block_page(work.batch, self.config.mask_token_id))
+                steps = [buffers.denoise, buffers.commit]
+            else:
+                buffers = slot.context(work.length, 1)
+                count = np.full(work.batch, work.length, np.int32)
+                lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
+                buffers.page.upload(input_ids=5, lengths=lengths, commit_len=count, logit_positions=0)
+                steps = [buffers.step]
+            repeats = max(1, self._repeats // 10) if eager else self._repeats
+            for _ in range(3):
+                self._run(steps)
+            self.device.wait()
+            start = time.perf_counter()
+            for _ in range(repeats):
+                self._run(steps)
+            self.device.wait()
+            return (time.perf_counter() - start) / repeats
+
+    def filled_blocks(self, weights: "TowerWeights") -> list[dict[str, Any]]:
+        """Whole blocks at every graph level: milliseconds, launches and waits a block, in the mean."""
+        found = []
+        for batch in self._batches:
+            for level in (0, 1, 2):
+                work = Work("denoise", batch, self._distinct[len(self._distinct) // 2])
+                with self._backend(weights, work, level) as backend:
+                    found.append(self._filled(backend, batch) | {"graph_level": backend.graph_level})
+        return found
+
+    def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
+        """The two matrix products of the experts alone, against the bytes of the experts that are hit."""
+        config, found = self.config, []
+        layer = config.pattern.index("E")
+        prefix = f"{DENOISER}.layers.{layer}.mixer.experts."
+        up, down = (weights.tensors[f"{prefix}{kind}_proj.weight"] for kind in ("up", "down"))
+        for distinct in self._distinct:
+            work = Work("denoise", 1, distinct)
+            count = reckoning.distinct_experts(config, work)
+            routed = weights.on_device(reckoning.routing(config, BLOCK, count))
+            x = torch.randn(BLOCK, config.hidden_size, device=up.device).to(up.dtype)
+            chosen = [routed[name] for name in ("expert_ids", "grouped_pairs", "expert_offsets")]
+
+            def both(x: Any = x, chosen: Any = chosen) -> None:
+                (activated,) = self._run_op(MOE_UP, x, up, *chosen)
+                self._run_op(MOE_DOWN, activated, down, *chosen)
+
+            seconds = timed(both, self._repeats)
+            moved = count * (up[0].nbytes + down[0].nbytes)
+            share = moved / bandwidth / seconds
+            found.append({"distinct_experts": count, "ms": seconds * 1e3, "bandwidth_share": share})
+        return found
+
+    def _filled(self, backend: DeviceBackend, batch: int) -> dict[str, Any]:
+        state = backend.new_state(batch, CAPACITY)
+        state.lengths[:] = CONTEXT_TOKENS
+        masks = np.full((batch, BLOCK), self.config.mask_token_id, np.int32)
+        # No prediction is more probable than 1: each step commits what the steps left demand.
+        never, greedy = np.ones(batch, np.float32), np.zeros(batch, np.float32)
+        keys = np.zeros(batch, np.int64)
+        for _ in range(2):
+            list(backend.fill_block(state, BlockInputs(masks, 2, never, greedy, keys)))
+        steps = reckoning.draw_steps(self._blocks)
+        launches, waits = self.device.launches, self.device.waits
+        taken, start = 0, time.perf_counter()
+        for count in steps:
+            taken += len(list(backend.fill_block(state, BlockInputs(masks, count, never, greedy, keys))))
+        seconds = (time.perf_counter() - start) / len(steps)
+        # The wait for what the block gave comes after it.
+        return {
+            "batch": batch,
+            "ms_per_block": seconds * 1e3,
+            "steps_per_block": taken / len(steps),
+            "launches": (self.device.launches - launches) / len(steps),
+            "waits_inside": (self.device.waits - waits) / len(steps) - 1,
+        }
+
+    @staticmethod
+    def _run(steps: list[Any]) -> None:
+        for step in steps:
+            step.run()
+
+    def _backend(self, weights: "TowerWeights", work: Work, level: int, *, eager: bool = False) -> "OneTower":
+        count = reckoning.distinct_experts(self.config, work)
+        routed = weights.on_device(reckoning.routing(self.config, work.batch * work.length, count))
+        inner = run_naive if eager else self._run_op
+
+        def run_op(op: Any, *inputs: Any, **attributes: Any) -> Any:
+            made = inner(op, *inputs, **attributes)
+            return tuple(routed.values()) if op.name == MOE_ROUTING.name else made
+
+        problem = "the eager towers run without graphs" if eager else None
+        executor = TorchExecutor(
+            self.config, self.device, weights.tensors, "bfloat16", run_op, problem, used=(weights.name,)
+        )
+        return OneTower(self.config, _Kept(self.device), executor, level, self._compile)
+
+
+class TowerWeights:
+    """Random weights of one tower on the device; given back at the end of the `with`."""
+
+    def __init__(self, config: ModelConfig, device: Device, tower: str) -> None:
+        self._config, self._device, self.name = config, device, tower
+        self._scope = Scope(device)
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> "TowerWeights":
+        for place, (name, (dtype, shape)) in enumerate(
+            reckoning.weight_shapes(self._config, self.name).items()
+        ):
+            tensor = view_of(self._device, self._scope.array(dtype, shape))
+            generator = torch.Generator(tensor.device).manual_seed(place)
+            # Sums over the inner size stay of order one; A_log and dt_bias stay small enough for exp.
+            tensor.normal_(0.0, shape[-1] ** -0.5, generator=generator)
+            self.tensors[name] = tensor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tensors.clear()
+        self._scope.close()
+
+    def on_device(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Small arrays beside the weights."""
+        where = next(iter(self.tensors.values())).device
+        return {name: torch.from_numpy(array).to(where) for name, array in arrays.items()}
+
+
+class OneTower(DeviceBackend):
+    """A backend that leaves its device open for the next one."""
+
+    def __enter__(self) -> "OneTower":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Kept:
+    """A device that closing does not close."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._device, name)
+
+    def close(self) -> None:
+        self._device.wait()
+
+
+def _block_page(batch: int, mask_id: int) -> dict[str, Any]:
+    values: dict[str, Any] = dict.fromkeys(("temperature", "row_key", "step"), 0)
+    return values | {
+        "block_ids": np.full((batch, BLOCK), mask_id, np.int32),
+        "threshold": 1.0,
+        "position": CONTEXT_TOKENS,
+        "steps_left": BLOCK,
+        "t": 1.0,
+        "lengths": CONTEXT_TOKENS,
+    }
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of one run of work that torch enqueues."""
+    cuda = torch.cuda.is_available()
+    for _ in range(3):
+        work()
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    if cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats

@@ -1,0 +1,281 @@
+"""What the GPU benchmark reckons with: bytes that must move, steps per block, what fits, goals, the report.
+
+Plain numbers only, so that all of it is tested without a GPU.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.config import ModelConfig
+from ttc.exporter.checkpoint import expected_tensors
+from ttc.runtime.gpu.executor import state_specs
+from ttc.shard import numpy_dtype
+
+# The published figures (spec § 6): early blocks take 10 to 13 steps, late ones about 2, and at a threshold of
+# 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.
+EARLY_STEPS, LATE_STEPS, TOKENS_PER_NFE = (10, 11, 12, 13), 2, 2.65
+BLOCK = 16
+# Distinct experts hit per layer, from one token to a full batch.
+DISTINCT = (6, 14, 25, 68, 128)
+BATCHES = (1, 8)
+ROUTING_OUTPUTS = ("expert_ids", "weights", "grouped_pairs", "grouped_rows", "expert_offsets")
+CONTEXT, DENOISER = "context_tower", "denoiser_tower"
+HEADS = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
+_FLOAT32 = ("gate.weight", "gate.e_score_correction_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One thing that is measured: "denoise", "extend" or "ar", over a batch, with so many experts hit."""
+
+    kind: str
+    batch: int
+    distinct: int
+
+    @property
+    def tower(self) -> str:
+        """The tower that computes it."""
+        return DENOISER if self.kind == "denoise" else CONTEXT
+
+    @property
+    def length(self) -> int:
+        """Tokens a row reads."""
+        return 1 if self.kind == "ar" else BLOCK
+
+
+def early_share() -> float:
+    """Share of blocks that take as many steps as early ones, such that the mean is the published one."""
+    mean, early = BLOCK / TOKENS_PER_NFE, sum(EARLY_STEPS) / len(EARLY_STEPS)
+    return (mean - LATE_STEPS) / (early - LATE_STEPS)
+
+
+def draw_steps(blocks: int, seed: int = 0) -> list[int]:
+    """Denoise steps of so many blocks."""
+    draw = np.random.default_rng(seed)
+    early = draw.random(blocks) < early_share()
+    return np.where(early, draw.choice(EARLY_STEPS, blocks), LATE_STEPS).tolist()
+
+
+def weight_shapes(config: ModelConfig, tower: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Graph weight → dtype and shape of one tower in bfloat16, experts stacked."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, shape in expected_tensors(config).items():
+        own = name.startswith(f"{tower}.") or name == HEADS[tower]
+        if not own and not (tower == DENOISER and name.startswith(("t_", "scale_shift"))):
+            continue
+        head, found_expert, rest = name.partition(".mixer.experts.")
+        if found_expert:
+            number, _, kind = rest.partition(".")
+            if number != "0":
+                continue
+            name, shape = f"{head}.mixer.experts.{kind}", (config.n_routed_experts, *shape)
+        found[name] = ("float32" if name.endswith(_FLOAT32) else "bfloat16", shape)
+    return found
+
+
+def tower_bytes(config: ModelConfig, tower: str) -> int:
+    """Bytes of one tower's weights."""
+    return sum(_bytes(dtype, shape) for dtype, shape in weight_shapes(config, tower).values())
+
+
+def distinct_experts(config: ModelConfig, work: Work) -> int:
+    """How many experts a layer can hit at most of those asked for: no more than there are pairs."""
+    pairs = work.batch * work.length * config.num_experts_per_tok
+    return min(work.distinct, pairs, config.n_routed_experts)
+
+
+def routing(config: ModelConfig, tokens: int, distinct: int) -> dict[str, npt.NDArray[Any]]:
+    """Outputs of the op `MoeRouting` that spread the pairs evenly over the first `distinct` experts."""
+    K, E = config.num_experts_per_tok, config.n_routed_experts
+    assert K <= distinct <= min(E, tokens * K)
+    flat = np.arange(tokens * K) % distinct
+    order = np.argsort(flat, kind="stable")
+    rows = np.empty_like(order)
+    rows[order] = np.arange(len(order))
+    counts = np.bincount(flat, minlength=E)
+    made = {
+        "expert_ids": flat.reshape(tokens, K).astype(np.int32),
+        "weights": np.full((tokens, K), config.routed_scaling_factor / K, np.float32),
+        "grouped_pairs": order.astype(np.int32),
+        "grouped_rows": rows.reshape(tokens, K).astype(np.int32),
+        "expert_offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32),
+    }
+    return {name: made[name] for name in ROUTING_OUTPUTS}
+
+
+def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -> dict[str, int]:
+    """Bytes read or written at least once, by what they are.
+
+    Weights of the experts that are hit and of everything else once, whatever the batch; the rows of the
+    embedding that are looked up; of the state what the tower reads, and writes where it moves it; the logits.
+    Activations inside are left out: they fit the cache.
+    """
+    tokens = work.batch * work.length
+    shapes = weight_shapes(config, work.tower)
+    experts = {name: spec for name, spec in shapes.items() if ".mixer.experts." in name}
+    dense = sum(
+        _bytes(*spec)
+        for name, spec in shapes.items()
+        if name not in experts and not name.endswith("embeddings.weight")
+    )
+    one_expert = sum(_bytes(dtype, shape[1:]) for dtype, shape in experts.values())
+    mamba = work.batch * _state(config, ("conv_state.", "ssm_state."), 1)
+    per_token = work.batch * _state(config, ("k_cache.", "v_cache."), 1)
+    moves = work.tower == CONTEXT
+    places = BLOCK if work.kind == "denoise" else 1
+    return {
+        "dense weights": dense,
+        "expert weights": one_expert * distinct_experts(config, work),
+        "embedding rows": 2 * tokens * config.hidden_size,
+        "state": mamba * (2 if moves else 1) + per_token * (context_tokens + (work.length if moves else 0)),
+        "logits": work.batch * places * config.vocab_size * 4 * (2 if work.kind == "denoise" else 1),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How much of the model is measured. A call uses one tower, so only that one is on the GPU meanwhile.
+
+    both: whether both would fit at once.  label: the same in words, for the report.
+    """
+
+    layers: int
+    both: bool
+    label: str
+
+
+def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
+    """All layers, or as many as there is memory for.
+
+    spare: bytes for state, buffers and the libraries.
+    """
+    total = config.num_layers
+    every_kind = 1 + max(config.pattern.index(kind) for kind in set(config.pattern))
+    for layers in range(total, every_kind - 1, -1):
+        part = shortened(config, layers)
+        towers = [tower_bytes(part, tower) for tower in (CONTEXT, DENOISER)]
+        if max(towers) + spare <= free:
+            which = f"all {total} layers" if layers == total else f"only the first {layers} of {total} layers"
+            both = layers == total and sum(towers) + spare <= free
+            return Fit(layers, both, f"{which}, one tower on the GPU at a time")
+    raise SystemExit(
+        f"{free / 1e9:.1f} GB free: not even {every_kind} layers fit, the fewest with every kind"
+    )
+
+
+def shortened(config: ModelConfig, layers: int) -> ModelConfig:
+    """The model with its first layers only."""
+    if layers == config.num_layers:
+        return config
+    content = config.to_dict() | {"pattern": config.pattern[:layers]}
+    return ModelConfig.from_dict(content, "shortened")
+
+
+def row(
+    config: ModelConfig, work: Work, seconds: float, context_tokens: int, copy_bytes_per_second: float
+) -> dict[str, Any]:
+    """One line of the report: time, floor, their ratio, share of the bandwidth."""
+    moved = bytes_that_must_move(config, work, context_tokens)
+    total = sum(moved.values())
+    floor = total / copy_bytes_per_second
+    return {
+        "what": work.kind,
+        "batch": work.batch,
+        "distinct_experts": distinct_experts(config, work),
+        "ms": seconds * 1e3,
+        "floor_ms": floor * 1e3,
+        "times_floor": seconds / floor,
+        "bandwidth_share": floor / seconds,
+        "bytes": moved,
+    }
+
+
+def nfe_in_ar_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One denoiser evaluation in AR steps, measured and by the bytes alone; the AR step is the one that hits
+    as many experts, or the most that its tokens can.
+    """
+    found = []
+    for denoise in (line for line in rows if line["what"] == "denoise"):
+        steps = [line for line in rows if line["what"] == "ar" and line["batch"] == denoise["batch"]]
+        near = [line for line in steps if line["distinct_experts"] <= denoise["distinct_experts"]]
+        if near:
+            ar = max(near, key=lambda line: line["distinct_experts"])
+            found.append(
+                {
+                    "batch": denoise["batch"],
+                    "distinct_experts": denoise["distinct_experts"],
+                    "distinct_experts_ar": ar["distinct_experts"],
+                    "measured": denoise["ms"] / ar["ms"],
+                    "by_bytes": denoise["floor_ms"] / ar["floor_ms"],
+                }
+            )
+    return found
+
+
+def goals(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The goals with what was measured; `met` is None where it was not."""
+    rows = report["rows"]
+    steps = [line["times_floor"] for line in rows if line["what"] in ("denoise", "ar")]
+    blocks = [block for block in report["blocks"] if block["graph_level"] == 2]
+    experts = [line["bandwidth_share"] for line in report["experts_kernel"]]
+    faster = [line["eager_ms"] / line["ms"] for line in report["eager"]]
+    return [
+        _goal("experts kernel: share of the copy bandwidth", min(experts, default=None), 0.8, least=True),
+        _goal("denoise and AR step: times their floor", max(steps, default=None), 1.35, least=False),
+        _goal("times as fast as eager towers", min(faster, default=None), 5.0, least=True),
+        _goal("launches per block at level 2", _most(blocks, "launches"), 1, least=False),
+        _goal("host waits inside a block at level 2", _most(blocks, "waits_inside"), 0, least=False),
+    ]
+
+
+_KEYS: Mapping[str, type] = {
+    "what": str,
+    "command": str,
+    "commit": str,
+    "gpu": dict,
+    "versions": dict,
+    "model": dict,
+    "ceilings": dict,
+    "tests": dict,
+    "probe_rtx": dict,
+    "experts_kernel": list,
+    "rows": list,
+    "blocks": list,
+    "eager": list,
+    "nfe_in_ar_steps": list,
+    "goals": list,
+}
+
+
+def check_report(report: Mapping[str, Any]) -> None:
+    """Assert that a report has every part, and no other."""
+    assert report.keys() == _KEYS.keys(), sorted(report.keys() ^ _KEYS.keys())
+    for key, kind in _KEYS.items():
+        assert isinstance(report[key], kind), f"{key} is a {type(report[key]).__name__}"
+    assert report["rows"]
+    for line in report["rows"]:
+        assert line["ms"] > 0
+        assert line["floor_ms"] > 0
+
+
+def _state(config: ModelConfig, prefixes: tuple[str, ...], capacity: int) -> int:
+    specs = state_specs(config, "bfloat16", 1, capacity)
+    return sum(_bytes(dtype, shape) for name, (dtype, shape) in specs.items() if name.startswith(prefixes))
+
+
+def _bytes(dtype: str, shape: Sequence[Any]) -> int:
+    return prod(int(dim) for dim in shape) * numpy_dtype(dtype).itemsize
+
+
+def _most(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return max((line[key] for line in lines), default=None)
+
+
+def _goal(what: str, value: float | None, bound: float, *, least: bool) -> dict[str, Any]:
+    met = None if value is None else bool(value >= bound if least else value <= bound)
+    return {"goal": what, "at_least" if least else "at_most": bound, "measured": value, "met": met}

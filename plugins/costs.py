@@ -1,0 +1,161 @@
+"""What an op must at least read, write and compute: the numbers to hold a measured time against.
+
+Bytes: every input and output of a launch once, whatever caches do, except that of a stack of experts only the
+chosen ones are read. FLOPs: a multiplication with its addition is two; an exponential, a comparison or any
+other scalar function is one. An op of several launches costs what its launches cost, so what passes between
+them through memory is counted. Standard operators that carry weight in a tower have a function each.
+
+A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from ttc.plugins.ops import OpSpec, TensorSpec
+from ttc.plugins.table import OPS
+
+__all__ = [
+    "Cost",
+    "attention_cost",
+    "elementwise_cost",
+    "experts_read",
+    "linear_cost",
+    "norm_cost",
+    "op_cost",
+]
+
+_SPECS = {op.name: op for op in OPS}
+_ITEM_BYTES = {"float32": 4, "int32": 4, "int64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating-point operations, and bytes moved between memory and processor."""
+
+    flops: float
+    bytes: float
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __mul__(self, count: float) -> Self:
+        return type(self)(self.flops * count, self.bytes * count)
+
+    def seconds_at_least(self, flops_per_second: float, bytes_per_second: float) -> float:
+        """The shortest time that a machine with these two limits can take."""
+        return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
+
+
+def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None = None) -> Cost:
+    """Cost of one call of an op of the domain `ttc`.
+
+    Args:
+        op: from `ttc.plugins.table`.
+        dims: sizes of the letters in its signature and attributes (`ttc.plugins.ops`). T, R, E1, W1 and ONE
+            follow from the others where they are missing. G is needed for Mamba's ops, K for experts.
+        compute_bytes: size of the compute dtype.
+        experts: how many experts the tokens chose together; None: the mean under uniform routing.
+    """
+    known = _derived(dims)
+    if op.launches:
+        total = Cost(0, 0)
+        for name in op.launches:
+            total += op_cost(_SPECS[name], known, compute_bytes, experts)
+        return total
+    if experts is None and "E" in known and "K" in known:
+        experts = experts_read(known["E"], known["K"], known["T"])
+    moved = sum(_bytes(spec, known, compute_bytes, experts) for spec in (*op.inputs, *op.outputs))
+    return Cost(_FLOPS[op.name](known), moved)
+
+
+def experts_read(experts: int, per_token: int, tokens: int) -> float:
+    """How many of the experts at least one of the tokens chooses, on average, if all choices are equally
+    likely: E·(1 − (1 − K/E)^T).
+    """
+    return experts * (1 - (1 - per_token / experts) ** tokens)
+
+
+def linear_cost(rows: int, inputs: int, outputs: int, itemsize: int) -> Cost:
+    """A matrix product (rows, inputs) · (inputs, outputs), everything read and written once."""
+    moved = rows * inputs + inputs * outputs + rows * outputs
+    return Cost(2 * rows * inputs * outputs, moved * itemsize)
+
+
+def attention_cost(B: int, L: int, C: int, heads: int, kv_heads: int, P: int, itemsize: int) -> Cost:
+    """Attention of L tokens over C cached ones and themselves, between the projections: both products and the
+    softmax. Scores stay on the chip.
+    """
+    keys = C + L
+    moved = B * (2 * L * heads * P + 2 * keys * kv_heads * P)
+    return Cost(4 * B * heads * L * keys * P + 5 * B * heads * L * keys, moved * itemsize)
+
+
+def norm_cost(rows: int, width: int, itemsize: int) -> Cost:
+    """RMSNorm: square, sum, scale, weight."""
+    return Cost(4 * rows * width, (2 * rows * width + width) * itemsize)
+
+
+def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1) -> Cost:
+    """`operands` tensors in, one out, `flops` operations per element."""
+    return Cost(flops * elements, (operands + 1) * elements * itemsize)
+
+
+def _derived(dims: Mapping[str, int]) -> dict[str, int]:
+    known = dict(dims) | {"ONE": 1}
+    if "T" not in known and {"B", "L"} <= known.keys():
+        known["T"] = known["B"] * known["L"]
+    if "T" in known and "K" in known:
+        known.setdefault("R", known["T"] * known["K"])
+    if "E" in known:
+        known.setdefault("E1", known["E"] + 1)
+    if "W" in known:
+        known.setdefault("W1", known["W"] - 1)
+    if "W1" in known:
+        known.setdefault("W", known["W1"] + 1)
+    return known
+
+
+def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
+    itemsize = compute_bytes if spec.dtype == "compute" else _ITEM_BYTES[spec.dtype]
+    size: float = itemsize
+    for place, dim in enumerate(spec.shape):
+        of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
+        size *= experts if of_a_stack and experts is not None else _size(dim, dims)
+    return size
+
+
+def _size(dim: str, dims: Mapping[str, int]) -> int:
+    """Value of "T*K" or "E+1"."""
+    total = 0
+    for term in dim.split("+"):
+        product = 1
+        for factor in term.split("*"):
+            product *= int(factor) if factor.isdigit() else dims[factor]
+        total += product
+    return total
+
+
+def _scan(d: Mapping[str, int]) -> float:
+    """The closed form: C·B of every pair of places, its decay, its product with x, and the seed's share."""
+    B, L, H, P, G, N = (d[letter] for letter in "BLHPGN")
+    pairs = 2 * B * G * L * L * N + 4 * B * H * L * L + 2 * B * H * L * L * P
+    return pairs + 2 * B * H * L * P * N + 6 * B * H * L * P
+
+
+def _advance(d: Mapping[str, int]) -> float:
+    B, L, H, P, N = (d[letter] for letter in "BLHPN")
+    return 2 * B * H * L * P * N + 2 * B * H * P * N + 5 * B * H * L
+
+
+_FLOPS: Mapping[str, Callable[[Mapping[str, int]], float]] = {
+    "MoeRouting": lambda d: d["T"] * d["E"] * (2 + d["K"]),
+    "MoeUp": lambda d: 2 * d["R"] * d["I"] * d["D"] + 2 * d["R"] * d["I"],
+    "MoeDown": lambda d: 2 * d["R"] * d["I"] * d["D"],
+    "MoeCombine": lambda d: 2 * d["R"] * d["D"],
+    "MambaConv": lambda d: d["B"] * d["L"] * d["F"] * (2 * d["W"] + 3),
+    "MambaScan": _scan,
+    "MambaAdvance": _advance,
+    "DiffusionPredict": lambda d: 4 * d["B"] * d["L"] * d["V"],
+    "DiffusionCommit": lambda d: 2 * d["B"] * d["L"] * d["L"],
+}

@@ -1,0 +1,40 @@
+"""How a backend is to be loaded."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ttc.errors import InputError
+
+__all__ = ["LoadSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """What `ttc.load` was given for the backend; None means the backend's own choice.
+
+    Attributes:
+        device: "cpu", "cuda" or "cuda:N".
+        threads: CPU threads per call.
+        engines: folder of TensorRT engines.  trust: PEM file of the key that must have signed them.
+        graph_level: highest level of CUDA graphs.
+        progress: called with (bytes done, bytes in all) while weights go to a device.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+    engines: str | os.PathLike[str] | None = None
+    trust: str | os.PathLike[str] | None = None
+    graph_level: int | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    def refuse_engines(self, backend: str) -> None:
+        """For backends that run no engines."""
+        for name in ("engines", "trust"):
+            if getattr(self, name) is not None:
+                raise InputError(f"backend {backend!r} runs no engines; leave out {name}")
+
+    def refuse_graphs(self, where: str) -> None:
+        """For backends without CUDA graphs."""
+        if self.graph_level not in (None, 0):
+            raise InputError(f"{where} has no CUDA graphs; leave out graph_level, or give 0")

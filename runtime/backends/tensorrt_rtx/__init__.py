@@ -1,0 +1,1 @@
+"""TensorRT-RTX engines on a GPU."""

@@ -1,0 +1,159 @@
+"""The towers in torch over buffers at fixed addresses: on CUDA with the Triton kernels, ready for capture.
+
+torch gets its scratch memory from a pool of its own. The first, uncaptured run of any work fills that pool,
+so that a capture finds there what it needs; all works share it, since they run one after another on one
+stream.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttc.config import ModelConfig
+from ttc.errors import BackendError
+from ttc.exporter import towers
+from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.plugins.diffusion_step import DIFFUSION_STEP
+from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.executor import Executor
+
+__all__ = ["RunOp", "TorchExecutor", "view_of"]
+
+_STATE = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
+Tensors = Mapping[str, Tensor]
+# Called with the op's signature, its inputs, and its attributes by name.
+RunOp = Callable[..., tuple[Tensor, ...]]
+
+
+class TorchExecutor(Executor):
+    """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
+    computes the ops of `ttc`; `used`: the towers that there are weights of.
+    """
+
+    name = "torch"
+    aliases_state = True  # every layer's new state is made before the first old one is overwritten
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: Device,
+        weights: Mapping[str, Tensor],
+        compute_dtype: str,
+        run_op: RunOp,
+        capture_problem: str | None,
+        notes: Sequence[str] = (),
+        weight_scope: Scope | None = None,
+        used: Sequence[str] = (CONTEXT, DENOISER),
+    ) -> None:
+        self.compute_dtype, self.notes = compute_dtype, tuple(notes)
+        self.capture_problem = capture_problem
+        self._config, self._device, self._run_op = config, device, run_op
+        self._weight_scope = weight_scope
+        self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
+        self._where = next(iter(weights.values())).device
+        self._pool = None
+        if self._where.type == "cuda":
+            with torch.cuda.device(self._where):
+                self._pool = torch.cuda.MemPool()
+
+    def bind(
+        self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
+    ) -> Work:
+        if not self._towers:
+            raise BackendError("the engine is closed; load the bundle again")
+        run: Mapping[str, Callable[[Tensors], None]] = {
+            "context": self._context,
+            "denoiser": self._denoiser,
+            "step": self._step,
+            "advance": self._advance,
+        }
+        views = {name: view_of(self._device, array) for name, array in tensors.items()}
+
+        def leaf(stream: int) -> None:
+            with torch.inference_mode(), self._on(stream):
+                run[role](views)
+
+        return lambda: self._device.enqueue(leaf)
+
+    def close(self) -> None:
+        self._towers.clear()
+        self._pool = None
+        if self._weight_scope is not None:
+            self._weight_scope.close()
+
+    def _context(self, a: Tensors) -> None:
+        logits, state, saved = towers.context_forward(
+            self._config,
+            self._towers[CONTEXT],
+            self._run_op,
+            a["input_ids"],
+            a["lengths"],
+            a["commit_len"],
+            a["logit_positions"],
+            self._by_layer(a),
+        )
+        a["logits"].copy_(logits)
+        for i, (kind, after, kept) in enumerate(zip(self._config.pattern, state, saved, strict=True)):
+            for name, tensor in zip(_STATE.get(kind, ()), after, strict=True):
+                a[f"new_{name}.{i}"].copy_(tensor)
+            for name, tensor in zip(("saved_xbc", "saved_dt"), kept, strict=False):
+                a[f"{name}.{i}"].copy_(tensor)
+
+    def _denoiser(self, a: Tensors) -> None:
+        logits = towers.denoiser_forward(
+            self._config,
+            self._towers[DENOISER],
+            self._run_op,
+            a["block_ids"],
+            a["t"],
+            a["lengths"],
+            self._by_layer(a),
+        )
+        a["logits"].copy_(logits)
+
+    def _step(self, a: Tensors) -> None:
+        read = [a[spec.name] for spec in DIFFUSION_STEP.inputs]
+        made = self._run_op(DIFFUSION_STEP, *read, mask_id=self._config.mask_token_id)
+        for spec, tensor in zip(DIFFUSION_STEP.outputs, made, strict=True):
+            a[spec.name].copy_(tensor)
+
+    def _advance(self, a: Tensors) -> None:
+        for i, kind in enumerate(self._config.pattern):
+            if kind == "M":
+                after = towers.advance_layer(
+                    self._config,
+                    self._towers[CONTEXT].layers[i],
+                    self._run_op,
+                    a[f"saved_xbc.{i}"],
+                    a[f"saved_dt.{i}"],
+                    a["commit_len"],
+                    (a[f"conv_state.{i}"], a[f"ssm_state.{i}"]),
+                )
+                for name, tensor in zip(_STATE["M"], after, strict=True):
+                    a[f"new_{name}.{i}"].copy_(tensor)
+
+    def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
+        return [
+            tuple(a[f"{name}.{i}"] for name in _STATE.get(kind, ()))
+            for i, kind in enumerate(self._config.pattern)
+        ]
+
+    @contextlib.contextmanager
+    def _on(self, stream: int) -> Iterator[None]:
+        """Launch on this stream, with scratch memory from the pool; on the CPU there is neither."""
+        if self._pool is None:
+            yield
+            return
+        with torch.cuda.device(self._where):
+            foreign: Any = torch.cuda.ExternalStream(stream, self._where)
+            with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool, self._where):
+                yield
+
+
+def view_of(device: Device, array: DeviceArray) -> Tensor:
+    """A device array as a tensor, without a copy."""
+    raw = torch.as_tensor(device.exchange(array))
+    return raw.view(getattr(torch, array.dtype)).view(array.shape)

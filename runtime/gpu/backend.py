@@ -1,0 +1,351 @@
+"""The backend interface over a device: static buffers, works that an executor makes, graphs where they help.
+
+Everything that a generation needs stays on the device; what crosses are the few small inputs of a call, one
+copy in, and what the host must know, one copy out. At graph level 2 a block is one copy in, one launch, one
+copy out.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.config import ModelConfig
+from ttc.errors import BackendError, DeviceMemoryError
+from ttc.runtime.backends.base import (
+    Backend,
+    BlockInputs,
+    ContextCall,
+    Floats,
+    Ints,
+    Limits,
+    StepInputs,
+    StepOutputs,
+)
+from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
+from ttc.runtime.gpu.device import Device, DeviceArray, Scope
+from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
+from ttc.runtime.gpu.graphs import Levels
+from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.slots import BlockBuffers, Slot
+from ttc.runtime.state import ContextState
+from ttc.shard import numpy_dtype
+
+__all__ = ["DeviceBackend", "padded_length"]
+
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class DeviceBackend(Backend):
+    """A bundle on one device.
+
+    Args:
+        executor: computes the graphs; closed with the backend, as the device is.
+        graph_level: at most this one (`ttc.runtime.gpu.graphs`); None for the highest that can be had.
+        compile_kernel: (name, source, compute capability) → PTX.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: Device,
+        executor: Executor,
+        graph_level: int | None = None,
+        compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
+    ) -> None:
+        self.name, self.config = executor.name, config
+        self._device, self._executor = device, executor
+        self._levels = Levels(device, graph_level, executor.capture_problem)
+        ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
+        self._kernel = device.load_kernel(KERNEL, ptx)
+        self._idle: list[Slot] = []
+        self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
+        """What is not as asked."""
+        return (*self._executor.notes, *self._levels.notes)
+
+    @property
+    def graph_level(self) -> int:  # type: ignore[override]  # it may fall
+        """The level in force."""
+        return self._levels.level
+
+    @property
+    def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's
+        """Sizes that can be computed."""
+        return self._executor.limits
+
+    @property
+    def device(self) -> Device:
+        """The device, for its counters."""
+        return self._device
+
+    def whole_state(self, state: ContextState) -> DeviceArray:
+        """The tensors of a state as one piece of memory."""
+        return self._slot(state).whole_state
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        with self._lock:
+            lease = self._lease(batch, capacity)
+            lease.slot.clear()
+            return ContextState(capacity, np.zeros(batch, np.int32), lease.tensors())
+
+    def context(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> ContextCall:
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits."""
+        L = input_ids.shape[1]
+        R = logit_positions.shape[1]
+        with self._lock:
+            slot = self._slot(state)
+            room = state.capacity - int(state.lengths.max())
+            length = padded_length(L, room, self.limits)
+            places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
+            buffers = self._making_room(lambda: slot.context(length, places))
+            buffers.page.upload(
+                input_ids=_widened(input_ids, length),
+                lengths=state.lengths,
+                commit_len=commit_len,
+                logit_positions=_widened(logit_positions, places),
+            )
+            buffers.step.run()
+            state.lengths = state.lengths + commit_len
+            if then is not None:
+                then()
+            logits = buffers.logits.download()["logits"][:, :R]
+        return ContextCall(logits, length if save else None)
+
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+        with self._lock:
+            slot = self._slot(state)
+            page, step = self._making_room(lambda: slot.advance(saved))
+            page.upload(commit_len=commit_len)
+            step.run()
+            self._device.wait()  # the page may be written again
+            state.lengths = state.lengths + commit_len
+
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
+        with self._lock:
+            slot = self._slot(state)
+            buffers = self._making_room(lambda: slot.block(block_ids.shape[1]))
+            nothing = dict.fromkeys(STEP_INPUTS, 0)
+            buffers.inputs.upload(**nothing | {"block_ids": block_ids, "t": t, "lengths": state.lengths})
+            buffers.denoise.run()
+            self._device.wait()
+            return buffers
+
+    def fetch(self, logits: BlockBuffers | DeviceArray) -> Floats:
+        array = logits if isinstance(logits, DeviceArray) else logits.logits
+        with self._lock:
+            self._check_open()
+            if array.nbytes not in self._mirrors:
+                self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
+            raw = self._mirrors[array.nbytes]
+            self._device.download(raw, array)
+            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
+            return values
+
+    def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
+        buffers = logits
+        with self._lock:
+            self._check_open()
+            small = {name: getattr(inputs, name) for name in STEP_INPUTS}
+            buffers.inputs.upload(**small, t=0, lengths=0)
+            buffers.commit.run()
+            return StepOutputs(**buffers.outputs.download())
+
+    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
+        block, B, L = inputs.block_ids, *inputs.block_ids.shape
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        if not masked_count.any():
+            return
+        if not inputs.redraw and (inputs.temperature > 0).any():
+            # The graph counts its steps up, and they would draw anew.
+            yield from super().fill_block(state, inputs)
+            return
+        with self._lock:
+            slot = self._slot(state)
+            buffers = self._making_room(lambda: slot.block(L))
+            buffers.inputs.upload(
+                block_ids=block,
+                t=masked_count / L,
+                lengths=state.lengths,
+                threshold=inputs.threshold,
+                temperature=inputs.temperature,
+                row_key=inputs.row_key,
+                position=state.lengths,
+                step=0,
+                steps_left=inputs.steps,
+            )
+            whole = buffers.whole.run()
+            records = buffers.record(0, min(inputs.steps, L)).copy() if whole else None
+        for step in range(min(inputs.steps, L)):
+            if records is None:
+                with self._lock:
+                    self._check_open()
+                    buffers.fill.run()
+                    record = buffers.record(step, 1)[0]
+                    outputs = read_record(record, B, L)
+            else:
+                outputs = read_record(records[step], B, L)
+            yield outputs
+            if not outputs.masked_count.any():
+                break
+        buffers.whole.warm = True
+
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        with self._lock:
+            source = self._slot(state)
+            lease = self._lease(len(rows), state.capacity)
+            for name, tensor in lease.slot.state.items():
+                for place, row in enumerate(rows.tolist()):
+                    self._device.copy(tensor.part(place, 1), source.state[name].part(row, 1))
+            # The old slot may be taken, and cleared, as soon as nobody holds its state.
+            self._device.wait()
+            return ContextState(state.capacity, state.lengths[rows], lease.tensors())
+
+    def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+        self.warm_up_context(batch, capacity, block_size, chunk)
+        self.warm_up_block(batch, capacity, block_size)
+
+    def warm_up_context(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+        """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
+        with self._lock:
+            state = self.new_state(batch, capacity)
+            nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
+            for length in _lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
+                for _ in range(2):
+                    self.context(state, np.zeros((batch, length), np.int32), nothing, place)
+
+    def warm_up_block(self, batch: int, capacity: int, block_size: int) -> None:
+        """Capture the filling of a block, in the same way."""
+        with self._lock:
+            state = self.new_state(batch, capacity)
+            masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
+            zeros = np.zeros(batch, np.float32)
+            block = BlockInputs(masks, 1, zeros, zeros, np.zeros(batch, np.int64))
+            for _ in range(2):
+                list(self.fill_block(state, block))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for slot in self._idle:
+                _quietly(slot.close)
+            self._idle.clear()
+            _quietly(self._executor.close)
+            self._device.close()
+
+    def _lease(self, batch: int, capacity: int) -> "_Lease":
+        """A slot of this size: one that waits, or a new one, for which others that wait make room."""
+        self._check_open()
+        for place, slot in enumerate(self._idle):
+            if (slot.batch, slot.capacity) == (batch, capacity):
+                return _Lease(self._idle.pop(place), self._take_back)
+        return _Lease(self._making_room(lambda: self._new_slot(batch, capacity)), self._take_back)
+
+    def _new_slot(self, batch: int, capacity: int) -> Slot:
+        scope = Scope(self._device)
+        with scope.all_or_nothing():
+            return Slot(scope, self._executor, self._levels, self.config, self._kernel, batch, capacity)
+
+    def _making_room(self, make: Callable[[], T]) -> T:
+        """What `make` gives; where memory is short, slots that wait are given up, one after another."""
+        while True:
+            try:
+                return make()
+            except DeviceMemoryError as fault:
+                if not self._idle:
+                    raise DeviceMemoryError(f"{fault}; ask for a smaller batch or capacity") from None
+                self._device.wait()
+                self._idle.pop(0).close()
+
+    def _take_back(self, slot: Slot) -> None:
+        """A state was dropped: its slot waits for the next one."""
+        with self._lock:
+            if self._closed:
+                _quietly(slot.close)
+            else:
+                self._idle.append(slot)
+
+    def _slot(self, state: ContextState) -> Slot:
+        self._check_open()
+        assert isinstance(state.tensors, _StateTensors)
+        return state.tensors.lease.slot
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("the engine is closed; load the bundle again")
+
+
+class _Lease:
+    """A slot in use; dropping the last reference gives it back."""
+
+    def __init__(self, slot: Slot, give_back: Callable[[Slot], None]) -> None:
+        self.slot, self._give_back = slot, give_back
+
+    def tensors(self) -> "_StateTensors":
+        """The slot's state as a context state holds it."""
+        return _StateTensors(self)
+
+    def __del__(self) -> None:
+        self._give_back(self.slot)
+
+
+class _StateTensors(dict[str, Any]):
+    """Name → tensor of a slot, which stays taken as long as this lives."""
+
+    def __init__(self, lease: _Lease) -> None:
+        super().__init__(lease.slot.state)
+        self.lease = lease
+        # The same state on another GPU, where there is one.
+        self.twin: ContextState | None = None
+
+
+def padded_length(length: int, room: int, limits: Limits | None) -> int:
+    """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
+
+    The next length that the engines were built for, or else the next power of two where the cache has room
+    for it and the engine takes it; what is added is never committed.
+    """
+    if limits is not None and limits.lengths:
+        return min(fixed for fixed in limits.lengths if fixed >= length)
+    wide = 1 << (length - 1).bit_length()
+    most = room if limits is None else min(room, limits.reads[1])
+    return wide if wide <= most else length
+
+
+def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
+    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
+    if limits is not None and limits.lengths:
+        return list(limits.lengths)
+    powers = {1 << power for power in range(chunk.bit_length())}
+    return sorted({block, chunk} | powers)
+
+
+def _widened(rows: Ints, width: int) -> Ints:
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+
+def _quietly(close: Callable[[], None]) -> None:
+    """Close on a device that may be broken: what matters is that the rest is closed too."""
+    try:
+        close()
+    except BackendError as fault:
+        logger.warning(f"while closing: {fault}")

@@ -1,0 +1,101 @@
+"""What happens between two denoise steps, on the GPU: the next block becomes the block, and the loop learns
+whether to go on.
+
+One small CUDA C kernel, compiled by NVRTC when an engine starts. It is not Triton's because only CUDA C can
+set the condition of a graph's WHILE node. `update` is its plain twin.
+
+What a step gave is kept in a record, so that a host which only looks after the block sees every step. Record
+of step s, int32 words: next ids (B·L), predicted ids (B·L), confidence (B·L, the bits of float32), masked
+count (B).
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.runtime.backends.base import StepOutputs
+
+__all__ = ["KERNEL", "SOURCE", "THREADS", "read_record", "record_words", "update"]
+
+KERNEL, THREADS = "ttc_block_update", 256
+# NVRTC has no header for the last function; the driver resolves it when the module is loaded.
+_DECLARED = """
+typedef __device_builtin__ unsigned long long cudaGraphConditionalHandle;
+extern "C" __device__ __cudart_builtin__ void cudaGraphSetConditional(
+    cudaGraphConditionalHandle handle, unsigned int value);
+"""
+# One block of threads. `condition` is 0 outside a WHILE node.
+_BODY = """
+extern "C" __global__ void ttc_block_update(
+    const int *next_ids, const int *predicted_ids, const float *confidence, const int *masked_count,
+    int B, int L, unsigned long long condition,
+    int *block_ids, float *t, int *step, int *steps_left, int *records)
+{
+    const int n = B * L, taken = step[0], left = steps_left[0] - 1;
+    int *record = records + (long long)taken * (3 * n + B);
+    int open = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        block_ids[i] = record[i] = next_ids[i];
+        record[n + i] = predicted_ids[i];
+        record[2 * n + i] = __float_as_int(confidence[i]);
+    }
+    for (int b = threadIdx.x; b < B; b += blockDim.x) {
+        record[3 * n + b] = masked_count[b];
+        t[b] = (float)masked_count[b] / (float)L;
+        open |= masked_count[b] > 0;
+    }
+    open = __syncthreads_or(open);
+    for (int b = threadIdx.x; b < B; b += blockDim.x) {
+        step[b] = taken + 1;
+        steps_left[b] = left;
+    }
+    if (threadIdx.x == 0 && condition)
+        cudaGraphSetConditional(condition, open && left > 0 && taken + 1 < L);
+}
+"""
+SOURCE = _DECLARED + _BODY
+
+Ints = npt.NDArray[np.int32]
+
+
+def record_words(B: int, L: int) -> int:
+    """Length of one record in int32 words."""
+    return 3 * B * L + B
+
+
+def update(
+    next_ids: Ints,
+    predicted_ids: Ints,
+    confidence: npt.NDArray[np.float32],
+    masked_count: Ints,
+    block_ids: Ints,
+    t: npt.NDArray[np.float32],
+    step: Ints,
+    steps_left: Ints,
+    records: Ints,
+) -> bool:
+    """The kernel in numpy, in place; returns whether the loop goes on.
+
+    next_ids, predicted_ids, confidence, block_ids: (B, L).  masked_count, t, step, steps_left: (B,), of the
+    last two all entries are equal.  records: (L, record_words): a block takes at most L steps.
+    """
+    words = [a.ravel().view(np.int32) for a in (next_ids, predicted_ids, confidence, masked_count)]
+    records[step[0]] = np.concatenate(words)
+    block_ids[...] = next_ids
+    t[...] = masked_count.astype(np.float32) / np.float32(block_ids.shape[1])
+    step += 1
+    steps_left -= 1
+    L = block_ids.shape[1]
+    return bool((masked_count > 0).any() and steps_left[0] > 0 and step[0] < L)
+
+
+def read_record(record: Ints, B: int, L: int) -> StepOutputs:
+    """The outputs of the step that wrote this record."""
+    n = B * L
+    copy = record.copy()
+
+    def block(place: int, dtype: Any = np.int32) -> Any:
+        return copy[place * n : (place + 1) * n].view(dtype).reshape(B, L)
+
+    return StepOutputs(block(0), block(1), block(2, np.float32), copy[3 * n :])

@@ -1,0 +1,385 @@
+"""The device interface on CUDA, through cuda.core and cuda.bindings.
+
+Written against cuda.core 1.2 and cuda.bindings 13, CUDA driver 12.4 or newer; nothing of this file has run on
+a GPU yet. No torch is needed.
+
+An error that CUDA keeps in its context (an illegal address, a failed launch) makes every later call of the
+process fail, also those of a new engine: then the process has to be started again, and the message says so.
+"""
+
+import ctypes
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
+from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+
+__all__ = ["CudaDevice", "loop_problem", "requirements"]
+
+logger = logging.getLogger(__name__)
+
+# cuDriverGetVersion's numbers: 1000 · major + 10 · minor.
+WHILE_NODES = 12040
+# What a kernel may use without asking the driver.
+_PLAIN_SHARED_BYTES = 48 * 1024
+# Errors that stay in the context.
+_STICKY = frozenset(
+    {
+        "CUDA_ERROR_ILLEGAL_ADDRESS",
+        "CUDA_ERROR_LAUNCH_FAILED",
+        "CUDA_ERROR_LAUNCH_TIMEOUT",
+        "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+        "CUDA_ERROR_MISALIGNED_ADDRESS",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+        "CUDA_ERROR_INVALID_PC",
+        "CUDA_ERROR_HARDWARE_STACK_ERROR",
+        "CUDA_ERROR_ASSERT",
+        "CUDA_ERROR_ECC_UNCORRECTABLE",
+    }
+)
+
+
+def requirements(backend: str) -> Any:
+    """The module `cuda.core`, with a driver behind it.
+
+    Raises:
+        MissingDependencyError: cuda.core is not installed.
+        BackendError: there is no NVIDIA driver, or no GPU.
+    """
+    try:
+        import cuda.core
+        from cuda.bindings import driver
+    except ImportError:
+        raise MissingDependencyError(
+            f"backend {backend!r} needs cuda-core, which is not installed; "
+            f"install it with: pip install 'ttc[gpu]'"
+        ) from None
+    try:
+        (status,) = driver.cuInit(0)
+        count = driver.cuDeviceGetCount()[1] if int(status) == 0 else 0
+    except RuntimeError as fault:  # the driver's library is looked for at the first call
+        raise BackendError(
+            f"backend {backend!r} needs an NVIDIA GPU and its driver, and there is no driver here "
+            f"({str(fault).splitlines()[0]}); install one, or use backend 'onnxruntime'"
+        ) from None
+    if not count:
+        raise BackendError(
+            f"backend {backend!r} needs an NVIDIA GPU, and the driver shows none ({_name(status)}); "
+            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend 'onnxruntime'"
+        )
+    return cuda.core
+
+
+def loop_problem(driver_version: int) -> str | None:
+    """Why this driver (1000 · major + 10 · minor) cannot run a WHILE node; None where it can."""
+    if driver_version >= WHILE_NODES:
+        return None
+    found = f"{driver_version // 1000}.{driver_version % 1000 // 10}"
+    return f"the driver is for CUDA {found}, and loops in graphs need 12.4"
+
+
+class CudaDevice(Device):
+    """GPU number `index`. Raises as `requirements`."""
+
+    def __init__(self, index: int, backend: str) -> None:
+        core = requirements(backend)
+        from cuda.bindings import driver
+
+        self.name = f"cuda:{index}"
+        self._core, self._driver = core, driver
+        self._broken: str | None = None
+        count = self._checked(driver.cuDeviceGetCount())
+        if index >= count:
+            raise BackendError(
+                f"device {self.name!r}: there are {count} GPUs; valid: cuda:0 to cuda:{count - 1}"
+            )
+        self._gpu = core.Device(index)
+        self._gpu.set_current()
+        major, minor = self._gpu.compute_capability
+        self.compute_capability = f"{major}.{minor}"
+        self.driver_version = int(self._checked(driver.cuDriverGetVersion()))
+        self.loop_problem = loop_problem(self.driver_version)
+        self.launches = self.waits = 0
+        self._own = self._gpu.create_stream()
+        # The stream that work goes to: a graph's while one is captured.
+        self._stream: Any = self._own
+        self._capturing = False
+
+    def free_bytes(self) -> tuple[int, int]:
+        free, total = self._checked(self._driver.cuMemGetInfo())
+        return int(free), int(total)
+
+    def allocate(self, nbytes: int) -> Memory:
+        self._enter()
+        status, address = self._driver.cuMemAlloc(nbytes)
+        if status == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            free, total = self.free_bytes()
+            raise DeviceMemoryError(
+                f"{self.name}: {_gigabytes(nbytes)} are due, "
+                f"{_gigabytes(free)} of {_gigabytes(total)} are free"
+            )
+        self._checked((status,))
+        handle = int(address)
+        return Memory(handle, nbytes, lambda: self._free(handle))
+
+    def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        self._enter()
+        address = int(self._checked(self._driver.cuMemHostAlloc(nbytes, 0)))
+        raw = (ctypes.c_uint8 * nbytes).from_address(address)
+        owner = _Pinned(raw, lambda: self._driver.cuMemFreeHost(address))
+        array: npt.NDArray[np.uint8] = np.asarray(owner)
+        return array
+
+    def upload(self, target: DeviceArray, source: npt.NDArray[np.uint8]) -> None:
+        assert not self._capturing, "a copy from the host belongs before the graph"
+        assert target.nbytes == source.nbytes
+        self._enter()
+        call = self._driver.cuMemcpyHtoDAsync(
+            target.address, source.ctypes.data, source.nbytes, self._own.handle
+        )
+        self._checked(call)
+
+    def download(self, target: npt.NDArray[np.uint8], source: DeviceArray) -> None:
+        assert target.nbytes == source.nbytes
+        self._enter()
+        call = self._driver.cuMemcpyDtoHAsync(
+            target.ctypes.data, source.address, source.nbytes, self._own.handle
+        )
+        self._checked(call)
+        self.wait()
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        assert target.nbytes == source.nbytes
+        self._enter()
+        self._count()
+        self._checked(
+            self._driver.cuMemcpyDtoDAsync(
+                target.address, source.address, source.nbytes, self._stream_handle()
+            )
+        )
+
+    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+        assert isinstance(sender, CudaDevice)
+        assert not self._capturing
+        assert target.nbytes == source.nbytes
+        written = sender.mark()
+        self._enter()
+        self.launches += 1
+        self._translated(lambda: self._own.wait(written))
+        self._checked(
+            self._driver.cuMemcpyPeerAsync(
+                target.address,
+                self._gpu.context.handle,
+                source.address,
+                sender.context_handle,
+                source.nbytes,
+                self._own.handle,
+            )
+        )
+        sender.follow(self.mark())
+
+    @property
+    def context_handle(self) -> Any:
+        """The handle of the GPU's context."""
+        return self._gpu.context.handle
+
+    def mark(self) -> Any:
+        """An event of what is enqueued now."""
+        self._enter()
+        return self._translated(self._own.record)
+
+    def follow(self, event: Any) -> None:
+        """Let what is enqueued from now on wait for an event of another GPU."""
+        self._enter()
+        self._translated(lambda: self._own.wait(event))
+
+    def fill(self, target: DeviceArray, byte: int) -> None:
+        self._enter()
+        self._count()
+        self._checked(
+            self._driver.cuMemsetD8Async(target.address, byte, target.nbytes, self._stream_handle())
+        )
+
+    def enqueue(self, leaf: Leaf) -> None:
+        self._enter()
+        self._count()
+        self._translated(lambda: leaf(int(self._stream_handle())))
+
+    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
+        if shared_bytes > _PLAIN_SHARED_BYTES:
+            raise BackendError(
+                f"kernel {name} needs {shared_bytes} bytes of shared memory; "
+                f"{_PLAIN_SHARED_BYTES} are granted unasked"
+            )
+        self._enter()
+
+        def load() -> Any:
+            return self._core.ObjectCode.from_ptx(ptx, name=name).get_kernel(name)
+
+        try:
+            return self._translated(load)
+        except BackendError as fault:
+            raise BackendError(f"kernel {name} cannot be loaded ({fault})") from None
+
+    def launch(
+        self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]
+    ) -> None:
+        self._enter()
+        self._count()
+        config = self._core.LaunchConfig(grid=tuple(grid), block=(threads, 1, 1), shmem_size=shared_bytes)
+        self._translated(lambda: self._core.launch(self._stream, config, kernel, *arguments))
+
+    def capture(self, work: Work) -> Graph:
+        return self._captured(lambda builder: self._inside(builder, work))
+
+    def capture_loop(self, body: Callable[[int], None]) -> Graph:
+        def build(builder: Any) -> None:
+            condition = builder.create_condition(default_value=1)
+            loop = builder.while_loop(condition)
+            loop.begin_building()
+            try:
+                self._inside(loop, lambda: body(int(condition.handle)))
+            finally:
+                loop.end_building()
+
+        return self._captured(build)
+
+    def wait(self) -> None:
+        self._enter()
+        self.waits += 1
+        self._translated(self._own.sync)
+
+    def exchange(self, array: DeviceArray) -> Any:
+        return _Bytes(array)
+
+    def close(self) -> None:
+        try:
+            self._own.close()
+        except Exception as fault:  # a broken context: whatever cuda.core makes of it
+            logger.warning(f"{self.name}: {fault} while closing")
+
+    def launch_graph(self, graph: Any) -> None:
+        """Put a graph of cuda.core on the stream."""
+        self._enter()
+        self.launches += 1
+        self._translated(lambda: graph.launch(self._own))
+
+    def _captured(self, build: Callable[[Any], None]) -> Graph:
+        """What `build` puts into a graph builder, completed; the builder is closed on any error."""
+        assert not self._capturing
+        self._enter()
+        self.wait()  # what ran before has let go of what a capture may not touch
+        builder = self._own.create_graph_builder()
+
+        def make() -> Any:
+            builder.begin_building("relaxed")
+            try:
+                build(builder)
+            finally:
+                builder.end_building()
+            graph = builder.complete()
+            graph.upload(self._own)
+            return graph
+
+        try:
+            return _CudaGraph(self, self._translated(make))
+        finally:
+            builder.close()
+
+    def _inside(self, builder: Any, work: Work) -> None:
+        self._stream, self._capturing = builder, True
+        try:
+            work()
+        finally:
+            self._stream, self._capturing = self._own, False
+
+    def _stream_handle(self) -> Any:
+        return self._stream.stream.handle if self._capturing else self._stream.handle
+
+    def _count(self) -> None:
+        if not self._capturing:
+            self.launches += 1
+
+    def _enter(self) -> None:
+        """Refuse what cannot succeed any more; make this GPU the thread's current one."""
+        if self._broken is not None:
+            raise BackendError(self._broken)
+        self._gpu.set_current()
+
+    def _free(self, address: int) -> None:
+        if self._broken is None:
+            self._gpu.set_current()
+            self._driver.cuMemFree(address)
+
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        """The values of a call of the bindings, whose first entry is the status."""
+        status, *values = answer
+        if int(status) != 0:
+            raise self._failed(_name(status))
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def _translated(self, call: Callable[[], Any]) -> Any:
+        """What the call gives; an error of cuda.core or of a library as `BackendError`."""
+        try:
+            return call()
+        except BackendError:
+            raise
+        except Exception as fault:  # cuda.core, TensorRT and torch have no common base class
+            raise self._failed(" ".join(str(fault).split())[:300] or type(fault).__name__) from fault
+
+    def _failed(self, what: str) -> BackendError:
+        if any(name in what for name in _STICKY):
+            self._broken = (
+                f"{self.name}: {what}; CUDA keeps this error for the rest of the process: "
+                "close the engine and start the process again"
+            )
+            return BackendError(self._broken)
+        return BackendError(f"{self.name}: {what}")
+
+
+class _CudaGraph(Graph):
+    def __init__(self, device: CudaDevice, graph: Any) -> None:
+        self._device, self._graph = device, graph
+
+    def launch(self) -> None:
+        self._device.launch_graph(self._graph)
+
+    def close(self) -> None:
+        self._graph.close()
+
+
+class _Pinned:
+    """Pinned memory as numpy sees it; freed with the last array over it."""
+
+    def __init__(self, raw: Any, free: Callable[[], object]) -> None:
+        self._raw, self._free = raw, free
+        self.__array_interface__ = np.frombuffer(raw, np.uint8).__array_interface__
+
+    def __del__(self) -> None:
+        self._free()
+
+
+class _Bytes:
+    """The bytes of an array on the GPU as other libraries take them."""
+
+    def __init__(self, array: DeviceArray) -> None:
+        self._memory = array.memory
+        self.__cuda_array_interface__ = {
+            "shape": (array.nbytes,),
+            "typestr": "|u1",
+            "data": (array.address, False),
+            "version": 3,
+            "strides": None,
+        }
+
+
+def _name(status: Any) -> str:
+    return str(getattr(status, "name", status))
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB"

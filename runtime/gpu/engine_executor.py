@@ -1,0 +1,89 @@
+"""Graphs as engines: whole ones, or cut into segments with kernels between them."""
+
+from collections.abc import Mapping
+
+from ttc.engines import EngineRecord
+from ttc.errors import BackendError, BundleError
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.engine_files import Engines
+from ttc.runtime.gpu.executor import Executor
+from ttc.runtime.gpu.ptx_ops import PtxOps
+from ttc.runtime.gpu.tensorrt import EngineSteps
+from ttc.runtime.program import StitchedProgram
+
+__all__ = ["EngineExecutor", "weight_names"]
+
+
+class EngineExecutor(Executor):
+    """Args: the checked engines, what runs them, and the weights that they take as inputs."""
+
+    def __init__(
+        self,
+        name: str,
+        engines: Engines,
+        steps: EngineSteps,
+        ops: PtxOps,
+        weights: Mapping[str, DeviceArray],
+        weight_scope: Scope,
+    ) -> None:
+        manifest = engines.folder.manifest
+        self.name, self.compute_dtype = name, str(manifest.compute_dtype)
+        self.limits = engines.limits
+        self._steps, self._weights, self._weight_scope = steps, weights, weight_scope
+        self._records = {} if engines.cut else manifest.engines
+        self._programs = {
+            role: StitchedProgram(engines.folder.program(role), steps, ops) for role in manifest.programs
+        }
+        self._closed = False
+
+    def bind(
+        self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
+    ) -> Work:
+        if self._closed:
+            raise BackendError("the engine is closed; load the bundle again")
+        everything = {**self._weights, **tensors}
+        if role in self._programs:
+            return self._programs[role].bind(scope, everything, sizes)
+        for name, record in self._records.items():
+            if record.role == role and _takes(record, everything):
+                return self._steps.bind(scope, name, everything)
+        raise BundleError(f"no engine computes {role} at the sizes {dict(sizes)}; build again for them")
+
+    def close(self) -> None:
+        self._closed = True
+        self._steps.close()
+        self._programs.clear()
+        self._weight_scope.close()
+
+
+def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
+    """Whether an engine was built for inputs of these shapes."""
+    return all(
+        tensor.name in tensors
+        and len(tensors[tensor.name].shape) == len(tensor.min)
+        and all(
+            low <= size <= high
+            for low, size, high in zip(tensor.min, tensors[tensor.name].shape, tensor.max, strict=True)
+        )
+        for tensor in record.inputs
+    )
+
+
+def weight_names(engines: Engines) -> list[str]:
+    """The bundle's weights that the engines take as inputs; none where they are baked in."""
+    manifest = engines.folder.manifest
+    if engines.cut:
+        found = {
+            name: None
+            for role in manifest.programs
+            for name, buffer in engines.folder.program(role).buffers.items()
+            if buffer.role == "weight"
+        }
+    else:
+        found = {
+            tensor.name: None
+            for engine in manifest.engines.values()
+            for tensor in engine.inputs
+            if tensor.kind == "weight"
+        }
+    return list(found)

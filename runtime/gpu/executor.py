@@ -1,0 +1,88 @@
+"""What runs a bundle's graphs on a device, and the tensors of each graph by name.
+
+An executor knows nothing of rows or CUDA graphs: it makes, for tensors at fixed addresses, the work that
+computes one graph from them. The names are those of the bundle's graphs, so that one set of buffers serves
+towers in torch, whole engines and cut ones.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from ttc.config import ModelConfig
+from ttc.dims import Shape
+from ttc.runtime.backends.base import Limits
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.state import state_layout
+
+__all__ = ["STEP_INPUTS", "STEP_OUTPUTS", "Executor", "Specs", "saved_specs", "state_specs"]
+
+# Name → dtype and shape.
+Specs = Mapping[str, tuple[str, Shape]]
+
+STEP_INPUTS: Specs = {
+    "block_ids": ("int32", ("B", "L")),
+    "threshold": ("float32", ("B",)),
+    "temperature": ("float32", ("B",)),
+    "row_key": ("int64", ("B",)),
+    "position": ("int32", ("B",)),
+    "step": ("int32", ("B",)),
+    "steps_left": ("int32", ("B",)),
+}
+STEP_OUTPUTS: Specs = {
+    "next_block_ids": ("int32", ("B", "L")),
+    "predicted_ids": ("int32", ("B", "L")),
+    "confidence": ("float32", ("B", "L")),
+    "masked_count": ("int32", ("B",)),
+}
+
+
+class Executor(ABC):
+    """Computes the graphs of one bundle on one device.
+
+    Attributes:
+        name: of the backend it serves.
+        compute_dtype: of weights and activations.
+        notes: what is not as asked, one sentence each.
+        capture_problem: why its work cannot be captured into a graph; None where it can.
+        aliases_state: whether the new state may be written where the old one lies.
+        limits: sizes it can compute; None where any will do.
+    """
+
+    name: str
+    compute_dtype: str
+    notes: Sequence[str] = ()
+    capture_problem: str | None = None
+    aliases_state: bool = False
+    limits: Limits | None = None
+
+    @abstractmethod
+    def bind(
+        self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
+    ) -> Work:
+        """The work of one run of the graph `role` over these inputs and outputs.
+
+        `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
+        scope. The first run may prepare things that a capture could not; later ones only launch.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; a second call does nothing."""
+
+
+def state_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
+    """The context state of a batch."""
+    return {
+        tensor.name: ("float32" if tensor.float32 else dtype, (batch, *tensor.shape))
+        for tensor in state_layout(config, capacity)
+    }
+
+
+def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
+    """What a context call keeps of a block for `advance`."""
+    found: dict[str, tuple[str, Shape]] = {}
+    for i, kind in enumerate(config.pattern):
+        if kind == "M":
+            found[f"saved_xbc.{i}"] = (dtype, (batch, length, config.conv_dim))
+            found[f"saved_dt.{i}"] = (dtype, (batch, length, config.mamba_num_heads))
+    return found

@@ -1,0 +1,105 @@
+"""When work is captured into CUDA graphs, and what happens where it cannot be.
+
+Level 0: the host starts every launch. Level 1: a step (denoise and commit, or a context call) is one graph.
+Level 2: a whole block is one graph whose WHILE node goes on until nothing is masked. A level that cannot be
+had falls back by one, with a reason that is logged and noted in the results.
+
+The first run of any work is never captured: libraries load kernels and choose algorithms then.
+"""
+
+import logging
+from collections.abc import Callable
+
+from ttc.errors import BackendError, InputError
+from ttc.runtime.gpu.device import Device, Graph, Work
+
+__all__ = ["HOST", "PER_BLOCK", "PER_STEP", "BlockGraph", "Levels", "StepGraph"]
+
+logger = logging.getLogger(__name__)
+
+HOST, PER_STEP, PER_BLOCK = 0, 1, 2
+
+
+class Levels:
+    """The graph level in force, at most the one asked for. `notes`: why it is lower, one sentence each."""
+
+    def __init__(self, device: Device, asked: int | None, capture_problem: str | None) -> None:
+        if asked not in (None, HOST, PER_STEP, PER_BLOCK):
+            raise InputError(
+                f"graph_level is {asked!r}; valid: 0 (no graphs), 1 (one per step), 2 (one per block)"
+            )
+        self.level = PER_BLOCK if asked is None else asked
+        self.notes: list[str] = []
+        if capture_problem is not None:
+            self.lower(HOST, capture_problem)
+        elif device.loop_problem is not None:
+            self.lower(PER_STEP, device.loop_problem)
+
+    def lower(self, level: int, reason: str) -> None:
+        """Fall back to `level`, unless it is in force already."""
+        if level >= self.level:
+            return
+        self.notes.append(f"CUDA graphs: level {level} in place of {self.level}, because {reason}")
+        self.level = level
+        logger.warning(self.notes[-1])
+
+
+class StepGraph:
+    """Work of one step, replayed as a graph from its second run on."""
+
+    def __init__(self, device: Device, levels: Levels, what: str, work: Work) -> None:
+        self._device, self._levels, self._what, self._work = device, levels, what, work
+        self._graph: Graph | None = None
+        self._warm = False
+
+    def run(self) -> None:
+        """Enqueue one run."""
+        if self._graph is None and self._warm and self._levels.level >= PER_STEP:
+            self._graph = _captured(self._levels, HOST, self._what, lambda: self._device.capture(self._work))
+        if self._graph is not None:
+            self._graph.launch()
+        else:
+            self._work()
+            self._warm = True
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+
+class BlockGraph:
+    """A loop's body as one graph with a WHILE node, once the body has run on its own."""
+
+    def __init__(self, device: Device, levels: Levels, what: str, body: Callable[[int], None]) -> None:
+        self._device, self._levels, self._what, self._body = device, levels, what, body
+        self._graph: Graph | None = None
+        self.warm = False
+
+    def run(self) -> bool:
+        """Enqueue the whole loop; False where that cannot be done (yet), and nothing was enqueued."""
+        if self._levels.level < PER_BLOCK or not self.warm:
+            return False
+        if self._graph is None:
+            self._graph = _captured(
+                self._levels, PER_STEP, self._what, lambda: self._device.capture_loop(self._body)
+            )
+        if self._graph is None:
+            return False
+        self._graph.launch()
+        return True
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+
+def _captured(levels: Levels, otherwise: int, what: str, capture: Callable[[], Graph]) -> Graph | None:
+    try:
+        return capture()
+    except BackendError as fault:
+        levels.lower(otherwise, f"{what} cannot be captured ({fault})")
+        return None

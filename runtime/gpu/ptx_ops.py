@@ -1,0 +1,79 @@
+"""The ops between engine segments as PTX, compiled for the device when they are bound."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttc.errors import BackendError, MissingDependencyError
+from ttc.program import Step
+from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+
+__all__ = ["PtxOps"]
+
+
+class PtxOps:
+    """Binds op steps to kernels. Kernels are compiled once per device and set of constants.
+
+    Args:
+        compute_dtype: of the bundle.
+        compile_launch: `ttc.plugins.ptx.compile_launch`; None imports it, and triton with it, when needed.
+    """
+
+    def __init__(
+        self, device: Device, compute_dtype: str, compile_launch: Callable[[Any, str], Any] | None = None
+    ) -> None:
+        self._device, self._compute_dtype = device, compute_dtype
+        self._compile = compile_launch
+        self._loaded: dict[Any, tuple[Any, Any]] = {}
+
+    def __call__(
+        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+    ) -> Work:
+        """One launch: input addresses, int32 dimensions, output addresses."""
+        leaves, problem_of, compile_launch = self._kernels()
+        leaf = leaves.get(step.name)
+        if leaf is None:
+            raise BackendError(f"no kernel for the op {step.name}; build the engines with --form whole")
+        dims = leaf.dims([array.shape for array in inputs], step.attributes)
+        problem = problem_of(dims, step.attributes, self._compute_dtype)
+        launch = leaf.bind(problem, leaf.choose(dims))
+        self._check(step, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
+        key = (step.name, launch.tile.name, *sorted(launch.constants.items()), launch.inputs, launch.outputs)
+        if key not in self._loaded:
+            compiled = compile_launch(launch, self._device.compute_capability)
+            kernel = self._device.load_kernel(compiled.name, compiled.ptx.encode(), compiled.shared_bytes)
+            self._loaded[key] = (compiled, kernel)
+        compiled, kernel = self._loaded[key]
+        grid = launch.programs(dims)
+        arguments = [
+            *(array.address for array in inputs),
+            *(np.int32(value) for value in launch.integer_values(dims)),
+            *(array.address for array in outputs),
+        ]
+        if 0 in grid:
+            return lambda: None
+        return lambda: self._device.launch(
+            kernel, grid, 32 * compiled.num_warps, compiled.shared_bytes, arguments
+        )
+
+    def _kernels(self) -> tuple[Any, Any, Callable[[Any, str], Any]]:
+        try:
+            from ttc.plugins.kernels import LEAVES
+            from ttc.plugins.launch import Problem
+            from ttc.plugins.ptx import compile_launch
+        except ImportError:
+            raise MissingDependencyError(
+                "the ops of a cut program are Triton kernels, and triton is not installed; "
+                "install it with: pip install 'ttc[kernels]'"
+            ) from None
+        return LEAVES, Problem, self._compile or compile_launch
+
+    @staticmethod
+    def _check(step: Step, arrays: Sequence[DeviceArray], dtypes: Sequence[str]) -> None:
+        for array, dtype in zip(arrays, dtypes, strict=True):
+            if array.dtype != dtype:
+                raise BackendError(
+                    f"the op {step.name} is given {array.dtype} where its kernel takes {dtype}; "
+                    "build the engines again from this bundle"
+                )

@@ -1,0 +1,158 @@
+"""TensorRT and TensorRT-RTX engines as steps over tensors at fixed addresses.
+
+Written against tensorrt_rtx 1.7 and the Python API of tensorrt 11.4, which are one here but for the runtime
+settings of TensorRT-RTX. Nothing of this file has run on a GPU yet.
+"""
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ttc.engines import EngineRecord
+from ttc.errors import BackendError
+from ttc.program import Step
+from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
+from ttc.tensorrt_package import BACKENDS
+
+__all__ = ["EngineSteps", "Runtime"]
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """An imported TensorRT and its runtime. `MissingDependencyError` is `find_backend`'s to raise, before."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        try:
+            self._api: Any = importlib.import_module(BACKENDS[backend])
+        except (ImportError, OSError) as fault:
+            raise BackendError(
+                f"{backend} is installed, but its library cannot be loaded ({fault}); "
+                f"install it again with: pip install --force-reinstall 'ttc[{backend}]'"
+            ) from None
+        self._said: list[str] = []
+        self._runtime = self._api.Runtime(self._logger())
+        if self._runtime is None:
+            raise BackendError(f"{backend}: no runtime; {self._reason()}")
+
+    def deserialize(self, name: str, content: bytes) -> Any:
+        """The engine in these bytes, which must have been checked before."""
+        self._said.clear()
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise BackendError(
+                f"engine {name} cannot be loaded here; {self._reason()}; build it for this GPU"
+            )
+        return engine
+
+    def context(self, engine: Any) -> Any:
+        """An execution context whose memory is the caller's."""
+        strategy = self._api.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.backend != "tensorrt-rtx":
+            return engine.create_execution_context(strategy)
+        settings = engine.create_runtime_config()
+        settings.set_execution_context_allocation_strategy(strategy)
+        # Graphs are ours; kernels that were exchanged behind one's back would not be in them.
+        settings.cuda_graph_strategy = self._api.CudaGraphStrategy.DISABLED
+        settings.dynamic_shapes_kernel_specialization_strategy = (
+            self._api.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        return engine.create_execution_context(settings)
+
+    def failed(self, name: str, what: str) -> BackendError:
+        """The error for an engine that refused, with what the library said."""
+        return BackendError(f"engine {name}: {what}; {self._reason()}")
+
+    def _reason(self) -> str:
+        return "; ".join(self._said[-3:]) or "the library gave no reason"
+
+    def _logger(self) -> Any:
+        base: Any = self._api.ILogger
+        said = self._said
+
+        class Logger(base):  # type: ignore[misc]  # its base is only known at run time
+            def log(self, severity: Any, message: str) -> None:
+                text = " ".join(message.split())[:300]
+                if severity in (base.INTERNAL_ERROR, base.ERROR):
+                    said.append(text)
+                    del said[:-8]
+                elif severity == base.WARNING:
+                    logger.info(text)
+
+        return Logger()
+
+
+class EngineSteps:
+    """Binds engines to tensors: whole graphs by the names of their tensors, segments by their places.
+
+    Args:
+        records: name → what the engine takes and gives, from the manifest.  engines: deserialised.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        device: Device,
+        records: Mapping[str, EngineRecord],
+        engines: Mapping[str, Any],
+    ) -> None:
+        self._runtime, self._device = runtime, device
+        self._records, self._engines = records, dict(engines)
+
+    def __call__(
+        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+    ) -> Work:
+        """A segment of a program."""
+        named = {f"in_{place}": array for place, array in enumerate(inputs)}
+        return self.bind(scope, step.name, named | {f"out_{n}": array for n, array in enumerate(outputs)})
+
+    def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Work:
+        """The work of one run of the engine `name`; tensors it does not have are ignored."""
+        record, engine = self._records[name], self._engines[name]
+        used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}
+        context = self._context(scope, name, engine, {t.name: used[t.name].shape for t in record.inputs})
+
+        def leaf(stream: int) -> None:
+            for tensor, array in used.items():
+                if not context.set_tensor_address(tensor, array.address):
+                    raise self._runtime.failed(name, f"refuses the address of {tensor}")
+            if not context.execute_async_v3(stream):
+                raise self._runtime.failed(name, "does not run")
+
+        return lambda: self._device.enqueue(leaf)
+
+    def close(self) -> None:
+        """Let go of the engines."""
+        self._engines.clear()
+
+    def _context(self, scope: Scope, name: str, engine: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        """An execution context for these input shapes; equal ones of a scope share it, all share scratch
+        memory, since they run one after another.
+        """
+        key = (name, *shapes.values())
+        if key in scope.kept:
+            return scope.kept[key]
+        context = self._runtime.context(engine)
+        if context is None:
+            raise self._runtime.failed(name, "gives no execution context")
+        for tensor in self._records[name].inputs:
+            if tensor.min != tensor.max and not context.set_input_shape(tensor.name, shapes[tensor.name]):
+                raise self._runtime.failed(
+                    name,
+                    f"refuses {tensor.name} {list(shapes[tensor.name])}; built for {list(tensor.min)} to "
+                    f"{list(tensor.max)}",
+                )
+        scratch = _scratch(scope, max(int(engine.device_memory_size_v2), 1))
+        context.set_device_memory(scratch.address, scratch.nbytes)
+        scope.kept[key] = context
+        return context
+
+
+def _scratch(scope: Scope, nbytes: int) -> Memory:
+    """Scratch memory of at least this size, shared by all engines of the scope."""
+    found: Memory | None = scope.kept.get("scratch")
+    if found is None or found.nbytes < nbytes:
+        found = scope.kept["scratch"] = scope.allocate(nbytes)
+    return found

@@ -1,0 +1,115 @@
+"""The data of lossless decoding: what a round costs, what was planned, what came of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Costs", "Line", "LosslessStats", "Plan", "Round", "acceptance_by_place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds of a call as a line through two measured widths (tokens per row)."""
+
+    narrow: int
+    wide: int
+    narrow_seconds: float
+    wide_seconds: float
+
+    def at(self, width: Any) -> Any:
+        """Seconds at a width, or at every width of an array; never below a tenth of the narrow one's, however
+        noisy the two measurements were.
+        """
+        slope = (self.wide_seconds - self.narrow_seconds) / max(self.wide - self.narrow, 1)
+        return np.maximum(self.narrow_seconds + slope * (width - self.narrow), 0.1 * self.narrow_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of the calls a round consists of, for one batch size and capacity.
+
+    Attributes:
+        ar_step: a context call of one token.
+        verify: a context call that saves, and the advance behind it.
+        draft_step: a denoiser evaluation and the diffusion step behind it.
+    """
+
+    ar_step: float
+    verify: Line
+    draft_step: Line
+
+    def round(self, length: Any, steps: Any) -> Any:
+        """Seconds of a round that drafts `length` ≥ 1 tokens in so many denoiser evaluations; numbers or
+        arrays.
+        """
+        return self.verify.at(length + 1) + steps * self.draft_step.at(length + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy chose for a round, and on what grounds.
+
+    Attributes:
+        length: tokens to draft; 0 makes an AR step.
+        steps: most denoiser evaluations for that.
+        reason: "asked for", "best" of the known plans, "trial" of one not known yet or not lately, or
+            "nothing to draft" where one token is wanted or the cache has room for no more.
+        expected_tokens, expected_seconds: what the policy's estimates say of it; None where the plan was
+            asked for.
+    """
+
+    length: int
+    steps: int
+    reason: str
+    expected_tokens: float | None
+    expected_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of one row.
+
+    Attributes:
+        plan: as chosen for all rows of the batch.
+        drafted: tokens of this row's draft; fewer than planned where the row wants fewer.
+        steps: denoiser evaluations they took.
+        accepted: how many of them are AR's own text; AR's token behind them comes on top.
+    """
+
+    plan: Plan
+    drafted: int
+    steps: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LosslessStats:
+    """Figures of one row's lossless generation.
+
+    Attributes:
+        rounds: every round; the prompt's next token comes without one.
+        tokens_per_round: new tokens per round; None without a round.
+        acceptance_by_place: per drafted place the share of drafts accepted there, of those accepted up to
+            there; None where none came so far.
+        costs: what the policy measured; None where nothing was left to it.
+        estimates: limit on the steps → the policy's acceptance per drafted place, after this generation;
+            empty where nothing was left to it.
+    """
+
+    rounds: tuple[Round, ...]
+    tokens_per_round: float | None
+    acceptance_by_place: tuple[float | None, ...]
+    costs: Costs | None
+    estimates: Mapping[int, tuple[float, ...]]
+
+
+def acceptance_by_place(rounds: Sequence[Round]) -> tuple[float | None, ...]:
+    """Per drafted place, accepted drafts over those that were accepted up to there."""
+    shares: list[float | None] = []
+    for place in range(max((each.drafted for each in rounds), default=0)):
+        reached = [each for each in rounds if each.drafted > place and each.accepted >= place]
+        accepted = sum(each.accepted > place for each in reached)
+        shares.append(accepted / len(reached) if reached else None)
+    return tuple(shares)

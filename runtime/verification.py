@@ -1,0 +1,109 @@
+"""Verifying drafts: one pass of the context tower reads every row's draft, and what AR would have written of
+it is committed.
+
+The pass reads, per row, the pending token (the row's last one: final, but not yet in the state) and the
+drafted tokens behind it. The logits after each of them say what AR writes next. The longest drafted prefix
+that agrees is committed together with the pending token, and AR's own token after it becomes the next
+pending one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import NumericsError
+from ttc.runtime.backends.base import Backend
+from ttc.runtime.loop import Stopwatch, choose, count_context_call
+from ttc.runtime.options import Options
+from ttc.runtime.rows import Row
+from ttc.runtime.state import ContextState
+
+__all__ = ["Verdict", "verify"]
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification found, both (B,) int32.
+
+    Attributes:
+        accepted: how many of the row's drafted tokens are AR's own text.
+        next_ids: AR's token behind them: its correction where the draft went wrong, the token after the draft
+            where all of it was accepted.
+    """
+
+    accepted: Ints
+    next_ids: Ints
+
+
+def verify(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    drafts: Sequence[Sequence[int]],
+    options: Options,
+    state: ContextState,
+) -> Verdict:
+    """Read every row's pending token and draft, and commit what AR would have written.
+
+    The state must hold the row's prompt and all of its tokens but the last (`row.tokens[-1]`, the pending
+    one). Afterwards it holds the pending token and the accepted part of the draft as well; the rows
+    themselves are left to the caller, who takes `drafts[r][: accepted[r]]` and `next_ids[r]`.
+
+    Args:
+        drafts: one per row, of any lengths, empty ones included; state.lengths + 1 + the longest must fit
+            into the capacity.
+        options: how AR chooses (temperature, top_k, top_p, seed).
+
+    Raises:
+        NumericsError: NaN in the logits; the state is as it was.
+    """
+    block = _padded([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
+    (B, L), before, lengths = block.shape, state.tensors, state.lengths
+    places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
+    # Without any draft the pending tokens are all there is to commit: an AR step.
+    known = np.full(B, 1 if L == 1 else 0, np.int32)
+    call = timed(backend.context, state, block, known, places, save=L > 1)
+    count_context_call(rows)
+    try:
+        verdict = _judge(call.logits, rows, drafts, options)
+    except NumericsError:
+        state.tensors, state.lengths = before, lengths
+        raise
+    if L > 1:
+        timed(backend.advance, state, call.saved, verdict.accepted + np.int32(1))
+    return verdict
+
+
+def _judge(
+    logits: npt.NDArray[np.float32], rows: Sequence[Row], drafts: Sequence[Sequence[int]], options: Options
+) -> Verdict:
+    """Walk down the drafts with the rows that still agree; no choice is made behind a disagreement.
+
+    logits: (B, L, V), after the pending token and after every drafted one.
+    """
+    accepted, next_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
+    agreeing = list(range(len(rows)))
+    for place in range(logits.shape[1]):
+        own = choose(logits[agreeing, place], [rows[r] for r in agreeing], options, ahead=place)
+        next_ids[agreeing] = own
+        agreeing = [
+            r
+            for r, token in zip(agreeing, own.tolist(), strict=True)
+            if place < len(drafts[r]) and drafts[r][place] == token
+        ]
+        accepted[agreeing] += 1
+        if not agreeing:
+            break
+    return Verdict(accepted, next_ids)
+
+
+def _padded(blocks: Sequence[Sequence[int]]) -> Ints:
+    """Rows (B, L) of the longest block's length; what stands behind a shorter one is never committed."""
+    padded = np.zeros((len(blocks), max(map(len, blocks))), np.int32)
+    for r, block in enumerate(blocks):
+        padded[r, : len(block)] = block
+    return padded

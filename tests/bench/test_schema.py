@@ -1,0 +1,131 @@
+"""The JSON that other programs read: its keys and types stand here word by word."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttc.bench.compare import compare
+from ttc.bench.schema import SCHEMA_VERSION, Report, read_report
+from ttc.errors import InputError
+
+ANSWERS = {
+    "tokens", "nfe", "tokens_per_nfe", "context_calls", "ended_by_eos", "looping", "same_as_ar",
+    "context_nll", "steps_per_block", "commit_order", "left_to_right", "quality", "broken", "why_broken",
+}  # fmt: skip
+SPEED = {
+    "batch", "prompts", "tokens", "nfe", "seconds", "seconds_of_repeats", "seconds_per_answer",
+    "tokens_per_second", "over_ar", "answer_over_ar", "tokens_per_nfe", "nfe_in_ar_steps", "first_output",
+    "first_block", "between_blocks", "denoise_step", "extension", "ar_step",
+}  # fmt: skip
+
+
+def test_the_keys_of_version_1(report: Report) -> None:
+    assert SCHEMA_VERSION == 1
+    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (plain["schema"], plain["schema_version"]) == ("ttc-bench", 1)
+    assert set(plain) == {"schema", "schema_version", "machine", "model", "work", "cases"}
+    assert set(plain["machine"]) == {
+        "cpu", "cores", "memory_bytes", "gpus", "system", "python", "ttc_version", "commit", "packages",
+    }  # fmt: skip
+    assert set(plain["model"]) == {
+        "bundle", "weights_sha256", "compute_dtype", "pattern", "hidden_size", "backend", "device", "notes",
+    }  # fmt: skip
+    assert set(plain["work"]) == {
+        "tasks", "problems", "prompts_sha256", "timed_prompts", "max_new_tokens", "temperature", "seed",
+        "repeats", "batch_sizes",
+    }  # fmt: skip
+    for case in plain["cases"]:
+        assert set(case) == {"name", "mode", "threshold", "steps", "block_size", "answers", "speed"}
+        assert set(case["answers"]) == ANSWERS
+        assert all(set(speed) == SPEED for speed in case["speed"])
+        assert set(case["answers"]["quality"]) == {
+            "correct", "problems", "accuracy", "interval", "of_ar", "by_task",
+        }  # fmt: skip
+    assert plain["cases"][1]["speed"][0]["first_block"] == {"p50": 0.01, "p95": 0.02}
+
+
+def test_what_is_written_is_read(report: Report, tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(report.to_dict()))
+    assert read_report(file) == report
+
+
+def _without(plain: dict[str, Any]) -> None:
+    del plain["work"]["seed"]
+
+
+def _unknown(plain: dict[str, Any]) -> None:
+    plain["cases"][0]["mood"] = "good"
+
+
+def _newer(plain: dict[str, Any]) -> None:
+    plain["schema_version"] = 2
+
+
+def _mistyped(plain: dict[str, Any]) -> None:
+    plain["cases"][1]["speed"][0]["seconds_of_repeats"] = ["fast"]
+
+
+def _null(plain: dict[str, Any]) -> None:
+    plain["cases"][1]["answers"]["tokens"] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (_without, "work: the key 'seed' is missing"),
+        (_unknown, "1 unknown key"),
+        (_newer, "'schema_version' is 2, 1 .* is due"),
+        (_mistyped, 'seconds_of_repeats is "fast", float is due'),
+        (_null, "answers: tokens is null, int is due"),
+    ],
+)
+def test_what_is_no_report_is_refused(
+    report: Report, tmp_path: Path, change: Callable[[dict[str, Any]], None], complaint: str
+) -> None:
+    plain = report.to_dict()
+    change(plain)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(plain))
+    with pytest.raises(InputError, match=complaint):
+        read_report(file)
+
+
+def test_runs_are_compared_case_by_case(report: Report) -> None:
+    other = report.cases[1].speed[0]
+    quicker = dataclasses.replace(other, seconds_of_repeats=(0.04, 0.05, 0.05), tokens_per_second=400.0)
+    second = dataclasses.replace(
+        report, cases=(report.cases[0], dataclasses.replace(report.cases[1], speed=(quicker,)))
+    )
+    same, faster = compare(report, second)
+    assert (same.name, same.faster, same.clear, same.same_answers) == ("ar", 1.0, False, True)
+    assert (faster.name, faster.faster, faster.clear) == ("diffusion γ0.9", 2.0, True)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "complaint"),
+    [
+        ("model", "weights_sha256", "ef" * 32, r"their weights differ \(abababababab…, efefefefefef…\)"),
+        ("work", "prompts_sha256", "ef" * 32, "their prompts or problems differ"),
+        ("work", "max_new_tokens", 64, r"their max_new_tokens differ \(96, 64\)"),
+        ("work", "temperature", 0.5, "their temperature differ"),
+        ("work", "timed_prompts", 3, "their timed prompts differ"),
+    ],
+)
+def test_runs_of_other_weights_or_prompts_are_not_compared(
+    report: Report, part: str, key: str, value: object, complaint: str
+) -> None:
+    changed = dataclasses.replace(getattr(report, part), **{key: value})
+    with pytest.raises(InputError, match=complaint):
+        compare(report, dataclasses.replace(report, **{part: changed}))
+
+
+def test_another_machine_may_be_compared_and_nothing_in_common_may_not(report: Report) -> None:
+    elsewhere = dataclasses.replace(report.machine, cpu="another", gpus=("H200",))
+    assert len(compare(report, dataclasses.replace(report, machine=elsewhere))) == 2
+    with pytest.raises(InputError, match="no case at the same batch size"):
+        compare(report, dataclasses.replace(report, cases=()))

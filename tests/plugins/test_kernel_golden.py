@@ -1,0 +1,51 @@
+"""The towers with the kernels in place of the naive ops, against the reference's recorded logits."""
+
+import pytest
+import torch
+
+from tests.exporter.test_towers import empty_state, ints
+from tests.support import tolerances
+from tests.support.compare import assert_close
+from tests.support.golden import CHECKPOINTS, golden
+from ttc.bundle import Bundle
+from ttc.exporter import towers
+from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.plugins.naive import run_naive
+from ttc.plugins.triton import run_triton
+
+
+def run_op(op, *inputs, **attributes):
+    return run_triton(op, *(tensor.contiguous() for tensor in inputs), **attributes)
+
+
+# The interpreter takes its time: one checkpoint, and the denoiser alone. On a GPU all, and both towers.
+ON_A_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in CHECKPOINTS if name != "tiny_c"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny_c", *ON_A_GPU])
+def test_unconditioned_block_after_a_prompt(device, bundles, name):
+    g = golden(name)
+    read_with = run_naive if device == "cpu" else run_op
+    with Bundle.open(bundles(name)) as bundle:
+        weights = {key: torch.from_numpy(bundle.read_weight(key).copy()).to(device) for key in bundle.weights}
+    prompt = torch.from_numpy(g.vectors["prompt/p12"]).to(device)
+    context = TowerWeights.of(g.config, CONTEXT, weights)
+    empty = [tuple(tensor.to(device) for tensor in layer) for layer in empty_state(g.config)]
+    nothing, everything = ints(0).to(device), ints(12).to(device)
+    with torch.device(device):
+        _, state, _ = towers.context_forward(
+            g.config, context, read_with, prompt, nothing, everything, ints(11).to(device)[None], empty
+        )
+        block = torch.from_numpy(g.vectors["den/half16_tnone/block"]).to(device)
+        logits = towers.denoiser_forward(
+            g.config,
+            TowerWeights.of(g.config, DENOISER, weights),
+            run_op,
+            block,
+            torch.tensor([-1.0]),
+            everything,
+            state,
+        )
+    want = g.vectors["den/half16_tnone/logits"]
+    assert_close(logits.cpu(), want, tolerances.DENOISER_LOGITS, "logits")

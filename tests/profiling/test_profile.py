@@ -1,0 +1,159 @@
+"""`ttc profile`: parts, totals, trace, picture. No test asks how long anything takes."""
+
+import json
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from tests.support.golden import golden
+from ttc.cli import program
+from ttc.errors import InputError
+from ttc.plugins.costs import Cost
+from ttc.profiling.costs import node_cost
+from ttc.profiling.phases import PHASES
+from ttc.profiling.plot import svg
+from ttc.profiling.report import Part, totals
+from ttc.profiling.run import profile
+from ttc.profiling.tensorrt import LayerTimes, engine_layers, engine_parts, layer_profiler
+from ttc.profiling.trace import trace_events
+
+LIMITS = {"peak_flops": 1e9, "peak_bandwidth": 1e9}
+
+
+@pytest.fixture(scope="module")
+def by_onnxruntime(bundles):
+    return profile(bundles("tiny_a"), repeats=2, context=3, **LIMITS)
+
+
+@pytest.fixture(scope="module")
+def by_torch(bundles):
+    return profile(bundles("tiny_a"), "torch", repeats=2, context=3, **LIMITS)
+
+
+@pytest.mark.parametrize("which", ["by_onnxruntime", "by_torch"])
+def test_every_layer_of_every_phase_is_timed(which, request):
+    found, _ = request.getfixturevalue(which)
+    pattern = golden("tiny_a").config.pattern
+    assert [phase.name for phase in found.phases] == list(PHASES)
+    for phase in found.phases:
+        kinds = {part.layer: part.kind for part in phase.parts if part.layer is not None}
+        assert kinds == ({} if phase.name == "diffusion step" else dict(enumerate(pattern)))
+        assert 0 < sum(part.seconds for part in phase.parts) <= phase.seconds * 1.001
+        assert all(part.kernel <= part.seconds for part in phase.parts)
+    assert [loop.mode for loop in found.loops] == ["diffusion", "ar"]
+    assert all(0 < loop.backend_seconds < loop.seconds for loop in found.loops)
+    assert found.limits == {"flops_per_second": 1e9, "bytes_per_second": 1e9}
+
+
+def test_the_ttc_ops_are_told_apart(by_onnxruntime, by_torch):
+    """ONNX Runtime runs the bodies of the leaves, torch the ops as the towers call them."""
+    for (found, _), due in (
+        (by_onnxruntime, {"ttc::MambaConv", "ttc::MambaScan", "ttc::MoeRouting", "ttc::MoeUp"}),
+        (by_torch, {"ttc::MambaBlockScan", "ttc::MoeRouting", "ttc::MoeExperts"}),
+    ):
+        denoise = next(phase for phase in found.phases if phase.name == "denoise step")
+        ops = {part.op: part for part in denoise.parts}
+        assert due <= ops.keys()
+        assert all(ops[name].cost.flops > 0 and ops[name].cost.bytes > 0 for name in due)
+        scans = [part for part in denoise.parts if "Mamba" in part.op and "Scan" in part.op]
+        assert {part.layer for part in scans} == {0, 2, 5}
+
+
+def test_totals_add_up():
+    parts = [
+        Part("layers.0", 0, "M", "a", 2.0, 1.0, 1, Cost(10, 0)),
+        Part("layers.1", 1, "E", "a", 1.0, 1.0, 2, Cost(0, 30)),
+        Part("layers.1", 1, "E", "b", 4.0, 3.0, 1, Cost(0, 0)),
+    ]
+    limits = {"flops_per_second": 100.0, "bytes_per_second": 100.0}
+    b, a = totals(parts, lambda part: part.op, limits)
+    assert (b.name, b.seconds, b.share, b.of_limit) == ("b", 4.0, 0.6, None)
+    assert (a.seconds, a.kernel, a.calls, a.flops, a.bytes) == (3.0, 2.0, 3, 10, 30)
+    assert a.of_limit == pytest.approx(0.3 / 2.0)
+
+
+def test_costs_of_nodes():
+    product = node_cost("FusedMatMul", [{"float": [2, 3, 5]}, {"float": [5, 7]}], [{"float": [2, 3, 7]}])
+    assert product == Cost(2 * 2 * 3 * 5 * 7, 4 * (2 * 3 * 5 + 5 * 7 + 2 * 3 * 7))
+    assert node_cost("Mul", [{"float16": [4]}, {"float16": [4]}], [{"float16": [4]}]) == Cost(4, 24)
+    assert node_cost("Reshape", [{"float": [4]}], [{"float": [2, 2]}]) == Cost(0, 0)
+
+
+def test_the_trace_is_what_its_readers_take(by_onnxruntime):
+    """The rules of the Trace Event Format for complete and metadata events."""
+    _, spans = by_onnxruntime
+    trace = json.loads(json.dumps(trace_events(spans), allow_nan=False))
+    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
+    assert list(names.values()) == list(PHASES)
+    bars = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(bars) > 500
+    for event in bars:
+        assert event["pid"] in names
+        assert isinstance(event["tid"], int)
+        assert isinstance(event["name"], str)
+        assert event["ts"] >= 0
+        assert event["dur"] >= 0
+    for pid in names:
+        whole, *nodes = [event for event in bars if event["pid"] == pid]
+        assert whole["cat"] == "backend call"
+        assert all(event["ts"] + event["dur"] <= whole["dur"] * 1.01 + 50 for event in nodes)
+
+
+def test_the_picture_is_xml_with_a_bar_for_every_phase(by_onnxruntime):
+    found, _ = by_onnxruntime
+    picture = ET.fromstring(svg(found))
+    texts = {element.text for element in picture.iter() if element.tag.endswith("text")}
+    assert set(PHASES) <= texts
+    assert {"Mamba-2", "attention", "mixture of experts"} <= texts
+
+
+def test_the_command(bundles, tmp_path):
+    words = ["profile", str(bundles("tiny_a")), "--repeats", "1", "--context", "3"]
+    trace, plot = tmp_path / "trace.json", tmp_path / "plot.svg"
+    told = CliRunner().invoke(program, [*words, "--trace", str(trace), "--plot", str(plot), "--layers"])
+    assert told.exit_code == 0, told.output
+    assert "most expensive: " in told.stdout
+    assert "layers.3 (attention)" in told.stdout
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert plot.read_text().startswith("<svg")
+    report = json.loads(CliRunner().invoke(program, [*words, "--json"]).stdout)
+    assert report["most_expensive"]["phase"] in PHASES
+    assert {row["name"] for row in report["phases"][1]["by_kind"]} >= {"Mamba-2", "attention"}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"backend": "tensorrt"}, "tells no times of layers"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"context": 10**6}, "the model holds"),
+        ({"peak_flops": -1.0}, "flops_per_second is -1"),
+    ],
+)
+def test_options_are_checked(bundles, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        profile(bundles("tiny_a"), **options)
+
+
+def test_times_of_an_engine_find_their_layers():
+    """The thin layer over TensorRT, with stand-ins for its classes: no GPU runs it."""
+    config, times = golden("tiny_a").config, LayerTimes()
+    trt = SimpleNamespace(
+        IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
+    )
+    profiler = layer_profiler(trt, times)
+    for _ in range(2):
+        profiler.report_layer_time("layers.3.attention/MatMul_linear + layers.3.attention/Add", 1.5)
+        profiler.report_layer_time("layers.1.moe/MoeUp_plugin", 2.0)
+        profiler.report_layer_time("Reformat 7", 0.5)
+    parts = {part.place: part for part in engine_parts(times, calls=2, config=config)}
+    assert (parts["layers.3"].kind, parts["layers.3"].seconds) == ("*", 0.0015)
+    assert parts["layers.1"].op == "ttc::MoeUp"
+    assert parts["other"].seconds == 0.0005
+    text = json.dumps({"Layers": ["a", {"Name": "b", "LayerType": "gemm"}]})
+    inspector = SimpleNamespace(get_engine_information=lambda form: text)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    assert engine_layers(trt, engine) == [{"Name": "a"}, {"Name": "b", "LayerType": "gemm"}]

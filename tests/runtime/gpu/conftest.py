@@ -1,0 +1,58 @@
+"""Engines over a device that pretends."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.host_device import HostDevice, no_compiler, with_loop_kernel
+from ttc.bundle import Bundle
+from ttc.profiles import load_profile
+from ttc.runtime.engine import Engine
+from ttc.runtime.gpu.backend import DeviceBackend
+
+
+@pytest.fixture
+def host_device() -> HostDevice:
+    return with_loop_kernel()
+
+
+@pytest.fixture(scope="session")
+def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
+    """`tower_weights(name)`: configuration and weights as torch tensors of a golden checkpoint."""
+    import torch  # not above: this file is imported before the session sets torch's threads
+
+    read: dict[str, Any] = {}
+
+    def load(name: str) -> Any:
+        if name not in read:
+            with Bundle.open(bundles(name)) as bundle:
+                weights = {w: torch.from_numpy(bundle.read_weight(w).copy()) for w in bundle.weights}
+                read[name] = (bundle.config, weights)
+        return read[name]
+
+    return load
+
+
+@pytest.fixture
+def on_device(
+    host_device: HostDevice, tower_weights: Callable[[str], Any]
+) -> Iterator[Callable[..., Engine]]:
+    """`on_device(name, level=None)`: an engine over the pretended device, computing with the naive ops."""
+    from ttc.plugins.naive import run_naive
+    from ttc.runtime.backends.torch.executor import TorchExecutor
+
+    made = []
+
+    def make(name: str, level: int | None = None, **changes: Any) -> Engine:
+        config, weights = tower_weights(name)
+        executor = TorchExecutor(config, host_device, weights, "float32", run_naive, None)
+        for attribute, value in changes.items():
+            setattr(executor, attribute, value)
+        backend = DeviceBackend(config, host_device, executor, level, no_compiler)
+        made.append(Engine(backend, None, load_profile("cpu"), None))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()

@@ -1,0 +1,131 @@
+"""The loop's kernel: its CUDA C compiled for the host against its twin, and for every architecture."""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.support.cuda_tools import load_nvrtc, ptxas
+from ttc.errors import BackendError
+from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record, record_words, update
+from ttc.runtime.gpu.nvrtc import compile_ptx
+
+# CUDA for one thread, enough for a kernel of one block: its loops then do all the work in turn.
+HOST_CUDA = """
+#include <string.h>
+#define __global__
+#define __device__
+#define __cudart_builtin__
+#define __device_builtin__
+static struct { int x; } threadIdx = {0}, blockDim = {1};
+static int __syncthreads_or(int value) { return value; }
+static int __float_as_int(float value) { int bits; memcpy(&bits, &value, 4); return bits; }
+"""
+SET = """
+static int condition_set = -1;
+extern "C" void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned int value) {
+    condition_set = handle == 77 ? (int)value : -2;
+}
+extern "C" int taken_condition() { int value = condition_set; condition_set = -1; return value; }
+"""
+
+
+@pytest.fixture(scope="module")
+def host_kernel(tmp_path_factory):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the CUDA C with")
+    folder = tmp_path_factory.mktemp("kernel")
+    source = folder / "kernel.cpp"
+    source.write_text(HOST_CUDA + SOURCE + SET)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", source, "-o", folder / "kernel.so"], check=True)
+    return ctypes.CDLL(str(folder / "kernel.so"))
+
+
+def a_step(draw, B, L, records):
+    """Outputs of some diffusion step and the loop's variables before it."""
+    masked = draw.integers(0, L + 1, B)
+    if draw.random() < 0.3:
+        masked[:] = 0
+    step = int(draw.integers(0, L))
+    return {
+        "next_ids": draw.integers(0, 99, (B, L)).astype(np.int32),
+        "predicted_ids": draw.integers(0, 99, (B, L)).astype(np.int32),
+        "confidence": np.where(draw.random((B, L)) < 0.2, np.inf, draw.random((B, L))).astype(np.float32),
+        "masked_count": masked.astype(np.int32),
+        "block_ids": np.full((B, L), 3, np.int32),
+        "t": np.ones(B, np.float32),
+        "step": np.full(B, step, np.int32),
+        "steps_left": np.full(B, draw.integers(1, L + 2), np.int32),
+        "records": records,
+    }
+
+
+@pytest.mark.parametrize(("B", "L"), [(1, 1), (1, 16), (3, 5), (8, 16), (2, 300)])
+def test_the_kernel_equals_its_twin(host_kernel, B, L):
+    draw = np.random.default_rng(B * L)
+    goes_on = set()
+    for _ in range(20):
+        want = a_step(draw, B, L, np.full((L, record_words(B, L)), -1, np.int32))
+        got = {name: array.copy() for name, array in want.items()}
+        expected = update(**want)
+        goes_on.add(expected)
+        read, written = list(got)[:4], list(got)[4:]
+        pointers = {name: ctypes.c_void_p(array.ctypes.data) for name, array in got.items()}
+        host_kernel.ttc_block_update(
+            *(pointers[name] for name in read),
+            ctypes.c_int(B),
+            ctypes.c_int(L),
+            ctypes.c_ulonglong(77),
+            *(pointers[name] for name in written),
+        )
+        for name, array in want.items():
+            assert got[name].tobytes() == array.tobytes(), name
+        assert host_kernel.taken_condition() == int(expected)
+    assert goes_on == ({True, False} if L > 1 else {False})
+
+
+def test_outside_a_loop_no_condition_is_set(host_kernel):
+    values = a_step(np.random.default_rng(1), 1, 4, np.zeros((4, record_words(1, 4)), np.int32))
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in values.values()]
+    host_kernel.ttc_block_update(
+        *pointers[:4], ctypes.c_int(1), ctypes.c_int(4), ctypes.c_ulonglong(0), *pointers[4:]
+    )
+    assert host_kernel.taken_condition() == -1
+
+
+def test_a_record_gives_back_the_step():
+    values = a_step(np.random.default_rng(2), 3, 5, np.zeros((5, record_words(3, 5)), np.int32))
+    values["step"][:] = 2
+    update(**values)
+    outputs = read_record(values["records"][2], 3, 5)
+    np.testing.assert_array_equal(outputs.next_block_ids, values["next_ids"])
+    np.testing.assert_array_equal(outputs.predicted_ids, values["predicted_ids"])
+    np.testing.assert_array_equal(outputs.confidence, values["confidence"])
+    np.testing.assert_array_equal(outputs.masked_count, values["masked_count"])
+
+
+@pytest.mark.parametrize("target", ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0"])
+def test_ptx_assembles(tmp_path, target):
+    load_nvrtc()
+    ptx = compile_ptx(KERNEL, SOURCE, target)
+    assert b".extern .func cudaGraphSetConditional" in ptx, "the driver puts that in"
+    (tmp_path / "k.ptx").write_bytes(ptx)
+    tool = ptxas(blackwell=float(target) >= 10)
+    architecture = f"-arch=sm_{target.replace('.', '')}"
+    done = subprocess.run(
+        [tool, architecture, "-c", tmp_path / "k.ptx", "-o", tmp_path / "k.o", "-v"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 bytes spill stores" in done.stderr
+
+
+def test_a_kernel_that_does_not_compile():
+    load_nvrtc()
+    with pytest.raises(BackendError, match=r"kernel broken does not compile for 9\.0: .*error"):
+        compile_ptx("broken", "nonsense(", "9.0")

@@ -1,0 +1,207 @@
+"""The CUDA layer against a recorder in place of cuda.core and the driver: order of calls, streams, errors.
+
+Every name it calls must exist in the installed cuda.core and cuda.bindings. What CUDA makes of the calls only
+a GPU can show.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
+from ttc.runtime.gpu import cuda as layer
+from ttc.runtime.gpu.cuda import CudaDevice
+from ttc.runtime.gpu.device import DeviceArray, Memory
+
+core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+graph = pytest.importorskip("cuda.core.graph", reason="cuda-core is not installed")
+OK = driver.CUresult.CUDA_SUCCESS
+
+
+class Recorded:
+    """Stands for an object of a real class: calls are noted, and must exist there."""
+
+    def __init__(self, log: list[Any], name: str, real: Any, **answers: Any) -> None:
+        self.__dict__.update(_log=log, _name=name, _real=real, _answers=answers)
+
+    def __getattr__(self, attribute: str) -> Any:
+        assert hasattr(self._real, attribute), f"{self._real.__name__} has no {attribute}"
+        answer = self._answers.get(attribute)
+        if isinstance(answer, type) or (answer is not None and not callable(answer)):
+            return answer
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._log.append((f"{self._name}.{attribute}", arguments))
+            return answer(*arguments, **named) if answer is not None else None
+
+        return call
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def device(monkeypatch, log):
+    """A `CudaDevice` over recorders."""
+    made: dict[str, Any] = {}
+
+    def stream(name, handle):
+        return Recorded(log, name, core.Stream, handle=handle, create_graph_builder=lambda: made["builder"])
+
+    def builder(name, handle):
+        return Recorded(
+            log,
+            name,
+            graph.GraphBuilder,
+            stream=stream(f"{name} stream", handle),
+            create_condition=lambda default_value: Recorded(
+                log, "condition", graph.GraphCondition, handle=77
+            ),
+            while_loop=lambda condition: made["body"],
+            complete=lambda: Recorded(log, "graph", graph.Graph),
+        )
+
+    made["builder"], made["body"] = builder("builder", 200), builder("body", 300)
+    own = stream("own", 100)
+    gpu = Recorded(log, "gpu", core.Device, compute_capability=(9, 0), create_stream=lambda: own)
+    module = Recorded(log, "core", core, Device=lambda index: gpu, LaunchConfig=lambda **named: named)
+    calls = {
+        "cuDeviceGetCount": (OK, 1),
+        "cuDriverGetVersion": (OK, 13000),
+        "cuMemAlloc": (OK, 4096),
+        "cuMemGetInfo": (OK, 10, 20),
+    }
+    answers = {name: (lambda *_, found=found: found) for name, found in calls.items()}
+    plain = ("cuMemFree", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync", "cuMemsetD8Async")
+    answers |= {name: lambda *_: (OK,) for name in plain}
+    recorder = Recorded(log, "driver", driver, CUresult=driver.CUresult, **answers)
+    recorder.__dict__["_answers"]["CUresult"] = driver.CUresult
+    monkeypatch.setattr(layer, "requirements", lambda backend: module)
+    monkeypatch.setattr("cuda.bindings.driver", recorder)
+    made_device = CudaDevice(0, "torch")
+    log.clear()
+    return made_device
+
+
+def names(log):
+    return [name for name, _ in log if name != "gpu.set_current"]
+
+
+def array(nbytes=256):
+    return DeviceArray.at(Memory(4096, nbytes, lambda: None), 0, "uint8", (nbytes,))
+
+
+def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
+    def body(condition):
+        device.launch("kernel", (2, 1, 1), 64, 0, [4096, np.uint64(condition)])
+        device.copy(array(), array())
+        device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+
+    device.capture_loop(body).launch()
+    assert names(log) == [
+        "own.sync",
+        "own.create_graph_builder",
+        "builder.begin_building",
+        "builder.create_condition",
+        "builder.while_loop",
+        "body.begin_building",
+        "core.LaunchConfig",
+        "core.launch",
+        "driver.cuMemcpyDtoDAsync",
+        "leaf",
+        "body.end_building",
+        "builder.end_building",
+        "builder.complete",
+        "graph.upload",
+        "builder.close",
+        "graph.launch",
+    ]
+    called = dict(log)
+    assert called["builder.begin_building"] == ("relaxed",)
+    stream, config, kernel, *arguments = called["core.launch"]
+    assert (stream._name, kernel) == ("body", "kernel")
+    assert config == {"grid": (2, 1, 1), "block": (64, 1, 1), "shmem_size": 0}
+    assert arguments == [4096, np.uint64(77)], "the condition's handle reaches the kernel"
+    assert called["driver.cuMemcpyDtoDAsync"][3] == 300, "copies go to the body's stream"
+    assert called["leaf"] == (300,), "and engine calls"
+    assert called["graph.launch"][0]._name == "own"
+    assert device.launches == 1, "what is captured is no launch"
+
+
+def test_outside_a_capture_work_goes_to_the_own_stream(device, log):
+    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+    device.fill(array(), 0)
+    assert dict(log)["leaf"] == (100,)
+    assert dict(log)["driver.cuMemsetD8Async"] == (4096, 0, 256, 100)
+    assert device.launches == 2
+
+
+def test_a_capture_that_fails_leaves_the_device_usable(device, log):
+    def refused():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
+        device.capture(refused)
+    assert names(log)[-2:] == ["builder.end_building", "builder.close"]
+    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+    assert dict(log)["leaf"] == (100,)
+
+
+def test_an_error_that_stays_is_remembered(device):
+    def broken(handle):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered")
+
+    with pytest.raises(BackendError, match=r"ILLEGAL_ADDRESS.*start the process again"):
+        device.enqueue(broken)
+    for call in (device.wait, lambda: device.allocate(1), lambda: device.capture(lambda: None)):
+        with pytest.raises(BackendError, match="start the process again"):
+            call()
+    device.close()
+
+
+def test_an_error_that_passes(device, log):
+    def refused(handle):
+        raise RuntimeError("CUDA_ERROR_INVALID_VALUE")
+
+    with pytest.raises(BackendError, match="cuda:0: CUDA_ERROR_INVALID_VALUE"):
+        device.enqueue(refused)
+    device.wait()
+
+
+def test_out_of_memory_says_how_much_there_is(device, monkeypatch):
+    none = (driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, 0)
+    monkeypatch.setitem(device._driver._answers, "cuMemAlloc", lambda nbytes: none)
+    monkeypatch.setitem(device._driver._answers, "cuMemGetInfo", lambda: (OK, 2 * 10**9, 80 * 10**9))
+    with pytest.raises(DeviceMemoryError, match=r"5\.00 GB are due, 2\.00 GB of 80\.00 GB are free"):
+        device.allocate(5 * 10**9)
+
+
+def test_memory_is_given_back_once(device, log):
+    memory = device.allocate(100)
+    memory.free()
+    memory.free()
+    assert names(log).count("driver.cuMemFree") == 1
+
+
+def test_a_kernel_with_too_much_shared_memory(device):
+    with pytest.raises(BackendError, match="needs 50000 bytes of shared memory; 49152 are granted"):
+        device.load_kernel("k", b"ptx", 50000)
+
+
+def test_without_cuda_core(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def absent(name, *rest, **named):
+        if name.startswith("cuda"):
+            raise ImportError(name)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'ttc\[gpu\]'"):
+        layer.requirements("tensorrt-rtx")

@@ -1,0 +1,270 @@
+"""Engines on a device that pretends: what is refused before TensorRT is asked anything, and the golden tokens
+through whole engines and stitched programs.
+"""
+
+import importlib
+import json
+import sys
+
+import pytest
+
+import ttc
+from tests.support.golden import CHECKPOINTS, golden
+from tests.support.host_device import no_compiler, with_loop_kernel
+from tests.support.pretended_engines import PROFILE, PretendedTensorRT, write_engines
+from tests.support.recorded import options_of, recorded, tokens_of
+from tests.support.stitching import naive_steps
+from ttc.bundle import Bundle
+from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE
+from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
+from ttc.runtime.gpu import backend as backend_module
+from ttc.runtime.gpu import load_engines as loading
+from ttc.signing import sign
+
+
+@pytest.fixture(scope="session")
+def engine_folders(bundles, tmp_path_factory):
+    """`engine_folders(name, form)`: a set of pretended engines."""
+    made = {}
+
+    def get(name, form="cut"):
+        if (name, form) not in made:
+            folder = tmp_path_factory.mktemp("engines") / f"{name}-{form}"
+            made[name, form] = write_engines(bundles(name), folder, form)
+        return made[name, form]
+
+    return get
+
+
+@pytest.fixture
+def api(monkeypatch):
+    """No TensorRT, or this one; version 1.7.0.1 is installed."""
+    pretended = PretendedTensorRT()
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", pretended)
+    monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
+    return pretended
+
+
+@pytest.fixture
+def pretended(monkeypatch, api):
+    """Loading takes the pretended device; ops are the naive twins."""
+    device = with_loop_kernel()
+    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: device)
+    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
+    made = backend_module.DeviceBackend
+    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
+    return device
+
+
+def changed(folder, tmp_path, change):
+    """A copy of a set of engines with its manifest changed and signed by its own digest again."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    from ttc.engines import EnginesManifest
+
+    content = json.loads((copy / MANIFEST_FILE).read_text())
+    change(content)
+    content.pop("manifest_sha256")
+    import hashlib
+
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (copy / MANIFEST_FILE).write_text(json.dumps(content))
+    EnginesManifest.from_json((copy / MANIFEST_FILE).read_bytes(), "test")
+    return copy
+
+
+@pytest.mark.parametrize("form", ["cut", "whole"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_golden_tokens(bundles, engine_folders, pretended, name, form):
+    g = golden(name)
+    with ttc.load(bundles(name), "tensorrt-rtx", engines=engine_folders(name, form)) as engine:
+        taken = 0
+        for case_name, case in recorded(name, 6).items():
+            if case["block_size"] > 16 or case["max_new_tokens"] + g.prompt(case).shape[1] > 128:
+                continue
+            prompt = g.prompt(case)[0].tolist()
+            result = engine.generate(prompt, **options_of(case))
+            assert list(result.token_ids) == tokens_of(g, case_name), case_name
+            assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
+            assert result.stats.graph_level == 2
+            taken += 1
+        assert taken >= 3
+        assert engine.backend == "tensorrt-rtx"
+    assert not pretended.blocks, "closing gives all memory back"
+
+
+def test_nothing_is_asked_of_tensorrt_before_the_checks(bundles, engine_folders, tmp_path, api):
+    folder = changed(engine_folders("tiny_a"), tmp_path, lambda c: None)
+    engine = folder / "denoiser-00.engine"
+    engine.write_bytes(engine.read_bytes()[:-1] + b"!")
+    with pytest.raises(DigestError, match=r"denoiser-00\.engine: its content is not what was built"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder)
+    engine.write_bytes(engine.read_bytes()[:100])
+    with pytest.raises(DigestError, match=r"denoiser-00\.engine: 100 bytes"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder)
+    engine.unlink()
+    with pytest.raises(BundleError, match=r"denoiser-00\.engine: missing"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder)
+    assert not api.calls
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "complaint"),
+    [
+        (lambda c: c.update(backend="tensorrt"), BackendError, "built for tensorrt, not for"),
+        (
+            lambda c: c.update(backend_version="1.6.9"),
+            BackendError,
+            r"built with .* 1\.6\.9, but 1\.7\.0\.1",
+        ),
+        (
+            lambda c: c["sources"].update(denoiser="0" * 64),
+            BundleError,
+            "its denoiser was built from another",
+        ),
+        (lambda c: c["sources"].pop("step"), BundleError, "no engine for step; build again"),
+        (lambda c: c["sources"].update(other="0" * 64), BundleError, "a graph 'other' that"),
+        (
+            lambda c: c.update(compute_dtype="bfloat16"),
+            BundleError,
+            "built for bfloat16, the",
+        ),
+        (lambda c: c["programs"].pop("context"), BundleError, "no program for context; build again"),
+        (lambda c: c["profile"].update(batch={"min": 2}), BundleError, "profile: batch is .*build again"),
+    ],
+)
+def test_engines_of_something_else_are_refused(
+    bundles, engine_folders, tmp_path, api, change, error, complaint
+):
+    folder = changed(engine_folders("tiny_a"), tmp_path, change)
+    with pytest.raises(error, match=complaint):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder)
+    assert not api.calls
+
+
+def test_trusted_engines(bundles, engine_folders, tmp_path, api, keys):
+    folder = changed(engine_folders("tiny_a"), tmp_path, lambda c: None)
+    private, public, foreign = keys
+    load = lambda trust: ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder, trust=trust)  # noqa: E731
+    with pytest.raises(DigestError, match=r"engines\.json\.sig: missing; these engines are not signed"):
+        load(public)
+    (folder / SIGNATURE_FILE).write_bytes(sign((folder / MANIFEST_FILE).read_bytes(), private))
+    with pytest.raises(DigestError, match="not signed by the key in"):
+        load(foreign)
+    with pytest.raises(BackendError, match="no driver here"):
+        load(public)
+    assert not api.calls
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Private key, its public key, and a public key of somebody else, as PEM files."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    folder = tmp_path_factory.mktemp("keys")
+    found = []
+    for name in ("own", "foreign"):
+        key = Ed25519PrivateKey.generate()
+        private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+        private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
+        form = s.PublicFormat.SubjectPublicKeyInfo
+        public.write_bytes(key.public_key().public_bytes(s.Encoding.PEM, form))
+        found += [private, public]
+    return found[0], found[1], found[3]
+
+
+def test_without_a_driver(bundles, engine_folders, api):
+    """The checks pass; then a machine without a GPU says so."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(BackendError, match=r"needs an NVIDIA GPU.*or use backend 'onnxruntime'"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a"))
+    assert not api.calls
+
+
+def test_no_engines_at_all(bundles):
+    with pytest.raises(BundleError, match=r"engines/engines\.json: missing; .*`ttc build`"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx")
+
+
+def test_settings_that_mean_nothing(bundles, engine_folders):
+    bundle, engines = bundles("tiny_a"), engine_folders("tiny_a")
+    with pytest.raises(InputError, match="backend 'torch' runs no engines; leave out trust"):
+        ttc.load(bundle, "torch", trust="key.pub")
+    with pytest.raises(InputError, match="backend 'onnxruntime' runs no engines; leave out engines"):
+        ttc.load(bundle, engines=engines)
+    with pytest.raises(InputError, match="has no CUDA graphs"):
+        ttc.load(bundle, graph_level=2)
+    with pytest.raises(InputError, match="threads is for backend 'onnxruntime'"):
+        ttc.load(bundle, "tensorrt", threads=2)
+    with pytest.raises(InputError, match="device is 'cpu'; backend 'tensorrt' runs on cuda"):
+        ttc.load(bundle, "tensorrt", "cpu")
+
+
+def test_beyond_what_the_engines_were_built_for(bundles, engine_folders, pretended):
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")) as engine:
+        with pytest.raises(InputError, match=r"a batch of 5; the engines were built for 1 to 4"):
+            engine.generate([[5, 6]] * 5, max_new_tokens=8)
+        with pytest.raises(InputError, match=r"a block of 32 tokens; the engines were built for 1 to 16"):
+            engine.generate([5, 6], max_new_tokens=8, block_size=32)
+        with pytest.raises(CapacityError, match=r"142 tokens are due, .* a capacity of 16 to 128"):
+            engine.generate([5, 6], max_new_tokens=140)
+        with pytest.raises(InputError, match=r"a block of 17 tokens"):
+            engine.denoiser_logits([5], [3] * 17, 0.5)
+        # More positions than an engine gives at once, and a prompt longer than it reads at once.
+        assert engine.context_logits(list(range(3, 43))).shape[0] == 40
+        assert engine.generate([5, 6], mode="mock-ar", max_new_tokens=3).token_ids
+
+
+def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
+    """Block and chunk fixed: one engine reads a token, one a block, one a chunk; the rest is filled up."""
+    fixed = PROFILE.override({"block": {"min": 8, "max": 8}, "chunk": {"min": 16, "opt": 16}})
+    folder = write_engines(bundles("tiny_a"), tmp_path / "fixed", "whole", fixed)
+    assert {"context-1", "context-8", "context-16"} <= {path.stem for path in folder.glob("*.engine")}
+    g, checked = golden("tiny_a"), 0
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder) as engine:
+        for case_name, case in recorded("tiny_a", 40).items():
+            if case["block_size"] == 8:
+                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                assert list(result.token_ids) == tokens_of(g, case_name), case_name
+                checked += 1
+        assert checked >= 3
+        assert len(engine.generate([5, 6], mode="ar", max_new_tokens=3).token_ids) <= 3
+        with pytest.raises(CapacityError, match=r"calls over 16 tokens keep 15 free"):
+            engine.generate([5, 6], max_new_tokens=112, block_size=8)
+
+
+@pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])
+def test_an_engine_that_refuses_is_named(bundles, engine_folders, pretended, api, call):
+    api.refuse = call
+    with pytest.raises(BackendError, match=r"engine (context|denoiser|step|advance)-\d\d"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")).generate(
+            [5, 6], max_new_tokens=16
+        )
+    if call == "deserialize":
+        assert not pretended.blocks
+        assert pretended.closed
+
+
+def test_too_little_memory_is_known_before_an_engine_is_touched(bundles, engine_folders, pretended, api):
+    pretended.total = 2**30
+    with pytest.raises(DeviceMemoryError, match=r"cuda:0 has 1\.1 GB free, .* are due: weights"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a"))
+    assert not api.calls
+    assert not pretended.blocks
+
+
+def test_the_progress_of_the_weights(bundles, engine_folders, pretended):
+    seen = []
+    load = {"engines": engine_folders("tiny_a"), "progress": lambda done, total: seen.append((done, total))}
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load), Bundle.open(bundles("tiny_a")) as bundle:
+        total = sum(bundle.read_weight(name).nbytes for name in bundle.weights)
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert importlib.import_module("ttc.runtime.gpu.weights").STAGING_BYTES > 0

@@ -1,0 +1,288 @@
+"""Graph levels 0, 1 and 2 over a device that pretends: same tokens, same steps, and nothing moves."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from tests.support import tolerances
+from tests.support.compare import assert_close, assert_equal
+from tests.support.golden import CHECKPOINTS, golden
+from tests.support.host_device import HostDevice
+from tests.support.recorded import options_of, recorded, tokens_of
+from ttc.errors import BackendError, DeviceMemoryError, InputError
+from ttc.runtime.backends.base import Limits
+from ttc.runtime.gpu.backend import padded_length
+from ttc.runtime.gpu.cuda import loop_problem
+
+LEVELS = (0, 1, 2)
+PROMPT = [5, 6, 7, 8]
+LONG = {"max_new_tokens": 40, "block_size": 8, "steps": 8, "stop_at_eos": False}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_golden_tokens(on_device, name, level):
+    # One checkpoint has the new state beside the old one, as engines do.
+    engine = on_device(name, level, aliases_state=name != "tiny_b")
+    g = golden(name)
+    for case_name, case in recorded(name).items():
+        prompt = g.prompt(case)[0].tolist()
+        result = engine.generate(prompt, **options_of(case))
+        assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
+        assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
+        assert result.stats.graph_level == level
+        assert not [note for note in result.stats.notes if "graph" in note]
+
+
+@pytest.mark.parametrize("mode", ["ar", "mock-ar"])
+def test_golden_tokens_of_the_other_modes(on_device, mode):
+    g, prefix = golden("tiny_b"), {"ar": "generate_ar/", "mock-ar": "generate_mock_ar/"}[mode]
+    cases = {n: c for n, c in g.cases_of(prefix).items() if g.prompt(c).shape[0] == 1}
+    engine = on_device("tiny_b")
+    for name, case in list(cases.items())[::4]:
+        prompt = g.prompt(case)[0].tolist()
+        eos = case["eos_token_id"]
+        result = engine.generate(
+            prompt,
+            mode=mode,
+            max_new_tokens=case["max_new_tokens"],
+            eos_token_id=eos,
+            stop_at_eos=eos is not None,
+        )
+        assert_equal(result.token_ids, tokens_of(g, name), name)
+
+
+def test_events_and_sampling_are_those_of_the_torch_backend(on_device, engines):
+    """Batches whose rows end at different times, sampled: every event, on every level."""
+    prompts = [PROMPT, [9, 10], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
+    options = {"max_new_tokens": 40, "block_size": 8, "temperature": 0.9, "seed": 4}
+    free = engines("tiny_a", "torch").generate(prompts, stop_at_eos=False, **options)
+    options["eos_token_id"] = [free[0].token_ids[12]]
+    want = list(engines("tiny_a", "torch").stream(prompts, **options))
+    assert len({event.step for event in want}) > 2
+    last = {event.row: event.block_index for event in want}
+    assert len(set(last.values())) > 1, "rows end at different times"
+    for level in LEVELS:
+        got = list(on_device("tiny_a", level).stream(prompts, **options))
+        assert [without_confidence(event) for event in got] == [without_confidence(e) for e in want]
+
+
+def without_confidence(event):
+    return (event.row, event.block_index, event.step, event.token_ids, event.masked, event.committed)
+
+
+def test_extension_committed_afterwards(on_device, engines):
+    prompt, block = np.array([PROMPT], np.int32), np.array([[9, 10, 11, 12, 13]], np.int32)
+    place, none, three = np.zeros((1, 1), np.int32), np.zeros(1, np.int32), np.array([3], np.int32)
+    found = []
+    for backend in (on_device("tiny_a")._backend, engines("tiny_a", "torch")._backend):
+        state = backend.new_state(1, 64)
+        backend.context(state, prompt, np.array([4], np.int32), place)
+        for _ in range(3):  # eager, captured, replayed
+            call = backend.context(state, block, none, place, save=True)
+            backend.advance(state, call.saved, three)
+        assert state.lengths.tolist() == [13]
+        found.append({name: backend.fetch(tensor) for name, tensor in state.tensors.items()})
+    for name, want in found[1].items():
+        rows = 13 if "cache" in name else want.shape[2]
+        # The device reads 8 tokens where the other reads 5, so sums of the scan are grouped otherwise.
+        assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
+
+
+def test_lossless_writes_what_ar_writes(on_device):
+    engine = on_device("tiny_a")
+    prompts = [PROMPT, [9, 10, 11]]
+    options = {"max_new_tokens": 24, "stop_at_eos": False}
+    ar = engine.generate(prompts, mode="ar", **options)
+    lossless = engine.generate(prompts, mode="lossless", block_size=8, **options)
+    assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
+    assert lossless[0].stats.graph_level == 2
+
+
+def test_nothing_is_allocated_after_the_first_generation(on_device, host_device):
+    engine = on_device("tiny_a")
+    engine.generate(PROMPT, **LONG)
+    gc.collect()
+    allocations, blocks = host_device.allocations, sorted(host_device.blocks)
+    for _ in range(2):
+        engine.generate(PROMPT, **LONG)
+    assert (host_device.allocations, sorted(host_device.blocks)) == (allocations, blocks)
+
+
+def test_a_block_is_one_launch_and_one_wait(on_device, host_device):
+    engine = on_device("tiny_a")
+    engine.generate(PROMPT, **LONG)
+    backend = engine._backend
+    state = backend.new_state(1, 128)
+    counted = []
+    real = backend.fill_block
+
+    def counting(*arguments):
+        before = host_device.launches, host_device.waits
+        steps = list(real(*arguments))
+        counted.append((host_device.launches - before[0], host_device.waits - before[1], len(steps)))
+        yield from steps
+
+    backend.fill_block = counting
+    del state
+    engine.generate(PROMPT, **LONG)
+    assert len(counted) == 5
+    # The wait fetches what the steps gave; until then the host knows nothing of them.
+    assert {(launches, waits) for launches, waits, _ in counted} == {(1, 1)}
+    assert max(steps for *_, steps in counted) > 1
+
+
+def test_warming_up_captures_everything(on_device, host_device):
+    engine = on_device("tiny_a")
+    engine.warm_up(tokens=64, block_size=8)
+    allocations = host_device.allocations
+    graphs = count_captures(host_device)
+    result = engine.generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 2
+    assert host_device.allocations == allocations
+    assert not graphs
+
+
+def count_captures(device):
+    made = []
+    for name in ("capture", "capture_loop"):
+        real = getattr(device, name)
+        setattr(device, name, lambda work, real=real: made.append(1) or real(work))
+    return made
+
+
+def test_a_slot_serves_the_next_state_of_its_size(on_device, host_device):
+    backend = on_device("tiny_a")._backend
+    one, other = backend.new_state(1, 64), backend.new_state(1, 64)
+    addresses = {state.tensors["ssm_state.0"].address for state in (one, other)}
+    assert len(addresses) == 2, "two states at a time have memory of their own"
+    del one, other
+    gc.collect()
+    again = backend.new_state(1, 64)
+    assert again.tensors["ssm_state.0"].address in addresses
+    assert not host_device.values(again.tensors["ssm_state.0"]).any()
+
+
+def test_two_threads_generate_what_one_does(on_device):
+    engine = on_device("tiny_a")
+    want = engine.generate(PROMPT, **LONG).token_ids
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(engine.generate(PROMPT, **LONG).token_ids))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [want, want]
+
+
+def test_an_old_driver_gives_level_1(on_device, host_device):
+    assert loop_problem(12040) is None
+    host_device.loop_problem = loop_problem(12030)
+    result = on_device("tiny_a").generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 1
+    assert any("level 1 in place of 2" in note and "CUDA 12.3" in note for note in result.stats.notes)
+
+
+def test_a_refused_capture_falls_back_one_level_at_a_time(on_device, host_device):
+    want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
+    engine = on_device("tiny_a")
+    real = host_device.capture_loop
+    host_device.capture_loop = lambda body: (_ for _ in ()).throw(BackendError("no loops today"))
+    result = engine.generate(PROMPT, **LONG)
+    assert result.token_ids == want
+    assert result.stats.graph_level == 1
+    assert "no loops today" in result.stats.notes[0]
+    host_device.capture_loop = real
+    host_device.refuse_capture = "no captures today"
+    engine = on_device("tiny_a")
+    result = engine.generate(PROMPT, **LONG)
+    assert (result.token_ids, result.stats.graph_level) == (want, 0)
+    assert "no captures today" in result.stats.notes[0]
+
+
+def test_work_that_cannot_be_captured_stays_at_level_0(on_device):
+    engine = on_device("tiny_a", 2, capture_problem="the ops wait for the GPU")
+    result = engine.generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 0
+    assert "because the ops wait for the GPU" in result.stats.notes[0]
+
+
+def test_a_level_that_is_none(on_device):
+    with pytest.raises(InputError, match="graph_level is 3; valid: 0"):
+        on_device("tiny_a", 3)
+
+
+@pytest.mark.parametrize("leaves", [5, 120])
+def test_a_cuda_error_is_reported_and_another_engine_works(on_device, host_device, leaves):
+    engine = on_device("tiny_a")
+    want = engine.generate(PROMPT, **LONG).token_ids
+    host_device.fail_in = leaves
+    with pytest.raises(BackendError, match=r"cuda:0: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        [engine.generate(PROMPT, **LONG) for _ in range(20)]
+    with pytest.raises(BackendError, match="CUDA_ERROR"):
+        engine.generate(PROMPT, **LONG)
+    engine.close()
+    engine.close()
+    assert host_device.closed
+    with pytest.raises(BackendError, match="closed"):
+        engine.generate(PROMPT, **LONG)
+    host_device.broken = host_device.fail_in = None
+    assert on_device("tiny_a").generate(PROMPT, **LONG).token_ids == want
+
+
+def test_out_of_memory_leaves_the_engine_usable(on_device, host_device):
+    engine = on_device("tiny_a")
+    want = engine.generate(PROMPT, **LONG).token_ids
+    used = host_device.total - host_device.free_bytes()[0]
+    host_device.total = 3 * used
+    with pytest.raises(DeviceMemoryError, match=r"are free; ask for a smaller batch or capacity"):
+        engine.generate([PROMPT] * 64, **LONG)
+    gc.collect()
+    assert host_device.total - host_device.free_bytes()[0] <= 2 * used
+    assert engine.generate(PROMPT, **LONG).token_ids == want
+
+
+def test_closing_gives_everything_back(on_device, host_device):
+    engine = on_device("tiny_a")
+    engine.generate(PROMPT, **LONG)
+    engine.close()
+    gc.collect()
+    assert not host_device.blocks
+
+
+def test_a_kernel_that_the_driver_refuses(on_device, host_device):
+    host_device.kernels.clear()
+    with pytest.raises(BackendError, match="refuses the kernel ttc_block_update"):
+        on_device("tiny_a")
+
+
+@pytest.mark.parametrize(
+    ("length", "room", "reads", "padded"),
+    [
+        (1, 99, 128, 1),
+        (5, 99, 128, 8),
+        (16, 99, 128, 16),
+        (33, 99, 128, 64),
+        (33, 40, 128, 33),
+        (5, 99, 6, 5),
+    ],
+)
+def test_context_calls_come_in_few_lengths(length, room, reads, padded):
+    limits = Limits((1, 1), (1, 16), (1, reads), (1, 16), (1, 4096))
+    assert padded_length(length, room, limits) == padded
+    assert padded_length(length, room, None) == (padded if reads == 128 else 8)
+
+
+def test_the_pretended_device_notices_a_capture_that_does_more_than_launch():
+    device = HostDevice()
+    with pytest.raises(AssertionError, match="nothing may be allocated"):
+        device.capture(lambda: device.allocate(1))
+    with pytest.raises(AssertionError, match="nothing may wait"):
+        device.capture(device.wait)
+    with pytest.raises(AssertionError, match="no kernel set the condition"):
+        device.capture_loop(lambda condition: None).launch()

@@ -1,0 +1,92 @@
+"""The towers on two devices that share no memory: golden tokens, and a state that is where it is needed."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import ttc
+from tests.support.golden import golden
+from tests.support.host_device import no_compiler, with_loop_kernel
+from tests.support.recorded import options_of, recorded, tokens_of
+from ttc.bundle import Bundle
+from ttc.errors import InputError
+from ttc.profiles import load_profile
+from ttc.runtime.engine import Engine
+from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.two import TwoDevices
+
+
+@pytest.fixture
+def two(bundles, tower_weights):
+    """An engine over two devices with the weights of one tower each, and the devices."""
+    from ttc.plugins.naive import run_naive
+    from ttc.runtime.backends.torch.executor import TorchExecutor
+    from ttc.runtime.backends.torch.load import weights_of
+
+    config, weights = tower_weights("tiny_a")
+    devices, backends = [], []
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        for place, tower in enumerate(("context_tower", "denoiser_tower")):
+            own = {name: weights[name] for name in weights_of(bundle, (tower,))}
+            assert 0 < len(own) < len(weights)
+            device = with_loop_kernel(name=f"cuda:{place}")
+            executor = TorchExecutor(config, device, own, "float32", run_naive, None, used=(tower,))
+            backends.append(DeviceBackend(config, device, executor, None, no_compiler))
+            devices.append(device)
+    with Engine(TwoDevices(*backends), None, load_profile("cpu"), None) as engine:
+        yield engine, devices
+    gc.collect()
+    assert not any(device.blocks for device in devices), "closing gives all memory back"
+
+
+def test_golden_tokens(two):
+    engine, _ = two
+    g = golden("tiny_a")
+    for case_name, case in recorded("tiny_a").items():
+        result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+        assert list(result.token_ids) == tokens_of(g, case_name), case_name
+        assert result.stats.graph_level == 2
+
+
+def test_batches_shrink_on_both(two, engines):
+    engine, _ = two
+    prompts = [[5, 6, 7], [8, 9], list(range(3, 30))]
+    options = {"max_new_tokens": 40, "block_size": 8}
+    free = engines("tiny_a", "torch").generate(prompts, stop_at_eos=False, **options)
+    options["eos_token_id"] = [free[0].token_ids[12]]
+    want = engines("tiny_a", "torch").generate(prompts, **options)
+    assert len({len(row.token_ids) for row in want}) > 1
+    got = engine.generate(prompts, **options)
+    assert [row.token_ids for row in got] == [row.token_ids for row in want]
+
+
+def test_the_state_follows_before_the_host_waits(two):
+    engine, (first, second) = two
+    backend = engine._backend
+    state = backend.new_state(1, 64)
+    order = []
+    send, fetch = second.receive, first.download
+    second.receive = lambda *arguments: order.append("send") or send(*arguments)
+    first.download = lambda *arguments: order.append("wait") or fetch(*arguments)
+    ids = np.array([[5, 6, 7, 8]], np.int32)
+    backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
+    assert order == ["send", "wait"]
+    for name, tensor in state.tensors.items():
+        twin = state.tensors.twin.tensors[name]
+        np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
+    assert state.tensors.twin.lengths.tolist() == [4]
+
+
+def test_warming_up_both(two):
+    engine, (first, second) = two
+    engine.warm_up(tokens=64, block_size=8)
+    allocations = first.allocations, second.allocations
+    engine.generate([5, 6, 7], max_new_tokens=40, block_size=8, stop_at_eos=False)
+    assert (first.allocations, second.allocations) == allocations
+
+
+@pytest.mark.parametrize("device", ["cuda:0,cpu", "cuda:0,cuda:0", "cuda:0,cuda:1,cuda:2"])
+def test_devices_that_are_no_two_gpus(bundles, device):
+    with pytest.raises(InputError, match="one device, or two like"):
+        ttc.load(bundles("tiny_a"), "torch", device)

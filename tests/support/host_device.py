@@ -1,0 +1,225 @@
+"""A device that only pretends: memory of the host with real addresses, work that runs when its turn comes.
+
+What it proves of the code above it: which leaves go onto the stream and in which order, that a captured graph
+holds nothing but leaves (its Python runs once, when captured), that addresses stay, that nothing is allocated
+where nothing may be, and what happens when a call fails. What it cannot: anything about CUDA itself.
+"""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import BackendError, DeviceMemoryError
+from ttc.runtime.gpu import block_loop
+from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.shard import numpy_dtype
+
+Bytes = npt.NDArray[np.uint8]
+HostKernel = Callable[..., None]
+POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is −1
+
+
+class HostDevice(Device):
+    """kernels: name → function that stands for a CUDA kernel; it gets the launch's arguments."""
+
+    def __init__(
+        self,
+        kernels: Mapping[str, HostKernel] | None = None,
+        total: int = 2**40,
+        name: str = "cuda:0",
+        loop_problem: str | None = None,
+    ) -> None:
+        self.name, self.compute_capability, self.loop_problem = name, "9.0", loop_problem
+        self.launches = self.waits = 0
+        self.kernels = dict(kernels or {})
+        self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
+        self.total, self.allocations = total, 0
+        self.condition: int | None = None  # of the loop that runs; its kernels set it
+        self.refuse_capture: str | None = None
+        self.fail_in: int | None = None  # leaves until a CUDA error
+        self.broken: str | None = None
+        self.closed = False
+        self._recording: list[Callable[[], None]] | None = None
+
+    def free_bytes(self) -> tuple[int, int]:
+        return self.total - sum(block.nbytes for block in self.blocks.values()), self.total
+
+    def allocate(self, nbytes: int) -> Memory:
+        self._check()
+        assert self._recording is None, "nothing may be allocated inside a capture"
+        if nbytes > self.free_bytes()[0]:
+            raise DeviceMemoryError(f"{self.name}: {nbytes} bytes are due, {self.free_bytes()[0]} are free")
+        self.allocations += 1
+        room = np.full(nbytes + 256, POISON, np.uint8)
+        address = -(-room.ctypes.data // 256) * 256
+        self.blocks[address] = room
+
+        def free() -> None:
+            del self.blocks[address]
+
+        return Memory(address, nbytes, free)
+
+    def pinned(self, nbytes: int) -> Bytes:
+        return np.full(nbytes, POISON, np.uint8)
+
+    def upload(self, target: DeviceArray, source: Bytes) -> None:
+        assert self._recording is None
+        self._check()
+        self.bytes_of(target)[:] = source.ravel().view(np.uint8)
+
+    def download(self, target: Bytes, source: DeviceArray) -> None:
+        self.wait()
+        target[:] = self.bytes_of(source)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        assert target.nbytes == source.nbytes
+        self._put(lambda: self.bytes_of(target).__setitem__(slice(None), self.bytes_of(source)))
+
+    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+        assert isinstance(sender, HostDevice)
+        assert sender is not self
+        assert self._recording is None
+        assert target.nbytes == source.nbytes
+        self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
+
+    def fill(self, target: DeviceArray, byte: int) -> None:
+        self._put(lambda: self.bytes_of(target).fill(byte))
+
+    def enqueue(self, leaf: Leaf) -> None:
+        self._put(lambda: leaf(0))
+
+    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
+        if name not in self.kernels:
+            raise BackendError(f"{self.name}: the driver refuses the kernel {name}")
+        return self.kernels[name]
+
+    def launch(
+        self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]
+    ) -> None:
+        assert all(isinstance(argument, int | np.generic) for argument in arguments)
+        self._put(lambda: kernel(self, *arguments))
+
+    def capture(self, work: Work) -> Graph:
+        return _HostGraph(self, self._record(work), loop=False)
+
+    def capture_loop(self, body: Callable[[int], None]) -> Graph:
+        return _HostGraph(self, self._record(lambda: body(1)), loop=True)
+
+    def wait(self) -> None:
+        assert self._recording is None, "nothing may wait inside a capture"
+        self._check()
+        self.waits += 1
+
+    def exchange(self, array: DeviceArray) -> Bytes:
+        return self.bytes_of(array)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def bytes_of(self, array: DeviceArray) -> Bytes:
+        """The memory of an array; fails for one that was given back."""
+        assert array.memory.address in self.blocks, "memory that was given back"
+        return self.at(array.address, array.nbytes)
+
+    def at(self, address: int, nbytes: int) -> Bytes:
+        raw = (ctypes.c_uint8 * nbytes).from_address(address)
+        return np.frombuffer(raw, np.uint8)
+
+    def values(self, array: DeviceArray) -> npt.NDArray[Any]:
+        """A view of an array with its dtype and shape."""
+        return self.bytes_of(array).view(numpy_dtype(array.dtype)).reshape(array.shape)
+
+    def write(self, array: DeviceArray, values: npt.NDArray[Any]) -> DeviceArray:
+        """Fill an array."""
+        self.values(array)[...] = values
+        return array
+
+    def _put(self, leaf: Callable[[], None]) -> None:
+        self._check()
+        if self._recording is not None:
+            self._recording.append(leaf)
+            return
+        self.launches += 1
+        self._run(leaf)
+
+    def _run(self, leaf: Callable[[], None]) -> None:
+        if self.fail_in is not None:
+            self.fail_in -= 1
+            if self.fail_in < 0:
+                self.broken = "CUDA_ERROR_ILLEGAL_ADDRESS"
+                self._check()
+        leaf()
+
+    def _record(self, work: Work) -> list[Callable[[], None]]:
+        self._check()
+        if self.refuse_capture is not None:
+            raise BackendError(self.refuse_capture)
+        self._recording = []
+        try:
+            work()
+            return self._recording
+        finally:
+            self._recording = None
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise BackendError(f"{self.name}: {self.broken}; load the bundle again")
+
+
+class _HostGraph(Graph):
+    def __init__(self, device: HostDevice, leaves: list[Callable[[], None]], loop: bool) -> None:
+        self._device, self.leaves, self._loop = device, leaves, loop
+        self.closed = False
+
+    def launch(self) -> None:
+        assert not self.closed
+        device = self._device
+        device._check()
+        device.launches += 1
+        while True:  # a kernel of the body sets the condition; one that does not would loop for ever
+            device.condition = None
+            for leaf in self.leaves:
+                device._run(leaf)
+            if not self._loop or not device.condition:
+                assert not self._loop or device.condition is not None, "no kernel set the condition"
+                return
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def with_loop_kernel(**settings: Any) -> HostDevice:
+    """A pretended device that can run the block loop."""
+    return HostDevice({block_loop.KERNEL: block_update}, **settings)
+
+
+def block_update(device: HostDevice, *arguments: Any) -> None:
+    """`block_loop.update` with the arguments of the CUDA kernel."""
+    next_ids, predicted, confidence, masked, B, L, condition, block, t, step, left, records = arguments
+    shape = {"i": np.dtype(np.int32), "f": np.dtype(np.float32)}
+
+    def at(address: int, kind: str, *dims: Any) -> Any:
+        size = tuple(int(dim) for dim in dims)
+        return device.at(address, 4 * int(np.prod(size))).view(shape[kind]).reshape(size)
+
+    goes_on = block_loop.update(
+        at(next_ids, "i", B, L),
+        at(predicted, "i", B, L),
+        at(confidence, "f", B, L),
+        at(masked, "i", B),
+        at(block, "i", B, L),
+        at(t, "f", B),
+        at(step, "i", B),
+        at(left, "i", B),
+        at(records, "i", L, block_loop.record_words(int(B), int(L))),
+    )
+    if condition:
+        device.condition = int(goes_on)
+
+
+def no_compiler(name: str, source: str, compute_capability: str) -> bytes:
+    """The pretended device runs no PTX."""
+    return b""

@@ -1,0 +1,191 @@
+"""Sets of engines whose engines are ONNX files, and a TensorRT that runs those on ONNX Runtime.
+
+Manifest, digests, programs and tensor records are what `ttc build` writes; only the engines' content is not
+what TensorRT would make of it. So all of the run time but TensorRT itself can be run on the CPU.
+"""
+
+import hashlib
+import importlib.machinery
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from ttc import __version__
+from ttc.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
+from ttc.exporter.jobs import make_jobs
+from ttc.exporter.planning import Settings, make_plan
+from ttc.manifest import FileRecord
+from ttc.profiles.building import BuildProfile, Range
+
+PROFILE = BuildProfile(
+    "test", batch=Range(1, 1, 4), block=Range(1, 8, 16), chunk=Range(1, 8, 16), capacity=Range(16, 64, 128)
+)
+
+
+def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE) -> Path:
+    """Write a set of engines for a bundle."""
+    folder.mkdir(parents=True)
+    plan = make_plan(bundle, None, Settings(form=form, profile=profile))
+    files, engines, programs = {}, {}, {}
+    for planned in plan.graphs:
+        graph = planned.source
+        jobs, program = make_jobs(graph, form, planned.networks, False)
+        for job in jobs:
+            _scalar_ranges(job.model)
+            files[f"{job.name}.engine"] = job.task().onnx
+            engines[job.name] = EngineRecord(job.role, job.inputs, job.outputs, 1)
+        if program is not None:
+            programs[graph.role] = f"{graph.role}.program.json"
+            files[programs[graph.role]] = json.dumps(program.to_dict()).encode()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    fields: dict[str, Any] = {
+        "ttc_version": __version__,
+        "backend": "tensorrt-rtx",
+        "backend_version": "1.7.0.1",
+        "form": form,
+        "targets": (),
+        "compute_dtype": plan.graphs[0].source.compute_dtype,
+        "profile": profile.to_dict(),
+        "baked": False,
+        "sources": {planned.source.role: planned.source.sha256 for planned in plan.graphs},
+        "kernels": {},
+        "engines": engines,
+        "programs": programs,
+        "files": {n: FileRecord(hashlib.sha256(c).hexdigest(), len(c)) for n, c in files.items()},
+    }
+    manifest = EnginesManifest(**fields)
+    (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
+    return folder
+
+
+def _scalar_ranges(model: ir.Model) -> None:
+    """Bounds of Range that are vectors of one number become scalars: where the length is fixed, ONNX Runtime
+    takes nothing else.
+    """
+    for node in model.graph:
+        if node.op_type == "Range":
+            for place, value in enumerate(node.inputs):
+                if value is not None and value.const_value is not None and value.shape != ir.Shape([]):
+                    number = ir.tensor(
+                        value.const_value.numpy().reshape(()), name=f"{node.name}/bound_{place}"
+                    )
+                    scalar = ir.Value(name=number.name, const_value=number)
+                    scalar.shape, scalar.type = ir.Shape([]), value.type
+                    model.graph.register_initializer(scalar)
+                    node.replace_input_with(place, scalar)
+
+
+class PretendedTensorRT:
+    """What `ttc.runtime.gpu.tensorrt` uses of the module tensorrt_rtx. `calls`: what was called, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.refuse: str | None = None  # name of a method that answers as TensorRT does when it fails
+        outer = self
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+        class Runtime:
+            def __init__(self, logger: Any) -> None:
+                self.logger = logger
+
+            def deserialize_cuda_engine(self, content: bytes) -> Any:
+                outer.calls.append("deserialize")
+                if outer.refuse == "deserialize":
+                    self.logger.log(ILogger.ERROR, "this engine is for another GPU")
+                    return None
+                return _Engine(outer, content)
+
+        class _Names:
+            def __getattr__(self, name: str) -> str:
+                return name
+
+        self.ILogger, self.Runtime = ILogger, Runtime
+        self.ExecutionContextAllocationStrategy = self.CudaGraphStrategy = _Names()
+        self.DynamicShapesKernelSpecializationStrategy = _Names()
+        self.__name__ = "tensorrt_rtx"
+        self.__spec__ = importlib.machinery.ModuleSpec("tensorrt_rtx", None)
+
+
+class _Engine:
+    device_memory_size_v2 = 1000
+
+    def __init__(self, api: PretendedTensorRT, content: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.api = api
+
+    def create_runtime_config(self) -> Any:
+        class Config:
+            def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+                assert strategy == "USER_MANAGED"
+
+        return Config()
+
+    def create_execution_context(self, config: Any) -> Any:
+        assert config.cuda_graph_strategy == "DISABLED"
+        assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+        self.api.calls.append("context")
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.api = engine, engine.api
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return self.api.refuse != "set_input_shape"
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.memory = (memory, size)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.api.calls.append("execute")
+        if self.api.refuse == "execute":
+            return False
+        assert self.memory is not None, "no scratch memory was given"
+        session = self.engine.session
+        binding = session.io_binding()
+        made: dict[str, int] = {}
+        for value in session.get_inputs():
+            shape = self.shapes.get(value.name) or tuple(value.shape)
+            made.update({str(d): n for d, n in zip(value.shape, shape, strict=True)})
+            dtype = _DTYPES[value.type]
+            binding.bind_input(value.name, "cpu", 0, dtype, shape, self.addresses[value.name])
+        for value in session.get_outputs():
+            binding.bind_output(value.name, "cpu")
+        session.run_with_iobinding(binding)
+        for value, array in zip(session.get_outputs(), binding.copy_outputs_to_cpu(), strict=True):
+            _write(self.addresses[value.name], array)
+        return True
+
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+def _write(address: int, array: Any) -> None:
+    import ctypes
+
+    flat = np.ascontiguousarray(array)
+    ctypes.memmove(address, flat.ctypes.data, flat.nbytes)

@@ -1,0 +1,47 @@
+"""A GIF, drawn by Pillow with the font that comes with it; characters that font lacks become boxes."""
+
+from pathlib import Path
+
+from ttc.animation.layout import Sheet
+from ttc.animation.look import BACKGROUND, HOLD_FRAMES, LOOKS, PROMPT, TITLE
+from ttc.animation.timeline import State, Timeline
+from ttc.errors import MissingDependencyError
+
+__all__ = ["save"]
+
+_CELL, _LINE, _FONT, _MARGIN = 9, 22, 15, 16
+
+
+def save(path: Path, timeline: Timeline, sheet: Sheet, frame_seconds: float) -> None:
+    """Write the file. Raises `MissingDependencyError` without Pillow."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path}: a GIF needs the package Pillow; pip install 'ttc[gif]', or write an .svg or .html"
+        ) from None
+    font = ImageFont.load_default(_FONT)
+    size = (sheet.columns * _CELL + 2 * _MARGIN, int((sheet.rows + 1.5) * _LINE) + 2 * _MARGIN)
+    images = []
+    for frame in range(timeline.frames):
+        image = Image.new("RGB", size, BACKGROUND)
+        pen = ImageDraw.Draw(image)
+        pen.text((_MARGIN, _MARGIN), timeline.headlines[frame], TITLE, font)
+        for piece in sheet.pieces:
+            look = LOOKS[State.GONE if piece.token is None else piece.token.at(frame)]
+            ink = PROMPT if piece.token is None else look.ink
+            x, y = _MARGIN + piece.column * _CELL, _MARGIN + int((piece.row + 1.5) * _LINE)
+            if look.box is not None:
+                pen.rectangle((x, y + 1, x + piece.cells * _CELL - 2, y + _LINE - 3), look.box)
+            if ink is not None:
+                for place, character in enumerate(piece.text):  # the font is not monospaced, the grid is
+                    pen.text((x + place * _CELL + _CELL / 2, y + 2), character, ink, font, anchor="ma")
+        images.append(image)
+    milliseconds = [round(1e3 * frame_seconds)] * (timeline.frames - 1)
+    images[0].save(
+        path,
+        save_all=True,
+        append_images=images[1:],
+        duration=[*milliseconds, round(1e3 * frame_seconds * HOLD_FRAMES)],
+        loop=0,
+    )

@@ -1,0 +1,37 @@
+"""The one way in: a timeline to a file, whose name's ending says which kind."""
+
+from pathlib import Path
+
+from ttc.animation import gif, html, svg
+from ttc.animation.layout import lay_out
+from ttc.animation.timeline import Timeline
+from ttc.errors import InputError
+
+__all__ = ["FORMATS", "check_format", "save_steps"]
+
+FORMATS = (".svg", ".html", ".gif")
+FRAME_SECONDS = 0.4
+
+
+def check_format(path: Path) -> None:
+    """Refuse a name that ends in none of `FORMATS`, and a folder that is not there."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: its ending is {path.suffix!r}; valid: {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
+
+
+def save_steps(path: Path, timeline: Timeline) -> None:
+    """Write the animation; `InputError` where the file cannot be written or nothing was generated."""
+    check_format(path)
+    if not timeline.frames:
+        raise InputError(f"{path}: nothing was generated, so there is nothing to draw; ask for more tokens")
+    sheet = lay_out(timeline)
+    try:
+        if path.suffix.lower() == ".gif":
+            gif.save(path, timeline, sheet, FRAME_SECONDS)
+        else:
+            draw = svg.draw if path.suffix.lower() == ".svg" else html.draw
+            path.write_text(draw(timeline, sheet, FRAME_SECONDS), encoding="utf-8")
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be written ({fault.strerror})") from None

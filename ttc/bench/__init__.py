@@ -1,0 +1,1 @@
+"""`ttc bench`: the modes of one model side by side in one run, their speed and their quality."""

@@ -1,0 +1,98 @@
+"""What is run: the modes, and diffusion over thresholds, steps and block sizes."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttc.errors import InputError
+from ttc.runtime.options import MAX_BLOCK_SIZE, MODES
+
+__all__ = ["BENCH_MODES", "TRAINED_BLOCK", "Case", "make_cases"]
+
+BENCH_MODES = ("ar", "diffusion", *(mode for mode in ("lossless", "prompt-lookup") if mode in MODES))
+TRAINED_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to generate. The last three are of the modes that fill blocks, None elsewhere."""
+
+    mode: str
+    threshold: float | None = None
+    steps: int | None = None
+    block_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in a run; says only what is not usual."""
+        words = [self.mode]
+        if self.threshold is not None:
+            words.append(f"γ{self.threshold:g}")
+        if self.steps is not None and self.steps != self.block_size:
+            words.append(f"steps {self.steps}")
+        if self.block_size is not None and self.block_size != TRAINED_BLOCK:
+            words.append(f"block {self.block_size}")
+        return " ".join(words)
+
+    def options(self) -> dict[str, Any]:
+        """The case as options of `Engine.generate`."""
+        given = {"threshold": self.threshold, "steps": self.steps, "block_size": self.block_size}
+        return {"mode": self.mode} | {key: value for key, value in given.items() if value is not None}
+
+
+def make_cases(
+    modes: Sequence[str],
+    thresholds: Sequence[float],
+    steps: Sequence[int] | None,
+    block_sizes: Sequence[int],
+    grid: bool = False,
+) -> tuple[Case, ...]:
+    """The cases of a run; AR is always among them and comes first, for everything is compared with it.
+
+    Args:
+        modes: of `BENCH_MODES`.
+        thresholds, steps, block_sizes: of diffusion. The first of each is the base, which the other two lists
+            are tried with; with `grid` every combination is tried.
+        steps: None allows as many as the block has tokens.
+    """
+    for name, values in (("thresholds", thresholds), ("block sizes", block_sizes), ("steps", steps)):
+        if values is not None and (not values or len(set(values)) < len(values)):
+            raise InputError(f"{name} are {list(values)}; valid: at least one, none of them twice")
+    if unknown := [mode for mode in modes if mode not in BENCH_MODES]:
+        raise InputError(f"mode {unknown[0]!r} is not measured; valid: {', '.join(BENCH_MODES)}")
+    for threshold in thresholds:
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold is {threshold}; valid: 0 to 1")
+    for block in block_sizes:
+        if not 1 <= block <= MAX_BLOCK_SIZE:
+            raise InputError(f"block size is {block}; valid: 1 to {MAX_BLOCK_SIZE}")
+    for step in steps or ():
+        if step < 1:
+            raise InputError(f"steps is {step}; valid: at least 1")
+    cases = [Case("ar")]
+    for mode in dict.fromkeys(modes):
+        if mode == "diffusion":
+            cases += _sweep(mode, thresholds, steps or (None,), block_sizes, grid)
+        elif mode != "ar":
+            cases.append(Case(mode))
+    return tuple(dict.fromkeys(cases))
+
+
+def _sweep(
+    mode: str,
+    thresholds: Sequence[float],
+    steps: Sequence[int | None],
+    block_sizes: Sequence[int],
+    grid: bool,
+) -> list[Case]:
+    if grid:
+        chosen = list(itertools.product(thresholds, steps, block_sizes))
+    else:
+        threshold, step, block = thresholds[0], steps[0], block_sizes[0]
+        chosen = [(each, step, block) for each in thresholds]
+        chosen += [(threshold, each, block) for each in steps]
+        chosen += [(threshold, step, each) for each in block_sizes]
+    return [
+        Case(mode, threshold, block if step is None else step, block) for threshold, step, block in chosen
+    ]

@@ -1,0 +1,83 @@
+"""Two runs of the same weights on the same prompts, case by case; anything else is refused."""
+
+from dataclasses import dataclass
+
+from ttc.bench.schema import CaseRecord, Report, Speed
+from ttc.errors import InputError
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One case at one batch size in both runs. `faster`: tokens per second of the second over the first.
+
+    `clear`: whether the repeats of the two do not overlap.  `same_answers`: whether both wrote as many tokens
+    and got as many answers right.
+    """
+
+    name: str
+    batch: int
+    first: Speed
+    second: Speed
+    faster: float
+    clear: bool
+    same_answers: bool
+
+
+def compare(first: Report, second: Report, names: tuple[str, str] = ("first", "second")) -> list[Comparison]:
+    """Every case that both runs have, at every batch size both have.
+
+    Raises `InputError` where a comparison would mean nothing: other weights, other prompts or problems, other
+    sampling or length, or no case in common. Machine, backend and compute dtype may differ: they are what is
+    compared.
+    """
+    for what, a, b in (
+        ("weights", first.model.weights_sha256, second.model.weights_sha256),
+        ("prompts or problems", first.work.prompts_sha256, second.work.prompts_sha256),
+        ("max_new_tokens", first.work.max_new_tokens, second.work.max_new_tokens),
+        ("temperature", first.work.temperature, second.work.temperature),
+        ("seed", _seed(first), _seed(second)),
+        ("timed prompts", first.work.timed_prompts, second.work.timed_prompts),
+    ):
+        if a != b:
+            raise InputError(
+                f"{names[0]} and {names[1]} cannot be compared: their {what} differ "
+                f"({_short(a)}, {_short(b)}); measure both with the same"
+            )
+    found = [
+        _one(a, b, speed_a, speed_b)
+        for a in first.cases
+        for b in second.cases
+        if (a.mode, a.threshold, a.steps, a.block_size) == (b.mode, b.threshold, b.steps, b.block_size)
+        for speed_a in a.speed
+        for speed_b in b.speed
+        if speed_a.batch == speed_b.batch
+    ]
+    if not found:
+        raise InputError(f"{names[0]} and {names[1]} have no case at the same batch size in common")
+    return found
+
+
+def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Comparison:
+    low, high = sorted((first.seconds_of_repeats, second.seconds_of_repeats), key=min)
+    right = [None if case.answers.quality is None else case.answers.quality.correct for case in (a, b)]
+    return Comparison(
+        name=a.name,
+        batch=first.batch,
+        first=first,
+        second=second,
+        faster=second.tokens_per_second / first.tokens_per_second,
+        clear=max(low) < min(high),
+        same_answers=a.answers.tokens == b.answers.tokens and right[0] == right[1],
+    )
+
+
+def _seed(report: Report) -> int | None:
+    """The seed where it counts: greedy runs draw nothing."""
+    return report.work.seed if report.work.temperature > 0 else None
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) > 16 else text

@@ -1,0 +1,89 @@
+"""Which weights, which machine: what tells two runs apart that must not be compared, or only with care."""
+
+import hashlib
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+import ttc
+from ttc import doctor
+from ttc.bench.schema import Machine
+from ttc.bundle import Bundle
+from ttc.errors import BundleError
+from ttc.shard import Array, Shard
+
+__all__ = ["machine", "weights_digest"]
+
+_SAMPLE = 64  # values from either end of a tensor
+_PACKAGES = ("numpy", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
+
+
+def weights_digest(bundle: Bundle) -> str:
+    """sha256 over name, shape, and the first and last 64 values (as float32) of every checkpoint tensor.
+
+    The same for a packed and a referenced bundle of one checkpoint, whatever the layout of the graphs, and
+    for bfloat16 weights computed in float32. It reads two pages of each tensor, not the 118 GiB: it tells
+    models apart, it does not prove that none of their weights was touched.
+    """
+    digest = hashlib.sha256()
+    with ExitStack() as shards:
+        for name, tensor in sorted(_tensors(bundle, shards), key=lambda item: item[0]):
+            flat = tensor.reshape(-1)
+            ends = np.concatenate([flat[:_SAMPLE], flat[-_SAMPLE:]]).astype("<f4")
+            digest.update(f"{name} {tensor.shape}\n".encode() + ends.tobytes())
+    return digest.hexdigest()
+
+
+def machine() -> Machine:
+    """This machine, as `ttc doctor` sees it."""
+    seen = doctor.examine()
+    gpu = seen["gpu"]
+    packages = {name: seen["packages"][name]["version"] for name in _PACKAGES if name in seen["packages"]}
+    return Machine(
+        cpu=seen["cpu"]["name"],
+        cores=seen["cpu"]["usable_cores"],
+        memory_bytes=seen["memory_bytes"],
+        gpus=() if gpu is None else tuple(f"{d['name']}, driver {gpu['driver']}" for d in gpu["devices"]),
+        system=seen["system"],
+        python=seen["python"],
+        ttc_version=ttc.__version__,
+        commit=commit(),
+        packages={name: found for name, found in packages.items() if found},
+    )
+
+
+def commit() -> str | None:
+    """Commit of the checkout that `ttc` is imported from; None where it is installed, or git is not there."""
+    root = Path(ttc.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    return head and head + ("+changes" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _tensors(bundle: Bundle, shards: ExitStack) -> Iterator[tuple[str, Array]]:
+    """Every checkpoint tensor that the bundle's weights are made of; by reference nothing is copied."""
+    if bundle.weights_mode == "reference":
+        root = Path(str(bundle.describe()["weights"]["root"]))
+        wanted = {tensor for entry in bundle.weights.values() for tensor in entry.tensors}
+        for file in bundle.manifest.weights.shards:
+            shard = shards.enter_context(Shard.open(root / file, error=BundleError))
+            yield from ((name, shard.read(name)) for name in shard.tensors if name in wanted)
+        return
+    for weight, entry in bundle.weights.items():
+        array = bundle.read_weight(weight)
+        parts: Sequence[Array] = list(array) if entry.stacked else [array]
+        yield from zip(entry.tensors, parts, strict=True)

@@ -1,0 +1,136 @@
+"""The figures of a run as rows of text, for the terminal and for the page."""
+
+from collections.abc import Sequence
+
+from ttc.bench.compare import Comparison
+from ttc.bench.schema import CaseRecord, Latency, Report
+
+__all__ = [
+    "ANSWERS_HEAD",
+    "COMPARE_HEAD",
+    "SPEED_HEAD",
+    "answer_rows",
+    "compare_rows",
+    "context",
+    "speed_rows",
+    "task_rows",
+]
+
+ANSWERS_HEAD = (
+    "case", "right", "of AR", "same as AR", "nats/token", "loops", "tokens/call", "NFE", "tokens/NFE",
+    "steps/block", "verdict",
+)  # fmt: skip
+SPEED_HEAD = (
+    "case", "batch", "tokens/s", "min–max", "× AR", "tokens/NFE", "NFE in AR steps", "ms/answer",
+    "answer × AR", "first block ms p50/p95", "between p50/p95",
+)  # fmt: skip
+COMPARE_HEAD = ("case", "batch", "first tokens/s", "second tokens/s", "second/first", "")
+_NONE = "–"
+
+
+def answer_rows(report: Report) -> list[tuple[str, ...]]:
+    """One row per case: what it wrote."""
+    return [_answer_row(case) for case in report.cases]
+
+
+def task_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the right answers by task; no rows where there are not several tasks."""
+    first = report.cases[0].answers.quality
+    if first is None or len(first.by_task) < 2:
+        return (), []
+    rows = []
+    for case in report.cases:
+        assert case.answers.quality is not None, "one case with problems, all with problems"
+        scores = case.answers.quality.by_task.values()
+        rows.append((case.name, *(f"{score.correct / score.problems:.1%}" for score in scores)))
+    head = ("right by task", *(f"{task} ({score.problems})" for task, score in first.by_task.items()))
+    return head, rows
+
+
+def speed_rows(report: Report) -> list[tuple[str, ...]]:
+    """One row per case and batch size: how fast it was."""
+    rows: list[tuple[str, ...]] = []
+    for batch in report.work.batch_sizes:
+        for case in report.cases:
+            speed = next(each for each in case.speed if each.batch == batch)
+            slow, fast = (speed.tokens / bound(speed.seconds_of_repeats) for bound in (max, min))
+            rows.append(
+                (
+                    case.name,
+                    str(batch),
+                    f"{speed.tokens_per_second:.0f}",
+                    f"{slow:.0f}–{fast:.0f}",
+                    f"{speed.over_ar:.2f}",
+                    _number(speed.tokens_per_nfe),
+                    _number(speed.nfe_in_ar_steps),
+                    f"{1e3 * speed.seconds_per_answer:.1f}",
+                    f"{speed.answer_over_ar:.2f}",
+                    _latency(speed.first_block),
+                    _latency(speed.between_blocks),
+                )
+            )
+    return rows
+
+
+def compare_rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """One row per case and batch size of two runs."""
+    rows: list[tuple[str, ...]] = []
+    for one in found:
+        remarks = [] if one.clear else ["within the spread"]
+        remarks += [] if one.same_answers else ["other answers"]
+        pair = (f"{speed.tokens_per_second:.0f}" for speed in (one.first, one.second))
+        rows.append((one.name, str(one.batch), *pair, f"{one.faster:.2f}", ", ".join(remarks)))
+    return rows
+
+
+def context(report: Report) -> list[tuple[str, str]]:
+    """What the figures hold for: model, machine, work; one (name, text) each."""
+    machine, model, work = report.machine, report.model, report.work
+    asked = f"{work.problems} problems of {work.tasks}" if work.tasks else f"{work.problems} random prompts"
+    sampling = "greedy" if work.temperature == 0 else f"temperature {work.temperature:g}, seed {work.seed}"
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    return [
+        ("model", f"{model.bundle}: {model.pattern}, hidden {model.hidden_size}, {model.compute_dtype}"),
+        ("weights", model.weights_sha256[:16]),
+        ("backend", model.backend + (f" on {model.device}" if model.device else "")),
+        ("machine", ", ".join((f"{machine.cpu}, {machine.cores} cores", *machine.gpus, machine.system))),
+        ("versions", f"ttc {machine.ttc_version}, Python {machine.python}, {packages}"),
+        ("commit", machine.commit or "unknown"),
+        (
+            "asked",
+            f"{asked} ({work.prompts_sha256[:16]}), at most {work.max_new_tokens} new tokens, {sampling}",
+        ),
+        ("timed", f"{work.timed_prompts} prompts, median of {work.repeats} interleaved repeats"),
+        *(("note", note) for note in model.notes),
+    ]
+
+
+def _answer_row(case: CaseRecord) -> tuple[str, ...]:
+    answers, quality = case.answers, case.answers.quality
+    right = of_ar = _NONE
+    if quality is not None:
+        right = f"{quality.accuracy:.1%} of {quality.problems}"
+        of_ar = _NONE if quality.of_ar is None else f"{quality.of_ar:.1%}"
+    blocks = answers.steps_per_block
+    steps = f"{blocks[0]:.1f} … {blocks[-1]:.1f}" if len(blocks) > 1 else "".join(f"{b:.1f}" for b in blocks)
+    return (
+        case.name,
+        right,
+        of_ar,
+        f"{answers.same_as_ar:.0%}",
+        _number(answers.context_nll),
+        f"{answers.looping:.1%}",
+        f"{answers.tokens / answers.context_calls:.2f}",
+        str(answers.nfe),
+        _number(answers.tokens_per_nfe),
+        steps or _NONE,
+        "BROKEN: " + "; ".join(answers.why_broken) if answers.broken else "",
+    )
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def _latency(value: Latency | None) -> str:
+    return _NONE if value is None else f"{1e3 * value.p50:.1f}/{1e3 * value.p95:.1f}"

@@ -1,0 +1,117 @@
+"""One generation watched from outside: when its tokens came, and in which step each place was committed."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ttc.bench.schema import Latency
+from ttc.runtime.engine import Engine
+from ttc.runtime.result import Event, Result
+
+__all__ = ["RowTrace", "Trace", "latency", "quantile", "watch"]
+
+
+@dataclass(slots=True)
+class RowTrace:
+    """One row.
+
+    Attributes:
+        outputs: (seconds since the call, final tokens so far), one per output.
+        commit_steps: per block, the step in which each position was committed; the last block may be cut in
+            the output, it is not cut here.
+    """
+
+    outputs: list[tuple[float, int]] = field(default_factory=list)
+    commit_steps: list[list[int]] = field(default_factory=list)
+
+    def feed(self, event: Event, seconds: float) -> None:
+        """Take the next event of this row."""
+        if event.committed:
+            before = self.outputs[-1][1] if self.outputs else 0
+            self.outputs.append((seconds, before + len(event.token_ids)))
+            return
+        if event.step == 0:
+            self.commit_steps.append([-1] * len(event.masked))
+        steps = self.commit_steps[-1]
+        for place, masked in enumerate(event.masked):
+            if not masked and steps[place] < 0:
+                steps[place] = event.step
+
+    def arrivals(self, tokens: int) -> list[float]:
+        """When the first, second, … `tokens` new tokens were there; the end stands for the last ones."""
+        found, due = [], tokens
+        for seconds, count in self.outputs:
+            if count >= due:
+                found.append(seconds)
+                due = (count // tokens + 1) * tokens
+        if self.outputs and (not found or found[-1] < self.outputs[-1][0]):
+            found.append(self.outputs[-1][0])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One call for a batch.
+
+    Attributes:
+        results, rows: one per prompt.
+        denoise_steps, extensions, ar_steps: seconds of calls as the gaps between events. An extension's gap
+            holds the next block's first denoise step too.
+    """
+
+    results: tuple[Result, ...]
+    rows: tuple[RowTrace, ...]
+    denoise_steps: tuple[float, ...]
+    extensions: tuple[float, ...]
+    ar_steps: tuple[float, ...]
+
+
+def watch(engine: Engine, prompts: Sequence[Sequence[int]], options: dict[str, Any]) -> Trace:
+    """Generate after a batch of prompts and watch it."""
+    rows = tuple(RowTrace() for _ in prompts)
+    gaps: dict[str, list[float]] = {"denoise": [], "extend": [], "ar": []}
+    events = engine.stream(list(prompts), **options)
+    start, last, last_time = time.perf_counter(), None, 0.0
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            outcome: Result | list[Result] = end.value
+            break
+        now = time.perf_counter() - start
+        # The rows of a batch tell the same step one after another; only the first of them waited for it.
+        mark = (event.block_index, event.step, event.committed)
+        if mark != last:
+            if last is not None and (kind := _kind(last, mark, options["mode"])):
+                gaps[kind].append(now - last_time)
+            last, last_time = mark, now
+        rows[event.row].feed(event, now)
+    results = tuple(outcome) if isinstance(outcome, list) else (outcome,)
+    return Trace(results, rows, tuple(gaps["denoise"]), tuple(gaps["extend"]), tuple(gaps["ar"]))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of the values do not exceed, between neighbours in proportion."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def latency(values: Sequence[float]) -> Latency | None:
+    """Median and 95th percentile; None of nothing."""
+    return Latency(statistics.median(values), quantile(values, 0.95)) if values else None
+
+
+def _kind(before: tuple[int, int, bool], after: tuple[int, int, bool], mode: str) -> str | None:
+    """What was computed between two events; None where it was not one call."""
+    if mode == "ar":
+        return "ar" if after[0] == before[0] + 1 else None
+    if mode != "diffusion" or after[2]:
+        return None
+    if before[2]:
+        return "extend" if after[1] == 0 else None
+    return "denoise" if after[0] == before[0] and after[1] == before[1] + 1 else None

@@ -1,0 +1,117 @@
+"""`ttc bench`: modes side by side, speed and quality."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ttc.commands.generate import BACKENDS
+from ttc.commands.terminal import Several, columns, progress, write_json
+
+if TYPE_CHECKING:
+    from ttc.bench.schema import Report
+
+__all__ = ["bench"]
+
+
+@click.command(short_help="Diffusion against AR and more: speed and quality.")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--tasks", type=click.Path(path_type=Path), help="JSONL of prompts with checkers.")
+@click.option("--problems", type=int, metavar="N", help="Only N of them, evenly spread.")
+@click.option("--modes", metavar="LIST", help="Of ar, diffusion, lossless, prompt-lookup.  [default: all]")
+@click.option("--threshold", type=Several(float), default="0.9", show_default=True, metavar="γ,…")
+@click.option("--steps", type=Several(int), metavar="N,…", help="[default: as many as the block has tokens]")
+@click.option("--block-size", type=Several(int), default="16", show_default=True, metavar="N,…")
+@click.option(
+    "--grid", is_flag=True, help="All combinations; else each list is tried with the others' first."
+)
+@click.option("--batch", type=Several(int), default="1", show_default=True, metavar="N,…")
+@click.option("--repeats", type=int, default=3, show_default=True, metavar="N")
+@click.option("--timed", type=int, metavar="N", help="Problems on the clock.  [default: 24]")
+@click.option("--max-new-tokens", type=int, default=96, show_default=True, metavar="N")
+@click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="S")
+@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@click.option("--engines", type=click.Path(path_type=Path), help="Folder of TensorRT engines.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Where it lies now, if moved.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Page with plots.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json", help="Compare two runs."
+)
+def bench(
+    bundle: Path | None,
+    compare: tuple[Path, Path] | None,
+    report: Path | None,
+    output: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Run every mode of the model in BUNDLE side by side: time, NFE, latencies, and right answers.
+
+    AR is always among them. Without --tasks the prompts are random tokens: the times are good, the tokens
+    per NFE are those of nonsense.
+    """
+    if (bundle is None) == (compare is None):
+        raise click.UsageError("give a BUNDLE, or --compare with two files.")
+    if compare is not None:
+        _compare(compare, as_json)
+        return
+    assert bundle is not None
+    for target in (report, output):
+        if target is not None and not target.absolute().parent.is_dir():
+            raise click.UsageError(f"{target}: its folder does not exist.")
+        if target is not None and target.is_dir():
+            raise click.UsageError(f"{target}: a folder; name a file in it.")
+    with progress("loading the bundle", quiet=as_json) as say:
+        from ttc.bench.session import Settings, run_bench
+
+        found = run_bench(bundle, Settings(**_checked(settings)), say)
+    if output is not None:
+        import json
+
+        output.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if report is not None:
+        from ttc.bench.page import page
+
+        report.write_text(page(found), encoding="utf-8")
+    if as_json:
+        write_json(found.to_dict())
+    else:
+        _tell(found)
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    modes = settings.pop("modes")
+    return settings | {"modes": None if modes is None else tuple(modes.split(","))}
+
+
+def _tell(found: "Report") -> None:
+    from ttc.bench import tables
+
+    columns(tables.context(found))
+    click.echo()
+    columns(tables.answer_rows(found), tables.ANSWERS_HEAD)
+    head, by_task = tables.task_rows(found)
+    if by_task:
+        click.echo()
+        columns(by_task, head)
+    click.echo()
+    columns(tables.speed_rows(found), tables.SPEED_HEAD)
+
+
+def _compare(files: tuple[Path, Path], as_json: bool) -> None:
+    import dataclasses
+
+    from ttc.bench import tables
+    from ttc.bench.compare import compare
+    from ttc.bench.schema import read_report
+
+    names = (str(files[0]), str(files[1]))
+    found = compare(read_report(files[0]), read_report(files[1]), names)
+    if as_json:
+        write_json({"files": list(names), "cases": [dataclasses.asdict(one) for one in found]})
+    else:
+        columns(tables.compare_rows(found), tables.COMPARE_HEAD)

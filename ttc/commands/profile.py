@@ -1,0 +1,156 @@
+"""`ttc profile`: where the time goes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ttc.commands.terminal import columns, progress, write_json
+from ttc.config import LAYER_KINDS
+
+if TYPE_CHECKING:
+    from ttc.profiling.report import Part, PhaseProfile, Profile, Total
+
+__all__ = ["profile"]
+
+_MAX_ROWS = 6
+
+
+@click.command(short_help="Where the time goes: phases, layers, ops.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--backend", type=click.Choice(["onnxruntime", "torch"]), default="onnxruntime", show_default=True
+)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@click.option("--batch", type=int, default=1, show_default=True, metavar="B", help="Rows.")
+@click.option(
+    "--context", type=int, default=64, show_default=True, metavar="N", help="Tokens already in the context."
+)
+@click.option("--repeats", type=int, default=20, show_default=True, metavar="N", help="Calls of each phase.")
+@click.option("--threads", type=int, metavar="N", help="CPU threads per call (onnxruntime).")
+@click.option("--peak-flops", type=float, metavar="X", help="The hardware's FLOP/s.  [default: measured]")
+@click.option("--peak-bandwidth", type=float, metavar="X", help="Its bytes/s.  [default: measured]")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
+)
+@click.option("--layers", is_flag=True, help="Show every layer.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace for Perfetto or Chrome."
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the phases by layer kind."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every part.")
+def profile(
+    bundle: Path,
+    backend: str,
+    device: str | None,
+    batch: int,
+    context: int,
+    repeats: int,
+    threads: int | None,
+    peak_flops: float | None,
+    peak_bandwidth: float | None,
+    checkpoint: Path | None,
+    layers: bool,
+    trace: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Time the phases of a generation with the model in BUNDLE, by layer kind and op.
+
+    Beside the times stand the bytes and the arithmetic that are needed at least, and how near the time comes
+    to what the machine could do.
+    """
+    from ttc.profiling.plot import write_plot
+    from ttc.profiling.run import profile as run
+    from ttc.profiling.trace import write_trace
+
+    with progress("profiling", quiet=as_json) as say:
+        found, spans = run(
+            bundle,
+            backend,
+            device=device,
+            checkpoint=checkpoint,
+            batch=batch,
+            context=context,
+            repeats=repeats,
+            threads=threads,
+            peak_flops=peak_flops,
+            peak_bandwidth=peak_bandwidth,
+            progress=say,
+        )
+    if trace is not None:
+        write_trace(spans, trace)
+    if plot is not None:
+        write_plot(found, plot)
+    if as_json:
+        write_json(found.to_dict())
+    else:
+        _show(found, layers)
+
+
+def _show(found: "Profile", layers: bool) -> None:
+    click.echo(f"{found.backend} ({found.version}, {found.device}), batch {found.batch}, ", nl=False)
+    click.echo(f"{found.context} tokens in the context, fastest of {found.repeats} calls\n")
+    head = ("phase", "tokens", "ms", "without profiler", "explained")
+    columns(_phases(found), head)
+    for phase in found.phases:
+        click.echo(f"\n{phase.name}")
+        columns(
+            _totals(found, phase, layers),
+            ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
+        )
+    name, total = found.most_expensive
+    click.echo(f"\nmost expensive: {total.name}, {total.share:.0%} of the kernels of the {name}")
+    for loop in found.loops:
+        outside = loop.seconds - loop.backend_seconds
+        click.echo(
+            f"loop, {loop.mode}: {outside / loop.seconds:.1%} of {loop.seconds * 1e3:.0f} ms "
+            f"for {loop.new_tokens} tokens is outside the backend"
+        )
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:
+    for phase in found.phases:
+        yield (
+            phase.name,
+            str(phase.tokens),
+            f"{phase.seconds * 1e3:.3f}",
+            f"{phase.unprofiled * 1e3:.3f}",
+            f"{phase.explained:.0%}",
+        )
+
+
+def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[tuple[str, ...]]:
+    def kind(part: "Part") -> str:
+        return LAYER_KINDS.get(part.kind, part.kind)
+
+    def layer(part: "Part") -> str:
+        return f"{part.place} ({kind(part)})" if part.layer is not None else part.place
+
+    for total in found.by(phase, kind):
+        yield _row(total, "")
+    if layers:
+        for total in found.by(phase, layer):
+            yield _row(total, "  ")
+    for total in found.by(phase, lambda part: part.op)[:_MAX_ROWS]:
+        yield _row(total, "  ")
+
+
+def _row(total: "Total", indent: str) -> tuple[str, ...]:
+    return (
+        f"{indent}{total.name}",
+        f"{total.kernel * 1e3:.3f}",
+        f"{total.share:.0%}",
+        f"{total.seconds * 1e3:.3f}",
+        str(total.calls),
+        f"{total.flops / 1e6:.3g}" if total.flops else "",
+        f"{total.bytes / 1e6:.3g}" if total.bytes else "",
+        "" if total.of_limit is None else f"{total.of_limit:.0%}",
+    )

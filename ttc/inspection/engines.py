@@ -1,0 +1,101 @@
+"""What is in a set of engines, one engine of it, or a cut program. No TensorRT is needed or called."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ttc.engines import MANIFEST_FILE, EngineFolder, TensorRecord
+from ttc.errors import BundleError, InputError
+from ttc.program import ENGINE, Program
+from ttc.strictjson import Fields, read_json
+
+__all__ = ["describe_engine", "describe_engines", "describe_program"]
+
+_MAX_JSON_BYTES = 64 * 2**20
+
+
+def describe_engines(path: Path) -> dict[str, Any]:
+    """A folder that `ttc build` made; every digest is checked."""
+    opened = EngineFolder.open(path)
+    manifest = opened.manifest
+    return {
+        "kind": "engines",
+        "path": str(path),
+        "ttc_version": manifest.ttc_version,
+        "backend": manifest.backend,
+        "backend_version": manifest.backend_version,
+        "form": manifest.form,
+        "targets": list(manifest.targets),
+        "compute_dtype": manifest.compute_dtype,
+        "baked": manifest.baked,
+        "profile": dict(manifest.profile),
+        "sources": dict(manifest.sources),
+        "kernels": dict(manifest.kernels),
+        "engines": {name: _engine(opened, name) for name in manifest.engines},
+        "programs": {role: _program(opened.program(role)) for role in manifest.programs},
+    }
+
+
+def describe_engine(path: Path) -> dict[str, Any]:
+    """One `.engine` file, by the manifest beside it; its content is executable code and is not loaded."""
+    if not (path.parent / MANIFEST_FILE).is_file():
+        raise InputError(
+            f"{path}: no {MANIFEST_FILE} beside it, so nothing is known of it; "
+            "inspect an engine where `ttc build` left it"
+        )
+    whole = describe_engines(path.parent)
+    if path.stem not in whole["engines"]:
+        raise InputError(f"{path}: not one of the engines that {path.parent / MANIFEST_FILE} lists")
+    keys = ("ttc_version", "backend", "backend_version", "form", "targets", "compute_dtype", "baked")
+    return {
+        "kind": "engine",
+        "path": str(path),
+        **{key: whole[key] for key in keys},
+        **whole["engines"][path.stem],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def describe_program(path: Path) -> dict[str, Any]:
+    """A `.program.json` file."""
+    fields = Fields(read_json(path, _MAX_JSON_BYTES, BundleError), str(path), BundleError)
+    return {"kind": "program", "path": str(path), **_program(Program.take(fields, str(path)))}
+
+
+def _program(program: Program) -> dict[str, Any]:
+    launches = Counter(step.name for step in program.steps if step.kind != ENGINE)
+    calls = Counter(step.name for step in program.steps if step.kind == ENGINE)
+    return {
+        "steps": len(program.steps),
+        "engine_calls": dict(calls.most_common()),
+        "kernel_launches": dict(launches.most_common()),
+        "buffers": dict(Counter(buffer.role for buffer in program.buffers.values()).most_common()),
+    }
+
+
+def _engine(opened: EngineFolder, name: str) -> dict[str, Any]:
+    record = opened.manifest.engines[name]
+    layers = opened.path / f"{name}.layers.json"
+    listed = f"{name}.layers.json" in opened.manifest.files
+    return {
+        "role": record.role,
+        "layers": record.layers,
+        "size_bytes": opened.manifest.files[f"{name}.engine"].size_bytes,
+        "weights": sum(tensor.kind == "weight" for tensor in record.inputs),
+        "inputs": [_tensor(tensor) for tensor in record.inputs if tensor.kind != "weight"],
+        "outputs": [_tensor(tensor) for tensor in record.outputs],
+        "layer_list": json.loads(layers.read_text(encoding="utf-8")) if listed else [],
+    }
+
+
+def _tensor(tensor: TensorRecord) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "min": list(tensor.min),
+        "opt": list(tensor.opt),
+        "max": list(tensor.max),
+    }

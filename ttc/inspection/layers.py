@@ -1,0 +1,50 @@
+"""Parameters and bytes of a model by layer and by layer kind."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.shard import numpy_dtype
+
+__all__ = ["by_kind", "by_layer"]
+
+_LAYER = re.compile(r"(?:context_tower|denoiser_tower)\.layers\.(\d+)\.|scale_shift_tables\.(\d+)$")
+# Name, dtype and shape.
+Tensors = Iterable[tuple[str, str, tuple[int, ...]]]
+
+
+def by_layer(config: ModelConfig, tensors: Tensors) -> list[dict[str, Any]]:
+    """One row per layer: its kind, and what both towers hold there."""
+    rows: list[dict[str, Any]] = [
+        {"layer": i, "kind": LAYER_KINDS[letter], "context_tower": 0, "denoiser_tower": 0, "bytes": 0}
+        for i, letter in enumerate(config.pattern)
+    ]
+    for name, dtype, shape in tensors:
+        match = _LAYER.match(name)
+        if match:
+            row = rows[int(match[1] or match[2])]
+            tower = "context_tower" if name.startswith("context_") else "denoiser_tower"
+            row[tower] += math.prod(shape)
+            row["bytes"] += math.prod(shape) * numpy_dtype(dtype).itemsize
+    return rows
+
+
+def by_kind(config: ModelConfig, tensors: Tensors) -> dict[str, dict[str, int]]:
+    """Parameters and bytes of every kind of layer, of embeddings and heads, and of the time embedding; the
+    largest first.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name, dtype, shape in tensors:
+        row = found.setdefault(_kind(config, name), {"parameters": 0, "bytes": 0})
+        row["parameters"] += math.prod(shape)
+        row["bytes"] += math.prod(shape) * numpy_dtype(dtype).itemsize
+    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def _kind(config: ModelConfig, name: str) -> str:
+    match = _LAYER.match(name)
+    if match:
+        return LAYER_KINDS[config.pattern[int(match[1] or match[2])]]
+    return "time embedding" if name.startswith("t_") else "embeddings and heads"

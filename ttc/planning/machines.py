@@ -1,0 +1,63 @@
+"""Named machines: their bandwidth, arithmetic and memory, from `machines.toml` or a file of one's own."""
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from ttc.errors import InputError
+
+__all__ = ["Machine", "known_machines", "load_machine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One processor; `machines.toml` says what the numbers mean."""
+
+    name: str
+    bytes_per_second: float
+    flops_per_second: float
+    memory_bytes: float
+    source: str
+
+    def __post_init__(self) -> None:
+        for key in ("bytes_per_second", "flops_per_second", "memory_bytes"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise InputError(f"machine {self.name}: {key} is {value!r}; valid: a positive number")
+        for key in ("name", "source"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                raise InputError(f"machine: {key} is {getattr(self, key)!r}; valid: a text")
+
+
+def known_machines() -> dict[str, Machine]:
+    """Everything in `machines.toml`, by the name that `--gpu` takes."""
+    text = files(__package__).joinpath("machines.toml").read_text("utf-8")
+    return {key: _machine(table, key) for key, table in tomllib.loads(text).items()}
+
+
+def load_machine(name_or_path: str) -> Machine:
+    """A known machine by name, or the one in a TOML file of the same keys, without a heading."""
+    known = known_machines()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(known)
+        raise InputError(f"no machine {name_or_path!r}; valid: {names}, or the path of a TOML file")
+    try:
+        return _machine(tomllib.loads(path.read_text("utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        raise InputError(f"machine {path} cannot be read: {fault}") from None
+
+
+def _machine(table: object, where: str) -> Machine:
+    keys = {field.name for field in dataclasses.fields(Machine)}
+    if not isinstance(table, dict) or table.keys() != keys:
+        wrong = ", ".join(sorted(set(table) ^ keys)) if isinstance(table, dict) else "not a table"
+        raise InputError(
+            f"machine {where}: unknown or missing keys: {wrong}; valid: {', '.join(sorted(keys))}"
+        )
+    return Machine(**table)

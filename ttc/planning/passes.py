@@ -1,0 +1,192 @@
+"""Bytes and operations of one pass of a tower, from the configuration alone.
+
+A pass reads the weights it uses once, reads and writes the state of its rows, and moves every activation
+between two kernels through memory once each way; `ttc.plugins.costs` has the rules. Those are the least that
+separate kernels can do; a fused kernel may move fewer activations, never fewer weights.
+
+Of the context tower: an AR step is L = 1, an extension L = 16 with logits at one position, a verification
+L = 16 with logits at all. Of the denoiser: one evaluation (NFE), its diffusion step included.
+"""
+
+import math
+from collections.abc import Mapping
+
+from ttc.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
+from ttc.exporter.tensors import expected_tensors
+from ttc.planning.experts import Routing
+from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
+from ttc.plugins.diffusion_step import DIFFUSION_STEP
+from ttc.plugins.mamba_advance import MAMBA_ADVANCE
+from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
+from ttc.plugins.moe_experts import MOE_EXPERTS
+from ttc.plugins.moe_routing import MOE_ROUTING
+
+__all__ = ["context_pass", "denoiser_pass", "parameters", "state_bytes", "total"]
+
+Parts = Mapping[str, Cost]
+
+
+def context_pass(
+    config: ModelConfig,
+    rows: int,
+    length: int,
+    context: int,
+    itemsize: int,
+    routing: Routing,
+    logits: int = 1,
+) -> Parts:
+    """One call of the context tower, by part.
+
+    Args:
+        rows: B.  length: L tokens of each row.  context: tokens already in the caches.
+        itemsize: bytes of the compute dtype.
+        logits: positions of each row that get logits.
+    """
+    parts = _tower(config, rows, length, context, itemsize, routing)
+    dims = _mamba_dims(config, rows, length)
+    if MAMBA in config.pattern:
+        advance = op_cost(MAMBA_ADVANCE, dims, itemsize) * len(config.layers_of(MAMBA))
+        parts[MAMBA] += advance
+    parts["head"] = _head(config, rows * logits, itemsize)
+    return parts
+
+
+def denoiser_pass(
+    config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
+) -> Parts:
+    """One evaluation of the denoiser and the diffusion step behind it, by part; arguments as above."""
+    parts = _tower(config, rows, length, context, itemsize, routing)
+    D = config.hidden_size
+    modulated = elementwise_cost(
+        rows * length * D, 2, itemsize, flops=4
+    )  # before the mixer, and the gate behind
+    parts["time"] = (
+        linear_cost(rows, TIME_FEATURES, D, itemsize)
+        + linear_cost(rows, D, D, itemsize)
+        + linear_cost(rows, D, 3 * D, itemsize)
+        + modulated * config.num_layers
+    )
+    parts["head"] = _head(config, rows * length, itemsize)
+    dims = {"B": rows, "L": length, "V": config.vocab_size}
+    parts["step"] = op_cost(DIFFUSION_STEP, dims, itemsize)
+    return parts
+
+
+def total(parts: Parts) -> Cost:
+    """The sum of all parts."""
+    return sum(parts.values(), Cost(0.0, 0.0))
+
+
+def parameters(config: ModelConfig) -> int:
+    """Parameters of the whole checkpoint, both towers and the time conditioning."""
+    return sum(map(math.prod, expected_tensors(config).values()))
+
+
+def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> int:
+    """Context state of `rows` rows with `context` tokens each (spec § 4)."""
+    conv = config.conv_dim * (config.conv_kernel - 1) * itemsize
+    ssm = config.d_inner * config.ssm_state_size * 4
+    cache = 2 * context * config.key_value_dim * itemsize
+    return rows * (len(config.layers_of(MAMBA)) * (conv + ssm) + len(config.layers_of(ATTENTION)) * cache)
+
+
+def _tower(
+    config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
+) -> dict[str, Cost]:
+    """What both towers share: embedding, norms and residuals, and all mixers, by layer kind."""
+    tokens, D = rows * length, config.hidden_size
+    around = norm_cost(tokens, D, itemsize) + elementwise_cost(tokens * D, 2, itemsize)
+    parts = {"embedding": Cost(0.0, 2.0 * tokens * D * itemsize), "norms": around * config.num_layers}
+    for kind in sorted(set(config.pattern)):
+        if kind == MAMBA:
+            mixer = _mamba(config, rows, length, itemsize)
+        elif kind == ATTENTION:
+            mixer = _attention(config, rows, length, context, itemsize)
+        elif kind == MOE:
+            mixer = _moe(config, rows, length, itemsize, routing)
+        else:
+            mixer = _mlp(config, tokens, config.intermediate_size, itemsize)
+        parts[kind] = mixer * len(config.layers_of(kind))
+    return parts
+
+
+def _mamba(config: ModelConfig, rows: int, length: int, itemsize: int) -> Cost:
+    tokens = rows * length
+    scan = op_cost(MAMBA_BLOCK_SCAN, _mamba_dims(config, rows, length), itemsize)
+    gated_norm = norm_cost(tokens, config.d_inner, itemsize) + elementwise_cost(
+        tokens * config.d_inner, 1, itemsize, flops=4
+    )
+    return (
+        linear_cost(tokens, config.hidden_size, config.in_proj_dim, itemsize)
+        + scan
+        + gated_norm
+        + linear_cost(tokens, config.d_inner, config.hidden_size, itemsize)
+    )
+
+
+def _mamba_dims(config: ModelConfig, rows: int, length: int) -> dict[str, int]:
+    return {
+        "B": rows,
+        "L": length,
+        "H": config.mamba_num_heads,
+        "P": config.mamba_head_dim,
+        "G": config.n_groups,
+        "N": config.ssm_state_size,
+        "F": config.conv_dim,
+        "W": config.conv_kernel,
+    }
+
+
+def _attention(config: ModelConfig, rows: int, length: int, context: int, itemsize: int) -> Cost:
+    tokens, D = rows * length, config.hidden_size
+    projections = (
+        linear_cost(tokens, D, config.query_dim, itemsize)
+        + linear_cost(tokens, D, config.key_value_dim, itemsize) * 2
+        + linear_cost(tokens, config.query_dim, D, itemsize)
+    )
+    return projections + attention_cost(
+        rows,
+        length,
+        context,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        itemsize,
+    )
+
+
+def _moe(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
+    tokens, E, K = rows * length, config.n_routed_experts, config.num_experts_per_tok
+    dims = {"T": tokens, "D": config.hidden_size, "E": E, "K": K, "I": config.moe_intermediate_size}
+    read = routing.experts(E, K, rows, length)
+    routed = op_cost(MOE_EXPERTS, dims, itemsize, experts=read)
+    if routing.dense:
+        # Every expert's two products over every token, and both of their results through memory.
+        width = config.moe_intermediate_size + config.hidden_size
+        products = 4.0 * tokens * E * config.moe_intermediate_size * config.hidden_size
+        routed = Cost(products, routed.bytes + 2.0 * tokens * E * width * itemsize)
+    return (
+        linear_cost(tokens, config.hidden_size, E, 4)  # the gate computes in float32
+        + op_cost(MOE_ROUTING, dims, itemsize, experts=read)
+        + routed
+        + _mlp(config, tokens, config.moe_shared_expert_intermediate_size, itemsize)
+        + elementwise_cost(tokens * config.hidden_size, 2, itemsize)
+    )
+
+
+def _mlp(config: ModelConfig, tokens: int, width: int, itemsize: int) -> Cost:
+    return (
+        linear_cost(tokens, config.hidden_size, width, itemsize)
+        + elementwise_cost(tokens * width, 1, itemsize, flops=2)
+        + linear_cost(tokens, width, config.hidden_size, itemsize)
+    )
+
+
+def _head(config: ModelConfig, positions: int, itemsize: int) -> Cost:
+    """The last norm and the logits, which are float32."""
+    written = Cost(0.0, 4.0 * positions * config.vocab_size)
+    return (
+        norm_cost(positions, config.hidden_size, itemsize)
+        + linear_cost(positions, config.hidden_size, config.vocab_size, itemsize)
+        + written
+    )

@@ -1,0 +1,91 @@
+"""The phases of a generation, each as one backend call that can be repeated on the same inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttc.runtime.backends.base import Backend, StepInputs
+from ttc.runtime.state import ContextState
+
+__all__ = ["PHASES", "Phase", "Sizes", "make_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase: its name, the graph it runs, and the tokens L of its call."""
+
+    name: str
+    role: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Shapes of the calls: batch, prefill chunk, block, tokens already in the context, and capacity."""
+
+    batch: int
+    chunk: int
+    block: int
+    context: int
+    capacity: int
+
+
+# Phase → the graph it runs.
+PHASES = {
+    "prefill chunk": "context",
+    "denoise step": "denoiser",
+    "diffusion step": "step",
+    "extension": "context",
+    "AR step": "context",
+}
+
+
+def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Callable[[], object]]:
+    """A call for every phase. Each starts from the same state of `sizes.context` tokens; the calls are those
+    of the loop (`ttc.runtime.loop`).
+    """
+    draw = np.random.default_rng(7)
+    B, S, V = sizes.batch, sizes.block, backend.config.vocab_size
+
+    def ids(length: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+        return draw.integers(0, V, (B, length)).astype(np.int32)
+
+    def filled(shape: int | tuple[int, ...], value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+        return np.full(shape, value, np.int32)
+
+    filled_state = backend.new_state(B, sizes.capacity)
+    for start in range(0, sizes.context, sizes.chunk):
+        width = min(sizes.chunk, sizes.context - start)
+        backend.context(filled_state, ids(width), filled(B, width), filled((B, 1), width - 1))
+
+    def state() -> ContextState:
+        """The filled state again: a call of a backend replaces tensors and lengths, it does not write."""
+        return ContextState(filled_state.capacity, filled_state.lengths, dict(filled_state.tensors))
+
+    chunk, block, one = ids(sizes.chunk), ids(S), ids(1)
+    half = np.where(draw.random((B, S)) < 0.5, backend.config.mask_token_id, block).astype(np.int32)
+    t = np.full(B, 0.5, np.float32)
+    logits = backend.denoise(state(), half, t)
+    inputs = StepInputs(
+        half,
+        np.full(B, 0.9, np.float32),
+        np.zeros(B, np.float32),
+        np.zeros(B, np.int64),
+        filled_state.lengths,
+        filled(B, 0),
+        filled(B, S),
+    )
+
+    def read(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Callable[[], object]:
+        length = tokens.shape[1]
+        return lambda: backend.context(state(), tokens, filled(B, length), filled((B, 1), length - 1))
+
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        "prefill chunk": (sizes.chunk, read(chunk)),
+        "denoise step": (S, lambda: backend.denoise(state(), half, t)),
+        "diffusion step": (S, lambda: backend.step(logits, inputs)),
+        "extension": (S, read(block)),
+        "AR step": (1, read(one)),
+    }
+    return {Phase(name, PHASES[name], length): call for name, (length, call) in calls.items()}

@@ -1,0 +1,178 @@
+"""What a profile holds, and how its parts are added up."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttc.config import LAYER_KINDS
+from ttc.plugins.costs import Cost
+
+__all__ = ["LoopTime", "Part", "PhaseProfile", "Profile", "Total", "totals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Time of one op in one place.
+
+    Attributes:
+        place: "layers.3", "embedding", "time", "head", "step", or "other" where the backend does not say.
+        layer: its number, None outside the layers.  kind: the layer's, or the place.
+        op: "ttc::MambaScan", or an operator of the backend.
+        seconds: in one call of the phase, with what the library spends until the next op begins.
+        kernel: the part of it that the op itself computed.  calls: how often in the phase's call.
+        cost: least bytes and arithmetic of all calls together.
+    """
+
+    place: str
+    layer: int | None
+    kind: str
+    op: str
+    seconds: float
+    kernel: float
+    calls: int
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProfile:
+    """One phase: the fastest of its repeated calls, which the rest of the machine disturbed least.
+
+    Attributes:
+        name: of the phase.  tokens: L of its call.
+        seconds: around the backend call, as the loop sees it.
+        unprofiled: the fastest call without the profiler, which takes time of its own.
+        median, slowest: of the repeated calls.
+        parts: everything that was attributed.
+    """
+
+    name: str
+    tokens: int
+    seconds: float
+    unprofiled: float
+    median: float
+    slowest: float
+    parts: tuple[Part, ...]
+
+    @property
+    def explained(self) -> float:
+        """Share of `seconds` that parts with a place account for."""
+        return sum(part.seconds for part in self.parts if part.place != "other") / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTime:
+    """One generation: all of it, and the part inside backend calls; the rest is the host's loop."""
+
+    mode: str
+    new_tokens: int
+    seconds: float
+    backend_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Parts with something in common, added up.
+
+    `share` is that of the kernels' time: a profiler's own time lies between the kernels and would count nodes
+    rather than work. `of_limit` is the least possible time over that of the kernels.
+    """
+
+    name: str
+    seconds: float
+    kernel: float
+    share: float
+    calls: int
+    flops: float
+    bytes: float
+    of_limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile of one bundle on one backend.
+
+    Attributes:
+        limits: floating-point operations and bytes per second that this machine reached when measured, or
+            that the user gave.
+        loops: generations, for the time outside the backend.
+        notes: what was not as asked.
+    """
+
+    bundle: str
+    backend: str
+    device: str
+    version: str
+    batch: int
+    context: int
+    repeats: int
+    limits: Mapping[str, float]
+    phases: tuple[PhaseProfile, ...]
+    loops: tuple[LoopTime, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def most_expensive(self) -> tuple[str, Total]:
+        """The phase and op that take the largest share of their phase's kernels."""
+        found = [
+            (phase.name, max(self.by(phase, _op), key=lambda total: total.share))
+            for phase in self.phases
+            if phase.parts
+        ]
+        return max(found, key=lambda item: item[1].share)
+
+    def by(self, phase: PhaseProfile, key: Callable[[Part], str]) -> list[Total]:
+        """The phase's parts added up by a key, the longest first."""
+        return totals(phase.parts, key, self.limits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: every field, and each phase's parts added up by kind, layer and op."""
+        found: dict[str, Any] = dataclasses.asdict(self)
+        for plain, phase in zip(found["phases"], self.phases, strict=True):
+            plain["explained"] = phase.explained
+            for name, key in (("by_kind", _kind), ("by_layer", _place), ("by_op", _op)):
+                plain[name] = [dataclasses.asdict(total) for total in self.by(phase, key)]
+        phase_name, total = self.most_expensive
+        found["most_expensive"] = {"phase": phase_name, **dataclasses.asdict(total)}
+        return found
+
+
+def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[str, float]) -> list[Total]:
+    """Parts added up by a key, the one with the longest kernels first."""
+    whole = sum(part.kernel for part in parts)
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(key(part), []).append(part)
+    found = []
+    for name, own in groups.items():
+        seconds = sum(part.seconds for part in own)
+        cost = sum((part.cost for part in own), Cost(0, 0))
+        least = cost.seconds_at_least(limits["flops_per_second"], limits["bytes_per_second"])
+        kernel = sum(part.kernel for part in own)
+        of_limit = least / kernel if kernel and (cost.flops or cost.bytes) else None
+        calls = sum(part.calls for part in own)
+        found.append(
+            Total(
+                name,
+                seconds,
+                kernel,
+                kernel / whole if whole else 0.0,
+                calls,
+                cost.flops,
+                cost.bytes,
+                of_limit,
+            )
+        )
+    return sorted(found, key=lambda total: -total.kernel)
+
+
+def _kind(part: Part) -> str:
+    return LAYER_KINDS.get(part.kind, part.kind)
+
+
+def _place(part: Part) -> str:
+    return part.place
+
+
+def _op(part: Part) -> str:
+    return part.op

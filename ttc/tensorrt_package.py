@@ -1,0 +1,44 @@
+"""Which TensorRT package is installed, found out without importing it."""
+
+import importlib
+import importlib.util
+from importlib import metadata
+
+from ttc.errors import BackendError, InputError, MissingDependencyError
+
+__all__ = ["BACKENDS", "backend_version", "find_backend"]
+
+# Backend → its Python package.
+BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_MINIMUM = {"tensorrt": (10, 15), "tensorrt-rtx": (1, 7)}
+
+
+def find_backend(backend: str) -> None:
+    """Raise unless the backend's package is installed, without importing it."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend is {backend!r}; valid: {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(BACKENDS[backend]) is None:
+        raise MissingDependencyError(
+            f"backend {backend} needs the package {BACKENDS[backend]}, which is not installed; "
+            f"install it with: pip install 'ttc[{backend}]'"
+        )
+
+
+def backend_version(backend: str) -> str:
+    """Version of the installed package, read without importing it; `BackendError` where it is too old."""
+    find_backend(backend)
+    package = BACKENDS[backend]
+    names = (package, *(f"{package}_cu{cuda}" for cuda in (13, 12)))
+    for name in names:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in found.split(".")[:2]) < _MINIMUM[backend]:
+            due = ".".join(map(str, _MINIMUM[backend]))
+            raise BackendError(
+                f"{backend} {found} is installed, at least {due} is due; "
+                f"upgrade with: pip install -U 'ttc[{backend}]'"
+            )
+        return found
+    return str(importlib.import_module(package).__version__)

@@ -1,0 +1,11 @@
+"""`ttc verify`: is what a backend computes the model? `ttc.verify.run.verify` is the way in.
+
+scenario      the calls: prefill in two chunks, denoise, extend, one token, advance
+observe       runs them on a backend and keeps logits, states and every layer's residual stream
+backends      the reference out of the bundle's weights, and the backends to compare with it
+compare       distances, tolerances, and which layer went wrong first
+generation    the same prompts, token by token
+weights       contents of the weights
+native        the context tower against transformers' own NemotronH
+report        what was found
+"""

@@ -1,0 +1,240 @@
+"""`verify`: from a bundle to a verdict."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ttc import __version__
+from ttc.bundle import MANIFEST_FILE, Bundle
+from ttc.errors import BackendError, BundleError, InputError
+from ttc.profiles import load_profile
+from ttc.runtime.backends import BACKENDS
+from ttc.runtime.backends.base import Limits
+from ttc.runtime.engine import Engine
+from ttc.runtime.limits import fitting_capacity
+from ttc.runtime.prompts import Prompt, read_prompts
+from ttc.runtime.result import Result
+from ttc.verification import BackendRecord, Verification, file_digest, runs_from
+from ttc.verify.backends import Candidate, open_candidate, open_reference
+from ttc.verify.compare import Noise, compare, first_fault, noise_of
+from ttc.verify.generation import MODES, built_in_prompts, check_generation, generate_all, reference_modes
+from ttc.verify.native import check_native
+from ttc.verify.observe import Observation, observe
+from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
+from ttc.verify.scenario import Scenario, Shapes, make_scenario
+from ttc.verify.tolerances import tolerances_of
+from ttc.verify.weights import check_weights
+
+__all__ = ["verify"]
+
+Say = Callable[[str], None]
+# Device and engines, as `ttc.load` takes them.
+Place = tuple[str | None, str | os.PathLike[str] | None]
+
+
+def verify(
+    bundle: str | os.PathLike[str],
+    backends: Sequence[str] | None = None,
+    *,
+    device: str | None = None,
+    engines: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    prompts: Prompt | None = None,
+    max_new_tokens: int = 32,
+    layers: bool = False,
+    weights: bool = False,
+    against_transformers: bool = False,
+    record: bool = True,
+    progress: Say | None = None,
+) -> Report:
+    """Hold backends against the reference, tower by tower and token by token.
+
+    The reference is the towers in plain torch on the CPU: in float32, and for a bundle of another compute
+    dtype in that one too.
+
+    Args:
+        bundle: the folder that `ttc export` wrote.
+        backends: names; None takes every one that can run here.
+        device, engines: of the backends, as in `ttc.load`.
+        checkpoint: where the checkpoint lies now (a bundle by reference); of a packed bundle, the checkpoint
+            that `weights` compares it with.
+        prompts: what to generate after; None: built-in token ids.
+        max_new_tokens: of each prompt.
+        layers: compare every layer's residual stream. Where something is wrong this is done anyway, to find
+            the layer.
+        weights: read the content of every weight (`ttc.verify.weights`).
+        against_transformers: also compare the context tower with transformers' own NemotronH.
+        record: keep the verdict beside the bundle (`ttc.verification`).
+        progress: called with a line of text before each piece of work.
+
+    Raises:
+        InputError, BundleError: nothing to verify.  BackendError: a backend that was asked for cannot run
+            here, or torch is missing.
+    """
+    say = progress or (lambda line: None)
+    if backends is not None and not backends:
+        raise InputError(f"no backend to verify; valid: {', '.join(BACKENDS)}")
+    packed = Bundle.open(bundle, None).weights_mode == "packed" if checkpoint is not None else False
+    with Bundle.open(bundle, None if packed else checkpoint) as opened:
+        contents = check_weights(opened, checkpoint, say) if weights else None
+        sides = _References(opened, prompts, max_new_tokens, say)
+        reports, skipped = [], {}
+        for name in backends or BACKENDS:
+            try:
+                reports.append(_verify_backend(name, opened, (device, engines), sides, layers, say))
+            except (BackendError, BundleError, InputError) as fault:  # no device, no engines, another device
+                if backends is not None:
+                    raise
+                skipped[name] = str(fault)
+        native = check_native(opened, sides.engine, say) if against_transformers else None
+        config = opened.config
+        recorded = _keep(opened, engines, reports, contents) if record else ()
+        return Report(
+            str(opened.path),
+            config.pattern,
+            opened.compute_dtype,
+            tuple(reports),
+            skipped,
+            contents,
+            native,
+            recorded,
+        )
+
+
+class _References:
+    """What the reference computed, once for all backends: by dtype its observations, and its text."""
+
+    def __init__(self, bundle: Bundle, prompts: Prompt | None, max_new_tokens: int, say: Say) -> None:
+        self._profile = load_profile("cpu")
+        self.max_new_tokens = max_new_tokens
+        tokenizer = None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
+        asked = built_in_prompts(bundle.config) if prompts is None else prompts
+        self.prompts = [list(ids) for ids in read_prompts(asked, bundle.config, tokenizer)[0]]
+        self._sides = {}
+        for dtype in dict.fromkeys(("float32", bundle.compute_dtype)):
+            say(f"reference in {dtype}")
+            self._sides[dtype] = open_reference(bundle, dtype)
+        self.engine = Engine(self._sides["float32"].backend, None, self._profile, None)
+        say("reference, tokens")
+        self.results: dict[str, list[Result]] = generate_all(
+            self.engine, self.prompts, max_new_tokens, reference_modes()
+        )
+        self._config, self._compute_dtype = bundle.config, bundle.compute_dtype
+        self._observed: dict[tuple[Shapes, int], _Observed] = {}
+
+    def observed(self, limits: Limits | None) -> "_Observed":
+        """What the references computed in calls that a backend with these limits can run too."""
+        shapes = Shapes.within(limits)
+        scenario = make_scenario(self._config, shapes)
+        tokens = scenario.tokens
+        capacity = fitting_capacity(limits, tokens, self._profile.capacity_for(tokens))
+        if (shapes, capacity) not in self._observed:
+            by_dtype = {d: list(observe(side, scenario, capacity)) for d, side in self._sides.items()}
+            pairs = zip(by_dtype[self._compute_dtype], by_dtype["float32"], strict=True)
+            noise = [noise_of(a, b) for a, b in pairs]
+            self._observed[shapes, capacity] = _Observed(scenario, capacity, by_dtype, noise)
+        return self._observed[shapes, capacity]
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """Observations of the references by dtype, and what low precision makes of each call."""
+
+    scenario: Scenario
+    capacity: int
+    by_dtype: Mapping[str, Sequence[Observation]]
+    noise: Sequence[Noise]
+
+
+def _verify_backend(
+    name: str, bundle: Bundle, place: Place, sides: _References, layers: bool, say: Say
+) -> BackendReport:
+    device, engines = place
+    candidate = open_candidate(name, bundle, device, layers, engines=engines)
+    engine = Engine(candidate.backend, None, load_profile("cpu"), None)
+    try:
+        comparisons = _compare(candidate, sides, say)
+        say(f"{name}: tokens")
+        modes = list(MODES) if engine.can_verify_drafts else reference_modes()
+        got = generate_all(engine, sides.prompts, sides.max_new_tokens, modes)
+        near = tolerances_of(candidate.computes_in)
+        generation = check_generation(sides.engine, sides.results, got, sides.prompts, near)
+        notes = [*candidate.backend.notes]
+    finally:
+        engine.close()
+    finding = None
+    if not all(c.passed for c in comparisons):
+        if not layers:  # the layer that went wrong is in there
+            watched = open_candidate(name, bundle, device, layers=True, engines=engines)
+            try:
+                in_layers = _compare(watched, sides, say)
+            finally:
+                watched.backend.close()
+        finding = first_fault(bundle.config, comparisons if layers else in_layers)
+    if layers and not candidate.shows_layers:
+        notes.append(f"backend {name!r} does not show its layers; its outputs and tokens were compared")
+    return BackendReport(
+        name,
+        candidate.device,
+        candidate.version,
+        candidate.computes_in,
+        tuple(comparisons),
+        finding,
+        tuple(generation),
+        tuple(notes),
+    )
+
+
+def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Comparison]:
+    """All comparisons with all references, call by call."""
+    found: list[Comparison] = []
+    due = sides.observed(candidate.backend.limits)
+    for place, got in enumerate(observe(candidate, due.scenario, due.capacity, say)):
+        for dtype, observations in due.by_dtype.items():
+            tolerances = tolerances_of(candidate.computes_in, dtype)
+            found += compare(got, observations[place], tolerances, dtype, due.noise[place])
+    return found
+
+
+def _keep(
+    bundle: Bundle,
+    engines: str | os.PathLike[str] | None,
+    reports: Sequence[BackendReport],
+    contents: WeightsCheck | None,
+) -> tuple[str, ...]:
+    """Write a record beside everything that was run, keeping what it says of other backends; their paths."""
+    sound = contents is None or contents.passed
+    written = []
+    for manifest in dict.fromkeys(runs_from(bundle.path, r.name, engines) for r in reports):
+        own = [r for r in reports if runs_from(bundle.path, r.name, engines) == manifest]
+        path = _write(bundle.path / MANIFEST_FILE, manifest, own, sound, contents)
+        written += [] if path is None else [str(path)]
+    return tuple(written)
+
+
+def _write(
+    bundle: Path, manifest: Path, reports: Sequence[BackendReport], sound: bool, contents: WeightsCheck | None
+) -> Path | None:
+    before = Verification.read(manifest, bundle)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    fresh = {
+        r.name: BackendRecord(r.passed and sound, r.device, r.computes_in, r.version, now) for r in reports
+    }
+    shards = dict(before.shards) if before else {}
+    if contents is not None and contents.passed:
+        shards |= contents.shards
+    record = Verification(
+        __version__,
+        file_digest(manifest),
+        file_digest(bundle),
+        {**(before.backends if before else {}), **fresh},
+        shards,
+    )
+    try:
+        return record.write(manifest.parent)
+    except OSError:
+        return None  # what lies on a read-only disk can be verified, but carries no record of it
