@@ -172,9 +172,9 @@ def test_the_command_says_the_same_in_words(mini: Path, what: str) -> None:
     assert lines[0].split() == ["kind", what]
     assert all(line == line.rstrip() for line in lines)
     expected: dict[str, Any] = {
-        "bundle": ["packed", "927,548 context tower", "ttc::MoeExperts ×3", "(B, 4, 32, 32)  ×3"],
-        "checkpoint": ["8 in each tower: 3 Mamba-2", "220 in one file", "454 tokens"],
-        "safetensors": ["1,957,112 in 220 tensors", "and 180 more"],
+        "bundle": ["packed", "1,287,996 context tower", "ttc::MoeExperts ×3", "(B, 4, 32, 32)  ×3"],
+        "checkpoint": ["8 in each tower: 3 Mamba-2", "220 in one file", "374 tokens"],
+        "safetensors": ["2,678,008 in 220 tensors", "and 180 more"],
         "onnx": ["ttc::DiffusionStep ×1", "ttc.role", "threshold  float32 (B)"],
     }
     for part in expected[what]:
