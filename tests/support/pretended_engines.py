@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 
 from ttc import __version__
@@ -35,7 +34,6 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
         graph = planned.source
         jobs, program = make_jobs(graph, form, planned.networks, False)
         for job in jobs:
-            _scalar_ranges(job.model)
             files[f"{job.name}.engine"] = job.task().onnx
             engines[job.name] = EngineRecord(job.role, job.inputs, job.outputs, 1)
         if program is not None:
@@ -61,23 +59,6 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     manifest = EnginesManifest(**fields)
     (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
     return folder
-
-
-def _scalar_ranges(model: ir.Model) -> None:
-    """Bounds of Range that are vectors of one number become scalars: where the length is fixed, ONNX Runtime
-    takes nothing else.
-    """
-    for node in model.graph:
-        if node.op_type == "Range":
-            for place, value in enumerate(node.inputs):
-                if value is not None and value.const_value is not None and value.shape != ir.Shape([]):
-                    number = ir.tensor(
-                        value.const_value.numpy().reshape(()), name=f"{node.name}/bound_{place}"
-                    )
-                    scalar = ir.Value(name=number.name, const_value=number)
-                    scalar.shape, scalar.type = ir.Shape([]), value.type
-                    model.graph.register_initializer(scalar)
-                    node.replace_input_with(place, scalar)
 
 
 class PretendedTensorRT:
