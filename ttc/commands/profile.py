@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["profile"]
 
 _MAX_ROWS = 6
+_HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit")
 
 
 @click.command(short_help="Where the time goes: phases, layers, ops.")
