@@ -29,8 +29,9 @@ __all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
 
 # Limits on the steps that are considered; between neighbours the difference in a draft's quality is small.
 _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
-# A limit is tried this often before it is judged, and a neighbour of the best every so many rounds.
-_TRIALS, _RETRY_ROUNDS = 3, 64
+# A limit is tried this often before it is judged. After that a neighbour of the best is tried every so many
+# rounds: more often while it may still turn out better.
+_TRIALS, _HOPEFUL_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
 # Every call is measured this often before the first round, and so often in all.
 _FIRST_TURNS, _MOST_TURNS = 5, 10
 _MOST_REMEMBERED = 64
@@ -93,8 +94,8 @@ class AutoPolicy:
     """The best plan by measured costs and running acceptance.
 
     Limits of 1 and 2 steps are tried first. From then on the best known limit is used, but a neighbour of it
-    is tried while it may still turn out better, and every 64 rounds in any case. Where no draft pays it makes
-    AR steps, whose neighbours are the limits 1 and 2.
+    is tried every 16 rounds while it may still turn out better, and every 64 rounds in any case. Where no draft
+    pays it makes AR steps, whose neighbours are the limits 1 and 2.
     """
 
     costs: Costs
@@ -143,11 +144,15 @@ class AutoPolicy:
         seen = self.learned.experience
         places = range(len(seen.limits))
         near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
-        unjudged = [k for k in near if seen.rounds[k] < _TRIALS or may_be_better[k]]
+        unjudged = [k for k in near if seen.rounds[k] < _TRIALS]
         if unjudged:
             return unjudged[0]
-        turn, rest = divmod(self.learned.rounds, _RETRY_ROUNDS)
-        return near[turn % len(near)] if near and rest == 0 else None
+        hopeful = [k for k in near if may_be_better[k]]
+        for candidates, apart in ((hopeful, _HOPEFUL_ROUNDS), (near, _RETRY_ROUNDS)):
+            turn, rest = divmod(self.learned.rounds, apart)
+            if candidates and rest == 0:
+                return candidates[turn % len(candidates)]
+        return None
 
 
 class DraftMemory:
@@ -169,7 +174,7 @@ class DraftMemory:
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
         o, shape = options, (batch, capacity, options.block_size)
-        settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p)
+        settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
         with self._lock:
             costs, turns = self._costs.get(shape, (None, 0))
             if turns < _MOST_TURNS:

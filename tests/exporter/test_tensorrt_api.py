@@ -39,7 +39,8 @@ USED = {
 
 CODE = """
 import json, sys
-from ttc.exporter.tensorrt_api import TensorRT, backend_version
+from ttc.exporter.tensorrt_api import TensorRT
+from ttc.tensorrt_package import backend_version
 used = json.load(sys.stdin)
 backend = TensorRT.load("tensorrt")
 missing = [f"{kind}.{name}" for kind, names in used.items() for name in names

@@ -1,8 +1,10 @@
 """Lossless mode gives AR's tokens, whatever the denoiser drafts."""
 
 import dataclasses
+import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from ttc.runtime.acceptance import expected_tokens
 from ttc.runtime.engine import Engine
 from ttc.runtime.sampling import token_probabilities
 
+MINIATURE = Path(ttc.__file__).parent / "miniature"
 CONFIG = golden("tiny_a").config
 RAGGED = ("p70", "p01", "p12", "p05", "p33", "p02", "p23", "p12_1")
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
@@ -70,7 +73,9 @@ def test_golden_checkpoints_sampled(name, engines, backend):
 def test_the_miniature(engines, bundles):
     """Trained weights: most drafts are accepted, greedy and sampled; the policy's choices change nothing."""
     engine = engines("miniature", "onnxruntime")
-    prompts = [f"Question: Compute {a}*{b}, {b}+{a}.\nAnswer:" for a, b in ((8, 5), (4, 10), (7, 3), (12, 6))]
+    lines = (MINIATURE / "problems.jsonl").read_text("utf-8").splitlines()
+    problems = [json.loads(line) for line in lines]
+    prompts = [problem["prompt"] for problem in problems if problem["task"] == "word"][:6]
     for choice in ({}, {"temperature": 0.8, "seed": 3}):
         for drafting in ({}, {"draft_steps": 1}, {"draft_steps": 3}):
             results = check_identical(engine, prompts, drafting, max_new_tokens=64, **choice)
