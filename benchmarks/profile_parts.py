@@ -42,10 +42,7 @@ def main() -> int:
                 layered = any(part.layer is not None for part in phase.parts)
                 enough &= phase.explained >= DUE or not layered
                 print(f"{backend:12} {phase.name:15} {phase.explained:6.1%} of {phase.seconds * 1e3:8.3f} ms")
-            name, total = found.most_expensive
-            print(
-                f"{backend:12} most expensive: {total.name}, {total.share:.0%} of the kernels of the {name}"
-            )
+            print(f"{backend:12} {found.most_expensive}")
     if options.output is not None:
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0 if enough else 1

@@ -14,7 +14,7 @@ from ttc.plugins.costs import Cost
 from ttc.profiling.costs import node_cost
 from ttc.profiling.phases import PHASES
 from ttc.profiling.plot import svg
-from ttc.profiling.report import Part, totals
+from ttc.profiling.report import Part, PhaseProfile, Profile, totals
 from ttc.profiling.run import profile
 from ttc.profiling.tensorrt import LayerTimes, engine_layers, engine_parts, layer_profiler
 from ttc.profiling.trace import trace_events
@@ -74,6 +74,29 @@ def test_totals_add_up():
     assert a.of_limit == pytest.approx(0.3 / 2.0)
 
 
+def test_the_most_expensive_op_is_the_one_with_the_most_time():
+    """Not the one with the largest share: the step's op is alone in its phase, and short."""
+    scans = [Part(f"layers.{i}", i, "M", "scan", 0.004, 0.003, 1, Cost(0, 0)) for i in range(2)]
+    phases = {
+        "denoise step": (Part("head", None, "head", "product", 0.005, 0.004, 1, Cost(0, 0)), *scans),
+        "diffusion step": (Part("step", None, "step", "commit", 0.002, 0.002, 1, Cost(0, 0)),),
+    }
+    timed = tuple(PhaseProfile(name, 4, 0.02, 0.02, 0.02, 0.02, parts) for name, parts in phases.items())
+    limits = {"flops_per_second": 1.0, "bytes_per_second": 1.0}
+    found = Profile("a.bundle", "torch", "cpu", "1", 1, 3, 2, limits, timed, (), ())
+    most = found.most_expensive
+    assert (most.phase, most.total.name) == ("denoise step", "scan")
+    assert most.total.kernel == pytest.approx(0.006)
+    assert most.total.share == pytest.approx(0.6)
+    assert most.share_of_all == pytest.approx(0.5)
+    assert str(most) == (
+        "most expensive: scan, 6.000 ms in one call of the denoise step "
+        "(60% of its kernels, 50% of all phases' kernels)"
+    )
+    told = found.to_dict()["most_expensive"]
+    assert (told["phase"], told["name"], told["share_of_all"]) == ("denoise step", "scan", most.share_of_all)
+
+
 def test_costs_of_nodes():
     product = node_cost("FusedMatMul", [{"float": [2, 3, 5]}, {"float": [5, 7]}], [{"float": [2, 3, 7]}])
     assert product == Cost(2 * 2 * 3 * 5 * 7, 4 * (2 * 3 * 5 + 5 * 7 + 2 * 3 * 7))
@@ -119,7 +142,8 @@ def test_the_command(bundles, tmp_path):
     assert json.loads(trace.read_text())["traceEvents"]
     assert plot.read_text().startswith("<svg")
     report = json.loads(CliRunner().invoke(program, [*words, "--json"]).stdout)
-    assert report["most_expensive"]["phase"] in PHASES
+    longest = max(op["kernel"] for phase in report["phases"] for op in phase["by_op"])
+    assert report["most_expensive"]["kernel"] == longest
     assert {row["name"] for row in report["phases"][1]["by_kind"]} >= {"Mamba-2", "attention"}
 
 

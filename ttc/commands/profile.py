@@ -105,8 +105,7 @@ def _show(found: "Profile", layers: bool) -> None:
             _totals(found, phase, layers),
             ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
         )
-    name, total = found.most_expensive
-    click.echo(f"\nmost expensive: {total.name}, {total.share:.0%} of the kernels of the {name}")
+    click.echo(f"\n{found.most_expensive}")
     for loop in found.loops:
         outside = loop.seconds - loop.backend_seconds
         click.echo(

@@ -8,7 +8,7 @@ from typing import Any
 from ttc.config import LAYER_KINDS
 from ttc.plugins.costs import Cost
 
-__all__ = ["LoopTime", "Part", "PhaseProfile", "Profile", "Total", "totals"]
+__all__ = ["Expensive", "LoopTime", "Part", "PhaseProfile", "Profile", "Total", "totals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,24 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Expensive:
+    """The op that takes the most time: in which phase, how much there, and `share_of_all`.
+
+    That is its share of the kernels of one call of every phase together; a generation calls some phases more
+    often than others.
+    """
+
+    phase: str
+    total: Total
+    share_of_all: float
+
+    def __str__(self) -> str:
+        time = f"{self.total.kernel * 1e3:.3f} ms in one call of the {self.phase}"
+        shares = f"{self.total.share:.0%} of its kernels, {self.share_of_all:.0%} of all phases' kernels"
+        return f"most expensive: {self.total.name}, {time} ({shares})"
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A profile of one bundle on one backend.
 
@@ -112,14 +130,12 @@ class Profile:
     notes: tuple[str, ...]
 
     @property
-    def most_expensive(self) -> tuple[str, Total]:
-        """The phase and op that take the largest share of their phase's kernels."""
-        found = [
-            (phase.name, max(self.by(phase, _op), key=lambda total: total.share))
-            for phase in self.phases
-            if phase.parts
-        ]
-        return max(found, key=lambda item: item[1].share)
+    def most_expensive(self) -> "Expensive":
+        """The op whose kernels take the most time in one call of a phase. There must be a phase with parts."""
+        found = [(phase, self.by(phase, _op)[0]) for phase in self.phases if phase.parts]
+        phase, total = max(found, key=lambda item: item[1].kernel)
+        whole = sum(part.kernel for each in self.phases for part in each.parts)
+        return Expensive(phase.name, total, total.kernel / whole if whole else 0.0)
 
     def by(self, phase: PhaseProfile, key: Callable[[Part], str]) -> list[Total]:
         """The phase's parts added up by a key, the longest first."""
@@ -132,8 +148,12 @@ class Profile:
             plain["explained"] = phase.explained
             for name, key in (("by_kind", _kind), ("by_layer", _place), ("by_op", _op)):
                 plain[name] = [dataclasses.asdict(total) for total in self.by(phase, key)]
-        phase_name, total = self.most_expensive
-        found["most_expensive"] = {"phase": phase_name, **dataclasses.asdict(total)}
+        most = self.most_expensive
+        found["most_expensive"] = {
+            "phase": most.phase,
+            **dataclasses.asdict(most.total),
+            "share_of_all": most.share_of_all,
+        }
         return found
 
 
