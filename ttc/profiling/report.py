@@ -131,7 +131,7 @@ class Profile:
 
     @property
     def most_expensive(self) -> "Expensive":
-        """The op whose kernels take the most time in one call of a phase. There must be a phase with parts."""
+        """The op whose kernels take the most time in one call of a phase; some phase must have parts."""
         found = [(phase, self.by(phase, _op)[0]) for phase in self.phases if phase.parts]
         phase, total = max(found, key=lambda item: item[1].kernel)
         whole = sum(part.kernel for each in self.phases for part in each.parts)

@@ -76,10 +76,10 @@ def verify(
             here, or torch is missing.
     """
     say = progress or (lambda line: None)
-    if backends is not None and not backends:
-        raise InputError(f"no backend to verify; valid: {', '.join(BACKENDS)}")
+    _check_names(backends)
     packed = Bundle.open(bundle, None).weights_mode == "packed" if checkpoint is not None else False
     with Bundle.open(bundle, None if packed else checkpoint) as opened:
+        check_memory(opened)
         contents = check_weights(opened, checkpoint, say) if weights else None
         sides = _References(opened, prompts, max_new_tokens, say)
         reports, skipped = [], {}
@@ -103,6 +103,16 @@ def verify(
             native,
             recorded,
         )
+
+
+def _check_names(backends: Sequence[str] | None) -> None:
+    """Refuse no backend, an unknown one, or one whose packages are missing."""
+    if backends is None:
+        return
+    if not backends:
+        raise InputError(f"no backend to verify; valid: {', '.join(BACKENDS)}")
+    for name in backends:
+        check_backend(name)
 
 
 class _References:
