@@ -148,6 +148,22 @@ def test_the_command(bundles, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--trace", "no/such/trace.json"], "its folder does not exist"),
+        (["--trace", "trace.txt"], "ends in .json"),
+        (["--plot", "no/such/plot.svg"], "its folder does not exist"),
+        (["--plot", "plot.png"], "ends in .svg"),
+    ],
+)
+def test_targets_are_checked_before_anything_is_timed(words, complaint, bundles, monkeypatch):
+    monkeypatch.setattr("ttc.profiling.run.profile", lambda *_, **__: pytest.fail("something was timed"))
+    refused = CliRunner().invoke(program, ["profile", str(bundles("tiny_a")), *words])
+    assert refused.exit_code == 1, refused.output
+    assert complaint in refused.stderr
+
+
+@pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"backend": "tensorrt"}, "tells no times of layers"),

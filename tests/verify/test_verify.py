@@ -1,6 +1,7 @@
 """`ttc verify` on sound bundles, its record, and what insists on it."""
 
 import json
+import math
 import os
 import shutil
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 import ttc
 from tests.support.faults import rewrite
 from tests.support.golden import CHECKPOINTS, golden
+from ttc.bundle import Bundle
 from ttc.cli import program
 from ttc.errors import BundleError, InputError
 from ttc.manifest import Manifest, ShardRecord, WeightMap
@@ -146,9 +148,42 @@ def test_the_command(bundles, monkeypatch):
     assert "it begins in the context tower, layer 0 (Mamba-2)" in failed.stdout
 
 
-def test_an_unknown_backend_is_refused(bundles):
-    with pytest.raises(InputError, match="unknown backend 'tensorflow'"):
-        verify(bundles("tiny_a"), ["tensorflow"], record=False, **FEW)
+@pytest.fixture
+def no_reference(monkeypatch):
+    """Whoever computes a reference fails the test."""
+
+    def refuse(*_):
+        raise AssertionError("a reference was opened")
+
+    monkeypatch.setattr("ttc.verify.run.open_reference", refuse)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "error", "complaint"),
+    [
+        ("tensorflow", None, InputError, "unknown backend 'tensorflow'"),
+        ("tensorrt-rtx", None, BundleError, "engines.json: missing"),
+        ("tensorrt", "cpu", InputError, "runs on cuda or cuda:N"),
+        ("torch", "gpu", InputError, "device"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_a_reference(
+    bundles, no_reference, backend, device, error, complaint
+):
+    with pytest.raises(error, match=complaint):
+        verify(bundles("tiny_a"), ["onnxruntime", backend], device=device, record=False, **FEW)
+
+
+def test_a_bundle_larger_than_memory_is_refused_before_it_is_read(bundles, no_reference, monkeypatch):
+    with Bundle.open(bundles("tiny_a")) as opened:
+        need = 4 * sum(math.prod(entry.shape) for entry in opened.weights.values())
+    monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need - 1)
+    monkeypatch.setattr("ttc.bundle.Bundle.read_weight", lambda *_: pytest.fail("a weight was read"))
+    with pytest.raises(InputError, match=r"this machine has .* GB of memory; verify on a machine with more"):
+        verify(bundles("tiny_a"), weights=True, record=False, **FEW)
+    monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need)
+    with pytest.raises(AssertionError, match="a reference was opened"):  # it fits, so it goes on
+        verify(bundles("tiny_a"), record=False, **FEW)
 
 
 def test_the_search_goes_back_to_where_the_error_began():

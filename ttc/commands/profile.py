@@ -8,6 +8,7 @@ import click
 
 from ttc.commands.terminal import columns, progress, write_json
 from ttc.config import LAYER_KINDS
+from ttc.errors import InputError
 
 if TYPE_CHECKING:
     from ttc.profiling.report import Part, PhaseProfile, Profile, Total
@@ -39,7 +40,10 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
 )
 @click.option("--layers", is_flag=True, help="Show every layer.")
 @click.option(
-    "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace for Perfetto or Chrome."
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Write a trace for Perfetto or Chrome.",
 )
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the phases by layer kind."
@@ -70,6 +74,9 @@ def profile(
     from ttc.profiling.run import profile as run
     from ttc.profiling.trace import write_trace
 
+    for target, ending in ((trace, ".json"), (plot, ".svg")):
+        if target is not None:
+            _check_target(target, ending)
     with progress("profiling", quiet=as_json) as say:
         found, spans = run(
             bundle,
@@ -92,6 +99,16 @@ def profile(
         write_json(found.to_dict())
     else:
         _show(found, layers)
+
+
+def _check_target(path: Path, ending: str) -> None:
+    """Refuse a file that could not be written, or that its readers would not know, before time is spent."""
+    if path.suffix != ending:
+        raise InputError(f"{path}: give a file name that ends in {ending}")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it, or choose another")
 
 
 def _show(found: "Profile", layers: bool) -> None:

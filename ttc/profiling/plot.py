@@ -62,9 +62,7 @@ def svg(profile: Profile) -> str:
 
 
 def write_plot(profile: Profile, path: Path) -> None:
-    """Write the picture to a file. Raises `InputError` for a file that is no .svg or cannot be written."""
-    if path.suffix != ".svg":
-        raise InputError(f"{path}: the plot is an SVG picture; give a file name that ends in .svg")
+    """Write the picture to a file. Raises `InputError` where it cannot."""
     try:
         path.write_text(svg(profile), encoding="utf-8")
     except OSError as fault:

@@ -19,6 +19,7 @@ from ttc.runtime.limits import fitting_capacity
 from ttc.runtime.prompts import Prompt, read_prompts
 from ttc.runtime.result import Result
 from ttc.verification import BackendRecord, Verification, file_digest, runs_from
+from ttc.verify.admission import check_backends, check_memory, check_names
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import MODES, built_in_prompts, check_generation, generate_all, reference_modes
@@ -72,13 +73,15 @@ def verify(
         progress: called with a line of text before each piece of work.
 
     Raises:
-        InputError, BundleError: nothing to verify.  BackendError: a backend that was asked for cannot run
-            here, or torch is missing.
+        InputError, BundleError: nothing to verify, or more than this machine's memory holds in float32.
+        BackendError: a backend that was asked for cannot run here, or torch is missing.
+        What `ttc.verify.admission` finds is raised before anything is computed.
     """
     say = progress or (lambda line: None)
-    _check_names(backends)
+    check_names(backends)
     packed = Bundle.open(bundle, None).weights_mode == "packed" if checkpoint is not None else False
     with Bundle.open(bundle, None if packed else checkpoint) as opened:
+        check_backends(backends or (), opened, device, engines)
         check_memory(opened)
         contents = check_weights(opened, checkpoint, say) if weights else None
         sides = _References(opened, prompts, max_new_tokens, say)
@@ -103,16 +106,6 @@ def verify(
             native,
             recorded,
         )
-
-
-def _check_names(backends: Sequence[str] | None) -> None:
-    """Refuse no backend, an unknown one, or one whose packages are missing."""
-    if backends is None:
-        return
-    if not backends:
-        raise InputError(f"no backend to verify; valid: {', '.join(BACKENDS)}")
-    for name in backends:
-        check_backend(name)
 
 
 class _References:

@@ -1,0 +1,68 @@
+"""What is refused before anything is computed: backends that cannot run here, a bundle too large."""
+
+import math
+import os
+from collections.abc import Sequence
+from importlib import import_module
+
+from ttc.bundle import Bundle
+from ttc.errors import InputError
+from ttc.runtime.backends import BACKENDS
+from ttc.runtime.backends.device import parse_device
+
+__all__ = ["check_backends", "check_memory", "check_names"]
+
+
+def check_names(backends: Sequence[str] | None) -> None:
+    """`InputError` for no backend or an unknown one; None means all and is right."""
+    if backends is None:
+        return
+    if not backends:
+        raise InputError(f"no backend to verify; valid: {', '.join(BACKENDS)}")
+    for name in backends:
+        if name not in BACKENDS:
+            raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
+
+
+def check_backends(
+    backends: Sequence[str], bundle: Bundle, device: str | None, engines: str | os.PathLike[str] | None
+) -> None:
+    """Raise what each backend would raise later for want of packages, engines or a GPU; no weight is read.
+
+    Raises:
+        InputError: the device is none.  BundleError: no engines, or not this bundle's.  BackendError: the
+            backend cannot run here.
+    """
+    from ttc.runtime.gpu.cuda import requirements
+    from ttc.runtime.gpu.engine_files import open_engines
+
+    kinds = [] if device is None else [parse_device(each)[0] for each in device.split(",")]
+    for name in backends:
+        import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load")
+        if name in ("tensorrt", "tensorrt-rtx"):
+            if kinds and "cuda" not in kinds:
+                raise InputError(f"device is {device!r}; backend {name!r} runs on cuda or cuda:N")
+            open_engines(bundle, engines, None, name)
+            requirements(name)
+
+
+def check_memory(bundle: Bundle) -> None:
+    """`InputError` where the weights in float32, which the reference computes with, exceed this machine's
+    memory. Systems that do not tell their memory are let through.
+    """
+    has = _physical_bytes()
+    parameters = sum(math.prod(entry.shape) for entry in bundle.weights.values())
+    if has is not None and 4 * parameters > has:
+        raise InputError(
+            f"{bundle.path}: the reference needs {4 * parameters / 1e9:.1f} GB for {parameters:,} parameters "
+            f"in float32, and this machine has {has / 1e9:.1f} GB of memory; verify on a machine with more, "
+            "or compare single layers with Polygraphy (docs/polygraphy.md)"
+        )
+
+
+def _physical_bytes() -> int | None:
+    """Physical memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
