@@ -185,6 +185,13 @@ def test_the_command() -> None:
     assert "with overlap 0.5" in shown.stdout
 
 
+@pytest.mark.parametrize("batch", ["1,1", "0", "8,-1"])
+def test_batches_that_cannot_be(batch: str) -> None:
+    refused = CliRunner().invoke(program, ["plan", "--batch", batch])
+    assert refused.exit_code == 2
+    assert f"--batch is {batch}; valid: from 1, none of them twice" in refused.stderr
+
+
 def test_the_document_shows_what_the_command_prints() -> None:
     text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
     (command, shown) = re.findall(r"<!-- output -->\n```console\n\$ (.*?)\n(.*?)```", text, re.DOTALL)[0]

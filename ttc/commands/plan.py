@@ -63,6 +63,8 @@ def plan(
         else:
             columns([(key, machine.name, machine.source) for key, machine in known.items()])
         return
+    if min(batch) < 1 or len(set(batch)) < len(batch):
+        raise click.UsageError(f"--batch is {','.join(map(str, batch))}; valid: from 1, none of them twice.")
     name, config = load_config(model)
     itemsize = _ITEM_BYTES.get(dtype or config.dtype, 2)
     question = Question(config, load_machine(gpu), itemsize=itemsize, routing=Routing(overlap, dense), **use)
