@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ttc.cli import program
 from ttc.engines import ENGINES, EngineRecord, EnginesManifest, TensorRecord
 from ttc.errors import BundleError, CheckpointError, InputError
 from ttc.inspection import describe
+from ttc.profiles.building import load_build_profile
 from ttc.staging import folder_writer
 from ttc.verification import BackendRecord, Verification
 
@@ -232,10 +234,10 @@ def test_engines(tmp_path: Path) -> None:
         "cut",
         ("8.9",),
         "float32",
-        {"name": "p"},
+        load_build_profile("h100").to_dict(),
         False,
         {"step": "a" * 64},
-        {},
+        {"DiffusionCommit": "b" * 64},
         {"step-00": EngineRecord("step", (tensor, weight), (tensor,), 2)},
         {"step": "step.program.json"},
     )
@@ -256,11 +258,39 @@ def test_engines(tmp_path: Path) -> None:
     assert describe(folder / "step.program.json")["buffers"] == {"input": 1, "between": 1, "output": 1}
     for words in (folder, folder / "step-00.engine", folder / "step.program.json"):
         assert CliRunner().invoke(program, ["inspect", str(words)]).exit_code == 0
+    told = CliRunner().invoke(program, ["inspect", str(folder)]).stdout
+    for due in ("capacity 128 to 8192 (tuned for 2048)", "sources of 1 ttc ops", "not as it is now"):
+        assert due in told
+    assert re.search(r"signature +none", told)
+    (folder / "engines.json.sig").write_bytes(bytes(64))
+    digest = hashlib.sha256((folder / "engines.json").read_bytes()).hexdigest()
+    record = BackendRecord(True, "cuda:0", "float32", "tensorrt-rtx 1.7.1", "2026-01-01T00:00:00+00:00")
+    Verification("0.1.0", digest, "c" * 64, {"tensorrt-rtx": record}).write(folder)
+    plain = json.loads(CliRunner().invoke(program, ["inspect", str(folder), "--json"]).stdout)
+    assert (plain["signed"], plain["profile"]["name"], list(plain["kernels"])) == (
+        True,
+        "h100",
+        ["DiffusionCommit"],
+    )
+    assert plain["verification"]["tensorrt-rtx"]["passed"] is True
+    told = CliRunner().invoke(program, ["inspect", str(folder)]).stdout
+    assert "tensorrt-rtx passed 2026-01-01" in told
+    assert re.search(r"signature +present", told)
     listed = CliRunner().invoke(program, ["inspect", str(folder), "--layers"]).stdout
     assert "layers.0.mamba/MatMul" in listed
     (folder / "step-00.engine").write_bytes(b"machine c0de")
     with pytest.raises(BundleError, match="its content is not what was built"):
         describe(folder / "step-00.engine")
+
+
+@pytest.mark.parametrize("which", ["h100", "profiles/presets/h100.toml"])
+def test_a_build_profile_by_name_or_path(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    found = describe(which)
+    assert (found["kind"], found["profile"]) == ("profile", load_build_profile("h100").to_dict())
+    told = CliRunner().invoke(program, ["inspect", which]).stdout
+    for due in ("batch 1 to 16 (tuned for 16)", "block 1 to 32 (tuned for 16)", "9.0", "any"):
+        assert due in told
 
 
 def test_an_engine_by_itself_is_refused(tmp_path: Path) -> None:

@@ -71,12 +71,17 @@ class Verification:
 
         Raises `BundleError` for a file that is no record or was changed.
         """
+        record = cls.of_engines(manifest)
+        return record if record is not None and record.bundle_sha256 == file_digest(bundle_manifest) else None
+
+    @classmethod
+    def of_engines(cls, manifest: Path) -> Self | None:
+        """As `read`, whatever bundle the engines were verified with."""
         path = manifest.parent / RECORD_FILE
         if path.is_symlink() or not path.is_file():
             return None
         record = cls._from_json(read_json(path, _MAX_BYTES, BundleError), str(path))
-        due = (file_digest(manifest), file_digest(bundle_manifest))
-        return record if (record.manifest_sha256, record.bundle_sha256) == due else None
+        return record if record.manifest_sha256 == file_digest(manifest) else None
 
     @classmethod
     def _from_json(cls, content: object, where: str) -> Self:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ttc.commands.terminal import columns, size, write_json
+from ttc.profiles.building import DIMENSIONS, Range
 
 __all__ = ["inspect"]
 
@@ -34,8 +35,8 @@ _MAX_ROWS = 40
 def inspect(
     ctx: click.Context, path: Path, checkpoint: Path | None, layers: bool, other: Path | None, as_json: bool
 ) -> None:
-    """Say what PATH holds: a bundle, a checkpoint folder, a set of engines, or an .onnx, .safetensors,
-    .engine or .program.json file.
+    """Say what PATH holds: a bundle, a checkpoint folder, a set of engines, an .onnx, .safetensors,
+    .engine or .program.json file, or a build profile (.toml, or the name of one that comes with ttc).
 
     Digests and a checkpoint's tensors are checked on the way.
     """
@@ -168,6 +169,10 @@ def _tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
 
 def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _built(found)
+    yield from _ranges(found["profile"])
+    yield "kernels", f"sources of {len(found['kernels'])} ttc ops" if found["kernels"] else "none"
+    yield "signature", "present, not checked here" if found["signed"] else "none"
+    yield "verified", _verified(found["verification"])
     for name, digest in found["sources"].items():
         yield "source", f"{name}  sha256 {digest}"
     for name, engine in found["engines"].items():
@@ -175,6 +180,20 @@ def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "engine", f"{name} ({engine['role']})  {what}, {size(engine['size_bytes'])}"
     for role, program in found["programs"].items():
         yield "program", f"{role}: {_steps(program)}"
+
+
+def _build_profile(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _ranges(found["profile"])
+    yield "precision", found["profile"]["precision"]
+    yield "targets", ", ".join(found["profile"]["targets"]) or "what the backend builds for by default"
+
+
+def _ranges(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A build profile: its name, and the sizes that its engines take."""
+    yield "profile", str(profile.get("name", "unnamed"))
+    for name in DIMENSIONS:
+        if name in profile:
+            yield "", f"{name} {Range(**profile[name])}"
 
 
 def _engine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -273,4 +292,5 @@ _SECTIONS = {
     "engines": _engines,
     "engine": _engine,
     "program": _program,
+    "profile": _build_profile,
 }

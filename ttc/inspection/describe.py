@@ -1,7 +1,7 @@
 """What is in a file or folder of ours, as plain data.
 
 Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "safetensors", "onnx", "engines",
-"engine", "program") and `path`.
+"engine", "program", "profile") and `path`.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from ttc.errors import BundleError, InputError
 from ttc.exporter.checkpoint import Checkpoint
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
+from ttc.profiles.building import build_preset_names, load_build_profile
 from ttc.shard import Shard, numpy_dtype
 from ttc.verification import Verification
 
@@ -35,8 +36,8 @@ def describe(
     """What `path` is and holds; bundles and checkpoints are checked on the way.
 
     Args:
-        path: of a bundle, a checkpoint folder, a set of engines, or a `.safetensors`, `.onnx`, `.engine` or
-            `.program.json` file.
+        path: of a bundle, a checkpoint folder, a set of engines, or a `.safetensors`, `.onnx`, `.engine`,
+            `.program.json` or `.toml` file (a build profile), or the name of a preset of those.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
 
     Raises:
@@ -62,6 +63,8 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
             f"{path}: a folder with neither {MANIFEST_FILE} (a bundle) nor config.json (a checkpoint) "
             f"nor {ENGINES_FILE} (engines)"
         )
+    if path.suffix == ".toml" or (not path.exists() and str(path) in build_preset_names()):
+        return {"kind": "profile", "path": str(path), "profile": load_build_profile(path).to_dict()}
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":
@@ -74,7 +77,7 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
         return engines.describe_program(path)
     raise InputError(
         f"{path}: nothing that can be inspected; valid: a bundle, a checkpoint folder, a set of engines, "
-        "a .safetensors, .onnx, .engine or .program.json file"
+        "a .safetensors, .onnx, .engine, .program.json or .toml file"
     )
 
 

@@ -1,15 +1,17 @@
 """What is in a set of engines, one engine of it, or a cut program. No TensorRT is needed or called."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ttc.engines import MANIFEST_FILE, EngineFolder, TensorRecord
+from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder, TensorRecord
 from ttc.errors import BundleError, InputError
 from ttc.program import ENGINE, Program
 from ttc.strictjson import Fields, read_json
+from ttc.verification import Verification
 
 __all__ = ["describe_engine", "describe_engines", "describe_program"]
 
@@ -33,6 +35,8 @@ def describe_engines(path: Path) -> dict[str, Any]:
         "profile": dict(manifest.profile),
         "sources": dict(manifest.sources),
         "kernels": dict(manifest.kernels),
+        "signed": (path / SIGNATURE_FILE).is_file(),
+        "verification": _verification(path / MANIFEST_FILE),
         "engines": {name: _engine(opened, name) for name in manifest.engines},
         "programs": {role: _program(opened.program(role)) for role in manifest.programs},
     }
@@ -62,6 +66,15 @@ def describe_program(path: Path) -> dict[str, Any]:
     """A `.program.json` file."""
     fields = Fields(read_json(path, _MAX_JSON_BYTES, BundleError), str(path), BundleError)
     return {"kind": "program", "path": str(path), **_program(Program.take(fields, str(path)))}
+
+
+def _verification(manifest: Path) -> dict[str, Any] | None:
+    """What the record beside the engines says of each backend; None where none speaks of them as they are.
+
+    The bundle may lie elsewhere, so whether the record is of the bundle as it is now is not looked at.
+    """
+    record = Verification.of_engines(manifest)
+    return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 
 def _program(program: Program) -> dict[str, Any]:
