@@ -241,16 +241,20 @@ class Run:
             self._forget_later_lines()
 
     def _forget_later_lines(self) -> None:
-        """Drop log lines of steps after the checkpoint; they come again."""
+        """Drop log lines of steps after the checkpoint; they come again.
+
+        So does a last line that a kill cut short: a line is whole when its end is there.
+        """
         log = self.folder / "log.jsonl"
         if not log.exists():
             return
         here = (PHASES.index(self.phase), self.step)
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        stands = [json.loads(line) for line in lines]
+        raw = log.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1].decode().splitlines(keepends=True)
+        stands = [json.loads(line) for line in whole]
         kept = [
             line
-            for line, stand in zip(lines, stands, strict=True)
+            for line, stand in zip(whole, stands, strict=True)
             if (PHASES.index(stand["phase"]), stand["step"]) <= here
         ]
         log.write_text("".join(kept), encoding="utf-8")
