@@ -75,6 +75,17 @@ def test_run_compares_our_runners_with_polygraphys(polygraphy, bundles, tmp_path
     assert "logits: top-1 agreement 1.0000" in again.stdout
 
 
+def test_a_model_that_is_no_bundle_is_refused_in_a_line(polygraphy, tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "foreign", [x], [y])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "foreign.onnx")
+    done = polygraphy("run", "foreign.onnx", "--ttc", folder=tmp_path)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "--ttc needs a ttc bundle, and " in said
+    assert "Traceback" not in said
+
+
 def test_saved_inputs_come_back_the_same(bundles, tmp_path):
     save_inputs(bundles("tiny_a"), "context", tmp_path / "inputs.json", iterations=2)
     due = list(BundleInputs(str(bundles("tiny_a")), "context", 2))

@@ -7,13 +7,13 @@ about", and it lists what the class depends on.
 import os
 from typing import Any
 
+from polygraphy.logger import G_LOGGER
 from polygraphy.tools.args import ComparatorCompareArgs, DataLoaderArgs, ModelArgs
 from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import make_invocable
 
 from ttc.bundle import MANIFEST_FILE, Bundle
-from ttc.errors import InputError
 from ttc.polygraphy_ext import compare
 from ttc.polygraphy_ext.inputs import GRAPHS, LOOP
 from ttc.polygraphy_ext.runners import REFERENCE
@@ -94,10 +94,16 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
             self.arg_groups[DataLoaderArgs] = BundleInputsArgs(loader, self.bundle, graph)
 
     def runner_arguments(self, option: str) -> str:
-        """The bundle, for a runner that was chosen by this option."""
+        """The bundle, for a runner that was chosen by this option.
+
+        Without one it is refused as Polygraphy refuses: a logged line, and an exception that its tools end on
+        without a traceback.
+        """
         if self.bundle is None:
-            raise InputError(
-                f"--{option} needs a bundle: give its folder, or one of its .onnx files, as the model"
+            model = self.arg_groups[ModelArgs].path
+            G_LOGGER.critical(
+                f"--{option} needs a ttc bundle, and {model} is not one; "
+                "give a bundle's folder, or one of its .onnx files, as the model"
             )
         return str(self.bundle)
 
