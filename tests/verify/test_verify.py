@@ -14,7 +14,7 @@ from tests.support.faults import rewrite
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.bundle import Bundle
 from ttc.cli import program
-from ttc.errors import BundleError, InputError
+from ttc.errors import BackendError, BundleError, InputError
 from ttc.manifest import Manifest, ShardRecord, WeightMap
 from ttc.runtime.backends import BACKENDS
 from ttc.shard import Shard
@@ -165,11 +165,13 @@ def no_reference(monkeypatch):
         ("tensorrt-rtx", None, BundleError, "engines.json: missing"),
         ("tensorrt", "cpu", InputError, "runs on cuda or cuda:N"),
         ("torch", "gpu", InputError, "device"),
+        ("torch", "cuda", BackendError, "no NVIDIA driver finds a GPU here"),
     ],
 )
 def test_what_cannot_run_is_refused_before_a_reference(
-    bundles, no_reference, backend, device, error, complaint
+    bundles, no_reference, backend, device, error, complaint, monkeypatch
 ):
+    monkeypatch.setattr("ttc.verify.admission.examine_driver", lambda: None)
     with pytest.raises(error, match=complaint):
         verify(bundles("tiny_a"), ["onnxruntime", backend], device=device, record=False, **FEW)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ttc.bundle import Bundle
-from ttc.errors import InputError
+from ttc.cuda_driver import examine_driver
+from ttc.errors import BackendError, InputError
 from ttc.runtime.backends import BACKENDS
 from ttc.runtime.backends.device import parse_device
 
@@ -44,6 +45,8 @@ def check_backends(
                 raise InputError(f"device is {device!r}; backend {name!r} runs on cuda or cuda:N")
             open_engines(bundle, engines, None, name)
             requirements(name)
+        elif "cuda" in kinds and examine_driver() is None:
+            raise BackendError(f"device {device!r}: no NVIDIA driver finds a GPU here; use device 'cpu'")
 
 
 def check_memory(bundle: Bundle) -> None:
