@@ -11,8 +11,12 @@ Fewer layers are the first ones of the same graph: the head reads what the last 
 import argparse
 import json
 import os
+import platform
+import subprocess
+import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +121,29 @@ def main() -> None:
                         flush=True,
                     )
     if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        options.json.write_text(json.dumps(_record(rows), indent=1) + "\n")
+
+
+def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows, and what they were measured on and with."""
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "command": "python benchmarks/build_real_size.py " + " ".join(sys.argv[1:]),
+        "commit": head.stdout.strip() or None,
+        "machine": {"processor": cpu_name(), "cores": os.cpu_count(), "load_afterwards": os.getloadavg()[0]},
+        "versions": {name: version(name) for name in ("ttc", "tensorrt_rtx", "onnx", "onnx-ir")},
+        "rows": rows,
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
 
 
 if __name__ == "__main__":

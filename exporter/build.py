@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ttc import __version__
 from ttc.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EngineRecord, EnginesManifest
-from ttc.errors import BackendError, InputError
+from ttc.errors import BackendError, InputError, TtcError
 from ttc.exporter.engine_cache import EngineCache, cache_key, default_cache_folder
 from ttc.exporter.isolated import IsolatedCompiler
 from ttc.exporter.jobs import make_jobs
@@ -21,7 +22,9 @@ from ttc.profiles.building import BuildProfile
 from ttc.signing import sign as signature_of
 from ttc.staging import folder_writer
 
-__all__ = ["BuildReport", "GraphReport", "build"]
+__all__ = ["BuildReport", "GraphReport", "build", "extra_problems"]
+
+logger = logging.getLogger(__name__)
 
 Say = Callable[[str, int, int], None]
 
@@ -104,8 +107,8 @@ def build(
     chosen = profile if profile is None or isinstance(profile, BuildProfile) else Path(profile)
     settings = Settings(backend, form, chosen, shapes or {}, targets, bake)
     plan = make_plan(Path(model), None if output is None else Path(output), settings)
-    if plan.problems:
-        raise InputError("; ".join(plan.problems))
+    if problems := (*plan.problems, *extra_problems(backend, sign, timing_cache)):
+        raise InputError("; ".join(problems))
     store = EngineCache(default_cache_folder()) if cache else None
     with folder_writer(plan.output, True, ENGINES) as staging:
         work = _Work(
@@ -126,9 +129,22 @@ def build(
         plan.targets,
         tuple(part.report for part in parts),
         time.perf_counter() - start,
-        plan.notes,
+        (*plan.notes, *work.notes),
         True if check_reproducible else None,
     )
+
+
+def extra_problems(
+    backend: str, sign: str | os.PathLike[str] | None, timing_cache: str | os.PathLike[str] | None
+) -> Iterator[str]:
+    """Why a build with these extras cannot be; beside the plan's own problems."""
+    if timing_cache is not None and backend == "tensorrt-rtx":
+        yield "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+    if sign is not None:
+        try:
+            signature_of(b"", sign)
+        except TtcError as fault:
+            yield str(fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +172,9 @@ class _Work:
         self._plan, self._cache, self._say = plan, cache, say
         self._timing_file = None if timing_cache is None else Path(timing_cache)
         self._role = ""
+        self.notes: list[str] = []
         timing = None
         if self._timing_file is not None:
-            if plan.settings.backend == "tensorrt-rtx":
-                raise InputError(
-                    "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
-                )
             timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
         self._compiler = IsolatedCompiler(plan.settings.backend, plan.targets, folder, self._step, timing)
 
@@ -180,8 +193,17 @@ class _Work:
                     "The library orders some tensors by chance; try again on an idle machine"
                 )
             if self._cache is not None:
-                self._cache.put(key, found, self._about(graph))
+                self._keep(key, found, graph)
         return self._part(graph.source.role, found, cached, time.perf_counter() - start)
+
+    def _keep(self, key: str, found: dict[str, bytes], graph: GraphPlan) -> None:
+        """Put a graph into the cache; what was built is good without it."""
+        assert self._cache is not None
+        try:
+            self._cache.put(key, found, self._about(graph))
+        except InputError as fault:
+            logger.warning("%s", fault)
+            self.notes.append(f"not kept in the cache: {fault}")
 
     def keep_timing_cache(self) -> None:
         """Write the timing cache back."""
@@ -267,7 +289,6 @@ def _signer(key: str | os.PathLike[str] | None) -> Callable[[Path], None] | None
     """Writes the signature beside a finished manifest."""
     if key is None:
         return None
-    signature_of(b"", key)  # a key that cannot sign is refused before the work, not after it
 
     def write(folder: Path) -> None:
         (folder / SIGNATURE_FILE).write_bytes(signature_of((folder / MANIFEST_FILE).read_bytes(), key))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import onnx_ir as ir
+from onnx import defs
 
 from ttc.exporter.sources import GraphSource
 from ttc.plugins.ops import DOMAIN
@@ -23,8 +24,20 @@ _UNSUPPORTED = {
         "BitwiseAnd",
         "BitwiseOr",
         "BitwiseXor",
+        "DFT",
+        "Det",
     ),
-    "tensorrt": ("Unique", "Multinomial", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
+    "tensorrt": (
+        "Unique",
+        "Multinomial",
+        "Bernoulli",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "DFT",
+        "Det",
+    ),
 }
 _DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
 _MAX_TOP_K = 3840
@@ -52,6 +65,8 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
                 ("Sequence", "SplitToSequence")
             ):
                 yield f"{source.path.name}: {backend} has no {node.op_type} (node {node.name!r})"
+            elif opset is not None and not defs.has(node.op_type, max_inclusive_version=opset):
+                yield f"{source.path.name}: ONNX opset {opset} has no {node.op_type} (node {node.name!r})"
         elif kind not in known:
             what = (
                 "made by another version of ttc"

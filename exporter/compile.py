@@ -116,9 +116,8 @@ def _profile(builder: Any, task: Task) -> Any:
         if any(isinstance(dim, str) for dim in tensor.shape):
             profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
             read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
-            assert read == (tensor.min, tensor.opt, tensor.max), (
-                f"{tensor.name}: the profile reads back {read}"
-            )
+            if read != (tensor.min, tensor.opt, tensor.max):
+                raise BackendError(f"{task.name}: the library took the range of {tensor.name} as {read}")
     return profile
 
 

@@ -4,7 +4,7 @@ Whole form gives one job for every set of ranges; cut form one for every distinc
 that strings them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -21,7 +21,7 @@ from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.sources import GraphSource
 from ttc.program import Program
 
-__all__ = ["FORMS", "Job", "Network", "Ranges", "make_jobs"]
+__all__ = ["FORMS", "Job", "Network", "Ranges", "job_problems", "make_jobs"]
 
 FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -53,7 +53,8 @@ class Job:
     outputs: tuple[TensorRecord, ...]
 
     def task(self) -> Task:
-        """The job as the compiler takes it."""
+        """The job as the compiler takes it: whole, since the library reads it from memory."""
+        ir.external_data.load_to_model(self.model)
         proto = ir.to_proto(self.model)
         if (size := proto.ByteSize()) > PROTOBUF_LIMIT_BYTES:
             raise BackendError(
@@ -71,14 +72,21 @@ def make_jobs(
         return [_whole(source, network, bake) for network in networks], None
     (network,) = networks
     model = _model(source, bake)
-    if source.foreign:
-        raise InputError(
-            f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
-        )
     inline_composites(model)
     parts = cut(model, source.role)
     jobs = [_job(name, source.role, part, network.ranges) for name, part in parts.segments.items()]
     return jobs, parts.program
+
+
+def job_problems(source: GraphSource, form: str, network: Network, model: ir.Model) -> Iterator[str]:
+    """Why no job can be made of a graph in this form, known before it is tried."""
+    if source.foreign and form == "cut":
+        yield f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
+    try:
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            _record(value, network.ranges)
+    except InputError as fault:
+        yield str(fault)
 
 
 def _whole(source: GraphSource, network: Network, bake: bool) -> Job:

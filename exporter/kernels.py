@@ -13,9 +13,28 @@ __all__ = ["builder_digest", "kernel_digests"]
 
 _NOT_COMPILED: Final = ("naive.py",)
 # What the ops' kernels and plugins share.
-_SHARED_FILES: Final = ("counter_rng.py", "kernel_math.py", "launch.py", "ops.py", "ptx.py", "quick.py")
+_SHARED_FILES: Final = (
+    "counter_rng.py",
+    "kernel_math.py",
+    "launch.py",
+    "ops.py",
+    "ptx.py",
+    "quick.py",
+    "targets.py",
+)
 # The code that decides what a network looks like.
-_BUILDER_FILES: Final = ("compile.py", "dims.py", "isolated.py", "jobs.py", "tensorrt_api.py", "worker.py")
+_BUILDER_FILES: Final = (
+    "compile.py",
+    "dims.py",
+    "isolated.py",
+    "jobs.py",
+    "planning.py",
+    "sources.py",
+    "tensorrt_api.py",
+    "worker.py",
+)
+# What it shares with those who read what it writes.
+_COMMON_FILES: Final = ("dims.py", "engines.py", "program.py")
 
 
 def kernel_digests() -> dict[str, str]:
@@ -33,6 +52,7 @@ def builder_digest() -> str:
     """sha256 of the builder's own sources and passes."""
     folder = files("ttc.exporter")
     parts = [folder.joinpath(name).read_bytes() for name in _BUILDER_FILES]
+    parts += [files("ttc").joinpath(name).read_bytes() for name in _COMMON_FILES]
     return _joined([*parts, _digest("ttc.exporter.passes", ()).encode()])
 
 

@@ -1,7 +1,8 @@
 """What a build will do, known before it starts."""
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from ttc.errors import InputError, TtcError
 from ttc.exporter.capabilities import graph_problems, profile_problems
-from ttc.exporter.jobs import FORMS, Network, Ranges
+from ttc.exporter.jobs import FORMS, Network, Ranges, job_problems
 from ttc.exporter.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.sources import GraphSource, Source, read_source
@@ -119,10 +120,16 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     for graph in source.graphs:
         loaded = graph.model()
         problems.extend(graph_problems(graph, loaded, settings.backend))
-        graphs.append(_graph_plan(graph, loaded, profile, settings))
+        planned = _graph_plan(graph, loaded, profile, settings)
+        problems.extend(job_problems(graph, settings.form, planned.networks[0], loaded))
+        graphs.append(planned)
+    notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
+    place = Path(output) if output is not None else source.default_output
+    if fault := _unusable(place):
+        problems.append(fault)
     return BuildPlan(
         source,
-        Path(output) if output is not None else source.default_output,
+        place,
         settings,
         profile,
         targets,
@@ -130,6 +137,29 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
         tuple(graphs),
         tuple(problems),
         tuple(notes),
+    )
+
+
+def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterator[str]:
+    """What does not fit into the GPU that the profile is for."""
+    if profile.gpu_memory_gb is None:
+        return
+    for gpus in memory_per_gpu(graphs).values():
+        for who, need in gpus.items():
+            if need > profile.gpu_memory_gb * 10**9:
+                yield (
+                    f"{who}: {need / 1e9:.1f} GB on one GPU, and profile {profile.name} is for "
+                    f"{profile.gpu_memory_gb} GB"
+                )
+
+
+def _unusable(place: Path) -> str | None:
+    """Why nothing can be written there, if so."""
+    parent = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not parent.is_dir():
+        return f"{place}: {parent} is a file; name another output"
+    return (
+        None if os.access(parent, os.W_OK) else f"{place}: {parent} cannot be written to; name another output"
     )
 
 

@@ -154,10 +154,6 @@ class TensorRT:
 
     def use_timing_cache(self, config: Any, content: bytes) -> None:
         """Start from a timing cache of an earlier build (empty: from nothing)."""
-        if self.backend == "tensorrt-rtx":
-            raise InputError(
-                "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
-            )
         if not config.set_timing_cache(config.create_timing_cache(content), False):
             raise BackendError("the timing cache belongs to another GPU or TensorRT version; name a new file")
 

@@ -20,21 +20,10 @@ from triton.compiler import ASTSource
 
 from ttc.errors import BackendError
 from ttc.plugins.launch import ALIGNMENT, Launch
+from ttc.plugins.targets import TARGETS
 
 __all__ = ["MAX_SHARED_BYTES", "TARGETS", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
 
-# Compute capability → PTX version: the first that knows the architecture and all that Triton emits for it.
-TARGETS: Final[Mapping[str, int]] = {
-    "8.0": 83,
-    "8.6": 83,
-    "8.9": 83,
-    "9.0": 83,
-    "10.0": 86,
-    "10.3": 88,
-    "11.0": 90,
-    "12.0": 87,
-    "12.1": 88,
-}
 MAX_SHARED_BYTES: Final = 48 * 1024  # what a kernel may use without asking the driver for more
 _HIDDEN_POINTERS: Final = 2  # global scratch and profiler scratch, in triton 3.5 to 3.9
 _POINTER: Final[Mapping[str, str]] = {

@@ -3,7 +3,9 @@
 
     targets    list of compute capabilities like "8.9"; empty: what the backend builds for by default
     precision  "any", or the compute dtype that the graphs must have; the build refuses others, it converts
-    nothing [batch], [block], [chunk], [capacity]    each min, opt, max
+    nothing
+    gpu_memory_gb  memory of the GPU in units of 10⁹ bytes; may be left out. The plan says what does not fit
+    [batch], [block], [chunk], [capacity]    each min, opt, max
 
 `block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens
 that it reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes
@@ -28,6 +30,7 @@ PRECISIONS = ("any", "float32", "float16", "bfloat16")
 # The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64
 # MiB a row.
 MAX_TOKENS_AT_ONCE = 512
+MAX_SIZE = 2**31 - 1  # of one dimension in TensorRT
 _PACKAGE = "ttc.profiles"
 
 
@@ -54,6 +57,7 @@ class BuildProfile:
     capacity: Range
     precision: str = "any"
     targets: tuple[str, ...] = ()
+    gpu_memory_gb: int | None = None
 
     def __post_init__(self) -> None:
         for name in DIMENSIONS:
@@ -74,8 +78,8 @@ class BuildProfile:
     def _check(self, name: str, size: Range) -> None:
         for end in ("min", "opt", "max"):
             value = getattr(size, end)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise self._refusal(f"{name}.{end} is {value!r}", "a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
+                raise self._refusal(f"{name}.{end} is {value!r}", f"a whole number from 1 to {MAX_SIZE}")
         if not size.min <= size.opt <= size.max:
             raise self._refusal(
                 f"{name} is min {size.min}, opt {size.opt}, max {size.max}", "min ≤ opt ≤ max"
@@ -139,13 +143,22 @@ def _parse(name: str, text: str) -> BuildProfile:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"profile {name} is not TOML: {error}") from None
+    memory = table.pop("gpu_memory_gb", None)
+    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
+        raise InputError(f"profile {name}: gpu_memory_gb is {memory!r}; valid: a whole number of at least 1")
     _same_keys(f"profile {name}", table, (*DIMENSIONS, "precision", "targets"))
     if not isinstance(table["targets"], list) or not all(isinstance(item, str) for item in table["targets"]):
         raise InputError(
             f'profile {name}: targets is {table["targets"]!r}; valid: a list like ["8.9", "12.0"]'
         )
     ranges = {dimension: _range(f"profile {name}: {dimension}", table[dimension]) for dimension in DIMENSIONS}
-    return BuildProfile(name=name, precision=table["precision"], targets=tuple(table["targets"]), **ranges)
+    return BuildProfile(
+        name=name,
+        precision=table["precision"],
+        targets=tuple(table["targets"]),
+        gpu_memory_gb=memory,
+        **ranges,
+    )
 
 
 def _range(where: str, table: object) -> Range:

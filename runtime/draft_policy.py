@@ -94,8 +94,8 @@ class AutoPolicy:
     """The best plan by measured costs and running acceptance.
 
     Limits of 1 and 2 steps are tried first. From then on the best known limit is used, but a neighbour of it
-    is tried every 16 rounds while it may still turn out better, and every 64 rounds in any case. Where no draft
-    pays it makes AR steps, whose neighbours are the limits 1 and 2.
+    is tried every 16 rounds while it may still turn out better, and every 64 rounds in any case. Where no
+    draft pays it makes AR steps, whose neighbours are the limits 1 and 2.
     """
 
     costs: Costs

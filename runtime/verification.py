@@ -59,7 +59,9 @@ def verify(
         options: how AR chooses (temperature, top_k, top_p, seed).
 
     Raises:
-        NumericsError: NaN in the logits; the state is as it was.
+        NumericsError: NaN in the logits. The state is as it was, but for one case: a backend on a GPU writes
+            it in place, and where nothing was drafted the pending token is in it. The generation ends; the
+            engine goes on.
     """
     block = _padded([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
     (B, L), before, lengths = block.shape, state.tensors, state.lengths

@@ -21,6 +21,7 @@ DOCUMENTS = [
     "README.md",
     "docs/architecture.md",
     "docs/bench.md",
+    "docs/building.md",
     "docs/cli.md",
     "docs/different-text.md",
     "docs/gpu.md",

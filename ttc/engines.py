@@ -45,7 +45,7 @@ from ttc.manifest import FileRecord, checked_path
 from ttc.program import Program
 from ttc.signing import verify
 from ttc.staging import FolderKind
-from ttc.strictjson import Fields, parse_json, read_json, shown
+from ttc.strictjson import Fields, parse_json, shown
 
 __all__ = [
     "ENGINES",
@@ -205,16 +205,15 @@ class EngineFolder:
         return self._verified(f"{name}.engine", keep=True)
 
     def program(self, role: str) -> Program:
-        """The program of one graph in cut form."""
+        """The program of one graph in cut form, verified once more as it is read."""
         name = self.manifest.programs.get(role)
         if name is None:
             raise BundleError(
                 f"{self.path}: no program for {shown(role)}; built in the form {self.manifest.form!r}"
             )
         where = str(self.path / name)
-        return Program.take(
-            Fields(read_json(self.path / name, _MAX_JSON_BYTES, BundleError), where, BundleError), where
-        )
+        content = parse_json(self._verified(name, keep=True), where, BundleError)
+        return Program.take(Fields(content, where, BundleError), where)
 
     def check_version(self, backend: str, version: str) -> None:
         """Raise `BackendError` unless these engines were built by this backend in this version."""

@@ -48,6 +48,9 @@ class DeviceBackend(Backend):
         executor: computes the graphs; closed with the backend, as the device is.
         graph_level: at most this one (`ttc.runtime.gpu.graphs`); None for the highest that can be had.
         compile_kernel: (name, source, compute capability) → PTX.
+
+    Attributes:
+        lock: held while the stream is used; two backends that copy to each other share one.
     """
 
     def __init__(
@@ -65,13 +68,14 @@ class DeviceBackend(Backend):
         self._kernel = device.load_kernel(KERNEL, ptx)
         self._idle: list[Slot] = []
         self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self._own_notes: tuple[str, ...] = ()
         self._closed = False
 
     @property
     def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
         """What is not as asked."""
-        return (*self._executor.notes, *self._levels.notes)
+        return (*self._executor.notes, *self._levels.notes, *self._own_notes)
 
     @property
     def graph_level(self) -> int:  # type: ignore[override]  # it may fall
@@ -93,7 +97,7 @@ class DeviceBackend(Backend):
         return self._slot(state).whole_state
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        with self._lock:
+        with self.lock:
             lease = self._lease(batch, capacity)
             lease.slot.clear()
             return ContextState(capacity, np.zeros(batch, np.int32), lease.tensors())
@@ -110,7 +114,7 @@ class DeviceBackend(Backend):
         """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits."""
         L = input_ids.shape[1]
         R = logit_positions.shape[1]
-        with self._lock:
+        with self.lock:
             slot = self._slot(state)
             room = state.capacity - int(state.lengths.max())
             length = padded_length(L, room, self.limits)
@@ -130,7 +134,7 @@ class DeviceBackend(Backend):
         return ContextCall(logits, length if save else None)
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        with self._lock:
+        with self.lock:
             slot = self._slot(state)
             page, step = self._making_room(lambda: slot.advance(saved))
             page.upload(commit_len=commit_len)
@@ -139,7 +143,7 @@ class DeviceBackend(Backend):
             state.lengths = state.lengths + commit_len
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
-        with self._lock:
+        with self.lock:
             slot = self._slot(state)
             buffers = self._making_room(lambda: slot.block(block_ids.shape[1]))
             nothing = dict.fromkeys(STEP_INPUTS, 0)
@@ -150,7 +154,7 @@ class DeviceBackend(Backend):
 
     def fetch(self, logits: BlockBuffers | DeviceArray) -> Floats:
         array = logits if isinstance(logits, DeviceArray) else logits.logits
-        with self._lock:
+        with self.lock:
             self._check_open()
             if array.nbytes not in self._mirrors:
                 self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
@@ -161,7 +165,7 @@ class DeviceBackend(Backend):
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         buffers = logits
-        with self._lock:
+        with self.lock:
             self._check_open()
             small = {name: getattr(inputs, name) for name in STEP_INPUTS}
             buffers.inputs.upload(**small, t=0, lengths=0)
@@ -175,9 +179,10 @@ class DeviceBackend(Backend):
             return
         if not inputs.redraw and (inputs.temperature > 0).any():
             # The graph counts its steps up, and they would draw anew.
+            self._step_on_host()
             yield from super().fill_block(state, inputs)
             return
-        with self._lock:
+        with self.lock:
             slot = self._slot(state)
             buffers = self._making_room(lambda: slot.block(L))
             buffers.inputs.upload(
@@ -195,7 +200,7 @@ class DeviceBackend(Backend):
             records = buffers.record(0, min(inputs.steps, L)).copy() if whole else None
         for step in range(min(inputs.steps, L)):
             if records is None:
-                with self._lock:
+                with self.lock:
                     self._check_open()
                     buffers.fill.run()
                     record = buffers.record(step, 1)[0]
@@ -207,8 +212,13 @@ class DeviceBackend(Backend):
                 break
         buffers.whole.warm = True
 
+    def _step_on_host(self) -> None:
+        if not self._own_notes:
+            self._own_notes = ("sampled drafts are stepped by the host: a block's graph would draw anew",)
+            logger.warning("%s", *self._own_notes)
+
     def select(self, state: ContextState, rows: Ints) -> ContextState:
-        with self._lock:
+        with self.lock:
             source = self._slot(state)
             lease = self._lease(len(rows), state.capacity)
             for name, tensor in lease.slot.state.items():
@@ -224,7 +234,7 @@ class DeviceBackend(Backend):
 
     def warm_up_context(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
         """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
-        with self._lock:
+        with self.lock:
             state = self.new_state(batch, capacity)
             nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
             for length in _lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
@@ -233,7 +243,7 @@ class DeviceBackend(Backend):
 
     def warm_up_block(self, batch: int, capacity: int, block_size: int) -> None:
         """Capture the filling of a block, in the same way."""
-        with self._lock:
+        with self.lock:
             state = self.new_state(batch, capacity)
             masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
             zeros = np.zeros(batch, np.float32)
@@ -242,7 +252,7 @@ class DeviceBackend(Backend):
                 list(self.fill_block(state, block))
 
     def close(self) -> None:
-        with self._lock:
+        with self.lock:
             if self._closed:
                 return
             self._closed = True
@@ -278,7 +288,7 @@ class DeviceBackend(Backend):
 
     def _take_back(self, slot: Slot) -> None:
         """A state was dropped: its slot waits for the next one."""
-        with self._lock:
+        with self.lock:
             if self._closed:
                 _quietly(slot.close)
             else:

@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 from ttc.errors import BackendError, MissingDependencyError
+from ttc.plugins.targets import TARGETS
 
 __all__ = ["compile_ptx"]
 
 # NVRTC writes its own newest PTX version, which an older driver refuses. Our kernels need none of the news: a
-# version that knows the architecture will do (CUDA 12.4 for those up to 9.0, where WHILE nodes begin).
-_PTX_VERSIONS = {"10": "8.6", "12": "8.7"}
-_OLDEST = "8.4"
+# version that knows the architecture will do, and conditional nodes (8.4, CUDA 12.4).
+_OLDEST = 84
 
 
 def compile_ptx(name: str, source: str, compute_capability: str) -> bytes:
@@ -38,8 +38,11 @@ def compile_ptx(name: str, source: str, compute_capability: str) -> bytes:
             raise BackendError(f"kernel {name} does not compile for {compute_capability}: {said or status}")
         ptx = b" " * _checked(nvrtc.nvrtcGetPTXSize(program), name)
         _checked(nvrtc.nvrtcGetPTX(program, ptx), name)
-        version = _PTX_VERSIONS.get(compute_capability.partition(".")[0], _OLDEST).encode()
-        return re.sub(rb"(?m)^\.version .*$", b".version " + version, ptx, count=1).rstrip(b"\0")
+        if compute_capability not in TARGETS:
+            return ptx.rstrip(b"\0")
+        version = max(_OLDEST, TARGETS[compute_capability])
+        line = f".version {version // 10}.{version % 10}".encode()
+        return re.sub(rb"(?m)^\.version .*$", line, ptx, count=1).rstrip(b"\0")
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 

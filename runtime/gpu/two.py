@@ -33,6 +33,8 @@ class TwoDevices(Backend):
     def __init__(self, context: DeviceBackend, denoiser: DeviceBackend) -> None:
         self.name, self.config = context.name, context.config
         self._context, self._denoiser = context, denoiser
+        # A copy of the state uses both streams: nobody may capture on either meanwhile.
+        self._lock = denoiser.lock = context.lock
 
     @property
     def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
@@ -60,16 +62,18 @@ class TwoDevices(Backend):
         logit_positions: Ints,
         save: bool = False,
     ) -> ContextCall:
-        call = self._context.context(
-            state, input_ids, commit_len, logit_positions, save, then=lambda: self._send(state)
-        )
-        self._twin(state).lengths = state.lengths
-        return call
+        with self._lock:
+            call = self._context.context(
+                state, input_ids, commit_len, logit_positions, save, then=lambda: self._send(state)
+            )
+            self._twin(state).lengths = state.lengths
+            return call
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        self._context.advance(state, saved, commit_len)
-        self._send(state)
-        self._twin(state).lengths = state.lengths
+        with self._lock:
+            self._context.advance(state, saved, commit_len)
+            self._send(state)
+            self._twin(state).lengths = state.lengths
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
         return self._denoiser.denoise(self._twin(state), block_ids, t)
@@ -84,9 +88,10 @@ class TwoDevices(Backend):
         return self._denoiser.fill_block(self._twin(state), inputs)
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
-        chosen = self._paired(self._context.select(state, rows))
-        self._send(chosen)
-        return chosen
+        with self._lock:
+            chosen = self._paired(self._context.select(state, rows))
+            self._send(chosen)
+            return chosen
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
         self._context.warm_up_context(batch, capacity, block_size, chunk)

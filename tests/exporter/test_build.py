@@ -25,6 +25,8 @@ from ttc.exporter.planning import Settings, make_plan
 from ttc.profiles.building import load_build_profile
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+OWN = """<ir_version: 10, opset_import: ["" : 21]> g (float[4] x, float[4] w) => (float[4] y)
+{ c = Cast <to = 1> (w) y = Mul (x, c) }"""
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
 MODEL = """<ir_version: 10, opset_import: ["" : 21]> g (float[N, 4] x) => (float[N, 4] y) { y = Relu (x) }"""
 
@@ -156,10 +158,12 @@ def test_the_cache_hits_and_misses(bundles, step, tmp_path, monkeypatch):
     with monkeypatch.context() as changed:
         changed.setattr("ttc.exporter.planning.backend_version", lambda backend: "1.7.9")
         assert not cached()
-    (graph,) = build(bundles("tiny_a", "float16") / "advance.onnx", tmp_path / "other").graphs
-    assert not graph.cached
-    (graph,) = build(bundles("tiny_a") / "advance.onnx", tmp_path / "other").graphs
-    assert not graph.cached
+    # One weight of another dtype.
+    path = write_model(tmp_path / "own.onnx", OWN)
+    assert not build(path).graphs[0].cached
+    assert build(path).graphs[0].cached
+    write_model(path, OWN.replace("float[4] w", "float16[4] w"))
+    assert not build(path).graphs[0].cached
 
 
 def test_a_damaged_cache_entry_is_built_again(step, tmp_path, cache_folder):
@@ -170,6 +174,14 @@ def test_a_damaged_cache_entry_is_built_again(step, tmp_path, cache_folder):
     assert not report.graphs[0].cached
     EngineFolder.open(report.output)
     assert build(step, tmp_path / "out").graphs[0].cached
+
+
+def test_a_cache_that_cannot_be_written_to_costs_no_build(step, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TTC_CACHE_DIR", str(tmp_path / "file"))
+    report = build(step, tmp_path / "out")
+    EngineFolder.open(report.output)
+    assert any("not kept in the cache" in note and "TTC_CACHE_DIR" in note for note in report.notes)
 
 
 def test_foreign_onnx_is_built_as_it_is(tmp_path):
@@ -201,6 +213,9 @@ BAD_MODELS = {
         "tensorrt-rtx has no NonZero",
     ),
     "dtype": (MODEL.replace("float[", "double["), "'x' is double"),
+    "name": (MODEL.replace("Relu", "NoSuchOp"), "ONNX opset 21 has no NoSuchOp"),
+    "det": (MODEL.replace("float[N, 4] y", "float y").replace("Relu", "Det"), "tensorrt-rtx has no Det"),
+    "dim": (MODEL.replace("N", "M"), "dynamic dimension 'M'"),
 }
 
 
@@ -226,14 +241,26 @@ def test_files_that_are_not_onnx(tmp_path):
         build(tmp_path)
 
 
-def test_missing_external_data(tmp_path):
+def with_external_data(path):
     weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 4], bytes(64), raw=True)
     model = onnx.parser.parse_model(MODEL.replace("y = Relu (x)", "y = MatMul (x, w)"))
     model.graph.initializer.append(weight)
-    onnx.save(model, tmp_path / "x.onnx", save_as_external_data=True, location="x.data", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location="x.data", size_threshold=0)
+    return path
+
+
+def test_external_data(tmp_path):
+    path = with_external_data(tmp_path / "x.onnx")
+    first = content(build(path, shapes={"N": {"max": 8}}).output)
+    (tmp_path / "x.data").write_bytes(bytes(60) + b"\0\0\x80\x3f")
+    assert content(build(path, shapes={"N": {"max": 8}}).output)["x.engine"] != first["x.engine"]
+
+
+def test_missing_external_data(tmp_path):
+    path = with_external_data(tmp_path / "x.onnx")
     (tmp_path / "x.data").unlink()
     with pytest.raises(InputError, match=r"x\.data: missing or shorter than the 64 bytes"):
-        build(tmp_path / "x.onnx", shapes={"N": {"max": 8}})
+        build(path, shapes={"N": {"max": 8}})
 
 
 @pytest.mark.parametrize(
@@ -249,12 +276,34 @@ def test_missing_external_data(tmp_path):
         ({"form": "half"}, "form is 'half'; valid: whole, cut"),
         ({"backend": "onnx"}, "backend is 'onnx'; valid: tensorrt, tensorrt-rtx"),
         ({"timing_cache": "x"}, "--timing-cache is for --backend tensorrt"),
+        ({"sign": "nokey.pem"}, "nokey.pem: cannot be read"),
+        ({"shapes": {"batch": {"max": 10**12}}}, "batch.max is 1000000000000; valid: .* 1 to 2147483647"),
     ],
 )
 def test_settings_that_do_not_fit(step, tmp_path, changes, complaint):
     with pytest.raises(InputError, match=complaint):
         build(step, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_the_profiles_gpu_is_noted(bundles, tmp_path):
+    path = tmp_path / "small.toml"
+    text = (Path(build_module.__file__).parents[1] / "profiles/presets/rtx-5090.toml").read_text()
+    path.write_text(
+        text.replace("gpu_memory_gb = 32", "gpu_memory_gb = 1").replace("max = 8192", "max = 4096")
+    )
+    assert not make_plan(bundles("tiny_a"), None, Settings(profile=path)).notes
+    many = Settings(profile=path, shapes={"batch": {"max": 4096}})
+    (note,) = [n for n in make_plan(bundles("tiny_a"), None, many).notes if "both towers" in n]
+    assert note.endswith("GB on one GPU, and profile small is for 1 GB")
+
+
+def test_an_output_that_cannot_be_is_said_before_it_starts(step, tmp_path):
+    (tmp_path / "file").touch()
+    plan = make_plan(step, tmp_path / "file" / "out", Settings())
+    assert plan.problems == (
+        f"{tmp_path / 'file' / 'out'}: {tmp_path / 'file'} is a file; name another output",
+    )
 
 
 def test_precision_is_a_requirement(step, tmp_path):

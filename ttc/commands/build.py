@@ -1,5 +1,6 @@
 """`ttc build`: engines from a bundle or an ONNX file."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -75,12 +76,15 @@ def build(
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
     from ttc.exporter.build import build as build_engines
+    from ttc.exporter.build import extra_problems
     from ttc.exporter.planning import Settings, make_plan
 
     targets = None if sm is None else parse_targets(sm)
     shapes = parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes})
     if dry_run:
         plan = make_plan(model, output, Settings(backend, form, profile, shapes, targets, bake))
+        more = tuple(extra_problems(backend, sign, timing_cache))
+        plan = dataclasses.replace(plan, problems=(*plan.problems, *more))
         click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(_plan_lines(plan)))
         if plan.problems:
             raise click.exceptions.Exit(1)
