@@ -125,8 +125,8 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
     place = Path(output) if output is not None else source.default_output
-    if fault := _unusable(place):
-        problems.append(fault)
+    if reason := _unusable(place):
+        problems.append(reason)
     return BuildPlan(
         source,
         place,

@@ -36,13 +36,14 @@ def compile_ptx(name: str, source: str, compute_capability: str) -> bytes:
             nvrtc.nvrtcGetProgramLog(program, log)
             said = " ".join(log.rstrip(b"\0 ").decode(errors="replace").split())
             raise BackendError(f"kernel {name} does not compile for {compute_capability}: {said or status}")
-        ptx = b" " * _checked(nvrtc.nvrtcGetPTXSize(program), name)
+        ptx: bytes = b" " * _checked(nvrtc.nvrtcGetPTXSize(program), name)
         _checked(nvrtc.nvrtcGetPTX(program, ptx), name)
+        ptx = ptx.rstrip(b"\0")
         if compute_capability not in TARGETS:
-            return ptx.rstrip(b"\0")
+            return ptx
         version = max(_OLDEST, TARGETS[compute_capability])
         line = f".version {version // 10}.{version % 10}".encode()
-        return re.sub(rb"(?m)^\.version .*$", line, ptx, count=1).rstrip(b"\0")
+        return re.sub(rb"(?m)^\.version .*$", line, ptx, count=1)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
