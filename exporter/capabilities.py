@@ -13,32 +13,19 @@ __all__ = ["graph_problems", "profile_problems"]
 
 OPSETS = range(13, 25)
 _STANDARD = ("", "ai.onnx")
-# Refused by the parser or builder of TensorRT-RTX 1.7; TensorRT knows NonZero.
-_UNSUPPORTED = {
-    "tensorrt-rtx": (
-        "NonZero",
-        "Unique",
-        "Multinomial",
-        "Bernoulli",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "DFT",
-        "Det",
-    ),
-    "tensorrt": (
-        "Unique",
-        "Multinomial",
-        "Bernoulli",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "DFT",
-        "Det",
-    ),
-}
+# Refused by the parser or builder of both.
+_NOWHERE = (
+    "Bernoulli",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "DFT",
+    "Det",
+    "Multinomial",
+    "Unique",
+)
+_UNSUPPORTED = {"tensorrt-rtx": ("NonZero", *_NOWHERE), "tensorrt": _NOWHERE}
 _DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
 _MAX_TOP_K = 3840
 
