@@ -4,15 +4,13 @@ A fenced block after the line `<!-- test -->` is run: `console` and `bash` block
 the lines after `$ `), `python` blocks by Python. The blocks of a file run in order, in one folder.
 """
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import command_environment, run_block
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -130,28 +128,10 @@ def test_links_and_paths_lead_somewhere(document: str) -> None:
 def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     tested = [block for block in blocks(read("README.md")) if block.tested]
     assert {block.kind for block in tested} >= {"console", "python"}
-    commands, work = tmp_path / "bin", tmp_path / "work"
-    commands.mkdir()
+    work = tmp_path / "work"
     (work / "ttc").mkdir(parents=True)
     (work / "ttc" / "miniature").symlink_to(ROOT / "ttc" / "miniature")
-    shim = commands / "ttc"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m ttc "$@"\n')
-    shim.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    (work / "benchmarks").symlink_to(ROOT / "benchmarks")
+    environment = command_environment(tmp_path / "bin")
     for block in tested:
-        program = (
-            [sys.executable, "-P", "-c"] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c"]
-        )
-        done = subprocess.run(
-            [*program, block.script()],
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{block.body}\n{done.stdout}{done.stderr}"
+        run_block(block.kind, block.script(), work, environment)
