@@ -13,7 +13,7 @@ _POLYGRAPHY = "-c 'import sys; from polygraphy.tools._main import main; sys.exit
 
 
 def command_environment(folder: Path) -> dict[str, str]:
-    """`ttc`, `python`, `polygraphy` as commands of this Python, with the entry point of an installed `ttc`."""
+    """`ttc`, `python`, `polygraphy` as commands of this Python and the entry point of an installed `ttc`."""
     folder.mkdir(exist_ok=True)
     python = shlex.quote(sys.executable)
     for name, words in (("ttc", "-P -m ttc"), ("python", ""), ("polygraphy", _POLYGRAPHY)):
