@@ -206,7 +206,8 @@ class Engine:
             chunk = tokens[:, start : start + width]
             L = chunk.shape[1]
             places = np.arange(L, dtype=np.int32)[None]
-            pieces.append(self._backend.context(state, chunk, np.array([L], np.int32), places).logits[0])
+            call = self._backend.context(state, chunk, np.array([L], np.int32), places)
+            pieces.append(self._backend.fetch(call.logits)[0])
         return np.concatenate(pieces)
 
     def denoiser_logits(

@@ -7,7 +7,8 @@ copy out.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,20 +26,29 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
+from ttc.runtime.choice import NO_TOKEN, Choices, Choosing, MadeChoices
 from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
-from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
+from ttc.runtime.gpu.executor import CHOICE_INPUTS, OPEN, STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import Levels
 from ttc.runtime.gpu.nvrtc import compile_ptx
-from ttc.runtime.gpu.slots import BlockBuffers, Slot
+from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
 from ttc.runtime.state import ContextState
 from ttc.shard import numpy_dtype
 
-__all__ = ["DeviceBackend", "padded_length"]
+__all__ = ["ContextLogits", "DeviceBackend", "padded_length"]
 
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLogits:
+    """What a context call left on the device; the first `places` of them were asked for."""
+
+    logits: DeviceArray
+    places: int
 
 
 class DeviceBackend(Backend):
@@ -111,27 +121,61 @@ class DeviceBackend(Backend):
         save: bool = False,
         then: Callable[[], None] | None = None,
     ) -> ContextCall:
-        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits."""
-        L = input_ids.shape[1]
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits."""
         R = logit_positions.shape[1]
         with self.lock:
-            slot = self._slot(state)
-            room = state.capacity - int(state.lengths.max())
-            length = padded_length(L, room, self.limits)
-            places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
-            buffers = self._making_room(lambda: slot.context(length, places))
-            buffers.page.upload(
-                input_ids=_widened(input_ids, length),
-                lengths=state.lengths,
-                commit_len=commit_len,
-                logit_positions=_widened(logit_positions, places),
-            )
-            buffers.step.run()
-            state.lengths = state.lengths + commit_len
-            if then is not None:
-                then()
-            logits = buffers.logits.download()["logits"][:, :R]
-        return ContextCall(logits, length if save else None)
+            nothing = dict.fromkeys(CHOICE_INPUTS, 0)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, nothing, then)
+            self._device.wait()  # the page may be written again
+        return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
+
+    def choose_next(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        how: Choosing,
+        save: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> tuple[Choices, Any]:
+        """As `Backend.choose_next`, in one launch; `then` as above."""
+        if not self._chooses(how):
+            call = self.context(state, input_ids, commit_len, logit_positions, save, then)
+            return self.choose(call.logits, how), call.saved
+        with self.lock:
+            choice = _choice_page(how)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, choice, then)
+            return _made_choices(buffers.chosen.download()), length if save else None
+
+    def _read(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        choice: Mapping[str, npt.ArrayLike],
+        then: Callable[[], None] | None,
+    ) -> tuple[ContextBuffers, int]:
+        """Enqueue a context call; its buffers and how many tokens it reads."""
+        R = logit_positions.shape[1]
+        slot = self._slot(state)
+        room = state.capacity - int(state.lengths.max())
+        length = padded_length(input_ids.shape[1], room, self.limits)
+        places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
+        buffers = self._making_room(lambda: slot.context(length, places))
+        buffers.page.upload(
+            input_ids=_widened(input_ids, length),
+            lengths=state.lengths,
+            commit_len=commit_len,
+            logit_positions=_widened(logit_positions, places),
+            **choice,
+        )
+        buffers.step.run()
+        state.lengths = state.lengths + commit_len
+        if then is not None:
+            then()
+        return buffers, length
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
@@ -152,7 +196,26 @@ class DeviceBackend(Backend):
             self._device.wait()
             return buffers
 
-    def fetch(self, logits: BlockBuffers | DeviceArray) -> Floats:
+    def choose(self, logits: BlockBuffers | ContextLogits, how: Choosing) -> Choices:
+        if isinstance(logits, ContextLogits) or not self._chooses(how):
+            return super().choose(logits, how)
+        with self.lock:
+            self._check_open()
+            nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
+            logits.inputs.upload(**nothing | _choice_page(how))
+            logits.choose.run()
+            return _made_choices(logits.outputs.download())
+
+    def _chooses(self, how: Choosing) -> bool:
+        """Whether tokens are chosen on the device; where not, the reason becomes a note."""
+        problem = self._executor.choice_problem
+        if how.filters:
+            problem = "top_k and top_p need the logits in order"
+        if problem is not None:
+            self._note(f"tokens are chosen on the host, which fetches their logits, because {problem}")
+        return problem is None
+
+    def fetch(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
@@ -161,7 +224,7 @@ class DeviceBackend(Backend):
             raw = self._mirrors[array.nbytes]
             self._device.download(raw, array)
             values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
-            return values
+        return values[:, : logits.places] if isinstance(logits, ContextLogits) else values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         buffers = logits
@@ -179,7 +242,7 @@ class DeviceBackend(Backend):
             return
         if not inputs.redraw and (inputs.temperature > 0).any():
             # The graph counts its steps up, and they would draw anew.
-            self._step_on_host()
+            self._note("sampled drafts are stepped by the host: a block's graph would draw anew")
             yield from super().fill_block(state, inputs)
             return
         with self.lock:
@@ -212,10 +275,11 @@ class DeviceBackend(Backend):
                 break
         buffers.whole.warm = True
 
-    def _step_on_host(self) -> None:
-        if not self._own_notes:
-            self._own_notes = ("sampled drafts are stepped by the host: a block's graph would draw anew",)
-            logger.warning("%s", *self._own_notes)
+    def _note(self, text: str) -> None:
+        """Say once what is not as asked."""
+        if text not in self._own_notes:
+            self._own_notes = (*self._own_notes, text)
+            logger.warning("%s", text)
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self.lock:
@@ -347,6 +411,23 @@ def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
         return list(limits.lengths)
     powers = {1 << power for power in range(chunk.bit_length())}
     return sorted({block, chunk} | powers)
+
+
+def _choice_page(how: Choosing) -> dict[str, npt.ArrayLike]:
+    """`CHOICE_INPUTS` for a choice at every place; AR draws as a block's first step does."""
+    return {
+        "block_ids": OPEN,
+        "temperature": how.temperature,
+        "row_key": how.row_key,
+        "position": how.position,
+        "step": 0,
+    }
+
+
+def _made_choices(outputs: Mapping[str, npt.NDArray[Any]]) -> Choices:
+    """The probability of what was chosen is NaN where a logit is, or where one is infinite."""
+    usable = ~np.isnan(outputs["confidence"])
+    return MadeChoices(np.where(usable, outputs["predicted_ids"], np.int32(NO_TOKEN)))
 
 
 def _widened(rows: Ints, width: int) -> Ints:

@@ -14,7 +14,17 @@ from ttc.runtime.backends.base import Limits
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.state import state_layout
 
-__all__ = ["STEP_INPUTS", "STEP_OUTPUTS", "Executor", "Specs", "saved_specs", "state_specs"]
+__all__ = [
+    "CHOICE_INPUTS",
+    "CHOICE_OUTPUTS",
+    "OPEN",
+    "STEP_INPUTS",
+    "STEP_OUTPUTS",
+    "Executor",
+    "Specs",
+    "saved_specs",
+    "state_specs",
+]
 
 # Name → dtype and shape.
 Specs = Mapping[str, tuple[str, Shape]]
@@ -35,6 +45,22 @@ STEP_OUTPUTS: Specs = {
     "masked_count": ("int32", ("B",)),
 }
 
+# The choice of AR's tokens is the first half of a diffusion step, the op `DiffusionPredict`, with a mask id
+# that is no token: nothing is banned, and where `block_ids` holds it a token is chosen. Elsewhere the logits
+# are not read.
+OPEN = -1
+CHOICE_INPUTS: Specs = {
+    "block_ids": ("int32", ("B", "R")),
+    "temperature": ("float32", ("B",)),
+    "row_key": ("int64", ("B",)),
+    "position": ("int32", ("B",)),
+    "step": ("int32", ("B",)),
+}
+CHOICE_OUTPUTS: Specs = {
+    "predicted_ids": ("int32", ("B", "R")),
+    "confidence": ("float32", ("B", "R")),
+}
+
 
 class Executor(ABC):
     """Computes the graphs of one bundle on one device.
@@ -44,6 +70,7 @@ class Executor(ABC):
         compute_dtype: of weights and activations.
         notes: what is not as asked, one sentence each.
         capture_problem: why its work cannot be captured into a graph; None where it can.
+        choice_problem: why it cannot choose tokens; None where it can.
         aliases_state: whether the new state may be written where the old one lies.
         limits: sizes it can compute; None where any will do.
     """
@@ -52,6 +79,7 @@ class Executor(ABC):
     compute_dtype: str
     notes: Sequence[str] = ()
     capture_problem: str | None = None
+    choice_problem: str | None = None
     aliases_state: bool = False
     limits: Limits | None = None
 
@@ -60,6 +88,9 @@ class Executor(ABC):
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
     ) -> Work:
         """The work of one run of the graph `role` over these inputs and outputs.
+
+        The role "choose", which no bundle has a graph of, makes the tensors `CHOICE_OUTPUTS` from `logits`
+        and `CHOICE_INPUTS`.
 
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
         scope. The first run may prepare things that a capture could not; later ones only launch.

@@ -1,5 +1,6 @@
 """The ops between engine segments as PTX, compiled for the device when they are bound."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,14 @@ from ttc.errors import BackendError, MissingDependencyError
 from ttc.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 
-__all__ = ["PtxOps"]
+__all__ = ["PtxOps", "missing_kernels"]
+
+
+def missing_kernels() -> str | None:
+    """Why no op can be bound here; None where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the kernel is Triton's and triton is not installed (pip install 'ttc[kernels]')"
+    return None
 
 
 class PtxOps:

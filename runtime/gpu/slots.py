@@ -15,6 +15,8 @@ from ttc.dims import Shape
 from ttc.runtime.gpu.block_loop import THREADS, record_words
 from ttc.runtime.gpu.device import DeviceArray, Scope
 from ttc.runtime.gpu.executor import (
+    CHOICE_INPUTS,
+    CHOICE_OUTPUTS,
     STEP_INPUTS,
     STEP_OUTPUTS,
     Executor,
@@ -129,34 +131,50 @@ class Slot:
 
 
 class ContextBuffers:
-    """A context call: `page` holds its small inputs; `step` runs it and moves the state."""
+    """A context call: `page` holds its small inputs and those of the choice; `step` runs it, moves the state
+    and makes `chosen` of the logits.
+    """
 
     def __init__(self, slot: Slot, length: int, places: int) -> None:
-        scope, config = slot.scope, slot.config
-        sizes = slot.sizes(length, places)
+        scope, sizes = slot.scope, slot.sizes(length, places)
         inputs: Mapping[str, tuple[str, Shape]] = {
             "input_ids": ("int32", ("B", "L")),
             "lengths": ("int32", ("B",)),
             "commit_len": ("int32", ("B",)),
             "logit_positions": ("int32", ("B", "R")),
         }
-        self.page = Page(scope, inputs, sizes)
-        self.logits = Page(scope, {"logits": ("float32", ("B", "R", config.vocab_size))}, sizes)
-        tensors = self.page.device | self.logits.device | slot.state | slot.new_state | slot.saved(length)
+        self.page = Page(scope, {**inputs, **CHOICE_INPUTS}, sizes)
+        self.chosen = Page(scope, CHOICE_OUTPUTS, sizes)
+        self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
+        own = {name: self.page.device[name] for name in inputs} | {"logits": self.logits}
+        tensors = own | slot.state | slot.new_state | slot.saved(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
+        choose = _choice(slot, self.page, self.logits, self.chosen, sizes)
 
         def run() -> None:
             work()
             slot.commit_state()
+            choose()
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
+
+
+def _choice(
+    slot: Slot, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]
+) -> Callable[[], None]:
+    """The work that chooses tokens, or none where the executor cannot."""
+    if slot.executor.choice_problem is not None:
+        return lambda: None
+    tensors = {name: inputs.device[name] for name in CHOICE_INPUTS} | {"logits": logits}
+    tensors |= {name: outputs.device[name] for name in CHOICE_OUTPUTS}
+    return slot.executor.bind(slot.scope, "choose", tensors, sizes)
 
 
 class BlockBuffers:
     """Denoising a block: `inputs` and `outputs` of a step, `records` of all steps of a block.
 
-    `denoise` and `commit` are the two halves of a step on their own; `fill` is a step of the loop, with the
-    block moved on; `whole` is the loop.
+    `denoise` and `commit` are the two halves of a step on their own, `choose` is AR's choice in place of the
+    second; `fill` is a step of the loop, with the block moved on; `whole` is the loop.
     """
 
     def __init__(self, slot: Slot, length: int) -> None:
@@ -200,6 +218,8 @@ class BlockBuffers:
         levels, what = slot.levels, f"a denoise step over {length} tokens"
         self.denoise = StepGraph(device, levels, what, denoise)
         self.commit = StepGraph(device, levels, "a diffusion step", commit)
+        choose = _choice(slot, self.inputs, self.logits, self.outputs, slot.sizes(length, length))
+        self.choose = StepGraph(device, levels, "a choice of tokens", choose)
         self.fill = StepGraph(device, levels, what, lambda: body(0))
         self.whole = BlockGraph(device, levels, f"a block of {length} tokens", body)
 
@@ -211,7 +231,7 @@ class BlockBuffers:
 
     def close(self) -> None:
         """Let go of the graphs."""
-        for graph in (self.denoise, self.commit, self.fill):
+        for graph in (self.denoise, self.commit, self.choose, self.fill):
             graph.close()
         self.whole.close()
 

@@ -21,7 +21,8 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.choice import Choices, Choosing
+from ttc.runtime.gpu.backend import ContextLogits, DeviceBackend
 from ttc.runtime.state import ContextState
 
 __all__ = ["TwoDevices"]
@@ -69,6 +70,22 @@ class TwoDevices(Backend):
             self._twin(state).lengths = state.lengths
             return call
 
+    def choose_next(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        how: Choosing,
+        save: bool = False,
+    ) -> tuple[Choices, Any]:
+        with self._lock:
+            made = self._context.choose_next(
+                state, input_ids, commit_len, logit_positions, how, save, then=lambda: self._send(state)
+            )
+            self._twin(state).lengths = state.lengths
+            return made
+
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self._lock:
             self._context.advance(state, saved, commit_len)
@@ -79,7 +96,10 @@ class TwoDevices(Backend):
         return self._denoiser.denoise(self._twin(state), block_ids, t)
 
     def fetch(self, logits: Any) -> Floats:
-        return self._denoiser.fetch(logits)
+        return self._where(logits).fetch(logits)
+
+    def choose(self, logits: Any, how: Choosing) -> Choices:
+        return self._where(logits).choose(logits, how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         return self._denoiser.step(logits, inputs)
@@ -100,6 +120,10 @@ class TwoDevices(Backend):
     def close(self) -> None:
         self._context.close()
         self._denoiser.close()
+
+    def _where(self, logits: Any) -> DeviceBackend:
+        """The tower's backend that computed them."""
+        return self._context if isinstance(logits, ContextLogits) else self._denoiser
 
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its twin on the denoiser's GPU, which lives as long as it does."""

@@ -87,7 +87,7 @@ class OnnxRuntimeBackend(Backend):
         outputs = self._run("context", feeds, ["logits", *new_names, *saved_names])
         state.tensors = {name: outputs[f"new_{name}"] for name in self._state_names}
         state.lengths = state.lengths + commit_len
-        return ContextCall(outputs["logits"].numpy(), {name: outputs[name] for name in saved_names})
+        return ContextCall(outputs["logits"], {name: outputs[name] for name in saved_names})
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         if self._mamba_names:

@@ -84,7 +84,7 @@ class TorchBackend(Backend):
         flat = [tensor for layer in new_state for tensor in layer]
         state.tensors = dict(zip(names, flat, strict=True))
         state.lengths = state.lengths + commit_len
-        return ContextCall(logits.cpu().numpy(), saved if save else None)
+        return ContextCall(logits, saved if save else None)
 
     @torch.inference_mode()
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:

@@ -66,9 +66,9 @@ def test_the_state_follows_before_the_host_waits(two):
     backend = engine._backend
     state = backend.new_state(1, 64)
     order = []
-    send, fetch = second.receive, first.download
+    send, wait = second.receive, first.wait
     second.receive = lambda *arguments: order.append("send") or send(*arguments)
-    first.download = lambda *arguments: order.append("wait") or fetch(*arguments)
+    first.wait = lambda: order.append("wait") or wait()
     ids = np.array([[5, 6, 7, 8]], np.int32)
     backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
     assert order == ["send", "wait"]
