@@ -239,13 +239,14 @@ def chosen(
     places: of the rows in the batch that was computed.
 
     Raises:
-        NumericsError: NaN among the logits of one of them.
+        NumericsError: NaN among the logits of one of them; on a GPU, whose choices show it by the
+            probability of what was chosen, infinite logits too.
     """
     tokens = choices.at(places, ahead)
     if (tokens == NO_TOKEN).any():
         raise NumericsError(
-            f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead}; "
-            "check the weights (ttc inspect) and the dtype"
+            f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead} (on a GPU infinite ones "
+            "count as such); check the weights (ttc inspect) and the dtype"
         )
     return tokens
 

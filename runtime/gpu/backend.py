@@ -8,7 +8,6 @@ copy out.
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,29 +25,29 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.choice import NO_TOKEN, Choices, Choosing, MadeChoices
+from ttc.runtime.choice import Choices, Choosing
 from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
+from ttc.runtime.gpu.choice import (
+    NO_CHOICE,
+    ContextLogits,
+    choice_page,
+    choice_problem,
+    made_choices,
+)
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
-from ttc.runtime.gpu.executor import CHOICE_INPUTS, OPEN, STEP_INPUTS, Executor
+from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import Levels
+from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
 from ttc.runtime.state import ContextState
 from ttc.shard import numpy_dtype
 
-__all__ = ["ContextLogits", "DeviceBackend", "padded_length"]
+__all__ = ["DeviceBackend"]
 
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ContextLogits:
-    """What a context call left on the device; the first `places` of them were asked for."""
-
-    logits: DeviceArray
-    places: int
 
 
 class DeviceBackend(Backend):
@@ -76,6 +75,7 @@ class DeviceBackend(Backend):
         self._levels = Levels(device, graph_level, executor.capture_problem)
         ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
         self._kernel = device.load_kernel(KERNEL, ptx)
+        self._choice_problem = choice_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
         self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
         self.lock = threading.RLock()
@@ -124,8 +124,7 @@ class DeviceBackend(Backend):
         """As `Backend.context`; `then` enqueues what is to follow before the host waits."""
         R = logit_positions.shape[1]
         with self.lock:
-            nothing = dict.fromkeys(CHOICE_INPUTS, 0)
-            buffers, length = self._read(state, input_ids, commit_len, logit_positions, nothing, then)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, NO_CHOICE, then)
             self._device.wait()  # the page may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
@@ -144,9 +143,9 @@ class DeviceBackend(Backend):
             call = self.context(state, input_ids, commit_len, logit_positions, save, then)
             return self.choose(call.logits, how), call.saved
         with self.lock:
-            choice = _choice_page(how)
+            choice = choice_page(how)
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, choice, then)
-            return _made_choices(buffers.chosen.download()), length if save else None
+            return made_choices(buffers.chosen.download()), length if save else None
 
     def _read(
         self,
@@ -165,10 +164,10 @@ class DeviceBackend(Backend):
         places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
         buffers = self._making_room(lambda: slot.context(length, places))
         buffers.page.upload(
-            input_ids=_widened(input_ids, length),
+            input_ids=widened(input_ids, length),
             lengths=state.lengths,
             commit_len=commit_len,
-            logit_positions=_widened(logit_positions, places),
+            logit_positions=widened(logit_positions, places),
             **choice,
         )
         buffers.step.run()
@@ -202,13 +201,13 @@ class DeviceBackend(Backend):
         with self.lock:
             self._check_open()
             nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
-            logits.inputs.upload(**nothing | _choice_page(how))
+            logits.inputs.upload(**nothing | choice_page(how))
             logits.choose.run()
-            return _made_choices(logits.outputs.download())
+            return made_choices(logits.outputs.download())
 
     def _chooses(self, how: Choosing) -> bool:
         """Whether tokens are chosen on the device; where not, the reason becomes a note."""
-        problem = self._executor.choice_problem
+        problem = self._choice_problem
         if how.filters:
             problem = "top_k and top_p need the logits in order"
         if problem is not None:
@@ -301,7 +300,7 @@ class DeviceBackend(Backend):
         with self.lock:
             state = self.new_state(batch, capacity)
             nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
-            for length in _lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
+            for length in call_lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
                 for _ in range(2):
                     self.context(state, np.zeros((batch, length), np.int32), nothing, place)
 
@@ -337,7 +336,16 @@ class DeviceBackend(Backend):
     def _new_slot(self, batch: int, capacity: int) -> Slot:
         scope = Scope(self._device)
         with scope.all_or_nothing():
-            return Slot(scope, self._executor, self._levels, self.config, self._kernel, batch, capacity)
+            return Slot(
+                scope,
+                self._executor,
+                self._levels,
+                self.config,
+                self._kernel,
+                batch,
+                capacity,
+                chooses=self._choice_problem is None,
+            )
 
     def _making_room(self, make: Callable[[], T]) -> T:
         """What `make` gives; where memory is short, slots that wait are given up, one after another."""
@@ -390,48 +398,6 @@ class _StateTensors(dict[str, Any]):
         self.lease = lease
         # The same state on another GPU, where there is one.
         self.twin: ContextState | None = None
-
-
-def padded_length(length: int, room: int, limits: Limits | None) -> int:
-    """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
-
-    The next length that the engines were built for, or else the next power of two where the cache has room
-    for it and the engine takes it; what is added is never committed.
-    """
-    if limits is not None and limits.lengths:
-        return min(fixed for fixed in limits.lengths if fixed >= length)
-    wide = 1 << (length - 1).bit_length()
-    most = room if limits is None else min(room, limits.reads[1])
-    return wide if wide <= most else length
-
-
-def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
-    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
-    if limits is not None and limits.lengths:
-        return list(limits.lengths)
-    powers = {1 << power for power in range(chunk.bit_length())}
-    return sorted({block, chunk} | powers)
-
-
-def _choice_page(how: Choosing) -> dict[str, npt.ArrayLike]:
-    """`CHOICE_INPUTS` for a choice at every place; AR draws as a block's first step does."""
-    return {
-        "block_ids": OPEN,
-        "temperature": how.temperature,
-        "row_key": how.row_key,
-        "position": how.position,
-        "step": 0,
-    }
-
-
-def _made_choices(outputs: Mapping[str, npt.NDArray[Any]]) -> Choices:
-    """The probability of what was chosen is NaN where a logit is, or where one is infinite."""
-    usable = ~np.isnan(outputs["confidence"])
-    return MadeChoices(np.where(usable, outputs["predicted_ids"], np.int32(NO_TOKEN)))
-
-
-def _widened(rows: Ints, width: int) -> Ints:
-    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
 def _quietly(close: Callable[[], None]) -> None:

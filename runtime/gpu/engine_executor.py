@@ -13,7 +13,7 @@ from ttc.program import OP, Step
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import OPEN, Executor
-from ttc.runtime.gpu.ptx_ops import PtxOps, missing_kernels
+from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps
 from ttc.runtime.program import StitchedProgram
 
@@ -40,7 +40,7 @@ class EngineExecutor(Executor):
         self._programs = {
             role: StitchedProgram(engines.folder.program(role), steps, ops) for role in manifest.programs
         }
-        self._ops, self.choice_problem = ops, missing_kernels()
+        self._ops = ops
         self._closed = False
 
     def bind(

@@ -44,10 +44,8 @@ STEP_OUTPUTS: Specs = {
     "confidence": ("float32", ("B", "L")),
     "masked_count": ("int32", ("B",)),
 }
-
-# The choice of AR's tokens is the first half of a diffusion step, the op `DiffusionPredict`, with a mask id
-# that is no token: nothing is banned, and where `block_ids` holds it a token is chosen. Elsewhere the logits
-# are not read.
+# Of the choice of AR's tokens (`ttc.runtime.gpu.choice`): the mask id, which stands in `block_ids` where a
+# token is to be chosen.
 OPEN = -1
 CHOICE_INPUTS: Specs = {
     "block_ids": ("int32", ("B", "R")),
@@ -70,7 +68,6 @@ class Executor(ABC):
         compute_dtype: of weights and activations.
         notes: what is not as asked, one sentence each.
         capture_problem: why its work cannot be captured into a graph; None where it can.
-        choice_problem: why it cannot choose tokens; None where it can.
         aliases_state: whether the new state may be written where the old one lies.
         limits: sizes it can compute; None where any will do.
     """
@@ -79,7 +76,6 @@ class Executor(ABC):
     compute_dtype: str
     notes: Sequence[str] = ()
     capture_problem: str | None = None
-    choice_problem: str | None = None
     aliases_state: bool = False
     limits: Limits | None = None
 

@@ -1,6 +1,5 @@
 """The ops between engine segments as PTX, compiled for the device when they are bound."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,14 +9,7 @@ from ttc.errors import BackendError, MissingDependencyError
 from ttc.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 
-__all__ = ["PtxOps", "missing_kernels"]
-
-
-def missing_kernels() -> str | None:
-    """Why no op can be bound here; None where it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "the kernel is Triton's and triton is not installed (pip install 'ttc[kernels]')"
-    return None
+__all__ = ["PtxOps"]
 
 
 class PtxOps:
@@ -72,7 +64,7 @@ class PtxOps:
             from ttc.plugins.ptx import compile_launch
         except ImportError:
             raise MissingDependencyError(
-                "the ops of a cut program are Triton kernels, and triton is not installed; "
+                "what runs beside engines are Triton kernels, and triton is not installed; "
                 "install it with: pip install 'ttc[kernels]'"
             ) from None
         return LEAVES, Problem, self._compile or compile_launch

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ttc.config import ModelConfig
 from ttc.dims import Shape
 from ttc.runtime.gpu.block_loop import THREADS, record_words
-from ttc.runtime.gpu.device import DeviceArray, Scope
+from ttc.runtime.gpu.choice import bind_choice
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
     CHOICE_INPUTS,
     CHOICE_OUTPUTS,
@@ -41,8 +42,11 @@ class Slot:
         block_kernel: Any,
         batch: int,
         capacity: int,
+        *,
+        chooses: bool,
     ) -> None:
         self.scope, self.executor, self.levels, self.config = scope, executor, levels, config
+        self._chooses = chooses
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
         specs = state_specs(config, executor.compute_dtype, batch, capacity)
         self._whole, self.state = pack(scope, specs, {})
@@ -115,6 +119,12 @@ class Slot:
         if self._new_whole is not self._whole:
             self.scope.device.copy(self._whole, self._new_whole)
 
+    def choice(self, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]) -> Work:
+        """The work that chooses tokens; none where the device cannot."""
+        if not self._chooses:
+            return lambda: None
+        return bind_choice(self.executor, self.scope, inputs, logits, outputs, sizes)
+
     def sizes(self, length: int, places: int = 1) -> dict[str, int]:
         """The letters of the graphs' shapes in numbers."""
         return {"B": self.batch, "L": length, "C": self.capacity, "R": places}
@@ -149,7 +159,7 @@ class ContextBuffers:
         own = {name: self.page.device[name] for name in inputs} | {"logits": self.logits}
         tensors = own | slot.state | slot.new_state | slot.saved(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
-        choose = _choice(slot, self.page, self.logits, self.chosen, sizes)
+        choose = slot.choice(self.page, self.logits, self.chosen, sizes)
 
         def run() -> None:
             work()
@@ -157,17 +167,6 @@ class ContextBuffers:
             choose()
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
-
-
-def _choice(
-    slot: Slot, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]
-) -> Callable[[], None]:
-    """The work that chooses tokens, or none where the executor cannot."""
-    if slot.executor.choice_problem is not None:
-        return lambda: None
-    tensors = {name: inputs.device[name] for name in CHOICE_INPUTS} | {"logits": logits}
-    tensors |= {name: outputs.device[name] for name in CHOICE_OUTPUTS}
-    return slot.executor.bind(slot.scope, "choose", tensors, sizes)
 
 
 class BlockBuffers:
@@ -218,7 +217,7 @@ class BlockBuffers:
         levels, what = slot.levels, f"a denoise step over {length} tokens"
         self.denoise = StepGraph(device, levels, what, denoise)
         self.commit = StepGraph(device, levels, "a diffusion step", commit)
-        choose = _choice(slot, self.inputs, self.logits, self.outputs, slot.sizes(length, length))
+        choose = slot.choice(self.inputs, self.logits, self.outputs, slot.sizes(length, length))
         self.choose = StepGraph(device, levels, "a choice of tokens", choose)
         self.fill = StepGraph(device, levels, what, lambda: body(0))
         self.whole = BlockGraph(device, levels, f"a block of {length} tokens", body)

@@ -2,7 +2,7 @@
 
 The context tower's GPU owns the state. Whatever moves it (a prompt, a finished block, a token) is followed by
 a copy of the whole state to a slot of the same size on the denoiser's GPU, over the link between the two. The
-copy is ordered by events alone: the host reads the context tower's logits and prepares the next block
+copy is ordered by events alone: the host takes in what the context tower gave and prepares the next block
 meanwhile, and the denoiser's stream waits, not the host.
 
 Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
@@ -22,7 +22,8 @@ from ttc.runtime.backends.base import (
     StepOutputs,
 )
 from ttc.runtime.choice import Choices, Choosing
-from ttc.runtime.gpu.backend import ContextLogits, DeviceBackend
+from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.choice import ContextLogits
 from ttc.runtime.state import ContextState
 
 __all__ = ["TwoDevices"]

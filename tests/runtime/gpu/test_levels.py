@@ -13,8 +13,8 @@ from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import BackendError, DeviceMemoryError, InputError
 from ttc.runtime.backends.base import Limits
-from ttc.runtime.gpu.backend import padded_length
 from ttc.runtime.gpu.cuda import loop_problem
+from ttc.runtime.gpu.lengths import padded_length
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]

@@ -61,6 +61,17 @@ def test_batches_shrink_on_both(two, engines):
     assert [row.token_ids for row in got] == [row.token_ids for row in want]
 
 
+@pytest.mark.parametrize("choice", [{}, {"temperature": 0.9, "seed": 3, "top_k": 20}], ids=["", "filtered"])
+def test_the_modes_that_write_what_ar_writes(two, engines, choice):
+    """Tokens are chosen on either device, or fetched from it where the host chooses."""
+    engine, _ = two
+    prompts, options = [[5, 6, 7], [8, 9], list(range(3, 30))], {"max_new_tokens": 12} | choice
+    reference = engines("tiny_a", "torch")
+    for mode, same in (("ar", "ar"), ("lossless", "ar"), ("mock-ar", "mock-ar")):
+        want, got = reference.generate(prompts, same, **options), engine.generate(prompts, mode, **options)
+        assert [row.token_ids for row in got] == [row.token_ids for row in want], mode
+
+
 def test_the_state_follows_before_the_host_waits(two):
     engine, (first, second) = two
     backend = engine._backend
