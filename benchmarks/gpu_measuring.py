@@ -21,6 +21,7 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.choice import NO_CHOICE, choice_page
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.state import ContextState
 
 CAPACITY, CONTEXT_TOKENS = 2048, 1024
 
@@ -105,13 +106,14 @@ class Bench:
         level: milliseconds, launches and waits each.
         """
         found = []
-        for batch in self._batches:
-            for level in (0, 1):
-                work = Work("extend", batch, self._distinct[len(self._distinct) // 2])
-                with self._backend(weights, work, level) as backend:
-                    for what, call in _context_calls(backend, batch).items():
-                        counted = self._counted(call)
-                        found.append({"what": what, "batch": batch, "graph_level": level} | counted)
+        distinct = self._distinct[len(self._distinct) // 2]
+        for kind, made in (("ar", _ar_calls), ("extend", _wide_calls)):
+            for batch in self._batches:
+                for level in (0, 1):
+                    with self._backend(weights, Work(kind, batch, distinct), level) as backend:
+                        for what, call in made(backend, batch).items():
+                            counted = self._counted(call)
+                            found.append({"what": what, "batch": batch, "graph_level": level} | counted)
         return found
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
@@ -253,25 +255,30 @@ def _greedy(batch: int) -> Choosing:
     return Choosing(0.0, None, None, zeros.astype(np.int64), zeros)
 
 
-def _context_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
-    """The loop's calls of the context tower, each over the same tokens every time."""
-    state, how = backend.new_state(batch, CAPACITY), _greedy(batch)
-    none, one, place = np.zeros(batch, np.int32), np.ones(batch, np.int32), np.zeros((batch, 1), np.int32)
+def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+    state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
+    place = np.zeros((batch, 1), np.int32)
+    return {"AR step": lambda: backend.choose_next(state, _rewound(state, 1), one, place, how)}
+
+
+def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+    state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
     places = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
 
-    def rewound(length: int) -> npt.NDArray[np.int32]:
-        state.lengths = np.full(batch, CONTEXT_TOKENS, np.int32)
-        return np.full((batch, length), 5, np.int32)
-
     def verify() -> None:
-        _, saved = backend.choose_next(state, rewound(BLOCK), none, places, how, save=True)
+        _, saved = backend.choose_next(state, _rewound(state, BLOCK), 0 * one, places, how, save=True)
         backend.advance(state, saved, one)
 
     return {
-        "AR step": lambda: backend.choose_next(state, rewound(1), one, place, how),
-        "prefill chunk": lambda: backend.context(state, rewound(BLOCK), one * BLOCK, place),
+        "prefill chunk": lambda: backend.context(state, _rewound(state, BLOCK), BLOCK * one, places[:, -1:]),
         "verification and advance": verify,
     }
+
+
+def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
+    """Tokens (B, length) to read over the same context every time."""
+    state.lengths = np.full(state.batch, CONTEXT_TOKENS, np.int32)
+    return np.full((state.batch, length), 5, np.int32)
 
 
 def _block_page(batch: int, mask_id: int) -> dict[str, Any]:

@@ -35,6 +35,10 @@ def on_host(results):
     return [note for result in results for note in result.stats.notes if "chosen on the host" in note]
 
 
+def counters(device):
+    return np.array([device.launches, device.waits, device.downloaded])
+
+
 class Seen:
     """The naive ops; `choices`: places open in every choice. `spoil` may write to the logits of a choice."""
 
@@ -116,10 +120,9 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level,
     real = backend.choose_next
 
     def counting(*arguments):
-        before = host_device.launches, host_device.waits, host_device.downloaded
+        before = counters(host_device)
         made = real(*arguments)
-        after = host_device.launches, host_device.waits, host_device.downloaded
-        counted.append(tuple(b - a for a, b in zip(before, after, strict=True)))
+        counted.append((counters(host_device) - before).tolist())
         return made
 
     backend.choose_next = counting
@@ -137,14 +140,9 @@ def test_a_lossless_round_downloads_no_logits(on_device, host_device):
     engine = on_device("tiny_a")
     options = FREE | {"draft_steps": 1, "block_size": 8}
     engine.generate(PROMPT, "lossless", **options)
-    before = host_device.launches, host_device.waits, host_device.downloaded
+    before = counters(host_device)
     result = engine.generate(PROMPT, "lossless", **options)
-    launches, waits, downloaded = (
-        now - then
-        for now, then in zip(
-            (host_device.launches, host_device.waits, host_device.downloaded), before, strict=True
-        )
-    )
+    launches, waits, downloaded = counters(host_device) - before
     rounds = len(result.stats.lossless.rounds)
     drafting = sum(each.drafted > 0 for each in result.stats.lossless.rounds)
     # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
@@ -153,6 +151,20 @@ def test_a_lossless_round_downloads_no_logits(on_device, host_device):
     assert drafting > 1
     verified = 8 * 4 * engine.config.vocab_size
     assert downloaded < drafting * verified / 2
+
+
+def test_a_step_of_mock_ar(on_device, host_device):
+    engine = on_device("tiny_a", 1)
+    few, more = FREE | {"max_new_tokens": 4}, FREE | {"max_new_tokens": 9}
+    for options in (few, few):
+        engine.generate(PROMPT, "mock-ar", **options)
+    taken = []
+    for options in (few, more):
+        before = counters(host_device)
+        engine.generate(PROMPT, "mock-ar", **options)
+        taken.append(counters(host_device) - before)
+    # Evaluation, choice, context call; four tensors of a word in pieces of 256 bytes.
+    assert ((taken[1] - taken[0]) / 5).tolist() == [3, 3, 1024]
 
 
 def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device):
@@ -166,21 +178,21 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device)
         real = getattr(backend, method)
 
         def counting(*arguments, real=real, method=method):
-            before = host_device.downloaded
+            before = counters(host_device)
             made = real(*arguments)
-            counts.append((method, host_device.downloaded - before, seen.choices[-1]))
+            counts.append((method, *(counters(host_device) - before).tolist()[-2:], seen.choices[-1]))
             return made
 
         setattr(backend, method, counting)
     _, found = prefill(backend, Stopwatch(), rows, prompts, 64, 8, options)
-    ends, passes = ("choose_next", 512, 3), ("context", 0, 0)
+    ends, passes = ("choose_next", 1, 512, 3), ("context", 1, 0, 0)
     assert counts == [ends, passes, ends, passes, ends]
     counts.clear()
     alone = [prefill(backend, Stopwatch(), [row], [row.prompt], 64, 64, options)[1][0] for row in rows]
     assert found.tolist() == alone, "each row's token is from the chunk in which it ends"
     counts.clear()
     _, none = prefill(backend, Stopwatch(), rows, prompts, 64, 64)
-    assert counts == [("context", 0, 0)]
+    assert counts == [("context", 1, 0, 0)]
     assert none.tolist() == [NO_TOKEN] * 3
 
 
