@@ -1,7 +1,9 @@
 """The run itself: what is counted, and that a broken denoiser is shown as broken."""
 
 import dataclasses
+import datetime as dt
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,10 +257,16 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads(saved.read_text())
     found = Report.from_dict(json.loads(done.stdout), "stdout")
     assert found.work.tasks is None
+    assert (found.model.device, found.model.threads) == ("cpu", 1)
+    assert found.machine.cpu
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(found.conditions.started)
+    assert dt.timedelta(0) <= age < dt.timedelta(hours=1)
+    assert found.conditions.load_at_end == pytest.approx(os.getloadavg()[0], abs=64)
     assert drawn.read_text(encoding="utf-8").startswith("<!doctype html>")
     compared = CliRunner().invoke(program, ["bench", "--compare", str(saved), str(saved)])
     assert compared.exit_code == 0, compared.stderr
     assert "within the spread" in compared.stdout
+    assert compared.stdout.count(found.conditions.started) == 2
     shown = CliRunner().invoke(program, arguments)
     assert shown.exit_code == 0, shown.stderr
     assert "tokens/NFE" in shown.stdout
