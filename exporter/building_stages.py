@@ -1,0 +1,50 @@
+"""The stages of a build: how long each took, and how much memory its process had used by its end."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Stage", "joined", "stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Wall seconds, and the largest resident memory, in bytes, of the process from its start to the end of
+    the stage; 0 where the system does not tell.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+@contextmanager
+def stage(stages: MutableMapping[str, Stage], name: str) -> Iterator[None]:
+    """Put what happens inside into `stages`, added to what already has the name."""
+    start = time.perf_counter()
+    yield
+    stages.update(joined(stages, {name: Stage(time.perf_counter() - start, _peak_bytes())}))
+
+
+def joined(first: Mapping[str, Stage], second: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Seconds added up, the larger of the peaks."""
+    found = dict(first)
+    for name, new in second.items():
+        old = found.get(name, Stage(0.0, 0))
+        found[name] = Stage(old.seconds + new.seconds, max(old.peak_bytes, new.peak_bytes))
+    return found
+
+
+def _peak_bytes() -> int:
+    """Of this process. On Linux ru_maxrss would not do: a process inherits it from the one that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
