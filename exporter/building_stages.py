@@ -38,7 +38,7 @@ def joined(first: Mapping[str, Stage], second: Mapping[str, Stage]) -> dict[str,
 
 
 def _peak_bytes() -> int:
-    """Of this process. On Linux ru_maxrss would not do: a process inherits it from the one that started it."""
+    """Of this process. Linux's ru_maxrss will not do: a process has it from the one that started it."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text().splitlines()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ttc.bench.identity import weights_digest
 from ttc.bench.problems import Problem
 from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Report
-from ttc.bench.trace import RowTrace, latency, quantile
+from ttc.bench.trace import RowTrace, latency, quantile, watch
 from ttc.bundle import Bundle, ShardRecord
 from ttc.cli import program
 from ttc.errors import InputError
@@ -238,6 +239,17 @@ def referenced(packed: Bundle, checkpoint: Path) -> Bundle:
     )
     manifest = dataclasses.replace(packed.manifest, weights=weights)
     return Bundle(packed.path, manifest, ReferencedWeights(weights, None, "bundle.json"))
+
+
+def test_calls_are_timed_by_the_clock_that_is_given(engines: Callable[..., Engine]) -> None:
+    ticks = itertools.count()
+    trace = watch(
+        engines("tiny_a", "onnxruntime"),
+        [[1, 5, 9]],
+        {"mode": "ar", "max_new_tokens": 4, "stop_at_eos": False},
+        lambda: float(next(ticks)),
+    )
+    assert trace.ar_steps == (1.0, 1.0, 1.0)
 
 
 def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
