@@ -1,5 +1,6 @@
 """What is checked of engines before they are used: digests, paths, signatures, versions."""
 
+import dataclasses
 import os
 
 import pytest
@@ -80,8 +81,6 @@ def test_a_manifest_that_leads_outside_is_refused(step, tmp_path):
     output = build(step, tmp_path / "out").output
     path = output / MANIFEST_FILE
     manifest = EngineFolder.open(output).manifest
-    import dataclasses
-
     record = manifest.files["step.engine"]
     for name in ("../step.engine", "/etc/passwd", "a/b.engine", "evil.sh", MANIFEST_FILE):
         path.write_bytes(dataclasses.replace(manifest, files={**manifest.files, name: record}).to_json())
