@@ -116,6 +116,17 @@ class Engine:
         return self._backend.name
 
     @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
+        device = getattr(self._backend, "device", "cuda")
+        return str(getattr(device, "name", device))
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of one call; None where a GPU computes."""
+        return self._backend.threads
+
+    @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
         return self._backend.can_advance

@@ -108,6 +108,7 @@ class Backend(ABC):
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
+        threads: of the CPU, for one call; None where a GPU computes.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Backend(ABC):
     can_advance: bool = True
     limits: Limits | None = None
     graph_level: int | None = None
+    threads: int | None = None
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:

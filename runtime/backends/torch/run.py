@@ -49,6 +49,11 @@ class TorchBackend(Backend):
         """Where it runs: "cpu" or "cuda:N"."""
         return str(self._device)
 
+    @property
+    def threads(self) -> int | None:  # type: ignore[override]  # torch has them for the whole process
+        """Threads of torch on the CPU."""
+        return torch.get_num_threads() if self._device.type == "cpu" else None
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
             tensor.name: torch.zeros(
