@@ -279,7 +279,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and result")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipe.toml")
-    parser.add_argument("--begin", type=Path, help=f"a checkpoint to start from, such as a run's {CONTEXT_DONE}")
+    parser.add_argument(
+        "--begin", type=Path, help=f"a checkpoint to start from, such as {CONTEXT_DONE} of another run"
+    )
+    parser.add_argument("--masks", choices=("sampler", "random"), help="in place of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of this process (default 1)")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps; start again to go on")
@@ -287,6 +290,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(options.recipe.read_text(encoding="utf-8"))
+    if options.masks:
+        recipe["denoiser"]["masks"] = options.masks
     run = Run.start(recipe, HERE / "config.json", options.out, options.device, options.begin)
     run.train(options.stop_after)
     finished = run.phase == PHASES[-1] and run.step == recipe[run.phase]["steps"]
