@@ -28,7 +28,7 @@ from ttc.runtime.backends.base import (
 from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
-from ttc.runtime.gpu.graphs import Levels
+from ttc.runtime.gpu.graphs import PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, Slot
 from ttc.runtime.state import ContextState
@@ -64,8 +64,7 @@ class DeviceBackend(Backend):
         self.name, self.config = executor.name, config
         self._device, self._executor = device, executor
         self._levels = Levels(device, graph_level, executor.capture_problem)
-        ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
-        self._kernel = device.load_kernel(KERNEL, ptx)
+        self._kernel = self._loop_kernel(compile_kernel)
         self._idle: list[Slot] = []
         self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
         self.lock = threading.RLock()
@@ -174,45 +173,58 @@ class DeviceBackend(Backend):
 
     def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
         block, B, L = inputs.block_ids, *inputs.block_ids.shape
-        masked_count = (block == self.config.mask_token_id).sum(-1)
-        if not masked_count.any():
-            return
-        if not inputs.redraw and (inputs.temperature > 0).any():
-            # The graph counts its steps up, and they would draw anew.
-            self._step_on_host()
-            yield from super().fill_block(state, inputs)
+        if not (block == self.config.mask_token_id).any():
             return
         with self.lock:
             slot = self._slot(state)
             buffers = self._making_room(lambda: slot.block(L))
-            buffers.inputs.upload(
-                block_ids=block,
-                t=masked_count / L,
-                lengths=state.lengths,
-                threshold=inputs.threshold,
-                temperature=inputs.temperature,
-                row_key=inputs.row_key,
-                position=state.lengths,
-                step=0,
-                steps_left=inputs.steps,
-            )
-            whole = buffers.whole.run()
-            records = buffers.record(0, min(inputs.steps, L)).copy() if whole else None
-        for step in range(min(inputs.steps, L)):
-            if records is None:
-                with self.lock:
-                    self._check_open()
-                    buffers.fill.run()
-                    record = buffers.record(step, 1)[0]
-                    outputs = read_record(record, B, L)
-            else:
-                outputs = read_record(records[step], B, L)
+            records = self._fill_whole(state, buffers, inputs)
+        if records is None:
+            yield from self._fill_by_steps(state, buffers, inputs)
+            return
+        for record in records:
+            outputs = read_record(record, B, L)
             yield outputs
             if not outputs.masked_count.any():
-                break
-        buffers.whole.warm = True
+                return
 
-    def _step_on_host(self) -> None:
+    def _fill_whole(
+        self, state: ContextState, buffers: BlockBuffers, inputs: BlockInputs
+    ) -> npt.NDArray[np.int32] | None:
+        """Fill the block in one launch: the records of its steps. None where that cannot be (yet)."""
+        if buffers.loop is None or not buffers.loop.ready:
+            return None
+        if not inputs.redraw and (inputs.temperature > 0).any():
+            # The graph counts its steps up, and they would draw anew.
+            self._note_steps_on_host()
+            return None
+        block = inputs.block_ids
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        buffers.upload(state, inputs, block, masked_count, 0)
+        return buffers.loop.run(min(inputs.steps, block.shape[1]))
+
+    def _fill_by_steps(
+        self, state: ContextState, buffers: BlockBuffers, inputs: BlockInputs
+    ) -> Iterator[StepOutputs]:
+        """Fill the block step by step: one copy in, one launch and one copy out each."""
+        block = inputs.block_ids
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        for step in range(inputs.steps):
+            with self.lock:
+                self._check_open()
+                buffers.upload(state, inputs, block, masked_count, step)
+                buffers.fill.run()
+                outputs = StepOutputs(**buffers.outputs.download())
+            yield outputs
+            block, masked_count = outputs.next_block_ids, outputs.masked_count
+            if not masked_count.any():
+                break
+        if buffers.loop is not None:
+            with self.lock:
+                self._check_open()
+                buffers.loop.warm_up()
+
+    def _note_steps_on_host(self) -> None:
         if not self._own_notes:
             self._own_notes = ("sampled drafts are stepped by the host: a block's graph would draw anew",)
             logger.warning("%s", *self._own_notes)
@@ -261,6 +273,19 @@ class DeviceBackend(Backend):
             self._idle.clear()
             _quietly(self._executor.close)
             self._device.close()
+
+    def _loop_kernel(self, compile_kernel: Callable[[str, str, str], bytes]) -> Any:
+        """The kernel that ends a step inside a block's graph; None where there are no such graphs, which is
+        also what follows where it cannot be had.
+        """
+        if self._levels.level < PER_BLOCK:
+            return None
+        try:
+            ptx = compile_kernel(KERNEL, SOURCE, self._device.compute_capability)
+            return self._device.load_kernel(KERNEL, ptx)
+        except BackendError as fault:
+            self._levels.lower(PER_STEP, f"the loop's kernel cannot be had ({fault})")
+            return None
 
     def _lease(self, batch: int, capacity: int) -> "_Lease":
         """A slot of this size: one that waits, or a new one, for which others that wait make room."""

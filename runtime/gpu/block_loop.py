@@ -1,8 +1,8 @@
 """What happens between two denoise steps, on the GPU: the next block becomes the block, and the loop learns
 whether to go on.
 
-One small CUDA C kernel, compiled by NVRTC when an engine starts. It is not Triton's because only CUDA C can
-set the condition of a graph's WHILE node. `update` is its plain twin.
+One small CUDA C kernel, compiled by NVRTC when an engine starts that may run whole blocks as graphs. It is
+not Triton's because only CUDA C can set the condition of a graph's WHILE node. `update` is its plain twin.
 
 What a step gave is kept in a record, so that a host which only looks after the block sees every step. Record
 of step s, int32 words: next ids (B·L), predicted ids (B·L), confidence (B·L, the bits of float32), masked

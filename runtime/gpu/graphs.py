@@ -70,31 +70,52 @@ class StepGraph:
 
 
 class BlockGraph:
-    """A loop's body as one graph with a WHILE node, once the body has run on its own."""
+    """A loop as one graph with a WHILE node, once what it consists of has run on its own.
 
-    def __init__(self, device: Device, levels: Levels, what: str, body: Callable[[int], None]) -> None:
-        self._device, self._levels, self._what, self._body = device, levels, what, body
+    work: a step.  last: ends it, with the handle of the loop's condition, or 0 outside the loop.
+    """
+
+    def __init__(
+        self, device: Device, levels: Levels, what: str, work: Work, last: Callable[[int], None]
+    ) -> None:
+        self._device, self._levels, self._what, self._work, self._last = device, levels, what, work, last
         self._graph: Graph | None = None
-        self.warm = False
+        self._warm = False
 
-    def run(self) -> bool:
-        """Enqueue the whole loop; False where that cannot be done (yet), and nothing was enqueued."""
-        if self._levels.level < PER_BLOCK or not self.warm:
+    def warm_up(self) -> None:
+        """Run `last` once outside the loop; called when `work` has run on its own."""
+        if not self._warm and self._levels.level >= PER_BLOCK:
+            self._last(0)
+            self._warm = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether the loop can be launched; captures it if that has not been tried."""
+        if self._levels.level < PER_BLOCK or not self._warm:
             return False
         if self._graph is None:
             self._graph = _captured(
-                self._levels, PER_STEP, self._what, lambda: self._device.capture_loop(self._body)
+                self._levels,
+                PER_STEP,
+                self._what,
+                lambda: self._device.capture_loop(self._body),
             )
-        if self._graph is None:
-            return False
+        return self._graph is not None
+
+    def run(self) -> None:
+        """Enqueue the whole loop, which is `ready`."""
+        assert self._graph is not None, "only what is ready can be run"
         self._graph.launch()
-        return True
 
     def close(self) -> None:
         """Let go of the graph."""
         if self._graph is not None:
             self._graph.close()
             self._graph = None
+
+    def _body(self, condition: int) -> None:
+        self._work()
+        self._last(condition)
 
 
 def _captured(levels: Levels, otherwise: int, what: str, capture: Callable[[], Graph]) -> Graph | None:

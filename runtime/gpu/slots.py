@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ttc.config import ModelConfig
 from ttc.dims import Shape
+from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.gpu.block_loop import THREADS, record_words
-from ttc.runtime.gpu.device import DeviceArray, Scope
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
     STEP_INPUTS,
     STEP_OUTPUTS,
@@ -23,6 +24,7 @@ from ttc.runtime.gpu.executor import (
 )
 from ttc.runtime.gpu.graphs import BlockGraph, Levels, StepGraph
 from ttc.runtime.gpu.pages import Page, pack
+from ttc.runtime.state import ContextState
 
 __all__ = ["BlockBuffers", "ContextBuffers", "Slot"]
 
@@ -153,10 +155,10 @@ class ContextBuffers:
 
 
 class BlockBuffers:
-    """Denoising a block: `inputs` and `outputs` of a step, `records` of all steps of a block.
+    """Denoising a block: `inputs` and `outputs` of a step.
 
-    `denoise` and `commit` are the two halves of a step on their own; `fill` is a step of the loop, with the
-    block moved on; `whole` is the loop.
+    `denoise` and `commit` are the two halves of a step on their own; `fill` is both. `loop` fills a whole
+    block; None where there is no kernel for it.
     """
 
     def __init__(self, slot: Slot, length: int) -> None:
@@ -167,9 +169,6 @@ class BlockBuffers:
         )
         self.outputs = Page(scope, STEP_OUTPUTS, sizes)
         self.logits = scope.array("float32", (B, length, config.vocab_size))
-        self.records = scope.array("int32", (length, record_words(B, length)))
-        self._pinned = device.pinned(self.records.nbytes).view(np.int32).reshape(self.records.shape)
-        self._device = device
         small = self.inputs.device
         denoise = slot.executor.bind(
             scope,
@@ -179,7 +178,7 @@ class BlockBuffers:
             | {"logits": self.logits},
             sizes,
         )
-        # The step graph's own t is not used: the loop's kernel writes the next one.
+        # The step graph's own t is not used: the host or the loop's kernel writes the next one.
         unused = {"t": scope.array("float32", (B,))}
         commit = slot.executor.bind(
             scope,
@@ -190,37 +189,88 @@ class BlockBuffers:
             | unused,
             sizes,
         )
-        update = self._update(slot.block_kernel, B, length)
 
-        def body(condition: int) -> None:
+        def step() -> None:
             denoise()
             commit()
-            update(condition)
 
         levels, what = slot.levels, f"a denoise step over {length} tokens"
         self.denoise = StepGraph(device, levels, what, denoise)
         self.commit = StepGraph(device, levels, "a diffusion step", commit)
-        self.fill = StepGraph(device, levels, what, lambda: body(0))
-        self.whole = BlockGraph(device, levels, f"a block of {length} tokens", body)
+        self.fill = StepGraph(device, levels, what, step)
+        self.loop: BlockLoop | None = None
+        if slot.block_kernel is not None:
+            self.loop = BlockLoop(slot, self, step, length)
 
-    def record(self, first: int, count: int) -> npt.NDArray[np.int32]:
-        """Records first … first + count − 1 on the host; waits for them."""
-        host = self._pinned[first : first + count]
-        self._device.download(host.reshape(-1).view(np.uint8), self.records.part(first, count))
-        return host
+    def upload(
+        self,
+        state: ContextState,
+        inputs: BlockInputs,
+        block: npt.NDArray[np.int32],
+        masked_count: npt.NDArray[Any],
+        step: int,
+    ) -> None:
+        """Enqueue the copy of what step `step` of filling a block reads, of which `block` is left by the
+        steps before.
+        """
+        self.inputs.upload(
+            block_ids=block,
+            t=masked_count / block.shape[1],
+            lengths=state.lengths,
+            threshold=inputs.threshold,
+            temperature=inputs.temperature,
+            row_key=inputs.row_key,
+            position=state.lengths,
+            step=step if inputs.redraw else 0,
+            steps_left=inputs.steps - step,
+        )
 
     def close(self) -> None:
         """Let go of the graphs."""
         for graph in (self.denoise, self.commit, self.fill):
             graph.close()
-        self.whole.close()
+        if self.loop is not None:
+            self.loop.close()
 
-    def _update(self, kernel: Any, B: int, length: int) -> Callable[[int], None]:
-        made, given = self.outputs.device, self.inputs.device
+
+class BlockLoop:
+    """The loop over a block on the device, and the records of its steps."""
+
+    def __init__(self, slot: Slot, buffers: BlockBuffers, step: Work, length: int) -> None:
+        scope, B = slot.scope, slot.batch
+        self._device = scope.device
+        self._records = scope.array("int32", (length, record_words(B, length)))
+        pinned = self._device.pinned(self._records.nbytes)
+        self._mirror = pinned.view(np.int32).reshape(self._records.shape)
+        last = self._update(slot.block_kernel, buffers, B, length)
+        self._graph = BlockGraph(self._device, slot.levels, f"a block of {length} tokens", step, last)
+
+    def warm_up(self) -> None:
+        """Run on its own what only the loop runs; the step's buffers must hold a step."""
+        self._graph.warm_up()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a block can be filled by it."""
+        return self._graph.ready
+
+    def run(self, steps: int) -> npt.NDArray[np.int32]:
+        """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
+        self._graph.run()
+        host = self._mirror[:steps]
+        self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))
+        return host.copy()
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self._graph.close()
+
+    def _update(self, kernel: Any, buffers: BlockBuffers, B: int, length: int) -> Callable[[int], None]:
+        made, given = buffers.outputs.device, buffers.inputs.device
         read = [made[name].address for name in ("next_block_ids", "predicted_ids", "confidence")]
         read.append(made["masked_count"].address)
         written = [given[name].address for name in ("block_ids", "t", "step", "steps_left")]
-        written.append(self.records.address)
+        written.append(self._records.address)
         shape = [np.int32(B), np.int32(length)]
 
         def launch(condition: int) -> None:

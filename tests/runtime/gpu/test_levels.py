@@ -11,7 +11,7 @@ from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
-from ttc.errors import BackendError, DeviceMemoryError, InputError
+from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
 from ttc.runtime.backends.base import Limits
 from ttc.runtime.gpu.backend import padded_length
 from ttc.runtime.gpu.cuda import loop_problem
@@ -255,10 +255,31 @@ def test_closing_gives_everything_back(on_device, host_device):
     assert not host_device.blocks
 
 
+def refuse_to_compile(name, source, compute_capability):
+    raise MissingDependencyError("NVRTC is not installed; install it with: pip install 'ttc[gpu]'")
+
+
+def test_without_nvrtc_a_step_is_a_graph(on_device):
+    engine = on_device("tiny_a", compile_kernel=refuse_to_compile)
+    result = engine.generate(PROMPT, **LONG)
+    assert result.token_ids == on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
+    assert result.stats.graph_level == 1
+    assert any("level 1 in place of 2" in note and "ttc[gpu]" in note for note in result.stats.notes)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_below_level_2_no_kernel_is_asked_for(on_device, host_device, level):
+    host_device.kernels.clear()
+    result = on_device("tiny_a", level, compile_kernel=refuse_to_compile).generate(PROMPT, **LONG)
+    assert result.stats.graph_level == level
+    assert not any("graph" in note for note in result.stats.notes)
+
+
 def test_a_kernel_that_the_driver_refuses(on_device, host_device):
     host_device.kernels.clear()
-    with pytest.raises(BackendError, match="refuses the kernel ttc_block_update"):
-        on_device("tiny_a")
+    result = on_device("tiny_a").generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 1
+    assert "refuses the kernel ttc_block_update" in result.stats.notes[0]
 
 
 @pytest.mark.parametrize(
