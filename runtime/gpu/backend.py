@@ -26,6 +26,7 @@ from ttc.runtime.backends.base import (
     StepOutputs,
 )
 from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import PER_BLOCK, PER_STEP, Levels
@@ -268,11 +269,8 @@ class DeviceBackend(Backend):
             if self._closed:
                 return
             self._closed = True
-            for slot in self._idle:
-                _quietly(slot.close)
+            close_all([*(slot.close for slot in self._idle), self._executor.close, self._device.close])
             self._idle.clear()
-            _quietly(self._executor.close)
-            self._device.close()
 
     def _loop_kernel(self, compile_kernel: Callable[[str, str, str], bytes]) -> Any:
         """The kernel that ends a step inside a block's graph; None where there are no such graphs, which is
@@ -315,7 +313,7 @@ class DeviceBackend(Backend):
         """A state was dropped: its slot waits for the next one."""
         with self.lock:
             if self._closed:
-                _quietly(slot.close)
+                slot.close()
             else:
                 self._idle.append(slot)
 
@@ -376,11 +374,3 @@ def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
 
 def _widened(rows: Ints, width: int) -> Ints:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-
-
-def _quietly(close: Callable[[], None]) -> None:
-    """Close on a device that may be broken: what matters is that the rest is closed too."""
-    try:
-        close()
-    except BackendError as fault:
-        logger.warning(f"while closing: {fault}")

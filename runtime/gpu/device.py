@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.runtime.gpu.closing import close_all
 from ttc.shard import numpy_dtype
 
 __all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]
@@ -94,15 +95,15 @@ class Scope:
         try:
             yield
         except BaseException:
-            while len(self._blocks) > before:
-                self._blocks.pop().free()
+            made, self._blocks = self._blocks[before:], self._blocks[:before]
+            close_all(block.free for block in reversed(made))
             raise
 
     def close(self) -> None:
-        """Give everything back; nothing on the stream may still use it."""
+        """Give everything back; nothing on the stream may still use it. Never raises."""
         self.kept.clear()
-        while self._blocks:
-            self._blocks.pop().free()
+        blocks, self._blocks = self._blocks, []
+        close_all(block.free for block in reversed(blocks))
 
 
 class Graph(ABC):
@@ -127,7 +128,7 @@ class Device(ABC):
         launches, waits: graphs and leaves that the host put on the stream (copies between host and device
             apart), and times that it waited, since the start; what benchmarks count.
 
-    Every call raises `BackendError` when CUDA reports an error, and from then on.
+    Every call raises `BackendError` when CUDA reports an error, and from then on where CUDA keeps it.
     """
 
     name: str

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import Executor
@@ -51,9 +52,7 @@ class EngineExecutor(Executor):
 
     def close(self) -> None:
         self._closed = True
-        self._steps.close()
-        self._programs.clear()
-        self._weight_scope.close()
+        close_all([self._steps.close, self._programs.clear, self._weight_scope.close])
 
 
 def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:

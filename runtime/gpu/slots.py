@@ -14,6 +14,7 @@ from ttc.config import ModelConfig
 from ttc.dims import Shape
 from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.gpu.block_loop import THREADS, record_words
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
     STEP_INPUTS,
@@ -120,14 +121,11 @@ class Slot:
         return {"B": self.batch, "L": length, "C": self.capacity, "R": places}
 
     def close(self) -> None:
-        """Give back graphs and memory; nothing may be running on them."""
-        for context in self._contexts.values():
-            context.step.close()
-        for _, step in self._advances.values():
-            step.close()
-        for block in self._blocks.values():
-            block.close()
-        self.scope.close()
+        """Give back graphs and memory; nothing may be running on them. Never raises."""
+        steps = [context.step for context in self._contexts.values()]
+        steps += [step for _, step in self._advances.values()]
+        blocks = self._blocks.values()
+        close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
 
 
 class ContextBuffers:
@@ -226,11 +224,9 @@ class BlockBuffers:
         )
 
     def close(self) -> None:
-        """Let go of the graphs."""
-        for graph in (self.denoise, self.commit, self.fill):
-            graph.close()
-        if self.loop is not None:
-            self.loop.close()
+        """Let go of the graphs. Never raises."""
+        graphs = (self.denoise, self.commit, self.fill, self.loop)
+        close_all(graph.close for graph in graphs if graph is not None)
 
 
 class BlockLoop:

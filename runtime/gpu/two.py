@@ -22,6 +22,7 @@ from ttc.runtime.backends.base import (
     StepOutputs,
 )
 from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.state import ContextState
 
 __all__ = ["TwoDevices"]
@@ -98,8 +99,7 @@ class TwoDevices(Backend):
         self._denoiser.warm_up_block(batch, capacity, block_size)
 
     def close(self) -> None:
-        self._context.close()
-        self._denoiser.close()
+        close_all([self._context.close, self._denoiser.close])
 
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its twin on the denoiser's GPU, which lives as long as it does."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.runtime.gpu import block_loop
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.faults import Faults
 from ttc.shard import numpy_dtype
 
 Bytes = npt.NDArray[np.uint8]
@@ -39,9 +40,11 @@ class HostDevice(Device):
         self.total, self.allocations = total, 0
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
-        self.fail_in: int | None = None  # leaves until a CUDA error
-        self.broken: str | None = None
+        self.fail_in: int | None = None  # leaves until an error, after which there is none
+        self.fail_with = "CUDA_ERROR_ILLEGAL_ADDRESS"  # what CUDA, or a library, says then
+        self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
+        self.graphs: list[_HostGraph] = []
         self._recording: list[Callable[[], None]] | None = None
 
     def free_bytes(self) -> tuple[int, int]:
@@ -149,8 +152,8 @@ class HostDevice(Device):
         if self.fail_in is not None:
             self.fail_in -= 1
             if self.fail_in < 0:
-                self.broken = "CUDA_ERROR_ILLEGAL_ADDRESS"
-                self._check()
+                self.fail_in = None
+                raise self.faults.error(self.fail_with)
         leaf()
 
     def _record(self, work: Work) -> list[Callable[[], None]]:
@@ -165,14 +168,14 @@ class HostDevice(Device):
             self._recording = None
 
     def _check(self) -> None:
-        if self.broken is not None:
-            raise BackendError(f"{self.name}: {self.broken}; load the bundle again")
+        self.faults.check()
 
 
 class _HostGraph(Graph):
     def __init__(self, device: HostDevice, leaves: list[Callable[[], None]], loop: bool) -> None:
         self._device, self.leaves, self._loop = device, leaves, loop
         self.closed = False
+        device.graphs.append(self)
 
     def launch(self) -> None:
         assert not self.closed

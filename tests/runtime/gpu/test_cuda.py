@@ -13,6 +13,7 @@ from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu import cuda as layer
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import DeviceArray, Memory
+from ttc.runtime.gpu.faults import _KEPT, keeps_failing
 
 core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
@@ -82,6 +83,7 @@ def device(monkeypatch, log):
     recorder.__dict__["_answers"]["CUresult"] = driver.CUresult
     monkeypatch.setattr(layer, "requirements", lambda backend: module)
     monkeypatch.setattr("cuda.bindings.driver", recorder)
+    monkeypatch.setattr("ttc.runtime.gpu.faults._BROKEN", {})
     made_device = CudaDevice(0, "torch")
     log.clear()
     return made_device
@@ -151,16 +153,55 @@ def test_a_capture_that_fails_leaves_the_device_usable(device, log):
     assert dict(log)["leaf"] == (100,)
 
 
-def test_an_error_that_stays_is_remembered(device):
-    def broken(handle):
-        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA_ERROR_ILLEGAL_ADDRESS: While executing a kernel, the device encountered ...",
+        "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`",
+        BackendError("engine step-00: does not run; IExecutionContext: Cuda Runtime (misaligned address)"),
+    ],
+    ids=["driver", "torch", "TensorRT"],
+)
+def test_an_error_that_stays_is_remembered(device, said):
+    fault = said if isinstance(said, BackendError) else RuntimeError(said)
 
-    with pytest.raises(BackendError, match=r"ILLEGAL_ADDRESS.*start the process again"):
+    def broken(handle):
+        raise fault
+
+    with pytest.raises(BackendError, match="start the process again"):
         device.enqueue(broken)
-    for call in (device.wait, lambda: device.allocate(1), lambda: device.capture(lambda: None)):
-        with pytest.raises(BackendError, match="start the process again"):
+    later = (device.wait, lambda: device.allocate(1), lambda: device.capture(lambda: None))
+    for call in (*later, lambda: CudaDevice(0, "torch")):
+        with pytest.raises(BackendError, match=r"cuda:0: .*start the process again"):
             call()
     device.close()
+
+
+def test_every_text_of_a_kept_error_is_known():
+    """The names and texts are CUDA's own."""
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    for in_driver, in_runtime, text in _KEPT:
+        assert hasattr(driver.CUresult, f"CUDA_ERROR_{in_driver}")
+        code = getattr(runtime.cudaError_t, f"cudaError{in_runtime}")
+        said = runtime.cudaGetErrorString(code)[1].decode()
+        assert text in said
+        for words in (f"CUDA_ERROR_{in_driver}", f"cudaError{in_runtime}", f"CUDA error: {said}"):
+            assert keeps_failing(words), words
+    for passing in ("InvalidValue", "MemoryAllocation", "StreamCaptureInvalidated", "NotReady"):
+        code = getattr(runtime.cudaError_t, f"cudaError{passing}")
+        assert not keeps_failing(runtime.cudaGetErrorString(code)[1].decode())
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA out of memory. Tried to allocate 2.00 GiB", "CUDA_ERROR_OUT_OF_MEMORY"]
+)
+def test_out_of_memory_in_a_librarys_words(device, said):
+    def refused(handle):
+        raise RuntimeError(said)
+
+    with pytest.raises(DeviceMemoryError, match=f"cuda:0: {said[:20]}"):
+        device.enqueue(refused)
+    device.wait()
 
 
 def test_an_error_that_passes(device, log):
