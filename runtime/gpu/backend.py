@@ -30,10 +30,10 @@ from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import PER_BLOCK, PER_STEP, Levels
+from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, Slot
 from ttc.runtime.state import ContextState
-from ttc.shard import numpy_dtype
 
 __all__ = ["DeviceBackend", "padded_length"]
 
@@ -64,10 +64,10 @@ class DeviceBackend(Backend):
     ) -> None:
         self.name, self.config = executor.name, config
         self._device, self._executor = device, executor
-        self._levels = Levels(device, graph_level, executor.capture_problem)
+        self._levels = Levels(device, graph_level, executor)
         self._kernel = self._loop_kernel(compile_kernel)
         self._idle: list[Slot] = []
-        self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
+        self._mirror = Mirror(device)
         self.lock = threading.RLock()
         self._own_notes: tuple[str, ...] = ()
         self._closed = False
@@ -156,12 +156,7 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
-            if array.nbytes not in self._mirrors:
-                self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
-            raw = self._mirrors[array.nbytes]
-            self._device.download(raw, array)
-            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
-            return values
+            return self._mirror.read(array)
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         buffers = logits
@@ -271,6 +266,7 @@ class DeviceBackend(Backend):
             self._closed = True
             close_all([*(slot.close for slot in self._idle), self._executor.close, self._device.close])
             self._idle.clear()
+            self._mirror.close()
 
     def _loop_kernel(self, compile_kernel: Callable[[str, str, str], bytes]) -> Any:
         """The kernel that ends a step inside a block's graph; None where there are no such graphs, which is

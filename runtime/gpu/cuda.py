@@ -218,17 +218,24 @@ class CudaDevice(Device):
         self._translated(lambda: self._core.launch(self._stream, config, kernel, *arguments))
 
     def capture(self, work: Work) -> Graph:
-        return self._captured(lambda builder: self._inside(builder, work))
+        def build(builders: list[Any]) -> Any:
+            return self._recorded(builders, work).complete()
 
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
-        def build(builder: Any) -> None:
-            condition = builder.create_condition(default_value=1)
-            loop = builder.while_loop(condition)
-            loop.begin_building()
-            try:
-                self._inside(loop, lambda: body(int(condition.handle)))
-            finally:
-                loop.end_building()
+        return self._captured(build)
+
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+        def build(builders: list[Any]) -> Any:
+            # A loop's body is captured on a stream that cuda.core makes for it. So the work becomes a graph
+            # on our own stream first, and a child node of the body.
+            step = self._recorded(builders, work)
+            whole = self._begun(builders, self._own.create_graph_builder())
+            condition = whole.create_condition(default_value=1)
+            body = self._begun(builders, whole.while_loop(condition))
+            body.embed(step)
+            self._inside(body, lambda: last(int(condition.handle)))
+            body.end_building()
+            whole.end_building()
+            return whole.complete()
 
         return self._captured(build)
 
@@ -249,27 +256,36 @@ class CudaDevice(Device):
         self.launches += 1
         self._translated(lambda: graph.launch(self._own))
 
-    def _captured(self, build: Callable[[Any], None]) -> Graph:
-        """What `build` puts into a graph builder, completed; the builder is closed on any error."""
+    def _captured(self, build: Callable[[list[Any]], Any]) -> Graph:
+        """What `build` makes of graph builders, all of which it lists; they are closed whatever happens."""
         assert not self._capturing
         self._enter()
         self.wait()  # what ran before has let go of what a capture may not touch
-        builder = self._own.create_graph_builder()
+        builders: list[Any] = []
 
         def make() -> Any:
-            builder.begin_building("relaxed")
-            try:
-                build(builder)
-            finally:
-                builder.end_building()
-            graph = builder.complete()
+            graph = build(builders)
             graph.upload(self._own)
             return graph
 
         try:
             return _CudaGraph(self, self._translated(make))
         finally:
-            builder.close()
+            for builder in reversed(builders):
+                # An unfinished capture would keep the stream.
+                ends = [builder.end_building] if builder.is_building else []
+                close_all([*ends, builder.close])
+
+    def _recorded(self, builders: list[Any], work: Work) -> Any:
+        """A builder that has captured this work on the own stream."""
+        builder = self._begun(builders, self._own.create_graph_builder())
+        self._inside(builder, work)
+        return builder.end_building()
+
+    @staticmethod
+    def _begun(builders: list[Any], builder: Any) -> Any:
+        builders.append(builder)
+        return builder.begin_building("relaxed")
 
     def _inside(self, builder: Any, work: Work) -> None:
         self._stream, self._capturing = builder, True

@@ -194,11 +194,12 @@ class Device(ABC):
         """The graph of this work, which is not run."""
 
     @abstractmethod
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
         """The graph of a WHILE node around this work, which is not run.
 
-        `body` is called with the handle of the condition. The loop runs once, and again as long as a kernel
-        of the body sets the condition.
+        `last` ends the body and is called with the handle of the condition. The loop runs once, and again as
+        long as the kernel of `last` sets the condition. `work` sees the stream on which it runs uncaptured:
+        what a library keeps per stream is there already.
         """
 
     @abstractmethod

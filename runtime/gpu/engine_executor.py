@@ -37,6 +37,11 @@ class EngineExecutor(Executor):
         }
         self._closed = False
 
+    @property
+    def capture_problem(self) -> str | None:  # type: ignore[override]  # known when an engine has run
+        """What TensorRT said of capturing, if it was bad."""
+        return self._steps.capture_problem
+
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
     ) -> Work:

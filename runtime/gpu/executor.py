@@ -43,7 +43,8 @@ class Executor(ABC):
         name: of the backend it serves.
         compute_dtype: of weights and activations.
         notes: what is not as asked, one sentence each.
-        capture_problem: why its work cannot be captured into a graph; None where it can.
+        capture_problem: why its work cannot be captured into a graph; None where it can, as far as is known:
+            some libraries tell only when the work has run once.
         aliases_state: whether the new state may be written where the old one lies.
         limits: sizes it can compute; None where any will do.
     """
@@ -64,6 +65,10 @@ class Executor(ABC):
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
         scope. The first run may prepare things that a capture could not; later ones only launch.
         """
+
+    def scratch(self) -> object:
+        """What scratch memory it has beside that of the scopes, comparable with ==; here there is none."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

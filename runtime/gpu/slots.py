@@ -126,6 +126,9 @@ class Slot:
         steps += [step for _, step in self._advances.values()]
         blocks = self._blocks.values()
         close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
+        # Pinned pages go with their last reference, and work refers to the slot.
+        for made in (self._contexts, self._blocks, self._saved, self._advances):
+            made.clear()
 
 
 class ContextBuffers:
@@ -267,10 +270,10 @@ class BlockLoop:
         read.append(made["masked_count"].address)
         written = [given[name].address for name in ("block_ids", "t", "step", "steps_left")]
         written.append(self._records.address)
-        shape = [np.int32(B), np.int32(length)]
+        shape, device = [np.int32(B), np.int32(length)], self._device
 
         def launch(condition: int) -> None:
             arguments = [*read, *shape, np.uint64(condition), *written]
-            self._device.launch(kernel, (1, 1, 1), THREADS, 0, arguments)
+            device.launch(kernel, (1, 1, 1), THREADS, 0, arguments)
 
         return launch

@@ -6,6 +6,7 @@ where nothing may be, and what happens when a call fails. What it cannot: anythi
 """
 
 import ctypes
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class HostDevice(Device):
         self.launches = self.waits = 0
         self.kernels = dict(kernels or {})
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
+        self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
         self.total, self.allocations = total, 0
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
@@ -66,7 +68,12 @@ class HostDevice(Device):
         return Memory(address, nbytes, free)
 
     def pinned(self, nbytes: int) -> Bytes:
-        return np.full(nbytes, POISON, np.uint8)
+        self._check()
+        made = np.full(nbytes, POISON, np.uint8)
+        key = id(made)
+        self.pages[key] = nbytes
+        weakref.finalize(made, self.pages.pop, key)
+        return made
 
     def upload(self, target: DeviceArray, source: Bytes) -> None:
         assert self._recording is None
@@ -108,8 +115,8 @@ class HostDevice(Device):
     def capture(self, work: Work) -> Graph:
         return _HostGraph(self, self._record(work), loop=False)
 
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
-        return _HostGraph(self, self._record(lambda: body(1)), loop=True)
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+        return _HostGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
 
     def wait(self) -> None:
         assert self._recording is None, "nothing may wait inside a capture"

@@ -136,6 +136,10 @@ class _Context:
         self.addresses[name] = memory
         return True
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        self.api.calls.append("is_stream_capturable")
+        return self.api.refuse != "is_stream_capturable"
+
     def execute_async_v3(self, stream: int) -> bool:
         self.api.calls.append("execute")
         if self.api.refuse == "execute":

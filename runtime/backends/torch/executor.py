@@ -1,8 +1,9 @@
 """The towers in torch over buffers at fixed addresses: on CUDA with the Triton kernels, ready for capture.
 
 torch gets its scratch memory from a pool of its own. The first, uncaptured run of any work fills that pool,
-so that a capture finds there what it needs; all works share it, since they run one after another on one
-stream.
+so that a capture, on the same stream, finds there what it needs (torch's allocator keeps memory by stream);
+all works share it, since they run one after another. Whether a capture did without new memory is checked
+(`scratch`); that torch works inside a loop's graph has not been tried on a GPU.
 """
 
 import contextlib
@@ -56,6 +57,8 @@ class TorchExecutor(Executor):
         self._where = next(iter(weights.values())).device
         self._pool = None
         if self._where.type == "cuda":
+            if torch.cuda.get_allocator_backend() != "native":
+                self.capture_problem = "torch's asynchronous allocator would allocate inside the graphs"
             with torch.cuda.device(self._where):
                 self._pool = torch.cuda.MemPool()
 
@@ -77,6 +80,11 @@ class TorchExecutor(Executor):
                 run[role](views)
 
         return lambda: self._device.enqueue(leaf)
+
+    def scratch(self) -> object:
+        if self._pool is None:
+            return None
+        return sorted((segment["address"], segment["total_size"]) for segment in self._pool.snapshot())
 
     def close(self) -> None:
         self._towers.clear()

@@ -240,6 +240,21 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
             engine.generate([5, 6], max_new_tokens=112, block_size=8)
 
 
+def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_folders, pretended, api):
+    load = {"backend": "tensorrt-rtx", "engines": engine_folders("tiny_a")}
+    options = {"max_new_tokens": 40, "block_size": 8, "stop_at_eos": False}
+    with ttc.load(bundles("tiny_a"), **load) as engine:
+        want = engine.generate([5, 6], **options)
+    assert want.stats.graph_level == 2
+    asked, contexts = api.calls.count("is_stream_capturable"), api.calls.count("context")
+    assert asked >= contexts
+    api.refuse = "is_stream_capturable"
+    with ttc.load(bundles("tiny_a"), **load) as engine:
+        result = engine.generate([5, 6], **options)
+    assert (result.token_ids, result.stats.graph_level) == (want.token_ids, 0)
+    assert any("says that engine context-00 cannot be captured" in note for note in result.stats.notes)
+
+
 @pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])
 def test_an_engine_that_refuses_is_named(bundles, engine_folders, pretended, api, call):
     api.refuse = call

@@ -15,6 +15,8 @@ from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDepen
 from ttc.runtime.backends.base import Limits
 from ttc.runtime.gpu.backend import padded_length
 from ttc.runtime.gpu.cuda import loop_problem
+from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.mirror import Mirror
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
@@ -149,7 +151,7 @@ def count_captures(device):
     made = []
     for name in ("capture", "capture_loop"):
         real = getattr(device, name)
-        setattr(device, name, lambda work, real=real: made.append(1) or real(work))
+        setattr(device, name, lambda *work, real=real: made.append(1) or real(*work))
     return made
 
 
@@ -192,7 +194,7 @@ def test_a_refused_capture_falls_back_one_level_at_a_time(on_device, host_device
     want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
     engine = on_device("tiny_a")
     real = host_device.capture_loop
-    host_device.capture_loop = lambda body: (_ for _ in ()).throw(BackendError("no loops today"))
+    host_device.capture_loop = lambda *_: (_ for _ in ()).throw(BackendError("no loops today"))
     result = engine.generate(PROMPT, **LONG)
     assert result.token_ids == want
     assert result.stats.graph_level == 1
@@ -229,12 +231,59 @@ def test_out_of_memory_leaves_the_engine_usable(on_device, host_device):
     assert engine.generate(PROMPT, **LONG).token_ids == want
 
 
-def test_closing_gives_everything_back(on_device, host_device):
-    engine = on_device("tiny_a")
-    engine.generate(PROMPT, **LONG)
-    engine.close()
+@pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar", "lossless"])
+def test_closing_gives_everything_back(on_device, host_device, mode):
     gc.collect()
-    assert not host_device.blocks
+    gc.disable()  # nothing may have to wait for the collector
+    try:
+        engine = on_device("tiny_a")
+        for prompt in (PROMPT, [PROMPT, [9, 10]]):
+            engine.generate(prompt, mode=mode, **LONG)
+            engine.generate(prompt, mode=mode, **LONG)
+        engine.context_logits(PROMPT)
+        assert host_device.blocks
+        assert host_device.pages
+        assert host_device.graphs
+        engine.close()
+        assert not host_device.blocks
+        assert not host_device.pages
+        assert all(graph.closed for graph in host_device.graphs)
+    finally:
+        gc.enable()
+
+
+def test_pinned_memory_for_logits_is_bounded(host_device):
+    """One piece of it, as large as the largest array, and never larger than its bound."""
+    mirror, scope = Mirror(host_device, most=100), Scope(host_device)
+    for count in (5, 20, 10, 75):
+        values = np.arange(count, dtype=np.int32)
+        array = scope.array("int32", (count,))
+        mirror.write(array, values)
+        assert_equal(mirror.read(array), values, str(count))
+        assert list(host_device.pages.values()) == [max(host_device.pages.values())]
+    assert list(host_device.pages.values()) == [100]
+    mirror.close()
+    assert not host_device.pages
+
+
+@pytest.mark.parametrize(
+    ("capture", "growths", "level"), [("capture_loop", 1, 2), ("capture_loop", 2, 1), ("capture", 2, 0)]
+)
+def test_a_capture_that_takes_scratch_memory_is_not_used(on_device, host_device, capture, growths, level):
+    """Once: it is captured again. Twice: one level less."""
+    want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
+    taken, real = [], getattr(host_device, capture)
+
+    def growing(*work):
+        if len(taken) < growths:
+            taken.append(1)
+        return real(*work)
+
+    setattr(host_device, capture, growing)
+    result = on_device("tiny_a", scratch=lambda: len(taken)).generate(PROMPT, **LONG)
+    assert (result.token_ids, result.stats.graph_level) == (want, level)
+    assert any("took scratch memory each time" in note for note in result.stats.notes) == (level < 2)
+    assert sum(graph.closed for graph in host_device.graphs) == growths
 
 
 def refuse_to_compile(name, source, compute_capability):
@@ -288,4 +337,4 @@ def test_the_pretended_device_notices_a_capture_that_does_more_than_launch():
     with pytest.raises(AssertionError, match="nothing may wait"):
         device.capture(device.wait)
     with pytest.raises(AssertionError, match="no kernel set the condition"):
-        device.capture_loop(lambda condition: None).launch()
+        device.capture_loop(lambda: None, lambda condition: None).launch()
