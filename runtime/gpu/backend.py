@@ -7,7 +7,7 @@ copy out.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -235,6 +235,19 @@ class DeviceBackend(Backend):
             # The old slot may be taken, and cleared, as soon as nobody holds its state.
             self._device.wait()
             return ContextState(state.capacity, state.lengths[rows], lease.tensors())
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        with self.lock:
+            tensors = self._slot(state).state
+            return {name: self._mirror.read(array).astype(np.float32) for name, array in tensors.items()}
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        with self.lock:
+            state = self.new_state(len(lengths), capacity)
+            for name, array in self._slot(state).state.items():
+                self._mirror.write(array, np.asarray(tensors[name], np.float32))
+            state.lengths = np.asarray(lengths, np.int32)
+            return state
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
         self.warm_up_context(batch, capacity, block_size, chunk)

@@ -8,7 +8,7 @@ meanwhile, and the denoiser's stream waits, not the host.
 Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ttc.runtime.backends.base import (
@@ -93,6 +93,15 @@ class TwoDevices(Backend):
             chosen = self._paired(self._context.select(state, rows))
             self._send(chosen)
             return chosen
+
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return self._context.read_state(state)
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        with self._lock:
+            state = self._paired(self._context.write_state(capacity, lengths, tensors))
+            self._send(state)
+            return state
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
         self._context.warm_up_context(batch, capacity, block_size, chunk)

@@ -17,6 +17,7 @@ from ttc.runtime.gpu.backend import padded_length
 from ttc.runtime.gpu.cuda import loop_problem
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.mirror import Mirror
+from ttc.shard import numpy_dtype
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
@@ -86,11 +87,29 @@ def test_extension_committed_afterwards(on_device, engines):
             call = backend.context(state, block, none, place, save=True)
             backend.advance(state, call.saved, three)
         assert state.lengths.tolist() == [13]
-        found.append({name: backend.fetch(tensor) for name, tensor in state.tensors.items()})
+        found.append(backend.read_state(state))
     for name, want in found[1].items():
         rows = 13 if "cache" in name else want.shape[2]
         # The device reads 8 tokens where the other reads 5, so sums of the scan are grouped otherwise.
         assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_state_goes_out_and_in_again(on_device, dtype):
+    """In float32, whatever is computed in; what was not written is not there."""
+    backend = on_device("tiny_a", compute_dtype=dtype)._backend
+    draw = np.random.default_rng(3)
+    state = backend.new_state(2, 32)
+    tensors = {}
+    for name, array in backend.read_state(state).items():
+        assert array.dtype == np.float32
+        assert not array.any()
+        kept = array.dtype if name.startswith("ssm") else numpy_dtype(dtype)
+        tensors[name] = draw.standard_normal(array.shape).astype(kept)
+    again = backend.write_state(32, np.array([3, 7]), tensors)
+    assert (again.lengths.tolist(), again.lengths.dtype) == ([3, 7], np.int32)
+    for name, array in backend.read_state(again).items():
+        assert_equal(array, tensors[name].astype(np.float32), name)
 
 
 def test_lossless_writes_what_ar_writes(on_device):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import ttc
+from tests.support import tolerances
+from tests.support.compare import assert_close
 from tests.support.golden import golden
 from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
@@ -76,6 +78,19 @@ def test_the_state_follows_before_the_host_waits(two):
         twin = state.tensors.twin.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
     assert state.tensors.twin.lengths.tolist() == [4]
+
+
+def test_a_state_written_from_the_host_reaches_both(two, engines):
+    backend, reference = two[0]._backend, engines("tiny_a", "torch")._backend
+    places, t = np.zeros((1, 1), np.int32), np.ones(1, np.float32)
+    before = reference.new_state(1, 64)
+    reference.context(before, np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), places)
+    written = backend.write_state(64, before.lengths, reference.read_state(before))
+    for name, want in reference.read_state(before).items():
+        np.testing.assert_array_equal(backend.read_state(written)[name], want, err_msg=name)
+    block = np.full((1, 8), 3, np.int32)
+    logits = [b.fetch(b.denoise(s, block, t)) for b, s in ((backend, written), (reference, before))]
+    assert_close(logits[0], logits[1], tolerances.DENOISER_LOGITS, "the denoiser sees the state")
 
 
 def test_warming_up_both(two):
