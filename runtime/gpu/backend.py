@@ -25,17 +25,19 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
+from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu.block_loop import read_record
+from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
-from ttc.runtime.gpu.graphs import PER_BLOCK, PER_STEP, Levels
+from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, Slot
 from ttc.runtime.state import ContextState
 
-__all__ = ["DeviceBackend", "padded_length"]
+__all__ = ["DeviceBackend", "padded_length", "warm_up_context"]
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,14 @@ class DeviceBackend(Backend):
         self.name, self.config = executor.name, config
         self._device, self._executor = device, executor
         self._levels = Levels(device, graph_level, executor)
-        self._kernel = self._loop_kernel(compile_kernel)
+        self._compile_kernel = compile_kernel
+        self._kernel = None
+        if self._levels.level >= PER_BLOCK:
+            self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, PER_STEP)
+        writes = None
+        if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
+            writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
+        self._writer = CacheWriter(device, writes)
         self._idle: list[Slot] = []
         self._mirror = Mirror(device)
         self.lock = threading.RLock()
@@ -92,9 +101,9 @@ class DeviceBackend(Backend):
         """The device, for its counters."""
         return self._device
 
-    def whole_state(self, state: ContextState) -> DeviceArray:
-        """The tensors of a state as one piece of memory."""
-        return self._slot(state).whole_state
+    def slot(self, state: ContextState) -> Slot:
+        """The slot of a state, for who copies states between devices."""
+        return self._slot(state)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         with self.lock:
@@ -109,9 +118,11 @@ class DeviceBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
-        then: Callable[[], None] | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> ContextCall:
-        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits."""
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits. It is
+        called with the number of tokens read.
+        """
         L = input_ids.shape[1]
         R = logit_positions.shape[1]
         with self.lock:
@@ -129,7 +140,7 @@ class DeviceBackend(Backend):
             buffers.step.run()
             state.lengths = state.lengths + commit_len
             if then is not None:
-                then()
+                then(length)
             logits = buffers.logits.download()["logits"][:, :R]
         return ContextCall(logits, length if save else None)
 
@@ -250,20 +261,11 @@ class DeviceBackend(Backend):
             return state
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        self.warm_up_context(batch, capacity, block_size, chunk)
+        warm_up_context(self, batch, capacity, block_size, chunk)
         self.warm_up_block(batch, capacity, block_size)
 
-    def warm_up_context(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
-        with self.lock:
-            state = self.new_state(batch, capacity)
-            nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
-            for length in _lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
-                for _ in range(2):
-                    self.context(state, np.zeros((batch, length), np.int32), nothing, place)
-
     def warm_up_block(self, batch: int, capacity: int, block_size: int) -> None:
-        """Capture the filling of a block, in the same way."""
+        """Capture the filling of a block, in the same way as `warm_up_context`."""
         with self.lock:
             state = self.new_state(batch, capacity)
             masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
@@ -281,17 +283,13 @@ class DeviceBackend(Backend):
             self._idle.clear()
             self._mirror.close()
 
-    def _loop_kernel(self, compile_kernel: Callable[[str, str, str], bytes]) -> Any:
-        """The kernel that ends a step inside a block's graph; None where there are no such graphs, which is
-        also what follows where it cannot be had.
-        """
-        if self._levels.level < PER_BLOCK:
-            return None
+    def _loaded(self, name: str, source: str, otherwise: int) -> Any:
+        """A kernel of ours; where it cannot be had None, and the level falls to `otherwise`."""
         try:
-            ptx = compile_kernel(KERNEL, SOURCE, self._device.compute_capability)
-            return self._device.load_kernel(KERNEL, ptx)
+            ptx = self._compile_kernel(name, source, self._device.compute_capability)
+            return self._device.load_kernel(name, ptx)
         except BackendError as fault:
-            self._levels.lower(PER_STEP, f"the loop's kernel cannot be had ({fault})")
+            self._levels.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
             return None
 
     def _lease(self, batch: int, capacity: int) -> "_Lease":
@@ -305,7 +303,8 @@ class DeviceBackend(Backend):
     def _new_slot(self, batch: int, capacity: int) -> Slot:
         scope = Scope(self._device)
         with scope.all_or_nothing():
-            return Slot(scope, self._executor, self._levels, self.config, self._kernel, batch, capacity)
+            fixed = (scope, self._executor, self._levels, self.config, self._kernel, self._writer)
+            return Slot(*fixed, batch, capacity)
 
     def _making_room(self, make: Callable[[], T]) -> T:
         """What `make` gives; where memory is short, slots that wait are given up, one after another."""
@@ -358,6 +357,15 @@ class _StateTensors(dict[str, Any]):
         self.lease = lease
         # The same state on another GPU, where there is one.
         self.twin: ContextState | None = None
+
+
+def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+    """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
+    state = backend.new_state(batch, capacity)
+    nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
+    for length in _lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
+        for _ in range(2):
+            backend.context(state, np.zeros((batch, length), np.int32), nothing, place)
 
 
 def padded_length(length: int, room: int, limits: Limits | None) -> int:

@@ -93,7 +93,11 @@ class CudaDevice(Device):
         self._stream: Any = self._own
         self._capturing = False
 
+    def activate(self) -> None:
+        self._enter()
+
     def free_bytes(self) -> tuple[int, int]:
+        self._enter()
         free, total = self._checked(self._driver.cuMemGetInfo())
         return int(free), int(total)
 
@@ -164,7 +168,6 @@ class CudaDevice(Device):
                 self._own.handle,
             )
         )
-        sender.follow(self.mark())
 
     @property
     def context_handle(self) -> Any:
@@ -172,12 +175,10 @@ class CudaDevice(Device):
         return self._gpu.context.handle
 
     def mark(self) -> Any:
-        """An event of what is enqueued now."""
         self._enter()
         return self._translated(self._own.record)
 
     def follow(self, event: Any) -> None:
-        """Let what is enqueued from now on wait for an event of another GPU."""
         self._enter()
         self._translated(lambda: self._own.wait(event))
 

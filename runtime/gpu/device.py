@@ -138,6 +138,10 @@ class Device(ABC):
     waits: int
 
     @abstractmethod
+    def activate(self) -> None:
+        """Make this GPU the calling thread's, for libraries that take the current one."""
+
+    @abstractmethod
     def free_bytes(self) -> tuple[int, int]:
         """Free and total memory in bytes."""
 
@@ -164,8 +168,16 @@ class Device(ABC):
     @abstractmethod
     def receive(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
         """Enqueue a copy from another device, never captured: it starts when what is enqueued there now is
-        done, and what is enqueued there afterwards waits for it.
+        done. What changes the source afterwards has to `follow` it.
         """
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """An event: everything that is enqueued now is done."""
+
+    @abstractmethod
+    def follow(self, event: Any) -> None:
+        """Let what is enqueued from now on wait for an event of another device."""
 
     @abstractmethod
     def fill(self, target: DeviceArray, byte: int) -> None:

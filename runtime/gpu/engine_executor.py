@@ -1,6 +1,6 @@
 """Graphs as engines: whole ones, or cut into segments with kernels between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
@@ -16,12 +16,15 @@ __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
-    """Args: the checked engines, what runs them, and the weights that they take as inputs."""
+    """Args: the checked engines, the roles of the graphs to compute, what runs them, and the weights that
+    they take as inputs.
+    """
 
     def __init__(
         self,
         name: str,
         engines: Engines,
+        roles: Sequence[str],
         steps: EngineSteps,
         ops: PtxOps,
         weights: Mapping[str, DeviceArray],
@@ -33,7 +36,9 @@ class EngineExecutor(Executor):
         self._steps, self._weights, self._weight_scope = steps, weights, weight_scope
         self._records = {} if engines.cut else manifest.engines
         self._programs = {
-            role: StitchedProgram(engines.folder.program(role), steps, ops) for role in manifest.programs
+            role: StitchedProgram(engines.folder.program(role), steps, ops)
+            for role in manifest.programs
+            if role in roles
         }
         self._closed = False
 
@@ -61,8 +66,8 @@ class EngineExecutor(Executor):
 
 
 def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
-    """Whether an engine was built for inputs of these shapes."""
-    return all(
+    """Whether an engine was built for inputs of these shapes, and gives what is wanted of it."""
+    return all(tensor.name in tensors for tensor in record.outputs) and all(
         tensor.name in tensors
         and len(tensors[tensor.name].shape) == len(tensor.min)
         and all(
@@ -73,13 +78,14 @@ def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
     )
 
 
-def weight_names(engines: Engines) -> list[str]:
-    """The bundle's weights that the engines take as inputs; none where they are baked in."""
+def weight_names(engines: Engines, roles: Sequence[str]) -> list[str]:
+    """The bundle's weights that the engines of these roles take as inputs; none where they are baked in."""
     manifest = engines.folder.manifest
     if engines.cut:
         found = {
             name: None
             for role in manifest.programs
+            if role in roles
             for name, buffer in engines.folder.program(role).buffers.items()
             if buffer.role == "weight"
         }
@@ -87,6 +93,7 @@ def weight_names(engines: Engines) -> list[str]:
         found = {
             tensor.name: None
             for engine in manifest.engines.values()
+            if engine.role in roles
             for tensor in engine.inputs
             if tensor.kind == "weight"
         }

@@ -14,12 +14,16 @@ from ttc.config import ModelConfig
 from ttc.dims import Shape
 from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.gpu.block_loop import THREADS, record_words
+from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
     STEP_INPUTS,
     STEP_OUTPUTS,
     Executor,
+    cache_specs,
+    mamba_specs,
+    rows_specs,
     saved_specs,
     state_specs,
 )
@@ -28,6 +32,9 @@ from ttc.runtime.gpu.pages import Page, pack
 from ttc.runtime.state import ContextState
 
 __all__ = ["BlockBuffers", "ContextBuffers", "Slot"]
+
+# The lengths behind the rows; no graph has a tensor of this name.
+_LENGTHS = "lengths_before"
 
 
 class Slot:
@@ -40,20 +47,28 @@ class Slot:
         levels: Levels,
         config: ModelConfig,
         block_kernel: Any,
+        writer: CacheWriter,
         batch: int,
         capacity: int,
     ) -> None:
         self.scope, self.executor, self.levels, self.config = scope, executor, levels, config
+        self.writer = writer
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
-        specs = state_specs(config, executor.compute_dtype, batch, capacity)
-        self._whole, self.state = pack(scope, specs, {})
-        self._new_whole, new = self._whole, self.state
-        if not executor.aliases_state:
-            self._new_whole, new = pack(scope, specs, {})
-        self.new_state = {f"new_{name}": tensor for name, tensor in new.items()}
+        dtype = executor.compute_dtype
+        self._whole, self.state = pack(scope, state_specs(config, dtype, batch, capacity), {})
+        self._caches = [self.state[name] for name in cache_specs(config, dtype, batch, capacity)]
+        # Mamba's new state, in the order of the old one, and so of one size with it.
+        mamba = mamba_specs(config, dtype, batch)
+        self._mamba = {name: self.state[name] for name in mamba}
+        self._new_mamba: DeviceArray | None = None
+        self.new_state: dict[str, DeviceArray] = {}
+        if mamba and not executor.in_place:
+            new = {f"new_{name}": spec for name, spec in mamba.items()}
+            self._new_mamba, self.new_state = pack(scope, new, {})
         self._contexts: dict[tuple[int, int], ContextBuffers] = {}
         self._blocks: dict[int, BlockBuffers] = {}
         self._saved: dict[int, dict[str, DeviceArray]] = {}
+        self._rows: dict[int, tuple[DeviceArray, dict[str, DeviceArray]]] = {}
         self._advances: dict[int, tuple[Page, StepGraph]] = {}
 
     @property
@@ -70,6 +85,7 @@ class Slot:
         key = (length, places)
         if key not in self._contexts:
             self.saved(length)
+            self.rows(length)
             with self.scope.all_or_nothing():
                 self._contexts[key] = ContextBuffers(self, length, places)
         return self._contexts[key]
@@ -88,6 +104,23 @@ class Slot:
             self._saved[length] = pack(self.scope, specs, {})[1]
         return self._saved[length]
 
+    def rows(self, length: int) -> dict[str, DeviceArray]:
+        """Where context calls over L tokens put their keys and values, and behind them the lengths before the
+        call; nothing where the executor writes into the caches itself.
+        """
+        return self._packed_rows(length)[1] if self._moves_rows else {}
+
+    @property
+    def _moves_rows(self) -> bool:
+        return bool(self._caches) and not self.executor.in_place
+
+    def _packed_rows(self, length: int) -> tuple[DeviceArray, dict[str, DeviceArray]]:
+        if length not in self._rows:
+            specs = rows_specs(self.config, self.executor.compute_dtype, self.batch, length)
+            lengths = {_LENGTHS: ("int32", (self.batch,))}
+            self._rows[length] = pack(self.scope, {**specs, **lengths}, {})
+        return self._rows[length]
+
     def advance(self, length: int) -> tuple[Page, StepGraph]:
         """Moving the state over saved inputs of L tokens: its one input, and the step."""
         if length not in self._advances:
@@ -97,24 +130,42 @@ class Slot:
 
     def _new_advance(self, length: int) -> tuple[Page, StepGraph]:
         page = Page(self.scope, {"commit_len": ("int32", (self.batch,))}, {})
-        mamba = ("conv_state.", "ssm_state.")
-        state = {name: tensor for name, tensor in self.state.items() if name.startswith(mamba)}
-        new = {f"new_{name}": self.new_state[f"new_{name}"] for name in state}
-        tensors = page.device | self.saved(length) | state | new
+        tensors = page.device | self.saved(length) | self._mamba | self.new_state
         work = self.executor.bind(self.scope, "advance", tensors, self.sizes(length))
 
         def run() -> None:
             work()
-            if self._new_whole is not self._whole:
-                for name, tensor in state.items():
-                    self.scope.device.copy(tensor, new[f"new_{name}"])
+            self._commit_mamba()
 
         return page, StepGraph(self.scope.device, self.levels, f"advancing by {length} tokens", run)
 
-    def commit_state(self) -> None:
-        """Enqueue making the new state the state."""
-        if self._new_whole is not self._whole:
-            self.scope.device.copy(self._whole, self._new_whole)
+    def commit_state(self, page: Page, length: int) -> None:
+        """Enqueue making the new state of a context call over L tokens the state; `page` has its lengths."""
+        self._commit_mamba()
+        if self._moves_rows:
+            self.scope.device.copy(self.rows(length)[_LENGTHS], page.device["lengths"])
+            self.write_rows(length, page.host["lengths"])
+
+    def write_rows(self, length: int, lengths: npt.NDArray[np.int32]) -> None:
+        """Enqueue putting the rows of a call over L tokens into the caches; `lengths`: those before it."""
+        rows = dict(self.rows(length))
+        on_device = rows.pop(_LENGTHS)
+        self.writer.write(list(rows.values()), self._caches, on_device, lengths)
+
+    def moved_mamba(self) -> list[DeviceArray]:
+        """What `advance` changes, as pieces of memory that are equal in every slot of this size."""
+        if self._new_mamba is None:
+            return []
+        return [DeviceArray.at(self._whole.memory, 0, "uint8", self._new_mamba.shape)]
+
+    def moved_rows(self, length: int) -> list[DeviceArray]:
+        """What a context call over L tokens brings beside that, in the same way."""
+        return [self._packed_rows(length)[0]] if self._moves_rows else []
+
+    def _commit_mamba(self) -> None:
+        if self._new_mamba is not None:
+            (old,) = self.moved_mamba()
+            self.scope.device.copy(old, self._new_mamba)
 
     def sizes(self, length: int, places: int = 1) -> dict[str, int]:
         """The letters of the graphs' shapes in numbers."""
@@ -127,7 +178,7 @@ class Slot:
         blocks = self._blocks.values()
         close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
         # Pinned pages go with their last reference, and work refers to the slot.
-        for made in (self._contexts, self._blocks, self._saved, self._advances):
+        for made in (self._contexts, self._blocks, self._saved, self._rows, self._advances):
             made.clear()
 
 
@@ -143,14 +194,15 @@ class ContextBuffers:
             "commit_len": ("int32", ("B",)),
             "logit_positions": ("int32", ("B", "R")),
         }
-        self.page = Page(scope, inputs, sizes)
+        page = self.page = Page(scope, inputs, sizes)
         self.logits = Page(scope, {"logits": ("float32", ("B", "R", config.vocab_size))}, sizes)
-        tensors = self.page.device | self.logits.device | slot.state | slot.new_state | slot.saved(length)
+        tensors = page.device | self.logits.device | slot.state | slot.new_state | slot.saved(length)
+        tensors |= slot.rows(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
 
         def run() -> None:
             work()
-            slot.commit_state()
+            slot.commit_state(page, length)
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
 

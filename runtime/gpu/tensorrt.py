@@ -150,6 +150,7 @@ class EngineSteps:
         key = (name, *shapes.values())
         if key in scope.kept:
             return scope.kept[key]
+        self._device.activate()
         context = self._runtime.context(engine)
         if context is None:
             raise self._runtime.failed(name, "gives no execution context")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu import block_loop
+from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
 from ttc.runtime.gpu.faults import Faults
 from ttc.shard import numpy_dtype
@@ -26,6 +26,8 @@ POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is �
 
 class HostDevice(Device):
     """kernels: name → function that stands for a CUDA kernel; it gets the launch's arguments."""
+
+    current: str | None = None  # the GPU that a thread of CUDA would have
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class HostDevice(Device):
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
         self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
         self.total, self.allocations = total, 0
+        self.grid: tuple[int, ...] = ()  # of the launch that runs
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
         self.fail_in: int | None = None  # leaves until an error, after which there is none
@@ -47,7 +50,12 @@ class HostDevice(Device):
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
         self.graphs: list[_HostGraph] = []
+        self.followed: list[Any] = []  # events of other devices that were waited for
         self._recording: list[Callable[[], None]] | None = None
+
+    def activate(self) -> None:
+        self._check()
+        HostDevice.current = self.name
 
     def free_bytes(self) -> tuple[int, int]:
         return self.total - sum(block.nbytes for block in self.blocks.values()), self.total
@@ -95,6 +103,14 @@ class HostDevice(Device):
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
+    def mark(self) -> Any:
+        assert self._recording is None
+        return self.name, self.launches
+
+    def follow(self, event: Any) -> None:
+        assert event[0] != self.name
+        self.followed.append(event)
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
 
@@ -110,7 +126,12 @@ class HostDevice(Device):
         self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]
     ) -> None:
         assert all(isinstance(argument, int | np.generic) for argument in arguments)
-        self._put(lambda: kernel(self, *arguments))
+
+        def leaf() -> None:
+            self.grid = tuple(grid)
+            kernel(self, *arguments)
+
+        self._put(leaf)
 
     def capture(self, work: Work) -> Graph:
         return _HostGraph(self, self._record(work), loop=False)
@@ -202,8 +223,8 @@ class _HostGraph(Graph):
 
 
 def with_loop_kernel(**settings: Any) -> HostDevice:
-    """A pretended device that can run the block loop."""
-    return HostDevice({block_loop.KERNEL: block_update}, **settings)
+    """A pretended device that can run the two kernels in CUDA C."""
+    return HostDevice({block_loop.KERNEL: block_update, cache_rows.KERNEL: write_cache_rows}, **settings)
 
 
 def block_update(device: HostDevice, *arguments: Any) -> None:
@@ -228,6 +249,25 @@ def block_update(device: HostDevice, *arguments: Any) -> None:
     )
     if condition:
         device.condition = int(goes_on)
+
+
+def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
+    """`cache_rows.write` with the arguments of the CUDA kernel, cache by cache, row by row of the batch."""
+    rows, lengths, H, L, C, words, rows_apart, caches_apart, caches = arguments
+    grid = device.grid
+    B, count = grid[0] // int(H * L), grid[1]
+
+    def at(address: int, *shape: Any) -> Any:
+        size = tuple(int(dim) for dim in shape)
+        return device.at(address, 2 * int(np.prod(size))).view(np.uint16).reshape(size)
+
+    taken = device.at(lengths, 4 * B).view(np.int32)
+    for cache in range(count):
+        cache_rows.write(
+            at(rows + 2 * cache * int(rows_apart), 1, B, H, L, words),
+            taken,
+            at(caches + 2 * cache * int(caches_apart), 1, B, H, C, words),
+        )
 
 
 def no_compiler(name: str, source: str, compute_capability: str) -> bytes:

@@ -27,8 +27,7 @@ LONG = {"max_new_tokens": 40, "block_size": 8, "steps": 8, "stop_at_eos": False}
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_golden_tokens(on_device, name, level):
-    # One checkpoint has the new state beside the old one, as engines do.
-    engine = on_device(name, level, aliases_state=name != "tiny_b")
+    engine = on_device(name, level)
     g = golden(name)
     for case_name, case in recorded(name).items():
         prompt = g.prompt(case)[0].tolist()
