@@ -30,6 +30,7 @@ from ttc.exporter.mixers import (
     mamba,
     rms_norm,
     write_cache,
+    write_cache_in_place,
 )
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
 
@@ -38,6 +39,7 @@ __all__ = [
     "DENOISER",
     "HEADS",
     "TIME_WEIGHTS",
+    "LayerState",
     "Record",
     "RunOp",
     "TowerWeights",
@@ -51,6 +53,7 @@ __all__ = [
     "embed",
     "layer_weight_names",
     "time_embedding",
+    "write_cache_in_place",
 ]
 
 # Sees (layer number, x) after every layer.

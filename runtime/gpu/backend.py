@@ -279,7 +279,9 @@ class DeviceBackend(Backend):
             if self._closed:
                 return
             self._closed = True
-            close_all([*(slot.close for slot in self._idle), self._executor.close, self._device.close])
+            waiting = [slot.close for slot in self._idle]
+            # What is enqueued may still use what is given back.
+            close_all([self._device.wait, *waiting, self._executor.close, self._device.close])
             self._idle.clear()
             self._mirror.close()
 

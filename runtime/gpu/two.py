@@ -71,7 +71,9 @@ class TwoDevices(Backend):
         return self._context.limits
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        return self._paired(self._context.new_state(batch, capacity))
+        with self._lock:
+            self._await_sent()
+            return self._paired(self._context.new_state(batch, capacity))
 
     def context(
         self,
@@ -117,6 +119,7 @@ class TwoDevices(Backend):
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self._lock:
+            self._await_sent()
             chosen = self._paired(self._context.select(state, rows))
             self._send_whole(chosen)
             return chosen
@@ -126,6 +129,7 @@ class TwoDevices(Backend):
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self._lock:
+            self._await_sent()
             state = self._paired(self._context.write_state(capacity, lengths, tensors))
             self._send_whole(state)
             return state
@@ -135,11 +139,12 @@ class TwoDevices(Backend):
         self._denoiser.warm_up_block(batch, capacity, block_size)
 
     def close(self) -> None:
-        close_all([self._context.close, self._denoiser.close])
+        with self._lock:
+            # The last copy may still read what closing the context tower's backend gives back.
+            close_all([self._await_sent, self._context.close, self._denoiser.close])
 
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its twin on the denoiser's GPU, which lives as long as it does."""
-        self._await_sent()  # the slot may have been another state's, and cleared
         twin = self._denoiser.new_state(state.batch, state.capacity)
         twin.lengths = state.lengths
         state.tensors.twin = twin  # type: ignore[attr-defined]  # of the mapping a device backend makes
@@ -164,7 +169,9 @@ class TwoDevices(Backend):
         self._sent = self._denoiser.device.mark()
 
     def _await_sent(self) -> None:
-        """Let what the context tower does next wait for the last copy, which reads what it will change."""
+        """Let what the context tower does next wait for the last copy, which reads what it will change: the
+        same state, or one whose slot was that state's.
+        """
         if self._sent is not None:
             self._context.device.follow(self._sent)
             self._sent = None

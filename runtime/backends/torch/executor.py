@@ -16,8 +16,7 @@ from torch import Tensor
 from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.exporter import towers
-from ttc.exporter.mixers import LayerState, write_cache_in_place
-from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.exporter.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import Executor

@@ -23,6 +23,11 @@ from ttc.runtime.gpu import cache_rows
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
 from ttc.signing import sign
+from ttc.verify.backends import Candidate
+from ttc.verify.compare import compare
+from ttc.verify.observe import observe
+from ttc.verify.scenario import Shapes, make_scenario
+from ttc.verify.tolerances import tolerances_of
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +135,23 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, 
         assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
     assert not any(device.blocks or device.pages for device in two_pretended)
     assert all(device.closed for device in two_pretended)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
+def test_verify_sees_the_states(bundles, engines, engine_folders, two_pretended, device):
+    """Its calls, on engines and on the torch towers: every state tensor is compared after each of them."""
+    load = {"engines": engine_folders("tiny_a"), "device": device}
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
+        scenario = make_scenario(engine.config, Shapes.within(engine._backend.limits))
+        got, due = (
+            list(observe(Candidate(backend, "float32", "", "", shows_layers=False), scenario, 128))
+            for backend in (engine._backend, engines("tiny_a", "torch")._backend)
+        )
+    for a, b in zip(got, due, strict=True):
+        compared = list(compare(a, b, tolerances_of("float32"), "torch", {}))
+        assert not [line for line in compared if not line.passed], a.call
+        tensors = {line.tensor for line in compared}
+        assert tensors >= {"conv_state", "ssm_state", "k_cache", "v_cache"}, a.call
 
 
 def test_the_second_gpu_is_too_small(bundles, engine_folders, two_pretended):
