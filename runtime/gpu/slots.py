@@ -4,7 +4,7 @@ A context state lives in a slot for as long as somebody holds it; then the slot 
 size. So the graphs captured over a slot's addresses serve every later generation of that size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ import numpy.typing as npt
 from ttc.config import ModelConfig
 from ttc.dims import Shape
 from ttc.runtime.backends.base import BlockInputs
-from ttc.runtime.gpu.block_loop import THREADS, record_words
+from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Scope
 from ttc.runtime.gpu.executor import (
     STEP_INPUTS,
     STEP_OUTPUTS,
@@ -27,7 +27,7 @@ from ttc.runtime.gpu.executor import (
     saved_specs,
     state_specs,
 )
-from ttc.runtime.gpu.graphs import BlockGraph, Levels, StepGraph
+from ttc.runtime.gpu.graphs import Levels, StepGraph
 from ttc.runtime.gpu.pages import Page, pack
 from ttc.runtime.state import ContextState
 
@@ -253,7 +253,8 @@ class BlockBuffers:
         self.fill = StepGraph(device, levels, what, step)
         self.loop: BlockLoop | None = None
         if slot.block_kernel is not None:
-            self.loop = BlockLoop(slot, self, step, length)
+            pages = self.inputs.device, self.outputs.device
+            self.loop = BlockLoop(scope, levels, slot.block_kernel, step, *pages)
 
     def upload(
         self,
@@ -282,50 +283,3 @@ class BlockBuffers:
         """Let go of the graphs. Never raises."""
         graphs = (self.denoise, self.commit, self.fill, self.loop)
         close_all(graph.close for graph in graphs if graph is not None)
-
-
-class BlockLoop:
-    """The loop over a block on the device, and the records of its steps."""
-
-    def __init__(self, slot: Slot, buffers: BlockBuffers, step: Work, length: int) -> None:
-        scope, B = slot.scope, slot.batch
-        self._device = scope.device
-        self._records = scope.array("int32", (length, record_words(B, length)))
-        pinned = self._device.pinned(self._records.nbytes)
-        self._mirror = pinned.view(np.int32).reshape(self._records.shape)
-        last = self._update(slot.block_kernel, buffers, B, length)
-        self._graph = BlockGraph(self._device, slot.levels, f"a block of {length} tokens", step, last)
-
-    def warm_up(self) -> None:
-        """Run on its own what only the loop runs; the step's buffers must hold a step."""
-        self._graph.warm_up()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a block can be filled by it."""
-        return self._graph.ready
-
-    def run(self, steps: int) -> npt.NDArray[np.int32]:
-        """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
-        self._graph.run()
-        host = self._mirror[:steps]
-        self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))
-        return host.copy()
-
-    def close(self) -> None:
-        """Let go of the graph."""
-        self._graph.close()
-
-    def _update(self, kernel: Any, buffers: BlockBuffers, B: int, length: int) -> Callable[[int], None]:
-        made, given = buffers.outputs.device, buffers.inputs.device
-        read = [made[name].address for name in ("next_block_ids", "predicted_ids", "confidence")]
-        read.append(made["masked_count"].address)
-        written = [given[name].address for name in ("block_ids", "t", "step", "steps_left")]
-        written.append(self._records.address)
-        shape, device = [np.int32(B), np.int32(length)], self._device
-
-        def launch(condition: int) -> None:
-            arguments = [*read, *shape, np.uint64(condition), *written]
-            device.launch(kernel, (1, 1, 1), THREADS, 0, arguments)
-
-        return launch

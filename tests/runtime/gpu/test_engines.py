@@ -122,7 +122,7 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, 
         homes = {"context": "cuda:0", "advance": "cuda:0", "denoiser": "cuda:1", "step": "cuda:1"}
         assert sorted(api.made_on) == sorted(homes[record.role] for record in loaded.values())
         checked = 0
-        for case_name, case in recorded("tiny_a", 20).items():
+        for case_name, case in recorded("tiny_a", 40).items():
             if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
                 result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
                 assert list(result.token_ids) == tokens_of(g, case_name), case_name
@@ -317,7 +317,7 @@ def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended
     g = golden("tiny_a")
     load = {"engines": engine_folders("tiny_a"), "graph_level": level}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
-        for case_name, case in recorded("tiny_a", 20).items():
+        for case_name, case in recorded("tiny_a", 40).items():
             if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
                 result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
                 assert list(result.token_ids) == tokens_of(g, case_name), case_name
