@@ -9,10 +9,9 @@ Fewer layers are the first ones of the same graph: the head reads what the last 
 """
 
 import argparse
+import dataclasses
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ttc.bench.identity import load_average, machine, now
 from ttc.exporter.build import build
 from ttc.exporter.engine_cache import CACHE_VARIABLE
 from ttc.exporter.jobs import FORMS
@@ -126,24 +126,14 @@ def main() -> None:
 
 def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The rows, and what they were measured on and with."""
-    head = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "command": "python benchmarks/build_real_size.py " + " ".join(sys.argv[1:]),
-        "commit": head.stdout.strip() or None,
-        "machine": {"processor": cpu_name(), "cores": os.cpu_count(), "load_afterwards": os.getloadavg()[0]},
+        "finished": now(),
+        "load_at_end": load_average(),
+        "machine": dataclasses.asdict(machine()),
         "versions": {name: version(name) for name in ("ttc", "tensorrt_rtx", "onnx", "onnx-ir")},
         "rows": rows,
     }
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
 
 
 if __name__ == "__main__":

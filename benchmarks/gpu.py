@@ -153,7 +153,7 @@ def report_of(
 ) -> dict[str, Any]:
     """Measure both towers, one after the other, and put everything together."""
     bandwidth = ceilings["copy_bytes_per_second"]
-    rows, blocks, eager, experts = [], [], [], []
+    rows, blocks, calls, eager, experts = [], [], [], [], []
     for tower in (CONTEXT, DENOISER):
         with bench.tower(tower) as weights:
             for work in bench.works(tower):
@@ -165,6 +165,8 @@ def report_of(
                 eager.append(
                     {"what": work.kind, "batch": work.batch, "ms": fast * 1e3, "eager_ms": slow * 1e3}
                 )
+            if tower == CONTEXT:
+                calls = bench.context_calls(weights)
             if tower == DENOISER:
                 blocks = bench.filled_blocks(weights)
                 experts = bench.experts_kernel(weights, bandwidth)
@@ -181,6 +183,7 @@ def report_of(
         "experts_kernel": experts,
         "rows": rows,
         "blocks": blocks,
+        "context_calls": calls,
         "eager": eager,
         "nfe_in_ar_steps": reckoning.nfe_in_ar_steps(rows),
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks import gpu_reckoning as reckoning
@@ -15,9 +16,12 @@ from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
+from ttc.runtime.choice import Choosing
 from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.choice import NO_CHOICE, choice_page
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.state import ContextState
 
 CAPACITY, CONTEXT_TOKENS = 2048, 1024
 
@@ -72,7 +76,10 @@ class Bench:
                 buffers = slot.context(work.length, 1)
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
-                buffers.page.upload(input_ids=5, lengths=lengths, commit_len=count, logit_positions=0)
+                # AR needs a token of its one place; nobody asks for one behind an extension.
+                choice = choice_page(_greedy(work.batch)) if work.kind == "ar" else NO_CHOICE
+                small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
+                buffers.page.upload(**small, **choice)
                 steps = [buffers.step]
             repeats = max(1, self._repeats // 10) if eager else self._repeats
             for _ in range(3):
@@ -93,6 +100,35 @@ class Bench:
                 with self._backend(weights, work, level) as backend:
                     found.append(self._filled(backend, batch) | {"graph_level": backend.graph_level})
         return found
+
+    def context_calls(self, weights: "TowerWeights") -> list[dict[str, Any]]:
+        """An AR step, a chunk of a prompt and a verification with the advance behind it, at every graph
+        level: milliseconds, launches and waits each.
+        """
+        found = []
+        distinct = self._distinct[len(self._distinct) // 2]
+        for kind, made in (("ar", _ar_calls), ("extend", _wide_calls)):
+            for batch in self._batches:
+                for level in (0, 1):
+                    with self._backend(weights, Work(kind, batch, distinct), level) as backend:
+                        for what, call in made(backend, batch).items():
+                            counted = self._counted(call)
+                            found.append({"what": what, "batch": batch, "graph_level": level} | counted)
+        return found
+
+    def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
+        """Mean of some calls behind two that warm up and capture."""
+        for _ in range(2):
+            call()
+        launches, waits, start = self.device.launches, self.device.waits, time.perf_counter()
+        for _ in range(self._repeats):
+            call()
+        seconds = time.perf_counter() - start
+        return {
+            "ms": seconds / self._repeats * 1e3,
+            "launches": (self.device.launches - launches) / self._repeats,
+            "waits": (self.device.waits - waits) / self._repeats,
+        }
 
     def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
         """The two matrix products of the experts alone, against the bytes of the experts that are hit."""
@@ -233,6 +269,37 @@ class _Kept:
 
     def close(self) -> None:
         self._device.wait()
+
+
+def _greedy(batch: int) -> Choosing:
+    zeros = np.zeros(batch, np.int32)
+    return Choosing(0.0, None, None, zeros.astype(np.int64), zeros)
+
+
+def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+    state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
+    place = np.zeros((batch, 1), np.int32)
+    return {"AR step": lambda: backend.choose_next(state, _rewound(state, 1), one, place, how)}
+
+
+def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+    state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
+    places = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
+
+    def verify() -> None:
+        _, saved = backend.choose_next(state, _rewound(state, BLOCK), 0 * one, places, how, save=True)
+        backend.advance(state, saved, one)
+
+    return {
+        "prefill chunk": lambda: backend.context(state, _rewound(state, BLOCK), BLOCK * one, places[:, -1:]),
+        "verification and advance": verify,
+    }
+
+
+def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
+    """Tokens (B, length) to read over the same context every time."""
+    state.lengths = np.full(state.batch, CONTEXT_TOKENS, np.int32)
+    return np.full((state.batch, length), 5, np.int32)
 
 
 def _block_page(batch: int, mask_id: int) -> dict[str, Any]:

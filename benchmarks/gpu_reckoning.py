@@ -133,7 +133,7 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
         "expert weights": one_expert * distinct_experts(config, work),
         "embedding rows": 2 * tokens * config.hidden_size,
         "state": mamba * (2 if moves else 1) + per_token * (context_tokens + (work.length if moves else 0)),
-        "logits": work.batch * places * config.vocab_size * 4 * (2 if work.kind == "denoise" else 1),
+        "logits": work.batch * places * config.vocab_size * 4 * (1 if work.kind == "extend" else 2),
     }
 
 
@@ -246,6 +246,7 @@ _KEYS: Mapping[str, type] = {
     "experts_kernel": list,
     "rows": list,
     "blocks": list,
+    "context_calls": list,
     "eager": list,
     "nfe_in_ar_steps": list,
     "goals": list,

@@ -16,21 +16,18 @@ difference is reported: float32 passes over 1 and over 16 tokens round different
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import random
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ttc
+from ttc.bench.identity import load_average, machine, now
 from ttc.runtime.options import MODES
 from ttc.runtime.rounds import acceptance_by_place
 
@@ -68,7 +65,7 @@ def main() -> None:
     given = parser.parse_args()
 
     chosen = problems(given.checkpoint, given.prompts)
-    load_before = os.getloadavg()[0]
+    started, load = now(), load_average()
     with tempfile.TemporaryDirectory() as folder:
         bundle = ttc.export(given.checkpoint, Path(folder) / "bundle", "float32")
         with ttc.load(bundle, given.backend) as engine:
@@ -82,14 +79,10 @@ def main() -> None:
         "checkpoint": given.checkpoint.name,
         "prompts": len(chosen),
         "prompts_with_answer": sum(problem.answer is not None for problem in chosen),
-        "commit": commit(),
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "load_before_and_after": [round(load, 1) for load in (load_before, os.getloadavg()[0])],
-            "python": platform.python_version(),
-        },
-        "versions": {name: version(name) for name in ("onnxruntime", "torch", "numpy")},
+        "started": started,
+        "load_at_start": load,
+        "load_at_end": load_average(),
+        "machine": dataclasses.asdict(machine()),
         "candidates": {name: figures(name, results, chosen) for name in results},
         "identity": compared,
         "cost_factors": cost_factors(results["lossless auto"]),
@@ -271,23 +264,6 @@ def show(report: dict[str, Any]) -> None:
         print(f"{name}: {found['same_tokens']} of {found['prompts']} as AR" + f"; gaps {gaps}" * bool(gaps))
     factors = report["cost_factors"]
     print(f"in AR steps: draft step {factors['draft_step']:.2f}, verification {factors['verification']:.2f}")
-
-
-def commit() -> str | None:
-    """The checkout's commit, None outside of one."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

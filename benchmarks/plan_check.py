@@ -1,45 +1,48 @@
-"""What `ttc plan` says against what `ttc bench` measures, on this machine's CPU, in one run.
+"""What `ttc plan` says against what the bench's instrument measures, on this machine's CPU, in one run.
 
-    python benchmarks/plan_check.py [--json FILE]
+    python -m benchmarks.plan_check [--batch 1,2,4,8] [--rounds 3] [--clock thread|wall] [-o FILE]
 
 The miniature is too small for a model of bandwidth and arithmetic: its calls are mostly the overhead of a
 thousand small operators. So a checkpoint with random weights is made here whose passes are long enough (about
 70 M parameters a tower, 8 layers), exported, and run on ONNX Runtime with one thread, where all experts run
-on every token. The machine's two limits are measured in the same run: bandwidth by a dot product of vectors
-larger than the caches, arithmetic by matrix products of 512 rows. One more number is measured, the overhead:
-the calls of a model with the same layers in which everything is small (hidden 32).
+on every token. Every constant of the model is measured in the same run: the three of `cpu_limits.py`, and the
+overhead, which is the calls of a model with the same layers in which everything is small (hidden 32).
 
-Printed per batch size: floor and measurement of an AR step, a denoise step and an extension, and the cost of
-an NFE in AR steps, which decides between the modes.
+`ttc.bench.trace.watch`, which times the calls for `ttc bench`, times them here. By default its clock counts
+the work of the one thread that computes, so that another program's share of the core is not taken for the
+model's; what it does to the caches and the memory stays in. `--clock wall` times as `ttc bench` does.
+
+Printed per batch size: prediction and measurement of an AR step, a denoise step and an extension, and the
+cost of an NFE in AR steps, which decides between the modes.
 """
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import dataclasses
 import json
 import math
+import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ttc
-from ttc.bench.cases import make_cases
-from ttc.bench.identity import machine
+from benchmarks.cpu_limits import measure_limits
+from ttc.bench.identity import load_average, machine, now
 from ttc.bench.problems import random_prompts
-from ttc.bench.run import Plan, run_cases
-from ttc.bench.schema import Speed
+from ttc.bench.trace import watch
 from ttc.config import ModelConfig
 from ttc.exporter.checkpoint import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.planning.forecast import Forecast, Question, forecast
-from ttc.planning.machines import Machine
 from ttc.planning.models import released_config
 
 LARGE = {
@@ -74,65 +77,74 @@ SMALL = LARGE | {
     "moe_shared_expert_intermediate_size": 16,
 }
 PROMPT_TOKENS, NEW_TOKENS = 64, 32
+CLOCKS: Mapping[str, Callable[[], float]] = {"thread": time.thread_time, "wall": time.perf_counter}
+CALLS = ("AR step", "denoise step", "extension")
+Seconds = dict[str, float]
 
 
 def main() -> None:
-    """Measure, forecast, print."""
+    """Measure, predict, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--batch", default="1,4")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch", default="1,2,4,8")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="thread")
+    parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
     given = parser.parse_args()
-    batches = tuple(map(int, given.batch.split(",")))
+    batches, clock = tuple(map(int, given.batch.split(","))), CLOCKS[given.clock]
 
+    started, load = now(), load_average()
+    limits = measure_limits(clock)
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(LARGE, Path(folder) / "large", batches, given.repeats)
-        overhead = measure(SMALL, Path(folder) / "small", (1,), given.repeats)[0]
-    here = calibrate()
-    limits = f"{here.bytes_per_second / 1e9:.1f} GB/s, {here.flops_per_second / 1e9:.0f} GFLOP/s"
-    print(f"{here.name}: {limits}, one thread")
-    print(f"overhead: AR step {ms(overhead.ar_step)}, denoise step {ms(overhead.denoise_step)} ms")
+        measured = measure(LARGE, Path(folder) / "large", batches, given.rounds, clock)
+        overhead = measure(SMALL, Path(folder) / "small", (1,), given.rounds, clock)[1]
     config = ModelConfig.from_hf(released_config() | LARGE)
-    rows = []
-    for batch, speed in zip(batches, measured, strict=True):
-        context = PROMPT_TOKENS + NEW_TOKENS // 2
-        question = Question(config, here, context=context, itemsize=4, routing=Routing(dense=True))
-        found = forecast(question, batch, [])
-        rows.append(compare(batch, found, speed, overhead))
-    show(rows)
-    if given.json is not None:
-        report = {
-            "machine": dataclasses.asdict(machine()),
-            "limits": dataclasses.asdict(here),
-            "overhead": {"ar_step": overhead.ar_step, "denoise_step": overhead.denoise_step},
-            "model": LARGE,
-            "rows": rows,
-        }
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    context = PROMPT_TOKENS + NEW_TOKENS // 2
+    question = Question(config, limits, context=context, itemsize=4, routing=Routing(dense=True))
+    rows = [compare(forecast(question, batch, []), measured[batch], overhead) for batch in batches]
+    report = {
+        "command": "python -m benchmarks.plan_check " + " ".join(sys.argv[1:]),
+        "clock": given.clock,
+        "started": started,
+        "load_at_start": load,
+        "load_at_end": load_average(),
+        "machine": dataclasses.asdict(machine()),
+        "limits": dataclasses.asdict(limits),
+        "overhead_ms": milliseconds(overhead),
+        "model": LARGE,
+        "rows": rows,
+    }
+    show(report)
+    if given.output is not None:
+        given.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measure(sizes: dict[str, Any], folder: Path, batches: tuple[int, ...], repeats: int) -> list[Speed]:
-    """What the bench sees of a model of these sizes: diffusion at every batch size, with AR's step."""
+def measure(
+    sizes: dict[str, Any], folder: Path, batches: Sequence[int], rounds: int, clock: Callable[[], float]
+) -> dict[int, Seconds]:
+    """Median seconds of each kind of call by batch size; in every round all batch sizes take their turn, and
+    the first round is not counted.
+    """
     bundle = ttc.export(random_checkpoint(sizes, folder), folder / "model.bundle", "float32")
-    config = ModelConfig.from_hf(released_config() | sizes)
-    prompts = random_prompts(config, max(batches), PROMPT_TOKENS, seed=0)
+    prompts = random_prompts(ModelConfig.from_hf(released_config() | sizes), max(batches), PROMPT_TOKENS, 0)
+    options = {"max_new_tokens": NEW_TOKENS, "seed": 0, "temperature": 0.0}
+    seen: dict[int, dict[str, list[float]]] = {batch: {call: [] for call in CALLS} for batch in batches}
     with ttc.load(bundle, threads=1) as engine:
-        plan = Plan(
-            cases=make_cases(["diffusion"], [0.99], None, [16]),
-            prompts=prompts,
-            problems=None,
-            timed_prompts=len(prompts),
-            batch_sizes=batches,
-            repeats=repeats,
-            max_new_tokens=NEW_TOKENS,
-            temperature=0.0,
-            seed=0,
-        )
-        ar, diffusion = run_cases(engine, plan)
-    return [
-        dataclasses.replace(speed, ar_step=base.ar_step)
-        for speed, base in zip(diffusion.speed, ar.speed, strict=True)
-    ]
+        for turn in range(rounds + 1):
+            for batch in batches:
+                own = prompts[:batch]
+                ar = watch(engine, own, options | {"mode": "ar"}, clock)
+                filled = watch(engine, own, options | {"mode": "diffusion", "threshold": 0.99}, clock)
+                for call, times in zip(
+                    CALLS, (ar.ar_steps, filled.denoise_steps, filled.extensions), strict=True
+                ):
+                    seen[batch][call] += times if turn else ()
+    return {batch: medians(times) for batch, times in seen.items()}
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> Seconds:
+    """One number for each kind of call; the gap of an extension holds a denoise step too."""
+    found = {call: statistics.median(seconds) for call, seconds in times.items()}
+    return found | {"extension": max(found["extension"] - found["denoise step"], 0.0)}
 
 
 def random_checkpoint(sizes: dict[str, Any], folder: Path) -> Path:
@@ -151,64 +163,48 @@ def random_checkpoint(sizes: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def calibrate() -> Machine:
-    """This CPU's limits with one thread, the best of several tries each."""
-    vector = np.ones(64 * 2**20, np.float32)
-    bandwidth = max(vector.nbytes / seconds(lambda: float(vector @ vector)) for _ in range(5))
-    a, b = np.ones((512, 1024), np.float32), np.ones((1024, 1024), np.float32)
-    flops = max(2 * a.shape[0] * b.size / seconds(lambda: a @ b) for _ in range(10))
-    return Machine(machine().cpu, bandwidth, flops, 1e12, "measured in this run")
-
-
-def seconds(call: Any) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def compare(batch: int, found: Forecast, speed: Speed, overhead: Speed) -> dict[str, Any]:
-    """Floors, floors with the overhead, and measurements of one batch size; times in milliseconds."""
-    floors = {"ar": found.ar_step.seconds, "nfe": found.nfe.seconds, "extension": found.extension.seconds}
-    extra, seen = calls(overhead), calls(speed)
-    more = {key: value + extra[key] for key, value in floors.items()}
+def compare(found: Forecast, seen: Seconds, overhead: Seconds) -> dict[str, Any]:
+    """Prediction, its terms and measurement of one batch size; times in milliseconds."""
+    passes = dict(zip(CALLS, (found.ar_step, found.nfe, found.extension), strict=True))
+    predicted = {call: one.seconds + overhead[call] for call, one in passes.items()}
     return {
-        "batch": batch,
-        "floor_ms": {key: 1e3 * value for key, value in floors.items()},
-        "with_overhead_ms": {key: 1e3 * value for key, value in more.items()},
-        "measured_ms": {key: 1e3 * value for key, value in seen.items()},
+        "batch": found.batch,
+        "limit": {call: one.limit for call, one in passes.items()},
+        "predicted_ms": milliseconds(predicted),
+        "measured_ms": milliseconds(seen),
+        "measured_over_predicted": {call: seen[call] / predicted[call] for call in CALLS},
         "nfe_in_ar_steps": {
-            "floor": floors["nfe"] / floors["ar"],
-            "with_overhead": more["nfe"] / more["ar"],
-            "measured": seen["nfe"] / seen["ar"],
+            "predicted": predicted["denoise step"] / predicted["AR step"],
+            "measured": seen["denoise step"] / seen["AR step"],
         },
     }
 
 
-def calls(speed: Speed) -> dict[str, float]:
-    """Seconds of the three kinds of calls."""
-    times = {"ar": speed.ar_step, "nfe": speed.denoise_step, "extension": speed.extension}
-    return {key: value for key, value in times.items() if value is not None}
+def milliseconds(seconds: Seconds) -> dict[str, float]:
+    """The same in milliseconds."""
+    return {call: 1e3 * value for call, value in seconds.items()}
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(report: dict[str, Any]) -> None:
     """The comparison as text."""
-    print(
-        f"\n{'batch':>5}  {'pass':10}{'floor ms':>10}{'+ overhead':>12}{'measured':>10}{'measured/floor':>16}"
-    )
-    for row in rows:
-        for key in ("ar", "nfe", "extension"):
-            floor, more, seen = (row[kind][key] for kind in ("floor_ms", "with_overhead_ms", "measured_ms"))
-            print(f"{row['batch']:5}  {key:10}{floor:10.2f}{more:12.2f}{seen:10.2f}{seen / floor:16.2f}")
-    print("\ncost of an NFE in AR steps: floor, with overhead, measured")
-    for row in rows:
+    limits = report["limits"]
+    rates = [
+        limits[key] / 1e9 for key in ("bytes_per_second", "flops_per_second", "packing_bytes_per_second")
+    ]
+    print(f"{limits['name']}, one thread, clock: {report['clock']}; load {report['load_at_start']} before")
+    print("{:.1f} GB/s, {:.0f} GFLOP/s, packing {:.1f} GB/s".format(*rates))
+    print("overhead ms: " + ", ".join(f"{call} {value:.2f}" for call, value in report["overhead_ms"].items()))
+    print(f"\n{'batch':>5}  {'call':14}{'most of it':>12}{'predicted ms':>14}{'measured ms':>13}{'ratio':>8}")
+    for row in report["rows"]:
+        for call in CALLS:
+            print(
+                f"{row['batch']:5}  {call:14}{row['limit'][call]:>12}{row['predicted_ms'][call]:14.1f}"
+                f"{row['measured_ms'][call]:13.1f}{row['measured_over_predicted'][call]:8.2f}"
+            )
+    print("\ncost of an NFE in AR steps: predicted, measured")
+    for row in report["rows"]:
         cost = row["nfe_in_ar_steps"]
-        print(f"{row['batch']:5}  {cost['floor']:8.2f}{cost['with_overhead']:8.2f}{cost['measured']:8.2f}")
-
-
-def ms(value: float | None) -> str:
-    """Seconds as milliseconds."""
-    return "–" if value is None else f"{1e3 * value:.2f}"
+        print(f"{row['batch']:5}  {cost['predicted']:8.2f}{cost['measured']:8.2f}")
 
 
 if __name__ == "__main__":

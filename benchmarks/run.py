@@ -13,11 +13,10 @@ compared.
 """
 
 import argparse
+import dataclasses
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import torch
 from tokenizers import Tokenizer
 
 import ttc
+from ttc.bench.identity import load_average, machine, now
 from ttc.exporter.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json")
     given = parser.parse_args()
 
+    started, load = now(), load_average()
     problems = [json.loads(line) for line in (MINIATURE / "problems.jsonl").read_text().splitlines()]
     tokenizer = Tokenizer.from_file(str(MINIATURE / "tokenizer.json"))
     prompts = [tokenizer.encode(problem["prompt"]).ids for problem in problems[: given.prompts]]
@@ -74,9 +75,11 @@ def main() -> None:
         "repeats": given.repeats,
         "max_new_tokens": given.max_new_tokens,
         "torch_threads": torch_threads,
-        "commit": commit(),
-        "machine": {"cpu": cpu_name(), "python": platform.python_version(), "system": platform.system()},
-        "versions": {name: version(name) for name in ("onnxruntime", "torch", "transformers", "numpy")},
+        "started": started,
+        "load_at_start": load,
+        "load_at_end": load_average(),
+        "machine": dataclasses.asdict(machine()),
+        "transformers": version("transformers"),
         "candidates": figures,
         "ratios": ratios(figures),
     }
@@ -227,23 +230,6 @@ def show(report: dict[str, Any]) -> None:
     print()
     for name, ratio in report["ratios"].items():
         print(f"{name:52}{ratio:8.3f}")
-
-
-def commit() -> str | None:
-    """The checkout's commit, None outside of one."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

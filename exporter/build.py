@@ -13,6 +13,7 @@ from typing import Any
 from ttc import __version__
 from ttc.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EngineRecord, EnginesManifest
 from ttc.errors import BackendError, InputError, TtcError
+from ttc.exporter.building_stages import Stage, joined, stage
 from ttc.exporter.engine_cache import EngineCache, cache_key, default_cache_folder
 from ttc.exporter.isolated import IsolatedCompiler
 from ttc.exporter.jobs import make_jobs
@@ -33,15 +34,23 @@ Say = Callable[[str, int, int], None]
 class GraphReport:
     """One graph: its engines with their sizes, where they came from, and what they cost.
 
-    peak_bytes: the largest resident memory of its builds, 0 from the cache.  layers: of all its networks.
+    Attributes:
+        layers: of all its networks.
+        stages: "parse" and "build" (each engine in a process of its own; absent from the cache) and "write"
+            (this process), with seconds and peak memory.
     """
 
     role: str
     engines: Mapping[str, int]
     cached: bool
     seconds: float
-    peak_bytes: int
     layers: int
+    stages: Mapping[str, Stage]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest resident memory of the processes that built it; 0 from the cache."""
+        return max((stage.peak_bytes for name, stage in self.stages.items() if name != "write"), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,8 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return dataclasses.asdict(self) | {"output": str(self.output)}
+        graphs = [dataclasses.asdict(graph) | {"peak_bytes": graph.peak_bytes} for graph in self.graphs]
+        return dataclasses.asdict(self) | {"output": str(self.output), "graphs": graphs}
 
 
 def build(
@@ -115,10 +125,14 @@ def build(
             plan, store, progress or (lambda what, done, total: None), timing_cache, staging.path / "work"
         )
         parts = [work.graph(graph, check_reproducible) for graph in plan.graphs]
+        reports = []
         for part in parts:
-            for name, content in part.files.items():
-                if layers or not name.endswith(".layers.json"):
-                    (staging.path / name).write_bytes(content)
+            stages = dict(part.report.stages)
+            with stage(stages, "write"):
+                for name, content in part.files.items():
+                    if layers or not name.endswith(".layers.json"):
+                        (staging.path / name).write_bytes(content)
+            reports.append(dataclasses.replace(part.report, stages=stages))
         made = staging.commit(_manifest(plan, parts), _signer(sign))
     work.keep_timing_cache()
     return BuildReport(
@@ -127,7 +141,7 @@ def build(
         str(plan.version),
         form,
         plan.targets,
-        tuple(part.report for part in parts),
+        tuple(reports),
         time.perf_counter() - start,
         (*plan.notes, *work.notes),
         True if check_reproducible else None,
@@ -172,6 +186,7 @@ class _Work:
         self._plan, self._cache, self._say = plan, cache, say
         self._timing_file = None if timing_cache is None else Path(timing_cache)
         self._role = ""
+        self._stages: dict[str, Stage] = {}
         self.notes: list[str] = []
         timing = None
         if self._timing_file is not None:
@@ -181,7 +196,7 @@ class _Work:
     def graph(self, graph: GraphPlan, twice: bool) -> _Part:
         start = time.perf_counter()
         self._role = graph.source.role
-        self._compiler.peak_bytes = 0
+        self._stages = {}
         key = self._key(graph)
         found = None if self._cache is None or twice else self._cache.get(key)
         cached = found is not None
@@ -220,6 +235,7 @@ class _Work:
         for place, job in enumerate(jobs):
             self._say(job.name, place, len(jobs))
             built = self._compiler.build(job.task())
+            self._stages = joined(self._stages, built.stages)
             files[f"{job.name}.engine"] = built.engine
             files[f"{job.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
             records[job.name] = dataclasses.asdict(
@@ -236,10 +252,9 @@ class _Work:
             name: EngineRecord.of(record) for name, record in json.loads(kept.pop("records.json")).items()
         }
         sizes = {name: len(kept[f"{name}.engine"]) for name in engines}
-        peak = 0 if cached else self._compiler.peak_bytes
         layers = sum(engine.layers for engine in engines.values())
         program = f"{role}.program.json"
-        report = GraphReport(role, sizes, cached, seconds, peak, layers)
+        report = GraphReport(role, sizes, cached, seconds, layers, self._stages)
         return _Part(role, kept, engines, program if program in kept else None, report)
 
     def _step(self, phase: str, done: int, total: int) -> bool:

@@ -1,12 +1,12 @@
 """One network → one serialised engine. Runs in a process of its own (`ttc.exporter.worker`)."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ttc.engines import TensorRecord
 from ttc.errors import BackendError
+from ttc.exporter.building_stages import Stage, stage
 from ttc.exporter.tensorrt_api import TensorRT
 
 __all__ = ["Built", "Compiler", "Task"]
@@ -36,11 +36,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A serialised engine, the layers of its network as (type, name), and the seconds it took."""
+    """A serialised engine, the layers of its network as (type, name), and the stages "parse" and "build"."""
 
     engine: bytes
     layers: tuple[tuple[str, str], ...]
-    seconds: float
+    stages: Mapping[str, Stage]
 
 
 class Compiler:
@@ -62,14 +62,16 @@ class Compiler:
 
     def build(self, task: Task) -> Built:
         """Parse, give the profile, build. Raises `BackendError` with what the library said."""
-        start = time.perf_counter()
+        stages: dict[str, Stage] = {}
         self._messages.clear()
         api = self._backend.api
         builder = api.Builder(self._logger)
         builder.max_threads = 1
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
-        if not parser.parse(task.onnx):
+        with stage(stages, "parse"):
+            parsed = parser.parse(task.onnx)
+        if not parsed:
             raise self._refusal(task, "does not parse", _parser_errors(parser))
         _check_contract(api, network, task)
         config = self._backend.config(builder, self._targets)
@@ -77,7 +79,8 @@ class Compiler:
         config.add_optimization_profile(_profile(builder, task))
         if self.timing_cache is not None:
             self._backend.use_timing_cache(config, self.timing_cache)
-        engine = builder.build_serialized_network(network, config)
+        with stage(stages, "build"):
+            engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise self._refusal(task, "cannot be built", [])
         if self.timing_cache is not None:
@@ -86,7 +89,7 @@ class Compiler:
             (str(layer.type).rpartition(".")[2], str(layer.name))
             for layer in (network.get_layer(place) for place in range(network.num_layers))
         )
-        return Built(bytes(engine), layers, time.perf_counter() - start)
+        return Built(bytes(engine), layers, stages)
 
     def _log(self, severity: str, text: str) -> None:
         if severity == "error":

@@ -23,6 +23,7 @@ from pathlib import Path
 from ttc import errors
 from ttc.engines import EngineRecord
 from ttc.errors import BackendError
+from ttc.exporter.building_stages import Stage
 from ttc.exporter.compile import Built, Task
 
 __all__ = ["IsolatedCompiler"]
@@ -43,7 +44,6 @@ class IsolatedCompiler:
         folder: where the work lies while it is done; made and deleted again.
         step: see `TensorRT.progress_monitor`.
         timing_cache: content to start from, and after a build what it has become (TensorRT only).
-        peak_bytes: the largest resident memory of any build so far; 0 where the system does not tell.
     """
 
     backend: str
@@ -51,7 +51,6 @@ class IsolatedCompiler:
     folder: Path
     step: Callable[[str, int, int], bool]
     timing_cache: bytes | None = None
-    peak_bytes: int = 0
 
     def build(self, task: Task) -> Built:
         """Build one engine. Raises `BackendError` with what the library said, or that it crashed."""
@@ -100,19 +99,11 @@ class IsolatedCompiler:
                         words = line.rstrip("\n").split("\t")
                         if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
                             self.step(words[0], int(words[1]), int(words[2]))
-                return self._wait(process)
+                return process.wait()
             finally:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
-
-    def _wait(self, process: "subprocess.Popen[str]") -> int:
-        if not hasattr(os, "wait4"):
-            return process.wait()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-        return process.returncode
 
     def _result(self, task: Task, code: int) -> Built:
         result = self.folder / "result.json"
@@ -129,7 +120,8 @@ class IsolatedCompiler:
         if self.timing_cache is not None:
             self.timing_cache = (self.folder / "timing.cache").read_bytes()
         layers = tuple((kind, name) for kind, name in found["layers"])
-        return Built((self.folder / "engine").read_bytes(), layers, found["seconds"])
+        stages = {name: Stage(**told) for name, told in found["stages"].items()}
+        return Built((self.folder / "engine").read_bytes(), layers, stages)
 
 
 def _settle() -> None:

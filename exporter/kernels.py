@@ -24,6 +24,7 @@ _SHARED_FILES: Final = (
 )
 # The code that decides what a network looks like.
 _BUILDER_FILES: Final = (
+    "building_stages.py",
     "compile.py",
     "dims.py",
     "isolated.py",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.backends.base import Backend, StepInputs
+from ttc.runtime.choice import Choosing
 from ttc.runtime.rounds import Costs, Line
 
 __all__ = ["at_best", "draft_width", "measure"]
@@ -33,18 +34,20 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
     """
     state = backend.new_state(batch, capacity)
     one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
+    greedy = Choosing(0.0, None, None, np.zeros(batch, np.int64), none)
 
     def rewound_block(width: int) -> npt.NDArray[np.int32]:
         state.lengths = none
         return np.tile(np.arange(width, dtype=np.int32) % backend.config.vocab_size, (batch, 1))
 
     def ar_step() -> None:
-        backend.context(state, rewound_block(1), one, np.zeros((batch, 1), np.int32))
+        ids = rewound_block(1)
+        backend.choose_next(state, ids, one, np.zeros((batch, 1), np.int32), greedy)
 
     def verify(width: int) -> None:
         places = np.tile(np.arange(width, dtype=np.int32), (batch, 1))
-        call = backend.context(state, rewound_block(width), none, places, save=True)
-        backend.advance(state, call.saved, one)
+        _, saved = backend.choose_next(state, rewound_block(width), none, places, greedy, save=True)
+        backend.advance(state, saved, one)
 
     def draft_step(width: int) -> None:
         block = rewound_block(draft_width(backend, width - 1, block_size))

@@ -117,6 +117,17 @@ class Engine:
         return self._backend.name
 
     @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
+        device = getattr(self._backend, "device", "cuda")
+        return str(getattr(device, "name", device))
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of one call; None where a GPU computes."""
+        return self._backend.threads
+
+    @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
         return self._backend.can_advance
@@ -207,7 +218,8 @@ class Engine:
             chunk = tokens[:, start : start + width]
             L = chunk.shape[1]
             places = np.arange(L, dtype=np.int32)[None]
-            pieces.append(self._backend.context(state, chunk, np.array([L], np.int32), places).logits[0])
+            call = self._backend.context(state, chunk, np.array([L], np.int32), places)
+            pieces.append(self._backend.fetch(call.logits)[0])
         return np.concatenate(pieces)
 
     def denoiser_logits(

@@ -14,16 +14,17 @@ import numpy.typing as npt
 from ttc.errors import NumericsError
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.backends.base import Backend, BlockInputs, StepOutputs
+from ttc.runtime.choice import NO_TOKEN, Choices, Choosing
 from ttc.runtime.options import Options
 from ttc.runtime.result import Event
 from ttc.runtime.rows import Row
-from ttc.runtime.sampling import next_tokens
 from ttc.runtime.state import ContextState
 
 __all__ = [
     "Stopwatch",
     "autoregress",
-    "choose",
+    "choosing",
+    "chosen",
     "count_context_call",
     "diffuse",
     "drop_finished",
@@ -82,17 +83,18 @@ def autoregress(
     backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
 ) -> Iterator[Event]:
     """AR: the context tower alone, one token per call."""
-    state, logits = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
+    state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
     active = list(rows)
     while True:
-        tokens = choose(logits, active, options)
         yield from _take_tokens(active, tokens, options)
         state, active, kept = drop_finished(backend, timed, state, active)
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
-        logits = timed(backend.context, state, tokens[kept, None], one, first).logits[:, 0]
+        how = choosing(active, options)
+        choices, _ = timed(backend.choose_next, state, tokens[kept, None], one, first, how)
         count_context_call(active)
+        tokens = chosen(choices, active, range(len(active)))
 
 
 def mock_autoregress(
@@ -109,7 +111,8 @@ def mock_autoregress(
         logits = timed(backend.denoise, state, current[:, None], unconditioned)
         for row in active:
             row.nfe_per_block.append(1)
-        tokens = choose(timed(backend.fetch, logits)[:, 0], active, options)
+        choices = timed(backend.choose, logits, choosing(active, options))
+        tokens = chosen(choices, active, range(len(active)))
         yield from _take_tokens(active, tokens, options)
         state, active, kept = drop_finished(backend, timed, state, active)
         if not active:
@@ -127,13 +130,16 @@ def prefill(
     prompts: Sequence[Sequence[int]],
     capacity: int,
     chunk: int,
-) -> tuple[ContextState, npt.NDArray[np.float32]]:
-    """Read prompts of any lengths, chunk by chunk; logits (B, V) after each row's last token (zeros where it
-    has none).
+    options: Options | None = None,
+) -> tuple[ContextState, npt.NDArray[np.int32]]:
+    """Read prompts of any lengths, chunk by chunk.
+
+    Returns the state and, where `options` say how to choose it, every row's next token (B,): logits are
+    looked at only in calls in which some prompt ends.
     """
     counts = np.array([len(prompt) for prompt in prompts], np.int32)
     state = timed(backend.new_state, len(prompts), capacity)
-    logits = np.zeros((len(prompts), backend.config.vocab_size), np.float32)
+    tokens = np.full(len(prompts), NO_TOKEN, np.int32)
     for start in range(0, int(counts.max()), chunk):
         width = min(chunk, int(counts.max()) - start)
         ids = np.zeros(
@@ -144,11 +150,15 @@ def prefill(
             ids[r, : len(piece)] = piece
         commit_len = np.clip(counts - start, 0, width).astype(np.int32)
         last = np.maximum(commit_len - 1, 0)[:, None]
-        call = timed(backend.context, state, ids, commit_len, last)
-        ends_here = (commit_len > 0) & (counts <= start + width)
-        logits[ends_here] = call.logits[ends_here, 0]
+        end_here = np.flatnonzero((commit_len > 0) & (counts <= start + width))
+        if options is not None and len(end_here):
+            how = choosing(rows, options)
+            choices, _ = timed(backend.choose_next, state, ids, commit_len, last, how)
+            tokens[end_here] = chosen(choices, [rows[r] for r in end_here.tolist()], end_here)
+        else:
+            timed(backend.context, state, ids, commit_len, last)
         count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
-    return state, logits
+    return state, tokens
 
 
 def fill_block(
@@ -214,24 +224,31 @@ def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Op
         yield _committed(row, [token], options, steps=1, block_index=len(row.tokens))
 
 
-def choose(
-    logits: npt.NDArray[np.float32], rows: Sequence[Row], options: Options, ahead: int = 0
-) -> npt.NDArray[np.int32]:
-    """AR's own token (B,) int32 for every row's next place, or for the place `ahead` tokens further.
+def choosing(rows: Sequence[Row], options: Options) -> Choosing:
+    """How AR chooses every row's next token, and those behind it."""
+    position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
+    keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
+    return Choosing(options.temperature, options.top_k, options.top_p, keys, position)
 
-    logits: (B, V), what the model says after the token before that place.
+
+def chosen(
+    choices: Choices, rows: Sequence[Row], places: npt.ArrayLike, ahead: int = 0
+) -> npt.NDArray[np.int32]:
+    """AR's own token (B,) int32 for the next place of these rows, or for the place `ahead` tokens further.
+
+    places: of the rows in the batch that was computed.
 
     Raises:
-        NumericsError: NaN among the logits.
+        NumericsError: NaN among the logits of one of them; on a GPU, whose choices show it by the
+            probability of what was chosen, infinite logits too.
     """
-    if np.isnan(logits).any():
+    tokens = choices.at(places, ahead)
+    if (tokens == NO_TOKEN).any():
         raise NumericsError(
-            f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead}; "
-            "check the weights (ttc inspect) and the dtype"
+            f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead} (on a GPU infinite ones "
+            "count as such); check the weights (ttc inspect) and the dtype"
         )
-    position = np.array([len(row.prompt) + len(row.tokens) + ahead for row in rows], np.int32)
-    keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
-    return next_tokens(logits, options.temperature, options.top_k, options.top_p, keys, position)
+    return tokens
 
 
 def drop_finished(

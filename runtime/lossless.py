@@ -14,7 +14,7 @@ import numpy as np
 from ttc.runtime.backends.base import Backend
 from ttc.runtime.draft_costs import draft_width
 from ttc.runtime.draft_policy import DraftMemory, Policy
-from ttc.runtime.loop import Stopwatch, choose, drop_finished, fill_block, prefill
+from ttc.runtime.loop import Stopwatch, drop_finished, fill_block, prefill
 from ttc.runtime.options import Options
 from ttc.runtime.result import Event
 from ttc.runtime.rounds import LosslessStats, Round, acceptance_by_place
@@ -39,9 +39,9 @@ def speculate(
     memory: the engine's; its policy says how much to draft, and in how many steps.
     """
     policy = memory.policy(backend, timed, options, len(rows), capacity)
-    state, logits = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
+    state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
     active = list(rows)
-    for row, token in zip(active, choose(logits, active, options).tolist(), strict=True):
+    for row, token in zip(active, tokens.tolist(), strict=True):
         row.nfe_per_block.append(0)
         yield _settled(row, [], token, 0, options)
     state, active, _ = drop_finished(backend, timed, state, active)

@@ -10,7 +10,7 @@ where it does not: without a match a round is an AR step. A row's last token is 
 from collections.abc import Iterator, Sequence
 
 from ttc.runtime.backends.base import Backend
-from ttc.runtime.loop import Stopwatch, choose, drop_finished, prefill
+from ttc.runtime.loop import Stopwatch, drop_finished, prefill
 from ttc.runtime.options import Options
 from ttc.runtime.result import Event
 from ttc.runtime.rows import Row
@@ -40,9 +40,9 @@ def speculate_from_prompt(
     """Look up, verify, commit, until every row has ended. One event per round and row; round 0 is the
     prompt's next token.
     """
-    state, logits = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
+    state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
     active, rounds = list(rows), 0
-    for row, token in zip(active, choose(logits, active, options).tolist(), strict=True):
+    for row, token in zip(active, tokens.tolist(), strict=True):
         yield _settled(row, [], token, 0, rounds, options)
     state, active, _ = drop_finished(backend, timed, state, active)
     while active:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.runtime.backends.base import Backend
-from ttc.runtime.loop import Stopwatch, choose, count_context_call
+from ttc.runtime.choice import Choices
+from ttc.runtime.loop import Stopwatch, choosing, chosen, count_context_call
 from ttc.runtime.options import Options
 from ttc.runtime.rows import Row
 from ttc.runtime.state import ContextState
@@ -68,29 +69,28 @@ def verify(
     places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
     # Without any draft the pending tokens are all there is to commit: an AR step.
     known = np.full(B, 1 if L == 1 else 0, np.int32)
-    call = timed(backend.context, state, block, known, places, save=L > 1)
+    how = choosing(rows, options)
+    choices, saved = timed(backend.choose_next, state, block, known, places, how, save=L > 1)
     count_context_call(rows)
     try:
-        verdict = _judge(call.logits, rows, drafts, options)
+        verdict = _judge(choices, L, rows, drafts)
     except NumericsError:
         state.tensors, state.lengths = before, lengths
         raise
     if L > 1:
-        timed(backend.advance, state, call.saved, verdict.accepted + np.int32(1))
+        timed(backend.advance, state, saved, verdict.accepted + np.int32(1))
     return verdict
 
 
-def _judge(
-    logits: npt.NDArray[np.float32], rows: Sequence[Row], drafts: Sequence[Sequence[int]], options: Options
-) -> Verdict:
-    """Walk down the drafts with the rows that still agree; no choice is made behind a disagreement.
+def _judge(choices: Choices, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Verdict:
+    """Walk down the drafts with the rows that still agree; nothing is asked for behind a disagreement.
 
-    logits: (B, L, V), after the pending token and after every drafted one.
+    choices: AR's tokens after the pending token and after every drafted one, `length` places.
     """
     accepted, next_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
     agreeing = list(range(len(rows)))
-    for place in range(logits.shape[1]):
-        own = choose(logits[agreeing, place], [rows[r] for r in agreeing], options, ahead=place)
+    for place in range(length):
+        own = chosen(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
         next_ids[agreeing] = own
         agreeing = [
             r

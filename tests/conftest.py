@@ -115,3 +115,15 @@ def engines(bundles: Callable[..., Path]) -> Iterator[Callable[..., Engine]]:
     yield load
     for engine in loaded.values():
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def tiny(bundles: Callable[..., Path]) -> Path:
+    """A bundle without tokenizer."""
+    return bundles("tiny_a")
+
+
+@pytest.fixture(scope="session")
+def mini(bundles: Callable[..., Path]) -> Path:
+    """A bundle with tokenizer, in bfloat16."""
+    return bundles("miniature", None)

@@ -1,6 +1,7 @@
 """`ttc build` and `ttc cache` as commands."""
 
 import json
+import re
 
 import click
 import pytest
@@ -35,9 +36,13 @@ def test_build_and_cache(run, bundles, tmp_path):
     assert first["targets"] == ["8.9", "12.0"]
     assert first["graphs"][0]["engines"].keys() == {"step"}
     assert not first["graphs"][0]["cached"]
-    assert first["graphs"][0]["peak_bytes"] > 0
+    stages = first["graphs"][0]["stages"]
+    assert list(stages) == ["parse", "build", "write"]
+    assert all(one["seconds"] > 0 and one["peak_bytes"] > 2**20 for one in stages.values())
+    assert stages["parse"]["seconds"] + stages["build"]["seconds"] < first["graphs"][0]["seconds"]
+    assert stages["parse"]["peak_bytes"] <= stages["build"]["peak_bytes"] == first["graphs"][0]["peak_bytes"]
     again = run(build, step, "-o", out, "--sm", "89,120", "--max-shapes", "batch:2")
-    assert "from the cache" in again.stdout
+    assert re.search(r"from the cache; write \d+\.\d s, peak [\d.]+ MiB", again.stdout)
     listed = json.loads(run(cache, "ls", "--json").stdout)
     assert [entry["role"] for entry in listed["entries"]] == ["step"]
     assert "1 entries" in run(cache, "ls").stdout

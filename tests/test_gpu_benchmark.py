@@ -130,6 +130,12 @@ def test_a_dry_run_has_the_form_of_a_report():
     assert {(block["launches"], block["waits_inside"]) for block in level_2} == {(1.0, 0.0)}
     level_0 = [block for block in report["blocks"] if block["graph_level"] == 0]
     assert all(block["launches"] > block["steps_per_block"] for block in level_0)
+    in_graphs = [call for call in report["context_calls"] if call["graph_level"] == 1]
+    assert {(call["what"], call["launches"], call["waits"]) for call in in_graphs} == {
+        ("AR step", 1.0, 1.0),
+        ("prefill chunk", 1.0, 1.0),
+        ("verification and advance", 2.0, 2.0),
+    }
     with pytest.raises(AssertionError):
         reckoning.check_report(report | {"more": 1})
     with pytest.raises(AssertionError):

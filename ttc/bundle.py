@@ -7,7 +7,7 @@ A bundle is a folder of plain files (no symbolic links):
     denoiser.onnx     the denoiser tower                     (role "denoiser")
     step.onnx         one diffusion step                     (role "step")
     advance.onnx      moves the state by committed tokens    (role "advance", optional)
-    *.onnx.data       external data of a packed graph that is too big for one file (optional)
+    *.onnx.data       external data that a graph refers to (optional; `ttc export` writes none)
     tokenizer.json    as it was in the checkpoint            (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
     verification.json the last verification (optional, not part of `files`; see `ttc.verification`)

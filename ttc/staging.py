@@ -178,7 +178,7 @@ def folder_writer(destination: str | os.PathLike[str], force: bool, kind: Folder
 
 def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
     """Return when `target`, which exists, may be replaced."""
-    only = f"--force replaces only {kind.noun} or an empty folder"
+    only = f"only {kind.noun} or an empty folder is replaced"
     if not force:
         raise InputError(f"{target}: exists already; choose another output, or replace it with --force")
     if target.is_symlink() or not target.is_dir():
@@ -193,7 +193,7 @@ def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
             if foreign
             else f"has no {kind.manifest_file} of {kind.noun}"
         )
-        raise InputError(f"{target}: {what}; {only}; remove it yourself")
+        raise InputError(f"{target}: {what}; {only}; choose another output, or remove it yourself")
 
 
 def _is_ours(folder: Path, kind: FolderKind) -> bool:

@@ -1,4 +1,8 @@
-"""The interface between the loop and a backend: five calls over tensors the backend owns."""
+"""The interface between the loop and a backend: a few calls over tensors the backend owns.
+
+Logits stay the backend's too: `step` and `choose` make tokens of them where they lie, `fetch` brings them to
+the host. They are valid until the next call on the same state.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +15,7 @@ import numpy.typing as npt
 from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.runtime import commit
+from ttc.runtime.choice import Choices, Choosing, HostChoices
 from ttc.runtime.state import ContextState
 
 __all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
@@ -21,11 +26,11 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class ContextCall:
-    """What a context call gives: logits (B, R, V) float32 on the host, and what `advance` needs, the
-    backend's own.
+    """What a context call gives, both the backend's own: logits (B, R, V) for `fetch` and `choose`, and what
+    `advance` needs.
     """
 
-    logits: Floats
+    logits: Any
     saved: Any
 
 
@@ -103,6 +108,7 @@ class Backend(ABC):
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
+        threads: of the CPU, for one call; None where a GPU computes.
     """
 
     name: str
@@ -111,6 +117,7 @@ class Backend(ABC):
     can_advance: bool = True
     limits: Limits | None = None
     graph_level: int | None = None
+    threads: int | None = None
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
@@ -146,11 +153,32 @@ class Backend(ABC):
 
     @abstractmethod
     def fetch(self, logits: Any) -> Floats:
-        """Logits of `denoise` as a host array (B, L, V)."""
+        """Logits of `context` (B, R, V) or `denoise` (B, L, V) as a float32 array on the host."""
 
     @abstractmethod
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         """A state of only these rows, in this order."""
+
+    def choose_next(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        how: Choosing,
+        save: bool = False,
+    ) -> tuple[Choices, Any]:
+        """`context`, with a token chosen from the logits of every requested place, and what `advance` needs.
+
+        `logit_positions` are places one behind the other. A backend that keeps its logits elsewhere chooses
+        in the same call.
+        """
+        call = self.context(state, input_ids, commit_len, logit_positions, save)
+        return self.choose(call.logits, how), call.saved
+
+    def choose(self, logits: Any, how: Choosing) -> Choices:
+        """AR's tokens from logits of `context` or `denoise`; here on the host."""
+        return HostChoices(self.fetch(logits), how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         """One diffusion step on the host; backends that hold their logits elsewhere do it there."""

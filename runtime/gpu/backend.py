@@ -25,19 +25,28 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
+from ttc.runtime.choice import Choices, Choosing
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
+from ttc.runtime.gpu.choice import (
+    NO_CHOICE,
+    ContextLogits,
+    choice_page,
+    choice_problem,
+    made_choices,
+)
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
+from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
-from ttc.runtime.gpu.slots import BlockBuffers, Slot
+from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
 from ttc.runtime.state import ContextState
 
-__all__ = ["DeviceBackend", "padded_length", "warm_up_context"]
+__all__ = ["DeviceBackend", "warm_up_context"]
 
 
 logger = logging.getLogger(__name__)
@@ -75,6 +84,7 @@ class DeviceBackend(Backend):
         if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
             writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
         self._writer = CacheWriter(device, writes)
+        self._choice_problem = choice_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
         self._mirror = Mirror(device)
         self.lock = threading.RLock()
@@ -120,29 +130,62 @@ class DeviceBackend(Backend):
         save: bool = False,
         then: Callable[[int], None] | None = None,
     ) -> ContextCall:
-        """As `Backend.context`; `then` enqueues what is to follow before the host waits for the logits. It is
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits, and is
         called with the number of tokens read.
         """
-        L = input_ids.shape[1]
         R = logit_positions.shape[1]
         with self.lock:
-            slot = self._slot(state)
-            room = state.capacity - int(state.lengths.max())
-            length = padded_length(L, room, self.limits)
-            places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
-            buffers = self._making_room(lambda: slot.context(length, places))
-            buffers.page.upload(
-                input_ids=_widened(input_ids, length),
-                lengths=state.lengths,
-                commit_len=commit_len,
-                logit_positions=_widened(logit_positions, places),
-            )
-            buffers.step.run()
-            state.lengths = state.lengths + commit_len
-            if then is not None:
-                then(length)
-            logits = buffers.logits.download()["logits"][:, :R]
-        return ContextCall(logits, length if save else None)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, NO_CHOICE, then)
+            self._device.wait()  # the page may be written again
+        return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
+
+    def choose_next(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        how: Choosing,
+        save: bool = False,
+        then: Callable[[int], None] | None = None,
+    ) -> tuple[Choices, Any]:
+        """As `Backend.choose_next`, in one launch; `then` as above."""
+        if not self._chooses(how):
+            call = self.context(state, input_ids, commit_len, logit_positions, save, then)
+            return self.choose(call.logits, how), call.saved
+        with self.lock:
+            choice = choice_page(how)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, choice, then)
+            return made_choices(buffers.chosen.download()), length if save else None
+
+    def _read(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        choice: Mapping[str, npt.ArrayLike],
+        then: Callable[[int], None] | None,
+    ) -> tuple[ContextBuffers, int]:
+        """Enqueue a context call; its buffers and how many tokens it reads."""
+        R = logit_positions.shape[1]
+        slot = self._slot(state)
+        room = state.capacity - int(state.lengths.max())
+        length = padded_length(input_ids.shape[1], room, self.limits)
+        places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
+        buffers = self._making_room(lambda: slot.context(length, places))
+        buffers.page.upload(
+            input_ids=widened(input_ids, length),
+            lengths=state.lengths,
+            commit_len=commit_len,
+            logit_positions=widened(logit_positions, places),
+            **choice,
+        )
+        buffers.step.run()
+        state.lengths = state.lengths + commit_len
+        if then is not None:
+            then(length)
+        return buffers, length
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
@@ -163,11 +206,31 @@ class DeviceBackend(Backend):
             self._device.wait()
             return buffers
 
-    def fetch(self, logits: BlockBuffers | DeviceArray) -> Floats:
+    def choose(self, logits: BlockBuffers | ContextLogits, how: Choosing) -> Choices:
+        if isinstance(logits, ContextLogits) or not self._chooses(how):
+            return super().choose(logits, how)
+        with self.lock:
+            self._check_open()
+            nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
+            logits.inputs.upload(**nothing | choice_page(how))
+            logits.choose.run()
+            return made_choices(logits.outputs.download())
+
+    def _chooses(self, how: Choosing) -> bool:
+        """Whether tokens are chosen on the device; where not, the reason becomes a note."""
+        problem = self._choice_problem
+        if how.filters:
+            problem = "top_k and top_p need the logits in order"
+        if problem is not None:
+            self._note(f"tokens are chosen on the host, which fetches their logits, because {problem}")
+        return problem is None
+
+    def fetch(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
-            return self._mirror.read(array)
+            values = self._mirror.read(array)
+        return values[:, : logits.places] if isinstance(logits, ContextLogits) else values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         buffers = logits
@@ -203,7 +266,7 @@ class DeviceBackend(Backend):
             return None
         if not inputs.redraw and (inputs.temperature > 0).any():
             # The graph counts its steps up, and they would draw anew.
-            self._note_steps_on_host()
+            self._note("sampled drafts are stepped by the host: a block's graph would draw anew")
             return None
         block = inputs.block_ids
         masked_count = (block == self.config.mask_token_id).sum(-1)
@@ -231,10 +294,11 @@ class DeviceBackend(Backend):
                 self._check_open()
                 buffers.loop.warm_up()
 
-    def _note_steps_on_host(self) -> None:
-        if not self._own_notes:
-            self._own_notes = ("sampled drafts are stepped by the host: a block's graph would draw anew",)
-            logger.warning("%s", *self._own_notes)
+    def _note(self, text: str) -> None:
+        """Say once what is not as asked."""
+        if text not in self._own_notes:
+            self._own_notes = (*self._own_notes, text)
+            logger.warning("%s", text)
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self.lock:
@@ -305,8 +369,17 @@ class DeviceBackend(Backend):
     def _new_slot(self, batch: int, capacity: int) -> Slot:
         scope = Scope(self._device)
         with scope.all_or_nothing():
-            fixed = (scope, self._executor, self._levels, self.config, self._kernel, self._writer)
-            return Slot(*fixed, batch, capacity)
+            return Slot(
+                scope,
+                self._executor,
+                self._levels,
+                self.config,
+                self._kernel,
+                self._writer,
+                batch,
+                capacity,
+                chooses=self._choice_problem is None,
+            )
 
     def _making_room(self, make: Callable[[], T]) -> T:
         """What `make` gives; where memory is short, slots that wait are given up, one after another."""
@@ -365,31 +438,6 @@ def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int
     """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
     state = backend.new_state(batch, capacity)
     nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
-    for length in _lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
+    for length in call_lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
         for _ in range(2):
             backend.context(state, np.zeros((batch, length), np.int32), nothing, place)
-
-
-def padded_length(length: int, room: int, limits: Limits | None) -> int:
-    """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
-
-    The next length that the engines were built for, or else the next power of two where the cache has room
-    for it and the engine takes it; what is added is never committed.
-    """
-    if limits is not None and limits.lengths:
-        return min(fixed for fixed in limits.lengths if fixed >= length)
-    wide = 1 << (length - 1).bit_length()
-    most = room if limits is None else min(room, limits.reads[1])
-    return wide if wide <= most else length
-
-
-def _lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
-    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
-    if limits is not None and limits.lengths:
-        return list(limits.lengths)
-    powers = {1 << power for power in range(chunk.bit_length())}
-    return sorted({block, chunk} | powers)
-
-
-def _widened(rows: Ints, width: int) -> Ints:
-    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))

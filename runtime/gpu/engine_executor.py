@@ -1,13 +1,19 @@
-"""Graphs as engines: whole ones, or cut into segments with kernels between them."""
+"""Graphs as engines: whole ones, or cut into segments with kernels between them.
+
+Tokens are chosen by a kernel of ours in either form: the choice is no graph of a bundle, and the engine of
+the step graph has one mask id and the block sizes it was built for.
+"""
 
 from collections.abc import Mapping, Sequence
 
 from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
+from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
+from ttc.program import OP, Step
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
-from ttc.runtime.gpu.executor import Executor
+from ttc.runtime.gpu.executor import OPEN, Executor
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps
 from ttc.runtime.program import StitchedProgram
@@ -40,6 +46,7 @@ class EngineExecutor(Executor):
             for role in manifest.programs
             if role in roles
         }
+        self._ops = ops
         self._closed = False
 
     @property
@@ -52,6 +59,13 @@ class EngineExecutor(Executor):
     ) -> Work:
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
+        if role == "choose":
+            inputs, outputs = (
+                [spec.name for spec in specs]
+                for specs in (DIFFUSION_PREDICT.inputs, DIFFUSION_PREDICT.outputs)
+            )
+            step = Step(OP, DIFFUSION_PREDICT.name, tuple(inputs), tuple(outputs), {"mask_id": OPEN})
+            return self._ops(scope, step, [tensors[n] for n in inputs], [tensors[n] for n in outputs])
         everything = {**self._weights, **tensors}
         if role in self._programs:
             return self._programs[role].bind(scope, everything, sizes)

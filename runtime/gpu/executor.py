@@ -15,6 +15,9 @@ from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.state import state_layout
 
 __all__ = [
+    "CHOICE_INPUTS",
+    "CHOICE_OUTPUTS",
+    "OPEN",
     "STEP_INPUTS",
     "STEP_OUTPUTS",
     "Executor",
@@ -43,6 +46,20 @@ STEP_OUTPUTS: Specs = {
     "predicted_ids": ("int32", ("B", "L")),
     "confidence": ("float32", ("B", "L")),
     "masked_count": ("int32", ("B",)),
+}
+# Of the choice of AR's tokens (`ttc.runtime.gpu.choice`): the mask id, which stands in `block_ids` where a
+# token is to be chosen.
+OPEN = -1
+CHOICE_INPUTS: Specs = {
+    "block_ids": ("int32", ("B", "R")),
+    "temperature": ("float32", ("B",)),
+    "row_key": ("int64", ("B",)),
+    "position": ("int32", ("B",)),
+    "step": ("int32", ("B",)),
+}
+CHOICE_OUTPUTS: Specs = {
+    "predicted_ids": ("int32", ("B", "R")),
+    "confidence": ("float32", ("B", "R")),
 }
 
 
@@ -73,6 +90,9 @@ class Executor(ABC):
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
     ) -> Work:
         """The work of one run of the graph `role` over these inputs and outputs.
+
+        The role "choose", which no bundle has a graph of, makes the tensors `CHOICE_OUTPUTS` from `logits`
+        and `CHOICE_INPUTS`.
 
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
         scope. The first run may prepare things that a capture could not; later ones only launch.

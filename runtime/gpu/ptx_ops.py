@@ -64,7 +64,7 @@ class PtxOps:
             from ttc.plugins.ptx import compile_launch
         except ImportError:
             raise MissingDependencyError(
-                "the ops of a cut program are Triton kernels, and triton is not installed; "
+                "what runs beside engines are Triton kernels, and triton is not installed; "
                 "install it with: pip install 'ttc[kernels]'"
             ) from None
         return LEAVES, Problem, self._compile or compile_launch

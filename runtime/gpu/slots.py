@@ -15,9 +15,12 @@ from ttc.dims import Shape
 from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
+from ttc.runtime.gpu.choice import bind_choice
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
+    CHOICE_INPUTS,
+    CHOICE_OUTPUTS,
     STEP_INPUTS,
     STEP_OUTPUTS,
     Executor,
@@ -50,9 +53,11 @@ class Slot:
         writer: CacheWriter,
         batch: int,
         capacity: int,
+        *,
+        chooses: bool,
     ) -> None:
         self.scope, self.executor, self.levels, self.config = scope, executor, levels, config
-        self.writer = writer
+        self.writer, self._chooses = writer, chooses
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
         dtype = executor.compute_dtype
         self._whole, self.state = pack(scope, state_specs(config, dtype, batch, capacity), {})
@@ -167,6 +172,12 @@ class Slot:
             (old,) = self.moved_mamba()
             self.scope.device.copy(old, self._new_mamba)
 
+    def choice(self, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]) -> Work:
+        """The work that chooses tokens; none where the device cannot."""
+        if not self._chooses:
+            return lambda: None
+        return bind_choice(self.executor, self.scope, inputs, logits, outputs, sizes)
+
     def sizes(self, length: int, places: int = 1) -> dict[str, int]:
         """The letters of the graphs' shapes in numbers."""
         return {"B": self.batch, "L": length, "C": self.capacity, "R": places}
@@ -183,26 +194,30 @@ class Slot:
 
 
 class ContextBuffers:
-    """A context call: `page` holds its small inputs; `step` runs it and moves the state."""
+    """A context call: `page` holds its small inputs and those of the choice; `step` runs it, moves the state
+    and makes `chosen` of the logits.
+    """
 
     def __init__(self, slot: Slot, length: int, places: int) -> None:
-        scope, config = slot.scope, slot.config
-        sizes = slot.sizes(length, places)
+        scope, sizes = slot.scope, slot.sizes(length, places)
         inputs: Mapping[str, tuple[str, Shape]] = {
             "input_ids": ("int32", ("B", "L")),
             "lengths": ("int32", ("B",)),
             "commit_len": ("int32", ("B",)),
             "logit_positions": ("int32", ("B", "R")),
         }
-        page = self.page = Page(scope, inputs, sizes)
-        self.logits = Page(scope, {"logits": ("float32", ("B", "R", config.vocab_size))}, sizes)
-        tensors = page.device | self.logits.device | slot.state | slot.new_state | slot.saved(length)
-        tensors |= slot.rows(length)
+        page = self.page = Page(scope, {**inputs, **CHOICE_INPUTS}, sizes)
+        self.chosen = Page(scope, CHOICE_OUTPUTS, sizes)
+        self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
+        own = {name: page.device[name] for name in inputs} | {"logits": self.logits}
+        tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
+        choose = slot.choice(self.page, self.logits, self.chosen, sizes)
 
         def run() -> None:
             work()
             slot.commit_state(page, length)
+            choose()
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
 
@@ -210,8 +225,8 @@ class ContextBuffers:
 class BlockBuffers:
     """Denoising a block: `inputs` and `outputs` of a step.
 
-    `denoise` and `commit` are the two halves of a step on their own; `fill` is both. `loop` fills a whole
-    block; None where there is no kernel for it.
+    `denoise` and `commit` are the two halves of a step on their own, `choose` is AR's choice in place of the
+    second; `fill` is both halves. `loop` fills a whole block; None where there is no kernel for it.
     """
 
     def __init__(self, slot: Slot, length: int) -> None:
@@ -250,6 +265,8 @@ class BlockBuffers:
         levels, what = slot.levels, f"a denoise step over {length} tokens"
         self.denoise = StepGraph(device, levels, what, denoise)
         self.commit = StepGraph(device, levels, "a diffusion step", commit)
+        choose = slot.choice(self.inputs, self.logits, self.outputs, slot.sizes(length, length))
+        self.choose = StepGraph(device, levels, "a choice of tokens", choose)
         self.fill = StepGraph(device, levels, what, step)
         self.loop: BlockLoop | None = None
         if slot.block_kernel is not None:
@@ -281,5 +298,5 @@ class BlockBuffers:
 
     def close(self) -> None:
         """Let go of the graphs. Never raises."""
-        graphs = (self.denoise, self.commit, self.fill, self.loop)
+        graphs = (self.denoise, self.commit, self.choose, self.fill, self.loop)
         close_all(graph.close for graph in graphs if graph is not None)

@@ -6,7 +6,8 @@ the rows that are new in the caches, which a kernel there puts in their place. W
 where rows leave the batch, or a state comes from the host.
 
 The copy is ordered by events alone: the denoiser's stream waits for the context tower, not the host, which
-reads the logits and prepares the next block meanwhile. Only what next changes the state waits for the copy.
+takes in what the context tower gave and prepares the next block meanwhile. Only what next changes the state
+waits for the copy.
 
 Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
 """
@@ -24,7 +25,9 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
+from ttc.runtime.choice import Choices, Choosing
 from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
+from ttc.runtime.gpu.choice import ContextLogits
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray
 from ttc.runtime.gpu.slots import Slot
@@ -97,6 +100,30 @@ class TwoDevices(Backend):
             self._twin(state).lengths = state.lengths
             return call
 
+    def choose_next(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        how: Choosing,
+        save: bool = False,
+    ) -> tuple[Choices, Any]:
+        with self._lock:
+            before = state.lengths
+            self._await_sent()
+            made = self._context.choose_next(
+                state,
+                input_ids,
+                commit_len,
+                logit_positions,
+                how,
+                save,
+                then=lambda length: self._send_block(state, length, before),
+            )
+            self._twin(state).lengths = state.lengths
+            return made
+
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self._lock:
             self._await_sent()
@@ -109,7 +136,10 @@ class TwoDevices(Backend):
         return self._denoiser.denoise(self._twin(state), block_ids, t)
 
     def fetch(self, logits: Any) -> Floats:
-        return self._denoiser.fetch(logits)
+        return self._where(logits).fetch(logits)
+
+    def choose(self, logits: Any, how: Choosing) -> Choices:
+        return self._where(logits).choose(logits, how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         return self._denoiser.step(logits, inputs)
@@ -142,6 +172,10 @@ class TwoDevices(Backend):
         with self._lock:
             # The last copy may still read what closing the context tower's backend gives back.
             close_all([self._await_sent, self._context.close, self._denoiser.close])
+
+    def _where(self, logits: Any) -> DeviceBackend:
+        """The tower's backend that computed them."""
+        return self._context if isinstance(logits, ContextLogits) else self._denoiser
 
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its twin on the denoiser's GPU, which lives as long as it does."""

@@ -6,6 +6,7 @@ import pytest
 from ttc.bench.schema import (
     Answers,
     CaseRecord,
+    Conditions,
     Latency,
     Machine,
     Model,
@@ -49,7 +50,8 @@ def report() -> Report:
     ]  # fmt: skip
     return Report(
         Machine("a CPU", 2, 2**33, (), "Linux", "3.11.7", "0.1.0", None, {"numpy": "2.4.6"}),
-        Model("mini.bundle", "ab" * 32, "float32", "M*E", 8, "onnxruntime", None, ("a note",)),
+        Conditions("2026-01-02T03:04:05+00:00", 0.25, 1.5),
+        Model("mini.bundle", "ab" * 32, "float32", "M*E", 8, "onnxruntime", "cpu", 2, ("a note",)),
         Work("tasks.jsonl", 10, "cd" * 32, 2, 96, 0.0, 0, 3, (1,)),
         (
             CaseRecord("ar", "ar", None, None, None, ar, (speeds[0],)),

@@ -32,6 +32,14 @@ def test_the_page_shows_what_is_broken_and_escapes_it(report: Report) -> None:
     assert "<AR>" not in html
 
 
+def test_the_page_says_when_and_on_what(report: Report) -> None:
+    html = page(report)
+    assert "2026-01-02T03:04:05+00:00, load 0.25 to 1.50" in html
+    assert "onnxruntime on cpu, 2 threads a call" in html
+    gone = dataclasses.replace(report.conditions, load_at_start=None, load_at_end=None)
+    assert "load unknown to unknown" in page(dataclasses.replace(report, conditions=gone))
+
+
 def test_every_figure_is_drawn(report: Report) -> None:
     both = dataclasses.replace(report.cases[1], name="diffusion γ0.5", threshold=0.5)
     speed = [dataclasses.replace(case.speed[0], batch=4) for case in report.cases]

@@ -1,7 +1,10 @@
 """The run itself: what is counted, and that a broken denoiser is shown as broken."""
 
 import dataclasses
+import datetime as dt
+import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from ttc.bench.identity import weights_digest
 from ttc.bench.problems import Problem
 from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Report
-from ttc.bench.trace import RowTrace, latency, quantile
+from ttc.bench.trace import RowTrace, latency, quantile, watch
 from ttc.bundle import Bundle, ShardRecord
 from ttc.cli import program
 from ttc.errors import InputError
@@ -238,6 +241,17 @@ def referenced(packed: Bundle, checkpoint: Path) -> Bundle:
     return Bundle(packed.path, manifest, ReferencedWeights(weights, None, "bundle.json"))
 
 
+def test_calls_are_timed_by_the_clock_that_is_given(engines: Callable[..., Engine]) -> None:
+    ticks = itertools.count()
+    trace = watch(
+        engines("tiny_a", "onnxruntime"),
+        [[1, 5, 9]],
+        {"mode": "ar", "max_new_tokens": 4, "stop_at_eos": False},
+        lambda: float(next(ticks)),
+    )
+    assert trace.ar_steps == (1.0, 1.0, 1.0)
+
+
 def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     saved, drawn = tmp_path / "run.json", tmp_path / "run.html"
     arguments = [
@@ -255,10 +269,16 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads(saved.read_text())
     found = Report.from_dict(json.loads(done.stdout), "stdout")
     assert found.work.tasks is None
+    assert (found.model.device, found.model.threads) == ("cpu", 1)
+    assert found.machine.cpu
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(found.conditions.started)
+    assert dt.timedelta(0) <= age < dt.timedelta(hours=1)
+    assert found.conditions.load_at_end == pytest.approx(os.getloadavg()[0], abs=64)
     assert drawn.read_text(encoding="utf-8").startswith("<!doctype html>")
     compared = CliRunner().invoke(program, ["bench", "--compare", str(saved), str(saved)])
     assert compared.exit_code == 0, compared.stderr
     assert "within the spread" in compared.stdout
+    assert compared.stdout.count(found.conditions.started) == 2
     shown = CliRunner().invoke(program, arguments)
     assert shown.exit_code == 0, shown.stderr
     assert "tokens/NFE" in shown.stdout

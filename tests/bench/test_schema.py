@@ -23,16 +23,18 @@ SPEED = {
 }  # fmt: skip
 
 
-def test_the_keys_of_version_1(report: Report) -> None:
-    assert SCHEMA_VERSION == 1
+def test_the_keys_of_version_2(report: Report) -> None:
+    assert SCHEMA_VERSION == 2
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert (plain["schema"], plain["schema_version"]) == ("ttc-bench", 1)
-    assert set(plain) == {"schema", "schema_version", "machine", "model", "work", "cases"}
+    assert (plain["schema"], plain["schema_version"]) == ("ttc-bench", 2)
+    assert set(plain) == {"schema", "schema_version", "machine", "conditions", "model", "work", "cases"}
     assert set(plain["machine"]) == {
         "cpu", "cores", "memory_bytes", "gpus", "system", "python", "ttc_version", "commit", "packages",
     }  # fmt: skip
+    assert set(plain["conditions"]) == {"started", "load_at_start", "load_at_end"}
     assert set(plain["model"]) == {
-        "bundle", "weights_sha256", "compute_dtype", "pattern", "hidden_size", "backend", "device", "notes",
+        "bundle", "weights_sha256", "compute_dtype", "pattern", "hidden_size", "backend", "device", "threads",
+        "notes",
     }  # fmt: skip
     assert set(plain["work"]) == {
         "tasks", "problems", "prompts_sha256", "timed_prompts", "max_new_tokens", "temperature", "seed",
@@ -62,8 +64,8 @@ def _unknown(plain: dict[str, Any]) -> None:
     plain["cases"][0]["mood"] = "good"
 
 
-def _newer(plain: dict[str, Any]) -> None:
-    plain["schema_version"] = 2
+def _older(plain: dict[str, Any]) -> None:
+    plain["schema_version"] = 1
 
 
 def _mistyped(plain: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def _null(plain: dict[str, Any]) -> None:
     [
         (_without, "work: the key 'seed' is missing"),
         (_unknown, "1 unknown key"),
-        (_newer, "'schema_version' is 2, 1 .* is due"),
+        (_older, "'schema_version' is 1, 2 .* is due"),
         (_mistyped, 'seconds_of_repeats is "fast", float is due'),
         (_null, "answers: tokens is null, int is due"),
     ],

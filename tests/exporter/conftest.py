@@ -92,3 +92,16 @@ def sparse_checkpoint(
         return folder
 
     return write
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of engines."""
+    monkeypatch.setenv("TTC_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def step(bundles: Callable[..., Path]) -> Path:
+    """A graph that builds in half a second."""
+    return bundles("tiny_a") / "step.onnx"

@@ -17,7 +17,15 @@ from ttc.planning.experts import Routing, distinct_experts, fit_overlap
 from ttc.planning.forecast import Question, forecast, winning_batches
 from ttc.planning.machines import Machine, known_machines, load_machine
 from ttc.planning.models import load_config, released_config
-from ttc.planning.passes import context_pass, denoiser_pass, parameters, state_bytes, total
+from ttc.planning.passes import (
+    EXPERTS,
+    context_pass,
+    denoiser_pass,
+    expert_bytes,
+    parameters,
+    state_bytes,
+    total,
+)
 from ttc.profiles.building import build_preset_names
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +97,7 @@ def test_what_makes_a_denoiser_pass_more_than_a_context_pass() -> None:
     assert set(nfe) - set(extension) == {"time", "step"}
     assert nfe["head"].flops == pytest.approx(16 * extension["head"].flops)
     assert nfe["M"].bytes < extension["M"].bytes, "the denoiser writes no state"
-    assert nfe["E"] == extension["E"]
+    assert (nfe["E"], nfe[EXPERTS]) == (extension["E"], extension[EXPERTS])
 
 
 def test_the_forecast_is_what_its_formulas_say() -> None:
@@ -100,7 +108,8 @@ def test_the_forecast_is_what_its_formulas_say() -> None:
     assert fast.tokens_per_second == pytest.approx(4 * 16 / block)
     assert fast.over_ar == pytest.approx(fast.tokens_per_second / found.ar_tokens_per_second)
     assert slow.over_ar < fast.over_ar
-    assert found.nfe.seconds == max(found.nfe.bytes / 1e12, found.nfe.flops / 1e14)
+    parts = denoiser_pass(REAL, 4, 16, 1024, 2, Routing()).values()
+    assert found.nfe.seconds == pytest.approx(sum(max(p.bytes / 1e12, p.flops / 1e14) for p in parts))
     assert found.memory_bytes > 1e11
     assert not found.fits
     assert found.break_even is not None
@@ -109,12 +118,27 @@ def test_the_forecast_is_what_its_formulas_say() -> None:
     assert forecast(lossless, 4, []).lossless.over_ar == pytest.approx(1)
 
 
+def test_packing_costs_passes_of_more_than_one_token() -> None:
+    plain = question(routing=Routing(dense=True))
+    packs = dataclasses.replace(plain, machine=dataclasses.replace(MACHINE, packing_bytes_per_second=1e11))
+    # 128 experts of two matrices in each of 23 layers, two bytes a number.
+    extra = 23 * 128 * 2 * REAL.moe_intermediate_size * REAL.hidden_size * 2 / 1e11
+    assert expert_bytes(REAL, 2) / 1e11 == pytest.approx(extra)
+    one, more = (forecast(packs, batch, []) for batch in (1, 2))
+    assert one.ar_step == forecast(plain, 1, []).ar_step
+    assert more.ar_step.seconds - forecast(plain, 2, []).ar_step.seconds == pytest.approx(extra)
+    assert one.nfe.seconds - forecast(plain, 1, []).nfe.seconds == pytest.approx(extra)
+    assert more.ar_step.limit == "packing"
+    chosen = dataclasses.replace(packs, routing=Routing())
+    assert forecast(chosen, 2, []).ar_step == forecast(question(), 2, []).ar_step
+
+
 def test_more_tokens_bring_arithmetic_to_its_limit() -> None:
     assert forecast(question(), 1, []).ar_step.limit == "memory"
     assert forecast(question(), 1024, []).nfe.limit == "arithmetic"
 
 
-@pytest.mark.parametrize("rate", [1.5, 3.0])
+@pytest.mark.parametrize("rate", [2.0, 3.0])
 def test_the_ends_of_where_diffusion_wins(rate: float) -> None:
     q = question()
     ends = winning_batches(q, rate)
@@ -163,7 +187,15 @@ def test_machines_of_ones_own(tmp_path: Path) -> None:
     )
     file.write_text(good)
     assert load_machine(str(file)).name == "mine"
-    for wrong in (good.replace("1e11", "-1"), good.replace("memory_bytes", "memory"), "= 3", ""):
+    file.write_text(good + "packing_bytes_per_second = 1e9\n")
+    assert load_machine(str(file)).packing_bytes_per_second == 1e9
+    for wrong in (
+        good + "packing_bytes_per_second = 0\n",
+        good.replace("1e11", "-1"),
+        good.replace("memory_bytes", "memory"),
+        "= 3",
+        "",
+    ):
         file.write_text(wrong)
         with pytest.raises(InputError, match="machine"):
             load_machine(str(file))

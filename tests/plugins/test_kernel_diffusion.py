@@ -41,6 +41,18 @@ def test_predict(device, shape, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
+def test_predict_as_ar_chooses(device, shape, temperature):
+    """With a mask id that is no token nothing is banned, and places that do not hold it are left alone."""
+    random = torch.Generator().manual_seed(sum(shape))
+    logits = torch.randn(*shape, generator=random)
+    logits[:, :, MASK] += 9.0
+    masked = some_masked(*shape[:2], random) == MASK
+    inputs = [logits, torch.where(masked, -1, 0).int(), *rows(shape[0], temperature, random)]
+    check_against_twin(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=-1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("mask_id", [0, MASK])
 def test_predict_from_numbers_that_are_none(device, temperature, mask_id):
     """One position each: all NaN, one NaN late, all −inf, all but one −inf, a +inf, ±0, all tied, none but

@@ -2,7 +2,6 @@
 
 import json
 import xml.etree.ElementTree as ET
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +15,6 @@ from ttc.profiling.phases import PHASES
 from ttc.profiling.plot import svg
 from ttc.profiling.report import Part, PhaseProfile, Profile, totals
 from ttc.profiling.run import profile
-from ttc.profiling.tensorrt import LayerTimes, engine_layers, engine_parts, layer_profiler
 from ttc.profiling.trace import trace_events
 
 LIMITS = {"peak_flops": 1e9, "peak_bandwidth": 1e9}
@@ -175,25 +173,3 @@ def test_targets_are_checked_before_anything_is_timed(words, complaint, bundles,
 def test_options_are_checked(bundles, options, complaint):
     with pytest.raises(InputError, match=complaint):
         profile(bundles("tiny_a"), **options)
-
-
-def test_times_of_an_engine_find_their_layers():
-    """The thin layer over TensorRT, with stand-ins for its classes: no GPU runs it."""
-    config, times = golden("tiny_a").config, LayerTimes()
-    trt = SimpleNamespace(
-        IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
-        LayerInformationFormat=SimpleNamespace(JSON="json"),
-    )
-    profiler = layer_profiler(trt, times)
-    for _ in range(2):
-        profiler.report_layer_time("layers.3.attention/MatMul_linear + layers.3.attention/Add", 1.5)
-        profiler.report_layer_time("layers.1.moe/MoeUp_plugin", 2.0)
-        profiler.report_layer_time("Reformat 7", 0.5)
-    parts = {part.place: part for part in engine_parts(times, calls=2, config=config)}
-    assert (parts["layers.3"].kind, parts["layers.3"].seconds) == ("*", 0.0015)
-    assert parts["layers.1"].op == "ttc::MoeUp"
-    assert parts["other"].seconds == 0.0005
-    text = json.dumps({"Layers": ["a", {"Name": "b", "LayerType": "gemm"}]})
-    inspector = SimpleNamespace(get_engine_information=lambda form: text)
-    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
-    assert engine_layers(trt, engine) == [{"Name": "a"}, {"Name": "b", "LayerType": "gemm"}]

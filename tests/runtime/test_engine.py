@@ -1,5 +1,6 @@
 """The engine as a user meets it: options, prompts, capacity, events, threads, closing."""
 
+import dataclasses
 import threading
 import time
 
@@ -340,8 +341,8 @@ def test_nan_is_reported_not_decoded(engines, mode):
             call = super().context(state, input_ids, commit_len, logit_positions, save)
             for name, value in state.tensors.items():
                 state.tensors[name] = self.inner._value(np.full_like(value.numpy(), np.nan))
-            call.logits[:] = np.nan
-            return call
+            nan = self.inner._value(np.full_like(call.logits.numpy(), np.nan))
+            return dataclasses.replace(call, logits=nan)
 
     engine = Engine(Poisoned(engines("tiny_a", "onnxruntime")._backend), None, load_profile("cpu"), None)
     with pytest.raises(ttc.NumericsError, match="NaN"):

@@ -110,12 +110,12 @@ def test_nan_leaves_the_state_alone(engines, backend):
     class NanOnce(Wrapped):
         poisoned = False
 
-        def context(self, state, input_ids, commit_len, logit_positions, save=False):
-            call = super().context(state, input_ids, commit_len, logit_positions, save)
+        def fetch(self, logits):
+            values = super().fetch(logits).copy()
             if not self.poisoned:
                 self.poisoned = True
-                call.logits[:, 1] = np.nan
-            return call
+                values[:, 1] = np.nan
+            return values
 
     inner, prompt = engine._backend, golden("tiny_a").vectors["prompt/p12"][0].tolist()
     text = engine.generate(prompt, "ar", max_new_tokens=NEW, stop_at_eos=False).token_ids

@@ -37,7 +37,7 @@ class HostDevice(Device):
         loop_problem: str | None = None,
     ) -> None:
         self.name, self.compute_capability, self.loop_problem = name, "9.0", loop_problem
-        self.launches = self.waits = 0
+        self.launches = self.waits = self.downloaded = 0  # the last in bytes
         self.kernels = dict(kernels or {})
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
         self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
@@ -90,6 +90,7 @@ class HostDevice(Device):
 
     def download(self, target: Bytes, source: DeviceArray) -> None:
         self.wait()
+        self.downloaded += source.nbytes
         target[:] = self.bytes_of(source)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:

@@ -1,6 +1,11 @@
-"""Which weights, which machine: what tells two runs apart that must not be compared, or only with care."""
+"""Which weights, which machine, when: what tells two runs apart that must not be compared, or only with care.
 
+The scripts in `benchmarks/` take it from here too.
+"""
+
+import datetime as dt
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +20,7 @@ from ttc.bundle import Bundle
 from ttc.errors import BundleError
 from ttc.shard import Array, Shard
 
-__all__ = ["machine", "weights_digest"]
+__all__ = ["commit", "load_average", "machine", "now", "weights_digest"]
 
 _SAMPLE = 64  # values from either end of a tensor
 _PACKAGES = ("numpy", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
@@ -53,6 +58,19 @@ def machine() -> Machine:
         commit=commit(),
         packages={name: found for name, found in packages.items() if found},
     )
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def load_average() -> float | None:
+    """The system's load average over the last minute; None where it tells none."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 def commit() -> str | None:

@@ -1,5 +1,8 @@
 """What a bench writes down: the JSON of `ttc bench --json`, as dataclasses. This page is the format,
-version 1.
+version 2.
+
+Version 2 says when and beside what it was measured (`Conditions`), and `Model.device` and `Model.threads`
+are what the engine said, not what was asked.
 
 Times are seconds. "Share" is 0 to 1. A key that does not apply holds null. A change of a key's name or
 meaning raises `SCHEMA_VERSION`; a reader refuses any version but its own.
@@ -22,6 +25,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Answers",
     "CaseRecord",
+    "Conditions",
     "Latency",
     "Machine",
     "Model",
@@ -33,7 +37,7 @@ __all__ = [
     "read_report",
 ]
 
-SCHEMA, SCHEMA_VERSION = "ttc-bench", 1
+SCHEMA, SCHEMA_VERSION = "ttc-bench", 2
 _MAX_BYTES = 256 * 2**20
 _Record = TypeVar("_Record")
 
@@ -56,8 +60,27 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """When it was measured, and what else the machine did.
+
+    Attributes:
+        started: UTC, ISO 8601.
+        load_at_start, load_at_end: the system's load average over a minute, null where it tells none. At the
+            start the run itself is not in it; at the end it is, with about the threads it used.
+    """
+
+    started: str
+    load_at_start: float | None
+    load_at_end: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """What was measured. `weights_sha256`: see `ttc.bench.identity`."""
+    """What was measured, and on what of the machine.
+
+    `weights_sha256`: see `ttc.bench.identity`. `device`: "cpu", "cuda:N" or a GPU's name, as the engine says.
+    `threads`: of the CPU for one call, null where a GPU computes.
+    """
 
     bundle: str
     weights_sha256: str
@@ -65,7 +88,8 @@ class Model:
     pattern: str
     hidden_size: int
     backend: str
-    device: str | None
+    device: str
+    threads: int | None
     notes: tuple[str, ...]
 
 
@@ -208,6 +232,7 @@ class Report:
     """The whole of a run."""
 
     machine: Machine
+    conditions: Conditions
     model: Model
     work: Work
     cases: tuple[CaseRecord, ...]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import ttc
 from ttc.bench.cases import BENCH_MODES, make_cases
-from ttc.bench.identity import machine, weights_digest
+from ttc.bench.identity import load_average, machine, now, weights_digest
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
 from ttc.bench.run import Plan, run_cases
-from ttc.bench.schema import Model, Report
+from ttc.bench.schema import Conditions, Model, Report
 from ttc.bundle import Bundle
 from ttc.errors import InputError
 from ttc.runtime.result import Result
@@ -47,6 +47,7 @@ class Settings:
 
 def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lambda line: None) -> Report:
     """Measure the model in `bundle`. What the user can get wrong is refused before the weights are loaded."""
+    started, load = now(), load_average()
     cases = make_cases(
         settings.modes or BENCH_MODES, settings.threshold, settings.steps, settings.block_size, settings.grid
     )
@@ -71,8 +72,10 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         records = run_cases(engine, plan, say)
         first = engine.generate(prompts[0], max_new_tokens=1)
         assert isinstance(first, Result), "one prompt, one result"
+        device, threads = engine.device, engine.threads
     return Report(
         machine(),
+        Conditions(started, load, load_average()),
         Model(
             bundle=bundle.resolve().name,
             weights_sha256=weights,
@@ -80,7 +83,8 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
             pattern=config.pattern,
             hidden_size=config.hidden_size,
             backend=settings.backend,
-            device=settings.device,
+            device=device,
+            threads=threads,
             notes=first.stats.notes,
         ),
         plan.work(None if settings.tasks is None else settings.tasks.name, prompts_digest(prompts, problems)),

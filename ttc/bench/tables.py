@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from ttc.bench.compare import Comparison
-from ttc.bench.schema import CaseRecord, Latency, Report
+from ttc.bench.schema import CaseRecord, Conditions, Latency, Model, Report
 
 __all__ = [
     "ANSWERS_HEAD",
     "COMPARE_HEAD",
+    "RUNS_HEAD",
     "SPEED_HEAD",
     "answer_rows",
     "compare_rows",
     "context",
+    "run_rows",
     "speed_rows",
     "task_rows",
 ]
@@ -24,6 +26,7 @@ SPEED_HEAD = (
     "case", "batch", "tokens/s", "min–max", "× AR", "tokens/NFE", "NFE in AR steps", "ms/answer",
     "answer × AR", "first block ms p50/p95", "between p50/p95",
 )  # fmt: skip
+RUNS_HEAD = ("run", "measured", "load", "backend", "CPU", "commit")
 COMPARE_HEAD = ("case", "batch", "first tokens/s", "second tokens/s", "second/first", "")
 _NONE = "–"
 
@@ -83,17 +86,33 @@ def compare_rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
     return rows
 
 
+def run_rows(names: Sequence[str], reports: Sequence[Report]) -> list[tuple[str, ...]]:
+    """When, on what and beside what each of some runs was measured."""
+    return [
+        (
+            name,
+            one.conditions.started,
+            _load(one.conditions),
+            _backend(one.model),
+            f"{one.machine.cpu}, {one.machine.cores} cores",
+            (one.machine.commit or "unknown")[:12],
+        )
+        for name, one in zip(names, reports, strict=True)
+    ]
+
+
 def context(report: Report) -> list[tuple[str, str]]:
     """What the figures hold for: model, machine, work; one (name, text) each."""
-    machine, model, work = report.machine, report.model, report.work
+    machine, model, work, conditions = report.machine, report.model, report.work, report.conditions
     asked = f"{work.problems} problems of {work.tasks}" if work.tasks else f"{work.problems} random prompts"
     sampling = "greedy" if work.temperature == 0 else f"temperature {work.temperature:g}, seed {work.seed}"
     packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     return [
         ("model", f"{model.bundle}: {model.pattern}, hidden {model.hidden_size}, {model.compute_dtype}"),
         ("weights", model.weights_sha256[:16]),
-        ("backend", model.backend + (f" on {model.device}" if model.device else "")),
+        ("backend", _backend(model)),
         ("machine", ", ".join((f"{machine.cpu}, {machine.cores} cores", *machine.gpus, machine.system))),
+        ("measured", f"{conditions.started}, load {_load(conditions)}"),
         ("versions", f"ttc {machine.ttc_version}, Python {machine.python}, {packages}"),
         ("commit", machine.commit or "unknown"),
         (
@@ -103,6 +122,19 @@ def context(report: Report) -> list[tuple[str, str]]:
         ("timed", f"{work.timed_prompts} prompts, median of {work.repeats} interleaved repeats"),
         *(("note", note) for note in model.notes),
     ]
+
+
+def _backend(model: Model) -> str:
+    """Backend, device and threads."""
+    count = model.threads
+    threads = "" if count is None else f", {count} thread{'s' * (count > 1)} a call"
+    return f"{model.backend} on {model.device}{threads}"
+
+
+def _load(conditions: Conditions) -> str:
+    """The load averages before and after."""
+    loads = (conditions.load_at_start, conditions.load_at_end)
+    return " to ".join("unknown" if load is None else f"{load:.2f}" for load in loads)
 
 
 def _answer_row(case: CaseRecord) -> tuple[str, ...]:

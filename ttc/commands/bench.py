@@ -110,8 +110,24 @@ def _compare(files: tuple[Path, Path], as_json: bool) -> None:
     from ttc.bench.schema import read_report
 
     names = (str(files[0]), str(files[1]))
-    found = compare(read_report(files[0]), read_report(files[1]), names)
+    reports = [read_report(file) for file in files]
+    found = compare(reports[0], reports[1], names)
     if as_json:
-        write_json({"files": list(names), "cases": [dataclasses.asdict(one) for one in found]})
+        runs = [
+            {
+                "machine": dataclasses.asdict(one.machine),
+                "conditions": dataclasses.asdict(one.conditions),
+            }
+            for one in reports
+        ]
+        write_json(
+            {
+                "files": list(names),
+                "runs": runs,
+                "cases": [dataclasses.asdict(one) for one in found],
+            }
+        )
     else:
+        columns(tables.run_rows(names, reports), tables.RUNS_HEAD)
+        click.echo()
         columns(tables.compare_rows(found), tables.COMPARE_HEAD)

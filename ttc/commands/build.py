@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ttc.commands.terminal import size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,12 +176,12 @@ def _plan_lines(plan: "BuildPlan") -> list[str]:
     for graph in plan.graphs:
         memory = graph.memory
         lines.append(
-            f"{graph.source.role:<9} weights {_size(memory.weights)}, KV cache {_size(memory.kv_cache)}, "
-            f"Mamba state {_size(memory.mamba_state)}, results {_size(memory.results)}, work about "
-            f"{_size(memory.work)} on the GPU; about {graph.seconds:.0f} s to build"
+            f"{graph.source.role:<9} weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, "
+            f"Mamba state {size(memory.mamba_state)}, results {size(memory.results)}, work about "
+            f"{size(memory.work)} on the GPU; about {graph.seconds:.0f} s to build"
         )
     for arrangement, gpus in plan.memory_per_gpu.items():
-        needs = ", ".join(f"{who} {_size(need)}" for who, need in gpus.items())
+        needs = ", ".join(f"{who} {size(need)}" for who, need in gpus.items())
         lines.append(f"memory    on {arrangement} GPU{'s' * (len(gpus) > 1)}: {needs}")
     lines += [f"note      {note}" for note in plan.notes]
     lines += [f"problem   {problem}" for problem in plan.problems]
@@ -192,17 +193,14 @@ def _report_lines(report: "BuildReport") -> list[str]:
     lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
     for graph in report.graphs:
         how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
+        stages = "".join(
+            f"; {name} {stage.seconds:.1f} s, peak {size(stage.peak_bytes)}"
+            for name, stage in graph.stages.items()
+        )
         lines.append(
-            f"{graph.role:<9} {len(graph.engines)} engine(s), {_size(sum(graph.engines.values()))}, "
-            f"{graph.layers} layers, {how}; peak memory {_size(graph.peak_bytes)}"
+            f"{graph.role:<9} {len(graph.engines)} engine(s), {size(sum(graph.engines.values()))}, "
+            f"{graph.layers} layers, {how}{stages}"
         )
     if report.reproducible:
         lines.append("two builds gave the same bytes")
     return lines + [f"note      {note}" for note in report.notes]
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -1,8 +1,13 @@
 """From bytes and operations to the shortest times, and from those to tokens per second.
 
-A pass takes at least max(bytes / bandwidth, operations / arithmetic rate): memory and arithmetic may overlap
-fully, nothing else costs anything. Launches, host work and kernels that miss the peaks come on top, so times
-are floors and throughputs ceilings. Ratios between modes suffer less from what is left out.
+The parts of a pass run one after another, and each takes at least max(bytes / bandwidth, operations /
+arithmetic rate): memory and arithmetic may overlap fully within a part, nothing else costs anything.
+Launches, host work and kernels that miss the peaks come on top, so times are floors and throughputs
+ceilings. Ratios between modes suffer less from what is left out.
+
+Where all experts run on all tokens (`Routing.dense`) on a machine that packs their weights
+(`Machine.packing_bytes_per_second`), a pass of more than one token takes another (bytes of all experts /
+packing rate), which overlaps with nothing. One token is multiplied with the weights where they lie.
 
 With S tokens in a block, r tokens per NFE, t_ar, t_nfe and t_ext the times of an AR step, an NFE and an
 extension of the whole batch of B rows:
@@ -16,14 +21,21 @@ extension of the whole batch of B rows:
     break-even      r = S·t_nfe / (S·t_ar − t_ext), where that is positive; a = (d·t_nfe + t_ver) / t_ar
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttc.config import ModelConfig
 from ttc.errors import InputError
 from ttc.planning.experts import Routing
 from ttc.planning.machines import Machine
-from ttc.planning.passes import context_pass, denoiser_pass, parameters, state_bytes, total
+from ttc.planning.passes import (
+    context_pass,
+    denoiser_pass,
+    expert_bytes,
+    parameters,
+    state_bytes,
+    total,
+)
 from ttc.plugins.costs import Cost
 
 __all__ = ["Diffusion", "Forecast", "Lossless", "Pass", "Question", "forecast", "winning_batches"]
@@ -65,7 +77,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass for the whole batch. `limit`: "memory" or "arithmetic", whichever takes longer."""
+    """One pass for the whole batch. `limit`: "memory", "arithmetic" or "packing", whichever takes most of
+    the seconds.
+    """
 
     bytes: float
     flops: float
@@ -196,21 +210,29 @@ def _passes(question: Question, batch: int) -> tuple[Pass, Pass, Pass, Pass]:
     extension = context_pass(config, batch, S, C, size, routing)
     verification = context_pass(config, batch, S, C, size, routing, logits=S)
     return (
-        _pass(question, total(one), batch, 1),
-        _pass(question, total(nfe), batch, S),
-        _pass(question, total(extension), batch, S),
-        _pass(question, total(verification), batch, S),
+        _pass(question, one, batch, 1),
+        _pass(question, nfe, batch, S),
+        _pass(question, extension, batch, S),
+        _pass(question, verification, batch, S),
     )
 
 
-def _pass(question: Question, cost: Cost, rows: int, length: int) -> Pass:
+def _pass(question: Question, parts: Mapping[str, Cost], rows: int, length: int) -> Pass:
     config, machine = question.config, question.machine
-    memory, arithmetic = cost.bytes / machine.bytes_per_second, cost.flops / machine.flops_per_second
+    seconds = dict.fromkeys(("memory", "arithmetic", "packing"), 0.0)
+    for cost in parts.values():
+        memory, arithmetic = cost.bytes / machine.bytes_per_second, cost.flops / machine.flops_per_second
+        seconds["memory" if memory >= arithmetic else "arithmetic"] += max(memory, arithmetic)
+    if machine.packing_bytes_per_second is not None and question.routing.dense and rows * length > 1:
+        packed = expert_bytes(config, question.itemsize)
+        seconds["packing"] = packed / machine.packing_bytes_per_second
     experts = 0.0
     if config.n_routed_experts:
         experts = question.routing.experts(config.n_routed_experts, config.num_experts_per_tok, rows, length)
-    limit = "memory" if memory >= arithmetic else "arithmetic"
-    return Pass(cost.bytes, cost.flops, experts, max(memory, arithmetic), limit)
+    whole = total(parts)
+    return Pass(
+        whole.bytes, whole.flops, experts, sum(seconds.values()), max(seconds, key=seconds.__getitem__)
+    )
 
 
 def _rounds(question: Question, batch: int, seconds: float, ar_step: float) -> Lossless:

@@ -21,9 +21,19 @@ from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
 from ttc.plugins.moe_experts import MOE_EXPERTS
 from ttc.plugins.moe_routing import MOE_ROUTING
 
-__all__ = ["context_pass", "denoiser_pass", "parameters", "state_bytes", "total"]
+__all__ = [
+    "EXPERTS",
+    "context_pass",
+    "denoiser_pass",
+    "expert_bytes",
+    "parameters",
+    "state_bytes",
+    "total",
+]
 
 Parts = Mapping[str, Cost]
+# The part that the routed experts are; the rest of their layers goes under the layers' letter.
+EXPERTS = "experts"
 
 
 def context_pass(
@@ -90,6 +100,12 @@ def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> 
     return rows * (len(config.layers_of(MAMBA)) * (conv + ssm) + len(config.layers_of(ATTENTION)) * cache)
 
 
+def expert_bytes(config: ModelConfig, itemsize: int) -> int:
+    """Weights of all routed experts of a tower."""
+    one = 2 * config.moe_intermediate_size * config.hidden_size * itemsize
+    return len(config.layers_of(MOE)) * config.n_routed_experts * one
+
+
 def _tower(
     config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
 ) -> dict[str, Cost]:
@@ -103,7 +119,8 @@ def _tower(
         elif kind == ATTENTION:
             mixer = _attention(config, rows, length, context, itemsize)
         elif kind == MOE:
-            mixer = _moe(config, rows, length, itemsize, routing)
+            mixer = _beside_experts(config, rows, length, itemsize, routing)
+            parts[EXPERTS] = _experts(config, rows, length, itemsize, routing) * len(config.layers_of(MOE))
         else:
             mixer = _mlp(config, tokens, config.intermediate_size, itemsize)
         parts[kind] = mixer * len(config.layers_of(kind))
@@ -155,23 +172,39 @@ def _attention(config: ModelConfig, rows: int, length: int, context: int, itemsi
     )
 
 
-def _moe(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
-    tokens, E, K = rows * length, config.n_routed_experts, config.num_experts_per_tok
-    dims = {"T": tokens, "D": config.hidden_size, "E": E, "K": K, "I": config.moe_intermediate_size}
-    read = routing.experts(E, K, rows, length)
-    routed = op_cost(MOE_EXPERTS, dims, itemsize, experts=read)
-    if routing.dense:
-        # Every expert's two products over every token, and both of their results through memory.
-        width = config.moe_intermediate_size + config.hidden_size
-        products = 4.0 * tokens * E * config.moe_intermediate_size * config.hidden_size
-        routed = Cost(products, routed.bytes + 2.0 * tokens * E * width * itemsize)
+def _experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
+    """The routed experts of a layer."""
+    tokens, E = rows * length, config.n_routed_experts
+    read = routing.experts(E, config.num_experts_per_tok, rows, length)
+    routed = op_cost(MOE_EXPERTS, _moe_dims(config, tokens), itemsize, experts=read)
+    if not routing.dense:
+        return routed
+    # Every expert's two products over every token, and both of their results through memory.
+    width = config.moe_intermediate_size + config.hidden_size
+    products = 4.0 * tokens * E * config.moe_intermediate_size * config.hidden_size
+    return Cost(products, routed.bytes + 2.0 * tokens * E * width * itemsize)
+
+
+def _beside_experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
+    """The rest of a mixture layer: the gate, the routing, the shared expert and the sum."""
+    tokens, E = rows * length, config.n_routed_experts
+    read = routing.experts(E, config.num_experts_per_tok, rows, length)
     return (
         linear_cost(tokens, config.hidden_size, E, 4)  # the gate computes in float32
-        + op_cost(MOE_ROUTING, dims, itemsize, experts=read)
-        + routed
+        + op_cost(MOE_ROUTING, _moe_dims(config, tokens), itemsize, experts=read)
         + _mlp(config, tokens, config.moe_shared_expert_intermediate_size, itemsize)
         + elementwise_cost(tokens * config.hidden_size, 2, itemsize)
     )
+
+
+def _moe_dims(config: ModelConfig, tokens: int) -> dict[str, int]:
+    return {
+        "T": tokens,
+        "D": config.hidden_size,
+        "E": config.n_routed_experts,
+        "K": config.num_experts_per_tok,
+        "I": config.moe_intermediate_size,
+    }
 
 
 def _mlp(config: ModelConfig, tokens: int, width: int, itemsize: int) -> Cost:

@@ -66,7 +66,7 @@ def _reference(
         logits = backend.fetch(backend.denoise(state, feed["block_ids"], feed["t"]))
     else:
         call = backend.context(state, feed["input_ids"], feed["commit_len"], feed["logit_positions"])
-        logits = call.logits
+        logits = backend.fetch(call.logits)
     found = {places[layer]: array for layer, array in reference.residuals.items()}
     return found | {"logits": logits}
 

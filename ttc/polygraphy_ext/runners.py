@@ -83,9 +83,8 @@ class TowerRunner(_BundleRunner):
         if self._graph == "denoiser":
             logits = backend.fetch(backend.denoise(state, feeds["block_ids"], feeds["t"]))
         else:
-            logits = backend.context(
-                state, feeds["input_ids"], feeds["commit_len"], feeds["logit_positions"]
-            ).logits
+            call = backend.context(state, feeds["input_ids"], feeds["commit_len"], feeds["logit_positions"])
+            logits = backend.fetch(call.logits)
         self.inference_time = time.perf_counter() - start
         outputs: Outputs = OrderedDict(logits=logits)
         if self._graph == "context":

@@ -3,7 +3,6 @@
 phases          the calls that are timed: prefill chunk, denoise step, extension, AR step, diffusion step
 onnxruntime     times of the nodes, by ONNX Runtime's profiler
 eager           times of the layers and ops of the torch backend
-tensorrt        times of the layers of an engine, by TensorRT's own profiler
 costs           what each part must at least read and compute
 report          the parts, added up by layer, kind and op
 trace, plot     a trace for Perfetto or Chrome, a picture

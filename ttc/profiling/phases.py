@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttc.runtime.backends.base import Backend, StepInputs
+from ttc.runtime.choice import Choosing
 from ttc.runtime.state import ContextState
 
 __all__ = ["PHASES", "Phase", "Sizes", "make_calls"]
@@ -81,11 +82,12 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Callable[[], objec
         length = tokens.shape[1]
         return lambda: backend.context(state(), tokens, filled(B, length), filled((B, 1), length - 1))
 
+    greedy = Choosing(0.0, None, None, np.zeros(B, np.int64), filled_state.lengths)
     calls: dict[str, tuple[int, Callable[[], object]]] = {
         "prefill chunk": (sizes.chunk, read(chunk)),
         "denoise step": (S, lambda: backend.denoise(state(), half, t)),
         "diffusion step": (S, lambda: backend.step(logits, inputs)),
         "extension": (S, read(block)),
-        "AR step": (1, read(one)),
+        "AR step": (1, lambda: backend.choose_next(state(), one, filled(B, 1), filled((B, 1), 0), greedy)),
     }
     return {Phase(name, PHASES[name], length): call for name, (length, call) in calls.items()}

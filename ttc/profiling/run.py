@@ -58,7 +58,7 @@ def profile(
 
     Args:
         bundle: the folder that `ttc export` wrote.
-        backend: "onnxruntime" or "torch"; an engine's layers are timed on a GPU (`ttc.profiling.tensorrt`).
+        backend: "onnxruntime" or "torch"; the layers of TensorRT engines are not timed.
         device, checkpoint, threads: as in `ttc.load`.
         batch: rows.  context: tokens already read.  repeats: calls of each phase; the fastest is shown.
         peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches.

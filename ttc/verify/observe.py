@@ -58,7 +58,7 @@ def observe(
             places = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
             last = np.tile(places, (B, 1))
             made = backend.context(state, call.ids, call.commit_len, last, call.save)
-            logits, saved = made.logits, made.saved
+            logits, saved = backend.fetch(made.logits), made.saved
             residuals = dict(watched.residuals)
         elif isinstance(call, Denoise):
             logits = backend.fetch(backend.denoise(state, call.ids, call.t))

@@ -2,6 +2,7 @@
 a copy.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class OnnxRuntimeBackend(Backend):
         self.can_advance = "advance" in sessions
         self._dtype = np.dtype(compute_dtype)
         self._device = device
+        self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
         self._state_names = [tensor.name for tensor in state_layout(config, 0)]
         self._mamba_names = [
             name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))
@@ -87,7 +89,7 @@ class OnnxRuntimeBackend(Backend):
         outputs = self._run("context", feeds, ["logits", *new_names, *saved_names])
         state.tensors = {name: outputs[f"new_{name}"] for name in self._state_names}
         state.lengths = state.lengths + commit_len
-        return ContextCall(outputs["logits"].numpy(), {name: outputs[name] for name in saved_names})
+        return ContextCall(outputs["logits"], {name: outputs[name] for name in saved_names})
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         if self._mamba_names:
@@ -152,3 +154,9 @@ class OnnxRuntimeBackend(Backend):
             session.run_with_iobinding(binding)
             values = binding.get_outputs()
         return dict(zip(outputs, values, strict=True))
+
+
+def _threads(session: onnxruntime.InferenceSession) -> int:
+    """Threads of a call; the library takes 0 for one per core."""
+    asked: int = session.get_session_options().intra_op_num_threads
+    return asked or os.cpu_count() or 1

@@ -17,9 +17,10 @@ from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.exporter import towers
 from ttc.exporter.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
-from ttc.plugins.diffusion_step import DIFFUSION_STEP
+from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
+from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
-from ttc.runtime.gpu.executor import Executor
+from ttc.runtime.gpu.executor import OPEN, Executor
 
 __all__ = ["RunOp", "TorchExecutor", "view_of"]
 
@@ -74,7 +75,8 @@ class TorchExecutor(Executor):
         run: Mapping[str, Callable[[Tensors], None]] = {
             "context": self._context,
             "denoiser": self._denoiser,
-            "step": self._step,
+            "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
+            "choose": lambda a: self._op(DIFFUSION_PREDICT, a, OPEN),
             "advance": self._advance,
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}
@@ -130,10 +132,9 @@ class TorchExecutor(Executor):
         )
         a["logits"].copy_(logits)
 
-    def _step(self, a: Tensors) -> None:
-        read = [a[spec.name] for spec in DIFFUSION_STEP.inputs]
-        made = self._run_op(DIFFUSION_STEP, *read, mask_id=self._config.mask_token_id)
-        for spec, tensor in zip(DIFFUSION_STEP.outputs, made, strict=True):
+    def _op(self, op: OpSpec, a: Tensors, mask_id: int) -> None:
+        made = self._run_op(op, *(a[spec.name] for spec in op.inputs), mask_id=mask_id)
+        for spec, tensor in zip(op.outputs, made, strict=True):
             a[spec.name].copy_(tensor)
 
     def _advance(self, a: Tensors) -> None:

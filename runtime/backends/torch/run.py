@@ -49,6 +49,11 @@ class TorchBackend(Backend):
         """Where it runs: "cpu" or "cuda:N"."""
         return str(self._device)
 
+    @property
+    def threads(self) -> int | None:  # type: ignore[override]  # torch has them for the whole process
+        """Threads of torch on the CPU."""
+        return torch.get_num_threads() if self._device.type == "cpu" else None
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
             tensor.name: torch.zeros(
@@ -84,7 +89,7 @@ class TorchBackend(Backend):
         flat = [tensor for layer in new_state for tensor in layer]
         state.tensors = dict(zip(names, flat, strict=True))
         state.lengths = state.lengths + commit_len
-        return ContextCall(logits.cpu().numpy(), saved if save else None)
+        return ContextCall(logits, saved if save else None)
 
     @torch.inference_mode()
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:

@@ -22,6 +22,7 @@ from ttc.runtime.gpu import backend as backend_module
 from ttc.runtime.gpu import cache_rows
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
+from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.signing import sign
 from ttc.verify.backends import Candidate
 from ttc.verify.compare import compare
@@ -160,6 +161,30 @@ def test_the_second_gpu_is_too_small(bundles, engine_folders, two_pretended):
         ttc.load(bundles("tiny_a"), "tensorrt-rtx", "cuda:0,cuda:1", engines=engine_folders("tiny_a"))
     assert not any(device.blocks for device in two_pretended)
     assert all(device.closed for device in two_pretended)
+
+
+@pytest.mark.parametrize("form", ["cut", "whole"])
+@pytest.mark.parametrize("choice", [{}, {"temperature": 0.9, "seed": 3}], ids=["greedy", "sampled"])
+def test_the_modes_that_write_what_ar_writes(bundles, engines, engine_folders, pretended, form, choice):
+    prompts, options = [[5, 6, 7, 8], [9, 10], list(range(3, 30))], {"max_new_tokens": 10} | choice
+    want = engines("tiny_a", "torch").generate(prompts, "ar", **options)
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a", form)) as engine:
+        for mode in ("ar", "lossless", "prompt-lookup"):
+            got = engine.generate(prompts, mode, **options)
+            assert [row.token_ids for row in got] == [row.token_ids for row in want], mode
+            assert not [note for note in got[0].stats.notes if "chosen on the host" in note]
+
+
+def test_whole_engines_without_triton_choose_on_the_host(
+    bundles, engines, engine_folders, pretended, monkeypatch
+):
+    monkeypatch.setattr(loading, "PtxOps", PtxOps)
+    monkeypatch.setitem(sys.modules, "ttc.plugins.kernels", None)
+    want = engines("tiny_a", "torch").generate([5, 6], "ar", max_new_tokens=6)
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a", "whole")) as engine:
+        got = engine.generate([5, 6], "ar", max_new_tokens=6)
+    assert got.token_ids == want.token_ids
+    assert any("chosen on the host" in n and "triton is not installed" in n for n in got.stats.notes)
 
 
 def test_nothing_is_asked_of_tensorrt_before_the_checks(bundles, engine_folders, tmp_path, api):

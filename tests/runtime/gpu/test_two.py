@@ -65,25 +65,36 @@ def test_batches_shrink_on_both(two, engines):
     assert [row.token_ids for row in got] == [row.token_ids for row in want]
 
 
+@pytest.mark.parametrize("choice", [{}, {"temperature": 0.9, "seed": 3, "top_k": 20}], ids=["", "filtered"])
+def test_the_modes_that_write_what_ar_writes(two, engines, choice):
+    """Tokens are chosen on either device, or fetched from it where the host chooses."""
+    engine, _ = two
+    prompts, options = [[5, 6, 7], [8, 9], list(range(3, 30))], {"max_new_tokens": 12} | choice
+    reference = engines("tiny_a", "torch")
+    for mode, same in (("ar", "ar"), ("lossless", "ar"), ("mock-ar", "mock-ar")):
+        want, got = reference.generate(prompts, same, **options), engine.generate(prompts, mode, **options)
+        assert [row.token_ids for row in got] == [row.token_ids for row in want], mode
+
+
 def test_the_state_follows_before_the_host_waits(two):
     engine, (first, second) = two
     backend = engine._backend
     state = backend.new_state(1, 64)
     order = []
-    send, fetch, follow = second.receive, first.download, first.follow
+    send, wait, follow = second.receive, first.wait, first.follow
     second.receive = lambda *arguments: order.append(arguments[0].nbytes) or send(*arguments)
-    first.download = lambda *arguments: order.append("wait") or fetch(*arguments)
+    first.wait = lambda: order.append("wait") or wait()
     first.follow = lambda event: order.append("after the copy") or follow(event)
     ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
     backend.context(state, ids, four, place)
     mamba, rows = order[:2]
-    assert order == [mamba, rows, "wait"], "the host waits for the logits, not for the copies"
+    assert order == [mamba, rows, "wait"], "the host waits for the call, not for the copies"
     caches = sum(array.nbytes for name, array in state.tensors.items() if "_cache." in name)
     assert caches * 4 // 64 <= rows < caches // 4, "rows, not caches"
     backend.context(state, ids, four * 0, place)
     assert order[3:] == ["after the copy", mamba, rows, "wait"], "which read what the next call changes"
     backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
-    assert order[-3:] == ["wait", "after the copy", mamba]
+    assert order[-4:] == ["wait", "after the copy", "wait", mamba]
     for name, tensor in state.tensors.items():
         twin = state.tensors.twin.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)

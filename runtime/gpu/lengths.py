@@ -1,0 +1,33 @@
+"""How many tokens context calls read, so that few lengths need buffers and graphs of their own."""
+
+import numpy as np
+
+from ttc.runtime.backends.base import Ints, Limits
+
+__all__ = ["call_lengths", "padded_length", "widened"]
+
+
+def padded_length(length: int, room: int, limits: Limits | None) -> int:
+    """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
+
+    The next length that the engines were built for, or else the next power of two where the cache has room
+    for it and the engine takes it; what is added is never committed.
+    """
+    if limits is not None and limits.lengths:
+        return min(fixed for fixed in limits.lengths if fixed >= length)
+    wide = 1 << (length - 1).bit_length()
+    most = room if limits is None else min(room, limits.reads[1])
+    return wide if wide <= most else length
+
+
+def call_lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
+    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
+    if limits is not None and limits.lengths:
+        return list(limits.lengths)
+    powers = {1 << power for power in range(chunk.bit_length())}
+    return sorted({block, chunk} | powers)
+
+
+def widened(rows: Ints, width: int) -> Ints:
+    """Rows (B, width), filled up with zeros."""
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))

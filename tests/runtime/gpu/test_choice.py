@@ -1,0 +1,264 @@
+"""AR's tokens are chosen where the logits lie: the same tokens, and no logits on the way to the host."""
+
+import numpy as np
+import pytest
+
+import ttc
+from tests.support.compare import assert_equal
+from tests.support.golden import CHECKPOINTS, golden
+from tests.support.recorded import tokens_of
+from ttc.errors import BackendError
+from ttc.plugins.counter_rng import row_key
+from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
+from ttc.plugins.naive import run_naive
+from ttc.runtime.choice import NO_TOKEN, Choosing, HostChoices
+from ttc.runtime.gpu.executor import OPEN
+from ttc.runtime.loop import Stopwatch, prefill
+from ttc.runtime.options import make_options
+from ttc.runtime.rows import Row
+from ttc.runtime.verification import verify
+
+LEVELS = (0, 1, 2)
+PROMPT = [5, 6, 7, 8]
+RAGGED = [PROMPT, [9, 10], list(range(3, 40)), [11]]
+FREE = {"max_new_tokens": 12, "stop_at_eos": False}
+GREEDY, SAMPLED = {}, {"temperature": 0.9, "seed": 4}
+FILTERED = SAMPLED | {"top_k": 20, "top_p": 0.9}
+
+
+def tokens(results):
+    return [result.token_ids for result in results]
+
+
+def on_host(results):
+    """Notes that say tokens were chosen on the host."""
+    return [note for result in results for note in result.stats.notes if "chosen on the host" in note]
+
+
+def counters(device):
+    return np.array([device.launches, device.waits, device.downloaded])
+
+
+class Seen:
+    """The naive ops; `choices`: places open in every choice. `spoil` may write to the logits of a choice."""
+
+    def __init__(self):
+        self.choices, self.spoil = [], lambda logits: None
+
+    def __call__(self, op, *inputs, **attributes):
+        if op == DIFFUSION_PREDICT:
+            self.choices.append(int((inputs[1] == OPEN).sum()))
+            self.spoil(inputs[0])
+        return run_naive(op, *inputs, **attributes)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_golden_tokens(on_device, name, level):
+    g, engine = golden(name), on_device(name, level)
+    cases = {n: c for n, c in g.cases_of("generate_ar/").items() if g.prompt(c).shape[0] == 1}
+    for case_name, case in list(cases.items())[:: max(1, len(cases) // 3)]:
+        eos = case["eos_token_id"]
+        given = {
+            "max_new_tokens": case["max_new_tokens"],
+            "eos_token_id": eos,
+            "stop_at_eos": eos is not None,
+        }
+        result = engine.generate(g.prompt(case)[0].tolist(), "ar", **given)
+        assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
+        assert not on_host([result])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("choice", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_every_mode_that_writes_what_ar_writes(on_device, engines, level, choice):
+    """A ragged batch; on the host the same tokens come out."""
+    want = tokens(engines("tiny_a", "torch").generate(RAGGED, "ar", **FREE, **choice))
+    engine = on_device("tiny_a", level)
+    for mode, options in (("ar", {}), ("prompt-lookup", {}), ("lossless", {"draft_steps": 2})):
+        got = engine.generate(RAGGED, mode, **FREE, **choice, **options)
+        assert tokens(got) == want, mode
+        assert not on_host(got)
+    drawn = engine.generate(RAGGED, "mock-ar", **FREE, **choice)
+    assert tokens(drawn) == tokens(engines("tiny_a", "torch").generate(RAGGED, "mock-ar", **FREE, **choice))
+
+
+def test_filters_are_applied_on_the_host_and_said(on_device, engines):
+    engine = on_device("tiny_a")
+    for mode in ("ar", "lossless"):
+        got = engine.generate(RAGGED, mode, **FREE, **FILTERED)
+        assert tokens(got) == tokens(engines("tiny_a", "torch").generate(RAGGED, "ar", **FREE, **FILTERED))
+    assert len(set(on_host(got))) == 1
+    assert "because top_k and top_p need the logits" in on_host(got)[0]
+
+
+def test_an_executor_that_cannot_choose(on_device, host_device, monkeypatch):
+    from ttc.runtime.backends.torch.executor import TorchExecutor
+
+    want = on_device("tiny_a").generate(PROMPT, "ar", **FREE)
+    bind = TorchExecutor.bind
+
+    def refuse(self, scope, role, *rest):
+        if role == "choose":
+            raise BackendError("no kernel of that kind")
+        return bind(self, scope, role, *rest)
+
+    monkeypatch.setattr(TorchExecutor, "bind", refuse)
+    got = on_device("tiny_a").generate(PROMPT, "ar", **FREE)
+    assert got.token_ids == want.token_ids
+    (note,) = on_host([got])
+    assert note.endswith("because no kernel of that kind")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("choice", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level, choice):
+    engine = on_device("tiny_a", level)
+    prompts = RAGGED[:2] * 2
+    engine.generate(prompts, "ar", **FREE)
+    backend, counted = engine._backend, []
+    real = backend.choose_next
+
+    def counting(*arguments):
+        before = counters(host_device)
+        made = real(*arguments)
+        counted.append((counters(host_device) - before).tolist())
+        return made
+
+    backend.choose_next = counting
+    engine.generate(prompts, "ar", **FREE, **choice)
+    assert len(counted) == FREE["max_new_tokens"]
+    launches, waits, downloaded = (set(values) for values in zip(*counted[1:], strict=True))
+    assert waits == {1}
+    assert level == 0 or launches == {1}
+    # Two tensors of four words, each in a piece of 256 bytes.
+    assert downloaded == {512}
+    assert len(prompts) * 4 * engine.config.vocab_size > 512, "logits would show"
+
+
+def test_a_lossless_round_downloads_no_logits(on_device, host_device):
+    engine = on_device("tiny_a")
+    options = FREE | {"draft_steps": 1, "block_size": 8}
+    engine.generate(PROMPT, "lossless", **options)
+    before = counters(host_device)
+    result = engine.generate(PROMPT, "lossless", **options)
+    launches, waits, downloaded = counters(host_device) - before
+    rounds = len(result.stats.lossless.rounds)
+    drafting = sum(each.drafted > 0 for each in result.stats.lossless.rounds)
+    # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
+    assert launches == 2 + 3 * drafting + (rounds - drafting)
+    assert waits == 1 + 3 * drafting + (rounds - drafting)
+    assert drafting > 1
+    verified = 8 * 4 * engine.config.vocab_size
+    assert downloaded < drafting * verified / 2
+
+
+def test_a_step_of_mock_ar(on_device, host_device):
+    engine = on_device("tiny_a", 1)
+    few, more = FREE | {"max_new_tokens": 4}, FREE | {"max_new_tokens": 9}
+    for options in (few, few):
+        engine.generate(PROMPT, "mock-ar", **options)
+    taken = []
+    for options in (few, more):
+        before = counters(host_device)
+        engine.generate(PROMPT, "mock-ar", **options)
+        taken.append(counters(host_device) - before)
+    # Evaluation, choice, context call; four tensors of a word in pieces of 256 bytes.
+    assert ((taken[1] - taken[0]) / 5).tolist() == [3, 3, 1024]
+
+
+def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device):
+    seen = Seen()
+    backend = on_device("tiny_a", 1, _run_op=seen)._backend
+    prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
+    rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
+    options = make_options(backend.config, **given(SAMPLED))
+    counts = []
+    for method in ("context", "choose_next"):
+        real = getattr(backend, method)
+
+        def counting(*arguments, real=real, method=method):
+            before = counters(host_device)
+            made = real(*arguments)
+            counts.append((method, *(counters(host_device) - before).tolist()[-2:], seen.choices[-1]))
+            return made
+
+        setattr(backend, method, counting)
+    _, found = prefill(backend, Stopwatch(), rows, prompts, 64, 8, options)
+    ends, passes = ("choose_next", 1, 512, 3), ("context", 1, 0, 0)
+    assert counts == [ends, passes, ends, passes, ends]
+    counts.clear()
+    alone = [prefill(backend, Stopwatch(), [row], [row.prompt], 64, 64, options)[1][0] for row in rows]
+    assert found.tolist() == alone, "each row's token is from the chunk in which it ends"
+    counts.clear()
+    _, none = prefill(backend, Stopwatch(), rows, prompts, 64, 64)
+    assert counts == [("context", 1, 0, 0)]
+    assert none.tolist() == [NO_TOKEN] * 3
+
+
+def given(choice):
+    """All arguments of `make_options`."""
+    defaults = {"mode": "ar", "max_new_tokens": 8, "block_size": 8, "steps": 8, "threshold": 0.9}
+    open_ones = dict.fromkeys(("top_k", "top_p", "seed", "eos_token_id"))
+    return defaults | open_ones | {"temperature": 0.0, "stop_at_eos": False} | choice
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers(on_device, host_device, value):
+    """Refused at the place where AR would have looked, before the state moves."""
+    seen = Seen()
+    engine = on_device("tiny_a", 1, _run_op=seen)
+    backend, options = engine._backend, make_options(engine.config, **given(GREEDY))
+    text = engine.generate(PROMPT, "ar", **FREE).token_ids
+    state, first = prefill(backend, Stopwatch(), [Row(0, PROMPT)], [PROMPT], 64, 64, options)
+    assert first.tolist() == [text[0]]
+    row, draft = Row(0, PROMPT, tokens=[text[0]]), text[1:5]
+    lengths = state.lengths.copy()
+    before = host_device.values(backend.slot(state).whole_state).copy()
+
+    def spoil(logits):
+        logits[:, 1, 7] = value
+
+    seen.spoil = spoil
+    with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 2"):
+        verify(backend, Stopwatch(), [row], [draft], options, state)
+    assert (state.lengths == lengths).all()
+    mamba = {n: t for n, t in state.tensors.items() if "cache" not in n}
+    for name, tensor in mamba.items():
+        start = tensor.address - backend.slot(state).whole_state.address
+        same = before[start : start + tensor.nbytes].view(np.float32).reshape(tensor.shape)
+        np.testing.assert_array_equal(host_device.values(tensor), same, err_msg=name)
+    wrong = [draft[0] + 1, *draft[1:]]
+    verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
+    assert (verdict.accepted.tolist(), verdict.next_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
+    seen.spoil = lambda logits: logits.fill_(value)
+    with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 0"):
+        engine.generate(PROMPT, "ar", **FREE)
+    seen.spoil = lambda logits: None
+    assert engine.generate(PROMPT, "ar", **FREE).token_ids == text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.5])
+def test_the_op_chooses_what_the_host_chooses(temperature):
+    """The mask id like any other token, −inf among the logits, ties, and a NaN row that harms no other."""
+    import torch
+
+    draw = np.random.default_rng(5)
+    B, R, V, mask_id = 3, 5, 400, 3
+    logits = (draw.standard_normal((B, R, V)) * 3).astype(np.float32)
+    logits[0, 1, mask_id] = 60.0
+    logits[0, 2, ::2] = -np.inf
+    logits[1, 0] = 1.0
+    logits[1, 3, 17] = np.nan
+    keys = np.array([row_key(11, row) for row in range(B)], np.int64)
+    position = np.array([0, 7, 2**20], np.int32)
+    host = HostChoices(logits, Choosing(temperature, None, None, keys, position))
+    want = np.stack([host.at(np.arange(B), place) for place in range(R)], 1)
+    inputs = [np.full((B, R), OPEN, np.int32), np.full(B, temperature, np.float32), keys, position]
+    tensors = [torch.from_numpy(array) for array in (logits, *inputs, np.zeros(B, np.int32))]
+    predicted, confidence = (t.numpy() for t in run_naive(DIFFUSION_PREDICT, *tensors, mask_id=OPEN))
+    assert_equal(np.where(np.isnan(confidence), NO_TOKEN, predicted), want, "tokens")
+    assert want[0, 1] == mask_id
+    assert want[1].tolist().count(NO_TOKEN) == 1
+    if temperature == 0:
+        assert want[1, 0] == 0, "the lowest of equals"
