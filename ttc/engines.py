@@ -12,7 +12,7 @@ A folder of plain files:
 
 `engines.json` is one object with exactly these keys:
 
-    format, format_version   "ttc-engines", 1
+    format, format_version   "ttc-engines", 2 (1 gave whole caches, 2 gives their new rows)
     ttc_version, backend, backend_version    what built it; engines run with the same backend version only
     form              "whole" or "cut"
     targets           compute capabilities like "8.9"; empty: what the backend builds for by default
@@ -66,7 +66,7 @@ ENGINES: Final = FolderKind(
     re.compile(r"engines\.json(\.sig)?|verification\.json|.+\.engine|.+\.program\.json|.+\.layers\.json"),
     last_wins=True,
 )
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _MAX_JSON_BYTES = 64 * 2**20
 _DIGEST_KEY = "manifest_sha256"
 
