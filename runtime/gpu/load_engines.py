@@ -11,19 +11,20 @@ from ttc.runtime.backends.device import parse_device
 from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
-from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
+from ttc.runtime.gpu.watch import Watch
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
 __all__ = ["load_engines"]
 
 
-def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backend:
-    """The backend "tensorrt" or "tensorrt-rtx" over a bundle.
+def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Watch | None = None) -> Backend:
+    """The backend "tensorrt" or "tensorrt-rtx" over a bundle. watch: a profiler's.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
@@ -37,7 +38,9 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backen
         raise InputError(f"device is {settings.device!r}; backend {backend!r} runs on cuda or cuda:N")
     engines = open_engines(bundle, settings.engines, settings.trust, backend)
     names = weight_names(engines)
-    device = CudaDevice(index, backend)
+    device: Device = CudaDevice(index, backend)
+    if watch is not None:
+        device = watch.device(device)
     scope = Scope(device)
     try:
         engine_bytes = sum(file.size_bytes for file in engines.folder.manifest.files.values())
@@ -51,10 +54,11 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backen
         executor = EngineExecutor(
             backend,
             engines,
-            EngineSteps(runtime, device, records, loaded),
+            EngineSteps(runtime, device, records, loaded, watch),
             PtxOps(device, bundle.compute_dtype),
             weights,
             scope,
+            watch,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
