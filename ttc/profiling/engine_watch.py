@@ -1,8 +1,8 @@
 """Times of everything that TensorRT engines, and the kernels between them, put on the GPU's stream.
 
 Every leaf is timed by two CUDA events and waited for; what an engine did inside its leaf is told by
-TensorRT's own profiler, layer by layer. No CUDA graphs: a captured leaf is not seen. Written against TensorRT 11.4 and
-TensorRT-RTX 1.7; none of it has run on a GPU yet.
+TensorRT's own profiler, layer by layer. No CUDA graphs: a captured leaf is not seen. Written against TensorRT
+11.4 and TensorRT-RTX 1.7; none of it has run on a GPU yet.
 """
 
 import json

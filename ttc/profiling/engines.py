@@ -8,7 +8,7 @@ from ttc.exporter.sources import GraphSource
 from ttc.profiling.engine_parts import Nodes, engine_parts
 from ttc.profiling.engine_watch import EngineWatch, LeafTime
 from ttc.profiling.phases import Phase, Sizes, make_calls
-from ttc.profiling.timing import WARM_UP, Timed, clock
+from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.gpu.engine_files import open_engines
 from ttc.runtime.gpu.load_engines import load_engines
@@ -30,7 +30,7 @@ def profile_engines(
     try:
         for phase, prepare in make_calls(backend, sizes).items():
             calls: list[list[LeafTime]] = []
-            clocked = clock(prepare, repeats, lambda call, kept=calls: kept.append(watch.record(call)))
+            clocked = clock(prepare, repeats, keeping(watch.record, calls))
             seconds = [end - start for start, end in clocked]
             best = seconds.index(min(seconds))
             leaves = calls[WARM_UP + best]

@@ -15,7 +15,7 @@ from ttc.profiling.costs import measure_limits
 from ttc.profiling.engines import profile_engines
 from ttc.profiling.phases import PHASES, Phase, Sizes, make_calls
 from ttc.profiling.report import LoopTime, PhaseProfile, Profile
-from ttc.profiling.timing import WARM_UP, Timed, clock
+from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.profiling.trace import Span
 from ttc.runtime.backends.base import Backend, Limits
 from ttc.runtime.backends.settings import LoadSettings
@@ -182,7 +182,7 @@ def _torch(
         found = {}
         for phase, prepare in make_calls(watched.backend, sizes).items():
             every: list[eager.Marks] = []
-            clocked = clock(prepare, repeats, lambda call, kept=every: kept.append(watched.record(call)))
+            clocked = clock(prepare, repeats, keeping(watched.record, every))
             marks = every[WARM_UP:]
             seconds = [end - start for start, end in clocked]
             best = seconds.index(min(seconds))

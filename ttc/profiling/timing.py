@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ttc.profiling.phases import Prepare
 from ttc.profiling.report import Part
 from ttc.profiling.trace import Span
 
-__all__ = ["WARM_UP", "Timed", "clock"]
+__all__ = ["WARM_UP", "Timed", "clock", "keeping"]
 
 WARM_UP = 3
+Call = Callable[[], object]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Timed:
 
 
 def clock(
-    prepare: Prepare, repeats: int, around: Callable[[Callable[[], object]], object] | None = None
+    prepare: Prepare, repeats: int, around: Callable[[Call], object] | None = None
 ) -> list[tuple[float, float]]:
     """Begin and end of each call after the warm-up; `around` makes the call, if something is to see it."""
     found = []
@@ -36,3 +39,12 @@ def clock(
             around(call)
         found.append((start, time.perf_counter()))
     return found[WARM_UP:]
+
+
+def keeping(record: Callable[[Call], T], into: list[T]) -> Callable[[Call], None]:
+    """Makes a call by `record`, and keeps what that gives."""
+
+    def around(call: Call) -> None:
+        into.append(record(call))
+
+    return around
