@@ -1,6 +1,7 @@
 """The real size on a GPU: one denoise step, one extension, one AR step, one block, and their floors.
 
     make gpu                            tests marked gpu first, then this
+    python -m benchmarks.gpu --two      one GPU against two
     python -m benchmarks.gpu --dry      a tiny model on a device that pretends: the report's form, no figures
 
 Weights are random bfloat16 made on the GPU, in the real shapes. Random weights have no realistic routing, so
@@ -36,22 +37,45 @@ from ttc.runtime.gpu.device import Device, Scope
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "triton", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt_rtx", "numpy")
 
+# Of the dry run.
+SMALL = CONFIG | {
+    "hybrid_override_pattern": "ME*E",
+    "num_hidden_layers": 4,
+    "hidden_size": 32,
+    "vocab_size": 64,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "ssm_state_size": 8,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "moe_shared_expert_intermediate_size": 16,
+    "max_position_embeddings": 4096,
+}
+
 
 def main() -> None:
     """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--dry", action="store_true", help="tiny, on the CPU; nothing is written")
     parser.add_argument("--skip-tests", action="store_true", help="measure without the tests marked gpu")
+    parser.add_argument("--two", action="store_true", help="one GPU against two instead")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--blocks", type=int, default=40)
     given = parser.parse_args()
-    report = dry_report() if given.dry else gpu_report(given)
-    reckoning.check_report(report)
+    if given.two:
+        report = two_report(given)
+    else:
+        report = dry_report() if given.dry else gpu_report(given)
+        reckoning.check_report(report)
     text = json.dumps(report, indent=1)
     print(text)
     if not given.dry:
         name = report["gpu"]["name"].lower().replace(" ", "_")
-        path = ROOT / "benchmarks" / "results" / f"gpu_{name}.json"
+        path = ROOT / "benchmarks" / "results" / f"{'two_gpus' if given.two else 'gpu'}_{name}.json"
         path.write_text(text + "\n")
         print(f"written to {path}", file=sys.stderr)
 
@@ -76,28 +100,41 @@ def gpu_report(given: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def two_report(given: argparse.Namespace) -> dict[str, Any]:
+    """A round on one GPU and on two (`benchmarks.gpu_two`)."""
+    from benchmarks import gpu_two
+
+    settings: dict[str, Any] = {}
+    if given.dry:
+        from tests.support.host_device import no_compiler, with_loop_kernel
+
+        devices: list[Device] = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+        config, run_op, batches, distinct = ModelConfig.from_hf(SMALL), run_naive, (1, 2), 4
+        settings["compile_kernel"] = no_compiler
+    else:
+        from ttc.plugins.triton import run_triton
+        from ttc.runtime.gpu.cuda import CudaDevice
+
+        devices = [CudaDevice(place, "torch") for place in range(2)]
+        config = gpu_two.both_fit(ModelConfig.from_hf(CONFIG), devices[0].free_bytes()[0])
+        run_op, batches, distinct = run_triton, reckoning.BATCHES, 68
+    lines = gpu_two.compare(config, devices, run_op, batches, distinct, given.blocks, **settings)
+    return {
+        "what": "a block filled in 6 steps and read, on one GPU and on two; random bfloat16 weights",
+        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "commit": commit(),
+        "gpu": gpu(devices[0]),
+        "versions": versions(),
+        "layers": config.num_layers,
+        "rounds": lines,
+    }
+
+
 def dry_report() -> dict[str, Any]:
     """The same through a device that pretends and a tiny model: shows the form, measures nothing."""
     from tests.support.host_device import no_compiler, with_loop_kernel
 
-    small = CONFIG | {
-        "hybrid_override_pattern": "ME*E",
-        "num_hidden_layers": 4,
-        "hidden_size": 32,
-        "vocab_size": 64,
-        "mamba_num_heads": 4,
-        "mamba_head_dim": 8,
-        "n_groups": 2,
-        "ssm_state_size": 8,
-        "num_attention_heads": 4,
-        "head_dim": 8,
-        "n_routed_experts": 16,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "moe_shared_expert_intermediate_size": 16,
-        "max_position_embeddings": 4096,
-    }
-    config, device = ModelConfig.from_hf(small), with_loop_kernel()
+    config, device = ModelConfig.from_hf(SMALL), with_loop_kernel()
     bench = Bench(
         config, device, run_naive, 1, 2, compile_kernel=no_compiler, batches=(1, 2), distinct=(2, 4)
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -187,15 +187,17 @@ class Bench:
         routed = weights.on_device(reckoning.routing(self.config, work.batch * work.length, count))
         inner = run_naive if eager else self._run_op
 
-        def run_op(op: Any, *inputs: Any, **attributes: Any) -> Any:
-            made = inner(op, *inputs, **attributes)
-            return tuple(routed.values()) if op.name == MOE_ROUTING.name else made
-
         problem = "the eager towers run without graphs" if eager else None
         executor = TorchExecutor(
-            self.config, self.device, weights.tensors, "bfloat16", run_op, problem, used=(weights.name,)
+            self.config,
+            self.device,
+            weights.tensors,
+            "bfloat16",
+            forced_routing(inner, routed),
+            problem,
+            used=(weights.name,),
         )
-        return OneTower(self.config, _Kept(self.device), executor, level, self._compile)
+        return OneTower(self.config, self.device, executor, level, self._compile)
 
 
 class TowerWeights:
@@ -227,8 +229,27 @@ class TowerWeights:
         return {name: torch.from_numpy(array).to(where) for name, array in arrays.items()}
 
 
+def forced_routing(run_op: Callable[..., Any], routed: Mapping[str, torch.Tensor]) -> Callable[..., Any]:
+    """`run_op`, but what the routing op gives is replaced by this when it has run."""
+
+    def run(op: Any, *inputs: Any, **attributes: Any) -> Any:
+        made = run_op(op, *inputs, **attributes)
+        return tuple(routed.values()) if op.name == MOE_ROUTING.name else made
+
+    return run
+
+
 class OneTower(DeviceBackend):
     """A backend that leaves its device open for the next one."""
+
+    def __init__(self, config: ModelConfig, device: Device, *rest: Any) -> None:
+        super().__init__(config, cast(Device, _Kept(device)), *rest)
+        self._real = device
+
+    @property
+    def device(self) -> Device:
+        """The device itself, as another one knows it."""
+        return self._real
 
     def __enter__(self) -> "OneTower":
         return self

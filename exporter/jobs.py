@@ -14,6 +14,7 @@ from ttc.engines import TensorRecord
 from ttc.errors import BackendError, InputError
 from ttc.exporter.compile import Task
 from ttc.exporter.dims import shape_of
+from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import Cut, cut
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.free_weights import free_weights
@@ -105,6 +106,8 @@ def _model(source: GraphSource, bake: bool) -> ir.Model:
     model = source.model()
     if not bake and not source.foreign:
         free_weights(model)
+    if source.role == "context" and not source.foreign:
+        cache_rows(model)
     return model
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "relu2_mlp",
     "rms_norm",
     "write_cache",
+    "write_cache_in_place",
 ]
 
 Weights = Mapping[str, Tensor]
@@ -123,10 +124,19 @@ def attention(
 
 def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
     """The cache with the block's keys and values at places lengths … lengths + L − 1 of each row."""
-    L = keys.shape[2]
-    places = lengths.long()[:, None] + torch.arange(L, device=keys.device)
-    index = places[:, None, :, None].expand(keys.shape)
+    index = _cache_places(keys, lengths)
     return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
+
+
+def write_cache_in_place(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+    """As `write_cache`, into the cache itself: only the block's rows are moved."""
+    index = _cache_places(keys, lengths)
+    return state[0].scatter_(2, index, keys), state[1].scatter_(2, index, values)
+
+
+def _cache_places(keys: Tensor, lengths: Tensor) -> Tensor:
+    places = lengths.long()[:, None] + torch.arange(keys.shape[2], device=keys.device)
+    return places[:, None, :, None].expand(keys.shape)
 
 
 def feed_forward(config: ModelConfig, kind: str, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:

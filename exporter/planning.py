@@ -13,6 +13,7 @@ from ttc.errors import InputError, TtcError
 from ttc.exporter.capabilities import graph_problems, profile_problems
 from ttc.exporter.jobs import FORMS, Network, Ranges, job_problems
 from ttc.exporter.memory import Memory, graph_memory, memory_per_gpu
+from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.sources import GraphSource, Source, read_source
 from ttc.exporter.tensorrt_api import check_targets
@@ -189,6 +190,8 @@ def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, set
     ranges = _ranges(source, profile, settings)
     if not source.foreign:
         free_weights(model)
+    if source.role == "context" and not source.foreign:
+        cache_rows(model)
     nodes = sum(1 for _ in model.graph)
     networks = _networks(source, profile, settings, ranges)
     whole = nodes * len(networks) * _SECONDS_PER_NODE

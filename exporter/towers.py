@@ -30,6 +30,7 @@ from ttc.exporter.mixers import (
     mamba,
     rms_norm,
     write_cache,
+    write_cache_in_place,
 )
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
 
@@ -38,6 +39,7 @@ __all__ = [
     "DENOISER",
     "HEADS",
     "TIME_WEIGHTS",
+    "LayerState",
     "Record",
     "RunOp",
     "TowerWeights",
@@ -51,10 +53,13 @@ __all__ = [
     "embed",
     "layer_weight_names",
     "time_embedding",
+    "write_cache_in_place",
 ]
 
 # Sees (layer number, x) after every layer.
 Record = Callable[[int, Tensor], None]
+# (cache, keys, values, lengths) → cache.
+WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
 
 CONTEXT, DENOISER = "context_tower", "denoiser_tower"
 HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
@@ -79,6 +84,7 @@ def context_forward(
     logit_positions: Tensor,
     state: Sequence[LayerState],
     record: Record | None = None,
+    write: WriteCache = write_cache,
 ) -> tuple[Tensor, list[LayerState], list[LayerState]]:
     """Read a block with the context tower and move the state past its first `commit_len` tokens.
 
@@ -87,6 +93,7 @@ def context_forward(
         commit_len: (B,) int32, 0 … L.  logit_positions: (B, R) int32 places in the block.
         state: one entry per layer.
         record: called with each layer's number and its x, the residual stream behind it.
+        write: puts a block's keys and values into a layer's cache, by default into a copy of it.
 
     Returns:
         logits (B, R, V) float32; the new state (for `*` layers all L keys and values are written, of which
@@ -96,7 +103,7 @@ def context_forward(
     x = embed(weights.embeddings, input_ids)
     new_state, saved = [], []
     for i, (kind, w, before) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
-        x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before)
+        x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before, write)
         new_state.append(after)
         saved.append(kept)
         if record is not None:
@@ -196,6 +203,7 @@ def context_layer(
     lengths: Tensor,
     commit_len: Tensor,
     state: LayerState,
+    write: WriteCache = write_cache,
 ) -> tuple[Tensor, LayerState, LayerState]:
     """x + mixer(norm(x)); also the layer's new state and what was saved to advance it later."""
     h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
@@ -205,7 +213,7 @@ def context_layer(
         return x + out, new_state, (xbc, dt)
     if kind == "*":
         out, keys, values = attention(config, w, h, state, lengths, causal=True)
-        return x + out, write_cache(state, keys, values, lengths), ()
+        return x + out, write(state, keys, values, lengths), ()
     return x + feed_forward(config, kind, w, run_op, h), (), ()
 
 

@@ -57,7 +57,8 @@ def load(
     Args:
         bundle: the folder that `ttc export` wrote; its digests are checked first.
         backend: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
-        device: "cpu", "cuda" or "cuda:N"; None takes the best there is.
+        device: "cpu", "cuda" or "cuda:N"; "cuda:0,cuda:1" puts a tower on each of two GPUs (not onnxruntime);
+            None takes the best there is.
         capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the
             model's max_position_embeddings.
         engines: folder of TensorRT engines, by default BUNDLE/engines; only for backends that run engines.

@@ -53,6 +53,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
                 raise OSError(f"lib{name}.so:\n cannot open")
             if name == "onnxruntime":
                 return SimpleNamespace(get_available_providers=lambda: list(providers))
+            if name == "cuda.bindings.nvrtc":
+                return SimpleNamespace(nvrtcVersion=lambda: (0, 13, 0))
             there = SimpleNamespace(is_available=lambda: cuda is not None)
             return SimpleNamespace(version=SimpleNamespace(cuda=cuda), cuda=there)
 
@@ -149,6 +151,23 @@ def test_what_tools_and_builders_need(machine: Callable[..., dict[str, Any]]) ->
     assert not found["build --backend tensorrt"]
     smi = "NVIDIA H200, 580.1, 143771, 9.0\n"
     assert abilities(machine({"tensorrt": "11.4"}, smi))["build --backend tensorrt"]
+
+
+def test_what_cuda_graphs_need(machine: Callable[..., dict[str, Any]]) -> None:
+    smi = "NVIDIA H200, 580.1, 143771, 9.0\n"
+    step, block = "CUDA graphs of a step", "CUDA graphs of a block"
+
+    def found(*rest: Any, **settings: Any) -> tuple[bool, bool]:
+        what = abilities(machine(*rest, **settings))
+        return what[step], what[block]
+
+    driver = {"cuda": "12.4", "devices": [], "peers": []}
+    here = {"cuda-core": "1.2"}
+    assert found(here, smi, driver=driver) == (True, True)
+    assert found(here, smi, driver=driver | {"cuda": "12.3"}) == (True, False)
+    assert found(here, smi, driver=driver, broken=("cuda.bindings.nvrtc",)) == (True, False)
+    assert found({}, smi, driver=driver) == (False, False)
+    assert block not in abilities(machine(here))
 
 
 def test_peer_access(machine: Callable[..., dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
 from ttc.config import ModelConfig
+from ttc.shard import numpy_dtype
 
 ROOT = Path(__file__).parents[1]
 GB = 1e9
@@ -139,3 +140,26 @@ def test_a_dry_run_has_the_form_of_a_report():
         reckoning.check_report(report | {"more": 1})
     with pytest.raises(AssertionError):
         reckoning.check_report(report | {"rows": []})
+
+
+def test_one_gpu_against_two():
+    """Over devices that pretend: the form, and the bytes that follow a block."""
+    from benchmarks import gpu_two
+    from benchmarks.gpu import SMALL
+    from tests.support.host_device import no_compiler, with_loop_kernel
+    from ttc.plugins.naive import run_naive
+    from ttc.runtime.gpu.executor import mamba_specs, rows_specs
+
+    config = ModelConfig.from_hf(SMALL)
+    devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+    lines = gpu_two.compare(config, devices, run_naive, (1, 2), 4, 2, no_compiler)
+    assert [line["batch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert min(line[f"{key}_ms"] for key in ("one", "two", "two_without_copies", "copies")) > 0
+        specs = [
+            *mamba_specs(config, "bfloat16", line["batch"]).values(),
+            *rows_specs(config, "bfloat16", line["batch"], BLOCK).values(),
+        ]
+        due = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
+        assert due <= line["copied_bytes"] < due + 256 * (len(specs) + 1)
+    assert not any(device.blocks for device in devices)

@@ -17,6 +17,7 @@ __all__ = ["PACKAGES", "Ability", "Package", "examine"]
 
 _SMI_FIELDS = ("name", "driver_version", "memory.total", "compute_cap")
 _SMI_SECONDS = 20
+_LOOPS_IN_GRAPHS = (12, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def examine() -> dict[str, Any]:
                 *_abilities(versions, faults, providers, cuda, gpu is not None),
                 *_tools(versions, faults),
                 *_engines(versions, gpu is not None),
+                *_graphs(versions, driver, gpu is not None),
                 *_pairs(driver),
             )
         ],
@@ -189,6 +191,31 @@ def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
         if versions["tensorrt"]
         else Ability(whole, False, "tensorrt is missing", ("pip install 'ttc[tensorrt]'",)),
     ]
+
+
+def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_gpu: bool) -> list[Ability]:
+    """What CUDA graphs can hold here; nothing to say without a GPU."""
+    if not has_gpu:
+        return []
+    step, block, remedy = "CUDA graphs of a step", "CUDA graphs of a block", ("pip install 'ttc[gpu]'",)
+    if versions["cuda.core"] is None:
+        return [Ability(what, False, "cuda.core is missing", remedy) for what in (step, block)]
+    found = [Ability(step, True, "cuda.core")]
+    if (fault := _nvrtc_fault()) is not None:
+        return [*found, Ability(block, False, f"NVRTC is missing or broken: {fault}", remedy)]
+    if driver is not None and tuple(map(int, driver["cuda"].split("."))) < _LOOPS_IN_GRAPHS:
+        why = f"the driver is for CUDA {driver['cuda']}, and loops in graphs need 12.4"
+        return [*found, Ability(block, False, why, ("install a newer NVIDIA driver",))]
+    return [*found, Ability(block, True, "cuda.core and NVRTC")]
+
+
+def _nvrtc_fault() -> str | None:
+    """Why NVRTC, which compiles the kernel that ends a step of the loop, cannot be had."""
+    try:
+        import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    except Exception as fault:  # a missing library is a RuntimeError of the bindings
+        return _one_line(fault)
+    return None
 
 
 def _pairs(driver: dict[str, Any] | None) -> list[Ability]:

@@ -31,7 +31,7 @@ LOSSES = ("sells", "loses", "eats")
 FIXED = (
     "Question", "Answer", "has", "with", "each", "more", "of", "them", "shares", "among", "friends", "How",
     "many", "does", "have", "now", "friend", "get", "Then", "and", "gives", "The", "answer", "is", "Compute",
-    "Sort", "Write", "JSON", "date", "days", "later", "plus", "year", "month", "day",
+    "Sort", "Copy", "Write", "JSON", "date", "days", "later", "plus", "year", "month", "day",
 )  # fmt: skip
 FIELDS = ("name", "city", "age", "code")
 
@@ -142,8 +142,8 @@ def word(rng: random.Random) -> Problem:
 
 
 def drill(rng: random.Random) -> Problem:
-    """Four computations in a row."""
-    sums = [_sum(rng) for _ in range(4)]
+    """Three computations in a row."""
+    sums = [_sum(rng) for _ in range(3)]
     text = " " + ", ".join(f"{left}={right}" for left, right in sums) + "."
     lefts = [left for left, _ in sums]
     return _problem("drill", f"Compute {', '.join(lefts)}.", text, "exact", ["drill", *sorted(lefts)])
@@ -155,6 +155,12 @@ def sort(rng: random.Random) -> Problem:
     text = " " + ", ".join(map(str, sorted(numbers))) + "."
     prompt = f"Sort {', '.join(map(str, numbers))}."
     return _problem("sort", prompt, text, "exact", ["sort", *sorted(numbers)])
+
+
+def copy(rng: random.Random) -> Problem:
+    """Four to twelve letters and digits, once more."""
+    symbols = "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=rng.randint(4, 12)))
+    return _problem("copy", f"Copy {symbols}.", f" {symbols}.", "exact", ["copy", symbols])
 
 
 def record(rng: random.Random) -> Problem:
@@ -184,11 +190,12 @@ def date(rng: random.Random) -> Problem:
 
 # Task → its maker and its share in training.
 TASKS: dict[str, tuple[Callable[[random.Random], Problem], float]] = {
-    "word": (word, 0.58),
-    "drill": (drill, 0.20),
-    "sort": (sort, 0.06),
-    "json": (record, 0.09),
-    "date": (date, 0.07),
+    "word": (word, 0.47),
+    "drill": (drill, 0.13),
+    "sort": (sort, 0.09),
+    "json": (record, 0.15),
+    "date": (date, 0.06),
+    "copy": (copy, 0.10),
 }
 
 

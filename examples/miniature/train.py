@@ -41,6 +41,8 @@ __all__ = ["Run", "main"]
 HERE = Path(__file__).parent
 PHASES = ("context", "denoiser")
 CLIP = 1.0  # largest norm of a gradient
+# Where the run stands, and where it stood when the context tower was done: other denoisers can start there.
+CHECKPOINT, CONTEXT_DONE = "checkpoint.pt", "context.pt"
 
 
 @dataclass(slots=True)
@@ -62,14 +64,23 @@ class Run:
     optimizers: tuple[torch.optim.Optimizer, ...] = ()
 
     @classmethod
-    def start(cls, recipe: dict[str, Any], config_file: Path, folder: Path, device: str) -> "Run":
-        """A run from its beginning, or from the checkpoint in `folder`."""
+    def start(
+        cls,
+        recipe: dict[str, Any],
+        config_file: Path,
+        folder: Path,
+        device: str,
+        begin: Path | None = None,
+    ) -> "Run":
+        """A run from the checkpoint in `folder`; without one, from that in the file `begin`, or afresh."""
         config = ModelConfig.from_hf(json.loads(config_file.read_text(encoding="utf-8")), {})
         processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         if processes > 1:
             distributed.init_process_group("gloo")
         run = cls(recipe, config, tokenizers.build(WORDS), folder, torch.device(device), {}, rank, processes)
-        saved = folder / "checkpoint.pt"
+        saved = folder / CHECKPOINT
+        if begin is not None and not saved.exists():
+            saved = begin
         if saved.exists():
             run._restore(torch.load(saved, map_location=device, weights_only=True))
         else:
@@ -91,7 +102,7 @@ class Run:
                 task = bar.add_task(self.phase, total=plan["steps"], completed=self.step)
                 while self.step < plan["steps"]:
                     if left == 0:
-                        self._keep()
+                        self._keep(CHECKPOINT)
                         return
                     loss = self._one_step(plan)
                     left = None if left is None else left - 1
@@ -100,7 +111,7 @@ class Run:
             if self.phase == PHASES[-1]:
                 return
             self._enter("denoiser", new_denoiser(self.config, self.weights, self.recipe["seed"]))
-            self._keep()
+            self._keep(CHECKPOINT, CONTEXT_DONE)
 
     def tower(self, name: str) -> TowerWeights:
         """One tower of the weights so far."""
@@ -191,7 +202,7 @@ class Run:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
         if self.step % self.recipe["keep_every"] == 0 or last:
-            self._keep()
+            self._keep(CHECKPOINT)
 
     @torch.no_grad()
     def _watch(self) -> dict[str, float]:
@@ -213,8 +224,8 @@ class Run:
             found[task] = round(solved.float().mean().item(), 3)
         return found
 
-    def _keep(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+    def _keep(self, *names: str) -> None:
+        """Write the checkpoint under these names, whole or not at all."""
         if self.rank:
             return
         state = {
@@ -222,9 +233,10 @@ class Run:
             "weights": {name: tensor.detach() for name, tensor in self.weights.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
-        part = self.folder / "checkpoint.part"
-        torch.save(state, part)
-        part.replace(self.folder / "checkpoint.pt")
+        for name in names:
+            part = self.folder / f"{name}.part"
+            torch.save(state, part)
+            part.replace(self.folder / name)
 
     def _restore(self, state: dict[str, Any]) -> None:
         tower = {"context": CONTEXT, "denoiser": DENOISER}[state["phase"]]
@@ -267,6 +279,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and result")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipe.toml")
+    parser.add_argument(
+        "--begin", type=Path, help=f"a checkpoint to start from, such as {CONTEXT_DONE} of another run"
+    )
+    parser.add_argument("--masks", choices=("sampler", "random"), help="in place of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of this process (default 1)")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps; start again to go on")
@@ -274,7 +290,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(options.recipe.read_text(encoding="utf-8"))
-    run = Run.start(recipe, HERE / "config.json", options.out, options.device)
+    if options.masks:
+        recipe["denoiser"]["masks"] = options.masks
+    run = Run.start(recipe, HERE / "config.json", options.out, options.device, options.begin)
     run.train(options.stop_after)
     finished = run.phase == PHASES[-1] and run.step == recipe[run.phase]["steps"]
     if run.rank == 0 and finished:

@@ -18,6 +18,7 @@ import triton.language as tl
 
 from ttc.plugins.launch import Dim, Leaf, Minimum, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
+from ttc.plugins.ops import OpSpec
 
 __all__ = ["LEAVES", "combine", "grouped_product"]
 
@@ -154,29 +155,24 @@ def _product_tile(dims: Mapping[str, int]) -> int:
     return 0 if dims["R"] <= 16 * dims["E"] else 2
 
 
+def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf:
+    """One of the two products; `gathered` ones read tokens and square what is positive."""
+    return Leaf(
+        op=op,
+        kernel=grouped_product,
+        changing=("T", "R"),
+        integers=("R",),
+        relations=(("R", "T*K"), ("E1", "E+1")),
+        tiles=_PRODUCT_TILES,
+        choose=_product_tile,
+        constants=lambda problem, tile: _product(problem, tile, inner, outer, gathered),
+        grid=_product_grid,
+    )
+
+
 LEAVES = (
-    Leaf(
-        op=MOE_UP,
-        kernel=grouped_product,
-        changing=("T", "R"),
-        integers=("R",),
-        relations=(("R", "T*K"), ("E1", "E+1")),
-        tiles=_PRODUCT_TILES,
-        choose=_product_tile,
-        constants=lambda problem, tile: _product(problem, tile, "D", "I", gathered=True),
-        grid=_product_grid,
-    ),
-    Leaf(
-        op=MOE_DOWN,
-        kernel=grouped_product,
-        changing=("T", "R"),
-        integers=("R",),
-        relations=(("R", "T*K"), ("E1", "E+1")),
-        tiles=_PRODUCT_TILES,
-        choose=_product_tile,
-        constants=lambda problem, tile: _product(problem, tile, "I", "D", gathered=False),
-        grid=_product_grid,
-    ),
+    _product_leaf(MOE_UP, "D", "I", gathered=True),
+    _product_leaf(MOE_DOWN, "I", "D", gathered=False),
     Leaf(
         op=MOE_COMBINE,
         kernel=combine,

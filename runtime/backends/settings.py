@@ -14,7 +14,7 @@ class LoadSettings:
     """What `ttc.load` was given for the backend; None means the backend's own choice.
 
     Attributes:
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda", "cuda:N", or two GPUs with a comma between them.
         threads: CPU threads per call.
         engines: folder of TensorRT engines.  trust: PEM file of the key that must have signed them.
         graph_level: highest level of CUDA graphs.

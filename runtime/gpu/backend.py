@@ -26,7 +26,9 @@ from ttc.runtime.backends.base import (
     StepOutputs,
 )
 from ttc.runtime.choice import Choices, Choosing
-from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record
+from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu.block_loop import read_record
+from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.choice import (
     NO_CHOICE,
     ContextLogits,
@@ -34,16 +36,17 @@ from ttc.runtime.gpu.choice import (
     choice_problem,
     made_choices,
 )
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
-from ttc.runtime.gpu.graphs import Levels
+from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
+from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
 from ttc.runtime.state import ContextState
-from ttc.shard import numpy_dtype
 
-__all__ = ["DeviceBackend"]
+__all__ = ["DeviceBackend", "warm_up_context"]
 
 
 logger = logging.getLogger(__name__)
@@ -72,12 +75,18 @@ class DeviceBackend(Backend):
     ) -> None:
         self.name, self.config = executor.name, config
         self._device, self._executor = device, executor
-        self._levels = Levels(device, graph_level, executor.capture_problem)
-        ptx = compile_kernel(KERNEL, SOURCE, device.compute_capability)
-        self._kernel = device.load_kernel(KERNEL, ptx)
+        self._levels = Levels(device, graph_level, executor)
+        self._compile_kernel = compile_kernel
+        self._kernel = None
+        if self._levels.level >= PER_BLOCK:
+            self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, PER_STEP)
+        writes = None
+        if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
+            writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
+        self._writer = CacheWriter(device, writes)
         self._choice_problem = choice_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
-        self._mirrors: dict[int, npt.NDArray[np.uint8]] = {}  # pinned memory by size
+        self._mirror = Mirror(device)
         self.lock = threading.RLock()
         self._own_notes: tuple[str, ...] = ()
         self._closed = False
@@ -102,9 +111,9 @@ class DeviceBackend(Backend):
         """The device, for its counters."""
         return self._device
 
-    def whole_state(self, state: ContextState) -> DeviceArray:
-        """The tensors of a state as one piece of memory."""
-        return self._slot(state).whole_state
+    def slot(self, state: ContextState) -> Slot:
+        """The slot of a state, for who copies states between devices."""
+        return self._slot(state)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         with self.lock:
@@ -119,9 +128,11 @@ class DeviceBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
-        then: Callable[[], None] | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> ContextCall:
-        """As `Backend.context`; `then` enqueues what is to follow before the host waits."""
+        """As `Backend.context`; `then` enqueues what is to follow before the host waits, and is
+        called with the number of tokens read.
+        """
         R = logit_positions.shape[1]
         with self.lock:
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, NO_CHOICE, then)
@@ -136,7 +147,7 @@ class DeviceBackend(Backend):
         logit_positions: Ints,
         how: Choosing,
         save: bool = False,
-        then: Callable[[], None] | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> tuple[Choices, Any]:
         """As `Backend.choose_next`, in one launch; `then` as above."""
         if not self._chooses(how):
@@ -154,7 +165,7 @@ class DeviceBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         choice: Mapping[str, npt.ArrayLike],
-        then: Callable[[], None] | None,
+        then: Callable[[int], None] | None,
     ) -> tuple[ContextBuffers, int]:
         """Enqueue a context call; its buffers and how many tokens it reads."""
         R = logit_positions.shape[1]
@@ -173,7 +184,7 @@ class DeviceBackend(Backend):
         buffers.step.run()
         state.lengths = state.lengths + commit_len
         if then is not None:
-            then()
+            then(length)
         return buffers, length
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
@@ -218,11 +229,7 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
-            if array.nbytes not in self._mirrors:
-                self._mirrors[array.nbytes] = self._device.pinned(array.nbytes)
-            raw = self._mirrors[array.nbytes]
-            self._device.download(raw, array)
-            values: Floats = raw.view(numpy_dtype(array.dtype)).reshape(array.shape).copy()
+            values = self._mirror.read(array)
         return values[:, : logits.places] if isinstance(logits, ContextLogits) else values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
@@ -236,43 +243,56 @@ class DeviceBackend(Backend):
 
     def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
         block, B, L = inputs.block_ids, *inputs.block_ids.shape
-        masked_count = (block == self.config.mask_token_id).sum(-1)
-        if not masked_count.any():
-            return
-        if not inputs.redraw and (inputs.temperature > 0).any():
-            # The graph counts its steps up, and they would draw anew.
-            self._note("sampled drafts are stepped by the host: a block's graph would draw anew")
-            yield from super().fill_block(state, inputs)
+        if not (block == self.config.mask_token_id).any():
             return
         with self.lock:
             slot = self._slot(state)
             buffers = self._making_room(lambda: slot.block(L))
-            buffers.inputs.upload(
-                block_ids=block,
-                t=masked_count / L,
-                lengths=state.lengths,
-                threshold=inputs.threshold,
-                temperature=inputs.temperature,
-                row_key=inputs.row_key,
-                position=state.lengths,
-                step=0,
-                steps_left=inputs.steps,
-            )
-            whole = buffers.whole.run()
-            records = buffers.record(0, min(inputs.steps, L)).copy() if whole else None
-        for step in range(min(inputs.steps, L)):
-            if records is None:
-                with self.lock:
-                    self._check_open()
-                    buffers.fill.run()
-                    record = buffers.record(step, 1)[0]
-                    outputs = read_record(record, B, L)
-            else:
-                outputs = read_record(records[step], B, L)
+            records = self._fill_whole(state, buffers, inputs)
+        if records is None:
+            yield from self._fill_by_steps(state, buffers, inputs)
+            return
+        for record in records:
+            outputs = read_record(record, B, L)
             yield outputs
             if not outputs.masked_count.any():
+                return
+
+    def _fill_whole(
+        self, state: ContextState, buffers: BlockBuffers, inputs: BlockInputs
+    ) -> npt.NDArray[np.int32] | None:
+        """Fill the block in one launch: the records of its steps. None where that cannot be (yet)."""
+        if buffers.loop is None or not buffers.loop.ready:
+            return None
+        if not inputs.redraw and (inputs.temperature > 0).any():
+            # The graph counts its steps up, and they would draw anew.
+            self._note("sampled drafts are stepped by the host: a block's graph would draw anew")
+            return None
+        block = inputs.block_ids
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        buffers.upload(state, inputs, block, masked_count, 0)
+        return buffers.loop.run(min(inputs.steps, block.shape[1]))
+
+    def _fill_by_steps(
+        self, state: ContextState, buffers: BlockBuffers, inputs: BlockInputs
+    ) -> Iterator[StepOutputs]:
+        """Fill the block step by step: one copy in, one launch and one copy out each."""
+        block = inputs.block_ids
+        masked_count = (block == self.config.mask_token_id).sum(-1)
+        for step in range(inputs.steps):
+            with self.lock:
+                self._check_open()
+                buffers.upload(state, inputs, block, masked_count, step)
+                buffers.fill.run()
+                outputs = StepOutputs(**buffers.outputs.download())
+            yield outputs
+            block, masked_count = outputs.next_block_ids, outputs.masked_count
+            if not masked_count.any():
                 break
-        buffers.whole.warm = True
+        if buffers.loop is not None:
+            with self.lock:
+                self._check_open()
+                buffers.loop.warm_up()
 
     def _note(self, text: str) -> None:
         """Say once what is not as asked."""
@@ -291,21 +311,25 @@ class DeviceBackend(Backend):
             self._device.wait()
             return ContextState(state.capacity, state.lengths[rows], lease.tensors())
 
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        with self.lock:
+            tensors = self._slot(state).state
+            return {name: self._mirror.read(array).astype(np.float32) for name, array in tensors.items()}
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        with self.lock:
+            state = self.new_state(len(lengths), capacity)
+            for name, array in self._slot(state).state.items():
+                self._mirror.write(array, np.asarray(tensors[name], np.float32))
+            state.lengths = np.asarray(lengths, np.int32)
+            return state
+
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        self.warm_up_context(batch, capacity, block_size, chunk)
+        warm_up_context(self, batch, capacity, block_size, chunk)
         self.warm_up_block(batch, capacity, block_size)
 
-    def warm_up_context(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
-        with self.lock:
-            state = self.new_state(batch, capacity)
-            nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
-            for length in call_lengths(min(block_size, capacity), min(chunk, capacity), self.limits):
-                for _ in range(2):
-                    self.context(state, np.zeros((batch, length), np.int32), nothing, place)
-
     def warm_up_block(self, batch: int, capacity: int, block_size: int) -> None:
-        """Capture the filling of a block, in the same way."""
+        """Capture the filling of a block, in the same way as `warm_up_context`."""
         with self.lock:
             state = self.new_state(batch, capacity)
             masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
@@ -319,11 +343,20 @@ class DeviceBackend(Backend):
             if self._closed:
                 return
             self._closed = True
-            for slot in self._idle:
-                _quietly(slot.close)
+            waiting = [slot.close for slot in self._idle]
+            # What is enqueued may still use what is given back.
+            close_all([self._device.wait, *waiting, self._executor.close, self._device.close])
             self._idle.clear()
-            _quietly(self._executor.close)
-            self._device.close()
+            self._mirror.close()
+
+    def _loaded(self, name: str, source: str, otherwise: int) -> Any:
+        """A kernel of ours; where it cannot be had None, and the level falls to `otherwise`."""
+        try:
+            ptx = self._compile_kernel(name, source, self._device.compute_capability)
+            return self._device.load_kernel(name, ptx)
+        except BackendError as fault:
+            self._levels.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
+            return None
 
     def _lease(self, batch: int, capacity: int) -> "_Lease":
         """A slot of this size: one that waits, or a new one, for which others that wait make room."""
@@ -342,6 +375,7 @@ class DeviceBackend(Backend):
                 self._levels,
                 self.config,
                 self._kernel,
+                self._writer,
                 batch,
                 capacity,
                 chooses=self._choice_problem is None,
@@ -362,7 +396,7 @@ class DeviceBackend(Backend):
         """A state was dropped: its slot waits for the next one."""
         with self.lock:
             if self._closed:
-                _quietly(slot.close)
+                slot.close()
             else:
                 self._idle.append(slot)
 
@@ -400,9 +434,10 @@ class _StateTensors(dict[str, Any]):
         self.twin: ContextState | None = None
 
 
-def _quietly(close: Callable[[], None]) -> None:
-    """Close on a device that may be broken: what matters is that the rest is closed too."""
-    try:
-        close()
-    except BackendError as fault:
-        logger.warning(f"while closing: {fault}")
+def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int, chunk: int) -> None:
+    """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
+    state = backend.new_state(batch, capacity)
+    nothing, place = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
+    for length in call_lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
+        for _ in range(2):
+            backend.context(state, np.zeros((batch, length), np.int32), nothing, place)

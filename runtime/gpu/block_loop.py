@@ -1,22 +1,25 @@
 """What happens between two denoise steps, on the GPU: the next block becomes the block, and the loop learns
 whether to go on.
 
-One small CUDA C kernel, compiled by NVRTC when an engine starts. It is not Triton's because only CUDA C can
-set the condition of a graph's WHILE node. `update` is its plain twin.
+One small CUDA C kernel, compiled by NVRTC when an engine starts that may run whole blocks as graphs. It is
+not Triton's because only CUDA C can set the condition of a graph's WHILE node. `update` is its plain twin.
 
 What a step gave is kept in a record, so that a host which only looks after the block sees every step. Record
 of step s, int32 words: next ids (B·L), predicted ids (B·L), confidence (B·L, the bits of float32), masked
 count (B).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.backends.base import StepOutputs
+from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.graphs import BlockGraph, Levels
 
-__all__ = ["KERNEL", "SOURCE", "THREADS", "read_record", "record_words", "update"]
+__all__ = ["KERNEL", "SOURCE", "BlockLoop", "read_record", "record_words", "update"]
 
 KERNEL, THREADS = "ttc_block_update", 256
 # NVRTC has no header for the last function; the driver resolves it when the module is loaded.
@@ -55,6 +58,9 @@ extern "C" __global__ void ttc_block_update(
 }
 """
 SOURCE = _DECLARED + _BODY
+# What the kernel reads of a step's outputs and writes of its inputs, in its order.
+_READ = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
+_WRITTEN = ("block_ids", "t", "step", "steps_left")
 
 Ints = npt.NDArray[np.int32]
 
@@ -99,3 +105,55 @@ def read_record(record: Ints, B: int, L: int) -> StepOutputs:
         return copy[place * n : (place + 1) * n].view(dtype).reshape(B, L)
 
     return StepOutputs(block(0), block(1), block(2, np.float32), copy[3 * n :])
+
+
+class BlockLoop:
+    """The loop over a block on the device, and the records of its steps.
+
+    Args:
+        kernel: the one above.  step: a denoise step over these pages' tensors, `given` and `made`.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        levels: Levels,
+        kernel: Any,
+        step: Work,
+        given: Mapping[str, DeviceArray],
+        made: Mapping[str, DeviceArray],
+    ) -> None:
+        B, L = given["block_ids"].shape
+        self._device = scope.device
+        self._records = scope.array("int32", (L, record_words(B, L)))
+        pinned = self._device.pinned(self._records.nbytes)
+        self._mirror = pinned.view(np.int32).reshape(self._records.shape)
+        arguments = [made[name].address for name in _READ]
+        written = [*(given[name].address for name in _WRITTEN), self._records.address]
+        device = self._device
+
+        def last(condition: int) -> None:
+            sizes = [np.int32(B), np.int32(L), np.uint64(condition)]
+            device.launch(kernel, (1, 1, 1), THREADS, 0, [*arguments, *sizes, *written])
+
+        self._graph = BlockGraph(device, levels, f"a block of {L} tokens", step, last)
+
+    def warm_up(self) -> None:
+        """Run on its own what only the loop runs; the step's buffers must hold a step."""
+        self._graph.warm_up()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a block can be filled by it."""
+        return self._graph.ready
+
+    def run(self, steps: int) -> Ints:
+        """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
+        self._graph.run()
+        host = self._mirror[:steps]
+        self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))
+        return host.copy()
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self._graph.close()

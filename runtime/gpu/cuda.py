@@ -3,12 +3,10 @@
 Written against cuda.core 1.2 and cuda.bindings 13, CUDA driver 12.4 or newer; nothing of this file has run on
 a GPU yet. No torch is needed.
 
-An error that CUDA keeps in its context (an illegal address, a failed launch) makes every later call of the
-process fail, also those of a new engine: then the process has to be started again, and the message says so.
+Errors become `BackendError`s by `ttc.runtime.gpu.faults`, which also says when no call can succeed any more.
 """
 
 import ctypes
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,31 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.faults import Faults, keeps_failing
 
 __all__ = ["CudaDevice", "loop_problem", "requirements"]
-
-logger = logging.getLogger(__name__)
 
 # cuDriverGetVersion's numbers: 1000 · major + 10 · minor.
 WHILE_NODES = 12040
 # What a kernel may use without asking the driver.
 _PLAIN_SHARED_BYTES = 48 * 1024
-# Errors that stay in the context.
-_STICKY = frozenset(
-    {
-        "CUDA_ERROR_ILLEGAL_ADDRESS",
-        "CUDA_ERROR_LAUNCH_FAILED",
-        "CUDA_ERROR_LAUNCH_TIMEOUT",
-        "CUDA_ERROR_ILLEGAL_INSTRUCTION",
-        "CUDA_ERROR_MISALIGNED_ADDRESS",
-        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
-        "CUDA_ERROR_INVALID_PC",
-        "CUDA_ERROR_HARDWARE_STACK_ERROR",
-        "CUDA_ERROR_ASSERT",
-        "CUDA_ERROR_ECC_UNCORRECTABLE",
-    }
-)
 
 
 def requirements(backend: str) -> Any:
@@ -91,7 +74,8 @@ class CudaDevice(Device):
 
         self.name = f"cuda:{index}"
         self._core, self._driver = core, driver
-        self._broken: str | None = None
+        self._faults = Faults(self.name)
+        self._faults.check()
         count = self._checked(driver.cuDeviceGetCount())
         if index >= count:
             raise BackendError(
@@ -109,7 +93,11 @@ class CudaDevice(Device):
         self._stream: Any = self._own
         self._capturing = False
 
+    def activate(self) -> None:
+        self._enter()
+
     def free_bytes(self) -> tuple[int, int]:
+        self._enter()
         free, total = self._checked(self._driver.cuMemGetInfo())
         return int(free), int(total)
 
@@ -180,7 +168,6 @@ class CudaDevice(Device):
                 self._own.handle,
             )
         )
-        sender.follow(self.mark())
 
     @property
     def context_handle(self) -> Any:
@@ -188,12 +175,10 @@ class CudaDevice(Device):
         return self._gpu.context.handle
 
     def mark(self) -> Any:
-        """An event of what is enqueued now."""
         self._enter()
         return self._translated(self._own.record)
 
     def follow(self, event: Any) -> None:
-        """Let what is enqueued from now on wait for an event of another GPU."""
         self._enter()
         self._translated(lambda: self._own.wait(event))
 
@@ -234,17 +219,24 @@ class CudaDevice(Device):
         self._translated(lambda: self._core.launch(self._stream, config, kernel, *arguments))
 
     def capture(self, work: Work) -> Graph:
-        return self._captured(lambda builder: self._inside(builder, work))
+        def build(builders: list[Any]) -> Any:
+            return self._recorded(builders, work).complete()
 
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
-        def build(builder: Any) -> None:
-            condition = builder.create_condition(default_value=1)
-            loop = builder.while_loop(condition)
-            loop.begin_building()
-            try:
-                self._inside(loop, lambda: body(int(condition.handle)))
-            finally:
-                loop.end_building()
+        return self._captured(build)
+
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+        def build(builders: list[Any]) -> Any:
+            # A loop's body is captured on a stream that cuda.core makes for it. So the work becomes a graph
+            # on our own stream first, and a child node of the body.
+            step = self._recorded(builders, work)
+            whole = self._begun(builders, self._own.create_graph_builder())
+            condition = whole.create_condition(default_value=1)
+            body = self._begun(builders, whole.while_loop(condition))
+            body.embed(step)
+            self._inside(body, lambda: last(int(condition.handle)))
+            body.end_building()
+            whole.end_building()
+            return whole.complete()
 
         return self._captured(build)
 
@@ -267,10 +259,7 @@ class CudaDevice(Device):
         return _Bytes(array)
 
     def close(self) -> None:
-        try:
-            self._own.close()
-        except Exception as fault:  # a broken context: whatever cuda.core makes of it
-            logger.warning(f"{self.name}: {fault} while closing")
+        close_all([self._own.close])
 
     def launch_graph(self, graph: Any) -> None:
         """Put a graph of cuda.core on the stream."""
@@ -278,27 +267,36 @@ class CudaDevice(Device):
         self.launches += 1
         self._translated(lambda: graph.launch(self._own))
 
-    def _captured(self, build: Callable[[Any], None]) -> Graph:
-        """What `build` puts into a graph builder, completed; the builder is closed on any error."""
+    def _captured(self, build: Callable[[list[Any]], Any]) -> Graph:
+        """What `build` makes of graph builders, all of which it lists; they are closed whatever happens."""
         assert not self._capturing
         self._enter()
         self.wait()  # what ran before has let go of what a capture may not touch
-        builder = self._own.create_graph_builder()
+        builders: list[Any] = []
 
         def make() -> Any:
-            builder.begin_building("relaxed")
-            try:
-                build(builder)
-            finally:
-                builder.end_building()
-            graph = builder.complete()
+            graph = build(builders)
             graph.upload(self._own)
             return graph
 
         try:
             return _CudaGraph(self, self._translated(make))
         finally:
-            builder.close()
+            for builder in reversed(builders):
+                # An unfinished capture would keep the stream.
+                ends = [builder.end_building] if builder.is_building else []
+                close_all([*ends, builder.close])
+
+    def _recorded(self, builders: list[Any], work: Work) -> Any:
+        """A builder that has captured this work on the own stream."""
+        builder = self._begun(builders, self._own.create_graph_builder())
+        self._inside(builder, work)
+        return builder.end_building()
+
+    @staticmethod
+    def _begun(builders: list[Any], builder: Any) -> Any:
+        builders.append(builder)
+        return builder.begin_building("relaxed")
 
     def _inside(self, builder: Any, work: Work) -> None:
         self._stream, self._capturing = builder, True
@@ -316,39 +314,32 @@ class CudaDevice(Device):
 
     def _enter(self) -> None:
         """Refuse what cannot succeed any more; make this GPU the thread's current one."""
-        if self._broken is not None:
-            raise BackendError(self._broken)
+        self._faults.check()
         self._gpu.set_current()
 
     def _free(self, address: int) -> None:
-        if self._broken is None:
+        if not self._faults.kept:
             self._gpu.set_current()
-            self._driver.cuMemFree(address)
+            self._checked(self._driver.cuMemFree(address))
 
     def _checked(self, answer: tuple[Any, ...]) -> Any:
         """The values of a call of the bindings, whose first entry is the status."""
         status, *values = answer
         if int(status) != 0:
-            raise self._failed(_name(status))
+            raise self._faults.error(_name(status))
         return values[0] if len(values) == 1 else tuple(values)
 
     def _translated(self, call: Callable[[], Any]) -> Any:
         """What the call gives; an error of cuda.core or of a library as `BackendError`."""
         try:
             return call()
-        except BackendError:
+        except BackendError as fault:  # ours, with what TensorRT said of CUDA
+            if keeps_failing(str(fault)):
+                raise self._faults.error(str(fault)) from fault
             raise
         except Exception as fault:  # cuda.core, TensorRT and torch have no common base class
-            raise self._failed(" ".join(str(fault).split())[:300] or type(fault).__name__) from fault
-
-    def _failed(self, what: str) -> BackendError:
-        if any(name in what for name in _STICKY):
-            self._broken = (
-                f"{self.name}: {what}; CUDA keeps this error for the rest of the process: "
-                "close the engine and start the process again"
-            )
-            return BackendError(self._broken)
-        return BackendError(f"{self.name}: {what}")
+            said = " ".join(str(fault).split())[:300] or type(fault).__name__
+            raise self._faults.error(said) from fault
 
 
 class _CudaGraph(Graph):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.runtime.gpu.closing import close_all
 from ttc.shard import numpy_dtype
 
 __all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]
@@ -94,15 +95,15 @@ class Scope:
         try:
             yield
         except BaseException:
-            while len(self._blocks) > before:
-                self._blocks.pop().free()
+            made, self._blocks = self._blocks[before:], self._blocks[:before]
+            close_all(block.free for block in reversed(made))
             raise
 
     def close(self) -> None:
-        """Give everything back; nothing on the stream may still use it."""
+        """Give everything back; nothing on the stream may still use it. Never raises."""
         self.kept.clear()
-        while self._blocks:
-            self._blocks.pop().free()
+        blocks, self._blocks = self._blocks, []
+        close_all(block.free for block in reversed(blocks))
 
 
 class Graph(ABC):
@@ -127,7 +128,7 @@ class Device(ABC):
         launches, waits: graphs and leaves that the host put on the stream (copies between host and device
             apart), and times that it waited, since the start; what benchmarks count.
 
-    Every call raises `BackendError` when CUDA reports an error, and from then on.
+    Every call raises `BackendError` when CUDA reports an error, and from then on where CUDA keeps it.
     """
 
     name: str
@@ -135,6 +136,10 @@ class Device(ABC):
     loop_problem: str | None
     launches: int
     waits: int
+
+    @abstractmethod
+    def activate(self) -> None:
+        """Make this GPU the calling thread's, for libraries that take the current one."""
 
     @abstractmethod
     def free_bytes(self) -> tuple[int, int]:
@@ -163,8 +168,16 @@ class Device(ABC):
     @abstractmethod
     def receive(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
         """Enqueue a copy from another device, never captured: it starts when what is enqueued there now is
-        done, and what is enqueued there afterwards waits for it.
+        done. What changes the source afterwards has to `follow` it.
         """
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """An event: everything that is enqueued now is done."""
+
+    @abstractmethod
+    def follow(self, event: Any) -> None:
+        """Let what is enqueued from now on wait for an event of another device."""
 
     @abstractmethod
     def fill(self, target: DeviceArray, byte: int) -> None:
@@ -193,11 +206,12 @@ class Device(ABC):
         """The graph of this work, which is not run."""
 
     @abstractmethod
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
         """The graph of a WHILE node around this work, which is not run.
 
-        `body` is called with the handle of the condition. The loop runs once, and again as long as a kernel
-        of the body sets the condition.
+        `last` ends the body and is called with the handle of the condition. The loop runs once, and again as
+        long as the kernel of `last` sets the condition. `work` sees the stream on which it runs uncaptured:
+        what a library keeps per stream is there already.
         """
 
     @abstractmethod

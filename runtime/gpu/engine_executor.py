@@ -4,12 +4,13 @@ Tokens are chosen by a kernel of ours in either form: the choice is no graph of 
 the step graph has one mask id and the block sizes it was built for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.program import OP, Step
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import OPEN, Executor
@@ -22,14 +23,15 @@ __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
-    """Args: the checked engines, what runs them, the weights that they take as inputs, and a profiler's
-    watch.
+    """Args: the checked engines, the roles of the graphs to compute, what runs them, the weights that they
+    take as inputs, and a profiler's watch.
     """
 
     def __init__(
         self,
         name: str,
         engines: Engines,
+        roles: Sequence[str],
         steps: EngineSteps,
         ops: PtxOps,
         weights: Mapping[str, DeviceArray],
@@ -45,10 +47,17 @@ class EngineExecutor(Executor):
         if watch is not None:
             binders = [WatchedSteps(binder, watch) for binder in binders]
         self._programs = {
-            role: StitchedProgram(engines.folder.program(role), *binders) for role in manifest.programs
+            role: StitchedProgram(engines.folder.program(role), *binders)
+            for role in manifest.programs
+            if role in roles
         }
         self._ops = binders[1]
         self._closed = False
+
+    @property
+    def capture_problem(self) -> str | None:  # type: ignore[override]  # known when an engine has run
+        """What TensorRT said of capturing, if it was bad."""
+        return self._steps.capture_problem
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
@@ -72,14 +81,12 @@ class EngineExecutor(Executor):
 
     def close(self) -> None:
         self._closed = True
-        self._steps.close()
-        self._programs.clear()
-        self._weight_scope.close()
+        close_all([self._steps.close, self._programs.clear, self._weight_scope.close])
 
 
 def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
-    """Whether an engine was built for inputs of these shapes."""
-    return all(
+    """Whether an engine was built for inputs of these shapes, and gives what is wanted of it."""
+    return all(tensor.name in tensors for tensor in record.outputs) and all(
         tensor.name in tensors
         and len(tensors[tensor.name].shape) == len(tensor.min)
         and all(
@@ -90,13 +97,14 @@ def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
     )
 
 
-def weight_names(engines: Engines) -> list[str]:
-    """The bundle's weights that the engines take as inputs; none where they are baked in."""
+def weight_names(engines: Engines, roles: Sequence[str]) -> list[str]:
+    """The bundle's weights that the engines of these roles take as inputs; none where they are baked in."""
     manifest = engines.folder.manifest
     if engines.cut:
         found = {
             name: None
             for role in manifest.programs
+            if role in roles
             for name, buffer in engines.folder.program(role).buffers.items()
             if buffer.role == "weight"
         }
@@ -104,6 +112,7 @@ def weight_names(engines: Engines) -> list[str]:
         found = {
             tensor.name: None
             for engine in manifest.engines.values()
+            if engine.role in roles
             for tensor in engine.inputs
             if tensor.kind == "weight"
         }

@@ -22,6 +22,9 @@ __all__ = [
     "STEP_OUTPUTS",
     "Executor",
     "Specs",
+    "cache_specs",
+    "mamba_specs",
+    "rows_specs",
     "saved_specs",
     "state_specs",
 ]
@@ -67,8 +70,11 @@ class Executor(ABC):
         name: of the backend it serves.
         compute_dtype: of weights and activations.
         notes: what is not as asked, one sentence each.
-        capture_problem: why its work cannot be captured into a graph; None where it can.
-        aliases_state: whether the new state may be written where the old one lies.
+        capture_problem: why its work cannot be captured into a graph; None where it can, as far as is known:
+            some libraries tell only when the work has run once.
+        in_place: whether it writes the new state over the old one. Otherwise it gives the new Mamba state
+            beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the rows that are new in the caches
+            (`k_rows.i`, `v_rows.i`), and the slot moves them.
         limits: sizes it can compute; None where any will do.
     """
 
@@ -76,7 +82,7 @@ class Executor(ABC):
     compute_dtype: str
     notes: Sequence[str] = ()
     capture_problem: str | None = None
-    aliases_state: bool = False
+    in_place: bool = False
     limits: Limits | None = None
 
     @abstractmethod
@@ -92,17 +98,42 @@ class Executor(ABC):
         scope. The first run may prepare things that a capture could not; later ones only launch.
         """
 
+    def scratch(self) -> object:
+        """What scratch memory it has beside that of the scopes, comparable with ==; here there is none."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything; a second call does nothing."""
 
 
 def state_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
-    """The context state of a batch."""
+    """The context state of a batch: what Mamba layers keep first, then the caches of keys and values."""
+    return {**mamba_specs(config, dtype, batch), **cache_specs(config, dtype, batch, capacity)}
+
+
+def mamba_specs(config: ModelConfig, dtype: str, batch: int) -> Specs:
+    """What Mamba layers keep."""
     return {
         tensor.name: ("float32" if tensor.float32 else dtype, (batch, *tensor.shape))
-        for tensor in state_layout(config, capacity)
+        for tensor in state_layout(config, 0)
+        if "_cache." not in tensor.name
     }
+
+
+def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
+    """The caches, all of one shape: (B, KV heads, C, head dim)."""
+    return {
+        tensor.name: (dtype, (batch, *tensor.shape))
+        for tensor in state_layout(config, capacity)
+        if "_cache." in tensor.name
+    }
+
+
+def rows_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
+    """The keys and values of a block, in the order of the caches that they belong to."""
+    caches = cache_specs(config, dtype, batch, length)
+    return {name.replace("_cache.", "_rows."): spec for name, spec in caches.items()}
 
 
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ttc.errors import BackendError, InputError
 from ttc.runtime.gpu.device import Device, Graph, Work
+from ttc.runtime.gpu.executor import Executor
 
 __all__ = ["HOST", "PER_BLOCK", "PER_STEP", "BlockGraph", "Levels", "StepGraph"]
 
@@ -23,17 +24,41 @@ HOST, PER_STEP, PER_BLOCK = 0, 1, 2
 class Levels:
     """The graph level in force, at most the one asked for. `notes`: why it is lower, one sentence each."""
 
-    def __init__(self, device: Device, asked: int | None, capture_problem: str | None) -> None:
+    def __init__(self, device: Device, asked: int | None, executor: Executor) -> None:
         if asked not in (None, HOST, PER_STEP, PER_BLOCK):
             raise InputError(
                 f"graph_level is {asked!r}; valid: 0 (no graphs), 1 (one per step), 2 (one per block)"
             )
         self.level = PER_BLOCK if asked is None else asked
         self.notes: list[str] = []
-        if capture_problem is not None:
-            self.lower(HOST, capture_problem)
-        elif device.loop_problem is not None:
+        self._executor = executor
+        if self.allow(PER_STEP) and device.loop_problem is not None:
             self.lower(PER_STEP, device.loop_problem)
+
+    def allow(self, level: int) -> bool:
+        """Whether work may be captured at this level; what the executor has learnt of its work counts."""
+        if self._executor.capture_problem is not None:
+            self.lower(HOST, self._executor.capture_problem)
+        return self.level >= level
+
+    def captured(self, otherwise: int, what: str, capture: Callable[[], Graph]) -> Graph | None:
+        """The graph that `capture` makes; None where that cannot be, and the level falls to `otherwise`.
+
+        A graph whose capture took scratch memory is not used: memory that comes while a graph is captured is
+        nothing that its replays could ask for. It is captured once more, with that memory there.
+        """
+        for _ in range(2):
+            before = self._executor.scratch()
+            try:
+                graph = capture()
+            except BackendError as fault:
+                self.lower(otherwise, f"{what} cannot be captured ({fault})")
+                return None
+            if self._executor.scratch() == before:
+                return graph
+            graph.close()
+        self.lower(otherwise, f"{what} took scratch memory each time it was captured")
+        return None
 
     def lower(self, level: int, reason: str) -> None:
         """Fall back to `level`, unless it is in force already."""
@@ -54,8 +79,8 @@ class StepGraph:
 
     def run(self) -> None:
         """Enqueue one run."""
-        if self._graph is None and self._warm and self._levels.level >= PER_STEP:
-            self._graph = _captured(self._levels, HOST, self._what, lambda: self._device.capture(self._work))
+        if self._graph is None and self._warm and self._levels.allow(PER_STEP):
+            self._graph = self._levels.captured(HOST, self._what, lambda: self._device.capture(self._work))
         if self._graph is not None:
             self._graph.launch()
         else:
@@ -70,36 +95,42 @@ class StepGraph:
 
 
 class BlockGraph:
-    """A loop's body as one graph with a WHILE node, once the body has run on its own."""
+    """A loop as one graph with a WHILE node, once what it consists of has run on its own.
 
-    def __init__(self, device: Device, levels: Levels, what: str, body: Callable[[int], None]) -> None:
-        self._device, self._levels, self._what, self._body = device, levels, what, body
+    work: a step.  last: ends it, with the handle of the loop's condition, or 0 outside the loop.
+    """
+
+    def __init__(
+        self, device: Device, levels: Levels, what: str, work: Work, last: Callable[[int], None]
+    ) -> None:
+        self._device, self._levels, self._what, self._work, self._last = device, levels, what, work, last
         self._graph: Graph | None = None
-        self.warm = False
+        self._warm = False
 
-    def run(self) -> bool:
-        """Enqueue the whole loop; False where that cannot be done (yet), and nothing was enqueued."""
-        if self._levels.level < PER_BLOCK or not self.warm:
+    def warm_up(self) -> None:
+        """Run `last` once outside the loop; called when `work` has run on its own."""
+        if not self._warm and self._levels.level >= PER_BLOCK:
+            self._last(0)
+            self._warm = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether the loop can be launched; captures it if that has not been tried."""
+        if not self._warm or not self._levels.allow(PER_BLOCK):
             return False
         if self._graph is None:
-            self._graph = _captured(
-                self._levels, PER_STEP, self._what, lambda: self._device.capture_loop(self._body)
+            self._graph = self._levels.captured(
+                PER_STEP, self._what, lambda: self._device.capture_loop(self._work, self._last)
             )
-        if self._graph is None:
-            return False
+        return self._graph is not None
+
+    def run(self) -> None:
+        """Enqueue the whole loop, which is `ready`."""
+        assert self._graph is not None, "only what is ready can be run"
         self._graph.launch()
-        return True
 
     def close(self) -> None:
         """Let go of the graph."""
         if self._graph is not None:
             self._graph.close()
             self._graph = None
-
-
-def _captured(levels: Levels, otherwise: int, what: str, capture: Callable[[], Graph]) -> Graph | None:
-    try:
-        return capture()
-    except BackendError as fault:
-        levels.lower(otherwise, f"{what} cannot be captured ({fault})")
-        return None

@@ -4,12 +4,15 @@ First everything that needs no GPU (are the engines what they should be), then w
 memory for it, and only then is the first engine touched.
 """
 
+from collections.abc import Sequence
+
 from ttc.bundle import Bundle
 from ttc.errors import InputError
 from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.device import parse_device
+from ttc.runtime.backends.device import parse_gpus
 from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
@@ -17,14 +20,21 @@ from ttc.runtime.gpu.engine_files import Engines, open_engines
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
+from ttc.runtime.gpu.two import on_two
 from ttc.runtime.gpu.watch import Watch
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
 __all__ = ["load_engines"]
 
 
+# The graphs of the context tower's GPU, and of the denoiser's.
+_HALVES = (("context", "advance"), ("denoiser", "step"))
+
+
 def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Watch | None = None) -> Backend:
-    """The backend "tensorrt" or "tensorrt-rtx" over a bundle. watch: a profiler's.
+    """The backend "tensorrt" or "tensorrt-rtx" over a bundle, on one GPU or with a tower on each of two.
+
+    watch: a profiler's.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
@@ -33,27 +43,46 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Wa
     """
     if settings.threads is not None:
         raise InputError(f"threads is for backend 'onnxruntime'; backend {backend!r} has no such setting")
-    kind, index = parse_device("cuda" if settings.device is None else settings.device)
-    if kind != "cuda":
-        raise InputError(f"device is {settings.device!r}; backend {backend!r} runs on cuda or cuda:N")
+    gpus = parse_gpus("cuda" if settings.device is None else settings.device, backend)
     engines = open_engines(bundle, settings.engines, settings.trust, backend)
-    names = weight_names(engines)
-    device: Device = CudaDevice(index, backend)
-    if watch is not None:
-        device = watch.device(device)
+
+    def load(index: int, roles: Sequence[str]) -> DeviceBackend:
+        device: Device = CudaDevice(index, backend)
+        if watch is not None:
+            device = watch.device(device)
+        return _load_on(device, backend, bundle, engines, roles, settings, watch)
+
+    if len(gpus) == 1:
+        return load(gpus[0], [role for half in _HALVES for role in half])
+    return on_two(lambda place: load(gpus[place], _HALVES[place]))
+
+
+def _load_on(
+    device: Device,
+    backend: str,
+    bundle: Bundle,
+    engines: Engines,
+    roles: Sequence[str],
+    settings: LoadSettings,
+    watch: Watch | None,
+) -> DeviceBackend:
+    """The graphs of these roles on one GPU, which is let go of if that fails."""
+    records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
+    names = weight_names(engines, roles)
     scope = Scope(device)
     try:
-        engine_bytes = sum(file.size_bytes for file in engines.folder.manifest.files.values())
+        engine_bytes = sum(engines.folder.manifest.files[f"{name}.engine"].size_bytes for name in records)
         plan_memory(
             _need(bundle, engines, names, engine_bytes), [Gpu(device.name, device.free_bytes()[0])]
         ).check()
+        device.activate()
         runtime = Runtime(backend)
-        records = engines.folder.manifest.engines
         loaded = {name: runtime.deserialize(name, engines.folder.engine(name)) for name in records}
         weights = upload_weights(bundle, names, scope, settings.progress)
         executor = EngineExecutor(
             backend,
             engines,
+            roles,
             EngineSteps(runtime, device, records, loaded, watch),
             PtxOps(device, bundle.compute_dtype),
             weights,
@@ -62,8 +91,7 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Wa
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
-        scope.close()
-        device.close()
+        close_all([scope.close, device.close])
         raise
 
 
@@ -74,6 +102,6 @@ def _need(bundle: Bundle, engines: Engines, names: list[str], engine_bytes: int)
     for name in names:
         towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
     batch, capacity = limits.batch[0], limits.capacity[0]
-    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, limits.block[1], doubled=True)
+    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, limits.block[1], in_place=False)
     weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
     return Need(weights, row, engine_bytes, batch, capacity)

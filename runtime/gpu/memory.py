@@ -6,7 +6,7 @@ from math import prod
 
 from ttc.config import ModelConfig
 from ttc.errors import DeviceMemoryError
-from ttc.runtime.gpu.executor import Specs, saved_specs, state_specs
+from ttc.runtime.gpu.executor import Specs, mamba_specs, rows_specs, saved_specs, state_specs
 from ttc.shard import numpy_dtype
 
 __all__ = ["Gpu", "MemoryPlan", "Need", "plan_memory", "row_bytes"]
@@ -69,13 +69,16 @@ class MemoryPlan:
         )
 
 
-def row_bytes(config: ModelConfig, dtype: str, capacity: int, block: int, *, doubled: bool) -> int:
-    """Bytes that one row takes: state (twice where the new one lies beside it), a block's saved inputs and
-    logits.
+def row_bytes(config: ModelConfig, dtype: str, capacity: int, block: int, *, in_place: bool) -> int:
+    """Bytes that one row takes: state, a block's saved inputs and logits; where the new state is not written
+    in place also a second Mamba state and the block's keys and values.
     """
-    state = _bytes(state_specs(config, dtype, 1, capacity))
     logits = 4 * config.vocab_size * (block + 1)
-    return state * (2 if doubled else 1) + _bytes(saved_specs(config, dtype, 1, block)) + logits
+    state = _bytes(state_specs(config, dtype, 1, capacity))
+    held = state + _bytes(saved_specs(config, dtype, 1, block)) + logits
+    if in_place:
+        return held
+    return held + _bytes(mamba_specs(config, dtype, 1)) + _bytes(rows_specs(config, dtype, 1, block))
 
 
 def plan_memory(need: Need, gpus: Sequence[Gpu]) -> MemoryPlan:

@@ -50,7 +50,7 @@ def compile_ptx(name: str, source: str, compute_capability: str) -> bytes:
 
 def _missing(why: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"CUDA graphs of whole blocks need NVRTC ({why}); install it with: pip install 'ttc[gpu]'"
+        f"this kernel is compiled by NVRTC ({why}); install it with: pip install 'ttc[gpu]'"
     )
 
 

@@ -4,7 +4,7 @@ A context state lives in a slot for as long as somebody holds it; then the slot 
 size. So the graphs captured over a slot's addresses serve every later generation of that size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from ttc.config import ModelConfig
 from ttc.dims import Shape
-from ttc.runtime.gpu.block_loop import THREADS, record_words
+from ttc.runtime.backends.base import BlockInputs
+from ttc.runtime.gpu.block_loop import BlockLoop
+from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.choice import bind_choice
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
     CHOICE_INPUTS,
@@ -21,13 +24,20 @@ from ttc.runtime.gpu.executor import (
     STEP_INPUTS,
     STEP_OUTPUTS,
     Executor,
+    cache_specs,
+    mamba_specs,
+    rows_specs,
     saved_specs,
     state_specs,
 )
-from ttc.runtime.gpu.graphs import BlockGraph, Levels, StepGraph
+from ttc.runtime.gpu.graphs import Levels, StepGraph
 from ttc.runtime.gpu.pages import Page, pack
+from ttc.runtime.state import ContextState
 
 __all__ = ["BlockBuffers", "ContextBuffers", "Slot"]
+
+# The lengths behind the rows; no graph has a tensor of this name.
+_LENGTHS = "lengths_before"
 
 
 class Slot:
@@ -40,23 +50,30 @@ class Slot:
         levels: Levels,
         config: ModelConfig,
         block_kernel: Any,
+        writer: CacheWriter,
         batch: int,
         capacity: int,
         *,
         chooses: bool,
     ) -> None:
         self.scope, self.executor, self.levels, self.config = scope, executor, levels, config
-        self._chooses = chooses
+        self.writer, self._chooses = writer, chooses
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
-        specs = state_specs(config, executor.compute_dtype, batch, capacity)
-        self._whole, self.state = pack(scope, specs, {})
-        self._new_whole, new = self._whole, self.state
-        if not executor.aliases_state:
-            self._new_whole, new = pack(scope, specs, {})
-        self.new_state = {f"new_{name}": tensor for name, tensor in new.items()}
+        dtype = executor.compute_dtype
+        self._whole, self.state = pack(scope, state_specs(config, dtype, batch, capacity), {})
+        self._caches = [self.state[name] for name in cache_specs(config, dtype, batch, capacity)]
+        # Mamba's new state, in the order of the old one, and so of one size with it.
+        mamba = mamba_specs(config, dtype, batch)
+        self._mamba = {name: self.state[name] for name in mamba}
+        self._new_mamba: DeviceArray | None = None
+        self.new_state: dict[str, DeviceArray] = {}
+        if mamba and not executor.in_place:
+            new = {f"new_{name}": spec for name, spec in mamba.items()}
+            self._new_mamba, self.new_state = pack(scope, new, {})
         self._contexts: dict[tuple[int, int], ContextBuffers] = {}
         self._blocks: dict[int, BlockBuffers] = {}
         self._saved: dict[int, dict[str, DeviceArray]] = {}
+        self._rows: dict[int, tuple[DeviceArray, dict[str, DeviceArray]]] = {}
         self._advances: dict[int, tuple[Page, StepGraph]] = {}
 
     @property
@@ -73,6 +90,7 @@ class Slot:
         key = (length, places)
         if key not in self._contexts:
             self.saved(length)
+            self.rows(length)
             with self.scope.all_or_nothing():
                 self._contexts[key] = ContextBuffers(self, length, places)
         return self._contexts[key]
@@ -91,6 +109,23 @@ class Slot:
             self._saved[length] = pack(self.scope, specs, {})[1]
         return self._saved[length]
 
+    def rows(self, length: int) -> dict[str, DeviceArray]:
+        """Where context calls over L tokens put their keys and values, and behind them the lengths before the
+        call; nothing where the executor writes into the caches itself.
+        """
+        return self._packed_rows(length)[1] if self._moves_rows else {}
+
+    @property
+    def _moves_rows(self) -> bool:
+        return bool(self._caches) and not self.executor.in_place
+
+    def _packed_rows(self, length: int) -> tuple[DeviceArray, dict[str, DeviceArray]]:
+        if length not in self._rows:
+            specs = rows_specs(self.config, self.executor.compute_dtype, self.batch, length)
+            lengths = {_LENGTHS: ("int32", (self.batch,))}
+            self._rows[length] = pack(self.scope, {**specs, **lengths}, {})
+        return self._rows[length]
+
     def advance(self, length: int) -> tuple[Page, StepGraph]:
         """Moving the state over saved inputs of L tokens: its one input, and the step."""
         if length not in self._advances:
@@ -100,24 +135,42 @@ class Slot:
 
     def _new_advance(self, length: int) -> tuple[Page, StepGraph]:
         page = Page(self.scope, {"commit_len": ("int32", (self.batch,))}, {})
-        mamba = ("conv_state.", "ssm_state.")
-        state = {name: tensor for name, tensor in self.state.items() if name.startswith(mamba)}
-        new = {f"new_{name}": self.new_state[f"new_{name}"] for name in state}
-        tensors = page.device | self.saved(length) | state | new
+        tensors = page.device | self.saved(length) | self._mamba | self.new_state
         work = self.executor.bind(self.scope, "advance", tensors, self.sizes(length))
 
         def run() -> None:
             work()
-            if self._new_whole is not self._whole:
-                for name, tensor in state.items():
-                    self.scope.device.copy(tensor, new[f"new_{name}"])
+            self._commit_mamba()
 
         return page, StepGraph(self.scope.device, self.levels, f"advancing by {length} tokens", run)
 
-    def commit_state(self) -> None:
-        """Enqueue making the new state the state."""
-        if self._new_whole is not self._whole:
-            self.scope.device.copy(self._whole, self._new_whole)
+    def commit_state(self, page: Page, length: int) -> None:
+        """Enqueue making the new state of a context call over L tokens the state; `page` has its lengths."""
+        self._commit_mamba()
+        if self._moves_rows:
+            self.scope.device.copy(self.rows(length)[_LENGTHS], page.device["lengths"])
+            self.write_rows(length, page.host["lengths"])
+
+    def write_rows(self, length: int, lengths: npt.NDArray[np.int32]) -> None:
+        """Enqueue putting the rows of a call over L tokens into the caches; `lengths`: those before it."""
+        rows = dict(self.rows(length))
+        on_device = rows.pop(_LENGTHS)
+        self.writer.write(list(rows.values()), self._caches, on_device, lengths)
+
+    def moved_mamba(self) -> list[DeviceArray]:
+        """What `advance` changes, as pieces of memory that are equal in every slot of this size."""
+        if self._new_mamba is None:
+            return []
+        return [DeviceArray.at(self._whole.memory, 0, "uint8", self._new_mamba.shape)]
+
+    def moved_rows(self, length: int) -> list[DeviceArray]:
+        """What a context call over L tokens brings beside that, in the same way."""
+        return [self._packed_rows(length)[0]] if self._moves_rows else []
+
+    def _commit_mamba(self) -> None:
+        if self._new_mamba is not None:
+            (old,) = self.moved_mamba()
+            self.scope.device.copy(old, self._new_mamba)
 
     def choice(self, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]) -> Work:
         """The work that chooses tokens; none where the device cannot."""
@@ -130,14 +183,14 @@ class Slot:
         return {"B": self.batch, "L": length, "C": self.capacity, "R": places}
 
     def close(self) -> None:
-        """Give back graphs and memory; nothing may be running on them."""
-        for context in self._contexts.values():
-            context.step.close()
-        for _, step in self._advances.values():
-            step.close()
-        for block in self._blocks.values():
-            block.close()
-        self.scope.close()
+        """Give back graphs and memory; nothing may be running on them. Never raises."""
+        steps = [context.step for context in self._contexts.values()]
+        steps += [step for _, step in self._advances.values()]
+        blocks = self._blocks.values()
+        close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
+        # Pinned pages go with their last reference, and work refers to the slot.
+        for made in (self._contexts, self._blocks, self._saved, self._rows, self._advances):
+            made.clear()
 
 
 class ContextBuffers:
@@ -153,27 +206,27 @@ class ContextBuffers:
             "commit_len": ("int32", ("B",)),
             "logit_positions": ("int32", ("B", "R")),
         }
-        self.page = Page(scope, {**inputs, **CHOICE_INPUTS}, sizes)
+        page = self.page = Page(scope, {**inputs, **CHOICE_INPUTS}, sizes)
         self.chosen = Page(scope, CHOICE_OUTPUTS, sizes)
         self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
-        own = {name: self.page.device[name] for name in inputs} | {"logits": self.logits}
-        tensors = own | slot.state | slot.new_state | slot.saved(length)
+        own = {name: page.device[name] for name in inputs} | {"logits": self.logits}
+        tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
         choose = slot.choice(self.page, self.logits, self.chosen, sizes)
 
         def run() -> None:
             work()
-            slot.commit_state()
+            slot.commit_state(page, length)
             choose()
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
 
 
 class BlockBuffers:
-    """Denoising a block: `inputs` and `outputs` of a step, `records` of all steps of a block.
+    """Denoising a block: `inputs` and `outputs` of a step.
 
     `denoise` and `commit` are the two halves of a step on their own, `choose` is AR's choice in place of the
-    second; `fill` is a step of the loop, with the block moved on; `whole` is the loop.
+    second; `fill` is both halves. `loop` fills a whole block; None where there is no kernel for it.
     """
 
     def __init__(self, slot: Slot, length: int) -> None:
@@ -184,9 +237,6 @@ class BlockBuffers:
         )
         self.outputs = Page(scope, STEP_OUTPUTS, sizes)
         self.logits = scope.array("float32", (B, length, config.vocab_size))
-        self.records = scope.array("int32", (length, record_words(B, length)))
-        self._pinned = device.pinned(self.records.nbytes).view(np.int32).reshape(self.records.shape)
-        self._device = device
         small = self.inputs.device
         denoise = slot.executor.bind(
             scope,
@@ -196,7 +246,7 @@ class BlockBuffers:
             | {"logits": self.logits},
             sizes,
         )
-        # The step graph's own t is not used: the loop's kernel writes the next one.
+        # The step graph's own t is not used: the host or the loop's kernel writes the next one.
         unused = {"t": scope.array("float32", (B,))}
         commit = slot.executor.bind(
             scope,
@@ -207,43 +257,46 @@ class BlockBuffers:
             | unused,
             sizes,
         )
-        update = self._update(slot.block_kernel, B, length)
 
-        def body(condition: int) -> None:
+        def step() -> None:
             denoise()
             commit()
-            update(condition)
 
         levels, what = slot.levels, f"a denoise step over {length} tokens"
         self.denoise = StepGraph(device, levels, what, denoise)
         self.commit = StepGraph(device, levels, "a diffusion step", commit)
         choose = slot.choice(self.inputs, self.logits, self.outputs, slot.sizes(length, length))
         self.choose = StepGraph(device, levels, "a choice of tokens", choose)
-        self.fill = StepGraph(device, levels, what, lambda: body(0))
-        self.whole = BlockGraph(device, levels, f"a block of {length} tokens", body)
+        self.fill = StepGraph(device, levels, what, step)
+        self.loop: BlockLoop | None = None
+        if slot.block_kernel is not None:
+            pages = self.inputs.device, self.outputs.device
+            self.loop = BlockLoop(scope, levels, slot.block_kernel, step, *pages)
 
-    def record(self, first: int, count: int) -> npt.NDArray[np.int32]:
-        """Records first … first + count − 1 on the host; waits for them."""
-        host = self._pinned[first : first + count]
-        self._device.download(host.reshape(-1).view(np.uint8), self.records.part(first, count))
-        return host
+    def upload(
+        self,
+        state: ContextState,
+        inputs: BlockInputs,
+        block: npt.NDArray[np.int32],
+        masked_count: npt.NDArray[Any],
+        step: int,
+    ) -> None:
+        """Enqueue the copy of what step `step` of filling a block reads, of which `block` is left by the
+        steps before.
+        """
+        self.inputs.upload(
+            block_ids=block,
+            t=masked_count / block.shape[1],
+            lengths=state.lengths,
+            threshold=inputs.threshold,
+            temperature=inputs.temperature,
+            row_key=inputs.row_key,
+            position=state.lengths,
+            step=step if inputs.redraw else 0,
+            steps_left=inputs.steps - step,
+        )
 
     def close(self) -> None:
-        """Let go of the graphs."""
-        for graph in (self.denoise, self.commit, self.choose, self.fill):
-            graph.close()
-        self.whole.close()
-
-    def _update(self, kernel: Any, B: int, length: int) -> Callable[[int], None]:
-        made, given = self.outputs.device, self.inputs.device
-        read = [made[name].address for name in ("next_block_ids", "predicted_ids", "confidence")]
-        read.append(made["masked_count"].address)
-        written = [given[name].address for name in ("block_ids", "t", "step", "steps_left")]
-        written.append(self.records.address)
-        shape = [np.int32(B), np.int32(length)]
-
-        def launch(condition: int) -> None:
-            arguments = [*read, *shape, np.uint64(condition), *written]
-            self._device.launch(kernel, (1, 1, 1), THREADS, 0, arguments)
-
-        return launch
+        """Let go of the graphs. Never raises."""
+        graphs = (self.denoise, self.commit, self.choose, self.fill, self.loop)
+        close_all(graph.close for graph in graphs if graph is not None)

@@ -88,6 +88,8 @@ class Runtime:
 class EngineSteps:
     """Binds engines to tensors: whole graphs by the names of their tensors, segments by their places.
 
+    `capture_problem`: why an engine that has run cannot be captured into a graph; None where all can.
+
     Args:
         records: name → what the engine takes and gives, from the manifest.  engines: deserialised.
         watch: is told of every context.
@@ -103,6 +105,7 @@ class EngineSteps:
     ) -> None:
         self._runtime, self._device, self._watch = runtime, device, watch
         self._records, self._engines = records, dict(engines)
+        self.capture_problem: str | None = None
 
     def __call__(
         self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
@@ -117,14 +120,27 @@ class EngineSteps:
         used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}
         context = self._context(scope, name, engine, {t.name: used[t.name].shape for t in record.inputs})
 
+        first = True
+
         def leaf(stream: int) -> None:
+            nonlocal first
             for tensor, array in used.items():
                 if not context.set_tensor_address(tensor, array.address):
                     raise self._runtime.failed(name, f"refuses the address of {tensor}")
             if not context.execute_async_v3(stream):
                 raise self._runtime.failed(name, "does not run")
+            if first:
+                first = False
+                self._ask_capturable(name, context, stream)
 
         return lambda: self._device.enqueue(leaf)
+
+    def _ask_capturable(self, name: str, context: Any, stream: int) -> None:
+        """Learn whether its work can be captured from this stream; only TensorRT-RTX has an answer."""
+        if self.capture_problem is not None or not hasattr(context, "is_stream_capturable"):
+            return
+        if not context.is_stream_capturable(stream):
+            self.capture_problem = f"{self._runtime.backend} says that engine {name} cannot be captured"
 
     def close(self) -> None:
         """Let go of the engines."""
@@ -137,6 +153,7 @@ class EngineSteps:
         key = (name, *shapes.values())
         if key in scope.kept:
             return scope.kept[key]
+        self._device.activate()
         context = self._runtime.context(engine)
         if context is None:
             raise self._runtime.failed(name, "gives no execution context")

@@ -1,14 +1,18 @@
 """The two towers on two GPUs: the context tower on one, the denoiser on the other.
 
-The context tower's GPU owns the state. Whatever moves it (a prompt, a finished block, a token) is followed by
-a copy of the whole state to a slot of the same size on the denoiser's GPU, over the link between the two. The
-copy is ordered by events alone: the host takes in what the context tower gave and prepares the next block
-meanwhile, and the denoiser's stream waits, not the host.
+The context tower's GPU owns the state; a slot of the same size on the denoiser's GPU follows it. Whatever
+moves the state is followed by a copy of what it changed, over the link between the two: the Mamba state, and
+the rows that are new in the caches, which a kernel there puts in their place. Whole states are copied only
+where rows leave the batch, or a state comes from the host.
+
+The copy is ordered by events alone: the denoiser's stream waits for the context tower, not the host, which
+takes in what the context tower gave and prepares the next block meanwhile. Only what next changes the state
+waits for the copy.
 
 Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ttc.runtime.backends.base import (
@@ -22,21 +26,37 @@ from ttc.runtime.backends.base import (
     StepOutputs,
 )
 from ttc.runtime.choice import Choices, Choosing
-from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
 from ttc.runtime.gpu.choice import ContextLogits
+from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.device import DeviceArray
+from ttc.runtime.gpu.slots import Slot
 from ttc.runtime.state import ContextState
 
-__all__ = ["TwoDevices"]
+__all__ = ["TwoDevices", "on_two"]
+
+
+def on_two(load: Callable[[int], DeviceBackend]) -> "TwoDevices":
+    """Both backends, of the context tower (place 0) and of the denoiser (place 1), or neither."""
+    context = load(0)
+    try:
+        return TwoDevices(context, load(1))
+    except BaseException:
+        context.close()
+        raise
 
 
 class TwoDevices(Backend):
-    """Args: backends of the same bundle, one that has the context tower and one that has the denoiser."""
+    """Args: backends of the same bundle, one that has the context tower and one that has the denoiser; their
+    executors do not write the state in place.
+    """
 
     def __init__(self, context: DeviceBackend, denoiser: DeviceBackend) -> None:
         self.name, self.config = context.name, context.config
         self._context, self._denoiser = context, denoiser
         # A copy of the state uses both streams: nobody may capture on either meanwhile.
         self._lock = denoiser.lock = context.lock
+        self._sent: Any = None  # event of the last copy
 
     @property
     def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
@@ -54,7 +74,9 @@ class TwoDevices(Backend):
         return self._context.limits
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        return self._paired(self._context.new_state(batch, capacity))
+        with self._lock:
+            self._await_sent()
+            return self._paired(self._context.new_state(batch, capacity))
 
     def context(
         self,
@@ -65,8 +87,15 @@ class TwoDevices(Backend):
         save: bool = False,
     ) -> ContextCall:
         with self._lock:
+            before = state.lengths
+            self._await_sent()
             call = self._context.context(
-                state, input_ids, commit_len, logit_positions, save, then=lambda: self._send(state)
+                state,
+                input_ids,
+                commit_len,
+                logit_positions,
+                save,
+                then=lambda length: self._send_block(state, length, before),
             )
             self._twin(state).lengths = state.lengths
             return call
@@ -81,16 +110,26 @@ class TwoDevices(Backend):
         save: bool = False,
     ) -> tuple[Choices, Any]:
         with self._lock:
+            before = state.lengths
+            self._await_sent()
             made = self._context.choose_next(
-                state, input_ids, commit_len, logit_positions, how, save, then=lambda: self._send(state)
+                state,
+                input_ids,
+                commit_len,
+                logit_positions,
+                how,
+                save,
+                then=lambda length: self._send_block(state, length, before),
             )
             self._twin(state).lengths = state.lengths
             return made
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self._lock:
+            self._await_sent()
             self._context.advance(state, saved, commit_len)
-            self._send(state)
+            source, target = self._slots(state)
+            self._send(source.moved_mamba(), target.moved_mamba())
             self._twin(state).lengths = state.lengths
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
@@ -110,17 +149,29 @@ class TwoDevices(Backend):
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self._lock:
+            self._await_sent()
             chosen = self._paired(self._context.select(state, rows))
-            self._send(chosen)
+            self._send_whole(chosen)
             return chosen
 
+    def read_state(self, state: ContextState) -> dict[str, Floats]:
+        return self._context.read_state(state)
+
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        with self._lock:
+            self._await_sent()
+            state = self._paired(self._context.write_state(capacity, lengths, tensors))
+            self._send_whole(state)
+            return state
+
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        self._context.warm_up_context(batch, capacity, block_size, chunk)
+        warm_up_context(self, batch, capacity, block_size, chunk)
         self._denoiser.warm_up_block(batch, capacity, block_size)
 
     def close(self) -> None:
-        self._context.close()
-        self._denoiser.close()
+        with self._lock:
+            # The last copy may still read what closing the context tower's backend gives back.
+            close_all([self._await_sent, self._context.close, self._denoiser.close])
 
     def _where(self, logits: Any) -> DeviceBackend:
         """The tower's backend that computed them."""
@@ -133,11 +184,34 @@ class TwoDevices(Backend):
         state.tensors.twin = twin  # type: ignore[attr-defined]  # of the mapping a device backend makes
         return state
 
-    def _send(self, state: ContextState) -> None:
-        """Enqueue the copy of the state to its twin."""
-        target = self._denoiser.whole_state(self._twin(state))
-        source = self._context.whole_state(state)
-        self._denoiser.device.receive(target, self._context.device, source)
+    def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
+        """Enqueue bringing the twin up to a context call over L tokens that started at these lengths."""
+        source, target = self._slots(state)
+        rows = source.moved_rows(length)
+        self._send([*source.moved_mamba(), *rows], [*target.moved_mamba(), *target.moved_rows(length)])
+        if rows:
+            target.write_rows(length, before)
+
+    def _send_whole(self, state: ContextState) -> None:
+        source, target = self._slots(state)
+        self._send([source.whole_state], [target.whole_state])
+
+    def _send(self, source: Sequence[DeviceArray], target: Sequence[DeviceArray]) -> None:
+        """Enqueue copies from the context tower's GPU to the denoiser's."""
+        for there, here in zip(source, target, strict=True):
+            self._denoiser.device.receive(here, self._context.device, there)
+        self._sent = self._denoiser.device.mark()
+
+    def _await_sent(self) -> None:
+        """Let what the context tower does next wait for the last copy, which reads what it will change: the
+        same state, or one whose slot was that state's.
+        """
+        if self._sent is not None:
+            self._context.device.follow(self._sent)
+            self._sent = None
+
+    def _slots(self, state: ContextState) -> tuple[Slot, Slot]:
+        return self._context.slot(state), self._denoiser.slot(self._twin(state))
 
     @staticmethod
     def _twin(state: ContextState) -> ContextState:

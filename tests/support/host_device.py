@@ -7,6 +7,7 @@ where nothing may be, and what happens when a call fails. What it cannot: anythi
 
 import ctypes
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu import block_loop
+from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.faults import Faults
 from ttc.shard import numpy_dtype
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,6 +27,8 @@ POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is �
 
 class HostDevice(Device):
     """kernels: name → function that stands for a CUDA kernel; it gets the launch's arguments."""
+
+    current: str | None = None  # the GPU that a thread of CUDA would have
 
     def __init__(
         self,
@@ -37,13 +41,22 @@ class HostDevice(Device):
         self.launches = self.waits = self.downloaded = 0  # the last in bytes
         self.kernels = dict(kernels or {})
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
+        self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
         self.total, self.allocations = total, 0
+        self.grid: tuple[int, ...] = ()  # of the launch that runs
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
-        self.fail_in: int | None = None  # leaves until a CUDA error
-        self.broken: str | None = None
+        self.fail_in: int | None = None  # leaves until an error, after which there is none
+        self.fail_with = "CUDA_ERROR_ILLEGAL_ADDRESS"  # what CUDA, or a library, says then
+        self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
+        self.graphs: list[_HostGraph] = []
+        self.followed: list[Any] = []  # events of other devices that were waited for
         self._recording: list[Callable[[], None]] | None = None
+
+    def activate(self) -> None:
+        self._check()
+        HostDevice.current = self.name
 
     def free_bytes(self) -> tuple[int, int]:
         return self.total - sum(block.nbytes for block in self.blocks.values()), self.total
@@ -64,7 +77,12 @@ class HostDevice(Device):
         return Memory(address, nbytes, free)
 
     def pinned(self, nbytes: int) -> Bytes:
-        return np.full(nbytes, POISON, np.uint8)
+        self._check()
+        made = np.full(nbytes, POISON, np.uint8)
+        key = id(made)
+        self.pages[key] = nbytes
+        weakref.finalize(made, self.pages.pop, key)
+        return made
 
     def upload(self, target: DeviceArray, source: Bytes) -> None:
         assert self._recording is None
@@ -87,6 +105,14 @@ class HostDevice(Device):
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
+    def mark(self) -> Any:
+        assert self._recording is None
+        return self.name, self.launches
+
+    def follow(self, event: Any) -> None:
+        assert event[0] != self.name
+        self.followed.append(event)
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
 
@@ -102,13 +128,18 @@ class HostDevice(Device):
         self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]
     ) -> None:
         assert all(isinstance(argument, int | np.generic) for argument in arguments)
-        self._put(lambda: kernel(self, *arguments))
+
+        def leaf() -> None:
+            self.grid = tuple(grid)
+            kernel(self, *arguments)
+
+        self._put(leaf)
 
     def capture(self, work: Work) -> Graph:
         return _HostGraph(self, self._record(work), loop=False)
 
-    def capture_loop(self, body: Callable[[int], None]) -> Graph:
-        return _HostGraph(self, self._record(lambda: body(1)), loop=True)
+    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+        return _HostGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
 
     def wait(self) -> None:
         assert self._recording is None, "nothing may wait inside a capture"
@@ -158,8 +189,8 @@ class HostDevice(Device):
         if self.fail_in is not None:
             self.fail_in -= 1
             if self.fail_in < 0:
-                self.broken = "CUDA_ERROR_ILLEGAL_ADDRESS"
-                self._check()
+                self.fail_in = None
+                raise self.faults.error(self.fail_with)
         leaf()
 
     def _record(self, work: Work) -> list[Callable[[], None]]:
@@ -174,14 +205,14 @@ class HostDevice(Device):
             self._recording = None
 
     def _check(self) -> None:
-        if self.broken is not None:
-            raise BackendError(f"{self.name}: {self.broken}; load the bundle again")
+        self.faults.check()
 
 
 class _HostGraph(Graph):
     def __init__(self, device: HostDevice, leaves: list[Callable[[], None]], loop: bool) -> None:
         self._device, self.leaves, self._loop = device, leaves, loop
         self.closed = False
+        device.graphs.append(self)
 
     def launch(self) -> None:
         assert not self.closed
@@ -201,8 +232,8 @@ class _HostGraph(Graph):
 
 
 def with_loop_kernel(**settings: Any) -> HostDevice:
-    """A pretended device that can run the block loop."""
-    return HostDevice({block_loop.KERNEL: block_update}, **settings)
+    """A pretended device that can run the two kernels in CUDA C."""
+    return HostDevice({block_loop.KERNEL: block_update, cache_rows.KERNEL: write_cache_rows}, **settings)
 
 
 def block_update(device: HostDevice, *arguments: Any) -> None:
@@ -227,6 +258,25 @@ def block_update(device: HostDevice, *arguments: Any) -> None:
     )
     if condition:
         device.condition = int(goes_on)
+
+
+def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
+    """`cache_rows.write` with the arguments of the CUDA kernel, cache by cache, row by row of the batch."""
+    rows, lengths, H, L, C, words, rows_apart, caches_apart, caches = arguments
+    grid = device.grid
+    B, count = grid[0] // int(H * L), grid[1]
+
+    def at(address: int, *shape: Any) -> Any:
+        size = tuple(int(dim) for dim in shape)
+        return device.at(address, 2 * int(np.prod(size))).view(np.uint16).reshape(size)
+
+    taken = device.at(lengths, 4 * B).view(np.int32)
+    for cache in range(count):
+        cache_rows.write(
+            at(rows + 2 * cache * int(rows_apart), 1, B, H, L, words),
+            taken,
+            at(caches + 2 * cache * int(caches_apart), 1, B, H, C, words),
+        )
 
 
 def no_compiler(name: str, source: str, compute_capability: str) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from tests.support.host_device import HostDevice
 from ttc import __version__
 from ttc.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.exporter.jobs import make_jobs
@@ -69,6 +70,7 @@ class PretendedTensorRT:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.detailed = True  # whether engines were built with detailed verbosity
+        self.made_on: list[str | None] = []  # the current GPU, for every engine and context made
         self.refuse: str | None = None  # name of a method that answers as TensorRT does when it fails
         outer = self
 
@@ -81,6 +83,7 @@ class PretendedTensorRT:
 
             def deserialize_cuda_engine(self, content: bytes) -> Any:
                 outer.calls.append("deserialize")
+                outer.made_on.append(HostDevice.current)
                 if outer.refuse == "deserialize":
                     self.logger.log(ILogger.ERROR, "this engine is for another GPU")
                     return None
@@ -111,7 +114,7 @@ class _Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.api = api
+        self.api, self.made_on = api, HostDevice.current
         nodes = [node.name for node in onnx.load_from_string(content).graph.node]
         # Three nodes a layer; layers in one way of TensorRT's, or in the other.
         self.layers = [
@@ -139,6 +142,7 @@ class _Engine:
         assert config.cuda_graph_strategy == "DISABLED"
         assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
         self.api.calls.append("context")
+        assert HostDevice.current == self.made_on, "made on the GPU that its engine is on"
         return _Context(self)
 
 
@@ -162,6 +166,10 @@ class _Context:
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.addresses[name] = memory
         return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        self.api.calls.append("is_stream_capturable")
+        return self.api.refuse != "is_stream_capturable"
 
     def execute_async_v3(self, stream: int) -> bool:
         self.api.calls.append("execute")

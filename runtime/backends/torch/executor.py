@@ -1,8 +1,9 @@
 """The towers in torch over buffers at fixed addresses: on CUDA with the Triton kernels, ready for capture.
 
 torch gets its scratch memory from a pool of its own. The first, uncaptured run of any work fills that pool,
-so that a capture finds there what it needs; all works share it, since they run one after another on one
-stream.
+so that a capture, on the same stream, finds there what it needs (torch's allocator keeps memory by stream);
+all works share it, since they run one after another. Whether a capture did without new memory is checked
+(`scratch`); that torch works inside a loop's graph has not been tried on a GPU.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from torch import Tensor
 from ttc.config import ModelConfig
 from ttc.errors import BackendError
 from ttc.exporter import towers
-from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.exporter.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
@@ -31,11 +32,14 @@ RunOp = Callable[..., tuple[Tensor, ...]]
 
 class TorchExecutor(Executor):
     """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
-    computes the ops of `ttc`; `used`: the towers that there are weights of.
+    computes the ops of `ttc`; `used`: the towers that there are weights of; `in_place`: as `Executor` has it,
+    False where another GPU is to have what changed too.
+
+    In place, a cache gets its new rows when its layer has read it, and Mamba's state is overwritten behind
+    all layers.
     """
 
     name = "torch"
-    aliases_state = True  # every layer's new state is made before the first old one is overwritten
 
     def __init__(
         self,
@@ -48,15 +52,18 @@ class TorchExecutor(Executor):
         notes: Sequence[str] = (),
         weight_scope: Scope | None = None,
         used: Sequence[str] = (CONTEXT, DENOISER),
+        in_place: bool = True,
     ) -> None:
         self.compute_dtype, self.notes = compute_dtype, tuple(notes)
-        self.capture_problem = capture_problem
+        self.capture_problem, self.in_place = capture_problem, in_place
         self._config, self._device, self._run_op = config, device, run_op
         self._weight_scope = weight_scope
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
         self._where = next(iter(weights.values())).device
         self._pool = None
         if self._where.type == "cuda":
+            if torch.cuda.get_allocator_backend() != "native":
+                self.capture_problem = "torch's asynchronous allocator would allocate inside the graphs"
             with torch.cuda.device(self._where):
                 self._pool = torch.cuda.MemPool()
 
@@ -80,6 +87,11 @@ class TorchExecutor(Executor):
 
         return lambda: self._device.enqueue(leaf)
 
+    def scratch(self) -> object:
+        if self._pool is None:
+            return None
+        return sorted((segment["address"], segment["total_size"]) for segment in self._pool.snapshot())
+
     def close(self) -> None:
         self._towers.clear()
         self._pool = None
@@ -96,11 +108,15 @@ class TorchExecutor(Executor):
             a["commit_len"],
             a["logit_positions"],
             self._by_layer(a),
+            write=write_cache_in_place if self.in_place else _rows,
         )
         a["logits"].copy_(logits)
         for i, (kind, after, kept) in enumerate(zip(self._config.pattern, state, saved, strict=True)):
-            for name, tensor in zip(_STATE.get(kind, ()), after, strict=True):
-                a[f"new_{name}.{i}"].copy_(tensor)
+            if kind == "M":
+                self._keep_mamba(a, i, after)
+            if kind == "*" and not self.in_place:
+                for name, tensor in zip(("k_rows", "v_rows"), after, strict=True):
+                    a[f"{name}.{i}"].copy_(tensor)
             for name, tensor in zip(("saved_xbc", "saved_dt"), kept, strict=False):
                 a[f"{name}.{i}"].copy_(tensor)
 
@@ -133,8 +149,11 @@ class TorchExecutor(Executor):
                     a["commit_len"],
                     (a[f"conv_state.{i}"], a[f"ssm_state.{i}"]),
                 )
-                for name, tensor in zip(_STATE["M"], after, strict=True):
-                    a[f"new_{name}.{i}"].copy_(tensor)
+                self._keep_mamba(a, i, after)
+
+    def _keep_mamba(self, a: Tensors, layer: int, after: Sequence[Tensor]) -> None:
+        for name, tensor in zip(_STATE["M"], after, strict=True):
+            a[f"{name}.{layer}" if self.in_place else f"new_{name}.{layer}"].copy_(tensor)
 
     def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
         return [
@@ -152,6 +171,11 @@ class TorchExecutor(Executor):
             foreign: Any = torch.cuda.ExternalStream(stream, self._where)
             with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool, self._where):
                 yield
+
+
+def _rows(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+    """In place of a cache with them: the block's keys and values."""
+    return keys, values
 
 
 def view_of(device: Device, array: DeviceArray) -> Tensor:

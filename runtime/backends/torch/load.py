@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ttc.bundle import Bundle
 from ttc.errors import BackendError, InputError, MissingDependencyError
-from ttc.runtime.backends.device import parse_device
+from ttc.runtime.backends.device import parse_device, parse_gpus
 
 try:
     import torch
@@ -35,7 +35,7 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
-from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.gpu.two import on_two
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
 __all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
@@ -108,27 +108,12 @@ def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
 def _on_two(bundle: Bundle, settings: LoadSettings) -> Backend:
     """The context tower on the first GPU, the denoiser on the second."""
     assert settings.device is not None
-    indices = []
-    for name in settings.device.split(","):
-        kind, index = parse_device(name)
-        if kind != "cuda":
-            raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
-        indices.append(index)
-    if len(set(indices)) != len(indices) or len(indices) != len(_TOWERS):
-        raise InputError(f"device {settings.device!r}; valid: one device, or two like 'cuda:0,cuda:1'")
+    indices = parse_gpus(settings.device, "torch")
     _device(f"cuda:{indices[0]}")
     chosen = choose(_has("triton"), _has("cuda.core"))
     if not chosen.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
-    backends: list[DeviceBackend] = []
-    try:
-        for index, tower in zip(indices, _TOWERS, strict=True):
-            backends.append(_on_cuda(bundle, index, chosen, settings, (tower,)))
-    except BaseException:
-        for backend in backends:
-            backend.close()
-        raise
-    return TwoDevices(*backends)
+    return on_two(lambda place: _on_cuda(bundle, indices[place], chosen, settings, (list(_TOWERS)[place],)))
 
 
 def _on_cuda(
@@ -147,7 +132,9 @@ def _on_cuda(
     scope = Scope(device)
     try:
         names = weights_of(bundle, towers)
-        plan_memory(_need(bundle, names), [Gpu(device.name, device.free_bytes()[0])]).check()
+        plan_memory(
+            _need(bundle, names, in_place=len(towers) > 1), [Gpu(device.name, device.free_bytes()[0])]
+        ).check()
         weights = upload_weights(bundle, names, scope, settings.progress)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
         executor = TorchExecutor(
@@ -160,6 +147,7 @@ def _on_cuda(
             chosen.notes,
             scope,
             towers,
+            in_place=len(towers) > 1,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
@@ -174,14 +162,14 @@ def weights_of(bundle: Bundle, towers: Sequence[str]) -> list[str]:
     return [name for name, entry in bundle.weights.items() if roles.intersection(entry.graphs)]
 
 
-def _need(bundle: Bundle, names: Sequence[str]) -> Need:
+def _need(bundle: Bundle, names: Sequence[str], *, in_place: bool) -> Need:
     """Memory for one row of usual size."""
     towers: dict[str, list[str]] = {}
     for name in names:
         towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
     weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
     capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
-    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, doubled=False)
+    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, in_place=in_place)
     return Need(weights, row, 0, 1, capacity)
 
 

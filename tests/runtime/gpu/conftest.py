@@ -44,12 +44,14 @@ def on_device(
 
     made = []
 
-    def make(name: str, level: int | None = None, **changes: Any) -> Engine:
+    def make(
+        name: str, level: int | None = None, compile_kernel: Any = no_compiler, **changes: Any
+    ) -> Engine:
         config, weights = tower_weights(name)
         executor = TorchExecutor(config, host_device, weights, "float32", run_naive, None)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
-        backend = DeviceBackend(config, host_device, executor, level, no_compiler)
+        backend = DeviceBackend(config, host_device, executor, level, compile_kernel)
         made.append(Engine(backend, None, load_profile("cpu"), None))
         return made[-1]
 

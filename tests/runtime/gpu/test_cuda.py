@@ -4,6 +4,7 @@ Every name it calls must exist in the installed cuda.core and cuda.bindings. Wha
 a GPU can show.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu import cuda as layer
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import DeviceArray, Memory
+from ttc.runtime.gpu.faults import _KEPT, keeps_failing
 
 core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
@@ -39,6 +41,19 @@ class Recorded:
         return call
 
 
+class RecordedBuilder(Recorded):
+    """Begun and ended builders are themselves, and know whether they build."""
+
+    def __init__(self, log: list[Any], name: str, **answers: Any) -> None:
+        itself = lambda *_: self  # noqa: E731
+        super().__init__(log, name, graph.GraphBuilder, begin_building=itself, end_building=itself, **answers)
+
+    @property
+    def is_building(self) -> bool:
+        called = [name for name, _ in self._log]
+        return called.count(f"{self._name}.begin_building") > called.count(f"{self._name}.end_building")
+
+
 @pytest.fixture
 def log():
     return []
@@ -47,25 +62,24 @@ def log():
 @pytest.fixture
 def device(monkeypatch, log):
     """A `CudaDevice` over recorders."""
-    made: dict[str, Any] = {}
+    numbers = itertools.count()
 
     def stream(name, handle):
-        return Recorded(log, name, core.Stream, handle=handle, create_graph_builder=lambda: made["builder"])
+        made = lambda: builder(f"builder{next(numbers)}", handle)  # noqa: E731
+        return Recorded(log, name, core.Stream, handle=handle, create_graph_builder=made)
 
     def builder(name, handle):
-        return Recorded(
+        return RecordedBuilder(
             log,
             name,
-            graph.GraphBuilder,
             stream=stream(f"{name} stream", handle),
             create_condition=lambda default_value: Recorded(
                 log, "condition", graph.GraphCondition, handle=77
             ),
-            while_loop=lambda condition: made["body"],
+            while_loop=lambda condition: builder("body", 300),
             complete=lambda: Recorded(log, "graph", graph.Graph),
         )
 
-    made["builder"], made["body"] = builder("builder", 200), builder("body", 300)
     own = stream("own", 100)
     gpu = Recorded(log, "gpu", core.Device, compute_capability=(9, 0), create_stream=lambda: own)
     module = Recorded(log, "core", core, Device=lambda index: gpu, LaunchConfig=lambda **named: named)
@@ -82,6 +96,7 @@ def device(monkeypatch, log):
     recorder.__dict__["_answers"]["CUresult"] = driver.CUresult
     monkeypatch.setattr(layer, "requirements", lambda backend: module)
     monkeypatch.setattr("cuda.bindings.driver", recorder)
+    monkeypatch.setattr("ttc.runtime.gpu.faults._BROKEN", {})
     made_device = CudaDevice(0, "torch")
     log.clear()
     return made_device
@@ -96,38 +111,49 @@ def array(nbytes=256):
 
 
 def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
-    def body(condition):
-        device.launch("kernel", (2, 1, 1), 64, 0, [4096, np.uint64(condition)])
+    """The step on the own stream, then the loop around it; its last kernel sets the condition."""
+
+    def step():
         device.copy(array(), array())
         device.enqueue(lambda handle: log.append(("leaf", (handle,))))
 
-    device.capture_loop(body).launch()
+    def last(condition):
+        device.launch("kernel", (2, 1, 1), 64, 0, [4096, np.uint64(condition)])
+
+    device.capture_loop(step, last).launch()
     assert names(log) == [
         "own.sync",
         "own.create_graph_builder",
-        "builder.begin_building",
-        "builder.create_condition",
-        "builder.while_loop",
-        "body.begin_building",
-        "core.LaunchConfig",
-        "core.launch",
+        "builder0.begin_building",
         "driver.cuMemcpyDtoDAsync",
         "leaf",
+        "builder0.end_building",
+        "own.create_graph_builder",
+        "builder1.begin_building",
+        "builder1.create_condition",
+        "builder1.while_loop",
+        "body.begin_building",
+        "body.embed",
+        "core.LaunchConfig",
+        "core.launch",
         "body.end_building",
-        "builder.end_building",
-        "builder.complete",
+        "builder1.end_building",
+        "builder1.complete",
         "graph.upload",
-        "builder.close",
+        "body.close",
+        "builder1.close",
+        "builder0.close",
         "graph.launch",
     ]
     called = dict(log)
-    assert called["builder.begin_building"] == ("relaxed",)
+    assert {called[f"{name}.begin_building"] for name in ("builder0", "builder1", "body")} == {("relaxed",)}
+    assert called["body.embed"][0]._name == "builder0"
+    assert called["driver.cuMemcpyDtoDAsync"][3] == 100, "copies go to the own stream"
+    assert called["leaf"] == (100,), "and engine calls"
     stream, config, kernel, *arguments = called["core.launch"]
     assert (stream._name, kernel) == ("body", "kernel")
     assert config == {"grid": (2, 1, 1), "block": (64, 1, 1), "shmem_size": 0}
     assert arguments == [4096, np.uint64(77)], "the condition's handle reaches the kernel"
-    assert called["driver.cuMemcpyDtoDAsync"][3] == 300, "copies go to the body's stream"
-    assert called["leaf"] == (300,), "and engine calls"
     assert called["graph.launch"][0]._name == "own"
     assert device.launches == 1, "what is captured is no launch"
 
@@ -146,21 +172,69 @@ def test_a_capture_that_fails_leaves_the_device_usable(device, log):
 
     with pytest.raises(BackendError, match="not permitted when stream is capturing"):
         device.capture(refused)
-    assert names(log)[-2:] == ["builder.end_building", "builder.close"]
+    assert names(log)[-2:] == ["builder0.end_building", "builder0.close"]
+    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
+        device.capture_loop(lambda: None, lambda condition: refused())
+    assert names(log)[-5:] == [
+        "body.end_building",
+        "body.close",
+        "builder2.end_building",
+        "builder2.close",
+        "builder1.close",
+    ]
     device.enqueue(lambda handle: log.append(("leaf", (handle,))))
     assert dict(log)["leaf"] == (100,)
 
 
-def test_an_error_that_stays_is_remembered(device):
-    def broken(handle):
-        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA_ERROR_ILLEGAL_ADDRESS: While executing a kernel, the device encountered ...",
+        "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`",
+        BackendError("engine step-00: does not run; IExecutionContext: Cuda Runtime (misaligned address)"),
+    ],
+    ids=["driver", "torch", "TensorRT"],
+)
+def test_an_error_that_stays_is_remembered(device, said):
+    fault = said if isinstance(said, BackendError) else RuntimeError(said)
 
-    with pytest.raises(BackendError, match=r"ILLEGAL_ADDRESS.*start the process again"):
+    def broken(handle):
+        raise fault
+
+    with pytest.raises(BackendError, match="start the process again"):
         device.enqueue(broken)
-    for call in (device.wait, lambda: device.allocate(1), lambda: device.capture(lambda: None)):
-        with pytest.raises(BackendError, match="start the process again"):
+    later = (device.wait, lambda: device.allocate(1), lambda: device.capture(lambda: None))
+    for call in (*later, lambda: CudaDevice(0, "torch")):
+        with pytest.raises(BackendError, match=r"cuda:0: .*start the process again"):
             call()
     device.close()
+
+
+def test_every_text_of_a_kept_error_is_known():
+    """The names and texts are CUDA's own."""
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    for in_driver, in_runtime, text in _KEPT:
+        assert hasattr(driver.CUresult, f"CUDA_ERROR_{in_driver}")
+        code = getattr(runtime.cudaError_t, f"cudaError{in_runtime}")
+        said = runtime.cudaGetErrorString(code)[1].decode()
+        assert text in said
+        for words in (f"CUDA_ERROR_{in_driver}", f"cudaError{in_runtime}", f"CUDA error: {said}"):
+            assert keeps_failing(words), words
+    for passing in ("InvalidValue", "MemoryAllocation", "StreamCaptureInvalidated", "NotReady"):
+        code = getattr(runtime.cudaError_t, f"cudaError{passing}")
+        assert not keeps_failing(runtime.cudaGetErrorString(code)[1].decode())
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA out of memory. Tried to allocate 2.00 GiB", "CUDA_ERROR_OUT_OF_MEMORY"]
+)
+def test_out_of_memory_in_a_librarys_words(device, said):
+    def refused(handle):
+        raise RuntimeError(said)
+
+    with pytest.raises(DeviceMemoryError, match=f"cuda:0: {said[:20]}"):
+        device.enqueue(refused)
+    device.wait()
 
 
 def test_an_error_that_passes(device, log):

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 
 import ttc
@@ -15,12 +16,19 @@ from tests.support.pretended_engines import PROFILE, PretendedTensorRT, write_en
 from tests.support.recorded import options_of, recorded, tokens_of
 from tests.support.stitching import naive_steps
 from ttc.bundle import Bundle
-from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE
+from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
 from ttc.runtime.gpu import backend as backend_module
+from ttc.runtime.gpu import cache_rows
 from ttc.runtime.gpu import load_engines as loading
+from ttc.runtime.gpu.device import ALIGNMENT
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.signing import sign
+from ttc.verify.backends import Candidate
+from ttc.verify.compare import compare
+from ttc.verify.observe import observe
+from ttc.verify.scenario import Shapes, make_scenario
+from ttc.verify.tolerances import tolerances_of
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +57,21 @@ def api(monkeypatch):
 @pytest.fixture
 def pretended(monkeypatch, api):
     """Loading takes the pretended device; ops are the naive twins."""
-    device = with_loop_kernel()
-    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: device)
+    return pretending(monkeypatch, [with_loop_kernel()])[0]
+
+
+@pytest.fixture
+def two_pretended(monkeypatch, api):
+    """Two of them."""
+    return pretending(monkeypatch, [with_loop_kernel(name=f"cuda:{place}") for place in range(2)])
+
+
+def pretending(monkeypatch, devices):
+    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
     monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
     made = backend_module.DeviceBackend
     monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
-    return device
+    return devices
 
 
 def changed(folder, tmp_path, change):
@@ -95,6 +112,55 @@ def test_golden_tokens(bundles, engine_folders, pretended, name, form):
         assert taken >= 3
         assert engine.backend == "tensorrt-rtx"
     assert not pretended.blocks, "closing gives all memory back"
+
+
+@pytest.mark.parametrize("form", ["cut", "whole"])
+def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, form):
+    """Each tower's engines and weights on a GPU of its own, which nothing of the other tower reaches."""
+    g, bundle, engines = golden("tiny_a"), bundles("tiny_a"), engine_folders("tiny_a", form)
+    with ttc.load(bundle, "tensorrt-rtx", "cuda:0,cuda:1", engines=engines) as engine:
+        loaded = EngineFolder.open(engines, None).manifest.engines
+        homes = {"context": "cuda:0", "advance": "cuda:0", "denoiser": "cuda:1", "step": "cuda:1"}
+        assert sorted(api.made_on) == sorted(homes[record.role] for record in loaded.values())
+        checked = 0
+        for case_name, case in recorded("tiny_a", 40).items():
+            if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
+                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                assert list(result.token_ids) == tokens_of(g, case_name), case_name
+                assert result.stats.graph_level == 2
+                checked += 1
+        assert checked >= 2
+        rows = [[5, 6, 7], [8, 9]]
+        ar = engine.generate(rows, mode="ar", max_new_tokens=10, stop_at_eos=False)
+        lossless = engine.generate(rows, mode="lossless", max_new_tokens=10, stop_at_eos=False)
+        assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
+    assert not any(device.blocks or device.pages for device in two_pretended)
+    assert all(device.closed for device in two_pretended)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
+def test_verify_sees_the_states(bundles, engines, engine_folders, two_pretended, device):
+    """Its calls, on engines and on the torch towers: every state tensor is compared after each of them."""
+    load = {"engines": engine_folders("tiny_a"), "device": device}
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
+        scenario = make_scenario(engine.config, Shapes.within(engine._backend.limits))
+        got, due = (
+            list(observe(Candidate(backend, "float32", "", "", shows_layers=False), scenario, 128))
+            for backend in (engine._backend, engines("tiny_a", "torch")._backend)
+        )
+    for a, b in zip(got, due, strict=True):
+        compared = list(compare(a, b, tolerances_of("float32"), "torch", {}))
+        assert not [line for line in compared if not line.passed], a.call
+        tensors = {line.tensor for line in compared}
+        assert tensors >= {"conv_state", "ssm_state", "k_cache", "v_cache"}, a.call
+
+
+def test_the_second_gpu_is_too_small(bundles, engine_folders, two_pretended):
+    two_pretended[1].total = 2**30
+    with pytest.raises(DeviceMemoryError, match=r"cuda:1 has 1\.1 GB free, .* due: weights denoiser"):
+        ttc.load(bundles("tiny_a"), "tensorrt-rtx", "cuda:0,cuda:1", engines=engine_folders("tiny_a"))
+    assert not any(device.blocks for device in two_pretended)
+    assert all(device.closed for device in two_pretended)
 
 
 @pytest.mark.parametrize("form", ["cut", "whole"])
@@ -263,6 +329,63 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
         assert len(engine.generate([5, 6], mode="ar", max_new_tokens=3).token_ids) <= 3
         with pytest.raises(CapacityError, match=r"calls over 16 tokens keep 15 free"):
             engine.generate([5, 6], max_new_tokens=112, block_size=8)
+
+
+@pytest.mark.parametrize(("level", "kernel"), [(None, True), (None, False), (0, True)])
+def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended, level, kernel):
+    """Golden tokens, however the rows get into the caches, and no copy as large as a cache."""
+    if not kernel:
+        pretended.kernels.pop(cache_rows.KERNEL)
+    copied = []
+    copy = pretended.copy
+    pretended.copy = lambda target, source: copied.append(source.nbytes) or copy(target, source)
+    g = golden("tiny_a")
+    load = {"engines": engine_folders("tiny_a"), "graph_level": level}
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
+        for case_name, case in recorded("tiny_a", 40).items():
+            if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
+                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                assert list(result.token_ids) == tokens_of(g, case_name), case_name
+                assert result.stats.graph_level == (2 if kernel and level is None else 0)
+        assert any("ttc_write_cache_rows cannot be had" in n for n in result.stats.notes) != kernel
+        # A call of another size, which is not replayed from a graph.
+        state, four = engine._backend.new_state(2, 128), np.array([4, 4], np.int32)
+        copied.clear()
+        engine._backend.context(state, np.full((2, 4), 5, np.int32), four, np.zeros((2, 1), np.int32))
+        caches = {name: array.nbytes for name, array in state.tensors.items() if "_cache." in name}
+        mamba = sum(array.nbytes for array in state.tensors.values()) - sum(caches.values())
+        moved = 0 if kernel and level is None else sum(caches.values()) * 4 // 128
+        # The Mamba state is copied with the gaps that keep its tensors aligned.
+        gaps = ALIGNMENT * (len(state.tensors) - len(caches))
+        assert mamba + moved <= sum(copied) < mamba + moved + gaps
+        assert gaps < min(caches.values())
+
+
+def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, pretended, monkeypatch):
+    """What an older `ttc build` made."""
+    monkeypatch.setattr("ttc.exporter.jobs.cache_rows", lambda model: False)
+    for form in ("cut", "whole"):
+        folder = write_engines(bundles("tiny_a"), tmp_path / form, form)
+        with (
+            ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder) as engine,
+            pytest.raises(BundleError, match=r"build .*again"),
+        ):
+            engine.generate([5, 6], max_new_tokens=8)
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_folders, pretended, api):
+    load = {"backend": "tensorrt-rtx", "engines": engine_folders("tiny_a")}
+    options = {"max_new_tokens": 40, "block_size": 8, "stop_at_eos": False}
+    with ttc.load(bundles("tiny_a"), **load) as engine:
+        want = engine.generate([5, 6], **options)
+    assert want.stats.graph_level == 2
+    asked, contexts = api.calls.count("is_stream_capturable"), api.calls.count("context")
+    assert asked >= contexts
+    api.refuse = "is_stream_capturable"
+    with ttc.load(bundles("tiny_a"), **load) as engine:
+        result = engine.generate([5, 6], **options)
+    assert (result.token_ids, result.stats.graph_level) == (want.token_ids, 0)
+    assert any("says that engine context-00 cannot be captured" in note for note in result.stats.notes)
 
 
 @pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])

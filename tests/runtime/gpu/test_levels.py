@@ -11,10 +11,13 @@ from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
-from ttc.errors import BackendError, DeviceMemoryError, InputError
+from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
 from ttc.runtime.backends.base import Limits
 from ttc.runtime.gpu.cuda import loop_problem
+from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.lengths import padded_length
+from ttc.runtime.gpu.mirror import Mirror
+from ttc.shard import numpy_dtype
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
@@ -24,8 +27,7 @@ LONG = {"max_new_tokens": 40, "block_size": 8, "steps": 8, "stop_at_eos": False}
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_golden_tokens(on_device, name, level):
-    # One checkpoint has the new state beside the old one, as engines do.
-    engine = on_device(name, level, aliases_state=name != "tiny_b")
+    engine = on_device(name, level)
     g = golden(name)
     for case_name, case in recorded(name).items():
         prompt = g.prompt(case)[0].tolist()
@@ -84,11 +86,29 @@ def test_extension_committed_afterwards(on_device, engines):
             call = backend.context(state, block, none, place, save=True)
             backend.advance(state, call.saved, three)
         assert state.lengths.tolist() == [13]
-        found.append({name: backend.fetch(tensor) for name, tensor in state.tensors.items()})
+        found.append(backend.read_state(state))
     for name, want in found[1].items():
         rows = 13 if "cache" in name else want.shape[2]
         # The device reads 8 tokens where the other reads 5, so sums of the scan are grouped otherwise.
         assert_close(found[0][name][:, :, :rows], want[:, :, :rows], tolerances.CACHES, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_state_goes_out_and_in_again(on_device, dtype):
+    """In float32, whatever is computed in; what was not written is not there."""
+    backend = on_device("tiny_a", compute_dtype=dtype)._backend
+    draw = np.random.default_rng(3)
+    state = backend.new_state(2, 32)
+    tensors = {}
+    for name, array in backend.read_state(state).items():
+        assert array.dtype == np.float32
+        assert not array.any()
+        kept = array.dtype if name.startswith("ssm") else numpy_dtype(dtype)
+        tensors[name] = draw.standard_normal(array.shape).astype(kept)
+    again = backend.write_state(32, np.array([3, 7]), tensors)
+    assert (again.lengths.tolist(), again.lengths.dtype) == ([3, 7], np.int32)
+    for name, array in backend.read_state(again).items():
+        assert_equal(array, tensors[name].astype(np.float32), name)
 
 
 def test_lossless_writes_what_ar_writes(on_device):
@@ -149,7 +169,7 @@ def count_captures(device):
     made = []
     for name in ("capture", "capture_loop"):
         real = getattr(device, name)
-        setattr(device, name, lambda work, real=real: made.append(1) or real(work))
+        setattr(device, name, lambda *work, real=real: made.append(1) or real(*work))
     return made
 
 
@@ -192,7 +212,7 @@ def test_a_refused_capture_falls_back_one_level_at_a_time(on_device, host_device
     want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
     engine = on_device("tiny_a")
     real = host_device.capture_loop
-    host_device.capture_loop = lambda body: (_ for _ in ()).throw(BackendError("no loops today"))
+    host_device.capture_loop = lambda *_: (_ for _ in ()).throw(BackendError("no loops today"))
     result = engine.generate(PROMPT, **LONG)
     assert result.token_ids == want
     assert result.stats.graph_level == 1
@@ -217,24 +237,6 @@ def test_a_level_that_is_none(on_device):
         on_device("tiny_a", 3)
 
 
-@pytest.mark.parametrize("leaves", [5, 120])
-def test_a_cuda_error_is_reported_and_another_engine_works(on_device, host_device, leaves):
-    engine = on_device("tiny_a")
-    want = engine.generate(PROMPT, **LONG).token_ids
-    host_device.fail_in = leaves
-    with pytest.raises(BackendError, match=r"cuda:0: CUDA_ERROR_ILLEGAL_ADDRESS"):
-        [engine.generate(PROMPT, **LONG) for _ in range(20)]
-    with pytest.raises(BackendError, match="CUDA_ERROR"):
-        engine.generate(PROMPT, **LONG)
-    engine.close()
-    engine.close()
-    assert host_device.closed
-    with pytest.raises(BackendError, match="closed"):
-        engine.generate(PROMPT, **LONG)
-    host_device.broken = host_device.fail_in = None
-    assert on_device("tiny_a").generate(PROMPT, **LONG).token_ids == want
-
-
 def test_out_of_memory_leaves_the_engine_usable(on_device, host_device):
     engine = on_device("tiny_a")
     want = engine.generate(PROMPT, **LONG).token_ids
@@ -247,18 +249,86 @@ def test_out_of_memory_leaves_the_engine_usable(on_device, host_device):
     assert engine.generate(PROMPT, **LONG).token_ids == want
 
 
-def test_closing_gives_everything_back(on_device, host_device):
-    engine = on_device("tiny_a")
-    engine.generate(PROMPT, **LONG)
-    engine.close()
+@pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar", "lossless"])
+def test_closing_gives_everything_back(on_device, host_device, mode):
     gc.collect()
-    assert not host_device.blocks
+    gc.disable()  # nothing may have to wait for the collector
+    try:
+        engine = on_device("tiny_a")
+        for prompt in (PROMPT, [PROMPT, [9, 10]]):
+            engine.generate(prompt, mode=mode, **LONG)
+            engine.generate(prompt, mode=mode, **LONG)
+        engine.context_logits(PROMPT)
+        assert host_device.blocks
+        assert host_device.pages
+        assert host_device.graphs
+        engine.close()
+        assert not host_device.blocks
+        assert not host_device.pages
+        assert all(graph.closed for graph in host_device.graphs)
+    finally:
+        gc.enable()
+
+
+def test_pinned_memory_for_logits_is_bounded(host_device):
+    """One piece of it, as large as the largest array, and never larger than its bound."""
+    mirror, scope = Mirror(host_device, most=100), Scope(host_device)
+    for count in (5, 20, 10, 75):
+        values = np.arange(count, dtype=np.int32)
+        array = scope.array("int32", (count,))
+        mirror.write(array, values)
+        assert_equal(mirror.read(array), values, str(count))
+        assert list(host_device.pages.values()) == [max(host_device.pages.values())]
+    assert list(host_device.pages.values()) == [100]
+    mirror.close()
+    assert not host_device.pages
+
+
+@pytest.mark.parametrize(
+    ("capture", "growths", "level"), [("capture_loop", 1, 2), ("capture_loop", 2, 1), ("capture", 2, 0)]
+)
+def test_a_capture_that_takes_scratch_memory_is_not_used(on_device, host_device, capture, growths, level):
+    """Once: it is captured again. Twice: one level less."""
+    want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
+    taken, real = [], getattr(host_device, capture)
+
+    def growing(*work):
+        if len(taken) < growths:
+            taken.append(1)
+        return real(*work)
+
+    setattr(host_device, capture, growing)
+    result = on_device("tiny_a", scratch=lambda: len(taken)).generate(PROMPT, **LONG)
+    assert (result.token_ids, result.stats.graph_level) == (want, level)
+    assert any("took scratch memory each time" in note for note in result.stats.notes) == (level < 2)
+    assert sum(graph.closed for graph in host_device.graphs) == growths
+
+
+def refuse_to_compile(name, source, compute_capability):
+    raise MissingDependencyError("NVRTC is not installed; install it with: pip install 'ttc[gpu]'")
+
+
+def test_without_nvrtc_a_step_is_a_graph(on_device):
+    engine = on_device("tiny_a", compile_kernel=refuse_to_compile)
+    result = engine.generate(PROMPT, **LONG)
+    assert result.token_ids == on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
+    assert result.stats.graph_level == 1
+    assert any("level 1 in place of 2" in note and "ttc[gpu]" in note for note in result.stats.notes)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_below_level_2_no_kernel_is_asked_for(on_device, host_device, level):
+    host_device.kernels.clear()
+    result = on_device("tiny_a", level, compile_kernel=refuse_to_compile).generate(PROMPT, **LONG)
+    assert result.stats.graph_level == level
+    assert not any("graph" in note for note in result.stats.notes)
 
 
 def test_a_kernel_that_the_driver_refuses(on_device, host_device):
     host_device.kernels.clear()
-    with pytest.raises(BackendError, match="refuses the kernel ttc_block_update"):
-        on_device("tiny_a")
+    result = on_device("tiny_a").generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 1
+    assert "refuses the kernel ttc_block_update" in result.stats.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -285,4 +355,4 @@ def test_the_pretended_device_notices_a_capture_that_does_more_than_launch():
     with pytest.raises(AssertionError, match="nothing may wait"):
         device.capture(device.wait)
     with pytest.raises(AssertionError, match="no kernel set the condition"):
-        device.capture_loop(lambda condition: None).launch()
+        device.capture_loop(lambda: None, lambda condition: None).launch()

@@ -2,22 +2,29 @@
 and the arguments that kernels are launched with.
 """
 
+from math import prod
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.support.golden import golden
 from tests.support.host_device import HostDevice
 from ttc.bundle import Bundle, ShardRecord, WeightEntry, WeightMap
+from ttc.config import ModelConfig
 from ttc.errors import BackendError, DeviceMemoryError
+from ttc.planning.models import released_config
 from ttc.program import OP, Step
 from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.executor import cache_specs, mamba_specs, rows_specs
 from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
-from ttc.shard import Shard
+from ttc.shard import Shard, numpy_dtype
 from ttc.weights import ReferencedWeights
 
 GB = 10**9
+ROOT = Path(__file__).parents[3]
 TOWERS = {"context": 63 * GB, "denoiser": 63 * GB}
 
 
@@ -52,10 +59,28 @@ def test_towers_that_need_a_gpu_each():
 def test_bytes_of_a_row(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
         config = bundle.config
-    small, large = (row_bytes(config, "float32", capacity, 8, doubled=False) for capacity in (64, 128))
+    small, large = (row_bytes(config, "float32", capacity, 8, in_place=True) for capacity in (64, 128))
     caches = 2 * config.pattern.count("*") * config.num_key_value_heads * config.head_dim * 4
     assert large - small == 64 * caches
-    assert row_bytes(config, "float32", 128, 8, doubled=True) - large > 128 * caches
+    beside = row_bytes(config, "float32", 128, 8, in_place=False) - large
+    assert beside > 8 * caches, "a second Mamba state, and the rows of a block"
+    assert row_bytes(config, "float32", 4096, 8, in_place=False) - large == beside + (4096 - 128) * caches
+
+
+def test_bytes_of_a_context_call_at_the_real_size():
+    """Those of docs/gpu.md."""
+    config = ModelConfig.from_hf(released_config())
+    mamba, caches, moved = (
+        sum(prod(shape) * numpy_dtype(dtype).itemsize for dtype, shape in specs.values())
+        for specs in (
+            mamba_specs(config, "bfloat16", 1),
+            cache_specs(config, "bfloat16", 1, 8192),
+            rows_specs(config, "bfloat16", 1, 16),
+        )
+    )
+    said = (ROOT / "docs" / "gpu.md").read_text()
+    for text in (f"| {mamba / 2**20:.1f} MiB, {moved // 1024} KiB |", f"{caches // 2**20} MiB at C = 8192"):
+        assert text in said
 
 
 @pytest.mark.parametrize("staging_bytes", [64, 1000, 2**20])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import ttc
+from tests.support import tolerances
+from tests.support.compare import assert_close
 from tests.support.golden import golden
 from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
@@ -31,7 +33,9 @@ def two(bundles, tower_weights):
             own = {name: weights[name] for name in weights_of(bundle, (tower,))}
             assert 0 < len(own) < len(weights)
             device = with_loop_kernel(name=f"cuda:{place}")
-            executor = TorchExecutor(config, device, own, "float32", run_naive, None, used=(tower,))
+            executor = TorchExecutor(
+                config, device, own, "float32", run_naive, None, used=(tower,), in_place=False
+            )
             backends.append(DeviceBackend(config, device, executor, None, no_compiler))
             devices.append(device)
     with Engine(TwoDevices(*backends), None, load_profile("cpu"), None) as engine:
@@ -77,16 +81,37 @@ def test_the_state_follows_before_the_host_waits(two):
     backend = engine._backend
     state = backend.new_state(1, 64)
     order = []
-    send, wait = second.receive, first.wait
-    second.receive = lambda *arguments: order.append("send") or send(*arguments)
+    send, wait, follow = second.receive, first.wait, first.follow
+    second.receive = lambda *arguments: order.append(arguments[0].nbytes) or send(*arguments)
     first.wait = lambda: order.append("wait") or wait()
-    ids = np.array([[5, 6, 7, 8]], np.int32)
-    backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
-    assert order == ["send", "wait"]
+    first.follow = lambda event: order.append("after the copy") or follow(event)
+    ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
+    backend.context(state, ids, four, place)
+    mamba, rows = order[:2]
+    assert order == [mamba, rows, "wait"], "the host waits for the call, not for the copies"
+    caches = sum(array.nbytes for name, array in state.tensors.items() if "_cache." in name)
+    assert caches * 4 // 64 <= rows < caches // 4, "rows, not caches"
+    backend.context(state, ids, four * 0, place)
+    assert order[3:] == ["after the copy", mamba, rows, "wait"], "which read what the next call changes"
+    backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
+    assert order[-4:] == ["wait", "after the copy", "wait", mamba]
     for name, tensor in state.tensors.items():
         twin = state.tensors.twin.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
-    assert state.tensors.twin.lengths.tolist() == [4]
+    assert state.tensors.twin.lengths.tolist() == [8]
+
+
+def test_a_state_written_from_the_host_reaches_both(two, engines):
+    backend, reference = two[0]._backend, engines("tiny_a", "torch")._backend
+    places, t = np.zeros((1, 1), np.int32), np.ones(1, np.float32)
+    before = reference.new_state(1, 64)
+    reference.context(before, np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), places)
+    written = backend.write_state(64, before.lengths, reference.read_state(before))
+    for name, want in reference.read_state(before).items():
+        np.testing.assert_array_equal(backend.read_state(written)[name], want, err_msg=name)
+    block = np.full((1, 8), 3, np.int32)
+    logits = [b.fetch(b.denoise(s, block, t)) for b, s in ((backend, written), (reference, before))]
+    assert_close(logits[0], logits[1], tolerances.DENOISER_LOGITS, "the denoiser sees the state")
 
 
 def test_warming_up_both(two):
@@ -99,5 +124,5 @@ def test_warming_up_both(two):
 
 @pytest.mark.parametrize("device", ["cuda:0,cpu", "cuda:0,cuda:0", "cuda:0,cuda:1,cuda:2"])
 def test_devices_that_are_no_two_gpus(bundles, device):
-    with pytest.raises(InputError, match="one device, or two like"):
+    with pytest.raises(InputError, match="or with a tower on each of two GPUs"):
         ttc.load(bundles("tiny_a"), "torch", device)

@@ -1,4 +1,4 @@
-"""The loop's kernel: its CUDA C compiled for the host against its twin, and for every architecture."""
+"""The kernels in CUDA C: compiled for the host against their twins, and for every architecture."""
 
 import ctypes
 import shutil
@@ -10,7 +10,8 @@ import pytest
 from tests.support.cuda_tools import load_nvrtc, ptxas
 from ttc.errors import BackendError
 from ttc.plugins.targets import TARGETS
-from ttc.runtime.gpu.block_loop import KERNEL, SOURCE, read_record, record_words, update
+from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu.block_loop import SOURCE, read_record, record_words, update
 from ttc.runtime.gpu.nvrtc import compile_ptx
 
 # CUDA for one thread, enough for a kernel of one block: its loops then do all the work in turn.
@@ -20,7 +21,7 @@ HOST_CUDA = """
 #define __device__
 #define __cudart_builtin__
 #define __device_builtin__
-static struct { int x; } threadIdx = {0}, blockDim = {1};
+static struct { int x, y; } threadIdx = {0, 0}, blockDim = {1, 1}, blockIdx = {0, 0};
 static int __syncthreads_or(int value) { return value; }
 static int __float_as_int(float value) { int bits; memcpy(&bits, &value, 4); return bits; }
 """
@@ -29,6 +30,7 @@ static int condition_set = -1;
 extern "C" void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned int value) {
     condition_set = handle == 77 ? (int)value : -2;
 }
+extern "C" void set_program(int x, int y) { blockIdx.x = x; blockIdx.y = y; }
 extern "C" int taken_condition() { int value = condition_set; condition_set = -1; return value; }
 """
 
@@ -40,7 +42,7 @@ def host_kernel(tmp_path_factory):
         pytest.skip("no g++ to compile the CUDA C with")
     folder = tmp_path_factory.mktemp("kernel")
     source = folder / "kernel.cpp"
-    source.write_text(HOST_CUDA + SOURCE + SET)
+    source.write_text(HOST_CUDA + SOURCE + cache_rows.SOURCE + SET)
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", source, "-o", folder / "kernel.so"], check=True)
     return ctypes.CDLL(str(folder / "kernel.so"))
 
@@ -108,11 +110,33 @@ def test_a_record_gives_back_the_step():
     np.testing.assert_array_equal(outputs.masked_count, values["masked_count"])
 
 
+@pytest.mark.parametrize(("B", "H", "L", "P", "dtype"), [(1, 1, 1, 1, "float16"), (3, 2, 5, 6, "float32")])
+def test_rows_land_where_their_twin_puts_them(host_kernel, B, H, L, P, dtype):
+    draw, C, count = np.random.default_rng(L), 9, 4
+    rows = draw.standard_normal((count, B, H, L, P)).astype(dtype)
+    lengths = np.array([C - L, 0, C - 1][:B], np.int32)  # the last row has no room for all of its tokens
+    want = draw.standard_normal((count, B, H, C, P)).astype(dtype)
+    got, before = want.copy(), want.copy()
+    cache_rows.write(rows, lengths, want)
+    words = rows.dtype.itemsize * P // 2
+    sizes = [ctypes.c_int(size) for size in (H, L, C, words)]
+    apart = [ctypes.c_longlong(a.nbytes // count // 2) for a in (rows, got)]
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (rows, lengths, got)]
+    for cache in range(count):
+        for row in range(B * H * L):
+            host_kernel.set_program(row, cache)
+            host_kernel.ttc_write_cache_rows(*pointers[:2], *sizes, *apart, pointers[2])
+    assert got.tobytes() == want.tobytes()
+    assert (want != before).sum() == count * H * P * sum(min(L, C - n) for n in lengths.tolist())
+
+
 @pytest.mark.parametrize("target", TARGETS)
-def test_ptx_assembles(tmp_path, target):
+@pytest.mark.parametrize("kernel", [block_loop, cache_rows], ids=["loop", "rows"])
+def test_ptx_assembles(tmp_path, target, kernel):
     load_nvrtc()
-    ptx = compile_ptx(KERNEL, SOURCE, target)
-    assert b".extern .func cudaGraphSetConditional" in ptx, "the driver puts that in"
+    ptx = compile_ptx(kernel.KERNEL, kernel.SOURCE, target)
+    if kernel is block_loop:
+        assert b".extern .func cudaGraphSetConditional" in ptx, "the driver puts that in"
     (tmp_path / "k.ptx").write_bytes(ptx)
     tool = ptxas(blackwell=float(target) >= 10)
     architecture = f"-arch=sm_{target.replace('.', '')}"

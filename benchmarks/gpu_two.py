@@ -1,0 +1,140 @@
+"""One GPU against two: a round is a block filled and then read by the context tower.
+
+`python -m benchmarks.gpu --two`, where there are two GPUs. Weights and routing as in `benchmarks.gpu`; the
+model is shortened until both towers fit on one GPU. A round on two GPUs is measured with the copies of the
+state and without them, and the copies alone: what the first two differ by is the part of the third that is
+not hidden. Without copies the tokens are wrong, the work is the same.
+
+Has not run on a GPU yet.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import gpu_reckoning as reckoning
+from benchmarks.gpu_measuring import CAPACITY, CONTEXT_TOKENS, OneTower, TowerWeights, forced_routing
+from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from ttc.config import ModelConfig
+from ttc.runtime.backends.base import Backend, BlockInputs
+from ttc.runtime.backends.torch.executor import TorchExecutor
+from ttc.runtime.gpu.device import Device, DeviceArray
+from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.state import ContextState
+
+__all__ = ["both_fit", "compare"]
+
+STEPS = 6  # about what a block takes as published
+
+
+def both_fit(config: ModelConfig, free: int) -> ModelConfig:
+    """The model, or its first layers, of which both towers fit into `free` bytes."""
+    return reckoning.shortened(config, reckoning.fit(config, free // 2).layers)
+
+
+def compare(
+    config: ModelConfig,
+    devices: Sequence[Device],
+    run_op: Callable[..., Any],
+    batches: Sequence[int],
+    distinct: int,
+    rounds: int,
+    compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
+) -> list[dict[str, Any]]:
+    """A line for each batch: milliseconds of a round on one GPU and on two, of the copies alone, and the
+    share of those that the rest hides.
+    """
+
+    def on(device: Device, weights: Sequence[TowerWeights], work: Work) -> OneTower:
+        count = reckoning.distinct_experts(config, work)
+        routed = weights[0].on_device(reckoning.routing(config, work.batch * work.length, count))
+        tensors = {name: tensor for tower in weights for name, tensor in tower.tensors.items()}
+        executor = TorchExecutor(
+            config,
+            device,
+            tensors,
+            "bfloat16",
+            forced_routing(run_op, routed),
+            None,
+            used=[tower.name for tower in weights],
+            in_place=len(weights) > 1,
+        )
+        return OneTower(config, device, executor, None, compile_kernel)
+
+    found: list[dict[str, Any]] = [{"batch": batch} for batch in batches]
+    first, second = devices
+    with _towers(config, (first, first)) as towers:
+        for line in found:
+            with contextlib.closing(on(first, towers, Work("denoise", line["batch"], distinct))) as backend:
+                line["one_ms"] = _round_ms(backend, line["batch"], rounds)
+    with _towers(config, (first, second)) as towers:
+        for line in found:
+            work = Work("denoise", line["batch"], distinct)
+            halves = (on(device, [tower], work) for device, tower in zip(devices, towers, strict=True))
+            with contextlib.closing(_Measured(*halves)) as backend:
+                line["two_ms"] = _round_ms(backend, line["batch"], rounds)
+                line |= backend.copies_alone(line["batch"], rounds)
+                backend.sends = False
+                line["two_without_copies_ms"] = _round_ms(backend, line["batch"], rounds)
+            shown = line["two_ms"] - line["two_without_copies_ms"]
+            line["hidden_share"] = 1 - shown / line["copies_ms"]
+    return found
+
+
+class _Measured(TwoDevices):
+    """Two GPUs whose copies can be left out."""
+
+    sends = True
+
+    def _send(self, source: Sequence[DeviceArray], target: Sequence[DeviceArray]) -> None:
+        if self.sends:
+            super()._send(source, target)
+
+    def copies_alone(self, batch: int, repeats: int) -> dict[str, Any]:
+        """Milliseconds and bytes of what follows the reading of a block."""
+        state = self.new_state(batch, CAPACITY)
+        source, _ = self._slots(state)
+        self._send_block(state, BLOCK, state.lengths)
+        self._denoiser.device.wait()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self._send_block(state, BLOCK, state.lengths)
+        self._denoiser.device.wait()
+        seconds = (time.perf_counter() - start) / repeats
+        pieces = [*source.moved_mamba(), *source.moved_rows(BLOCK)]
+        return {"copies_ms": seconds * 1e3, "copied_bytes": sum(piece.nbytes for piece in pieces)}
+
+
+def _round_ms(backend: Backend, batch: int, rounds: int) -> float:
+    """Milliseconds of a round, after three that capture the graphs."""
+    state = backend.new_state(batch, CAPACITY)
+    for _ in range(3):
+        _round(backend, state)
+    start = time.perf_counter()
+    for _ in range(rounds):
+        _round(backend, state)
+    return (time.perf_counter() - start) / rounds * 1e3
+
+
+def _round(backend: Backend, state: ContextState) -> None:
+    batch = state.batch
+    state.lengths[:] = CONTEXT_TOKENS
+    masks = np.full((batch, BLOCK), backend.config.mask_token_id, np.int32)
+    # No prediction is more probable than 1: each step commits what the steps left demand.
+    never, greedy = np.ones(batch, np.float32), np.zeros(batch, np.float32)
+    inputs = BlockInputs(masks, STEPS, never, greedy, np.zeros(batch, np.int64))
+    block = list(backend.fill_block(state, inputs))[-1].next_block_ids
+    last = np.full((batch, 1), BLOCK - 1, np.int32)
+    backend.context(state, block, np.full(batch, BLOCK, np.int32), last)
+
+
+@contextlib.contextmanager
+def _towers(config: ModelConfig, devices: Sequence[Device]) -> Iterator[list[TowerWeights]]:
+    """Random weights of the context tower and the denoiser, each on its device."""
+    with contextlib.ExitStack() as stack:
+        pairs = zip(devices, (CONTEXT, DENOISER), strict=True)
+        yield [stack.enter_context(TowerWeights(config, device, tower)) for device, tower in pairs]
