@@ -95,15 +95,6 @@ def test_whole_engines_by_name_and_by_what_the_inspector_says(bundles, folders, 
     assert any("detailed verbosity" in note for note in found.notes)
 
 
-def test_the_graph_level_is_0_where_leaves_are_timed(bundles, folders, on_host):
-    """The unprofiled calls replay graphs, which enqueue an engine when captured and not when launched."""
-    timed(bundles, folders["whole"])
-    executed = on_host.calls.count("execute")
-    on_host.calls.clear()
-    profile(bundles("tiny_a"), "tensorrt-rtx", engines=folders["whole"], repeats=3, context=3)
-    assert on_host.calls.count("execute") >= executed + 2 * 2 * len(PHASES)
-
-
 def test_engines_that_another_ttc_cut(bundles, folders, on_host, monkeypatch):
     """Names of nodes are not taken from a program that is not the engines'."""
     from ttc.profiling import engines as module
