@@ -6,6 +6,7 @@ The scripts in `benchmarks/` take it from here too.
 import datetime as dt
 import hashlib
 import os
+import platform
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -52,7 +53,7 @@ def machine() -> Machine:
         cores=seen["cpu"]["usable_cores"],
         memory_bytes=seen["memory_bytes"],
         gpus=() if gpu is None else tuple(f"{d['name']}, driver {gpu['driver']}" for d in gpu["devices"]),
-        system=seen["system"],
+        system=f"{platform.system()} {platform.machine()}",
         python=seen["python"],
         ttc_version=ttc.__version__,
         commit=commit(),
