@@ -15,14 +15,14 @@ from ttc.errors import BackendError, InputError
 from ttc.exporter.compile import Task
 from ttc.exporter.dims import shape_of
 from ttc.exporter.passes.cache_rows import cache_rows
-from ttc.exporter.passes.cut import cut
+from ttc.exporter.passes.cut import Cut, cut
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.sources import GraphSource
 from ttc.program import Program
 
-__all__ = ["FORMS", "Job", "Network", "Ranges", "job_problems", "make_jobs"]
+__all__ = ["FORMS", "Job", "Network", "Ranges", "cut_graph", "job_problems", "make_jobs"]
 
 FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -72,11 +72,16 @@ def make_jobs(
     if form == "whole":
         return [_whole(source, network, bake) for network in networks], None
     (network,) = networks
-    model = _model(source, bake)
-    inline_composites(model)
-    parts = cut(model, source.role)
+    parts = cut_graph(source, bake)
     jobs = [_job(name, source.role, part, network.ranges) for name, part in parts.segments.items()]
     return jobs, parts.program
+
+
+def cut_graph(source: GraphSource, bake: bool) -> Cut:
+    """A graph cut at its leaf ops; the same source gives the same program."""
+    model = _model(source, bake)
+    inline_composites(model)
+    return cut(model, source.role)
 
 
 def job_problems(source: GraphSource, form: str, network: Network, model: ir.Model) -> Iterator[str]:

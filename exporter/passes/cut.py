@@ -30,10 +30,15 @@ _ATTRIBUTES = {op.name: tuple(op.attributes) for op in OPS}
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A cut graph: engine name → the segment it is built from, and the program."""
+    """A cut graph: engine name → the segment it is built from, and the program.
+
+    `nodes`: for every step of the program, the names of the graph's nodes that it computes. Number k of an
+    engine's is called node_k in the segment.
+    """
 
     segments: dict[str, ir.Model]
     program: Program
+    nodes: tuple[tuple[str, ...], ...]
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ def cut(model: ir.Model, name: str) -> Cut:
     segments: dict[str, ir.Model] = {}
     engines: dict[str, str] = {}
     steps: list[Step] = []
+    names: list[tuple[str, ...]] = []
     for level in range(levels.count):
         if members[level]:
             elsewhere = read_by_ops.union(*(reads[k] for k in range(levels.count) if k > level))
@@ -69,8 +75,10 @@ def cut(model: ir.Model, name: str) -> Cut:
             engine = engines.setdefault(key, f"{name}-{len(engines):02d}")
             segments.setdefault(engine, segment)
             steps.append(Step(ENGINE, engine, inputs, outputs, {}))
+            names.append(tuple(str(node.name) for node in members[level]))
         steps.extend(_op_step(node) for node in ops[level])
-    return Cut(segments, Program(_buffers(model, steps), tuple(steps)))
+        names.extend((str(node.name),) for node in ops[level])
+    return Cut(segments, Program(_buffers(model, steps), tuple(steps)), tuple(names))
 
 
 def _refuse_nested(nodes: Sequence[ir.Node], name: str) -> None:

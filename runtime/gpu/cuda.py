@@ -245,6 +245,16 @@ class CudaDevice(Device):
         self.waits += 1
         self._translated(self._own.sync)
 
+    def timed(self, work: Work) -> float:
+        assert not self._capturing
+        self._enter()
+        options = self._core.EventOptions(timing_enabled=True)
+        begin = self._translated(lambda: self._own.record(options=options))
+        work()
+        end = self._translated(lambda: self._own.record(options=options))
+        self.wait()
+        return float(self._translated(lambda: end - begin)) / 1e3  # events differ by milliseconds
+
     def exchange(self, array: DeviceArray) -> Any:
         return _Bytes(array)
 

@@ -219,6 +219,10 @@ class Device(ABC):
         """Wait until all enqueued work is done."""
 
     @abstractmethod
+    def timed(self, work: Work) -> float:
+        """Enqueue this work, never in a capture, and wait for it: the seconds it took on the device."""
+
+    @abstractmethod
     def exchange(self, array: DeviceArray) -> Any:
         """The bytes of an array as an object that `torch.as_tensor` takes without a copy."""
 

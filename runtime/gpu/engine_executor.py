@@ -16,14 +16,15 @@ from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import OPEN, Executor
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps
-from ttc.runtime.program import StitchedProgram
+from ttc.runtime.gpu.watch import Watch, WatchedSteps
+from ttc.runtime.program import StepBinder, StitchedProgram
 
 __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
-    """Args: the checked engines, the roles of the graphs to compute, what runs them, and the weights that
-    they take as inputs.
+    """Args: the checked engines, the roles of the graphs to compute, what runs them, the weights that they
+    take as inputs, and a profiler's watch.
     """
 
     def __init__(
@@ -35,18 +36,22 @@ class EngineExecutor(Executor):
         ops: PtxOps,
         weights: Mapping[str, DeviceArray],
         weight_scope: Scope,
+        watch: Watch | None = None,
     ) -> None:
         manifest = engines.folder.manifest
         self.name, self.compute_dtype = name, str(manifest.compute_dtype)
         self.limits = engines.limits
         self._steps, self._weights, self._weight_scope = steps, weights, weight_scope
         self._records = {} if engines.cut else manifest.engines
+        binders: list[StepBinder] = [steps, ops]
+        if watch is not None:
+            binders = [WatchedSteps(binder, watch) for binder in binders]
         self._programs = {
-            role: StitchedProgram(engines.folder.program(role), steps, ops)
+            role: StitchedProgram(engines.folder.program(role), *binders)
             for role in manifest.programs
             if role in roles
         }
-        self._ops = ops
+        self._ops = binders[1]
         self._closed = False
 
     @property

@@ -14,13 +14,14 @@ from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda import CudaDevice
-from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
 from ttc.runtime.gpu.two import on_two
+from ttc.runtime.gpu.watch import Watch
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
 __all__ = ["load_engines"]
@@ -30,8 +31,10 @@ __all__ = ["load_engines"]
 _HALVES = (("context", "advance"), ("denoiser", "step"))
 
 
-def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backend:
+def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Watch | None = None) -> Backend:
     """The backend "tensorrt" or "tensorrt-rtx" over a bundle, on one GPU or with a tower on each of two.
+
+    watch: a profiler's.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
@@ -44,7 +47,10 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backen
     engines = open_engines(bundle, settings.engines, settings.trust, backend)
 
     def load(index: int, roles: Sequence[str]) -> DeviceBackend:
-        return _load_on(CudaDevice(index, backend), backend, bundle, engines, roles, settings)
+        device: Device = CudaDevice(index, backend)
+        if watch is not None:
+            device = watch.device(device)
+        return _load_on(device, backend, bundle, engines, roles, settings, watch)
 
     if len(gpus) == 1:
         return load(gpus[0], [role for half in _HALVES for role in half])
@@ -52,12 +58,13 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings) -> Backen
 
 
 def _load_on(
-    device: CudaDevice,
+    device: Device,
     backend: str,
     bundle: Bundle,
     engines: Engines,
     roles: Sequence[str],
     settings: LoadSettings,
+    watch: Watch | None,
 ) -> DeviceBackend:
     """The graphs of these roles on one GPU, which is let go of if that fails."""
     records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
@@ -76,10 +83,11 @@ def _load_on(
             backend,
             engines,
             roles,
-            EngineSteps(runtime, device, records, loaded),
+            EngineSteps(runtime, device, records, loaded, watch),
             PtxOps(device, bundle.compute_dtype),
             weights,
             scope,
+            watch,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:

@@ -13,6 +13,7 @@ from ttc.engines import EngineRecord
 from ttc.errors import BackendError
 from ttc.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
+from ttc.runtime.gpu.watch import Watch
 from ttc.tensorrt_package import BACKENDS
 
 __all__ = ["EngineSteps", "Runtime"]
@@ -91,6 +92,7 @@ class EngineSteps:
 
     Args:
         records: name → what the engine takes and gives, from the manifest.  engines: deserialised.
+        watch: is told of every context.
     """
 
     def __init__(
@@ -99,8 +101,9 @@ class EngineSteps:
         device: Device,
         records: Mapping[str, EngineRecord],
         engines: Mapping[str, Any],
+        watch: Watch | None = None,
     ) -> None:
-        self._runtime, self._device = runtime, device
+        self._runtime, self._device, self._watch = runtime, device, watch
         self._records, self._engines = records, dict(engines)
         self.capture_problem: str | None = None
 
@@ -163,6 +166,8 @@ class EngineSteps:
                 )
         scratch = _scratch(scope, max(int(engine.device_memory_size_v2), 1))
         context.set_device_memory(scratch.address, scratch.nbytes)
+        if self._watch is not None:
+            self._watch.context(name, engine, context)
         scope.kept[key] = context
         return context
 

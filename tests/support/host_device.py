@@ -6,6 +6,7 @@ where nothing may be, and what happens when a call fails. What it cannot: anythi
 """
 
 import ctypes
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -144,6 +145,13 @@ class HostDevice(Device):
         assert self._recording is None, "nothing may wait inside a capture"
         self._check()
         self.waits += 1
+
+    def timed(self, work: Work) -> float:
+        assert self._recording is None, "nothing may be timed inside a capture"
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
 
     def exchange(self, array: DeviceArray) -> Bytes:
         return self.bytes_of(array)

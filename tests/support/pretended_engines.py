@@ -8,9 +8,11 @@ import hashlib
 import importlib.machinery
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from tests.support.host_device import HostDevice
@@ -67,6 +69,7 @@ class PretendedTensorRT:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.detailed = True  # whether engines were built with detailed verbosity
         self.made_on: list[str | None] = []  # the current GPU, for every engine and context made
         self.refuse: str | None = None  # name of a method that answers as TensorRT does when it fails
         outer = self
@@ -90,7 +93,14 @@ class PretendedTensorRT:
             def __getattr__(self, name: str) -> str:
                 return name
 
-        self.ILogger, self.Runtime = ILogger, Runtime
+        class IProfiler:
+            pass
+
+        class LayerInformationFormat:
+            JSON = "json"
+
+        self.ILogger, self.Runtime, self.IProfiler = ILogger, Runtime, IProfiler
+        self.LayerInformationFormat = LayerInformationFormat
         self.ExecutionContextAllocationStrategy = self.CudaGraphStrategy = _Names()
         self.DynamicShapesKernelSpecializationStrategy = _Names()
         self.__name__ = "tensorrt_rtx"
@@ -105,6 +115,21 @@ class _Engine:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.api, self.made_on = api, HostDevice.current
+        nodes = [node.name for node in onnx.load_from_string(content).graph.node]
+        # Three nodes a layer; layers in one way of TensorRT's, or in the other.
+        self.layers = [
+            (f"__myl_{k}", "\x1e".join(f"[ONNX Layer: {n}]" for n in fused))
+            if k % 6 and api.detailed
+            else (" + ".join(fused), "")
+            for k in range(0, len(nodes), 3)
+            if (fused := nodes[k : k + 3])
+        ]
+
+    def create_engine_inspector(self) -> Any:
+        names = [name for name, _ in self.layers]
+        told = [{"Name": name, "LayerType": "kgen", "Metadata": data} for name, data in self.layers]
+        text = json.dumps({"Layers": told if self.api.detailed else names, "Bindings": []})
+        return SimpleNamespace(get_engine_information=lambda form: text)
 
     def create_runtime_config(self) -> Any:
         class Config:
@@ -127,6 +152,8 @@ class _Context:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
+        self.profiler: Any = None
+        self.enqueue_emits_profile = True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = shape
@@ -162,9 +189,14 @@ class _Context:
         session.run_with_iobinding(binding)
         for value, array in zip(session.get_outputs(), binding.copy_outputs_to_cpu(), strict=True):
             _write(self.addresses[value.name], array)
+        if self.profiler is not None and self.enqueue_emits_profile:
+            for name, _ in self.engine.layers:
+                self.profiler.report_layer_time(name, LAYER_MILLISECONDS)
         return True
 
 
+# What every layer of a pretended engine takes.
+LAYER_MILLISECONDS = 0.25
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(int32)": np.int32,

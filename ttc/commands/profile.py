@@ -22,7 +22,16 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
 @click.command(short_help="Where the time goes: phases, layers, ops.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--backend", type=click.Choice(["onnxruntime", "torch"]), default="onnxruntime", show_default=True
+    "--backend",
+    type=click.Choice(["onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]),
+    default="onnxruntime",
+    show_default=True,
+)
+@click.option(
+    "--engines",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.  [default: BUNDLE/engines]",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
 @click.option("--batch", type=int, default=1, show_default=True, metavar="B", help="Rows.")
@@ -31,8 +40,10 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
 )
 @click.option("--repeats", type=int, default=20, show_default=True, metavar="N", help="Calls of each phase.")
 @click.option("--threads", type=int, metavar="N", help="CPU threads per call (onnxruntime).")
-@click.option("--peak-flops", type=float, metavar="X", help="The hardware's FLOP/s.  [default: measured]")
-@click.option("--peak-bandwidth", type=float, metavar="X", help="Its bytes/s.  [default: measured]")
+@click.option(
+    "--peak-flops", type=float, metavar="X", help="The hardware's FLOP/s.  [default: measured on CPU]"
+)
+@click.option("--peak-bandwidth", type=float, metavar="X", help="Its bytes/s.  [default: measured on CPU]")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -52,6 +63,7 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
 def profile(
     bundle: Path,
     backend: str,
+    engines: Path | None,
     device: str | None,
     batch: int,
     context: int,
@@ -83,6 +95,7 @@ def profile(
             backend,
             device=device,
             checkpoint=checkpoint,
+            engines=engines,
             batch=batch,
             context=context,
             repeats=repeats,

@@ -9,7 +9,10 @@ from ttc.runtime.backends.base import Backend, StepInputs
 from ttc.runtime.choice import Choosing
 from ttc.runtime.state import ContextState
 
-__all__ = ["PHASES", "Phase", "Sizes", "make_calls"]
+__all__ = ["PHASES", "Phase", "Prepare", "Sizes", "make_calls"]
+
+# Readies what a call changes, and gives the call.
+Prepare = Callable[[], Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ PHASES = {
 }
 
 
-def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Callable[[], object]]:
-    """A call for every phase. Each starts from the same state of `sizes.context` tokens; the calls are those
-    of the loop (`ttc.runtime.loop`).
+def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
+    """A call for every phase, to be prepared outside the clock: each starts from a copy of the same state of
+    `sizes.context` tokens, which backends on a GPU change in place. The calls are those of the loop
+    (`ttc.runtime.loop`).
     """
     draw = np.random.default_rng(7)
     B, S, V = sizes.batch, sizes.block, backend.config.vocab_size
@@ -61,13 +65,14 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Callable[[], objec
         backend.context(filled_state, ids(width), filled(B, width), filled((B, 1), width - 1))
 
     def state() -> ContextState:
-        """The filled state again: a call of a backend replaces tensors and lengths, it does not write."""
-        return ContextState(filled_state.capacity, filled_state.lengths, dict(filled_state.tensors))
+        """The filled state again."""
+        return backend.select(filled_state, np.arange(B, dtype=np.int32))
 
     chunk, block, one = ids(sizes.chunk), ids(S), ids(1)
     half = np.where(draw.random((B, S)) < 0.5, backend.config.mask_token_id, block).astype(np.int32)
     t = np.full(B, 0.5, np.float32)
-    logits = backend.denoise(state(), half, t)
+    held = state()  # the logits may lie beside it
+    logits = backend.denoise(held, half, t)
     inputs = StepInputs(
         half,
         np.full(B, 0.9, np.float32),
@@ -78,16 +83,28 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Callable[[], objec
         filled(B, S),
     )
 
-    def read(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Callable[[], object]:
+    def on_state(call: Callable[[ContextState], object]) -> Prepare:
+        def prepare() -> Callable[[], object]:
+            own = state()
+            return lambda: call(own)
+
+        return prepare
+
+    def read(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Prepare:
         length = tokens.shape[1]
-        return lambda: backend.context(state(), tokens, filled(B, length), filled((B, 1), length - 1))
+        return on_state(lambda s: backend.context(s, tokens, filled(B, length), filled((B, 1), length - 1)))
+
+    def commit() -> Callable[[], object]:
+        assert held.capacity == sizes.capacity
+        return lambda: backend.step(logits, inputs)
 
     greedy = Choosing(0.0, None, None, np.zeros(B, np.int64), filled_state.lengths)
-    calls: dict[str, tuple[int, Callable[[], object]]] = {
+    one_more = on_state(lambda s: backend.choose_next(s, one, filled(B, 1), filled((B, 1), 0), greedy))
+    calls: dict[str, tuple[int, Prepare]] = {
         "prefill chunk": (sizes.chunk, read(chunk)),
-        "denoise step": (S, lambda: backend.denoise(state(), half, t)),
-        "diffusion step": (S, lambda: backend.step(logits, inputs)),
+        "denoise step": (S, on_state(lambda s: backend.denoise(s, half, t))),
+        "diffusion step": (S, commit),
         "extension": (S, read(block)),
-        "AR step": (1, lambda: backend.choose_next(state(), one, filled(B, 1), filled((B, 1), 0), greedy)),
+        "AR step": (1, one_more),
     }
     return {Phase(name, PHASES[name], length): call for name, (length, call) in calls.items()}

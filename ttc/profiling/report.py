@@ -16,7 +16,8 @@ class Part:
     """Time of one op in one place.
 
     Attributes:
-        place: "layers.3", "embedding", "time", "head", "step", or "other" where the backend does not say.
+        place: "layers.3", "embedding", "time", "head", "step", "state" (copies of it on a GPU),
+            "layers.3 + layers.4" where an engine fused them, or "other" where the backend does not say.
         layer: its number, None outside the layers.  kind: the layer's, or the place.
         op: "ttc::MambaScan", or an operator of the backend.
         seconds: in one call of the phase, with what the library spends until the next op begins.
@@ -112,7 +113,7 @@ class Profile:
 
     Attributes:
         limits: floating-point operations and bytes per second that this machine reached when measured, or
-            that the user gave.
+            that the user gave; empty where neither is known.
         loops: generations, for the time outside the backend.
         notes: what was not as asked.
     """
@@ -167,9 +168,11 @@ def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[st
     for name, own in groups.items():
         seconds = sum(part.seconds for part in own)
         cost = sum((part.cost for part in own), Cost(0, 0))
-        least = cost.seconds_at_least(limits["flops_per_second"], limits["bytes_per_second"])
         kernel = sum(part.kernel for part in own)
-        of_limit = least / kernel if kernel and (cost.flops or cost.bytes) else None
+        of_limit = None
+        if limits and kernel and (cost.flops or cost.bytes):
+            least = cost.seconds_at_least(limits["flops_per_second"], limits["bytes_per_second"])
+            of_limit = least / kernel
         calls = sum(part.calls for part in own)
         found.append(
             Total(

@@ -3,9 +3,8 @@
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ttc.bundle import Bundle
@@ -13,31 +12,26 @@ from ttc.errors import InputError
 from ttc.profiles import load_profile
 from ttc.profiling import eager, onnxruntime
 from ttc.profiling.costs import measure_limits
+from ttc.profiling.engines import profile_engines
 from ttc.profiling.phases import PHASES, Phase, Sizes, make_calls
-from ttc.profiling.report import LoopTime, Part, PhaseProfile, Profile
+from ttc.profiling.report import LoopTime, PhaseProfile, Profile
+from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.profiling.trace import Span
-from ttc.runtime.backends.base import Backend
+from ttc.runtime.backends.base import Backend, Limits
+from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.engine import Engine
+from ttc.runtime.limits import check_rows, fitting_capacity, fitting_chunk
 from ttc.runtime.result import Result
 from ttc.shard import numpy_dtype
 from ttc.verify.backends import library_version, open_candidate
 
 __all__ = ["BACKENDS", "profile"]
 
-BACKENDS = ("onnxruntime", "torch")
-_WARM_UP = 3
+BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+_BLOCK = 16
 _LOOP_TOKENS = 48
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    """One phase as measured: seconds of its calls, the parts of the fastest one, and its spans."""
-
-    seconds: list[float]
-    parts: tuple[Part, ...]
-    spans: tuple[Span, ...]
 
 
 def profile(
@@ -46,6 +40,7 @@ def profile(
     *,
     device: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    engines: str | os.PathLike[str] | None = None,
     batch: int = 1,
     context: int = 64,
     repeats: int = 20,
@@ -58,10 +53,11 @@ def profile(
 
     Args:
         bundle: the folder that `ttc export` wrote.
-        backend: "onnxruntime" or "torch"; the layers of TensorRT engines are not timed.
-        device, checkpoint, threads: as in `ttc.load`.
+        backend: one of `BACKENDS`.
+        device, checkpoint, engines, threads: as in `ttc.load`, but for one device only.
         batch: rows.  context: tokens already read.  repeats: calls of each phase; the fastest is shown.
-        peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches.
+        peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches on
+            the CPU, and leaves them unknown on a GPU.
         progress: called with a line of text before each piece of work.
 
     Returns:
@@ -76,20 +72,23 @@ def profile(
     for name, value in (("batch", batch), ("context", context), ("repeats", repeats)):
         if value < 1:
             raise InputError(f"{name} is {value}; valid: 1 or more")
+    settings = _settings(backend, device, threads, engines)
+    given = _given_limits(peak_flops, peak_bandwidth)
     notes: list[str] = []
-    limits = _limits(peak_flops, peak_bandwidth, notes)
     with Bundle.open(bundle, checkpoint) as opened:
-        sizes = _sizes(opened, batch, context)
+        _check_context(opened, context)
         say(f"{backend}: without a profiler")
-        plain = open_candidate(backend, opened, device, layers=False, threads=threads)
+        plain = open_candidate(backend, opened, device, layers=False, threads=threads, engines=engines)
         try:
-            loops = _loops(plain.backend)
+            sizes = _sizes(opened, batch, context, plain.backend.limits)
+            limits = _limits(given, plain.device, notes)
+            loops = _loops(plain.backend, sizes.block)
             unprofiled = _unprofiled(plain.backend, sizes, repeats)
             notes += plain.backend.notes
         finally:
             plain.backend.close()
         say(f"{backend}: with its profiler")
-        timed = _PROFILERS[backend](opened, device, threads, sizes, repeats)
+        timed = _PROFILERS[backend](opened, settings, sizes, repeats, notes)
         phases = tuple(
             PhaseProfile(
                 phase.name,
@@ -120,32 +119,46 @@ def profile(
         )
 
 
+def _settings(
+    backend: str, device: str | None, threads: int | None, engines: str | os.PathLike[str] | None
+) -> LoadSettings:
+    """What the profiled backend is loaded with; no CUDA graphs, which would hide what is in them."""
+    if threads is not None and backend != "onnxruntime":
+        raise InputError(f"threads is for backend 'onnxruntime'; leave it out for {backend!r}")
+    if device is not None and "," in device:
+        raise InputError(f"device is {device!r}; a profile is of one device, like 'cuda:0'")
+    settings = LoadSettings(device, threads, engines, graph_level=0)
+    if backend in ("onnxruntime", "torch"):
+        settings.refuse_engines(backend)
+    return settings
+
+
 def _onnxruntime(
-    bundle: Bundle, device: str | None, threads: int | None, sizes: Sizes, repeats: int
-) -> dict[Phase, _Timed]:
+    bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
+) -> dict[Phase, Timed]:
     """Every phase by ONNX Runtime's profiler: its k-th run of a session is our k-th call of that graph."""
     with tempfile.TemporaryDirectory(prefix="ttc-profile-") as folder:
-        backend, _, end = onnxruntime.open_profiled(bundle, device, threads, Path(folder))
+        backend, _, end = onnxruntime.open_profiled(bundle, settings.device, settings.threads, Path(folder))
         try:
             calls = make_calls(backend, sizes)
-            clocked = {phase: _clock(call, repeats) for phase, call in calls.items()}
+            clocked = {phase: clock(prepare, repeats) for phase, prepare in calls.items()}
             runs = end()
         finally:
             backend.close()
     itemsize = numpy_dtype("float32" if backend.notes else bundle.compute_dtype).itemsize
-    found: dict[Phase, _Timed] = {}
+    found: dict[Phase, Timed] = {}
     done = dict.fromkeys(PHASES.values(), 0)
     for role in done:
         of_role = [phase for phase in calls if phase.role == role]
-        done[role] = len(runs[role]) - (_WARM_UP + repeats) * len(of_role)  # what set the state up came first
+        done[role] = len(runs[role]) - (WARM_UP + repeats) * len(of_role)  # what set the state up came first
         for phase in of_role:
-            first = done[role] + _WARM_UP
+            first = done[role] + WARM_UP
             done[role] = first + repeats
             own = runs[role][first : first + repeats]
             seconds = [end - start for start, end in clocked[phase]]
             best = seconds.index(min(seconds))
             parts = onnxruntime.parts_of(own[best], bundle.config, sizes.batch, phase.tokens, itemsize)
-            found[phase] = _Timed(seconds, parts, _spans(phase, clocked[phase][best], own[best]))
+            found[phase] = Timed(seconds, parts, _spans(phase, clocked[phase][best], own[best]))
     return {phase: found[phase] for phase in calls}
 
 
@@ -161,93 +174,98 @@ def _spans(phase: Phase, clock: tuple[float, float], run: onnxruntime.Run) -> tu
 
 
 def _torch(
-    bundle: Bundle, device: str | None, threads: int | None, sizes: Sizes, repeats: int
-) -> dict[Phase, _Timed]:
+    bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
+) -> dict[Phase, Timed]:
     """Every phase by clocks around the layers and ops of the eager towers."""
-    watched = eager.open_watched(bundle, device)
+    watched = eager.open_watched(bundle, settings.device)
     try:
         found = {}
-        for phase, call in make_calls(watched.backend, sizes).items():
-            clocked, marks = [], []
-            for number in range(_WARM_UP + repeats):
-                start = time.perf_counter()
-                marks_of = watched.record(call)
-                if number >= _WARM_UP:
-                    clocked.append((start, time.perf_counter()))
-                    marks.append(marks_of)
+        for phase, prepare in make_calls(watched.backend, sizes).items():
+            every: list[eager.Marks] = []
+            clocked = clock(prepare, repeats, keeping(watched.record, every))
+            marks = every[WARM_UP:]
             seconds = [end - start for start, end in clocked]
             best = seconds.index(min(seconds))
             itemsize = numpy_dtype(bundle.compute_dtype).itemsize
             parts, spans = eager.parts_of(
                 marks[best], clocked[best], bundle.config, phase, sizes.batch, itemsize
             )
-            found[phase] = _Timed(seconds, parts, spans)
+            found[phase] = Timed(seconds, parts, spans)
         return found
     finally:
         watched.backend.close()
 
 
-_PROFILERS: Mapping[str, Callable[[Bundle, str | None, int | None, Sizes, int], dict[Phase, _Timed]]] = {
+_PROFILERS: Mapping[str, Callable[[Bundle, LoadSettings, Sizes, int, list[str]], dict[Phase, Timed]]] = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
+    "tensorrt": partial(profile_engines, "tensorrt"),
+    "tensorrt-rtx": partial(profile_engines, "tensorrt-rtx"),
 }
-
-
-def _clock(call: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
-    """Begin and end of each call after the warm-up."""
-    for _ in range(_WARM_UP):
-        call()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        found.append((start, time.perf_counter()))
-    return found
 
 
 def _unprofiled(backend: Backend, sizes: Sizes, repeats: int) -> dict[str, float]:
     return {
-        phase.name: min(end - start for start, end in _clock(call, repeats))
-        for phase, call in make_calls(backend, sizes).items()
+        phase.name: min(end - start for start, end in clock(prepare, repeats))
+        for phase, prepare in make_calls(backend, sizes).items()
     }
 
 
-def _loops(backend: Backend) -> tuple[LoopTime, ...]:
+def _loops(backend: Backend, block_size: int) -> tuple[LoopTime, ...]:
     """A generation in each mode, after one that warms up."""
     engine = Engine(backend, None, load_profile("cpu"), None)
     found = []
     for mode in ("diffusion", "ar"):
         for tokens in (16, _LOOP_TOKENS):
-            result = engine.generate([1, 5, 9], mode=mode, max_new_tokens=tokens, stop_at_eos=False)
+            result = engine.generate(
+                [1, 5, 9], mode=mode, max_new_tokens=tokens, block_size=block_size, stop_at_eos=False
+            )
         assert isinstance(result, Result), "one prompt, one result"
         stats = result.stats
         found.append(LoopTime(mode, len(result.token_ids), stats.seconds, stats.backend_seconds))
     return tuple(found)
 
 
-def _sizes(bundle: Bundle, batch: int, context: int) -> Sizes:
-    shapes = load_profile("cpu")
-    chunk = shapes.prefill_chunk
-    needed = context + max(chunk, 16)
+def _check_context(bundle: Bundle, context: int) -> None:
+    follows = max(load_profile("cpu").prefill_chunk, _BLOCK)
     limit = bundle.config.max_position_embeddings
-    if needed > limit:
+    if context + follows > limit:
         raise InputError(
-            f"context is {context}, and a call of {max(chunk, 16)} tokens follows; "
-            f"the model holds {limit} tokens, so at most {limit - max(chunk, 16)} is valid"
+            f"context is {context}, and a call of {follows} tokens follows; "
+            f"the model holds {limit} tokens, so at most {limit - follows} is valid"
         )
-    return Sizes(batch, chunk, 16, context, min(limit, shapes.capacity_for(needed)))
 
 
-def _limits(peak_flops: float | None, peak_bandwidth: float | None, notes: list[str]) -> dict[str, float]:
+def _sizes(bundle: Bundle, batch: int, context: int, limits: Limits | None) -> Sizes:
+    """Sizes that the model holds and the engines, if there are any, were built for."""
+    check_rows(limits, batch)
+    shapes = fitting_chunk(load_profile("cpu"), limits)
+    chunk = shapes.prefill_chunk
+    block = _BLOCK if limits is None else min(max(_BLOCK, limits.block[0]), limits.block[1])
+    needed = context + max(chunk, block)
+    wanted = min(bundle.config.max_position_embeddings, shapes.capacity_for(needed))
+    return Sizes(batch, chunk, block, context, fitting_capacity(limits, needed, wanted))
+
+
+def _given_limits(peak_flops: float | None, peak_bandwidth: float | None) -> dict[str, float]:
     given = {"flops_per_second": peak_flops, "bytes_per_second": peak_bandwidth}
     for name, value in given.items():
         if value is not None and not value > 0:
             raise InputError(f"{name} is {value}; valid: a number above 0")
-    known = {name: value for name, value in given.items() if value is not None}
-    if len(known) == len(given):
-        return known
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _limits(given: dict[str, float], device: str, notes: list[str]) -> dict[str, float]:
+    """The limits that were given, completed by measured ones on the CPU."""
+    if len(given) == 2:
+        return given
+    if device != "cpu":
+        notes.append(
+            "how near this is to the GPU's limits is not told; give both --peak-flops and --peak-bandwidth"
+        )
+        return {}
     notes.append(
         "the limits are what numpy reached here in a product of 512×512 and a copy of 16 MiB; "
         "give --peak-flops and --peak-bandwidth for the hardware's own"
     )
-    return measure_limits() | known
+    return measure_limits() | given

@@ -148,7 +148,8 @@ def tap_layers(model: Any) -> dict[str, int]:
 
 def _device(backend: Backend) -> str:
     """Where a backend says it runs."""
-    return str(getattr(backend, "device", "cuda"))
+    device = getattr(backend, "device", "cuda")
+    return str(getattr(device, "name", device))
 
 
 def library_version(name: str) -> str:

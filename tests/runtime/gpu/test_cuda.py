@@ -279,3 +279,19 @@ def test_without_cuda_core(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ttc\[gpu\]'"):
         layer.requirements("tensorrt-rtx")
+
+
+def test_work_is_timed_by_two_events_around_it(device, log):
+    moments, options = iter([2.0, 7.5]), []  # events differ by milliseconds
+
+    def record(**named):
+        options.append(named["options"])
+        return next(moments)
+
+    device._own.__dict__["_answers"]["record"] = record
+    device._core.__dict__["_answers"]["EventOptions"] = core.EventOptions
+    assert hasattr(core.Event, "__sub__")
+    seconds = device.timed(lambda: device.enqueue(lambda handle: log.append(("leaf", (handle,)))))
+    assert seconds == pytest.approx(0.0055)
+    assert names(log) == ["own.record", "leaf", "own.record", "own.sync"]
+    assert [option.timing_enabled for option in options] == [True, True]

@@ -1,0 +1,39 @@
+"""What a profiler hooks into: the leaves of the stream, the steps they belong to, and the engines' contexts.
+
+Works at graph level 0 only, where the host starts every leaf: a captured one is seen once, and not timed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ttc.program import Step
+from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.program import StepBinder
+
+__all__ = ["Watch", "WatchedSteps"]
+
+
+class Watch(Protocol):
+    """Sees what engines and the kernels between them put on the stream."""
+
+    def device(self, device: Device) -> Device:
+        """The device to use in place of this one."""
+
+    def step(self, step: Step, work: Work) -> Work:
+        """The work to enqueue in place of that of one step of a program."""
+
+    def context(self, name: str, engine: Any, context: Any) -> None:
+        """TensorRT made an execution context of the engine `name`."""
+
+
+class WatchedSteps:
+    """Steps whose works go through a watch."""
+
+    def __init__(self, bind: StepBinder, watch: Watch) -> None:
+        self._bind, self._watch = bind, watch
+
+    def __call__(
+        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+    ) -> Work:
+        """The step's work, watched."""
+        return self._watch.step(step, self._bind(scope, step, inputs, outputs))

@@ -1,0 +1,137 @@
+"""From the leaves of a call to its parts: which layer of the model, and which op, an engine's layer is of.
+
+A builder names what it makes after the nodes it made it from, and may fuse nodes of several ops or layers;
+its time is then that of all of them together, and is shown under all of their names. What is fused over more
+than two places, or keeps no node's name, is shown under "other".
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.plugins.costs import Cost
+from ttc.plugins.ops import DOMAIN
+from ttc.profiling.costs import SPECS, ttc_op_cost
+from ttc.profiling.engine_watch import LeafTime, Told
+from ttc.profiling.phases import Phase
+from ttc.profiling.report import Part
+from ttc.profiling.trace import Span
+from ttc.program import OP, Step
+
+__all__ = ["Nodes", "engine_parts", "place_of"]
+
+# Name and outputs of an engine's step → the names of the nodes that its segment calls node_0, node_1, …
+Nodes = Mapping[tuple[str, ...], Sequence[str]]
+
+_NODE = re.compile(r"(layers\.\d+|\bembedding|\btime|\bhead|\bstep)(?:\.\w+)?/(\w+(?:/\w+)*)")
+_SEGMENT_NODE = re.compile(r"\bnode_(\d+)")
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+_PLAIN = "engine layer"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Something that took time: where, by which op, and its name in the trace."""
+
+    place: str
+    op: str
+    name: str
+    begin: float
+    seconds: float
+
+
+def engine_parts(
+    leaves: Sequence[LeafTime],
+    told: Mapping[str, Told],
+    nodes: Nodes,
+    config: ModelConfig,
+    phase: Phase,
+    clock: tuple[float, float],
+    batch: int,
+    itemsize: int,
+) -> tuple[tuple[Part, ...], tuple[Span, ...]]:
+    """Parts and spans of one call.
+
+    Args:
+        told: engine → what the inspector says of its layers.
+        clock: begin and end of the call, in seconds.
+    """
+    groups: dict[tuple[str, str], list[_Piece]] = {}
+    begin, end = clock
+    spans = [Span(phase.name, phase.name, "backend call", begin * 1e6, (end - begin) * 1e6)]
+    for leaf in leaves:
+        for piece in _pieces(leaf, told, nodes):
+            groups.setdefault((piece.place, piece.op), []).append(piece)
+            spans.append(Span(phase.name, piece.name, piece.op, piece.begin * 1e6, piece.seconds * 1e6))
+    parts = []
+    for (place, op), pieces in groups.items():
+        seconds = sum(piece.seconds for piece in pieces)
+        domain, _, name = op.partition("::")
+        known = domain == DOMAIN and name in SPECS
+        # An op that a builder took apart into layers is still one call of it.
+        cost = ttc_op_cost(name, config, batch, phase.tokens, itemsize) if known else Cost(0, 0)
+        layer = int(place.removeprefix("layers.")) if re.fullmatch(r"layers\.\d+", place) else None
+        calls = 1 if known else len(pieces)
+        parts.append(Part(place, layer, _kind(place, config), op, seconds, seconds, calls, cost))
+    return tuple(parts), tuple(spans)
+
+
+def place_of(text: str) -> tuple[str, str]:
+    """Place and op that an engine's layer has by the names of nodes in this text."""
+    named: dict[str, None] = {}
+    ops: dict[str, None] = {}
+    for place, path in _NODE.findall(text):
+        named[place] = None
+        own = next((word for word in re.split(r"[/_]", path) if word in SPECS), None)
+        ops[_PLAIN if own is None else f"{DOMAIN}::{own}"] = None
+    op = " + ".join(sorted(ops, reverse=True)) or _PLAIN
+    if len(named) > 2:
+        return "other", f"{_PLAIN} over {len(named)} places"
+    return " + ".join(named) or "other", op
+
+
+def _pieces(leaf: LeafTime, told: Mapping[str, Told], nodes: Nodes) -> Iterator[_Piece]:
+    step = leaf.step
+    if step is not None and step.kind == OP:
+        op = f"{DOMAIN}::{step.name}"
+        yield _Piece(_place_of_op(step), op, step.name, leaf.begin, leaf.seconds)
+    elif leaf.engine is not None:
+        begin, layers = leaf.begin, told.get(leaf.engine, {})
+        for name, seconds in leaf.layers:
+            text = f"{name} {layers.get(name, {}).get('Metadata', '')}"
+            if step is not None:
+                text = _with_names(text, nodes.get((step.name, *step.outputs), ()))
+            place, op = place_of(text)
+            yield _Piece(place, op, name, begin, seconds)
+            begin += seconds
+    elif leaf.what == "enqueue":
+        yield _Piece("other", "engine without layer times", "engine", leaf.begin, leaf.seconds)
+    else:
+        yield _Piece("state", leaf.what, leaf.what, leaf.begin, leaf.seconds)
+
+
+def _with_names(text: str, names: Sequence[str]) -> str:
+    """The text with the segment's names of nodes replaced by those of the graph."""
+
+    def named(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return names[number] if number < len(names) else match[0]
+
+    return _SEGMENT_NODE.sub(named, text)
+
+
+def _place_of_op(step: Step) -> str:
+    """The layer whose tensors and weights a kernel between engines reads; the step's, for choosing tokens."""
+    layers = {int(number) for name in (*step.inputs, *step.outputs) for number in _LAYER.findall(name)}
+    if len(layers) == 1:
+        return f"layers.{layers.pop()}"
+    return "other" if layers else "step"
+
+
+def _kind(place: str, config: ModelConfig) -> str:
+    """A layer's letter; where two places are fused, the names of both kinds."""
+    letters = [config.pattern[int(p[7:])] if p.startswith("layers.") else p for p in place.split(" + ")]
+    if len(letters) == 1:
+        return letters[0]
+    return " + ".join(dict.fromkeys(LAYER_KINDS.get(letter, letter) for letter in letters))

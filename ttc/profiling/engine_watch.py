@@ -1,0 +1,170 @@
+"""Times of everything that TensorRT engines, and the kernels between them, put on the GPU's stream.
+
+Every leaf is timed by two CUDA events and waited for; what an engine did inside its leaf is told by
+TensorRT's own profiler, layer by layer. No CUDA graphs: a captured leaf is not seen. Written against TensorRT
+11.4 and TensorRT-RTX 1.7; none of it has run on a GPU yet.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ttc.program import Step
+from ttc.runtime.gpu.device import Device, DeviceArray, Leaf, Work
+from ttc.runtime.gpu.watch import Watch
+
+__all__ = ["EngineWatch", "LeafTime", "engine_layers", "layer_profiler"]
+
+# Layer of an engine → what the inspector says of it.
+Told = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class LeafTime:
+    """One leaf of the stream.
+
+    Attributes:
+        what: "enqueue", "copy", "fill", or the name of a kernel.
+        step: of a program, that it belongs to; None for whole engines, and for what the backend does itself.
+        begin: when the host began to enqueue it, in seconds.  seconds: on the device.
+        engine: that ran in it, if one did.  layers: its layers in order, with their seconds.
+    """
+
+    what: str
+    step: Step | None
+    begin: float
+    seconds: float = 0.0
+    engine: str | None = None
+    layers: list[tuple[str, float]] = field(default_factory=list)
+
+
+class EngineWatch(Watch):
+    """Keeps the leaves of one call.
+
+    Args:
+        api: the module tensorrt or tensorrt_rtx.
+
+    Attributes:
+        told: engine → its layers as the inspector tells them.  notes: what could not be had.
+    """
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.told: dict[str, Told] = {}
+        self.notes: list[str] = []
+        self._leaves: list[LeafTime] | None = None
+        self._step: Step | None = None
+        self._profilers: dict[str, Any] = {}
+
+    def record(self, call: Callable[[], object]) -> list[LeafTime]:
+        """Make one call; its leaves in order."""
+        leaves: list[LeafTime] = []
+        self._leaves = leaves
+        try:
+            call()
+        finally:
+            self._leaves = None
+        return leaves
+
+    def device(self, device: Device) -> Device:
+        """The device with its leaves watched."""
+        return cast(Device, _WatchedDevice(device, self))
+
+    def step(self, step: Step, work: Work) -> Work:
+        """The work, during which leaves are known to be the step's."""
+
+        def run() -> None:
+            self._step = step
+            try:
+                work()
+            finally:
+                self._step = None
+
+        return run
+
+    def context(self, name: str, engine: Any, context: Any) -> None:
+        """Profile a context of an engine, and ask once what the engine consists of."""
+        if name not in self._profilers:
+            self._profilers[name] = layer_profiler(self._api, lambda *layer: self._layer(name, *layer))
+            self.told[name] = self._inspect(name, engine)
+        context.profiler = self._profilers[name]
+        # The engine's call then waits for its layers and reports them before it returns.
+        context.enqueue_emits_profile = True
+
+    def leaf(self, device: Device, what: str, work: Work) -> None:
+        """Enqueue one leaf, and time it if a call is recorded."""
+        if self._leaves is None:
+            work()
+            return
+        found = LeafTime(what, self._step, time.perf_counter())
+        self._leaves.append(found)
+        found.seconds = device.timed(work)
+
+    def _layer(self, engine: str, layer: str, milliseconds: float) -> None:
+        if self._leaves:
+            self._leaves[-1].engine = engine
+            self._leaves[-1].layers.append((layer, milliseconds / 1e3))
+
+    def _inspect(self, name: str, engine: Any) -> Told:
+        try:
+            return engine_layers(self._api, engine)
+        except ValueError as fault:
+            self.notes.append(f"engine {name}: the inspector gave no list of layers ({fault})")
+            return {}
+
+
+class _WatchedDevice:
+    """A device whose leaves go through a watch; everything else is the device's own."""
+
+    def __init__(self, device: Device, watch: EngineWatch) -> None:
+        self._device, self._watch = device, watch
+        self._names: dict[int, str] = {}  # kernels by identity: the device keeps them as long as it lives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._device, name)
+
+    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
+        kernel = self._device.load_kernel(name, ptx, shared_bytes)
+        self._names[id(kernel)] = name
+        return kernel
+
+    def launch(self, kernel: Any, *arguments: Any) -> None:
+        name = self._names.get(id(kernel), "kernel")
+        self._watch.leaf(self._device, name, lambda: self._device.launch(kernel, *arguments))
+
+    def enqueue(self, leaf: Leaf) -> None:
+        self._watch.leaf(self._device, "enqueue", lambda: self._device.enqueue(leaf))
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        self._watch.leaf(self._device, "copy", lambda: self._device.copy(target, source))
+
+    def fill(self, target: DeviceArray, byte: int) -> None:
+        self._watch.leaf(self._device, "fill", lambda: self._device.fill(target, byte))
+
+
+def layer_profiler(api: Any, layer: Callable[[str, float], None]) -> Any:
+    """An `IProfiler` that calls `layer(name, milliseconds)`, for `IExecutionContext.profiler`."""
+
+    class Profiler(api.IProfiler):  # type: ignore[misc]  # its base is only known at run time
+        def __init__(self) -> None:
+            api.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            layer(layer_name, ms)
+
+    return Profiler()
+
+
+def engine_layers(api: Any, engine: Any) -> Told:
+    """The layers of a deserialised engine as its inspector tells them: more than names only where it was
+    built with detailed verbosity. Raises `ValueError` where it tells nothing.
+    """
+    text = engine.create_engine_inspector().get_engine_information(api.LayerInformationFormat.JSON)
+    content = json.loads(text)
+    layers = content.get("Layers") if isinstance(content, dict) else None
+    if not isinstance(layers, list):
+        raise ValueError('no list "Layers"')
+    described = (layer for layer in layers if isinstance(layer, dict))
+    return {str(layer.get("Name")): layer for layer in described}

@@ -1,0 +1,71 @@
+"""Every phase on TensorRT or TensorRT-RTX engines, whole or cut. Not run on a GPU yet."""
+
+import importlib
+
+from ttc.bundle import Bundle
+from ttc.exporter.jobs import cut_graph
+from ttc.exporter.sources import GraphSource
+from ttc.profiling.engine_parts import Nodes, engine_parts
+from ttc.profiling.engine_watch import EngineWatch, LeafTime
+from ttc.profiling.phases import Phase, Sizes, make_calls
+from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
+from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.gpu.engine_files import open_engines
+from ttc.runtime.gpu.load_engines import load_engines
+from ttc.shard import numpy_dtype
+from ttc.tensorrt_package import BACKENDS
+
+__all__ = ["profile_engines"]
+
+
+def profile_engines(
+    name: str, bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
+) -> dict[Phase, Timed]:
+    """Time every phase, leaf by leaf, at graph level 0; what is not as it should be is added to the notes."""
+    nodes = _nodes(name, bundle, settings, notes)
+    watch = EngineWatch(importlib.import_module(BACKENDS[name]))
+    backend = load_engines(name, bundle, settings, watch)
+    itemsize = numpy_dtype(bundle.compute_dtype).itemsize
+    found = {}
+    try:
+        for phase, prepare in make_calls(backend, sizes).items():
+            calls: list[list[LeafTime]] = []
+            clocked = clock(prepare, repeats, keeping(watch.record, calls))
+            seconds = [end - start for start, end in clocked]
+            best = seconds.index(min(seconds))
+            leaves = calls[WARM_UP + best]
+            parts, spans = engine_parts(
+                leaves, watch.told, nodes, bundle.config, phase, clocked[best], sizes.batch, itemsize
+            )
+            found[phase] = Timed(seconds, parts, spans)
+    finally:
+        backend.close()
+    notes += watch.notes
+    if not any("Metadata" in layer for layers in watch.told.values() for layer in layers.values()):
+        notes.append(
+            "the engines were built without detailed verbosity: a layer of theirs is found by its name only"
+        )
+    return found
+
+
+def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) -> Nodes:
+    """The names of the graphs' nodes in every segment of cut engines, which the engines themselves lack: the
+    graphs are cut again.
+    """
+    folder = open_engines(bundle, settings.engines, settings.trust, name).folder
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for role in folder.manifest.programs:
+        digest = folder.manifest.sources[role]
+        source = GraphSource(
+            role, bundle.graph_path(role), digest, False, bundle.config, bundle.compute_dtype
+        )
+        again = cut_graph(source, folder.manifest.baked)
+        if again.program.to_dict() != folder.program(role).to_dict():
+            notes.append(
+                f"{role}: this ttc cuts the graph in another way than the one that built the engines, "
+                "so that their layers have no names; build them again"
+            )
+            continue
+        steps = zip(again.program.steps, again.nodes, strict=True)
+        found |= {(step.name, *step.outputs): names for step, names in steps}
+    return found
