@@ -167,6 +167,10 @@ def test_what_cuda_graphs_need(machine: Callable[..., dict[str, Any]]) -> None:
     assert found(here, smi, driver=driver | {"cuda": "12.3"}) == (True, False)
     assert found(here, smi, driver=driver, broken=("cuda.bindings.nvrtc",)) == (True, False)
     assert found({}, smi, driver=driver) == (False, False)
+    report = machine(here, smi, driver=driver, broken=("cuda.bindings.nvrtc",))
+    assert any(
+        "engines, and a tower on each of two GPUs, run without" in a["why"] for a in report["abilities"]
+    )
     assert block not in abilities(machine(here))
 
 

@@ -18,6 +18,7 @@ __all__ = ["PACKAGES", "Ability", "Package", "examine"]
 _SMI_FIELDS = ("name", "driver_version", "memory.total", "compute_cap")
 _SMI_SECONDS = 20
 _LOOPS_IN_GRAPHS = (12, 4)
+_ENGINES = "engines, and a tower on each of two GPUs, run without any graphs then"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,9 @@ def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
 
 
 def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_gpu: bool) -> list[Ability]:
-    """What CUDA graphs can hold here; nothing to say without a GPU."""
+    """What CUDA graphs can hold here; nothing to say without a GPU. The kernel that writes into caches is
+    compiled by NVRTC too, in the PTX version of the loop's.
+    """
     if not has_gpu:
         return []
     step, block, remedy = "CUDA graphs of a step", "CUDA graphs of a block", ("pip install 'ttc[gpu]'",)
@@ -202,9 +205,9 @@ def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_
         return [Ability(what, False, "cuda.core is missing", remedy) for what in (step, block)]
     found = [Ability(step, True, "cuda.core")]
     if (fault := _nvrtc_fault()) is not None:
-        return [*found, Ability(block, False, f"NVRTC is missing or broken: {fault}", remedy)]
+        return [*found, Ability(block, False, f"NVRTC is missing or broken: {fault}; {_ENGINES}", remedy)]
     if driver is not None and tuple(map(int, driver["cuda"].split("."))) < _LOOPS_IN_GRAPHS:
-        why = f"the driver is for CUDA {driver['cuda']}, and loops in graphs need 12.4"
+        why = f"the driver is for CUDA {driver['cuda']}, and loops in graphs need 12.4; {_ENGINES}"
         return [*found, Ability(block, False, why, ("install a newer NVIDIA driver",))]
     return [*found, Ability(block, True, "cuda.core and NVRTC")]
 

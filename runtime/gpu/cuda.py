@@ -7,6 +7,7 @@ Errors become `BackendError`s by `ttc.runtime.gpu.faults`, which also says when 
 """
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -283,9 +284,7 @@ class CudaDevice(Device):
             return _CudaGraph(self, self._translated(make))
         finally:
             for builder in reversed(builders):
-                # An unfinished capture would keep the stream.
-                ends = [builder.end_building] if builder.is_building else []
-                close_all([*ends, builder.close])
+                close_all([functools.partial(_end, builder), builder.close])
 
     def _recorded(self, builders: list[Any], work: Work) -> Any:
         """A builder that has captured this work on the own stream."""
@@ -376,6 +375,14 @@ class _Bytes:
             "version": 3,
             "strides": None,
         }
+
+
+def _end(builder: Any) -> None:
+    """End an unfinished capture, which would keep the stream. Once CUDA has declared a capture invalid,
+    `is_building` and `end_building` raise, and only `close` ends it.
+    """
+    if builder.is_building:
+        builder.end_building()
 
 
 def _name(status: Any) -> str:

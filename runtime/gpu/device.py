@@ -90,11 +90,12 @@ class Scope:
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """What is allocated inside is given back at once if the body fails."""
-        before = len(self._blocks)
+        """What is allocated inside is given back at once if the body fails, and what refers to it let go."""
+        before, kept = len(self._blocks), dict(self.kept)
         try:
             yield
         except BaseException:
+            self.kept = kept
             made, self._blocks = self._blocks[before:], self._blocks[:before]
             close_all(block.free for block in reversed(made))
             raise

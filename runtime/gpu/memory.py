@@ -61,7 +61,9 @@ class MemoryPlan:
         if self.fits:
             return
         need, gpu = self.need, self.gpus[0]
-        weights = ", ".join(f"{tower} {_gb(size)}" for tower, size in need.weights.items())
+        weights = (
+            ", ".join(f"{tower} {_gb(size)}" for tower, size in need.weights.items()) or "in the engines"
+        )
         raise DeviceMemoryError(
             f"{gpu.name} has {_gb(gpu.free)} free, {_gb(need.total)} are due: weights {weights}; "
             f"{need.batch} rows at capacity {need.capacity} {_gb(need.batch * need.row)}; "
@@ -89,9 +91,9 @@ def plan_memory(need: Need, gpus: Sequence[Gpu]) -> MemoryPlan:
         if left >= need.row:
             advice.append(f"a batch of {left // need.row} at this capacity")
         towers = sorted(need.weights.values(), reverse=True)
-        most = max(need.weights, key=lambda tower: need.weights[tower])
-        alone = towers[0] + need.batch * need.row + need.work + RESERVED_BYTES
         if len(towers) > 1 and left < need.row:
+            most = max(need.weights, key=lambda tower: need.weights[tower])
+            alone = towers[0] + need.batch * need.row + need.work + RESERVED_BYTES
             where = [gpu.name for gpu in gpus if gpu.free >= alone]
             advice.append(
                 f"two GPUs with {_gb(alone)} free each, one per tower (the larger is {most})"

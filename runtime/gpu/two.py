@@ -69,6 +69,11 @@ class TwoDevices(Backend):
         return self._denoiser.graph_level
 
     @property
+    def device(self) -> str:
+        """Both GPUs, as a user names them."""
+        return f"{self._context.device.name},{self._denoiser.device.name}"
+
+    @property
     def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's
         """Sizes that can be computed."""
         return self._context.limits
@@ -89,7 +94,7 @@ class TwoDevices(Backend):
         with self._lock:
             before = state.lengths
             self._await_sent()
-            call = self._context.context(
+            return self._context.context(
                 state,
                 input_ids,
                 commit_len,
@@ -97,8 +102,6 @@ class TwoDevices(Backend):
                 save,
                 then=lambda length: self._send_block(state, length, before),
             )
-            self._twin(state).lengths = state.lengths
-            return call
 
     def choose_next(
         self,
@@ -112,7 +115,7 @@ class TwoDevices(Backend):
         with self._lock:
             before = state.lengths
             self._await_sent()
-            made = self._context.choose_next(
+            return self._context.choose_next(
                 state,
                 input_ids,
                 commit_len,
@@ -121,8 +124,6 @@ class TwoDevices(Backend):
                 save,
                 then=lambda length: self._send_block(state, length, before),
             )
-            self._twin(state).lengths = state.lengths
-            return made
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self._lock:
@@ -130,7 +131,6 @@ class TwoDevices(Backend):
             self._context.advance(state, saved, commit_len)
             source, target = self._slots(state)
             self._send(source.moved_mamba(), target.moved_mamba())
-            self._twin(state).lengths = state.lengths
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
         return self._denoiser.denoise(self._twin(state), block_ids, t)
@@ -180,7 +180,6 @@ class TwoDevices(Backend):
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its twin on the denoiser's GPU, which lives as long as it does."""
         twin = self._denoiser.new_state(state.batch, state.capacity)
-        twin.lengths = state.lengths
         state.tensors.twin = twin  # type: ignore[attr-defined]  # of the mapping a device backend makes
         return state
 
@@ -215,5 +214,7 @@ class TwoDevices(Backend):
 
     @staticmethod
     def _twin(state: ContextState) -> ContextState:
+        """The twin, at the state's lengths, which a caller may have set back."""
         twin: ContextState = state.tensors.twin  # type: ignore[attr-defined]  # as above
+        twin.lengths = state.lengths
         return twin

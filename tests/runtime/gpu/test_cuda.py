@@ -186,6 +186,26 @@ def test_a_capture_that_fails_leaves_the_device_usable(device, log):
     assert dict(log)["leaf"] == (100,)
 
 
+def test_a_capture_that_cuda_declares_invalid(device, log, monkeypatch, caplog):
+    """cuda.core then raises at every question but `close`; the caller gets the error that it can fall back
+    from.
+    """
+
+    def invalid(self):
+        raise RuntimeError("the capture has been invalidated")
+
+    def refused():
+        monkeypatch.setattr(RecordedBuilder, "is_building", property(invalid))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
+        device.capture_loop(lambda: None, lambda condition: refused())
+    assert names(log)[-3:] == ["body.close", "builder1.close", "builder0.close"]
+    assert caplog.text.count("has been invalidated") == 3
+    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+    assert dict(log)["leaf"] == (100,)
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -12,7 +12,7 @@ import pytest
 import ttc
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import no_compiler, with_loop_kernel
-from tests.support.pretended_engines import PROFILE, PretendedTensorRT, write_engines
+from tests.support.pretended_engines import PROFILE, PretendedTensorRT, _Context, _Engine, write_engines
 from tests.support.recorded import options_of, recorded, tokens_of
 from tests.support.stitching import naive_steps
 from ttc.bundle import Bundle
@@ -386,6 +386,39 @@ def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_f
         result = engine.generate([5, 6], **options)
     assert (result.token_ids, result.stats.graph_level) == (want.token_ids, 0)
     assert any("says that engine context-00 cannot be captured" in note for note in result.stats.notes)
+
+
+def test_memory_that_runs_out_between_engines(bundles, engine_folders, pretended, monkeypatch):
+    """Wherever it does: the next try binds them to scratch memory that is there."""
+    run, allocate = _Context.execute_async_v3, pretended.allocate
+    scratch = property(lambda engine: 1000 * len(engine.session.get_inputs()))
+    monkeypatch.setattr(_Engine, "device_memory_size_v2", scratch)
+
+    def execute(context, stream):
+        assert context.memory[0] in pretended.blocks, "scratch memory that was given back"
+        return run(context, stream)
+
+    monkeypatch.setattr(_Context, "execute_async_v3", execute)
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")) as engine:
+        backend, refused = engine._backend, 0
+        state = backend.new_state(1, 64)
+        while True:
+            left = iter(range(refused, -1, -1))
+
+            def scarce(nbytes, left=left):
+                if next(left, None) == 0:
+                    raise DeviceMemoryError("cuda:0: too little is free")
+                return allocate(nbytes)
+
+            pretended.allocate = scarce
+            try:
+                backend.slot(state).context(4, 1)
+                break
+            except DeviceMemoryError:
+                refused += 1
+        assert refused > 5
+        ids, place = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)
+        backend.context(state, ids, np.array([4], np.int32), place)
 
 
 @pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])

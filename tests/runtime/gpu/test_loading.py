@@ -56,6 +56,12 @@ def test_towers_that_need_a_gpu_each():
     assert any(line == "one GPU with 128.1 GB free" for line in two.advice)
 
 
+def test_weights_inside_the_engines_are_no_tower():
+    plan = plan_memory(Need({}, GB, 126 * GB, 1, 4096), [Gpu("cuda:0", 80 * GB)])
+    with pytest.raises(DeviceMemoryError, match=r"weights in the engines; .*one GPU with 128\.1 GB free"):
+        plan.check()
+
+
 def test_bytes_of_a_row(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
         config = bundle.config

@@ -98,7 +98,22 @@ def test_the_state_follows_before_the_host_waits(two):
     for name, tensor in state.tensors.items():
         twin = state.tensors.twin.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
-    assert state.tensors.twin.lengths.tolist() == [8]
+
+
+def test_lengths_that_are_set_back_count_on_both(two, engines):
+    """As measuring drafts does."""
+    block, ids, t = np.full((1, 8), 3, np.int32), np.array([[5, 6, 7, 8]], np.int32), np.ones(1, np.float32)
+    logits = []
+    for backend in (two[0]._backend, engines("tiny_a", "torch")._backend):
+        state = backend.new_state(1, 64)
+        backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
+        state.lengths = np.array([2], np.int32)
+        logits.append(backend.fetch(backend.denoise(state, block, t)))
+    assert_close(logits[0], logits[1], tolerances.DENOISER_LOGITS, "the denoiser sees two tokens")
+
+
+def test_both_gpus_are_named(two):
+    assert two[0].device == "cuda:0,cuda:1"
 
 
 def test_a_state_written_from_the_host_reaches_both(two, engines):
