@@ -42,7 +42,7 @@ def test_build_and_cache(run, bundles, tmp_path):
     assert stages["parse"]["seconds"] + stages["build"]["seconds"] < first["graphs"][0]["seconds"]
     assert stages["parse"]["peak_bytes"] <= stages["build"]["peak_bytes"] == first["graphs"][0]["peak_bytes"]
     again = run(build, step, "-o", out, "--sm", "89,120", "--max-shapes", "batch:2")
-    assert re.search(r"from the cache; write \d+\.\d s, peak [\d.]+ MiB", again.stdout)
+    assert re.search(r"from the cache; write \d+\.\d s, peak [\d.]+ [MG]iB", again.stdout)
     listed = json.loads(run(cache, "ls", "--json").stdout)
     assert [entry["role"] for entry in listed["entries"]] == ["step"]
     assert "1 entries" in run(cache, "ls").stdout

@@ -9,29 +9,43 @@ An engine with such outputs moves L rows of a cache, not its capacity C; who run
 
 import onnx_ir as ir
 
+from ttc.errors import ExportError
+
 __all__ = ["cache_rows"]
 
 
 def cache_rows(model: ir.Model) -> bool:
-    """Apply the rules above; whether there was such an output."""
+    """Apply the rules above; whether there was such an output.
+
+    Raises:
+        ExportError: a cache is not made as `ttc export` makes it.
+    """
     graph, changed = model.graph, False
     for place, output in enumerate(graph.outputs):
         kind, _, layer = str(output.name).partition("_cache.")
         if kind not in ("new_k", "new_v"):
             continue
-        scatter = output.producer()
-        assert scatter is not None, f"{output.name} is computed"
-        cache, _, rows = scatter.inputs
-        assert scatter.op_type == "ScatterElements", f"{output.name} comes from {scatter.op_type}"
-        assert cache is not None, "the op has three inputs"
-        assert cache.is_graph_input(), f"{output.name} is written into {cache.name}"
-        assert rows is not None, "the op has three inputs"
+        rows = _scattered(output)
         rows.name = f"{kind.removeprefix('new_')}_rows.{layer}"
         graph.outputs[place] = rows
         changed = True
     if changed:
         _remove_unread(graph)
     return changed
+
+
+def _scattered(output: ir.Value) -> ir.Value:
+    """What a cache output scatters into the cache input."""
+    scatter = output.producer()
+    if scatter is not None and scatter.op_type == "ScatterElements":
+        cache, _, rows = scatter.inputs
+        if rows is not None and cache is not None and cache.is_graph_input():
+            return rows
+    made = "nothing" if scatter is None else scatter.op_type
+    raise ExportError(
+        f"output {output.name!r} is made by {made}; a ScatterElements into a graph input is due: "
+        "export the checkpoint again with this ttc"
+    )
 
 
 def _remove_unread(graph: ir.Graph) -> None:

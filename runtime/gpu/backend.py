@@ -187,6 +187,16 @@ class DeviceBackend(Backend):
             then(length)
         return buffers, length
 
+    def make_room_for_rows(self, state: ContextState, length: int) -> None:
+        """Allocate what the new rows of a context call over L tokens come in, where it is not there yet.
+
+        Raises:
+            DeviceMemoryError: there is no room for it, even without the slots that wait.
+        """
+        with self.lock:
+            slot = self.slot(state)
+            self._making_room(lambda: slot.moved_rows(length))
+
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
             slot = self._slot(state)

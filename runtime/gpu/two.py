@@ -30,6 +30,7 @@ from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
 from ttc.runtime.gpu.choice import ContextLogits
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray
+from ttc.runtime.gpu.lengths import padded_length
 from ttc.runtime.gpu.slots import Slot
 from ttc.runtime.state import ContextState
 
@@ -93,7 +94,7 @@ class TwoDevices(Backend):
     ) -> ContextCall:
         with self._lock:
             before = state.lengths
-            self._await_sent()
+            self._make_ready(state, input_ids.shape[1])
             return self._context.context(
                 state,
                 input_ids,
@@ -114,7 +115,7 @@ class TwoDevices(Backend):
     ) -> tuple[Choices, Any]:
         with self._lock:
             before = state.lengths
-            self._await_sent()
+            self._make_ready(state, input_ids.shape[1])
             return self._context.choose_next(
                 state,
                 input_ids,
@@ -182,6 +183,15 @@ class TwoDevices(Backend):
         twin = self._denoiser.new_state(state.batch, state.capacity)
         state.tensors.twin = twin  # type: ignore[attr-defined]  # of the mapping a device backend makes
         return state
+
+    def _make_ready(self, state: ContextState, tokens: int) -> None:
+        """Before a context call: what can fail for want of memory on the denoiser's GPU fails now, while both
+        GPUs have the same state.
+        """
+        self._await_sent()
+        room = state.capacity - int(state.lengths.max())
+        length = padded_length(tokens, room, self.limits)
+        self._denoiser.make_room_for_rows(self._twin(state), length)
 
     def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
         """Enqueue bringing the twin up to a context call over L tokens that started at these lengths."""

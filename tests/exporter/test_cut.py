@@ -10,7 +10,7 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.stitching import feeds, run_cut, run_whole
 from ttc.bundle import GRAPH_ROLES, Bundle
-from ttc.errors import BundleError, InputError
+from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import cut
 from ttc.exporter.passes.free_weights import free_weights
@@ -160,6 +160,15 @@ def test_a_damaged_program_is_refused(program, change, complaint):
     change(content)
     with pytest.raises(BundleError, match=complaint):
         taken(content)
+
+
+def test_a_cache_made_otherwise_is_refused(bundles):
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        model = ir.load(bundle.graph_path("context"))
+    (output, *_) = [value for value in model.graph.outputs if str(value.name).startswith("new_k_cache")]
+    output.producer().op_type = "Add"
+    with pytest.raises(ExportError, match=r"new_k_cache.* is made by Add; .* export the checkpoint again"):
+        cache_rows(model)
 
 
 @pytest.mark.parametrize("name", ["tiny_a", "tiny_c"])

@@ -12,7 +12,7 @@ from tests.support.golden import golden
 from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.bundle import Bundle
-from ttc.errors import InputError
+from ttc.errors import DeviceMemoryError, InputError
 from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
@@ -141,3 +141,21 @@ def test_warming_up_both(two):
 def test_devices_that_are_no_two_gpus(bundles, device):
     with pytest.raises(InputError, match="or with a tower on each of two GPUs"):
         ttc.load(bundles("tiny_a"), "torch", device)
+
+
+def test_no_room_on_the_second_gpu_leaves_both_as_they_were(two, engines):
+    """What new rows arrive in is made before the context tower moves its state."""
+    engine, (_, second) = two
+    backend, reference = engine._backend, engines("tiny_a", "torch")._backend
+    ids, places = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)
+    states = [b.new_state(1, 64) for b in (backend, reference)]
+    second.total -= second.free_bytes()[0]
+    with pytest.raises(DeviceMemoryError, match="cuda:1"):
+        backend.context(states[0], ids, np.array([4], np.int32), places)
+    assert states[0].lengths.tolist() == [0]
+    second.total = 2**40
+    for b, state in zip((backend, reference), states, strict=True):
+        b.context(state, ids, np.array([4], np.int32), places)
+    block, t = np.full((1, 8), 3, np.int32), np.ones(1, np.float32)
+    logits = [b.fetch(b.denoise(s, block, t)) for b, s in zip((backend, reference), states, strict=True)]
+    assert_close(logits[0], logits[1], tolerances.DENOISER_LOGITS, "after room was made")
