@@ -175,7 +175,7 @@ def test_the_command_says_the_same_in_words(mini: Path, what: str) -> None:
     assert all(line == line.rstrip() for line in lines)
     expected: dict[str, Any] = {
         "bundle": ["packed", "1,287,996 context tower", "ttc::MoeExperts ×3", "(B, 4, 32, 32)  ×3"],
-        "checkpoint": ["8 in each tower: 3 Mamba-2", "220 in one file", "374 tokens"],
+        "checkpoint": ["8 in each tower: 3 Mamba-2", "220 in one file", "375 tokens"],
         "safetensors": ["2,678,008 in 220 tensors", "and 180 more"],
         "onnx": ["ttc::DiffusionStep ×1", "ttc.role", "threshold  float32 (B)"],
     }
