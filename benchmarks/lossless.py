@@ -18,6 +18,7 @@ import dataclasses
 import json
 import random
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def main() -> None:
             compared["sampled"] = sampled(engine, chosen)
     report = {
         "what": f"float32, {given.backend}, greedy, at most {MAX_NEW_TOKENS} new tokens",
-        "command": "python benchmarks/lossless.py " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "benchmarks/lossless.py", *sys.argv[1:]]),
         "checkpoint": given.checkpoint.name,
         "prompts": len(chosen),
         "prompts_with_answer": sum(problem.answer is not None for problem in chosen),

@@ -4,7 +4,7 @@
 
 The miniature is too small for a model of bandwidth and arithmetic: its calls are mostly the overhead of a
 thousand small operators. So a checkpoint with random weights is made here whose passes are long enough (about
-70 M parameters a tower, 8 layers), exported, and run on ONNX Runtime with one thread, where all experts run
+90 M parameters a tower, 8 layers), exported, and run on ONNX Runtime with one thread, where all experts run
 on every token. Every constant of the model is measured in the same run: the three of `cpu_limits.py`, and the
 overhead, which is the calls of a model with the same layers in which everything is small (hidden 32).
 
@@ -24,6 +24,7 @@ import argparse
 import dataclasses
 import json
 import math
+import shlex
 import statistics
 import sys
 import tempfile
@@ -102,7 +103,7 @@ def main() -> None:
     question = Question(config, limits, context=context, itemsize=4, routing=Routing(dense=True))
     rows = [compare(forecast(question, batch, []), measured[batch], overhead) for batch in batches]
     report = {
-        "command": "python -m benchmarks.plan_check " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "benchmarks.plan_check", *sys.argv[1:]]),
         "clock": given.clock,
         "started": started,
         "load_at_start": load,

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -70,7 +71,7 @@ def main() -> None:
         figures = measure(candidates, given.repeats)
     report = {
         "what": "miniature, float32, batch 1, greedy, diffusion at threshold 0.9",
-        "command": "python benchmarks/run.py " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]),
         "prompts": len(prompts),
         "repeats": given.repeats,
         "max_new_tokens": given.max_new_tokens,

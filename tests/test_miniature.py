@@ -22,6 +22,7 @@ from examples.miniature.train import Run
 from examples.miniature.weights import export, new_context, new_denoiser
 from tests.support.tolerances import CONTEXT_LOGITS, DENOISER_LOGITS
 from ttc.config import ModelConfig
+from ttc.errors import InputError
 from ttc.exporter.checkpoint import Checkpoint
 from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights, context_forward, denoiser_forward
 from ttc.plugins.naive import run_naive
@@ -255,6 +256,11 @@ def test_training_learns_and_goes_on_to_the_same_bits_after_a_stop(tmp_path: Pat
     assert [(line["phase"], line["step"]) for line in log] == [("context", 6), ("denoiser", 6)]
     assert log[1]["loss"] < log[0]["loss"] < 5.8  # a new model's is near ln(384) = 5.95
     assert {"word", "tokens_per_nfe"} <= log[-1].keys()
+
+
+def test_a_beginning_that_is_not_there_is_refused(tmp_path: Path, small_model: Path) -> None:
+    with pytest.raises(InputError, match=r"no file .*none\.pt to begin from; valid: a run's context\.pt"):
+        Run.start(small_recipe(), small_model, tmp_path, "cpu", tmp_path / "none.pt")
 
 
 def test_the_export_is_a_checkpoint(tmp_path: Path, small_model: Path) -> None:

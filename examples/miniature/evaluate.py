@@ -8,6 +8,7 @@ writes it with what made it.
 import argparse
 import json
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -131,7 +132,7 @@ def main() -> None:
     Console(soft_wrap=True).print("\n".join(table(rows)), markup=False, highlight=False)
     if given.json:
         report = {
-            "command": " ".join(["python -m examples.miniature.evaluate", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "examples.miniature.evaluate", *sys.argv[1:]]),
             "problems": {"sha256": sha256("\n".join(lines).encode()).hexdigest(), "count": len(problems)},
             "backend": "onnxruntime",
             "versions": {"ttc": ttc.__version__, "onnxruntime": version("onnxruntime")},

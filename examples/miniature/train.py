@@ -34,6 +34,7 @@ from examples.miniature.objectives import (
 from examples.miniature.optimizer import Muon, split
 from examples.miniature.weights import export, new_context, new_denoiser
 from ttc.config import ModelConfig
+from ttc.errors import InputError
 from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
 
 __all__ = ["Run", "main"]
@@ -80,6 +81,10 @@ class Run:
         run = cls(recipe, config, tokenizers.build(WORDS), folder, torch.device(device), {}, rank, processes)
         saved = folder / CHECKPOINT
         if begin is not None and not saved.exists():
+            if not begin.is_file():
+                raise InputError(
+                    f"no file {begin} to begin from; valid: a run's {CONTEXT_DONE} or {CHECKPOINT}"
+                )
             saved = begin
         if saved.exists():
             run._restore(torch.load(saved, map_location=device, weights_only=True))
@@ -280,7 +285,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and result")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipe.toml")
     parser.add_argument(
-        "--begin", type=Path, help=f"a checkpoint to start from, such as {CONTEXT_DONE} of another run"
+        "--begin",
+        type=Path,
+        help=f"a checkpoint to start from, such as {CONTEXT_DONE} of another run, where DIR has none yet",
     )
     parser.add_argument("--masks", choices=("sampler", "random"), help="in place of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
