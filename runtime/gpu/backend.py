@@ -40,6 +40,7 @@ from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
+from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
@@ -368,13 +369,13 @@ class DeviceBackend(Backend):
             self._levels.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
             return None
 
-    def _lease(self, batch: int, capacity: int) -> "_Lease":
+    def _lease(self, batch: int, capacity: int) -> Lease:
         """A slot of this size: one that waits, or a new one, for which others that wait make room."""
         self._check_open()
         for place, slot in enumerate(self._idle):
             if (slot.batch, slot.capacity) == (batch, capacity):
-                return _Lease(self._idle.pop(place), self._take_back)
-        return _Lease(self._making_room(lambda: self._new_slot(batch, capacity)), self._take_back)
+                return Lease(self._idle.pop(place), self._take_back)
+        return Lease(self._making_room(lambda: self._new_slot(batch, capacity)), self._take_back)
 
     def _new_slot(self, batch: int, capacity: int) -> Slot:
         scope = Scope(self._device)
@@ -412,36 +413,12 @@ class DeviceBackend(Backend):
 
     def _slot(self, state: ContextState) -> Slot:
         self._check_open()
-        assert isinstance(state.tensors, _StateTensors)
+        assert isinstance(state.tensors, StateTensors)
         return state.tensors.lease.slot
 
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
-
-
-class _Lease:
-    """A slot in use; dropping the last reference gives it back."""
-
-    def __init__(self, slot: Slot, give_back: Callable[[Slot], None]) -> None:
-        self.slot, self._give_back = slot, give_back
-
-    def tensors(self) -> "_StateTensors":
-        """The slot's state as a context state holds it."""
-        return _StateTensors(self)
-
-    def __del__(self) -> None:
-        self._give_back(self.slot)
-
-
-class _StateTensors(dict[str, Any]):
-    """Name → tensor of a slot, which stays taken as long as this lives."""
-
-    def __init__(self, lease: _Lease) -> None:
-        super().__init__(lease.slot.state)
-        self.lease = lease
-        # The same state on another GPU, where there is one.
-        self.twin: ContextState | None = None
 
 
 def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int, chunk: int) -> None:
