@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,15 +48,20 @@ def refused(*arguments: object, **options: Any) -> str:
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start `ttc` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ttc", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Start `ttc` in a process of its own, which heeds interrupts."""
+    # A shell's background jobs ignore them, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ttc", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def step_lines(done: Result) -> list[str]:
