@@ -30,6 +30,7 @@ from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_measuring import CONTEXT_TOKENS, Bench, timed
 from benchmarks.gpu_reckoning import CONTEXT, DENOISER
+from ttc.bench.identity import commit
 from ttc.config import ModelConfig
 from ttc.plugins.naive import run_naive
 from ttc.runtime.gpu.device import Device, Scope
@@ -259,13 +260,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def commit() -> str:
-    """The commit that is measured, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -113,8 +113,10 @@ class DeviceBackend(Backend):
         return self._device
 
     def slot(self, state: ContextState) -> Slot:
-        """The slot of a state, for who copies states between devices."""
-        return self._slot(state)
+        """The slot of a state, also for who copies states between devices."""
+        self._check_open()
+        assert isinstance(state.tensors, StateTensors)
+        return state.tensors.lease.slot
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         with self.lock:
@@ -170,7 +172,7 @@ class DeviceBackend(Backend):
     ) -> tuple[ContextBuffers, int]:
         """Enqueue a context call; its buffers and how many tokens it reads."""
         R = logit_positions.shape[1]
-        slot = self._slot(state)
+        slot = self.slot(state)
         room = state.capacity - int(state.lengths.max())
         length = padded_length(input_ids.shape[1], room, self.limits)
         places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
@@ -200,7 +202,7 @@ class DeviceBackend(Backend):
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
-            slot = self._slot(state)
+            slot = self.slot(state)
             page, step = self._making_room(lambda: slot.advance(saved))
             page.upload(commit_len=commit_len)
             step.run()
@@ -209,7 +211,7 @@ class DeviceBackend(Backend):
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
         with self.lock:
-            slot = self._slot(state)
+            slot = self.slot(state)
             buffers = self._making_room(lambda: slot.block(block_ids.shape[1]))
             nothing = dict.fromkeys(STEP_INPUTS, 0)
             buffers.inputs.upload(**nothing | {"block_ids": block_ids, "t": t, "lengths": state.lengths})
@@ -257,7 +259,7 @@ class DeviceBackend(Backend):
         if not (block == self.config.mask_token_id).any():
             return
         with self.lock:
-            slot = self._slot(state)
+            slot = self.slot(state)
             buffers = self._making_room(lambda: slot.block(L))
             records = self._fill_whole(state, buffers, inputs)
         if records is None:
@@ -313,7 +315,7 @@ class DeviceBackend(Backend):
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self.lock:
-            source = self._slot(state)
+            source = self.slot(state)
             lease = self._lease(len(rows), state.capacity)
             for name, tensor in lease.slot.state.items():
                 for place, row in enumerate(rows.tolist()):
@@ -324,13 +326,13 @@ class DeviceBackend(Backend):
 
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         with self.lock:
-            tensors = self._slot(state).state
+            tensors = self.slot(state).state
             return {name: self._mirror.read(array).astype(np.float32) for name, array in tensors.items()}
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self.lock:
             state = self.new_state(len(lengths), capacity)
-            for name, array in self._slot(state).state.items():
+            for name, array in self.slot(state).state.items():
                 self._mirror.write(array, np.asarray(tensors[name], np.float32))
             state.lengths = np.asarray(lengths, np.int32)
             return state
@@ -410,11 +412,6 @@ class DeviceBackend(Backend):
                 slot.close()
             else:
                 self._idle.append(slot)
-
-    def _slot(self, state: ContextState) -> Slot:
-        self._check_open()
-        assert isinstance(state.tensors, StateTensors)
-        return state.tensors.lease.slot
 
     def _check_open(self) -> None:
         if self._closed:

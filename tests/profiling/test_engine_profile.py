@@ -1,15 +1,13 @@
 """`ttc profile` of engines: over a device and a TensorRT that pretend, and by names against NVIDIA's API."""
 
 import json
-import sys
 
 import pytest
 from click.testing import CliRunner
 
 from tests.support.golden import golden
-from tests.support.host_device import no_compiler, with_loop_kernel
-from tests.support.pretended_engines import LAYER_MILLISECONDS, PretendedTensorRT, write_engines
-from tests.support.stitching import naive_steps
+from tests.support.host_device import with_loop_kernel
+from tests.support.pretended_engines import LAYER_MILLISECONDS, install, load_onto, write_engines
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
@@ -17,8 +15,6 @@ from ttc.profiling.engine_parts import place_of
 from ttc.profiling.phases import PHASES
 from ttc.profiling.run import profile
 from ttc.program import ENGINE, Step
-from ttc.runtime.gpu import backend as backend_module
-from ttc.runtime.gpu import load_engines as loading
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +26,12 @@ def folders(bundles, tmp_path_factory):
 
 @pytest.fixture
 def api(monkeypatch):
-    pretended = PretendedTensorRT()
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", pretended)
-    monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
-    return pretended
+    return install(monkeypatch)
 
 
 @pytest.fixture
 def on_host(monkeypatch, api):
-    """Engines run on the pretended device; ops are the naive twins."""
-    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: with_loop_kernel())
-    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
-    made = backend_module.DeviceBackend
-    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
+    load_onto(monkeypatch, [with_loop_kernel()])
     return api
 
 

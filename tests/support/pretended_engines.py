@@ -7,6 +7,8 @@ what TensorRT would make of it. So all of the run time but TensorRT itself can b
 import hashlib
 import importlib.machinery
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +16,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
-from tests.support.host_device import HostDevice
+from tests.support.host_device import HostDevice, no_compiler
+from tests.support.stitching import naive_steps
 from ttc import __version__
 from ttc.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.exporter.jobs import make_jobs
 from ttc.exporter.planning import Settings, make_plan
 from ttc.manifest import FileRecord
 from ttc.profiles.building import BuildProfile, Range
+from ttc.runtime.gpu import backend as backend_module
+from ttc.runtime.gpu import load_engines as loading
 
 PROFILE = BuildProfile(
     "test", batch=Range(1, 1, 4), block=Range(1, 8, 16), chunk=Range(1, 8, 16), capacity=Range(16, 64, 128)
@@ -62,6 +68,22 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     manifest = EnginesManifest(**fields)
     (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
     return folder
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> "PretendedTensorRT":
+    """A TensorRT-RTX that pretends, as what is installed; of version 1.7.0.1."""
+    pretended = PretendedTensorRT()
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", pretended)
+    monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
+    return pretended
+
+
+def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[HostDevice]) -> None:
+    """Let engines be loaded onto these devices; ops are the naive twins."""
+    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
+    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
+    made = backend_module.DeviceBackend
+    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
 
 
 class PretendedTensorRT:

@@ -11,14 +11,12 @@ import pytest
 
 import ttc
 from tests.support.golden import CHECKPOINTS, golden
-from tests.support.host_device import no_compiler, with_loop_kernel
-from tests.support.pretended_engines import PROFILE, PretendedTensorRT, _Context, _Engine, write_engines
+from tests.support.host_device import with_loop_kernel
+from tests.support.pretended_engines import PROFILE, _Context, _Engine, install, load_onto, write_engines
 from tests.support.recorded import options_of, recorded, tokens_of
-from tests.support.stitching import naive_steps
 from ttc.bundle import Bundle
 from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
-from ttc.runtime.gpu import backend as backend_module
 from ttc.runtime.gpu import cache_rows
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
@@ -47,30 +45,21 @@ def engine_folders(bundles, tmp_path_factory):
 
 @pytest.fixture
 def api(monkeypatch):
-    """No TensorRT, or this one; version 1.7.0.1 is installed."""
-    pretended = PretendedTensorRT()
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", pretended)
-    monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
-    return pretended
+    return install(monkeypatch)
 
 
 @pytest.fixture
 def pretended(monkeypatch, api):
-    """Loading takes the pretended device; ops are the naive twins."""
-    return pretending(monkeypatch, [with_loop_kernel()])[0]
+    device = with_loop_kernel()
+    load_onto(monkeypatch, [device])
+    return device
 
 
 @pytest.fixture
 def two_pretended(monkeypatch, api):
     """Two of them."""
-    return pretending(monkeypatch, [with_loop_kernel(name=f"cuda:{place}") for place in range(2)])
-
-
-def pretending(monkeypatch, devices):
-    monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
-    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
-    made = backend_module.DeviceBackend
-    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
+    devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+    load_onto(monkeypatch, devices)
     return devices
 
 
