@@ -23,9 +23,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ttc.bench.identity import load_average, machine, now
-from ttc.exporter.build import build
-from ttc.exporter.engine_cache import CACHE_VARIABLE
-from ttc.exporter.jobs import FORMS
+from ttc.exporter.engines.build import build
+from ttc.exporter.engines.cache import CACHE_VARIABLE
+from ttc.exporter.engines.engine_specs import FORMS
 
 ROLES = ("context", "denoiser")
 

@@ -10,18 +10,18 @@ import torch
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
-from ttc.config import ModelConfig
+from ttc.model.config import ModelConfig
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
-from ttc.runtime.backends.base import BlockInputs
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
-from ttc.runtime.choice import Choosing
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.choice import NO_CHOICE, choice_page
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.nvrtc import compile_ptx
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import BlockInputs
+from ttc.runtime.interface.choice import Choosing
+from ttc.runtime.interface.state import ContextState
 
 CAPACITY, CONTEXT_TOKENS = 2048, 1024
 

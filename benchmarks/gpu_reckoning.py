@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.config import ModelConfig
-from ttc.exporter.checkpoint import expected_tensors
+from ttc.exporter.onnx.checkpoint import expected_tensors
+from ttc.formats.shard import numpy_dtype
+from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.executor import state_specs
-from ttc.shard import numpy_dtype
 
 # The published figures (spec § 6): early blocks take 10 to 13 steps, late ones about 2, and at a threshold of
 # 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.

@@ -18,13 +18,13 @@ import numpy as np
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_measuring import CAPACITY, CONTEXT_TOKENS, OneTower, TowerWeights, forced_routing
 from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
-from ttc.config import ModelConfig
-from ttc.runtime.backends.base import Backend, BlockInputs
+from ttc.model.config import ModelConfig
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.two import TwoDevices
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import Backend, BlockInputs
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["both_fit", "compare"]
 

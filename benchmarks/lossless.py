@@ -29,8 +29,8 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.runtime.options import MODES
-from ttc.runtime.rounds import acceptance_by_place
+from ttc.runtime.decoding.options import MODES
+from ttc.runtime.decoding.speculative.stats import acceptance_by_place
 
 ROOT = Path(__file__).parents[1]
 MAX_NEW_TOKENS, BATCH, BOOTSTRAPS = 96, 8, 1000

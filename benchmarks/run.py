@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.exporter.checkpoint import Checkpoint
+from ttc.exporter.onnx.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 MINIATURE = ROOT / "ttc" / "miniature"

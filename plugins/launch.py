@@ -3,7 +3,7 @@
 `Leaf` says once per leaf op which kernel runs it, which dimensions may change from call to call, which block
 sizes there are to choose from, and how large the grid is. `Leaf.bind` fixes the static sizes and gives a
 `Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors, `ttc.plugins.ptx`
-compiles it ahead of time, `ttc.plugins.quick` wraps it as a TensorRT plugin.
+compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
 
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
 the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every

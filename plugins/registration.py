@@ -9,7 +9,7 @@ from ttc.plugins.mamba_block_scan import plugin as mamba_block_scan
 from ttc.plugins.moe_experts import plugin as moe_experts
 from ttc.plugins.moe_routing import plugin as moe_routing
 from ttc.plugins.ops import DOMAIN, OpSpec
-from ttc.plugins.quick import Target
+from ttc.plugins.tensorrt_qdp import Target
 
 __all__ = ["PLUGINS", "register_all"]
 

@@ -1,1 +1,1 @@
-"""At run time: backends, context state, the block-filling loop, the engine."""
+"""At run time: the engine, decoding below it, and the backends it runs on behind one interface."""

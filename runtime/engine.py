@@ -12,24 +12,32 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ttc.bundle import MANIFEST_FILE, Bundle
-from ttc.config import ModelConfig
 from ttc.errors import BundleError, CapacityError, InputError
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.verification import check_verified, runs_from
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
 from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
-from ttc.runtime.draft_policy import DraftMemory
-from ttc.runtime.limits import check_block, check_rows, fitting_capacity, fitting_chunk
-from ttc.runtime.loop import NO_CONDITIONING, Stopwatch, autoregress, diffuse, mock_autoregress, prefill
-from ttc.runtime.lossless import speculate
-from ttc.runtime.options import MAX_BLOCK_SIZE, Options, make_options
-from ttc.runtime.prompt_lookup import speculate_from_prompt
+from ttc.runtime.decoding.limits import check_block, check_rows, fitting_capacity, fitting_chunk
+from ttc.runtime.decoding.loop import (
+    NO_CONDITIONING,
+    Stopwatch,
+    autoregress,
+    diffuse,
+    mock_autoregress,
+    prefill,
+)
+from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, Options, make_options
+from ttc.runtime.decoding.result import Event, Result, Stats
+from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.speculative.lossless import speculate
+from ttc.runtime.decoding.speculative.policy import DraftMemory
+from ttc.runtime.decoding.speculative.prompt_lookup import speculate_from_prompt
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
-from ttc.runtime.result import Event, Result, Stats
-from ttc.runtime.rows import Row
 from ttc.runtime.text import TextStream, decode, load_tokenizer
-from ttc.verification import check_verified, runs_from
 
 __all__ = ["Engine", "load"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence, Set
 
 from tokenizers import Tokenizer
 
-from ttc.config import ModelConfig
 from ttc.errors import InputError
+from ttc.model.config import ModelConfig
 
 __all__ = ["Prompt", "check_ids", "read_prompts"]
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer
 
-from ttc.bundle import Bundle
 from ttc.errors import BundleError
+from ttc.model.bundle import Bundle
 
 __all__ = ["TextStream", "decode", "load_tokenizer"]
 

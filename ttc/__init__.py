@@ -28,10 +28,10 @@ from ttc.errors import (
 )
 
 if TYPE_CHECKING:
-    from ttc.exporter.build import BuildReport, build
-    from ttc.exporter.export import export
+    from ttc.exporter.engines.build import BuildReport, build
+    from ttc.exporter.onnx.export import export
+    from ttc.runtime.decoding.result import Event, Result, Stats
     from ttc.runtime.engine import Engine, load
-    from ttc.runtime.result import Event, Result, Stats
 
 __version__ = "0.1.0"
 
@@ -59,13 +59,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildReport": "ttc.exporter.build",
+    "BuildReport": "ttc.exporter.engines.build",
     "Engine": "ttc.runtime.engine",
-    "Event": "ttc.runtime.result",
-    "Result": "ttc.runtime.result",
-    "Stats": "ttc.runtime.result",
-    "build": "ttc.exporter.build",
-    "export": "ttc.exporter.export",
+    "Event": "ttc.runtime.decoding.result",
+    "Result": "ttc.runtime.decoding.result",
+    "Stats": "ttc.runtime.decoding.result",
+    "build": "ttc.exporter.engines.build",
+    "export": "ttc.exporter.onnx.export",
     "load": "ttc.runtime.engine",
 }
 

@@ -1,6 +1,6 @@
 """Both towers for training: whole batches of sequences at once, differentiable, in float32.
 
-The same arithmetic as `ttc.exporter.towers` (a test compares them), laid out for training. A sequence is a
+The same arithmetic as `ttc.model.towers` (a test compares them), laid out for training. A sequence is a
 prompt padded on the left to whole chunks, then an answer padded on the right to whole chunks; a chunk is a
 block of the denoiser. So one pass of the context tower over a sequence yields the state before every block of
 the answer, and the denoiser evaluates all blocks of all sequences as one batch.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.config import ModelConfig
-from ttc.exporter.mixers import Weights, relu2_mlp, rms_norm
-from ttc.exporter.towers import TowerWeights, time_embedding
+from ttc.model.config import ModelConfig
+from ttc.model.mixers import Weights, relu2_mlp, rms_norm
+from ttc.model.towers import TowerWeights, time_embedding
 
 __all__ = ["Loads", "Seeds", "context_hidden", "context_logits", "denoiser_logits"]
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from examples.miniature.batches import Batch
 from examples.miniature.forward import Loads, context_hidden, context_logits, denoiser_logits
 from examples.miniature.tokenizer import MASK
-from ttc.config import ModelConfig
-from ttc.exporter.towers import TowerWeights
+from ttc.model.config import ModelConfig
+from ttc.model.towers import TowerWeights
 
 __all__ = ["Losses", "context_loss", "context_solves", "denoiser_loss", "denoiser_solves"]
 

@@ -33,9 +33,9 @@ from examples.miniature.objectives import (
 )
 from examples.miniature.optimizer import Muon, split
 from examples.miniature.weights import export, new_context, new_denoiser
-from ttc.config import ModelConfig
 from ttc.errors import InputError
-from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.model.config import ModelConfig
+from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
 
 __all__ = ["Run", "main"]
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ttc.config import ModelConfig
-from ttc.exporter.towers import CONTEXT, DENOISER, HEADS
+from ttc.model.config import ModelConfig
+from ttc.model.towers import CONTEXT, DENOISER, HEADS
 
 __all__ = ["export", "new_context", "new_denoiser"]
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ttc.errors import InputError
-from ttc.exporter.dims import shape_of
+from ttc.exporter.passes.shapes import shape_of
+from ttc.formats.program import ENGINE, OP, Buffer, Program, Step
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
-from ttc.program import ENGINE, OP, Buffer, Program, Step
 
 __all__ = ["Cut", "cut"]
 

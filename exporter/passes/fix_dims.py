@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ttc.dims import substitute
-from ttc.exporter.dims import shape_of
+from ttc.base.dims import substitute
+from ttc.exporter.passes.shapes import shape_of
 
 __all__ = ["fix_dims"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from ttc.dims import Dim
-from ttc.exporter.dims import Symbol, shape_of
+from ttc.base.dims import Dim
+from ttc.exporter.passes.shapes import Symbol, shape_of
 from ttc.plugins.ops import DOMAIN, OpSpec
 from ttc.plugins.table import OPS
 

@@ -11,8 +11,8 @@ The arithmetic does not change. TensorRT then sees no shape tensors, which cost 
 import numpy as np
 import onnx_ir as ir
 
-from ttc.dims import Dim
-from ttc.exporter.dims import shape_of
+from ttc.base.dims import Dim
+from ttc.exporter.passes.shapes import shape_of
 
 __all__ = ["plain_reshapes"]
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
-from ttc.plugins.quick import Target, register_leaf
+from ttc.plugins.tensorrt_qdp import Target, register_leaf
 
 __all__ = ["PLUGINS", "register"]
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
-from ttc.plugins.quick import Target, register_leaf
+from ttc.plugins.tensorrt_qdp import Target, register_leaf
 
 __all__ = ["PLUGINS", "register"]
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
-from ttc.plugins.quick import Target, register_leaf
+from ttc.plugins.tensorrt_qdp import Target, register_leaf
 
 __all__ = ["PLUGINS", "register"]
 

@@ -7,10 +7,10 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from ttc.bundle import Bundle
 from ttc.errors import InputError, NumericsError
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.model.bundle import Bundle
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["BACKENDS", "load_backend"]
 

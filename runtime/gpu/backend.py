@@ -13,19 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ttc.config import ModelConfig
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.backends.base import (
-    Backend,
-    BlockInputs,
-    ContextCall,
-    Floats,
-    Ints,
-    Limits,
-    StepInputs,
-    StepOutputs,
-)
-from ttc.runtime.choice import Choices, Choosing
+from ttc.model.config import ModelConfig
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
@@ -45,7 +34,18 @@ from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import (
+    Backend,
+    BlockInputs,
+    ContextCall,
+    Floats,
+    Ints,
+    Limits,
+    StepInputs,
+    StepOutputs,
+)
+from ttc.runtime.interface.choice import Choices, Choosing
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["DeviceBackend", "warm_up_context"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.backends.base import StepOutputs
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.graphs import BlockGraph, Levels
+from ttc.runtime.interface.backend import StepOutputs
 
 __all__ = ["KERNEL", "SOURCE", "BlockLoop", "read_record", "record_words", "update"]
 

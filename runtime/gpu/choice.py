@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.choice import NO_TOKEN, Choices, Choosing, MadeChoices
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import CHOICE_INPUTS, CHOICE_OUTPUTS, OPEN, Executor
 from ttc.runtime.gpu.pages import Page
+from ttc.runtime.interface.choice import NO_TOKEN, Choices, Choosing, MadeChoices
 
 __all__ = ["NO_CHOICE", "ContextLogits", "bind_choice", "choice_page", "choice_problem", "made_choices"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.closing import close_all
-from ttc.shard import numpy_dtype
 
 __all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]
 

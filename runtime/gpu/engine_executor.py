@@ -6,18 +6,18 @@ the step graph has one mask id and the block sizes it was built for.
 
 from collections.abc import Mapping, Sequence
 
-from ttc.engines import EngineRecord
 from ttc.errors import BackendError, BundleError
+from ttc.formats.engines import EngineRecord
+from ttc.formats.program import OP, Step
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
-from ttc.program import OP, Step
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import OPEN, Executor
+from ttc.runtime.gpu.partitioned import StepBinder, StitchedProgram
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps
 from ttc.runtime.gpu.watch import Watch, WatchedSteps
-from ttc.runtime.program import StepBinder, StitchedProgram
 
 __all__ = ["EngineExecutor", "weight_names"]
 

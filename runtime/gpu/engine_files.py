@@ -13,12 +13,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ttc.bundle import Bundle
-from ttc.engines import EngineFolder, EngineRecord
+from ttc.base.tensorrt_package import backend_version
 from ttc.errors import BundleError
-from ttc.runtime.backends.base import Limits
-from ttc.strictjson import shown
-from ttc.tensorrt_package import backend_version
+from ttc.formats.engines import EngineFolder, EngineRecord
+from ttc.formats.strictjson import shown
+from ttc.model.bundle import Bundle
+from ttc.runtime.interface.backend import Limits
 
 __all__ = ["Engines", "open_engines"]
 

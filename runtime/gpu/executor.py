@@ -8,11 +8,11 @@ towers in torch, whole engines and cut ones.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from ttc.config import ModelConfig
-from ttc.dims import Shape
-from ttc.runtime.backends.base import Limits
+from ttc.base.dims import Shape
+from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
-from ttc.runtime.state import state_layout
+from ttc.runtime.interface.backend import Limits
+from ttc.runtime.interface.state import state_layout
 
 __all__ = [
     "CHOICE_INPUTS",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ttc.runtime.gpu.slots import Slot
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["Lease", "StateTensors"]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ttc.runtime.backends.base import Ints, Limits
+from ttc.runtime.interface.backend import Ints, Limits
 
 __all__ = ["call_lengths", "padded_length", "widened"]
 

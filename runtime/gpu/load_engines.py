@@ -6,11 +6,8 @@ memory for it, and only then is the first engine touched.
 
 from collections.abc import Sequence
 
-from ttc.bundle import Bundle
 from ttc.errors import InputError
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.device import parse_gpus
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda import CudaDevice
@@ -23,6 +20,9 @@ from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
 from ttc.runtime.gpu.two import on_two
 from ttc.runtime.gpu.watch import Watch
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.devices import parse_gpus
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["load_engines"]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ttc.config import ModelConfig
 from ttc.errors import DeviceMemoryError
+from ttc.formats.shard import numpy_dtype
+from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.executor import Specs, mamba_specs, rows_specs, saved_specs, state_specs
-from ttc.shard import numpy_dtype
 
 __all__ = ["Gpu", "MemoryPlan", "Need", "plan_memory", "row_bytes"]
 

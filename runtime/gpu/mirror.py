@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.device import Device, DeviceArray
-from ttc.shard import numpy_dtype
 
 __all__ = ["Mirror"]
 

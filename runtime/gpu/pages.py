@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.dims import sizes_of
+from ttc.base.dims import sizes_of
+from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.device import DeviceArray, Memory, Scope, aligned
 from ttc.runtime.gpu.executor import Specs
-from ttc.shard import numpy_dtype
 
 __all__ = ["Page", "pack"]
 

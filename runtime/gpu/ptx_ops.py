@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ttc.errors import BackendError, MissingDependencyError
-from ttc.program import Step
+from ttc.formats.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
 
 __all__ = ["PtxOps"]

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.config import ModelConfig
-from ttc.dims import Shape
-from ttc.runtime.backends.base import BlockInputs
+from ttc.base.dims import Shape
+from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.choice import bind_choice
@@ -32,7 +31,8 @@ from ttc.runtime.gpu.executor import (
 )
 from ttc.runtime.gpu.graphs import Levels, StepGraph
 from ttc.runtime.gpu.pages import Page, pack
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import BlockInputs
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["BlockBuffers", "ContextBuffers", "Slot"]
 

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttc.engines import EngineRecord
+from ttc.base.tensorrt_package import BACKENDS
 from ttc.errors import BackendError
-from ttc.program import Step
+from ttc.formats.engines import EngineRecord
+from ttc.formats.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
 from ttc.runtime.gpu.watch import Watch
-from ttc.tensorrt_package import BACKENDS
 
 __all__ = ["EngineSteps", "Runtime"]
 

@@ -15,7 +15,13 @@ Nothing here has run on GPUs; the tests run it over two devices that pretend and
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ttc.runtime.backends.base import (
+from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
+from ttc.runtime.gpu.choice import ContextLogits
+from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.device import DeviceArray
+from ttc.runtime.gpu.lengths import padded_length
+from ttc.runtime.gpu.slots import Slot
+from ttc.runtime.interface.backend import (
     Backend,
     BlockInputs,
     ContextCall,
@@ -25,14 +31,8 @@ from ttc.runtime.backends.base import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.choice import Choices, Choosing
-from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
-from ttc.runtime.gpu.choice import ContextLogits
-from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray
-from ttc.runtime.gpu.lengths import padded_length
-from ttc.runtime.gpu.slots import Slot
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.choice import Choices, Choosing
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["TwoDevices", "on_two"]
 

@@ -6,9 +6,9 @@ Works at graph level 0 only, where the host starts every leaf: a captured one is
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ttc.program import Step
+from ttc.formats.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
-from ttc.runtime.program import StepBinder
+from ttc.runtime.gpu.partitioned import StepBinder
 
 __all__ = ["Watch", "WatchedSteps"]
 

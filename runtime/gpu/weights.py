@@ -10,9 +10,9 @@ from math import prod
 
 import numpy as np
 
-from ttc.bundle import Bundle
+from ttc.formats.shard import numpy_dtype
+from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.device import DeviceArray, Scope
-from ttc.shard import numpy_dtype
 
 __all__ = ["Progress", "upload_weights", "weight_bytes"]
 

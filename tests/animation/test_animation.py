@@ -18,7 +18,7 @@ from ttc.animation.save import save_steps
 from ttc.animation.timeline import State, Timeline, recorded
 from ttc.cli import program
 from ttc.errors import InputError, MissingDependencyError
-from ttc.runtime.result import Event
+from ttc.runtime.decoding.result import Event
 
 MASKED = 3
 

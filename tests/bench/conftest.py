@@ -16,7 +16,7 @@ from ttc.bench.schema import (
     Speed,
     Work,
 )
-from ttc.config import ModelConfig
+from ttc.model.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]
 

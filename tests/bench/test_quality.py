@@ -7,8 +7,8 @@ import pytest
 
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
 from ttc.bench.quality import is_looping, is_right, wilson
-from ttc.config import ModelConfig
 from ttc.errors import InputError
+from ttc.model.config import ModelConfig
 
 
 @pytest.mark.parametrize(

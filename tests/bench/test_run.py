@@ -20,16 +20,17 @@ from ttc.bench.problems import Problem
 from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Report
 from ttc.bench.trace import RowTrace, latency, quantile, watch
-from ttc.bundle import Bundle, ShardRecord
 from ttc.cli import program
 from ttc.errors import InputError
+from ttc.formats.manifest import ShardRecord
+from ttc.formats.shard import Shard
+from ttc.formats.weights import ReferencedWeights
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
-from ttc.runtime.backends.base import Backend
+from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
-from ttc.runtime.result import Event
-from ttc.runtime.state import ContextState
-from ttc.shard import Shard
-from ttc.weights import ReferencedWeights
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.state import ContextState
 
 ROOT = Path(__file__).parents[2]
 Engines = Callable[..., Engine]

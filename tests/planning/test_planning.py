@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from ttc.cli import program
-from ttc.config import ModelConfig
 from ttc.errors import InputError
+from ttc.model.config import ModelConfig
 from ttc.planning.experts import Routing, distinct_experts, fit_overlap
 from ttc.planning.forecast import Question, forecast, winning_batches
 from ttc.planning.machines import Machine, known_machines, load_machine

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.golden import golden
-from ttc.exporter.mixers import attention
+from ttc.model.mixers import attention
 from ttc.plugins.costs import Cost, attention_cost, experts_read, linear_cost, op_cost
 from ttc.plugins.naive import run_naive
 from ttc.plugins.table import OPS

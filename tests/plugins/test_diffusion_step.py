@@ -12,9 +12,9 @@ from tests.support.golden import golden
 from tests.support.single_op import run_body
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_STEP
+from ttc.plugins.diffusion_step import naive_numpy as commit
 from ttc.plugins.diffusion_step.naive import diffusion_commit, diffusion_step
-from ttc.runtime import commit
-from ttc.runtime.backends.base import StepInputs, host_step
+from ttc.runtime.interface.backend import StepInputs, host_step
 
 UNITS = golden("units")
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.support.faults import plant
-from ttc.exporter import mixers, towers
+from ttc.model import mixers, towers
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 from ttc.polygraphy_ext import compare

@@ -11,10 +11,10 @@ from tests.support.pretended_engines import LAYER_MILLISECONDS, install, load_on
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
+from ttc.formats.program import ENGINE, Step
 from ttc.profiling.engine_parts import place_of
 from ttc.profiling.phases import PHASES
 from ttc.profiling.run import profile
-from ttc.program import ENGINE, Step
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from tests.support.recording import Scripted
-from ttc.runtime.backends.base import ContextCall, Floats, Ints
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import ContextCall, Floats, Ints
+from ttc.runtime.interface.state import ContextState
 
 
 class Chain(Scripted):

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ttc.bundle import Bundle
-from ttc.exporter import stages, towers
-from ttc.exporter.towers import CONTEXT, DENOISER
-from ttc.exporter.tracing import trace
-from ttc.manifest import FileRecord, Manifest
+from ttc.exporter.onnx import pieces as stages
+from ttc.exporter.onnx.tracing import trace
+from ttc.formats.manifest import FileRecord, Manifest
+from ttc.model import towers
+from ttc.model.bundle import Bundle
+from ttc.model.towers import CONTEXT, DENOISER
 from ttc.plugins.functions import add_function_bodies
 
 _SCOPES = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
@@ -24,7 +25,7 @@ _TOWERS = {"context": CONTEXT, "denoiser": DENOISER}
 def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], Any]) -> Path:
     """A copy of a bundle whose graph `role` computes `layer` as the towers do after `patch()`.
 
-    `patch` changes functions of `ttc.exporter.towers`; who calls this undoes it (monkeypatch). Digests and
+    `patch` changes functions of `ttc.model.towers`; who calls this undoes it (monkeypatch). Digests and
     everything else are as an export would write them.
     """
     copy = folder / "faulty.bundle"
@@ -92,7 +93,7 @@ def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: 
         for old, output in zip(node.outputs, new.outputs, strict=True):
             output.name, output.type, output.shape = f"{scope}new/{old.name}", old.type, old.shape
             if old.dtype == ir.DataType.INT64 and old.shape is not None and len(old.shape) == 0:
-                output.shape = None  # as in ttc.exporter.stamping
+                output.shape = None  # as in ttc.exporter.onnx.graph_builder
             known[old] = output
         graph.insert_before(place, new)
     for output in template.outputs:

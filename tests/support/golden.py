@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from ttc.config import ModelConfig
+from ttc.model.config import ModelConfig
 
 FOLDER = Path(__file__).parents[1] / "golden"
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c")

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
+from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
 from ttc.runtime.gpu.faults import Faults
-from ttc.shard import numpy_dtype
 
 Bytes = npt.NDArray[np.uint8]
 HostKernel = Callable[..., None]

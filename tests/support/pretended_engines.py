@@ -21,10 +21,10 @@ import pytest
 from tests.support.host_device import HostDevice, no_compiler
 from tests.support.stitching import naive_steps
 from ttc import __version__
-from ttc.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
-from ttc.exporter.jobs import make_jobs
-from ttc.exporter.planning import Settings, make_plan
-from ttc.manifest import FileRecord
+from ttc.exporter.engines.engine_specs import make_jobs
+from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.formats.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
+from ttc.formats.manifest import FileRecord
 from ttc.profiles.building import BuildProfile, Range
 from ttc.runtime.gpu import backend as backend_module
 from ttc.runtime.gpu import load_engines as loading

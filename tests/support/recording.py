@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ttc.runtime import commit
-from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.state import ContextState
+from ttc.plugins.diffusion_step import naive_numpy as commit
+from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
+from ttc.runtime.interface.state import ContextState
 
 
 class Wrapped(Backend):

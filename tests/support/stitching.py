@@ -1,5 +1,5 @@
-"""Runs whole and cut graphs on the CPU: `ttc.runtime.program` with ONNX Runtime for the segments, and the ops
-between them by their function bodies or their naive twins.
+"""Runs whole and cut graphs on the CPU: `ttc.runtime.gpu.partitioned` with ONNX Runtime for the segments, and
+the ops between them by their function bodies or their naive twins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ import torch
 
 from tests.support.host_device import HostDevice
 from ttc.exporter.passes.cut import Cut
+from ttc.formats.program import Step
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
-from ttc.program import Step
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
-from ttc.runtime.program import StitchedProgram, plan_buffers
+from ttc.runtime.gpu.partitioned import StitchedProgram, plan_buffers
 
 Arrays = dict[str, npt.NDArray[Any]]
 SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}

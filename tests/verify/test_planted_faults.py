@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.faults import plant
-from ttc.exporter import mixers, towers
+from ttc.model import mixers, towers
 from ttc.verify.run import verify
 
 # tiny_a is M E M * E M E.

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 import ttc
 from tests.support.faults import rewrite
 from tests.support.golden import CHECKPOINTS, golden
-from ttc.bundle import Bundle
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
-from ttc.manifest import Manifest, ShardRecord, WeightMap
+from ttc.formats.manifest import Manifest, ShardRecord, WeightMap
+from ttc.formats.shard import Shard
+from ttc.formats.verification import RECORD_FILE, Verification
+from ttc.model.bundle import Bundle
 from ttc.runtime.backends import BACKENDS
-from ttc.shard import Shard
-from ttc.verification import RECORD_FILE, Verification
 from ttc.verify.compare import first_fault
 from ttc.verify.report import Comparison
 from ttc.verify.run import verify
@@ -180,7 +180,7 @@ def test_a_bundle_larger_than_memory_is_refused_before_it_is_read(bundles, no_re
     with Bundle.open(bundles("tiny_a")) as opened:
         need = 4 * sum(math.prod(entry.shape) for entry in opened.weights.values())
     monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need - 1)
-    monkeypatch.setattr("ttc.bundle.Bundle.read_weight", lambda *_: pytest.fail("a weight was read"))
+    monkeypatch.setattr("ttc.formats.bundle.Bundle.read_weight", lambda *_: pytest.fail("a weight was read"))
     with pytest.raises(InputError, match=r"this machine has .* GB of memory; verify on a machine with more"):
         verify(bundles("tiny_a"), weights=True, record=False, **FEW)
     monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from ttc.animation.live import visible
 from ttc.animation.timeline import Timeline, Token
-from ttc.live import visible
 
 __all__ = ["Piece", "Sheet", "lay_out"]
 

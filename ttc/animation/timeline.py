@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ttc.runtime.result import Event, Result
+from ttc.runtime.decoding.result import Event, Result
 
 __all__ = ["State", "Timeline", "Token", "recorded"]
 

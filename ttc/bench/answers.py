@@ -12,8 +12,8 @@ from ttc.bench.problems import Problem
 from ttc.bench.quality import is_looping, is_right, wilson
 from ttc.bench.schema import Answers, Quality, Score
 from ttc.bench.trace import RowTrace
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.result import Result
 
 __all__ = ["Written", "judge"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.errors import InputError
-from ttc.runtime.options import MAX_BLOCK_SIZE, MODES
+from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, MODES
 
 __all__ = ["BENCH_MODES", "TRAINED_BLOCK", "Case", "make_cases"]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 import ttc
-from ttc import doctor
 from ttc.bench.schema import Machine
-from ttc.bundle import Bundle
+from ttc.doctor import abilities as doctor
 from ttc.errors import BundleError
-from ttc.shard import Array, Shard
+from ttc.formats.shard import Array, Shard
+from ttc.model.bundle import Bundle
 
 __all__ = ["commit", "load_average", "machine", "now", "weights_digest"]
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ttc.config import ModelConfig
 from ttc.errors import InputError
-from ttc.strictjson import Fields, parse_json
+from ttc.formats.strictjson import Fields, parse_json
+from ttc.model.config import ModelConfig
 
 __all__ = ["CHECKS", "Problem", "load_problems", "prompts_digest", "random_prompts"]
 

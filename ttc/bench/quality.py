@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 
 from ttc.bench.problems import Problem
 from ttc.errors import InputError
-from ttc.strictjson import parse_json
+from ttc.formats.strictjson import parse_json
 
 __all__ = ["is_looping", "is_right", "wilson"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ttc.errors import InputError
-from ttc.strictjson import Fields, read_json
+from ttc.formats.strictjson import Fields, read_json
 
 __all__ = [
     "SCHEMA",

@@ -10,9 +10,9 @@ from ttc.bench.identity import load_average, machine, now, weights_digest
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
 from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Conditions, Model, Report
-from ttc.bundle import Bundle
 from ttc.errors import InputError
-from ttc.runtime.result import Result
+from ttc.model.bundle import Bundle
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Settings", "run_bench"]

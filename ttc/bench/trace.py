@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ttc.bench.schema import Latency
+from ttc.runtime.decoding.result import Event, Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.result import Event, Result
 
 __all__ = ["RowTrace", "Trace", "latency", "quantile", "watch"]
 

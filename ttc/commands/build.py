@@ -13,8 +13,8 @@ from ttc.commands.terminal import size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
-    from ttc.exporter.build import BuildReport
-    from ttc.exporter.planning import BuildPlan
+    from ttc.exporter.engines.build import BuildReport
+    from ttc.exporter.engines.planning import BuildPlan
 
 __all__ = ["build", "parse_shapes", "parse_targets"]
 
@@ -76,9 +76,9 @@ def build(
     as_json: bool,
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
-    from ttc.exporter.build import build as build_engines
-    from ttc.exporter.build import extra_problems
-    from ttc.exporter.planning import Settings, make_plan
+    from ttc.exporter.engines.build import build as build_engines
+    from ttc.exporter.engines.build import extra_problems
+    from ttc.exporter.engines.planning import Settings, make_plan
 
     targets = None if sm is None else parse_targets(sm)
     shapes = parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes})

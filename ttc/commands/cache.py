@@ -5,7 +5,7 @@ import time
 
 import click
 
-from ttc.exporter.engine_cache import EngineCache, default_cache_folder
+from ttc.exporter.engines.cache import EngineCache, default_cache_folder
 
 __all__ = ["cache"]
 

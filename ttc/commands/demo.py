@@ -14,9 +14,9 @@ from ttc.commands.generate import BACKENDS, result_json
 from ttc.commands.terminal import columns, folder_bytes, progress, size, waiting, write_json
 
 if TYPE_CHECKING:
-    from ttc.demo import Problem, Total
+    from ttc.demo.miniature import Problem, Total
+    from ttc.runtime.decoding.result import Result
     from ttc.runtime.engine import Engine
-    from ttc.runtime.result import Result
 
 __all__ = ["demo"]
 
@@ -37,7 +37,7 @@ def demo(backend: str, prompts: int, keep: Path | None, as_json: bool, save_step
 
     Takes half a minute, most of it the export. Needs no GPU and no network.
     """
-    from ttc import demo as work
+    from ttc.demo import miniature as work
 
     if save_steps is not None:
         from ttc.animation.save import check_format
@@ -90,9 +90,9 @@ def _export(checkpoint: Path, folder: Path, quiet: bool) -> Path:
 
 def _watch(engine: "Engine", chosen: Sequence["Problem"], save: Path | None, quiet: bool) -> None:
     """Fill the problems' blocks before the reader's eyes; the first goes into the picture `save`."""
-    from ttc import demo as work
+    from ttc.animation.live import StepView
     from ttc.commands.steps import play, recording
-    from ttc.live import StepView
+    from ttc.demo import miniature as work
 
     for problem in chosen:
         file = save if problem is chosen[0] else None

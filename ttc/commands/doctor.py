@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Say what ttc can do on this machine, and what to install for the rest."""
-    from ttc.doctor import examine
+    from ttc.doctor.abilities import examine
 
     found = examine()
     if as_json:

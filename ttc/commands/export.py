@@ -40,7 +40,7 @@ def export(
     start = time.perf_counter()
     try:
         with progress("loading torch", quiet=as_json) as say:
-            from ttc.exporter.export import export as export_checkpoint
+            from ttc.exporter.onnx.export import export as export_checkpoint
 
             made = export_checkpoint(checkpoint, output, dtype, force, pack=pack, progress=say)
     except KeyboardInterrupt:
@@ -48,7 +48,7 @@ def export(
         ctx.exit(EXIT_INTERRUPTED)
     seconds = time.perf_counter() - start
 
-    from ttc.bundle import MANIFEST_FILE, Manifest
+    from ttc.formats.manifest import MANIFEST_FILE, Manifest
 
     manifest = Manifest.from_json((made / MANIFEST_FILE).read_bytes(), str(made / MANIFEST_FILE))
     count, mode = folder_bytes(made), manifest.weights.mode

@@ -13,8 +13,8 @@ from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
+    from ttc.runtime.decoding.result import Result
     from ttc.runtime.engine import Engine
-    from ttc.runtime.result import Result
 
 __all__ = ["BACKENDS", "generate", "result_json"]
 
@@ -128,8 +128,8 @@ def generate(
     options["draft_steps"] = _count_or_word(options["draft_steps"])
 
     import ttc
-    from ttc.bundle import Bundle
-    from ttc.runtime.options import make_options
+    from ttc.model.bundle import Bundle
+    from ttc.runtime.decoding.options import make_options
 
     if save_steps is not None:
         from ttc.animation.save import check_format
@@ -199,8 +199,8 @@ def _generate_in_steps(
     show: bool,
     save: Path | None,
 ) -> "Result":
+    from ttc.animation.live import StepView
     from ttc.commands.steps import play, recording
-    from ttc.live import StepView
 
     shown = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     tokenizer = None if ids else engine.tokenizer

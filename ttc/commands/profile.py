@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ttc.commands.terminal import columns, progress, write_json
-from ttc.config import LAYER_KINDS
 from ttc.errors import InputError
+from ttc.model.config import LAYER_KINDS
 
 if TYPE_CHECKING:
     from ttc.profiling.report import Part, PhaseProfile, Profile, Total

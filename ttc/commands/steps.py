@@ -11,9 +11,9 @@ import click
 from rich.live import Live
 from tokenizers import Tokenizer
 
+from ttc.animation.live import StepView, pieces
 from ttc.commands.terminal import is_animated, stderr_console
-from ttc.live import StepView, pieces
-from ttc.runtime.result import Event, Result
+from ttc.runtime.decoding.result import Event, Result
 
 __all__ = ["Generation", "play", "recording"]
 

@@ -14,16 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ttc.bundle import MANIFEST_FILE, Bundle
-from ttc.config import LAYER_KINDS, ModelConfig
-from ttc.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.errors import BundleError, InputError
-from ttc.exporter.checkpoint import Checkpoint
+from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.shard import Shard, numpy_dtype
+from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
+from ttc.model.bundle import Bundle
+from ttc.model.config import LAYER_KINDS, ModelConfig
 from ttc.profiles.building import build_preset_names, load_build_profile
-from ttc.shard import Shard, numpy_dtype
-from ttc.verification import Verification
 
 __all__ = ["describe"]
 

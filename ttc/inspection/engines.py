@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder, TensorRecord
 from ttc.errors import BundleError, InputError
-from ttc.program import ENGINE, Program
-from ttc.strictjson import Fields, read_json
-from ttc.verification import Verification
+from ttc.formats.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder, TensorRecord
+from ttc.formats.program import ENGINE, Program
+from ttc.formats.strictjson import Fields, read_json
+from ttc.formats.verification import Verification
 
 __all__ = ["describe_engine", "describe_engines", "describe_program"]
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ttc.config import LAYER_KINDS, ModelConfig
-from ttc.shard import numpy_dtype
+from ttc.formats.shard import numpy_dtype
+from ttc.model.config import LAYER_KINDS, ModelConfig
 
 __all__ = ["by_kind", "by_layer"]
 

@@ -24,8 +24,8 @@ extension of the whole batch of B rows:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ttc.config import ModelConfig
 from ttc.errors import InputError
+from ttc.model.config import ModelConfig
 from ttc.planning.experts import Routing
 from ttc.planning.machines import Machine
 from ttc.planning.passes import (

@@ -5,10 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ttc.bundle import MANIFEST_FILE, Bundle
-from ttc.config import ModelConfig
 from ttc.errors import CheckpointError
-from ttc.strictjson import read_json, shown
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.strictjson import read_json, shown
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
 
 __all__ = ["RELEASED", "load_config", "released_config"]
 

@@ -11,8 +11,8 @@ L = 16 with logits at all. Of the denoiser: one evaluation (NFE), its diffusion 
 import math
 from collections.abc import Mapping
 
-from ttc.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
-from ttc.exporter.tensors import expected_tensors
+from ttc.model.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
+from ttc.model.weights import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
 from ttc.plugins.diffusion_step import DIFFUSION_STEP

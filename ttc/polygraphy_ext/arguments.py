@@ -13,7 +13,8 @@ from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import make_invocable
 
-from ttc.bundle import MANIFEST_FILE, Bundle
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.model.bundle import Bundle
 from ttc.polygraphy_ext import compare
 from ttc.polygraphy_ext.inputs import GRAPHS, LOOP
 from ttc.polygraphy_ext.runners import REFERENCE

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.bundle import Bundle
 from ttc.errors import InputError
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.runtime.backends import load_backend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["GRAPHS", "LOOP", "BundleInputs", "input_types"]
 

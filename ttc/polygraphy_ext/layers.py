@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ttc.bundle import Bundle
 from ttc.errors import InputError, TtcError
 from ttc.exporter.passes.fold_layers import fold_layers
 from ttc.exporter.passes.inline_ops import inline_ops
+from ttc.model.bundle import Bundle
 from ttc.polygraphy_ext.inputs import GRAPHS, BundleInputs
 from ttc.verify.backends import open_reference, tap_layers
 

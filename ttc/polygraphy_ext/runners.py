@@ -1,7 +1,7 @@
 """A tower of a bundle, and a whole generation, as runners of Polygraphy.
 
-Inputs and outputs have the names of the graphs (`ttc.exporter.onnx`), so that what one of these computes can
-be compared with what any other runner computes from the ONNX file.
+Inputs and outputs have the names of the graphs (`ttc.exporter.onnx.graphs`), so that what one of these
+computes can be compared with what any other runner computes from the ONNX file.
 """
 
 import time
@@ -13,12 +13,12 @@ import numpy.typing as npt
 from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
-from ttc.bundle import Bundle
+from ttc.model.bundle import Bundle
 from ttc.polygraphy_ext.inputs import GRAPHS, input_types
 from ttc.profiles import load_profile
-from ttc.runtime.backends.base import Backend
+from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
-from ttc.runtime.result import Event
+from ttc.runtime.interface.backend import Backend
 from ttc.verify.backends import open_candidate, open_reference
 
 __all__ = ["REFERENCE", "LoopRunner", "TowerRunner"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ttc.config import ModelConfig
+from ttc.formats.shard import numpy_dtype
+from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost, op_cost
 from ttc.plugins.table import OPS
-from ttc.shard import numpy_dtype
 
 __all__ = ["SPECS", "measure_limits", "node_cost", "ttc_op_cost"]
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ttc.bundle import Bundle
-from ttc.config import LAYER_KINDS, ModelConfig
 from ttc.errors import BackendError
+from ttc.model.bundle import Bundle
+from ttc.model.config import LAYER_KINDS, ModelConfig
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN, OpSpec
 from ttc.profiling.costs import ttc_op_cost
 from ttc.profiling.phases import Phase
 from ttc.profiling.report import Part
 from ttc.profiling.trace import Span
-from ttc.runtime.backends.base import Backend
+from ttc.runtime.interface.backend import Backend
 from ttc.verify.backends import open_candidate
 
 __all__ = ["Marks", "Watched", "open_watched", "parts_of"]

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.formats.program import OP, Step
+from ttc.model.config import LAYER_KINDS, ModelConfig
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, ttc_op_cost
@@ -17,7 +18,6 @@ from ttc.profiling.engine_watch import LeafTime, Told
 from ttc.profiling.phases import Phase
 from ttc.profiling.report import Part
 from ttc.profiling.trace import Span
-from ttc.program import OP, Step
 
 __all__ = ["Nodes", "engine_parts", "place_of"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ttc.program import Step
+from ttc.formats.program import Step
 from ttc.runtime.gpu.device import Device, DeviceArray, Leaf, Work
 from ttc.runtime.gpu.watch import Watch
 

@@ -2,18 +2,18 @@
 
 import importlib
 
-from ttc.bundle import Bundle
-from ttc.exporter.jobs import cut_graph
-from ttc.exporter.sources import GraphSource
+from ttc.base.tensorrt_package import BACKENDS
+from ttc.exporter.engines.build_input import GraphSource
+from ttc.exporter.engines.engine_specs import cut_graph
+from ttc.formats.shard import numpy_dtype
+from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
 from ttc.profiling.engine_watch import EngineWatch, LeafTime
 from ttc.profiling.phases import Phase, Sizes, make_calls
 from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
-from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.gpu.engine_files import open_engines
 from ttc.runtime.gpu.load_engines import load_engines
-from ttc.shard import numpy_dtype
-from ttc.tensorrt_package import BACKENDS
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["profile_engines"]
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttc.bundle import Bundle
-from ttc.config import ModelConfig
 from ttc.exporter.passes.inline_ops import inline_ops
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, node_cost, ttc_op_cost
 from ttc.profiling.report import Part
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir

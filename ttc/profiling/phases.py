@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttc.runtime.backends.base import Backend, StepInputs
-from ttc.runtime.choice import Choosing
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import Backend, StepInputs
+from ttc.runtime.interface.choice import Choosing
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["PHASES", "Phase", "Prepare", "Sizes", "make_calls"]
 
@@ -48,7 +48,7 @@ PHASES = {
 def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
     """A call for every phase, to be prepared outside the clock: each starts from a copy of the same state of
     `sizes.context` tokens, which backends on a GPU change in place. The calls are those of the loop
-    (`ttc.runtime.loop`).
+    (`ttc.runtime.decoding.loop`).
     """
     draw = np.random.default_rng(7)
     B, S, V = sizes.batch, sizes.block, backend.config.vocab_size

@@ -3,8 +3,8 @@
 from html import escape
 from pathlib import Path
 
-from ttc.config import LAYER_KINDS
 from ttc.errors import InputError
+from ttc.model.config import LAYER_KINDS
 from ttc.profiling.report import Part, Profile
 
 __all__ = ["svg", "write_plot"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttc.config import LAYER_KINDS
+from ttc.model.config import LAYER_KINDS
 from ttc.plugins.costs import Cost
 
 __all__ = ["Expensive", "LoopTime", "Part", "PhaseProfile", "Profile", "Total", "totals"]

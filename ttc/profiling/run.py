@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from ttc.bundle import Bundle
 from ttc.errors import InputError
+from ttc.formats.shard import numpy_dtype
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.profiling import eager, onnxruntime
 from ttc.profiling.costs import measure_limits
@@ -17,12 +18,11 @@ from ttc.profiling.phases import PHASES, Phase, Sizes, make_calls
 from ttc.profiling.report import LoopTime, PhaseProfile, Profile
 from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.profiling.trace import Span
-from ttc.runtime.backends.base import Backend, Limits
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.decoding.limits import check_rows, fitting_capacity, fitting_chunk
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.limits import check_rows, fitting_capacity, fitting_chunk
-from ttc.runtime.result import Result
-from ttc.shard import numpy_dtype
+from ttc.runtime.interface.backend import Backend, Limits
+from ttc.runtime.interface.settings import LoadSettings
 from ttc.verify.backends import library_version, open_candidate
 
 __all__ = ["BACKENDS", "profile"]

@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 
-from ttc.bundle import Bundle
-from ttc.cuda_driver import examine_driver
+from ttc.doctor.cuda_driver import examine_driver
 from ttc.errors import BackendError, InputError
+from ttc.model.bundle import Bundle
 from ttc.runtime.backends import BACKENDS
-from ttc.runtime.backends.device import parse_device
+from ttc.runtime.interface.devices import parse_device
 
 __all__ = ["check_backends", "check_memory", "check_names"]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttc.bundle import Bundle
 from ttc.errors import MissingDependencyError
+from ttc.model.bundle import Bundle
 from ttc.runtime.backends import load_backend
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 from ttc.verify.observe import Floats
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ttc.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import LAYER_KINDS, ModelConfig
 from ttc.verify.observe import Floats, Observation
 from ttc.verify.report import Comparison, Finding
 from ttc.verify.tolerances import Tolerances

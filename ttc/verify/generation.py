@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ttc.config import ModelConfig
+from ttc.model.config import ModelConfig
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.result import Result
 from ttc.verify.report import GenerationCheck
 from ttc.verify.tolerances import Tolerances
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ttc.bundle import Bundle
-from ttc.config import ModelConfig
 from ttc.errors import BackendError, MissingDependencyError
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
 from ttc.runtime.engine import Engine
 from ttc.verify.compare import distance
 from ttc.verify.generation import built_in_prompts

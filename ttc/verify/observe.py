@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.state import ContextState
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.state import ContextState
 from ttc.verify.scenario import Context, Denoise, Scenario
 
 __all__ = ["Floats", "Observation", "Watched", "observe"]

@@ -9,16 +9,17 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ttc import __version__
-from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.errors import BackendError, BundleError, InputError
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.verification import BackendRecord, Verification, file_digest, runs_from
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.runtime.backends import BACKENDS
-from ttc.runtime.backends.base import Limits
+from ttc.runtime.decoding.limits import fitting_capacity
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.limits import fitting_capacity
+from ttc.runtime.interface.backend import Limits
 from ttc.runtime.prompts import Prompt, read_prompts
-from ttc.runtime.result import Result
-from ttc.verification import BackendRecord, Verification, file_digest, runs_from
 from ttc.verify.admission import check_backends, check_memory, check_names
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
@@ -69,7 +70,7 @@ def verify(
             the layer.
         weights: read the content of every weight (`ttc.verify.weights`).
         against_transformers: also compare the context tower with transformers' own NemotronH.
-        record: keep the verdict beside the bundle (`ttc.verification`).
+        record: keep the verdict beside the bundle (`ttc.formats.verification`).
         progress: called with a line of text before each piece of work.
 
     Raises:

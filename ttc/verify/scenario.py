@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.config import ModelConfig
-from ttc.runtime.backends.base import Limits
+from ttc.model.config import ModelConfig
+from ttc.runtime.interface.backend import Limits
 
 __all__ = ["Advance", "Context", "Denoise", "Scenario", "Shapes", "make_scenario"]
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.bundle import MANIFEST_FILE, Bundle
-from ttc.exporter.checkpoint import Checkpoint
-from ttc.verification import Verification, file_digest
+from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.verification import Verification, file_digest
+from ttc.model.bundle import Bundle
 from ttc.verify.report import WeightsCheck
 
 __all__ = ["check_weights"]

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import onnx_ir as ir
 import onnxruntime
 
-from ttc.bundle import MANIFEST_FILE, Bundle
 from ttc.errors import BackendError, BundleError
-from ttc.runtime.backends.device import parse_device
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.model.bundle import Bundle
 from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.runtime.interface.devices import parse_device
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["Prepare", "load"]
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime import OrtValue
 
-from ttc.config import ModelConfig
 from ttc.errors import BackendError
-from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.state import ContextState, state_layout
+from ttc.model.config import ModelConfig
+from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
+from ttc.runtime.interface.state import ContextState, state_layout
 
 __all__ = ["OnnxRuntimeBackend"]
 

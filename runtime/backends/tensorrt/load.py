@@ -1,9 +1,9 @@
 """Bundle and TensorRT engines → a backend. Has not run on a GPU yet."""
 
-from ttc.bundle import Bundle
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
+from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.load_engines import load_engines
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["load"]
 

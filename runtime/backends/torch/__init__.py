@@ -1,3 +1,3 @@
-"""Plain torch: the towers as `ttc.exporter.towers` writes them. CPU, or CUDA where present. The yardstick for
+"""Plain torch: the towers as `ttc.model.towers` writes them. CPU, or CUDA where present. The yardstick for
 the others.
 """

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttc.config import ModelConfig
 from ttc.errors import BackendError
-from ttc.exporter import towers
-from ttc.exporter.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
+from ttc.model import towers
+from ttc.model.config import ModelConfig
+from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work

@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ttc.bundle import Bundle
 from ttc.errors import BackendError, InputError, MissingDependencyError
-from ttc.runtime.backends.device import parse_device, parse_gpus
+from ttc.model.bundle import Bundle
+from ttc.runtime.interface.devices import parse_device, parse_gpus
 
 try:
     import torch
@@ -25,10 +25,8 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
-from ttc.exporter.towers import CONTEXT, DENOISER
+from ttc.model.towers import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
-from ttc.runtime.backends.base import Backend
-from ttc.runtime.backends.settings import LoadSettings
 from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
 from ttc.runtime.gpu.backend import DeviceBackend
@@ -37,6 +35,8 @@ from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.two import on_two
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
 

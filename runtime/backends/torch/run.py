@@ -1,4 +1,4 @@
-"""The backend over `ttc.exporter.towers`, one eager call after another."""
+"""The backend over `ttc.model.towers`, one eager call after another."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttc.config import ModelConfig
 from ttc.errors import BackendError
-from ttc.exporter import towers
-from ttc.exporter.towers import CONTEXT, DENOISER, RunOp, TowerWeights
+from ttc.model import towers
+from ttc.model.config import ModelConfig
+from ttc.model.towers import CONTEXT, DENOISER, RunOp, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
-from ttc.runtime.backends.base import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.state import ContextState, state_layout
+from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
+from ttc.runtime.interface.state import ContextState, state_layout
 
 __all__ = ["TorchBackend"]
 
@@ -24,7 +24,7 @@ class TorchBackend(Backend):
     """Args: the weights by checkpoint name, on `device`; the compute dtype; what times are rounded to, if not
     to that.
 
-    `record`, where set, sees every layer's residual stream (`ttc.exporter.towers.Record`); `run_op` computes
+    `record`, where set, sees every layer's residual stream (`ttc.model.towers.Record`); `run_op` computes
     the `ttc` ops.
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.host_device import HostDevice, no_compiler, with_loop_kernel
-from ttc.bundle import Bundle
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend

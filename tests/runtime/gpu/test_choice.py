@@ -11,12 +11,12 @@ from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
-from ttc.runtime.choice import NO_TOKEN, Choosing, HostChoices
+from ttc.runtime.decoding.loop import Stopwatch, prefill
+from ttc.runtime.decoding.options import make_options
+from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.gpu.executor import OPEN
-from ttc.runtime.loop import Stopwatch, prefill
-from ttc.runtime.options import make_options
-from ttc.runtime.rows import Row
-from ttc.runtime.verification import verify
+from ttc.runtime.interface.choice import NO_TOKEN, Choosing, HostChoices
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]

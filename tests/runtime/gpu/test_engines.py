@@ -14,14 +14,14 @@ from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import with_loop_kernel
 from tests.support.pretended_engines import PROFILE, _Context, _Engine, install, load_onto, write_engines
 from tests.support.recorded import options_of, recorded, tokens_of
-from ttc.bundle import Bundle
-from ttc.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
+from ttc.formats.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
+from ttc.formats.signing import sign
+from ttc.model.bundle import Bundle
 from ttc.runtime.gpu import cache_rows
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
 from ttc.runtime.gpu.ptx_ops import PtxOps
-from ttc.signing import sign
 from ttc.verify.backends import Candidate
 from ttc.verify.compare import compare
 from ttc.verify.observe import observe
@@ -69,7 +69,7 @@ def changed(folder, tmp_path, change):
     copy.mkdir()
     for path in folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    from ttc.engines import EnginesManifest
+    from ttc.formats.engines import EnginesManifest
 
     content = json.loads((copy / MANIFEST_FILE).read_text())
     change(content)
@@ -352,7 +352,7 @@ def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended
 
 def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, pretended, monkeypatch):
     """What an older `ttc build` made."""
-    monkeypatch.setattr("ttc.exporter.jobs.cache_rows", lambda model: False)
+    monkeypatch.setattr("ttc.exporter.engines.engine_specs.cache_rows", lambda model: False)
     for form in ("cut", "whole"):
         folder = write_engines(bundles("tiny_a"), tmp_path / form, form)
         with (

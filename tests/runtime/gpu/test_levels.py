@@ -12,12 +12,12 @@ from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
-from ttc.runtime.backends.base import Limits
+from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.cuda import loop_problem
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.lengths import padded_length
 from ttc.runtime.gpu.mirror import Mirror
-from ttc.shard import numpy_dtype
+from ttc.runtime.interface.backend import Limits
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]

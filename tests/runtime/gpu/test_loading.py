@@ -10,18 +10,19 @@ import pytest
 
 from tests.support.golden import golden
 from tests.support.host_device import HostDevice
-from ttc.bundle import Bundle, ShardRecord, WeightEntry, WeightMap
-from ttc.config import ModelConfig
 from ttc.errors import BackendError, DeviceMemoryError
+from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
+from ttc.formats.program import OP, Step
+from ttc.formats.shard import Shard, numpy_dtype
+from ttc.formats.weights import ReferencedWeights
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
 from ttc.planning.models import released_config
-from ttc.program import OP, Step
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.executor import cache_specs, mamba_specs, rows_specs
 from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
-from ttc.shard import Shard, numpy_dtype
-from ttc.weights import ReferencedWeights
 
 GB = 10**9
 ROOT = Path(__file__).parents[3]

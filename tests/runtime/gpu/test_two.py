@@ -11,8 +11,8 @@ from tests.support.compare import assert_close
 from tests.support.golden import golden
 from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
-from ttc.bundle import Bundle
 from ttc.errors import DeviceMemoryError, InputError
+from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend

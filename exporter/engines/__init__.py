@@ -1,0 +1,1 @@
+"""ONNX → TensorRT engines: the second half of the exporter, the work of `ttc build`."""

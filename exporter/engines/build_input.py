@@ -1,0 +1,134 @@
+"""What `ttc build` is given: a bundle, one of its graphs as a single file, or a foreign ONNX file."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ttc.errors import BundleError, InputError
+from ttc.exporter.passes.describe import PREFIX
+from ttc.formats.manifest import GRAPH_ROLES
+from ttc.formats.strictjson import parse_json, shown
+from ttc.model.bundle import Bundle
+from ttc.model.config import ModelConfig
+
+__all__ = ["GraphSource", "Source", "read_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """One ONNX file to build.
+
+    Attributes:
+        role: of our graphs; the file's name without ending for a foreign one.
+        path, sha256: the file, and the digest of it and its external data.
+        foreign: whether it was not exported by us.
+        config, compute_dtype: the model it is a part of; None for a foreign one.
+    """
+
+    role: str
+    path: Path
+    sha256: str
+    foreign: bool
+    config: ModelConfig | None
+    compute_dtype: str | None
+
+    def model(self) -> ir.Model:
+        """A fresh copy of the graph in memory, external data still on disk."""
+        return _load(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """All graphs to build, and where engines go unless told otherwise."""
+
+    path: Path
+    graphs: tuple[GraphSource, ...]
+    default_output: Path
+
+
+def read_source(path: str | os.PathLike[str]) -> Source:
+    """Open a bundle's folder (its digests are checked) or an `.onnx` file.
+
+    Raises `BundleError` for a damaged bundle, `InputError` for anything that is neither.
+    """
+    found = Path(path)
+    if found.is_dir():
+        return _bundle(found)
+    if not found.is_file():
+        raise InputError(
+            f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file"
+        )
+    graph = _single(found)
+    return Source(found, (graph,), found.with_name(f"{found.stem}.engines"))
+
+
+def _bundle(folder: Path) -> Source:
+    with Bundle.open(folder) as bundle:
+        graphs = tuple(
+            GraphSource(
+                role,
+                bundle.graph_path(role),
+                _digest(bundle.graph_path(role), _external(_load(bundle.graph_path(role)))),
+                False,
+                bundle.config,
+                bundle.compute_dtype,
+            )
+            for role in GRAPH_ROLES
+            if role in bundle.manifest.graphs
+        )
+    return Source(folder, graphs, folder / "engines")
+
+
+def _single(path: Path) -> GraphSource:
+    model = _load(path)
+    digest = _digest(path, _external(model))
+    properties = model.metadata_props
+    role = properties.get(f"{PREFIX}role")
+    if role is None:
+        return GraphSource(path.stem, path, digest, True, None, None)
+    text, dtype = properties.get(f"{PREFIX}model", ""), properties.get(f"{PREFIX}compute_dtype")
+    if role not in GRAPH_ROLES or dtype is None:
+        raise InputError(
+            f"{path}: its metadata says role {shown(role)}, dtype {shown(dtype)}; export it again"
+        )
+    where = f"{path}: {PREFIX}model"
+    config = ModelConfig.from_dict(parse_json(text.encode(), where, BundleError), where)
+    return GraphSource(role, path, digest, False, config, dtype)
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as fault:  # whatever the library finds wrong in a file
+        reason = " ".join(str(fault).split())[:200]
+        raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
+
+
+def _external(model: ir.Model) -> list[Path]:
+    """The files that initializers lie in; `InputError` where one is missing or too short."""
+    found: dict[Path, None] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = Path(tensor.path)
+        end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+        if not file.is_file() or file.stat().st_size < end:
+            raise InputError(
+                f"{file}: missing or shorter than the {end} bytes that initializer {shown(name)} "
+                "needs of it; keep the external data beside the .onnx file"
+            )
+        found[file] = None
+    return list(found)
+
+
+def _digest(path: Path, external: list[Path]) -> str:
+    digests = []
+    for file in (path, *external):
+        with file.open("rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return digests[0] if not external else hashlib.sha256(json.dumps(digests).encode()).hexdigest()

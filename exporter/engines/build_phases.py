@@ -1,0 +1,66 @@
+"""The stages of a build: how long each took, and how much memory its process had used by its end."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+__all__ = ["Stage", "joined", "stage"]
+
+_STATUS = bytearray(8192)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Wall seconds, and the largest resident memory, in bytes, of the process from its start to the end of
+    the stage; 0 where the system does not tell.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+@contextmanager
+def stage(stages: MutableMapping[str, Stage], name: str) -> Iterator[None]:
+    """Put what happens inside into `stages`, added to what already has the name."""
+    start = time.perf_counter()
+    yield
+    stages.update(joined(stages, {name: Stage(time.perf_counter() - start, _peak_bytes())}))
+
+
+def joined(first: Mapping[str, Stage], second: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Seconds added up, the larger of the peaks."""
+    found = dict(first)
+    for name, new in second.items():
+        old = found.get(name, Stage(0.0, 0))
+        found[name] = Stage(old.seconds + new.seconds, max(old.peak_bytes, new.peak_bytes))
+    return found
+
+
+def _peak_bytes() -> int:
+    """Of this process. Linux's ru_maxrss will not do: a process has it from the one that started it.
+
+    Reads into memory that is there: what a building process allocates in between moves the order of tensors
+    in its engine (`ttc.exporter.engines.isolated`).
+    """
+    try:
+        file = os.open("/proc/self/status", os.O_RDONLY)
+    except OSError:
+        return _peak_elsewhere()
+    try:
+        os.readv(file, [_STATUS])
+    finally:
+        os.close(file)
+    start = _STATUS.find(b"VmHWM:")
+    return 0 if start < 0 else 1024 * int(_STATUS[start + 6 : _STATUS.find(b"kB", start)])
+
+
+def _peak_elsewhere() -> int:
+    """Where there is no /proc."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

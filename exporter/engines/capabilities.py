@@ -1,0 +1,91 @@
+"""What a backend cannot build, found before it is asked."""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from onnx import defs
+
+from ttc.exporter.engines.build_input import GraphSource
+from ttc.plugins.ops import DOMAIN
+from ttc.profiles.building import BuildProfile
+
+__all__ = ["graph_problems", "profile_problems"]
+
+OPSETS = range(13, 25)
+_STANDARD = ("", "ai.onnx")
+# Refused by the parser or builder of both.
+_NOWHERE = (
+    "Bernoulli",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "DFT",
+    "Det",
+    "Multinomial",
+    "Unique",
+)
+_UNSUPPORTED = {"tensorrt-rtx": ("NonZero", *_NOWHERE), "tensorrt": _NOWHERE}
+_DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
+_MAX_TOP_K = 3840
+
+
+def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterator[str]:
+    """One sentence for every kind of thing in the graph that cannot be built."""
+    opset = next((model.opset_imports[domain] for domain in _STANDARD if domain in model.opset_imports), None)
+    if opset is None or opset not in OPSETS:
+        valid = f"{OPSETS.start} to {OPSETS.stop - 1}"
+        yield f"{source.path.name}: opset {opset}; valid: {valid}; convert it or export it again"
+    nodes = [
+        *model.graph.all_nodes(),
+        *(node for function in model.functions.values() for node in function.all_nodes()),
+    ]
+    known = {(function.domain, function.name) for function in model.functions.values()}
+    seen: set[tuple[str, str]] = set()
+    for node in nodes:
+        kind = (node.domain, node.op_type)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        if node.domain in _STANDARD:
+            if node.op_type in _UNSUPPORTED[backend] or node.op_type.startswith(
+                ("Sequence", "SplitToSequence")
+            ):
+                yield f"{source.path.name}: {backend} has no {node.op_type} (node {node.name!r})"
+            elif opset is not None and not defs.has(node.op_type, max_inclusive_version=opset):
+                yield f"{source.path.name}: ONNX opset {opset} has no {node.op_type} (node {node.name!r})"
+        elif kind not in known:
+            what = (
+                "made by another version of ttc"
+                if node.domain == DOMAIN
+                else "a custom op without a function body"
+            )
+            call = f"node {node.name!r} calls {node.domain}::{node.op_type}, {what}"
+            yield f"{source.path.name}: {call}; {backend} cannot build it"
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        if value.dtype is not None and value.dtype.name not in _DTYPES:
+            dtype = value.dtype.name.lower()
+            yield f"{source.path.name}: tensor {value.name!r} is {dtype}, which {backend} does not know"
+            break
+    if (
+        source.config is not None
+        and max(source.config.num_experts_per_tok, source.config.topk_group) > _MAX_TOP_K
+    ):
+        yield f"{source.path.name}: more than {_MAX_TOP_K} experts per token, the limit of {backend}"
+
+
+def profile_problems(source: GraphSource, profile: BuildProfile) -> Iterator[str]:
+    """What of a profile does not fit the model."""
+    if source.config is None:
+        return
+    limit = source.config.max_position_embeddings
+    if profile.capacity.max > limit:
+        yield (
+            f"profile {profile.name}: capacity.max is {profile.capacity.max}, but the model has "
+            f"{limit} positions; lower it with --max-shapes capacity:{limit}"
+        )
+    if profile.precision not in ("any", source.compute_dtype):
+        yield (
+            f"profile {profile.name}: precision is {profile.precision}, but the graphs compute in "
+            f"{source.compute_dtype}; export with --dtype {profile.precision}, or choose another profile"
+        )

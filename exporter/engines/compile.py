@@ -1,0 +1,153 @@
+"""One network → one serialised engine. Runs in a process of its own (`ttc.exporter.engines.worker`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttc.errors import BackendError
+from ttc.exporter.engines.build_phases import Stage, stage
+from ttc.exporter.engines.tensorrt_api import TensorRT
+from ttc.formats.engines import TensorRecord
+
+__all__ = ["Built", "Compiler", "Task"]
+
+# ONNX → TensorRT names of dtypes.
+_DTYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A network as serialised ONNX, the engine's name, and the tensors it must have."""
+
+    name: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    onnx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A serialised engine, the layers of its network as (type, name), and the stages "parse" and "build"."""
+
+    engine: bytes
+    layers: tuple[tuple[str, str], ...]
+    stages: Mapping[str, Stage]
+
+
+class Compiler:
+    """Builds engines with one backend, for one list of targets."""
+
+    def __init__(
+        self,
+        backend: TensorRT,
+        targets: tuple[str, ...],
+        step: Callable[[str, int, int], bool],
+        timing_cache: bytes | None = None,
+    ) -> None:
+        """step: see `TensorRT.progress_monitor`.  timing_cache: content to start from (TensorRT only)."""
+        self._backend, self._targets = backend, targets
+        self._messages: list[str] = []
+        self._logger = backend.logger(self._log)
+        self._monitor = backend.progress_monitor(step)
+        self.timing_cache = timing_cache
+
+    def build(self, task: Task) -> Built:
+        """Parse, give the profile, build. Raises `BackendError` with what the library said."""
+        stages: dict[str, Stage] = {}
+        self._messages.clear()
+        api = self._backend.api
+        builder = api.Builder(self._logger)
+        builder.max_threads = 1
+        network = self._backend.network(builder)
+        parser = api.OnnxParser(network, self._logger)
+        with stage(stages, "parse"):
+            parsed = parser.parse(task.onnx)
+        if not parsed:
+            raise self._refusal(task, "does not parse", _parser_errors(parser))
+        _check_contract(api, network, task)
+        config = self._backend.config(builder, self._targets)
+        config.progress_monitor = self._monitor
+        config.add_optimization_profile(_profile(builder, task))
+        if self.timing_cache is not None:
+            self._backend.use_timing_cache(config, self.timing_cache)
+        with stage(stages, "build"):
+            engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise self._refusal(task, "cannot be built", [])
+        if self.timing_cache is not None:
+            self.timing_cache = self._backend.timing_cache(config)
+        layers = tuple(
+            (str(layer.type).rpartition(".")[2], str(layer.name))
+            for layer in (network.get_layer(place) for place in range(network.num_layers))
+        )
+        return Built(bytes(engine), layers, stages)
+
+    def _log(self, severity: str, text: str) -> None:
+        if severity == "error":
+            self._messages.append(" ".join(text.split()))
+
+    def _refusal(self, task: Task, what: str, parsed: list[str]) -> BackendError:
+        said = "; ".join([*parsed, *self._messages][:3]) or "the library gave no reason"
+        return BackendError(
+            f"{task.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
+        )
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    found = []
+    for place in range(parser.num_errors):
+        error = parser.get_error(place)
+        found.append(
+            f"node {error.node_name() or error.node()} ({error.node_operator()}): "
+            + " ".join(error.desc().split())
+        )
+    return found
+
+
+def _profile(builder: Any, task: Task) -> Any:
+    profile = builder.create_optimization_profile()
+    for tensor in task.inputs:
+        if any(isinstance(dim, str) for dim in tensor.shape):
+            profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
+            read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
+            if read != (tensor.min, tensor.opt, tensor.max):
+                raise BackendError(f"{task.name}: the library took the range of {tensor.name} as {read}")
+    return profile
+
+
+def _check_contract(api: Any, network: Any, task: Task) -> None:
+    """What the parser made has the tensors that the graph has."""
+    made = (
+        [network.get_input(place) for place in range(network.num_inputs)],
+        [network.get_output(place) for place in range(network.num_outputs)],
+    )
+    for tensors, due in zip(made, (task.inputs, task.outputs), strict=True):
+        found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
+        if len(found) != len(due):
+            raise BackendError(
+                f"{task.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+            )
+        for record in due:
+            _check_tensor(api, task, record, found.get(record.name))
+
+
+def _check_tensor(
+    api: Any, task: Task, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
+) -> None:
+    dtype = getattr(api.DataType, _DTYPES[record.dtype])
+    shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
+    known = found is not None and found[0] == dtype and len(found[1]) == len(shape)
+    # The parser may not see that an output's dimension is static; the other way round is a fault.
+    if not known or any(a not in (-1, b) for a, b in zip(found[1] if found else (), shape, strict=False)):
+        raise BackendError(
+            f"{task.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
+        )

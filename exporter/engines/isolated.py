@@ -1,0 +1,131 @@
+"""Builds every engine in a process of its own, laid out in memory the same way each time.
+
+TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two
+builds in one process differ in the order of tensors. A fresh process gives the same bytes again when it has
+no address randomisation, a fixed environment, and a heap of its own for every thread: threads that share one
+move each other's addresses, differently each time. That holds for one installation on one machine; another
+path or Python moves the heap too. The process also keeps the builder's memory and its crashes out of the
+caller's.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttc import errors
+from ttc.errors import BackendError
+from ttc.exporter.engines.build_phases import Stage
+from ttc.exporter.engines.compile import Built, Task
+from ttc.formats.engines import EngineRecord
+
+__all__ = ["IsolatedCompiler"]
+
+_ADDR_NO_RANDOMIZE, _PR_SET_PDEATHSIG = 0x0040000, 1
+# What a library may need to be found; everything else would move the heap.
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+
+# Far more heaps than the library has threads (six seen), and no caches that hand memory from one to another.
+_HEAP_PER_THREAD = "glibc.malloc.arena_max=64:glibc.malloc.tcache_count=0"
+
+
+@dataclass(slots=True)
+class IsolatedCompiler:
+    """Builds with one backend for one list of targets.
+
+    Attributes:
+        folder: where the work lies while it is done; made and deleted again.
+        step: see `TensorRT.progress_monitor`.
+        timing_cache: content to start from, and after a build what it has become (TensorRT only).
+    """
+
+    backend: str
+    targets: tuple[str, ...]
+    folder: Path
+    step: Callable[[str, int, int], bool]
+    timing_cache: bytes | None = None
+
+    def build(self, task: Task) -> Built:
+        """Build one engine. Raises `BackendError` with what the library said, or that it crashed."""
+        self.folder.mkdir()
+        try:
+            record = dataclasses.asdict(EngineRecord("task", task.inputs, task.outputs, 0))
+            asked = {
+                "name": task.name,
+                "backend": self.backend,
+                "targets": list(self.targets),
+                "record": record,
+            }
+            (self.folder / "task.json").write_text(json.dumps(asked))
+            (self.folder / "network.onnx").write_bytes(task.onnx)
+            if self.timing_cache is not None:
+                (self.folder / "timing.cache").write_bytes(self.timing_cache)
+            code = self._run()
+            return self._result(task, code)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self) -> int:
+        """The worker's exit code."""
+        paths = os.pathsep.join(path for path in sys.path if path)
+        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        with (self.folder / "said").open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ttc.exporter.engines.worker"],
+                cwd=self.folder,
+                env=kept
+                | {
+                    "PYTHONPATH": paths,
+                    "PYTHONHASHSEED": "0",
+                    "GLIBC_TUNABLES": _HEAP_PER_THREAD,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                preexec_fn=_settle if sys.platform == "linux" else None,
+            )
+            try:
+                assert process.stdout is not None
+                with process.stdout as lines:
+                    for line in lines:
+                        words = line.rstrip("\n").split("\t")
+                        if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
+                            self.step(words[0], int(words[1]), int(words[2]))
+                return process.wait()
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+    def _result(self, task: Task, code: int) -> Built:
+        result = self.folder / "result.json"
+        if code != 0 or not result.is_file():
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            said = (self.folder / "said").read_text(errors="replace").strip().splitlines()[-1:]
+            raise BackendError(
+                f"{task.name}: the process that built it with {self.backend} ended with {how}"
+                + "".join(f": {line}" for line in said)
+            )
+        found = json.loads(result.read_bytes())
+        if "error" in found:
+            raise getattr(errors, found["kind"])(found["error"])
+        if self.timing_cache is not None:
+            self.timing_cache = (self.folder / "timing.cache").read_bytes()
+        layers = tuple((kind, name) for kind, name in found["layers"])
+        stages = {name: Stage(**told) for name, told in found["stages"].items()}
+        return Built((self.folder / "engine").read_bytes(), layers, stages)
+
+
+def _settle() -> None:
+    """In the new process, before its program starts: fixed addresses, and an end when the parent ends."""
+    library = ctypes.CDLL(None)
+    library.personality(_ADDR_NO_RANDOMIZE)
+    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

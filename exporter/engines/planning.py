@@ -1,0 +1,227 @@
+"""What a build will do, known before it starts."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ttc.base.tensorrt_package import BACKENDS, backend_version
+from ttc.errors import InputError, TtcError
+from ttc.exporter.engines.build_input import GraphSource, Source, read_source
+from ttc.exporter.engines.capabilities import graph_problems, profile_problems
+from ttc.exporter.engines.engine_specs import FORMS, Network, Ranges, job_problems
+from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
+from ttc.exporter.engines.tensorrt_api import check_targets
+from ttc.exporter.passes.cache_rows import cache_rows
+from ttc.exporter.passes.free_weights import free_weights
+from ttc.profiles.building import DIMENSIONS, BuildProfile, Range, load_build_profile
+
+__all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
+
+DEFAULT_PROFILE = "latency"
+# Seconds a node of the graph and a distinct segment took with TensorRT-RTX 1.7 on two cores without a GPU.
+_SECONDS_PER_NODE, _SECONDS_PER_SEGMENT = 0.017, 0.25
+_USUAL_SEGMENTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to build, as asked; checked by `make_plan`."""
+
+    backend: str = "tensorrt-rtx"
+    form: str = "whole"
+    profile: str | Path | BuildProfile | None = None
+    shapes: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    targets: tuple[str, ...] | None = None
+    bake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """One graph: its networks, its memory at the largest sizes, and an estimate of the build's seconds."""
+
+    source: GraphSource
+    networks: tuple[Network, ...]
+    memory: Memory
+    nodes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """A build that was checked. `problems`: why it cannot be; `notes`: what was chosen for the user."""
+
+    source: Source
+    output: Path
+    settings: Settings
+    profile: BuildProfile
+    targets: tuple[str, ...]
+    version: str | None
+    graphs: tuple[GraphPlan, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def memory_per_gpu(self) -> dict[str, dict[str, int]]:
+        """Bytes by arrangement and GPU (`ttc.exporter.engines.memory.memory_per_gpu`)."""
+        return memory_per_gpu({graph.source.role: graph.memory for graph in self.graphs})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "source": str(self.source.path),
+            "output": str(self.output),
+            "backend": self.settings.backend,
+            "backend_version": self.version,
+            "form": self.settings.form,
+            "profile": self.profile.to_dict(),
+            "targets": list(self.targets),
+            "graphs": [
+                {
+                    "role": graph.source.role,
+                    "nodes": graph.nodes,
+                    "memory": dataclasses.asdict(graph.memory) | {"total": graph.memory.total},
+                    "estimated_seconds": round(graph.seconds, 1),
+                }
+                for graph in self.graphs
+            ],
+            "memory_per_gpu": self.memory_per_gpu,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(model: str | Path, output: str | Path | None, settings: Settings) -> BuildPlan:
+    """Read the model, resolve the settings, and look for everything that will not work.
+
+    Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way
+    of the build itself is listed in `problems`.
+    """
+    if settings.backend not in BACKENDS:
+        raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(BACKENDS)}")
+    if settings.form not in FORMS:
+        raise InputError(f"form is {settings.form!r}; valid: {', '.join(FORMS)}")
+    source = read_source(model)
+    notes: list[str] = []
+    profile = _profile(source, settings, notes)
+    targets = profile.targets if settings.targets is None else settings.targets
+    problems: list[str] = []
+    version = None
+    try:
+        version = backend_version(settings.backend)
+        check_targets(settings.backend, targets, source.graphs[0].compute_dtype)
+    except TtcError as fault:
+        problems.append(str(fault))
+    problems.extend(profile_problems(source.graphs[0], profile))
+    graphs = []
+    for graph in source.graphs:
+        loaded = graph.model()
+        problems.extend(graph_problems(graph, loaded, settings.backend))
+        planned = _graph_plan(graph, loaded, profile, settings)
+        problems.extend(job_problems(graph, settings.form, planned.networks[0], loaded))
+        graphs.append(planned)
+    notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
+    place = Path(output) if output is not None else source.default_output
+    if reason := _unusable(place):
+        problems.append(reason)
+    return BuildPlan(
+        source,
+        place,
+        settings,
+        profile,
+        targets,
+        version,
+        tuple(graphs),
+        tuple(problems),
+        tuple(notes),
+    )
+
+
+def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterator[str]:
+    """What does not fit into the GPU that the profile is for."""
+    if profile.gpu_memory_gb is None:
+        return
+    for gpus in memory_per_gpu(graphs).values():
+        for who, need in gpus.items():
+            if need > profile.gpu_memory_gb * 10**9:
+                yield (
+                    f"{who}: {need / 1e9:.1f} GB on one GPU, and profile {profile.name} is for "
+                    f"{profile.gpu_memory_gb} GB"
+                )
+
+
+def _unusable(place: Path) -> str | None:
+    """Why nothing can be written there, if so."""
+    parent = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not parent.is_dir():
+        return f"{place}: {parent} is a file; name another output"
+    return (
+        None if os.access(parent, os.W_OK) else f"{place}: {parent} cannot be written to; name another output"
+    )
+
+
+def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfile:
+    """The profile with its overrides; without one, the default fitted to the model."""
+    changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
+    if unknown := sorted(settings.shapes.keys() - set(DIMENSIONS)) if not source.graphs[0].foreign else []:
+        raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
+    if isinstance(settings.profile, BuildProfile):
+        return settings.profile.override(changes)
+    if settings.profile is not None:
+        return load_build_profile(settings.profile).override(changes)
+    profile = load_build_profile(DEFAULT_PROFILE)
+    config = source.graphs[0].config
+    if config is not None and profile.capacity.max > config.max_position_embeddings:
+        limit = config.max_position_embeddings
+        block, chunk, capacity = (
+            Range(min(size.min, limit), min(size.opt, limit), min(size.max, limit))
+            for size in (profile.block, profile.chunk, profile.capacity)
+        )
+        profile = dataclasses.replace(profile, block=block, chunk=chunk, capacity=capacity)
+        notes.append(f"profile {DEFAULT_PROFILE}, with its sizes lowered to the model's {limit} positions")
+    return profile.override(changes)
+
+
+def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, settings: Settings) -> GraphPlan:
+    ranges = _ranges(source, profile, settings)
+    if not source.foreign:
+        free_weights(model)
+    if source.role == "context" and not source.foreign:
+        cache_rows(model)
+    nodes = sum(1 for _ in model.graph)
+    networks = _networks(source, profile, settings, ranges)
+    whole = nodes * len(networks) * _SECONDS_PER_NODE
+    seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
+    memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
+    return GraphPlan(source, networks, memory, nodes, seconds)
+
+
+def _networks(
+    source: GraphSource, profile: BuildProfile, settings: Settings, ranges: Ranges
+) -> tuple[Network, ...]:
+    """One network, or one for each length that the context tower reads at once."""
+    lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
+    if source.foreign or len(lengths) < 2:
+        return (Network(source.role, ranges),)
+    low, usual, high = ranges
+    networks = []
+    for length in lengths:
+        fixed = [{**sizes, "L": length, "R": min(sizes["R"], length)} for sizes in (low, usual, high)]
+        networks.append(Network(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
+    return tuple(networks)
+
+
+def _ranges(source: GraphSource, profile: BuildProfile, settings: Settings) -> Ranges:
+    if not source.foreign:
+        low, usual, high = (profile.sizes(source.role, end) for end in ("min", "opt", "max"))
+        return low, usual, high
+    named: list[dict[str, int]] = [{}, {}, {}]
+    for name, ends in settings.shapes.items():
+        default = next(iter(ends.values()))
+        for place, end in enumerate(("min", "opt", "max")):
+            named[place][name] = ends.get(end, default)
+    return named[0], named[1], named[2]

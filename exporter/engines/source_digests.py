@@ -1,0 +1,59 @@
+"""Digests of the sources that make the kernels of the `ttc` ops, so that a changed kernel is a changed
+engine.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Final
+
+from ttc.plugins.table import OPS
+
+__all__ = ["builder_digest", "kernel_digests"]
+
+# The plain twins take no part in a kernel.
+_NOT_COMPILED: Final = ("naive.py", "naive_numpy.py")
+# The code that decides what a network looks like, and what it shares with those who read what it writes.
+_BUILDER_PACKAGES: Final = ("ttc.exporter.engines", "ttc.exporter.passes", "ttc.formats", "ttc.base")
+
+
+def kernel_digests() -> dict[str, str]:
+    """Op name → sha256 of its folder, but for the plain twins, and of the files that all ops share."""
+    homes = {op.name: _HOMES[op.name] for op in OPS}
+    shared = _digest("ttc.plugins", _NOT_COMPILED)
+    digests = {
+        home: _joined([shared.encode(), _digest(home, _NOT_COMPILED).encode()])
+        for home in sorted(set(homes.values()))
+    }
+    return {name: digests[home] for name, home in homes.items()}
+
+
+def builder_digest() -> str:
+    """sha256 of the packages that build."""
+    return _joined(_digest(package, ()).encode() for package in _BUILDER_PACKAGES)
+
+
+def _joined(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _digest(package: str, leave_out: Iterable[str]) -> str:
+    total = hashlib.sha256()
+    for file in sorted(files(package).iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".py") and file.name not in leave_out:
+            content = file.read_bytes()
+            total.update(f"{file.name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+_HOMES: Final = {
+    op: f"ttc.plugins.{home}"
+    for home, ops in {
+        "moe_routing": ("MoeRouting",),
+        "moe_experts": ("MoeExperts", "MoeUp", "MoeDown", "MoeCombine"),
+        "mamba_block_scan": ("MambaBlockScan", "MambaConv", "MambaScan"),
+        "mamba_advance": ("MambaAdvance",),
+        "diffusion_step": ("DiffusionStep", "DiffusionPredict", "DiffusionCommit"),
+    }.items()
+    for op in ops
+}

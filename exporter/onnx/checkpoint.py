@@ -1,0 +1,239 @@
+"""A TwoTower checkpoint folder in the Hugging Face layout: checked against its own `config.json`, mapped,
+never loaded.
+
+The folder holds `config.json`, perhaps `generation_config.json` and `tokenizer.json`, and the weights:
+`model.safetensors`, or shards beside `model.safetensors.index.json`. Which tensors must be there, and their
+shapes, follow from `config.json`. Files may be symbolic links (as in the Hugging Face cache), but their
+names are plain file names in the folder.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+from ttc.errors import CheckpointError, MissingDependencyError
+from ttc.formats.shard import Array, Shard, TensorInfo
+from ttc.formats.strictjson import read_json, shown
+from ttc.model.config import ModelConfig
+from ttc.model.weights import TOWERS, WeightSource, expected_tensors, first_of, match_weights
+
+__all__ = ["TOWERS", "Checkpoint", "WeightSource", "expected_tensors"]
+
+_SINGLE_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+_MAX_CONFIG_BYTES = 4 * 2**20
+_MAX_INDEX_BYTES = 64 * 2**20
+_MAX_TOKENIZER_BYTES = 256 * 2**20
+
+
+class Checkpoint:
+    """An open checkpoint, all its tensor headers checked. Reading is thread-safe.
+
+    Attributes: `folder`; `config`; `tokenizer_path` (None without one); `shards` (file name → `Shard`);
+    `weights` (graph weight → `WeightSource`, context tower first).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        tokenizer_path: Path | None,
+        shards: Mapping[str, Shard],
+        weights: Mapping[str, WeightSource],
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.tokenizer_path = tokenizer_path
+        self.shards = MappingProxyType(dict(shards))
+        self.weights = MappingProxyType(dict(weights))
+        self._owner = {name: shard for shard in shards.values() for name in shard.tensors}
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Check the checkpoint in `folder`; every defect of its files is a `CheckpointError` that names
+        them.
+        """
+        folder = Path(folder)
+        try:
+            return cls._open(folder)
+        except OSError as fault:
+            raise CheckpointError(f"{folder}: cannot be read ({fault.strerror})") from None
+
+    @classmethod
+    def _open(cls, folder: Path) -> Self:
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder}: no such folder; a checkpoint is a folder with config.json and .safetensors files"
+            )
+        config = _config(folder)
+        shards: dict[str, Shard] = {}
+        try:
+            placed = _index(folder)
+            for name in dict.fromkeys(placed.values()) if placed is not None else (_SINGLE_FILE,):
+                shards[name] = Shard.open(folder / name)
+            stored, misplaced = _stored(folder, shards, placed)
+            weights = match_weights(config, stored, misplaced, str(folder))
+            tokenizer = folder / "tokenizer.json"
+            if tokenizer.exists():
+                _check_tokenizer(tokenizer, config)
+            return cls(folder, config, tokenizer if tokenizer.exists() else None, shards, weights)
+        except BaseException:
+            for shard in shards.values():
+                shard.close()
+            raise
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of all tensors as stored."""
+        return tuple(self._owner)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(info.nbytes for shard in self.shards.values() for info in shard.tensors.values())
+
+    @property
+    def default_dtype(self) -> str:
+        """The compute dtype that `config.json` names; `CheckpointError` when it is none that can be computed
+        in.
+        """
+        if self.config.dtype not in ("float32", "float16", "bfloat16"):
+            raise CheckpointError(
+                f"{self.folder / 'config.json'}: torch_dtype is {shown(self.config.dtype)}, which is no "
+                "compute dtype; "
+                "choose float32, float16 or bfloat16 with --dtype"
+            )
+        return self.config.dtype
+
+    def info(self, name: str) -> TensorInfo:
+        """Dtype, shape and place of the stored tensor `name`."""
+        return self._shard(name).info(name)
+
+    def read(self, name: str) -> Array:
+        """The stored tensor `name` as a read-only view of its mapped file."""
+        return self._shard(name).read(name)
+
+    def _shard(self, name: str) -> Shard:
+        if name not in self._owner:
+            raise CheckpointError(f"{self.folder}: no tensor {shown(name)} among its {len(self._owner)}")
+        return self._owner[name]
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for shard in self.shards.values():
+            shard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _config(folder: Path) -> ModelConfig:
+    path, generation = folder / "config.json", folder / "generation_config.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: missing; a checkpoint is a folder with config.json and .safetensors files"
+        )
+    return ModelConfig.from_hf(
+        _json_object(path), _json_object(generation) if generation.exists() else None, where=str(path)
+    )
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    value = read_json(path, _MAX_CONFIG_BYTES, CheckpointError, allow_infinity=True)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: a JSON object is due, found {shown(value)}")
+    return value
+
+
+def _index(folder: Path) -> dict[str, str] | None:
+    """Tensor → file name by the index; None where one file holds all. As in transformers, that one file goes
+    before an index.
+    """
+    single, path = folder / _SINGLE_FILE, folder / _INDEX_FILE
+    if single.exists():
+        return None
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder}: neither {_SINGLE_FILE} nor {_INDEX_FILE} is there; only .safetensors checkpoints "
+            "are read"
+        )
+    index = read_json(path, _MAX_INDEX_BYTES, CheckpointError)
+    placed = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(
+            f"{path}: 'weight_map' is {shown(placed)}, an object of tensor name → file name is due"
+        )
+    for tensor, name in placed.items():
+        if not _is_plain_name(name):
+            raise CheckpointError(
+                f"{path}: tensor {shown(tensor)} is said to lie in {shown(name)}, the plain name of a "
+                ".safetensors file in this folder is due"
+            )
+    names = sorted(set(placed.values()))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} shards missing: {first_of(missing)}")
+    return placed
+
+
+def _is_plain_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and len(name.encode(errors="replace")) <= 255
+        and name.isprintable()
+        and not set(name) & set("/\\:")
+    )
+
+
+def _stored(
+    folder: Path, shards: Mapping[str, Shard], placed: Mapping[str, str] | None
+) -> tuple[dict[str, TensorInfo], list[str]]:
+    """All tensors of all shards, and what an index says otherwise than they do; a name in two shards is
+    refused.
+    """
+    stored: dict[str, TensorInfo] = {}
+    owner: dict[str, str] = {}
+    for file, shard in shards.items():
+        for name, info in shard.tensors.items():
+            if name in owner:
+                raise CheckpointError(
+                    f"{folder}: tensor {shown(name)} lies in two shards, {owner[name]} and {file}"
+                )
+            stored[name], owner[name] = info, file
+    placed = owner if placed is None else placed
+    return stored, [
+        f"{name} (index: {placed.get(name, 'not there')}; found in: {owner.get(name, 'no shard')})"
+        for name in {**placed, **owner}
+        if placed.get(name) != owner.get(name)
+    ]
+
+
+def _check_tokenizer(path: Path, config: ModelConfig) -> None:
+    """The tokenizer must be readable and know no id that the model does not."""
+    if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_BYTES:
+        raise CheckpointError(f"{path}: not a regular file of at most {_MAX_TOKENIZER_BYTES} bytes")
+    try:
+        import tokenizers
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path}: reading it needs the package `tokenizers`; pip install tokenizers"
+        ) from None
+    try:
+        ids = tokenizers.Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as fault:  # the library raises plain Exception for every defect
+        raise CheckpointError(
+            f"{path}: not a tokenizer that the `tokenizers` library can read ({fault})"
+        ) from None
+    if ids and max(ids.values()) >= config.vocab_size:
+        token, highest = max(ids.items(), key=lambda item: item[1])
+        raise CheckpointError(
+            f"{path}: token {shown(token)} has the id {highest}, but the model's vocab_size is "
+            f"{config.vocab_size}; "
+            "this tokenizer belongs to another model"
+        )

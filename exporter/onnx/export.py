@@ -1,0 +1,153 @@
+"""Checkpoint → bundle."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import onnx
+import onnx_ir as ir
+
+from ttc import __version__
+from ttc.errors import InputError, MissingDependencyError
+from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.exporter.passes import pipeline, run_passes
+from ttc.formats.atomic_folder import bundle_writer
+from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.weights import ReferencedWeights
+from ttc.plugins.ops import DOMAIN_VERSION
+from ttc.plugins.table import OPS
+
+if TYPE_CHECKING:
+    from ttc.exporter.onnx.graphs import GraphMaker
+__all__ = ["DTYPES", "PACK_LIMIT_BYTES", "export"]
+
+DTYPES: Final = ("float32", "float16", "bfloat16")
+# Checkpoints up to this size are packed unless asked otherwise.
+PACK_LIMIT_BYTES: Final = 2**30
+# Protobuf files end at 2 GiB; packed graphs with more weights than this keep them beside the file.
+EXTERNAL_DATA_BYTES: Final = 2**30
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    dtype: str | None = None,
+    force: bool = False,
+    *,
+    pack: bool | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Turn a checkpoint folder in the Hugging Face layout into a bundle.
+
+    Args:
+        checkpoint: folder with config.json and safetensors files.
+        output: the bundle's folder; made, or with `force` replaced if it is a bundle.
+        dtype: compute dtype, "float32", "float16" or "bfloat16"; None: as stored.
+        pack: True copies the weights into the graphs, False refers to the checkpoint; None packs up to 1 GiB.
+        progress: called with a line of text before each piece of work.
+
+    Returns:
+        The bundle's folder. On any error, and when killed, nothing stands there that did not before.
+
+    Raises:
+        CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not
+            valid.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; valid: {', '.join(DTYPES)}")
+    say = progress or (lambda line: None)
+    with bundle_writer(output, force) as staging, Checkpoint.open(checkpoint) as source:
+        compute_dtype = dtype or source.default_dtype
+        packed = source.total_bytes <= PACK_LIMIT_BYTES if pack is None else pack
+        graph_dtypes = {name: _graph_dtype(name, compute_dtype) for name in source.weights}
+        maker = _graph_maker()(
+            source.config,
+            {name: (graph_dtypes[name], weight.shape) for name, weight in source.weights.items()},
+            compute_dtype,
+            lambda stage: say(f"tracing {stage}"),
+        )
+        roles = [role for role in GRAPH_ROLES if role != "advance" or source.config.layers_of("M")]
+        models = {role: maker.make(role) for role in roles}
+        taken = {role: {value.name for value in model.graph.inputs} for role, model in models.items()}
+        entries = {
+            name: WeightEntry(
+                weight.tensors,
+                weight.stacked,
+                weight.shape,
+                graph_dtypes[name],
+                tuple(role for role in roles if name in taken[role]),
+            )
+            for name, weight in source.weights.items()
+        }
+        shards = {name: ShardRecord.of(shard) for name, shard in source.shards.items()}
+        reference = WeightMap("reference", entries, str(source.folder.resolve()), shards)
+
+        weights = ReferencedWeights(reference, None, str(source.folder))
+        try:
+            readers = {name: partial(weights.read, name, entry) for name, entry in entries.items()}
+            for role, model in models.items():
+                say(f"writing {role}.onnx")
+                metadata = _metadata(role, source, compute_dtype, packed)
+                run_passes(model, pipeline(readers, metadata, packed=packed))
+                _save(model, staging.path / f"{role}.onnx")
+        finally:
+            weights.close()
+        if source.tokenizer_path is not None:
+            (staging.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
+        say("writing bundle.json")
+        return staging.commit(
+            Manifest(
+                ttc_version=__version__,
+                created_by={
+                    name: version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
+                },
+                source={"checkpoint": source.folder.resolve().name},
+                model=source.config.to_dict(),
+                compute_dtype=compute_dtype,
+                graphs={role: f"{role}.onnx" for role in roles},
+                ops={op.name: DOMAIN_VERSION for op in OPS},
+                weights=WeightMap("packed", entries) if packed else reference,
+            )
+        )
+
+
+def _graph_maker() -> type["GraphMaker"]:
+    try:
+        from ttc.exporter.onnx.graphs import GraphMaker
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"exporting needs torch and onnxscript ({error.name} is missing); install them with: "
+            "pip install 'ttc[export]'"
+        ) from error
+    return GraphMaker
+
+
+def _graph_dtype(name: str, compute_dtype: str) -> str:
+    """The router's weights are float32 in the graph whatever the model's dtype: near-ties decide the
+    routing.
+    """
+    return "float32" if ".mixer.gate." in name else compute_dtype
+
+
+def _metadata(role: str, source: Checkpoint, compute_dtype: str, packed: bool) -> dict[str, str]:
+    return {
+        "role": role,
+        "version": __version__,
+        "compute_dtype": compute_dtype,
+        "weights": "initializers" if packed else "inputs",
+        "model": json.dumps(source.config.to_dict(), sort_keys=True),
+        "ops": json.dumps({op.name: DOMAIN_VERSION for op in OPS}, sort_keys=True),
+    }
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """Write one graph and let onnx.checker read it back."""
+    weight_bytes = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+    )
+    ir.save(model, path, external_data=f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None)
+    onnx.checker.check_model(path)

@@ -1,0 +1,97 @@
+"""What a generation gives: results, their statistics, and the events on the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
+
+__all__ = ["Event", "FinishReason", "Result", "Stats"]
+
+FinishReason = Literal["eos", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of one row's generation.
+
+    Attributes:
+        mode, backend: how and where.
+        prompt_tokens: tokens of the prompt.
+        nfe: denoiser evaluations this row needed; 0 in AR.
+        nfe_per_block: the same, block by block; in lossless mode round by round, behind a 0 for the prompt's
+            next token.
+        tokens_per_nfe: new tokens per denoiser evaluation; None in AR.
+        context_calls: context tower calls this row took part in.
+        seconds: wall time of the whole call, shared by the rows of a batch.
+        tokens_per_second: this row's new tokens over `seconds`.
+        backend_seconds: the part of `seconds` spent inside backend calls.
+        graph_level: 0 no CUDA graphs, 1 one per step, 2 one per block; None where the backend has none.
+        seed: the seed that reproduces a sampled run; None where nothing was sampled.
+        lossless: of lossless mode, the rounds and what the drafting policy went by; None in other modes.
+        notes: what was not as asked (fallbacks, conversions), one sentence each.
+    """
+
+    mode: str
+    backend: str
+    prompt_tokens: int
+    nfe: int
+    nfe_per_block: tuple[int, ...]
+    tokens_per_nfe: float | None
+    context_calls: int
+    seconds: float
+    tokens_per_second: float
+    backend_seconds: float
+    graph_level: int | None
+    seed: int | None
+    lossless: LosslessStats | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row's generation.
+
+    Attributes:
+        token_ids: new tokens only; the eos that ended it is included.
+        text: the new tokens decoded, without that eos; None where the bundle has no tokenizer.
+        finish_reason: "eos" or "length".
+    """
+
+    token_ids: tuple[int, ...]
+    text: str | None
+    finish_reason: FinishReason
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One denoise step of a block, or a finished block, of one row.
+
+    Attributes:
+        row: place of the prompt in the batch.
+        block_index: block of the row, from 0. In AR and mock-AR every token is a block of one; in lossless
+            mode block 0 is the prompt's next token and the others are the rounds.
+        step: denoise step of the block, from 0; on a finished block the number of steps it took.
+        token_ids: the block after the step, the mask id where undecided (in lossless mode the first is the
+            row's last token, already final); of a finished block what goes into the result (cut after eos and
+            at max_new_tokens).
+        masked: per position of token_ids, whether it is undecided.
+        confidence: per position, the probability of the prediction the step made there; None where it made
+            none (position already filled) and for a finished block.
+        committed: True for a finished block.
+        text: of a finished block, the text it adds; None without a tokenizer and for steps.
+        round: of a finished round of lossless mode, how it was planned and came out: the first
+            `round.accepted` of token_ids were drafted, the one behind them is AR's own. None for all else.
+        rejected: of a finished round of lossless mode, the drafted tokens that AR would not have written.
+    """
+
+    row: int
+    block_index: int
+    step: int
+    token_ids: tuple[int, ...]
+    masked: tuple[bool, ...]
+    confidence: tuple[float | None, ...] | None
+    committed: bool
+    text: str | None
+    round: Round | None = None
+    rejected: tuple[int, ...] = ()

@@ -1,0 +1,89 @@
+"""What a round of lossless decoding costs here, measured before the first one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.runtime.decoding.speculative.stats import Costs, Line
+from ttc.runtime.interface.backend import Backend, StepInputs
+from ttc.runtime.interface.choice import Choosing
+
+__all__ = ["at_best", "draft_width", "measure"]
+
+
+def draft_width(backend: Backend, length: int, block_size: int) -> int:
+    """Tokens of the block in which the denoiser drafts `length` ≥ 1 tokens behind the pending one.
+
+    No more than that, but for backends that keep buffers and graphs for every width, or were built for some
+    widths only: they get the whole block.
+    """
+    any_width = backend.limits is None and backend.graph_level is None
+    return length + 1 if any_width else block_size
+
+
+def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
+    """Time the calls of a round on a state of their own, in turn; the best of `turns` turns counts.
+
+    In turn and at best, because the machine may have other things to do, and the policy needs the relation of
+    the costs. Attention runs over the whole capacity whatever the state holds, so an empty state costs what a
+    full one does; the tokens read differ from each other, so that they need as many experts as a text does.
+    """
+    state = backend.new_state(batch, capacity)
+    one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
+    greedy = Choosing(0.0, None, None, np.zeros(batch, np.int64), none)
+
+    def rewound_block(width: int) -> npt.NDArray[np.int32]:
+        state.lengths = none
+        return np.tile(np.arange(width, dtype=np.int32) % backend.config.vocab_size, (batch, 1))
+
+    def ar_step() -> None:
+        ids = rewound_block(1)
+        backend.choose_next(state, ids, one, np.zeros((batch, 1), np.int32), greedy)
+
+    def verify(width: int) -> None:
+        places = np.tile(np.arange(width, dtype=np.int32), (batch, 1))
+        _, saved = backend.choose_next(state, rewound_block(width), none, places, greedy, save=True)
+        backend.advance(state, saved, one)
+
+    def draft_step(width: int) -> None:
+        block = rewound_block(draft_width(backend, width - 1, block_size))
+        width = block.shape[1]
+        block[:, 1:] = backend.config.mask_token_id
+        logits = backend.denoise(state, block, np.full(batch, (width - 1) / width, np.float32))
+        threshold, temperature = np.full(batch, 0.9, np.float32), np.zeros(batch, np.float32)
+        keys = np.zeros(batch, np.int64)
+        backend.step(logits, StepInputs(block, threshold, temperature, keys, state.lengths, none, one))
+
+    narrow, wide = min(2, capacity), min(max(block_size, 2), capacity)
+    two_widths = [partial(call, width) for call in (verify, draft_step) for width in (narrow, wide)]
+    calls: list[Callable[[], None]] = [ar_step, *two_widths]
+    if warm_up:
+        for call in calls:
+            call()
+    seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
+    ar_seconds, *of_lines = seconds.min(0).tolist()
+    return Costs(ar_seconds, Line(narrow, wide, *of_lines[:2]), Line(narrow, wide, *of_lines[2:]))
+
+
+def at_best(one: Costs, other: Costs) -> Costs:
+    """The lower of two measurements of the same calls, each by itself."""
+    return Costs(
+        min(one.ar_step, other.ar_step),
+        _lower(one.verify, other.verify),
+        _lower(one.draft_step, other.draft_step),
+    )
+
+
+def _lower(one: Line, other: Line) -> Line:
+    narrow_seconds = min(one.narrow_seconds, other.narrow_seconds)
+    return replace(one, narrow_seconds=narrow_seconds, wide_seconds=min(one.wide_seconds, other.wide_seconds))
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

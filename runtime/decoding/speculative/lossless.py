@@ -1,0 +1,121 @@
+"""Lossless mode: the denoiser drafts, the context tower verifies, and the text is AR's own.
+
+A row's last token, AR's own and final, is always pending: not yet in the state. A round fills a block whose
+first place is that token with drafted ones (`loop.fill_block`), lets the context tower read it once, commits
+the part that AR would have written and takes AR's token behind it as the next pending one
+(`verification.verify`). So a round gives one token more than it accepts, and the text is that of mode "ar":
+what was drafted decides only how many rounds it takes.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+
+from ttc.runtime.decoding.loop import Stopwatch, drop_finished, fill_block, prefill
+from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.result import Event
+from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.speculative.costs import draft_width
+from ttc.runtime.decoding.speculative.policy import DraftMemory, Policy
+from ttc.runtime.decoding.speculative.stats import LosslessStats, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.verify import verify
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.state import ContextState
+
+__all__ = ["speculate"]
+
+
+def speculate(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    options: Options,
+    capacity: int,
+    chunk: int,
+    memory: DraftMemory,
+) -> Iterator[Event]:
+    """Draft, verify, commit, until every row has ended.
+
+    memory: the engine's; its policy says how much to draft, and in how many steps.
+    """
+    policy = memory.policy(backend, timed, options, len(rows), capacity)
+    state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
+    active = list(rows)
+    for row, token in zip(active, tokens.tolist(), strict=True):
+        row.nfe_per_block.append(0)
+        yield _settled(row, [], token, 0, options)
+    state, active, _ = drop_finished(backend, timed, state, active)
+    while active:
+        plan = policy.plan(_most_to_draft(active, options, state))
+        drafts = yield from _draft(backend, timed, active, plan.length, plan.steps, options, state)
+        verdict = verify(backend, timed, active, drafts, options, state)
+        for row, draft, accepted, token in zip(
+            active, drafts, verdict.accepted.tolist(), verdict.next_ids.tolist(), strict=True
+        ):
+            row.rounds.append(Round(plan, len(draft), row.nfe_per_block[-1], accepted))
+            policy.learn(row.rounds[-1])
+            yield _settled(row, draft, token, accepted, options)
+        state, active, _ = drop_finished(backend, timed, state, active)
+    for row in rows:
+        row.lossless = _figures(row, policy)
+
+
+def _most_to_draft(rows: Sequence[Row], options: Options, state: ContextState) -> int:
+    """Drafted tokens that can be of use to some row and that every row's cache has room for.
+
+    A row that wants one more token gets it from verification, without a draft.
+    """
+    wanted = max(options.max_new_tokens - len(row.tokens) for row in rows) - 1
+    room = state.capacity - int(state.lengths.max()) - 1
+    return min(options.block_size - 1, wanted, room)
+
+
+def _draft(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    length: int,
+    steps: int,
+    options: Options,
+    state: ContextState,
+) -> Generator[Event, None, list[list[int]]]:
+    """The denoiser's continuation of every row: `length` tokens, fewer where the row wants fewer."""
+    if length == 0:
+        for row in rows:
+            row.nfe_per_block.append(0)
+        return [[] for _ in rows]
+    width = draft_width(backend, length, options.block_size)
+    block = np.full((len(rows), width), backend.config.mask_token_id, np.int32)
+    block[:, 0] = [row.tokens[-1] for row in rows]
+    filled = yield from fill_block(backend, timed, rows, block, steps, options, state, redraw=False)
+    wanted = [min(length, options.max_new_tokens - len(row.tokens) - 1) for row in rows]
+    return [tokens[1 : 1 + most] for tokens, most in zip(filled.tolist(), wanted, strict=True)]
+
+
+def _settled(row: Row, draft: list[int], token: int, accepted: int, options: Options) -> Event:
+    """The end of a round, or of the prompt: the accepted part of the draft and AR's token behind it become
+    the row's.
+    """
+    taken = tuple(row.extend([*draft[:accepted], token], options))
+    return Event(
+        row.index,
+        len(row.rounds),
+        row.nfe_per_block[-1],
+        taken,
+        (False,) * len(taken),
+        None,
+        committed=True,
+        text=None,
+        round=row.rounds[-1] if row.rounds else None,
+        rejected=tuple(draft[accepted:]),
+    )
+
+
+def _figures(row: Row, policy: Policy) -> LosslessStats:
+    return LosslessStats(
+        rounds=tuple(row.rounds),
+        tokens_per_round=len(row.tokens) / len(row.rounds) if row.rounds else None,
+        acceptance_by_place=acceptance_by_place(row.rounds),
+        costs=policy.costs,
+        estimates=policy.estimates,
+    )

@@ -1,0 +1,195 @@
+"""How much to draft, and in how many denoiser evaluations.
+
+A round that drafts n tokens in at most T steps, and accepts them with probability a_j at place j if all
+before were accepted, gives and costs
+
+    tokens(n, T)  = 1 + Σ_{i ≤ n} Π_{j ≤ i} a_j(T)
+    seconds(n, T) = verify(n + 1) + steps(T) · draft_step(n + 1)            (one AR step where n = 0)
+
+and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per batch size and
+capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
+generation in the engine's `DraftMemory`.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.runtime.decoding.loop import Stopwatch
+from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
+from ttc.runtime.decoding.speculative.costs import at_best, measure
+from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
+from ttc.runtime.interface.backend import Backend
+
+__all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
+
+# Limits on the steps that are considered; between neighbours the difference in a draft's quality is small.
+_LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
+# A limit is tried this often before it is judged. After that a neighbour of the best is tried every so many
+# rounds: more often while it may still turn out better.
+_TRIALS, _HOPEFUL_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
+# Every call is measured this often before the first round, and so often in all.
+_FIRST_TURNS, _MOST_TURNS = 5, 10
+_MOST_REMEMBERED = 64
+
+
+class Policy(Protocol):
+    """Chooses a plan per round, and may learn from what verification said."""
+
+    @property
+    def costs(self) -> Costs | None:
+        """What was measured, if anything."""
+
+    @property
+    def estimates(self) -> dict[int, tuple[float, ...]]:
+        """Limit on the steps → a_j per drafted place, as estimated so far."""
+
+    def plan(self, most: int) -> Plan:
+        """The next round's plan; drafting more than `most` ≥ 0 tokens is of no use or has no room."""
+
+    def learn(self, outcome: Round) -> None:
+        """What became of one row's round."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPolicy:
+    """The whole block in at most so many steps."""
+
+    steps: int
+
+    @property
+    def costs(self) -> None:
+        """Nothing is measured."""
+
+    @property
+    def estimates(self) -> dict[int, tuple[float, ...]]:
+        """Nothing is estimated."""
+        return {}
+
+    def plan(self, most: int) -> Plan:
+        """All that can be drafted."""
+        return Plan(most, self.steps if most else 0, "asked for", None, None)
+
+    def learn(self, outcome: Round) -> None:
+        """Nothing to learn."""
+
+
+class Learned:
+    """Experience under one set of options. Shared by threads: hold `lock` to use it."""
+
+    def __init__(self, block_size: int, max_steps: int) -> None:
+        places = block_size - 1
+        limits = [limit for limit in _LIMITS if limit <= min(max_steps, places)]
+        self.experience = Experience(limits, places)
+        self.rounds = 0
+        self.lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class AutoPolicy:
+    """The best plan by measured costs and running acceptance.
+
+    Limits of 1 and 2 steps are tried first. From then on the best known limit is used, but a neighbour of it
+    is tried every 16 rounds while it may still turn out better, and every 64 rounds in any case. Where no
+    draft pays it makes AR steps, whose neighbours are the limits 1 and 2.
+    """
+
+    costs: Costs
+    learned: Learned
+
+    @property
+    def estimates(self) -> dict[int, tuple[float, ...]]:
+        """For the limits that were tried."""
+        with self.learned.lock:
+            seen = self.learned.experience
+            rates = seen.acceptance.tolist()
+            return {limit: tuple(rates[k]) for k, limit in enumerate(seen.limits) if seen.rounds[k]}
+
+    def plan(self, most: int) -> Plan:
+        """The next round's plan, drafting up to `most` tokens."""
+        if most == 0:
+            return Plan(0, 0, "nothing to draft", 1.0, self.costs.ar_step)
+        with self.learned.lock:
+            self.learned.rounds += 1
+            seen, lengths = self.learned.experience, np.arange(1, most + 1)
+            acceptance = seen.acceptance
+            tokens = expected_tokens(acceptance[:, :most])  # (K, most)
+            seconds = self.costs.round(lengths, np.minimum(seen.steps[:, None], lengths))
+            rates = np.where(seen.rounds[:, None] < _TRIALS, 0.0, tokens / seconds)
+            k, place = divmod(int(rates.argmax()), most)
+            drafting_pays = rates[k, place] * self.costs.ar_step > 1
+            to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
+            hoped = expected_tokens(seen.hopeful(acceptance)[:, :most]) / seconds
+            trial = self._to_try(k if drafting_pays else None, hoped.max(-1) > to_beat)
+        if trial is None and not drafting_pays:
+            return Plan(0, 0, "best", 1.0, self.costs.ar_step)
+        if trial is not None:
+            k, place = trial, most - 1
+        reason = "best" if trial is None else "trial"
+        return Plan(place + 1, seen.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
+
+    def learn(self, outcome: Round) -> None:
+        """What became of one row's round."""
+        if outcome.drafted:
+            with self.learned.lock:
+                limit = outcome.plan.steps
+                self.learned.experience.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
+
+    def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
+        """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
+        seen = self.learned.experience
+        places = range(len(seen.limits))
+        near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
+        unjudged = [k for k in near if seen.rounds[k] < _TRIALS]
+        if unjudged:
+            return unjudged[0]
+        hopeful = [k for k in near if may_be_better[k]]
+        for candidates, apart in ((hopeful, _HOPEFUL_ROUNDS), (near, _RETRY_ROUNDS)):
+            turn, rest = divmod(self.learned.rounds, apart)
+            if candidates and rest == 0:
+                return candidates[turn % len(candidates)]
+        return None
+
+
+class DraftMemory:
+    """What an engine remembers about drafting from one generation to the next. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._costs: dict[Any, tuple[Costs, int]] = {}
+        self._learned: dict[Any, Learned] = {}
+        self._lock = threading.Lock()
+
+    def policy(
+        self, backend: Backend, timed: Stopwatch, options: Options, batch: int, capacity: int
+    ) -> Policy:
+        """The policy of a generation.
+
+        Measures the costs where batch size, capacity or block are new, and once more in each of the next
+        generations, until a busy moment at the start can no longer have spoiled the figures.
+        """
+        if options.draft_steps is not None:
+            return FixedPolicy(options.draft_steps)
+        o, shape = options, (batch, capacity, options.block_size)
+        settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
+        with self._lock:
+            costs, turns = self._costs.get(shape, (None, 0))
+            if turns < _MOST_TURNS:
+                more = 1 if costs else _FIRST_TURNS
+                new = timed(measure, backend, *shape, more, warm_up=costs is None)
+                costs, turns = at_best(costs, new) if costs else new, turns + more
+                _remember(self._costs, shape, (costs, turns))
+            if settings not in self._learned:
+                _remember(self._learned, settings, Learned(o.block_size, o.steps))
+            assert costs is not None, "measured now or before"
+            return AutoPolicy(costs, self._learned[settings])
+
+
+def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+    """Keep the value, and forget the oldest entry if that makes too many."""
+    memory[key] = value
+    if len(memory) > _MOST_REMEMBERED:
+        del memory[next(iter(memory))]

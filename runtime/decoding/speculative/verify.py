@@ -1,0 +1,111 @@
+"""Verifying drafts: one pass of the context tower reads every row's draft, and what AR would have written of
+it is committed.
+
+The pass reads, per row, the pending token (the row's last one: final, but not yet in the state) and the
+drafted tokens behind it. The logits after each of them say what AR writes next. The longest drafted prefix
+that agrees is committed together with the pending token, and AR's own token after it becomes the next
+pending one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import NumericsError
+from ttc.runtime.decoding.loop import Stopwatch, choosing, chosen, count_context_call
+from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.rows import Row
+from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.choice import Choices
+from ttc.runtime.interface.state import ContextState
+
+__all__ = ["Verdict", "verify"]
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification found, both (B,) int32.
+
+    Attributes:
+        accepted: how many of the row's drafted tokens are AR's own text.
+        next_ids: AR's token behind them: its correction where the draft went wrong, the token after the draft
+            where all of it was accepted.
+    """
+
+    accepted: Ints
+    next_ids: Ints
+
+
+def verify(
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    drafts: Sequence[Sequence[int]],
+    options: Options,
+    state: ContextState,
+) -> Verdict:
+    """Read every row's pending token and draft, and commit what AR would have written.
+
+    The state must hold the row's prompt and all of its tokens but the last (`row.tokens[-1]`, the pending
+    one). Afterwards it holds the pending token and the accepted part of the draft as well; the rows
+    themselves are left to the caller, who takes `drafts[r][: accepted[r]]` and `next_ids[r]`.
+
+    Args:
+        drafts: one per row, of any lengths, empty ones included; state.lengths + 1 + the longest must fit
+            into the capacity.
+        options: how AR chooses (temperature, top_k, top_p, seed).
+
+    Raises:
+        NumericsError: NaN in the logits. The state is as it was, but for one case: a backend on a GPU writes
+            it in place, and where nothing was drafted the pending token is in it. The generation ends; the
+            engine goes on.
+    """
+    block = _padded([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
+    (B, L), before, lengths = block.shape, state.tensors, state.lengths
+    places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
+    # Without any draft the pending tokens are all there is to commit: an AR step.
+    known = np.full(B, 1 if L == 1 else 0, np.int32)
+    how = choosing(rows, options)
+    choices, saved = timed(backend.choose_next, state, block, known, places, how, save=L > 1)
+    count_context_call(rows)
+    try:
+        verdict = _judge(choices, L, rows, drafts)
+    except NumericsError:
+        state.tensors, state.lengths = before, lengths
+        raise
+    if L > 1:
+        timed(backend.advance, state, saved, verdict.accepted + np.int32(1))
+    return verdict
+
+
+def _judge(choices: Choices, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Verdict:
+    """Walk down the drafts with the rows that still agree; nothing is asked for behind a disagreement.
+
+    choices: AR's tokens after the pending token and after every drafted one, `length` places.
+    """
+    accepted, next_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
+    agreeing = list(range(len(rows)))
+    for place in range(length):
+        own = chosen(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
+        next_ids[agreeing] = own
+        agreeing = [
+            r
+            for r, token in zip(agreeing, own.tolist(), strict=True)
+            if place < len(drafts[r]) and drafts[r][place] == token
+        ]
+        accepted[agreeing] += 1
+        if not agreeing:
+            break
+    return Verdict(accepted, next_ids)
+
+
+def _padded(blocks: Sequence[Sequence[int]]) -> Ints:
+    """Rows (B, L) of the longest block's length; what stands behind a shorter one is never committed."""
+    padded = np.zeros((len(blocks), max(map(len, blocks))), np.int32)
+    for r, block in enumerate(blocks):
+        padded[r, : len(block)] = block
+    return padded

@@ -1,0 +1,194 @@
+"""Cutting: segments and ops strung together again are the whole graph, bit for bit."""
+
+import collections
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.support import tolerances
+from tests.support.compare import assert_close
+from tests.support.stitching import feeds, run_cut, run_whole
+from ttc.errors import BundleError, ExportError, InputError
+from ttc.exporter.passes.cache_rows import cache_rows
+from ttc.exporter.passes.cut import cut
+from ttc.exporter.passes.free_weights import free_weights
+from ttc.exporter.passes.inline_composites import LEAVES, inline_composites
+from ttc.exporter.passes.plain_reshapes import plain_reshapes
+from ttc.formats.manifest import GRAPH_ROLES
+from ttc.formats.program import ENGINE, OP, Program
+from ttc.formats.strictjson import Fields, parse_json
+from ttc.model.bundle import Bundle
+from ttc.plugins.ops import DOMAIN
+
+CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
+
+
+def freed(path):
+    model = ir.load(path)
+    free_weights(model)
+    return model
+
+
+def prepared(path):
+    model = freed(path)
+    plain_reshapes(model)
+    inline_composites(model)
+    return model
+
+
+@pytest.mark.parametrize("role", GRAPH_ROLES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("level", ["DISABLE_ALL", "ENABLE_BASIC"])
+def test_stitched_equals_whole(bundles, name, role, level):
+    with Bundle.open(bundles(name)) as bundle:
+        path = bundle.graph_path(role)
+        model = prepared(path)
+        parts = cut(model, role)
+        inputs = feeds(ir.load(path).graph, {}, bundle.config.vocab_size, seed=7)
+        taken = [n for n, buffer in parts.program.buffers.items() if buffer.role == "weight"]
+        weights = {n: bundle.read_weight(n) for n in taken}
+        assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
+    # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
+    whole = run_whole(freed(path), inputs | weights, level)
+    stitched = run_cut(parts, inputs | weights, level, model)
+    assert stitched.keys() == whole.keys()
+    for output, want in whole.items():
+        assert stitched[output].dtype == want.dtype
+        assert stitched[output].tobytes() == want.tobytes(), output
+        assert np.isfinite(want[want < np.inf]).all()
+    naive = run_cut(parts, inputs | weights, level, None)
+    for output, want in whole.items():
+        exact = want.dtype.kind == "i"
+        assert_close(naive[output], want, 0.0 if exact else tolerances.DENOISER_LOGITS, f"naive {output}")
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
+    with Bundle.open(bundles(name)) as bundle:
+        config, path = bundle.config, bundle.graph_path("denoiser")
+    parts = cut(prepared(path), "denoiser")
+    assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
+    assert set(parts.program.engines) == set(parts.segments)
+    ops = collections.Counter(step.name for step in parts.program.steps if step.kind == OP)
+    assert ops["MambaScan"] == ops["MambaConv"] == config.pattern.count("M")
+    assert ops["MoeRouting"] == ops["MoeUp"] == config.pattern.count("E")
+    assert set(ops) <= set(LEAVES)
+    calls = [step.name for step in parts.program.steps if step.kind == ENGINE]
+    # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
+    pairs = {config.pattern[i : i + 2] for i in range(len(config.pattern))}
+    assert len(parts.segments) <= len(calls) <= config.num_layers + 1
+    assert len(parts.segments) <= len(pairs) + 2
+
+
+def test_tensors_of_shapes_do_not_cross(bundles):
+    for name in CHECKPOINTS:
+        with Bundle.open(bundles(name)) as bundle:
+            for role in ("context", "denoiser"):
+                program = cut(prepared(bundle.graph_path(role)), role).program
+                between = [b for b in program.buffers.values() if b.role == "between"]
+                assert between
+                assert not [b for b in between if b.dtype == "int64" or len(b.shape) == 0]
+
+
+def test_the_graph_stays_as_it_is_and_cutting_repeats_itself(bundles):
+    with Bundle.open(bundles("tiny_b")) as bundle:
+        model = prepared(bundle.graph_path("context"))
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    first, second = cut(model, "context"), cut(model, "context")
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+    assert first.program == second.program
+    serialised = [
+        [ir.to_proto(segment).SerializeToString(deterministic=True) for segment in each.segments.values()]
+        for each in (first, second)
+    ]
+    assert serialised[0] == serialised[1]
+
+
+def test_a_second_run_of_the_passes_changes_nothing(bundles):
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        model = prepared(bundle.graph_path("context"))
+    assert not free_weights(model)
+    assert not plain_reshapes(model)
+    assert not inline_composites(model)
+
+
+def test_a_graph_inside_a_node_is_refused():
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (bool c, float[2] x) => (float[2] y) {
+        y = If (c) <then_branch = a () => (p) { p = Neg (x) }, else_branch = b () => (q) { q = Abs (x) }>
+    }"""
+    import onnx.parser
+
+    with pytest.raises(InputError, match=r"holds a graph.*--form whole"):
+        cut(ir.from_proto(onnx.parser.parse_model(text)), "g")
+
+
+@pytest.fixture
+def program(bundles):
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        return cut(prepared(bundle.graph_path("denoiser")), "denoiser").program
+
+
+def taken(content):
+    return Program.take(Fields(content, "p", BundleError), "p")
+
+
+def test_a_program_survives_json(program):
+    import json
+
+    read = taken(parse_json(json.dumps(program.to_dict()).encode(), "p", BundleError))
+    assert read == program
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: c["steps"].pop(0), "before it is written"),
+        (lambda c: c["steps"].append(c["steps"][0]), "a second time"),
+        (lambda c: c["steps"][0]["inputs"].append("nobody"), "unknown buffer"),
+        (lambda c: c["steps"][0].update(kind="shell"), "'engine' or 'op' is due"),
+        (
+            lambda c: c["buffers"].update(x={"role": "between", "dtype": "float32", "shape": [1]}),
+            "no step writes",
+        ),
+        (lambda c: c["buffers"]["t"].update(role="secret"), "one of input, weight"),
+        (lambda c: c["buffers"]["t"].update(shape=[True]), "a number or a text"),
+        (lambda c: c.update(more=1), "unknown key"),
+    ],
+)
+def test_a_damaged_program_is_refused(program, change, complaint):
+    content = program.to_dict()
+    change(content)
+    with pytest.raises(BundleError, match=complaint):
+        taken(content)
+
+
+def test_a_cache_made_otherwise_is_refused(bundles):
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        model = ir.load(bundle.graph_path("context"))
+    (output, *_) = [value for value in model.graph.outputs if str(value.name).startswith("new_k_cache")]
+    output.producer().op_type = "Add"
+    with pytest.raises(ExportError, match=r"new_k_cache.* is made by Add; .* export the checkpoint again"):
+        cache_rows(model)
+
+
+@pytest.mark.parametrize("name", ["tiny_a", "tiny_c"])
+def test_rows_of_a_cache_are_what_was_scattered_into_it(bundles, name):
+    with Bundle.open(bundles(name)) as bundle:
+        path, config = bundle.graph_path("context"), bundle.config
+    whole, rows = ir.load(path), ir.load(path)
+    assert cache_rows(rows)
+    assert not cache_rows(rows), "a second run changes nothing"
+    inputs = feeds(whole.graph, {}, config.vocab_size, seed=7)
+    want, got = (run_whole(model, inputs, "DISABLE_ALL") for model in (whole, rows))
+    caches = [output for output in want if "_cache." in output]
+    assert len(caches) == 2 * config.pattern.count("*")
+    assert not any("_cache." in output for output in got)
+    L = inputs["input_ids"].shape[1]
+    for output in caches:
+        block = got.pop(output.replace("new_", "").replace("_cache.", "_rows."))
+        for b, length in enumerate(inputs["lengths"]):
+            np.testing.assert_array_equal(block[b], want[output][b, :, length : length + L], err_msg=output)
+    assert got.keys() == want.keys() - set(caches)
+    for output, array in got.items():
+        np.testing.assert_array_equal(array, want[output], err_msg=output)

@@ -1,0 +1,137 @@
+"""The documents tell the truth: commands run, targets and paths exist.
+
+A fenced block after the line `<!-- test -->` is run: `console` and `bash` blocks by bash (of a console block
+the lines after `$ `), `python` blocks by Python. The blocks of a file run in order, in one folder.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import command_environment, run_block
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "docs/architecture.md",
+    "docs/bench.md",
+    "docs/building.md",
+    "docs/cli.md",
+    "docs/different-text.md",
+    "docs/gpu.md",
+    "docs/kernels.md",
+    "docs/lossless.md",
+    "docs/ops.md",
+    "docs/plan.md",
+    "examples/miniature/README.md",
+    "docs/polygraphy.md",
+    "docs/profiling.md",
+    "docs/verify.md",
+]
+FENCE = re.compile(
+    r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+TOP_FOLDERS = (
+    ".ci",
+    "benchmarks",
+    "docs",
+    "examples",
+    "exporter",
+    "plugins",
+    "profiles",
+    "runtime",
+    "tests",
+    "ttc",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block of a document."""
+
+    kind: str
+    body: str
+    tested: bool
+
+    def script(self) -> str:
+        if self.kind != "console":
+            return self.body
+        return "".join(
+            line.removeprefix("$ ") + "\n" for line in self.body.splitlines() if line.startswith("$ ")
+        )
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(m["kind"], m["body"], m["test"] is not None) for m in FENCE.finditer(text)]
+
+
+def make_targets(text: str) -> set[str]:
+    """Targets named as `make x`, in a fenced block or inline code."""
+    code = [block.script() for block in blocks(text)] + CODE.findall(FENCE.sub("", text))
+    return {target for piece in code for target in re.findall(r"\bmake ([a-z][\w-]*)", piece)}
+
+
+def named_paths(text: str) -> set[str]:
+    """Paths of the repository in inline code; those with a placeholder in them are left out."""
+    pattern = re.compile(rf"(?:{'|'.join(map(re.escape, TOP_FOLDERS))})/[\w./-]*")
+    return {code for code in CODE.findall(FENCE.sub("", text)) if pattern.fullmatch(code)}
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def existing_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][\w-]*):", read("Makefile"), re.MULTILINE))
+
+
+def test_the_reader_reads() -> None:
+    text = (
+        "Run `make it`, see [x](y/z.md) and `ttc/errors.py`.\n"
+        "<!-- test -->\n```console\n$ a\nb\n$ make c\n```\n"
+    )
+    assert [(block.kind, block.script(), block.tested) for block in blocks(text)] == [
+        ("console", "a\nmake c\n", True)
+    ]
+    assert make_targets(text) == {"it", "c"}
+    assert LINK.findall(text) == ["y/z.md"]
+    assert named_paths(text) == {"ttc/errors.py"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_exist(document: str) -> None:
+    assert make_targets(read(document)) <= existing_targets()
+
+
+def test_the_readme_names_the_main_targets() -> None:
+    assert {"demo", "test", "check", "bench", "gpu", "clean"} <= make_targets(read("README.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_paths_lead_somewhere(document: str) -> None:
+    text = read(document)
+    links = {
+        link.split("#")[0] for link in LINK.findall(text) if "://" not in link and not link.startswith("#")
+    }
+    lost = [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+    lost += [path for path in named_paths(text) if not (ROOT / path).exists()]
+    assert not lost
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(tmp_path: Path) -> None:
+    tested = [block for block in blocks(read("README.md")) if block.tested]
+    assert {block.kind for block in tested} >= {"console", "python"}
+    work = tmp_path / "work"
+    (work / "ttc").mkdir(parents=True)
+    (work / "ttc" / "miniature").symlink_to(ROOT / "ttc" / "miniature")
+    (work / "benchmarks").symlink_to(ROOT / "benchmarks")
+    environment = command_environment(tmp_path / "bin")
+    for block in tested:
+        run_block(block.kind, block.script(), work, environment)

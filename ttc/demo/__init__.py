@@ -1,0 +1,1 @@
+"""The work of `ttc demo`: the miniature that comes with `ttc`, and diffusion against AR on it."""

@@ -1,0 +1,110 @@
+"""The demonstration's work: the miniature that comes with `ttc`, its problems, and diffusion against AR."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from ttc.errors import InputError
+from ttc.runtime.decoding.result import Result
+from ttc.runtime.engine import Engine
+
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "MODES",
+    "THRESHOLD",
+    "Problem",
+    "Total",
+    "measure",
+    "miniature",
+    "problems",
+    "total",
+]
+
+MODES = ("diffusion", "ar")
+THRESHOLD = 0.9
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem the miniature was not trained on: prompt, and the answer it should give."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Figures of one mode, added up over the prompts.
+
+    Attributes:
+        mode: of the generations.
+        tokens: new tokens.
+        nfe: denoiser evaluations.
+        context_calls: calls of the context tower.
+        seconds: wall time.
+        tokens_per_nfe: None in AR.
+        tokens_per_second: tokens over seconds.
+    """
+
+    mode: str
+    tokens: int
+    nfe: int
+    context_calls: int
+    seconds: float
+    tokens_per_nfe: float | None
+    tokens_per_second: float
+
+
+@contextlib.contextmanager
+def miniature() -> Iterator[Path]:
+    """The folder of the miniature checkpoint, as long as the context lasts."""
+    with as_file(files("ttc") / "miniature") as folder:
+        yield folder
+
+
+def problems(checkpoint: Path, count: int) -> list[Problem]:
+    """The first `count` problems that lie beside the miniature, word problems and others as they come."""
+    lines = (checkpoint / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+    if not 1 <= count <= len(lines):
+        raise InputError(
+            f"--prompts is {count}; valid: 1 to {len(lines)}, as many as come with the miniature"
+        )
+    chosen = (json.loads(line) for line in lines[:count])
+    return [Problem(item["prompt"], item["text"]) for item in chosen]
+
+
+def measure(engine: Engine, prompts: Sequence[str]) -> dict[str, list[Result]]:
+    """Every prompt in every mode, greedy, the modes in turn; one call of each to warm up is not counted."""
+    results: dict[str, list[Result]] = {mode: [] for mode in MODES}
+    for mode in MODES:
+        _generate(engine, prompts[0], mode)
+    for prompt in prompts:
+        for mode in MODES:
+            results[mode].append(_generate(engine, prompt, mode))
+    return results
+
+
+def total(mode: str, results: Sequence[Result]) -> Total:
+    """The sums of one mode's results."""
+    tokens = sum(len(result.token_ids) for result in results)
+    nfe = sum(result.stats.nfe for result in results)
+    seconds = sum(result.stats.seconds for result in results)
+    return Total(
+        mode=mode,
+        tokens=tokens,
+        nfe=nfe,
+        context_calls=sum(result.stats.context_calls for result in results),
+        seconds=seconds,
+        tokens_per_nfe=tokens / nfe if nfe else None,
+        tokens_per_second=tokens / seconds,
+    )
+
+
+def _generate(engine: Engine, prompt: str, mode: str) -> Result:
+    result = engine.generate(prompt, mode=mode, max_new_tokens=MAX_NEW_TOKENS, threshold=THRESHOLD)
+    assert isinstance(result, Result), "one prompt, one result"
+    return result

@@ -1,0 +1,1 @@
+"""What this machine can do with `ttc`: the work of `ttc doctor`."""

@@ -1,0 +1,267 @@
+"""Writing a folder of ours (a bundle, a set of engines) so that it appears whole or not at all.
+
+A bundle is made in a hidden folder beside its destination, `.<name>.ttc-tmp-<pid>-<random>`, flushed to
+disk, and renamed. An export that is killed leaves only such a folder; the next export to the same
+destination sweeps those whose writer is gone. With `force` the old bundle is first renamed to
+`.<name>.ttc-old-<pid>-<random>`; where a process died between the two renames, the old bundle is put back.
+A living writer holds a lock (flock) on the hidden folder, which the system lets go with the process; process
+numbers say nothing across containers that share a disk. Engines are written the same way.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ttc.errors import BundleError, InputError
+from ttc.formats.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
+
+__all__ = ["BUNDLE", "FolderKind", "Staging", "bundle_writer", "folder_writer"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FolderKind:
+    """One kind of folder that is written whole.
+
+    Attributes:
+        noun: what messages call it, with its article.
+        manifest_file: the file that makes a folder one of this kind; its JSON begins with `format`.
+        own_files: what it may hold at its top level; replacing deletes nothing else.
+        last_wins: of two that are written at once, whether the later replaces the earlier or is refused.
+    """
+
+    noun: str
+    manifest_file: str
+    format: str
+    own_files: re.Pattern[str]
+    last_wins: bool = False
+
+
+BUNDLE = FolderKind(
+    "a bundle",
+    MANIFEST_FILE,
+    FORMAT_NAME,
+    re.compile(r"(bundle|verification)\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data"),
+)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Staging:
+    """A folder being written: put its files under `path`, then `commit`."""
+
+    def __init__(self, path: Path, destination: Path, force: bool, kind: FolderKind) -> None:
+        self.path = path
+        self._destination = destination
+        self._force = force
+        self._kind = kind
+
+    def commit(self, manifest: Any, finish: Callable[[Path], None] | None = None) -> Path:
+        """Digest all files under `path`, write the manifest with them, move the folder to its destination
+        and return that.
+
+        manifest: a frozen dataclass with a field `files` and a method `to_json`.
+        finish: called with the folder when its manifest is written, to add a signature.
+
+        Raises `InputError` when something appeared at the destination meanwhile.
+        """
+        inside = sorted(self.path.rglob("*"))
+        for path in inside:
+            if path.is_symlink():
+                raise BundleError(f"{path}: a symbolic link; {self._kind.noun} holds plain files only")
+        files = [path for path in inside if path.is_file()]
+        records = {path.relative_to(self.path).as_posix(): _record(path) for path in files}
+        written = self.path / self._kind.manifest_file
+        written.write_bytes(dataclasses.replace(manifest, files=records).to_json())
+        if finish is not None:
+            finish(self.path)
+        for path in (*inside, *self.path.glob(f"{written.name}*"), self.path):
+            _flush(path)
+        while not self._publish():
+            pass
+        _flush(self._destination.parent)
+        return self._destination
+
+    def _publish(self) -> bool:
+        """Whether the folder is in its place now; if not, another came first and may be replaced."""
+        held = _lock(self._destination)  # under its later name the old folder must not look forsaken
+        try:
+            return self._replace()
+        finally:
+            _unlock(held)
+
+    def _replace(self) -> bool:
+        aside = None
+        try:
+            if os.path.lexists(self._destination):
+                _refuse_existing(self._destination, self._force, self._kind)
+                old = _hidden(self._destination, "old")
+                os.rename(self._destination, old)
+                aside = old
+        except FileNotFoundError:
+            if self._kind.last_wins:
+                return False
+            raise
+        try:
+            # An empty folder at the destination would be replaced by the rename; anything else makes it fail.
+            os.rename(self.path, self._destination)
+        except BaseException as fault:
+            if aside is not None and not os.path.lexists(self._destination):
+                os.rename(aside, self._destination)
+            if not isinstance(fault, OSError):
+                raise
+            if self._kind.last_wins and fault.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                if aside is not None:
+                    shutil.rmtree(aside, ignore_errors=True)
+                return False
+            raise InputError(
+                f"{self._destination}: appeared while {self._kind.noun} was being made ({fault.strerror}); "
+                "nothing was replaced"
+            ) from None
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        return True
+
+
+def bundle_writer(
+    destination: str | os.PathLike[str], force: bool = False
+) -> contextlib.AbstractContextManager[Staging]:
+    """A `Staging` for a bundle at `destination`; see `folder_writer`."""
+    return folder_writer(destination, force, BUNDLE)
+
+
+@contextlib.contextmanager
+def folder_writer(destination: str | os.PathLike[str], force: bool, kind: FolderKind) -> Iterator[Staging]:
+    """A `Staging` for a folder of this kind at `destination`; whatever was not committed is deleted on
+    leaving.
+
+    Raises `InputError` when the destination exists (with `force`: when it is neither of this kind nor an
+    empty folder) or cannot be written to, `BundleError` when the disk is full.
+    """
+    target = Path(os.path.abspath(destination))
+    if not target.parent.is_dir():
+        raise InputError(
+            f"{target}: cannot be written: {target.parent} is not a folder; "
+            "make it first, or choose another output"
+        )
+    try:
+        _sweep(target)
+        if os.path.lexists(target):
+            _refuse_existing(target, force, kind)
+        path = _hidden(target, "tmp")
+        path.mkdir()
+        held = _lock(path)
+    except OSError as fault:
+        raise InputError(f"{target}: cannot be written ({fault.strerror}); choose another output") from None
+    try:
+        yield Staging(path, target, force, kind)
+    except OSError as fault:
+        if fault.errno in _NO_SPACE:
+            raise BundleError(
+                f"{target}: cannot be written: {fault.strerror}; nothing was left there"
+            ) from fault
+        if not path.is_dir() and isinstance(fault, FileNotFoundError):
+            raise BundleError(
+                f"{target}: cannot be written: {path} was deleted meanwhile; write it again"
+            ) from fault
+        raise
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        _unlock(held)
+
+
+def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
+    """Return when `target`, which exists, may be replaced."""
+    only = f"only {kind.noun} or an empty folder is replaced"
+    if not force:
+        raise InputError(f"{target}: exists already; choose another output, or replace it with --force")
+    if target.is_symlink() or not target.is_dir():
+        raise InputError(f"{target}: not a folder; {only}")
+    names = sorted(path.name for path in target.iterdir())
+    if not names:
+        return
+    foreign = [name for name in names if not kind.own_files.fullmatch(name)]
+    if foreign or not _is_ours(target, kind):
+        what = (
+            f"holds {foreign[0]!r}, which is no part of {kind.noun}"
+            if foreign
+            else f"has no {kind.manifest_file} of {kind.noun}"
+        )
+        raise InputError(f"{target}: {what}; {only}; choose another output, or remove it yourself")
+
+
+def _is_ours(folder: Path, kind: FolderKind) -> bool:
+    """Whether the manifest begins as it should; a damaged folder of ours may be replaced too."""
+    manifest = folder / kind.manifest_file
+    if manifest.is_symlink() or not manifest.is_file():
+        return False
+    begin = re.compile(rb'\{\s*"format":\s*"' + re.escape(kind.format.encode()) + b'"')
+    with manifest.open("rb") as file:
+        return begin.match(file.read(256)) is not None
+
+
+def _hidden(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.ttc-{kind}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _sweep(target: Path) -> None:
+    """Delete what writers that are gone left beside `target`, but put an old bundle back where none is."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.ttc-(tmp|old)-\d+-[0-9a-f]{{8}}")
+    for path in sorted(target.parent.iterdir()):
+        match = name.fullmatch(path.name)
+        held = _lock(path) if match else None
+        if match is None or held is None:
+            continue
+        if match[1] == "old" and not os.path.lexists(target):
+            os.rename(path, target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        _unlock(held)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder against being swept.
+
+    None where another process holds it, where there is no such folder, and where there are no such locks.
+    """
+    if os.name != "posix":
+        return None
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _flush(path: Path) -> None:
+    """Make the file or folder `path` survive a power cut."""
+    if os.name != "posix" and path.is_dir():
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,254 @@
+"""A bundle: what `ttc export` writes and every backend reads. This page is the format, version 1.
+
+A bundle is a folder of plain files (no symbolic links):
+
+    bundle.json       the manifest, described below
+    context.onnx      the context tower                      (role "context")
+    denoiser.onnx     the denoiser tower                     (role "denoiser")
+    step.onnx         one diffusion step                     (role "step")
+    advance.onnx      moves the state by committed tokens    (role "advance", optional)
+    *.onnx.data       external data that a graph refers to (optional; `ttc export` writes none)
+    tokenizer.json    as it was in the checkpoint            (optional)
+    engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
+    verification.json the last verification (optional, not part of `files`; see `ttc.formats.verification`)
+
+`bundle.json` is UTF-8 JSON, one object with exactly these keys:
+
+    format            "ttc-bundle"
+    format_version    1; a reader refuses any other
+    ttc_version       the version of ttc that wrote the bundle
+    created_by        {package: version} that took part: torch, onnx, …
+    source            {word: text} about the checkpoint: the name of its folder
+    model             every field of `ttc.model.config.ModelConfig`
+    compute_dtype     "float32" | "float16" | "bfloat16"
+    graphs            {role: file}; context, denoiser and step must be there
+    ops               {name: version} of the ops of domain `ttc` that the graphs use
+    weights           see below
+    files             {relative path: {sha256, size_bytes}}: every file but bundle.json, engines/ and
+                      verification.json
+    manifest_sha256   of the object without this key, keys sorted, no white space
+
+    weights.mode      "packed": weights are initializers of the graphs, under the names of the map
+                      "reference": weights are inputs of the graphs, bound at load from the checkpoint
+    weights.map       {graph weight: {tensors, stacked, shape, dtype, graphs}}: the checkpoint tensors it is
+                      made of (one, or when stacked those to stack along a new first axis), shape and dtype
+                      in the graph, and which graphs take it
+    weights.root      absolute path of the checkpoint folder (reference), else null
+    weights.shards    {file name in root: {header_sha256, size_bytes, mtime_ns}} (reference), else empty
+
+Opening checks, before anything else is read: the manifest's own digest, types and rules; that every path
+stays inside the bundle and is no link; the content of every listed file; and of every referenced shard the
+header, size and modification time. The digests find accidents and mix-ups; they do not prove where a bundle
+comes from.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from ttc.errors import BundleError, DigestError
+from ttc.formats.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    FileRecord,
+    Manifest,
+    WeightEntry,
+    checked_path,
+)
+from ttc.formats.shard import Array
+from ttc.formats.strictjson import shown
+from ttc.formats.weights import PackedWeights, ReferencedWeights
+
+__all__ = ["BundleFolder"]
+
+_MAX_MANIFEST_BYTES = 64 * 2**20
+_TOKENIZER_FILE = "tokenizer.json"
+
+
+class BundleFolder:
+    """An open, verified bundle. Reading is thread-safe. Attributes: `path` (of the folder) and `manifest`."""
+
+    def __init__(self, path: Path, manifest: Manifest, weights: "PackedWeights | ReferencedWeights") -> None:
+        self.path = path
+        self.manifest = manifest
+        self._weights = weights
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
+    ) -> Self:
+        """Verify the bundle in the folder `path` and open it. Raises `BundleError` (`DigestError` for a
+        changed file).
+
+        `checkpoint_root`: where the referenced checkpoint lies now, if not where it lay at export. Copying
+        changes modification times, so with it only sizes and headers of the shards are compared.
+        """
+        try:
+            return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root))
+        except OSError as fault:
+            raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+
+    @classmethod
+    def _open(cls, folder: Path, checkpoint_root: Path | None) -> Self:
+        if not folder.is_dir():
+            raise BundleError(
+                f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`"
+            )
+        if not os.path.lexists(folder / MANIFEST_FILE):
+            raise BundleError(
+                f"{folder / MANIFEST_FILE}: missing; this folder is not a bundle made by `ttc export`"
+            )
+        manifest_file = _inside(folder, MANIFEST_FILE, str(folder))
+        manifest = Manifest.from_json(_bytes(manifest_file), str(manifest_file))
+        for name, record in manifest.files.items():
+            _verify(_inside(folder, name, str(manifest_file)), record)
+        if manifest.weights.mode == "packed":
+            if checkpoint_root is not None:
+                raise BundleError(
+                    f"{folder}: its weights are packed, there is no checkpoint to find in {checkpoint_root}"
+                )
+            graphs = {role: folder / name for role, name in manifest.graphs.items()}
+            return cls(folder, manifest, PackedWeights(manifest, graphs))
+        return cls(folder, manifest, ReferencedWeights(manifest.weights, checkpoint_root, str(manifest_file)))
+
+    @property
+    def compute_dtype(self) -> str:
+        """One of "float32", "float16" and "bfloat16"."""
+        return self.manifest.compute_dtype
+
+    @property
+    def weights(self) -> Mapping[str, WeightEntry]:
+        """Graph weight → what it is and which graphs take it."""
+        return MappingProxyType(dict(self.manifest.weights.map))
+
+    @property
+    def weights_mode(self) -> str:
+        """Either "packed" or "reference"."""
+        return self.manifest.weights.mode
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """Path of tokenizer.json, None where the bundle has none."""
+        return self.path / _TOKENIZER_FILE if _TOKENIZER_FILE in self.manifest.files else None
+
+    def graph_path(self, role: str) -> Path:
+        """Path of the ONNX file of `role`, one of `GRAPH_ROLES`; `BundleError` when this bundle has none."""
+        if role not in self.manifest.graphs:
+            known = ", ".join(self.manifest.graphs)
+            raise BundleError(f"{self.path}: no graph for the role {shown(role)}; it has: {known}")
+        return self.path / self.manifest.graphs[role]
+
+    def read_weight(self, name: str) -> Array:
+        """The graph weight `name` in the graph's shape and dtype: aligned, C-contiguous, not to be written
+        to.
+
+        By reference, a weight that is one tensor stored in the graph's dtype is a view of the mapped
+        checkpoint file and costs no memory; any other is converted or stacked into an array of its own,
+        which the caller may drop. Packed weights come from the graph file, which stays in memory after the
+        first. A weight too large for the dtype is a `NumericsError`.
+        """
+        return self._weights.read(name, self._entry(name))
+
+    def weight_parts(self, name: str) -> Iterator[Array]:
+        """The graph weight `name` piece by piece along its first axis, for a reader that puts the pieces into
+        a place of its own.
+
+        A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
+        stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
+        """
+        return self._weights.parts(name, self._entry(name))
+
+    def _entry(self, name: str) -> WeightEntry:
+        entry = self.manifest.weights.map.get(name)
+        if entry is None:
+            raise BundleError(
+                f"{self.path}: no weight {shown(name)} among its {len(self.manifest.weights.map)}"
+            )
+        return entry
+
+    def describe(self) -> dict[str, Any]:
+        """What `ttc inspect` shows, ready for JSON."""
+        manifest, weights = self.manifest, self.manifest.weights
+        return {
+            "kind": "bundle",
+            "path": str(self.path),
+            "format_version": FORMAT_VERSION,
+            "ttc_version": manifest.ttc_version,
+            "created_by": dict(manifest.created_by),
+            "source": dict(manifest.source),
+            "model": dict(manifest.model),
+            "compute_dtype": manifest.compute_dtype,
+            "graphs": dict(manifest.graphs),
+            "ops": dict(manifest.ops),
+            "files": {
+                name: {"size_bytes": file.size_bytes, "sha256": file.sha256}
+                for name, file in manifest.files.items()
+            },
+            "weights": {
+                "mode": weights.mode,
+                "count": len(weights.map),
+                "tensors": sum(len(entry.tensors) for entry in weights.map.values()),
+                "root": str(self._weights.root) if isinstance(self._weights, ReferencedWeights) else None,
+                "shards": len(weights.shards),
+                "shard_bytes": sum(shard.size_bytes for shard in weights.shards.values()),
+            },
+        }
+
+    def close(self) -> None:
+        """Let go of mapped files and parsed graphs; arrays already read stay valid."""
+        self._weights.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """The regular file `name` in `folder`, reached without passing a link."""
+    path = folder
+    for part in checked_path(name, where).parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError as fault:
+            raise BundleError(f"{path}: missing or unreadable ({fault.strerror}); export again") from None
+        if stat.S_ISLNK(mode):
+            raise BundleError(f"{path}: a symbolic link; a bundle holds plain files only")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{path}: not a regular file")
+    return path
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: {size} bytes, a manifest has at most {_MAX_MANIFEST_BYTES}")
+        with path.open("rb") as file:
+            return file.read(_MAX_MANIFEST_BYTES)
+    except OSError as fault:
+        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+
+
+def _verify(path: Path, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+        if size != record.size_bytes:
+            raise DigestError(
+                f"{path}: {size} bytes, but {record.size_bytes} when it was exported; export again"
+            )
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+    if found != record.sha256:
+        raise DigestError(
+            f"{path}: its content is not what was exported (sha256 {found[:16]}…, "
+            f"due {record.sha256[:16]}…); export again"
+        )

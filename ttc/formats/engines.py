@@ -1,0 +1,317 @@
+"""A set of engines: what `ttc build` writes and the TensorRT backends read. This page is the format, version
+2.
+
+A folder of plain files:
+
+    engines.json       the manifest, described below
+    engines.json.sig   ed25519 signature of engines.json, 64 bytes (optional)
+    *.engine           serialised engines; each is executable code, so nothing of it is used before its
+                       digest is checked
+    *.program.json     cut form: `ttc.formats.program` of one graph
+    *.layers.json      layers of one network (optional)
+    verification.json  the last verification of these engines, not listed here (optional,
+                       `ttc.formats.verification`)
+
+`engines.json` is one object with exactly these keys:
+
+    format, format_version   "ttc-engines", 2 (1 gave whole caches, 2 gives their new rows)
+    ttc_version, backend, backend_version
+                             what built it; engines run with the same backend version only
+    form                     "whole" or "cut"
+    targets                  compute capabilities like "8.9"; empty: what the backend builds for by default
+    compute_dtype            of the graphs, null for a foreign graph
+    profile                  the ranges they were built for, as `ttc.profiles.building` writes them
+    baked                    whether the weights are inside the engines; else they are inputs, named as in
+                             the bundle
+    sources                  {role: sha256 of the ONNX file}
+    kernels                  {op: sha256} of the kernel sources of the `ttc` ops
+    engines                  {name: {role, inputs, outputs, layers}}; every tensor is
+                             {name, kind, dtype, shape, min, opt, max}, its kind "weight" or "tensor",
+                             dynamic dimensions of its shape texts; the file is `name`.engine
+    programs                 {role: file}, cut form only
+    files                    {file: {sha256, size_bytes}}: all but engines.json and its signature
+    manifest_sha256          of the object without this key, keys sorted, no white space
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from ttc.errors import BackendError, BundleError, DigestError
+from ttc.formats.atomic_folder import FolderKind
+from ttc.formats.manifest import FileRecord, checked_path
+from ttc.formats.program import Program
+from ttc.formats.signing import verify
+from ttc.formats.strictjson import Fields, parse_json, shown
+
+__all__ = [
+    "ENGINES",
+    "MANIFEST_FILE",
+    "SIGNATURE_FILE",
+    "EngineFolder",
+    "EngineRecord",
+    "EnginesManifest",
+    "TensorRecord",
+]
+
+MANIFEST_FILE: Final = "engines.json"
+SIGNATURE_FILE: Final = "engines.json.sig"
+ENGINES: Final = FolderKind(
+    "a set of engines",
+    MANIFEST_FILE,
+    "ttc-engines",
+    re.compile(r"engines\.json(\.sig)?|verification\.json|.+\.engine|.+\.program\.json|.+\.layers\.json"),
+    last_wins=True,
+)
+_FORMAT_VERSION = 2
+_MAX_JSON_BYTES = 64 * 2**20
+_DIGEST_KEY = "manifest_sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One input or output of an engine; `min`, `opt` and `max` are its shapes in the optimisation profile."""
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """One engine: the graph it belongs to, its tensors in order, and how many layers its network had."""
+
+    role: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    layers: int
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "EngineRecord":
+        """The record that was written as this JSON object."""
+        return _engine(Fields({"engine": content}, "engines", BundleError), "engine")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesManifest:
+    """`engines.json`; the module's text says what it means. The writer leaves `files` empty."""
+
+    ttc_version: str
+    backend: str
+    backend_version: str
+    form: str
+    targets: tuple[str, ...]
+    compute_dtype: str | None
+    profile: Mapping[str, Any]
+    baked: bool
+    sources: Mapping[str, str]
+    kernels: Mapping[str, str]
+    engines: Mapping[str, EngineRecord]
+    programs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The bytes of `engines.json`."""
+        content: dict[str, Any] = {"format": ENGINES.format, "format_version": _FORMAT_VERSION}
+        content |= dataclasses.asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+        plain[_DIGEST_KEY] = _digest(plain)
+        return json.dumps(plain, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes, where: str) -> Self:
+        """The manifest in `raw`; `BundleError` that names `where` and the key for anything not as it should
+        be.
+        """
+        content = parse_json(raw, where, BundleError)
+        fields = Fields(content, where, BundleError)
+        if (name := fields.string("format")) != ENGINES.format:
+            fields.refuse("format", name, repr(ENGINES.format))
+        if (version := fields.integer("format_version")) != _FORMAT_VERSION:
+            fields.refuse("format_version", version, f"{_FORMAT_VERSION} (build again with this ttc)")
+        digest = fields.string(_DIGEST_KEY)
+        assert isinstance(content, dict)
+        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+            raise DigestError(
+                f"{where}: changed since it was written ({_DIGEST_KEY} does not match); build again"
+            )
+        profile, dtype = fields.take("profile"), fields.take("compute_dtype")
+        if not isinstance(profile, dict):
+            fields.refuse("profile", profile, "an object")
+        if dtype is not None and not isinstance(dtype, str):
+            fields.refuse("compute_dtype", dtype, "a text or null")
+        manifest = cls(
+            ttc_version=fields.string("ttc_version"),
+            backend=fields.string("backend"),
+            backend_version=fields.string("backend_version"),
+            form=fields.string("form"),
+            targets=fields.strings("targets"),
+            compute_dtype=dtype,
+            profile=profile,
+            baked=fields.boolean("baked"),
+            sources=fields.each("sources", Fields.string),
+            kernels=fields.each("kernels", Fields.string),
+            engines=fields.each("engines", _engine),
+            programs=fields.each("programs", Fields.string),
+            files=fields.each("files", _file),
+        )
+        fields.end()
+        _check(manifest, where)
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFolder:
+    """A verified set of engines: every listed file was there with its digest when it was opened."""
+
+    path: Path
+    manifest: EnginesManifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], trust: str | os.PathLike[str] | None = None) -> Self:
+        """Verify the folder `path`. `trust`: PEM file of the public key that must have signed it.
+
+        Raises `BundleError` (`DigestError` for a changed file or a missing or wrong signature); no TensorRT
+        is needed and none is called.
+        """
+        folder = Path(path)
+        manifest_file = folder / MANIFEST_FILE
+        if not manifest_file.is_file():
+            raise BundleError(f"{manifest_file}: missing; a set of engines is a folder made by `ttc build`")
+        raw = _bytes(manifest_file, _MAX_JSON_BYTES)
+        if trust is not None:
+            signature = folder / SIGNATURE_FILE
+            if not signature.is_file():
+                raise DigestError(
+                    f"{signature}: missing; these engines are not signed, build them with --sign"
+                )
+            verify(raw, _bytes(signature, 64), trust, str(manifest_file))
+        opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
+        for name in opened.manifest.files:
+            opened._verified(name, keep=False)
+        return opened
+
+    def engine(self, name: str) -> bytes:
+        """The bytes of one engine, verified once more as they are read: what is returned is what was
+        checked.
+        """
+        return self._verified(f"{name}.engine", keep=True)
+
+    def program(self, role: str) -> Program:
+        """The program of one graph in cut form, verified once more as it is read."""
+        name = self.manifest.programs.get(role)
+        if name is None:
+            raise BundleError(
+                f"{self.path}: no program for {shown(role)}; built in the form {self.manifest.form!r}"
+            )
+        where = str(self.path / name)
+        content = parse_json(self._verified(name, keep=True), where, BundleError)
+        return Program.take(Fields(content, where, BundleError), where)
+
+    def check_version(self, backend: str, version: str) -> None:
+        """Raise `BackendError` unless these engines were built by this backend in this version."""
+        built = self.manifest
+        if built.backend != backend:
+            raise BackendError(
+                f"{self.path}: built for {built.backend}, not for {backend}; "
+                f"build again with --backend {backend}"
+            )
+        if built.backend_version != version:
+            raise BackendError(
+                f"{self.path}: built with {backend} {built.backend_version}, but {version} is installed, "
+                f"and engines run with the version that built them; "
+                f"build again, or install {backend} {built.backend_version}"
+            )
+
+    def _verified(self, name: str, keep: bool) -> bytes:
+        path, record = self.path / name, self.manifest.files[name]
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path}: missing, or not a plain file; build again")
+        try:
+            if path.stat().st_size != record.size_bytes:
+                raise DigestError(
+                    f"{path}: {path.stat().st_size} bytes, {record.size_bytes} when it was built; build again"
+                )
+            with path.open("rb") as file:
+                content = file.read(record.size_bytes + 1) if keep else b""
+                found = hashlib.sha256(content) if keep else hashlib.file_digest(file, "sha256")
+        except OSError as fault:
+            raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+        if found.hexdigest() != record.sha256:
+            raise DigestError(f"{path}: its content is not what was built; build again")
+        return content
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as fault:
+        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+    if len(raw) > limit:
+        raise BundleError(f"{path}: more than the {limit} bytes this kind of file may have")
+    return raw
+
+
+def _check(manifest: EnginesManifest, where: str) -> None:
+    for name in manifest.files:
+        if (
+            len(checked_path(name, where).parts) != 1
+            or not ENGINES.own_files.fullmatch(name)
+            or name == MANIFEST_FILE
+        ):
+            raise BundleError(f"{where}: files lists {shown(name)}, which is no file of a set of engines")
+    due = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
+    if missing := [name for name in due if name not in manifest.files]:
+        raise BundleError(f"{where}: {shown(missing[0])} is not among the files")
+
+
+def _file(fields: Fields, name: str) -> FileRecord:
+    inner = fields.fields(name)
+    record = FileRecord(inner.string("sha256"), inner.integer("size_bytes"))
+    inner.end()
+    return record
+
+
+def _engine(fields: Fields, name: str) -> EngineRecord:
+    inner = fields.fields(name)
+    inputs, outputs = (
+        tuple(_tensor(Fields(item, f"engine {name}: {key}", BundleError)) for item in inner.items(key))
+        for key in ("inputs", "outputs")
+    )
+    record = EngineRecord(inner.string("role"), inputs, outputs, inner.integer("layers"))
+    inner.end()
+    return record
+
+
+def _tensor(fields: Fields) -> TensorRecord:
+    shape = []
+    for dim in fields.items("shape"):
+        if not isinstance(dim, int | str) or isinstance(dim, bool):
+            fields.refuse("shape", dim, "a number or a text")
+        shape.append(dim)
+    record = TensorRecord(
+        fields.string("name"),
+        fields.string("kind"),
+        fields.string("dtype"),
+        tuple(shape),
+        fields.integers("min"),
+        fields.integers("opt"),
+        fields.integers("max"),
+    )
+    fields.end()
+    return record
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,285 @@
+"""`bundle.json`: the manifest as frozen dataclasses, read strictly; its meaning is `ttc.formats.bundle`'s."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ttc.errors import BundleError, DigestError
+from ttc.formats.shard import Shard
+from ttc.formats.strictjson import Fields, parse_json, shown
+
+__all__ = [
+    "COMPUTE_DTYPES",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "GRAPH_ROLES",
+    "MANIFEST_FILE",
+    "FileRecord",
+    "Manifest",
+    "ShardRecord",
+    "WeightEntry",
+    "WeightMap",
+    "checked_path",
+]
+
+FORMAT_NAME = "ttc-bundle"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+GRAPH_ROLES = ("context", "denoiser", "step", "advance")
+COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
+
+_REQUIRED_ROLES = ("context", "denoiser", "step")
+_WEIGHT_DTYPES = (*COMPUTE_DTYPES, "float64")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST_KEY = "manifest_sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of the bundle, its content in full."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """One referenced checkpoint file: what can be checked without reading 118 GiB."""
+
+    header_sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, shard: Shard) -> "ShardRecord":
+        """The record of an open shard."""
+        return cls(shard.header_digest, shard.size_bytes, shard.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEntry:
+    """One graph weight. `tensors` are its checkpoint tensors: one, or (`stacked`) those to stack along a new
+    first axis.
+
+    `shape` and `dtype` are the graph's; `graphs` are the roles of the graphs that take the weight.
+    """
+
+    tensors: tuple[str, ...]
+    stacked: bool
+    shape: tuple[int, ...]
+    dtype: str
+    graphs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMap:
+    """All graph weights. `mode` is "packed" (initializers of the graphs; no root, no shards) or
+    "reference".
+    """
+
+    mode: str
+    map: Mapping[str, WeightEntry]
+    root: str | None = None
+    shards: Mapping[str, ShardRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A bundle's `bundle.json`. The writer leaves `files` empty: committing fills it in. What `model` says is
+    checked by who knows the model (`ttc.model.bundle`).
+    """
+
+    ttc_version: str
+    created_by: Mapping[str, str]
+    source: Mapping[str, str]
+    model: Mapping[str, Any]
+    compute_dtype: str
+    graphs: Mapping[str, str]
+    ops: Mapping[str, int]
+    weights: WeightMap
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The bytes of `bundle.json`. Raises `BundleError` where this manifest breaks a rule of the
+        format.
+        """
+        _check_rules(self, MANIFEST_FILE)
+        content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION}
+        for item in dataclasses.fields(self):
+            content[item.name] = _plain(getattr(self, item.name))
+        content[_DIGEST_KEY] = _digest(content)
+        return json.dumps(content, indent=1, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes, where: str = MANIFEST_FILE) -> "Manifest":
+        """The manifest in `raw`; raises `BundleError` that names `where` and the key for anything not as the
+        format says.
+        """
+        content = parse_json(raw, where, BundleError)
+        fields = Fields(content, where, BundleError)
+        if (name := fields.string("format")) != FORMAT_NAME:
+            fields.refuse("format", name, repr(FORMAT_NAME))
+        if (version := fields.integer("format_version")) != FORMAT_VERSION:
+            fields.refuse(
+                "format_version", version, f"{FORMAT_VERSION} (export the checkpoint again with this ttc)"
+            )
+        digest = fields.string(_DIGEST_KEY)
+        assert isinstance(content, dict)
+        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+            raise DigestError(
+                f"{where}: changed since it was written (its {_DIGEST_KEY} does not match); export again"
+            )
+        manifest = cls(
+            ttc_version=fields.string("ttc_version"),
+            created_by=fields.each("created_by", Fields.string),
+            source=fields.each("source", Fields.string),
+            model=fields.each("model", Fields.take),
+            compute_dtype=fields.string("compute_dtype"),
+            graphs=fields.each("graphs", Fields.string),
+            ops=fields.each("ops", Fields.integer),
+            weights=_weight_map(fields.fields("weights")),
+            files=fields.each("files", _file_record),
+        )
+        fields.end()
+        _check_rules(manifest, where)
+        return manifest
+
+
+def checked_path(name: str, where: str) -> PurePosixPath:
+    """The relative path `name` of a file in a bundle; `BundleError` when it could lead out of it or is not
+    in plain form.
+    """
+    path = PurePosixPath(name)
+    plain = name.isprintable() and not set(name) & set("\\:") and str(path) == name and len(name) <= 1024
+    if not plain or path.is_absolute() or not path.parts or ".." in path.parts:
+        raise BundleError(f"{where}: {shown(name)} is not a plain relative path inside the bundle")
+    return path
+
+
+def _file_record(fields: Fields, name: str) -> FileRecord:
+    inner = fields.fields(name)
+    record = FileRecord(inner.string("sha256"), inner.integer("size_bytes"))
+    inner.end()
+    return record
+
+
+def _shard_record(fields: Fields, name: str) -> ShardRecord:
+    inner = fields.fields(name)
+    record = ShardRecord(
+        inner.string("header_sha256"), inner.integer("size_bytes"), inner.integer("mtime_ns", -(2**63))
+    )
+    inner.end()
+    return record
+
+
+def _weight_entry(fields: Fields, name: str) -> WeightEntry:
+    inner = fields.fields(name)
+    entry = WeightEntry(
+        tensors=inner.strings("tensors"),
+        stacked=inner.boolean("stacked"),
+        shape=inner.integers("shape"),
+        dtype=inner.string("dtype"),
+        graphs=inner.strings("graphs"),
+    )
+    inner.end()
+    return entry
+
+
+def _weight_map(fields: Fields) -> WeightMap:
+    root = fields.take("root")
+    if root is not None and not isinstance(root, str):
+        fields.refuse("root", root, "a path or null")
+    weights = WeightMap(
+        mode=fields.string("mode"),
+        map=fields.each("map", _weight_entry),
+        root=root,
+        shards=fields.each("shards", _shard_record),
+    )
+    fields.end()
+    return weights
+
+
+def _check_rules(manifest: Manifest, where: str) -> None:
+    """The rules of the format that are more than types."""
+
+    def rule(holds: bool, message: str) -> None:
+        if not holds:
+            raise BundleError(f"{where}: {message}")
+
+    rule(
+        manifest.compute_dtype in COMPUTE_DTYPES,
+        f"compute_dtype is {shown(manifest.compute_dtype)}, one of {', '.join(COMPUTE_DTYPES)} is due",
+    )
+    for name, file in manifest.files.items():
+        checked_path(name, where)
+        rule(name != MANIFEST_FILE, f"files lists {MANIFEST_FILE} itself")
+        rule(
+            bool(_SHA256.fullmatch(file.sha256)),
+            f"files: the sha256 of {shown(name)} is {shown(file.sha256)}",
+        )
+    for role in _REQUIRED_ROLES:
+        rule(role in manifest.graphs, f"graphs has no {role!r}")
+    for role, name in manifest.graphs.items():
+        rule(
+            role in GRAPH_ROLES, f"graphs has the unknown role {shown(role)}; known: {', '.join(GRAPH_ROLES)}"
+        )
+        rule(name in manifest.files, f"graphs: {shown(name)} is not among the files")
+    _check_weights(manifest, where)
+
+
+def _check_weights(manifest: Manifest, where: str) -> None:
+    weights = manifest.weights
+    place = f"{where}: weights"
+    if weights.mode == "reference":
+        if weights.root is None or not Path(weights.root).is_absolute() or not weights.root.isprintable():
+            raise BundleError(
+                f"{place}: root is {shown(weights.root)}, the absolute path of the checkpoint folder is due"
+            )
+        if not weights.shards:
+            raise BundleError(f"{place}: mode is 'reference', but no shards are listed")
+    elif weights.mode != "packed":
+        raise BundleError(f"{place}: mode is {shown(weights.mode)}, 'packed' or 'reference' is due")
+    elif weights.root is not None or weights.shards:
+        raise BundleError(f"{place}: mode is 'packed', so root must be null and shards empty")
+    for name, shard in weights.shards.items():
+        if len(checked_path(name, place).parts) != 1 or not _SHA256.fullmatch(shard.header_sha256):
+            raise BundleError(
+                f"{place}: shard {shown(name)} is not a plain file name with a sha256 of its header"
+            )
+    for name, entry in weights.map.items():
+        if len(entry.tensors) != (entry.shape[0] if entry.stacked and entry.shape else 1):
+            raise BundleError(
+                f"{place}: {shown(name)} of shape {shown(entry.shape)} "
+                f"cannot be made of {len(entry.tensors)} tensors"
+            )
+        if entry.stacked and not entry.shape:
+            raise BundleError(f"{place}: {shown(name)} is stacked, but has no axis")
+        if entry.dtype not in _WEIGHT_DTYPES:
+            raise BundleError(
+                f"{place}: {shown(name)} has the dtype {shown(entry.dtype)}, "
+                f"one of {', '.join(_WEIGHT_DTYPES)} is due"
+            )
+        if not entry.graphs or not set(entry.graphs) <= set(manifest.graphs):
+            raise BundleError(
+                f"{place}: {shown(name)} is taken by {shown(entry.graphs)}, roles of graphs are due"
+            )
+
+
+def _plain(value: object) -> Any:
+    """`value` made of dicts, lists and scalars only."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of the manifest without its own digest, written with sorted keys and without white space."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,234 @@
+"""One `.safetensors` file: its header checked in full, its tensors mapped, never loaded.
+
+The file: 8 bytes (little-endian length N of the header), N bytes of JSON, the data. The header is an object
+`{name: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, …}`, offsets counted from the start
+of the data, and may hold `"__metadata__": {text: text}`. A file is hostile until shown otherwise, so before
+anything of it is used: the header's length is bounded; no key stands there twice; every tensor lies inside
+the file and is as long as its shape and dtype say; tensors neither overlap nor leave holes, and the data
+ends where the file ends.
+"""
+
+import contextlib
+import hashlib
+import math
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ttc.errors import CheckpointError, TtcError
+from ttc.formats.strictjson import Fields, parse_json, shown
+
+__all__ = ["Array", "Shard", "TensorInfo", "numpy_dtype"]
+
+Array = npt.NDArray[Any]
+
+_MAX_HEADER_BYTES = 100_000_000
+_MAX_RANK = 32
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16),
+    "U32": np.dtype(np.uint32),
+    "I32": np.dtype(np.int32),
+    "U64": np.dtype(np.uint64),
+    "I64": np.dtype(np.int64),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+_BY_NAME = {dtype.name: dtype for dtype in _DTYPES.values()}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype called `name` ("float32", "bfloat16", …); `KeyError` for a name no shard can hold."""
+    return _BY_NAME[name]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor lies: dtype by its numpy name ("bfloat16"), and bytes [begin, end) counted from the
+    start of the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self.end - self.begin
+
+
+class Shard:
+    """An open, checked `.safetensors` file. Reading is thread-safe; arrays stay valid after `close`.
+
+    Attributes: `path`; `tensors` (name → `TensorInfo`, in the order of the file's header); `header_digest`
+    (sha256 of the header's JSON bytes, hexadecimal); `size_bytes` and `mtime_ns` of the file.
+    """
+
+    __slots__ = ("_error", "_map", "header_digest", "mtime_ns", "path", "size_bytes", "tensors")
+
+    def __init__(
+        self,
+        path: Path,
+        found: os.stat_result,
+        header: bytes,
+        mapping: mmap.mmap | None,
+        error: type[TtcError],
+    ) -> None:
+        self.path = path
+        self.size_bytes = found.st_size
+        self.mtime_ns = found.st_mtime_ns
+        self.header_digest = hashlib.sha256(header).hexdigest()
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            _tensors(header, found.st_size, str(path), error)
+        )
+        self._map = mapping
+        self._error = error
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], error: type[TtcError] = CheckpointError) -> Self:
+        """Check the header of the file `path` and map it. Every refusal is an `error` that names the file
+        (and the tensor).
+        """
+        path = Path(path)
+        try:
+            # Before opening: a pipe would block.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise error(f"{path}: not a regular file")
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                header = _header(file.read(8), found.st_size, str(path), error)
+                raw = file.read(header)
+                if len(raw) != header:
+                    raise error(f"{path}: the file ended inside its header")
+                return cls(
+                    path, found, raw, mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_READ), error
+                )
+        except FileNotFoundError:
+            raise error(f"{path}: the file is missing") from None
+        except (OSError, ValueError) as fault:
+            raise error(f"{path}: cannot be read ({fault})") from None
+
+    def info(self, name: str) -> TensorInfo:
+        """Dtype, shape and place of the tensor `name`."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise self._error(f"{self.path}: no tensor {shown(name)} among its {len(self.tensors)}") from None
+
+    def read(self, name: str) -> Array:
+        """The tensor `name`: a read-only view of the mapped file, no byte copied. It may be unaligned
+        (`flags.aligned`).
+        """
+        info = self.info(name)
+        if self._map is None:
+            raise self._error(f"{self.path}: closed; tensor {shown(name)} can no longer be read")
+        dtype = _BY_NAME[info.dtype]
+        return np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.begin).reshape(info.shape)
+
+    def close(self) -> None:
+        """Let go of the file; arrays already read keep their own hold on the mapping."""
+        mapping, self._map = self._map, None
+        if mapping is not None:
+            # A BufferError says that arrays are still out there: the mapping goes when the last of them does.
+            with contextlib.suppress(BufferError):
+                mapping.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _header(length: bytes, size: int, path: str, error: type[TtcError]) -> int:
+    """The length of the header, from the first eight bytes of a file of `size` bytes."""
+    if len(length) < 8:
+        raise error(
+            f"{path}: {len(length)} bytes are no .safetensors file, which starts with the 8 bytes of its "
+            "header's length"
+        )
+    count = int.from_bytes(length, "little")
+    if count > _MAX_HEADER_BYTES:
+        raise error(
+            f"{path}: its header claims {count} bytes, more than the {_MAX_HEADER_BYTES} that are allowed"
+        )
+    if count > size - 8:
+        raise error(
+            f"{path}: its header claims {count} bytes, but only {size - 8} follow; the file is truncated "
+            "or no .safetensors file"
+        )
+    return count
+
+
+def _tensors(header: bytes, size: int, path: str, error: type[TtcError]) -> dict[str, TensorInfo]:
+    """All tensors of the checked `header` of a file of `size` bytes."""
+    if not header.startswith(b"{"):
+        raise error(f"{path}: the header is no JSON object: not a .safetensors file, or damaged")
+    entries = parse_json(header, f"{path}: header", error)
+    if not isinstance(entries, dict):
+        raise error(f"{path}: the header is no JSON object")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise error(f"{path}: __metadata__ is {shown(metadata)}, an object of strings is due")
+    start = 8 + len(header)
+    tensors = {name: _tensor(name, entry, start, size, path, error) for name, entry in entries.items()}
+    at, before = start, "the start of the data"
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.begin != at:
+            fault = "overlaps" if info.begin < at else "leaves a hole after"
+            raise error(
+                f"{path}: tensor {shown(name)} starts at byte {info.begin - start} of the data and "
+                f"{fault} {before}, which ends at {at - start}"
+            )
+        at, before = info.end, f"tensor {shown(name)}"
+    if at != size:
+        raise error(f"{path}: the file has {size - at} bytes after {before} that belong to no tensor")
+    return tensors
+
+
+def _tensor(name: str, entry: object, start: int, size: int, path: str, error: type[TtcError]) -> TensorInfo:
+    fields = Fields(entry, f"{path}: tensor {shown(name)}", error)
+    stored = fields.string("dtype")
+    if stored not in _DTYPES:
+        fields.refuse("dtype", stored, "one of " + ", ".join(_DTYPES))
+    dtype = _DTYPES[stored]
+    shape = fields.integers("shape")
+    offsets = fields.integers("data_offsets")
+    fields.end()
+    # numpy counts the elements of an empty array without its zeros, in 64 bits.
+    if len(shape) > _MAX_RANK or math.prod(length for length in shape if length) * dtype.itemsize >= 2**62:
+        fields.refuse("shape", shape, f"at most {_MAX_RANK} dimensions and 2**62 bytes")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        fields.refuse("data_offsets", offsets, "[begin, end] with begin ≤ end")
+    begin, end = offsets
+    if end > size - start:
+        raise error(
+            f"{path}: tensor {shown(name)} ends at byte {end} of the data, but the file holds "
+            f"{size - start}; "
+            "the file is truncated or its header wrong"
+        )
+    due = math.prod(shape) * dtype.itemsize
+    if end - begin != due:
+        raise error(
+            f"{path}: tensor {shown(name)} of shape {list(shape)} in {stored} takes {due} bytes, its "
+            f"offsets say {end - begin}"
+        )
+    return TensorInfo(dtype.name, shape, start + begin, start + end)

@@ -1,0 +1,179 @@
+"""The record of the last `ttc verify`, kept beside what it speaks of. This page is the format, version 1.
+
+`verification.json` lies in the bundle's folder beside `bundle.json`, and for backends that run engines in
+the folder of the engines beside `engines.json`. Neither manifest lists it, so writing it invalidates no
+digest; it names the manifest it speaks of instead, and with it every digest in there. One object with exactly
+these keys:
+
+    format, format_version    "ttc-verification", 1
+    ttc_version               what wrote it
+    manifest_sha256           of the bytes of the manifest beside it
+    bundle_sha256             of the bytes of bundle.json (the same, for a bundle's own record)
+    backends                  {name: {passed, device, computes_in, version, finished}}: the last verification
+                              of each; finished is UTC, ISO 8601
+    shards                    {file: sha256 of its content}: referenced shards read by --weights; else empty
+    record_sha256             of the object without this key, keys sorted, no white space
+
+A record that speaks of another manifest counts as none. The digests find accidents; they prove nothing about
+who wrote the record, so a service that must know signs the folder it deploys.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from ttc.errors import BundleError
+from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.strictjson import Fields, read_json
+
+__all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
+
+# Backends that run what `ttc build` made.
+_ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+
+RECORD_FILE: Final = "verification.json"
+_FORMAT, _FORMAT_VERSION = "ttc-verification", 1
+_DIGEST_KEY = "record_sha256"
+_MAX_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRecord:
+    """The last verification of one backend; the module's text says what the fields mean."""
+
+    passed: bool
+    device: str
+    computes_in: str
+    version: str
+    finished: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """`verification.json`."""
+
+    ttc_version: str
+    manifest_sha256: str
+    bundle_sha256: str
+    backends: Mapping[str, BackendRecord]
+    shards: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, manifest: Path, bundle_manifest: Path) -> Self | None:
+        """The record beside a manifest; None where there is none, or one of another manifest.
+
+        Raises `BundleError` for a file that is no record or was changed.
+        """
+        record = cls.of_engines(manifest)
+        return record if record is not None and record.bundle_sha256 == file_digest(bundle_manifest) else None
+
+    @classmethod
+    def of_engines(cls, manifest: Path) -> Self | None:
+        """As `read`, whatever bundle the engines were verified with."""
+        path = manifest.parent / RECORD_FILE
+        if path.is_symlink() or not path.is_file():
+            return None
+        record = cls._from_json(read_json(path, _MAX_BYTES, BundleError), str(path))
+        return record if record.manifest_sha256 == file_digest(manifest) else None
+
+    @classmethod
+    def _from_json(cls, content: object, where: str) -> Self:
+        fields = Fields(content, where, BundleError)
+        if (name := fields.string("format")) != _FORMAT:
+            fields.refuse("format", name, repr(_FORMAT))
+        if (version := fields.integer("format_version")) != _FORMAT_VERSION:
+            fields.refuse("format_version", version, f"{_FORMAT_VERSION} (verify again with this ttc)")
+        digest = fields.string(_DIGEST_KEY)
+        assert isinstance(content, dict)
+        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+            raise BundleError(f"{where}: changed since it was written; run `ttc verify` again")
+        record = cls(
+            ttc_version=fields.string("ttc_version"),
+            manifest_sha256=fields.string("manifest_sha256"),
+            bundle_sha256=fields.string("bundle_sha256"),
+            backends=fields.each("backends", _backend),
+            shards=fields.each("shards", Fields.string),
+        )
+        fields.end()
+        return record
+
+    def write(self, folder: Path) -> Path:
+        """Write the record into `folder`, whole or not at all; its path. Raises `OSError` where it cannot."""
+        content: dict[str, Any] = {"format": _FORMAT, "format_version": _FORMAT_VERSION}
+        content |= dataclasses.asdict(self)
+        content[_DIGEST_KEY] = _digest(content)
+        path = folder / RECORD_FILE
+        aside = folder / f".{RECORD_FILE}.{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        return path
+
+
+def check_verified(manifest: Path, bundle_manifest: Path, backend: str) -> None:
+    """Raise `BundleError` unless the record beside `manifest` says that this backend passed.
+
+    Args:
+        manifest: of what the backend runs: bundle.json, or engines.json.
+        bundle_manifest: the bundle's bundle.json.
+        backend: name of the backend that is asked for.
+    """
+    command = f"run `ttc verify {bundle_manifest.parent} --backend {backend}`"
+    record = Verification.read(manifest, bundle_manifest)
+    if record is None:
+        raise BundleError(
+            f"{manifest.parent}: not verified as it is now, and require_verified insists on it; {command}"
+        )
+    if backend not in record.backends:
+        verified = ", ".join(record.backends) or "none"
+        raise BundleError(
+            f"{manifest.parent}: not verified on backend {backend!r} (on: {verified}), "
+            f"and require_verified insists on it; {command}"
+        )
+    if not record.backends[backend].passed:
+        raise BundleError(
+            f"{manifest.parent}: its last verification on backend {backend!r} failed "
+            f"({record.backends[backend].finished}); {command} to see where"
+        )
+
+
+def runs_from(bundle: Path, backend: str, engines: str | os.PathLike[str] | None) -> Path:
+    """The manifest of what a backend runs: the bundle's, or its engines' (by default in BUNDLE/engines)."""
+    if backend not in _ENGINE_BACKENDS:
+        return bundle / MANIFEST_FILE
+    return (bundle / "engines" if engines is None else Path(engines)) / ENGINES_FILE
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+
+
+def _backend(fields: Fields, name: str) -> BackendRecord:
+    inner = fields.fields(name)
+    record = BackendRecord(
+        inner.boolean("passed"),
+        inner.string("device"),
+        inner.string("computes_in"),
+        inner.string("version"),
+        inner.string("finished"),
+    )
+    inner.end()
+    return record
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

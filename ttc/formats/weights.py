@@ -1,0 +1,194 @@
+"""Where a bundle's weights come from: the referenced checkpoint files, or the initializers of the packed
+graphs.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
+from ttc.formats.manifest import Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.shard import Array, Shard, numpy_dtype
+from ttc.formats.strictjson import shown
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["PackedWeights", "ReferencedWeights"]
+
+# From the narrowest range to the widest; a value may only be lost on the way down.
+_RANGE = {"float16": 0, "bfloat16": 1, "float32": 1, "float64": 2}
+
+
+class ReferencedWeights:
+    """Weights read from the shards of a checkpoint, each shard checked to be the one that was exported."""
+
+    def __init__(self, weights: WeightMap, root: Path | None, where: str) -> None:
+        """`root`: where the checkpoint lies now (None: where it lay); `where`: the manifest's name in
+        messages.
+        """
+        self._shards: list[Shard] = []
+        self.root = Path(str(weights.root)) if root is None else root
+        if not self.root.is_dir():
+            raise BundleError(
+                f"{self.root}: no such folder, but {where} takes its weights from there; "
+                "say where it is now with checkpoint= (--checkpoint), or export again"
+            )
+        try:
+            for name, record in weights.shards.items():
+                self._shards.append(_shard(self.root / name, record, moved=root is not None))
+            self._owner = {name: shard for shard in self._shards for name in shard.tensors}
+            for weight, entry in weights.map.items():
+                self._check(weight, entry)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, weight: str, entry: WeightEntry) -> None:
+        for tensor in entry.tensors:
+            if tensor not in self._owner:
+                raise BundleError(
+                    f"{self.root}: no tensor {shown(tensor)} there, but the weight {shown(weight)} needs it"
+                )
+            info = self._owner[tensor].tensors[tensor]
+            if info.shape != (entry.shape[1:] if entry.stacked else entry.shape) or info.dtype not in _RANGE:
+                raise BundleError(
+                    f"{self._owner[tensor].path}: tensor {shown(tensor)} is {info.dtype} {list(info.shape)}, "
+                    f"which does not fit the weight {shown(weight)} {list(entry.shape)}"
+                )
+
+    def read(self, name: str, entry: WeightEntry) -> Array:
+        """As `Bundle.read_weight`."""
+        stored = [self._owner[tensor].read(tensor) for tensor in entry.tensors]
+        dtype = numpy_dtype(entry.dtype)
+        if not entry.stacked and stored[0].dtype == dtype and stored[0].flags.aligned:
+            return stored[0]
+        made = np.empty(entry.shape, dtype)
+        parts = made if entry.stacked else made[np.newaxis]
+        for place, array in enumerate(stored):
+            _convert(array, parts[place], name, entry.tensors[place])
+        made.flags.writeable = False
+        return made
+
+    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+        """As `Bundle.weight_parts`."""
+        dtype = numpy_dtype(entry.dtype)
+        shape = entry.shape[1:] if entry.stacked else entry.shape
+        for tensor in entry.tensors:
+            stored = self._owner[tensor].read(tensor)
+            if stored.dtype == dtype and stored.flags.aligned:
+                yield stored
+            else:
+                made = np.empty(shape, dtype)
+                _convert(stored, made, name, tensor)
+                yield made
+
+    def close(self) -> None:
+        """Let go of the shards."""
+        for shard in self._shards:
+            shard.close()
+
+
+class PackedWeights:
+    """Weights read from the initializers of a bundle's graphs; a graph file is parsed when first needed,
+    then kept.
+    """
+
+    def __init__(self, manifest: Manifest, graphs: Mapping[str, Path]) -> None:
+        """`graphs`: role → verified ONNX file."""
+        self._manifest = manifest
+        self._graphs = dict(graphs)
+        self._parsed: dict[Path, Mapping[str, onnx_ir.Value]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, name: str, entry: WeightEntry) -> Array:
+        """As `Bundle.read_weight`."""
+        path = self._graphs[entry.graphs[0]]
+        with self._lock:
+            if path not in self._parsed:
+                self._parsed[path] = _initializers(path)
+            value = self._parsed[path].get(name)
+        tensor = None if value is None else value.const_value
+        if tensor is None:
+            raise BundleError(f"{path}: no initializer {shown(name)}, though the bundle's weights are packed")
+        self._check_external(path, tensor)
+        try:
+            array = np.require(tensor.numpy(), requirements=["C", "ALIGNED"])
+        except Exception as fault:  # whatever the library finds wrong in a graph file
+            raise BundleError(f"{path}: initializer {shown(name)} cannot be read ({fault})") from None
+        if array.shape != entry.shape or array.dtype != numpy_dtype(entry.dtype):
+            raise BundleError(
+                f"{path}: initializer {shown(name)} is {array.dtype} {list(array.shape)}, "
+                f"the manifest says {entry.dtype} {list(entry.shape)}"
+            )
+        array.flags.writeable = False
+        return array
+
+    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+        """As `Bundle.weight_parts`."""
+        yield self.read(name, entry)
+
+    def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
+        """External data must be one of the files that were verified, not whatever the graph names."""
+        location = getattr(tensor, "location", None)
+        if location is not None and str(location) not in self._manifest.files:
+            raise BundleError(
+                f"{path}: takes data from {shown(str(location))}, which is not among the bundle's files"
+            )
+
+    def close(self) -> None:
+        """Forget the parsed graphs."""
+        with self._lock:
+            self._parsed.clear()
+
+
+def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:
+    shard = Shard.open(path, error=BundleError)
+    found = ShardRecord.of(shard)
+    what = None
+    if found.size_bytes != record.size_bytes:
+        what = f"it has {found.size_bytes} bytes, {record.size_bytes} when it was exported"
+    elif found.header_sha256 != record.header_sha256:
+        what = "its header (names, shapes and places of its tensors) is not the one that was exported"
+    elif found.mtime_ns != record.mtime_ns and not moved:
+        what = (
+            "it was written to or touched since it was exported (size and header are as they were; "
+            "whether the weights are is "
+            "unknown); if it is a faithful copy, name its folder with checkpoint= (--checkpoint)"
+        )
+    if what is not None:
+        shard.close()
+        raise DigestError(
+            f"{path}: not the file that the bundle was made from: {what}; otherwise export again"
+        )
+    return shard
+
+
+def _convert(source: Array, target: Array, weight: str, tensor: str) -> None:
+    """Fill `target` with `source` in its dtype; a finite value that becomes infinite is a `NumericsError`."""
+    with np.errstate(over="ignore"):
+        np.copyto(target, source, casting="unsafe")
+    if _RANGE[target.dtype.name] < _RANGE[source.dtype.name] and not np.array_equal(
+        np.isfinite(source), np.isfinite(target)
+    ):
+        raise NumericsError(
+            f"weight {shown(weight)}: a value of tensor {shown(tensor)} is too large for "
+            f"{target.dtype.name}; "
+            "export with --dtype bfloat16 or float32"
+        )
+
+
+def _initializers(path: Path) -> "Mapping[str, onnx_ir.Value]":
+    try:
+        import onnx_ir
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path}: reading packed weights needs the package onnx-ir; pip install onnx-ir"
+        ) from None
+    try:
+        return onnx_ir.load(path).graph.initializers
+    except Exception as fault:  # whatever the library finds wrong in a graph file
+        raise BundleError(f"{path}: not an ONNX file that can be read ({fault})") from None

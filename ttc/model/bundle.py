@@ -1,0 +1,31 @@
+"""A bundle as everybody opens it: its files (`ttc.formats.bundle`), and the model they are."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from ttc.formats.bundle import BundleFolder
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.model.config import ModelConfig
+
+__all__ = ["Bundle"]
+
+
+class Bundle(BundleFolder):
+    """An open, verified bundle of a model. Attribute: `config`, the model's configuration."""
+
+    config: ModelConfig
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
+    ) -> Self:
+        """As `BundleFolder.open`; a `BundleError` also where the manifest's `model` is none."""
+        bundle = super().open(path, checkpoint_root)
+        try:
+            where = f"{Path(path) / MANIFEST_FILE}: model"
+            bundle.config = ModelConfig.from_dict(dict(bundle.manifest.model), where)
+        except BaseException:
+            bundle.close()
+            raise
+        return bundle

@@ -1,0 +1,312 @@
+"""Both towers in plain torch: the meaning of the model (spec §§ 2 to 4).
+
+Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to
+tensors, so they may be mapped from the checkpoint, converted, or never materialised at all (the exporter
+traces with fake ones). The hot parts go through `run_op`: `ttc.plugins.naive.run_naive` computes them, the
+exporter's tracer records them.
+
+Shapes: B batch, L tokens of the block, C context capacity, R requested positions, D hidden size, F conv
+channels, W conv width, H Mamba heads, P head dim, N state, V vocabulary. A layer's state is a pair: (conv (B,
+F, W−1), ssm (B, H, P, N) float32) for `M`, (keys, values), each (B, KV heads, C, head dim), for `*`, and ()
+for `E` and `-`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ttc.model.config import ModelConfig
+from ttc.model.mixers import (
+    LayerState,
+    RunOp,
+    Weights,
+    advance,
+    attention,
+    feed_forward,
+    mamba,
+    rms_norm,
+    write_cache,
+    write_cache_in_place,
+)
+from ttc.plugins.mamba_block_scan import MAMBA_CONV
+
+__all__ = [
+    "CONTEXT",
+    "DENOISER",
+    "HEADS",
+    "TIME_WEIGHTS",
+    "LayerState",
+    "Record",
+    "RunOp",
+    "TowerWeights",
+    "advance_layer",
+    "context_forward",
+    "context_head",
+    "context_layer",
+    "denoiser_forward",
+    "denoiser_head",
+    "denoiser_layer",
+    "embed",
+    "layer_weight_names",
+    "time_embedding",
+    "write_cache_in_place",
+]
+
+# Sees (layer number, x) after every layer.
+Record = Callable[[int, Tensor], None]
+# (cache, keys, values, lengths) → cache.
+WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
+
+CONTEXT, DENOISER = "context_tower", "denoiser_tower"
+HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
+TIME_WEIGHTS = (
+    "t_embedder.mlp.0.weight",
+    "t_embedder.mlp.0.bias",
+    "t_embedder.mlp.2.weight",
+    "t_embedder.mlp.2.bias",
+    "t_block.1.weight",
+    "t_block.1.bias",
+)
+TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = 128, 10000.0, 1000.0
+
+
+def context_forward(
+    config: ModelConfig,
+    weights: "TowerWeights",
+    run_op: RunOp,
+    input_ids: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    logit_positions: Tensor,
+    state: Sequence[LayerState],
+    record: Record | None = None,
+    write: WriteCache = write_cache,
+) -> tuple[Tensor, list[LayerState], list[LayerState]]:
+    """Read a block with the context tower and move the state past its first `commit_len` tokens.
+
+    Args:
+        input_ids: (B, L) int32.  lengths: (B,) int32 tokens in the context before the block; lengths + L ≤ C.
+        commit_len: (B,) int32, 0 … L.  logit_positions: (B, R) int32 places in the block.
+        state: one entry per layer.
+        record: called with each layer's number and its x, the residual stream behind it.
+        write: puts a block's keys and values into a layer's cache, by default into a copy of it.
+
+    Returns:
+        logits (B, R, V) float32; the new state (for `*` layers all L keys and values are written, of which
+        lengths + commit_len count); what `advance_layer` needs to move the state later: (xbc, dt) for `M`
+        layers, else ().
+    """
+    x = embed(weights.embeddings, input_ids)
+    new_state, saved = [], []
+    for i, (kind, w, before) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
+        x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before, write)
+        new_state.append(after)
+        saved.append(kept)
+        if record is not None:
+            record(i, x)
+    return context_head(config, weights.norm, weights.head, x, logit_positions), new_state, saved
+
+
+def denoiser_forward(
+    config: ModelConfig,
+    weights: "TowerWeights",
+    run_op: RunOp,
+    block_ids: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    state: Sequence[LayerState],
+    record: Record | None = None,
+    time_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Evaluate the denoiser on a block over the context tower's state, which stays as it is.
+
+    Args:
+        block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches
+            conditioning off.
+        lengths: (B,) int32 context tokens.  state: the context tower's, one entry per layer.
+        record: called with each layer's number and its x, the residual stream behind it.
+        time_dtype: what t and its sinusoid are rounded to; None: the dtype computed in. A float32 run of a
+            bf16 model rounds them to bf16, as the model was trained.
+
+    Returns:
+        logits (B, L, V) float32, the mask id's included.
+    """
+    x = embed(weights.embeddings, block_ids)
+    modulation = time_embedding(config, weights.time, t, time_dtype or x.dtype)
+    for i, (kind, w, context) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
+        x = denoiser_layer(config, kind, w, run_op, x, modulation, t, lengths, context)
+        if record is not None:
+            record(i, x)
+    return denoiser_head(config, weights.norm, weights.head, x)
+
+
+@dataclass(frozen=True, slots=True)
+class TowerWeights:
+    """One tower's weights, sorted once so that a forward pass looks nothing up by its full name.
+
+    Attributes:
+        embeddings, head: (V, D).  norm: (D,).
+        layers: a mapping per layer, keyed by the names inside the layer (`norm.weight`, `mixer.…`); in the
+            denoiser also `scale_shift_table` (3, D).
+        time: the time MLPs under their checkpoint names; empty in the context tower.
+    """
+
+    embeddings: Tensor
+    layers: tuple[Weights, ...]
+    norm: Tensor
+    head: Tensor
+    time: Weights
+
+    @classmethod
+    def of(cls, config: ModelConfig, tower: str, weights: Weights) -> "TowerWeights":
+        """Pick one tower's weights out of a mapping from checkpoint names to tensors."""
+        denoiser = tower == DENOISER
+        names = layer_weight_names(config, tower, weights)
+        return cls(
+            weights[f"{tower}.embeddings.weight"],
+            tuple({inside: weights[name] for inside, name in layer.items()} for layer in names),
+            weights[f"{tower}.norm_f.weight"],
+            weights[HEADS[tower]],
+            {name: weights[name] for name in TIME_WEIGHTS} if denoiser else {},
+        )
+
+
+def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) -> list[dict[str, str]]:
+    """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to
+    one.
+    """
+    layers: list[dict[str, str]] = [{} for _ in config.pattern]
+    prefix = f"{tower}.layers."
+    for name in names:
+        if name.startswith(prefix):
+            number, inside = name.removeprefix(prefix).split(".", 1)
+            layers[int(number)][inside] = name
+    if tower == DENOISER:
+        for i, layer in enumerate(layers):
+            layer["scale_shift_table"] = f"scale_shift_tables.{i}"
+    return layers
+
+
+# Layers.
+
+
+def context_layer(
+    config: ModelConfig,
+    kind: str,
+    w: Weights,
+    run_op: RunOp,
+    x: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    state: LayerState,
+    write: WriteCache = write_cache,
+) -> tuple[Tensor, LayerState, LayerState]:
+    """x + mixer(norm(x)); also the layer's new state and what was saved to advance it later."""
+    h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
+    if kind == "M":
+        out, xbc, dt, activated = mamba(config, w, run_op, h, state)
+        new_state = advance(config, w, run_op, xbc, activated, dt, state, commit_len)
+        return x + out, new_state, (xbc, dt)
+    if kind == "*":
+        out, keys, values = attention(config, w, h, state, lengths, causal=True)
+        return x + out, write(state, keys, values, lengths), ()
+    return x + feed_forward(config, kind, w, run_op, h), (), ()
+
+
+def denoiser_layer(
+    config: ModelConfig,
+    kind: str,
+    w: Weights,
+    run_op: RunOp,
+    x: Tensor,
+    modulation: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    state: LayerState,
+) -> Tensor:
+    """x + gate·mixer(…): `M` and `*` modulate the residual stream and then norm, `E` and `-` norm and then
+    modulate.
+
+    modulation: (B, 3, D) from `time_embedding`; t: (B,), negative where the row is not conditioned.
+    """
+    neutral = (torch.arange(3, device=x.device) == 2).to(x.dtype)[:, None]  # shift 0, scale 0, gate 1
+    conditioned = (t >= 0)[:, None, None]
+    modulation = torch.where(conditioned, modulation + w["scale_shift_table"], neutral)
+    shift, scale, gate = modulation.chunk(3, dim=1)
+    norm, eps = w["norm.weight"], config.layer_norm_epsilon
+    if kind in "M*":
+        h = rms_norm(x * (1 + scale) + shift, norm, eps)
+    else:
+        h = rms_norm(x, norm, eps) * (1 + scale) + shift
+    if kind == "M":
+        out = mamba(config, w, run_op, h, state)[0]
+    elif kind == "*":
+        out = attention(config, w, h, state, lengths, causal=False)[0]
+    else:
+        out = feed_forward(config, kind, w, run_op, h)
+    return x + gate * out
+
+
+def advance_layer(
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    xbc: Tensor,
+    dt: Tensor,
+    commit_len: Tensor,
+    state: LayerState,
+) -> LayerState:
+    """Move an `M` layer's state past the first `commit_len` tokens of a block read earlier, from what was
+    saved.
+    """
+    conv_weight, conv_bias = w["mixer.conv1d.weight"], w["mixer.conv1d.bias"]
+    (activated,) = run_op(MAMBA_CONV, xbc, state[0], conv_weight, conv_bias, W=config.conv_kernel)
+    return advance(config, w, run_op, xbc, activated, dt, state, commit_len)
+
+
+# What stands before and after the layers.
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of the embedding table: (B, L, D)."""
+    return functional.embedding(ids, table)
+
+
+def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cosines then sines of 1000·t·f_i, f_i = 10000^(−i/128): (B, 256).
+
+    In a bf16 model t, 1000·t and the result are rounded to bf16, as the reference does.
+    """
+    scaled = (t.to(dtype).float() * TIME_FACTOR).to(dtype).float()
+    index = torch.arange(TIME_FREQUENCIES, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(TIME_PERIOD) * index / TIME_FREQUENCIES)
+    angle = scaled[:, None] * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
+
+
+def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
+    first = w["t_embedder.mlp.0.weight"]
+    hidden = functional.linear(time_sinusoid(t, dtype).to(first.dtype), first, w["t_embedder.mlp.0.bias"])
+    embedded = functional.linear(
+        functional.silu(hidden), w["t_embedder.mlp.2.weight"], w["t_embedder.mlp.2.bias"]
+    )
+    modulation = functional.linear(functional.silu(embedded), w["t_block.1.weight"], w["t_block.1.bias"])
+    return modulation.view(-1, 3, config.hidden_size)
+
+
+def context_head(
+    config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor
+) -> Tensor:
+    """Logits (B, R, V) float32 at the requested places of the block."""
+    index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
+    return functional.linear(rms_norm(x.gather(1, index), norm, config.layer_norm_epsilon), head).float()
+
+
+def denoiser_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor) -> Tensor:
+    """Logits (B, L, V) float32 at every place of the block."""
+    return functional.linear(rms_norm(x, norm, config.layer_norm_epsilon), head).float()
