@@ -16,11 +16,11 @@ from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.gpu.backend import DeviceBackend
-from ttc.runtime.gpu.choice import NO_CHOICE, choice_page
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampling_inputs
 from ttc.runtime.interface.backend import BlockInputs
-from ttc.runtime.interface.choice import Choosing
+from ttc.runtime.interface.sampling import SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 CAPACITY, CONTEXT_TOKENS = 2048, 1024
@@ -77,7 +77,7 @@ class Bench:
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
                 # AR needs a token of its one place; nobody asks for one behind an extension.
-                choice = choice_page(_greedy(work.batch)) if work.kind == "ar" else NO_CHOICE
+                choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
                 small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
                 buffers.page.upload(**small, **choice)
                 steps = [buffers.step]
@@ -271,15 +271,15 @@ class _Kept:
         self._device.wait()
 
 
-def _greedy(batch: int) -> Choosing:
+def _greedy(batch: int) -> SamplingParams:
     zeros = np.zeros(batch, np.int32)
-    return Choosing(0.0, None, None, zeros.astype(np.int64), zeros)
+    return SamplingParams(0.0, None, None, zeros.astype(np.int64), zeros)
 
 
 def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
     state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
     place = np.zeros((batch, 1), np.int32)
-    return {"AR step": lambda: backend.choose_next(state, _rewound(state, 1), one, place, how)}
+    return {"AR step": lambda: backend.sample_next(state, _rewound(state, 1), one, place, how)}
 
 
 def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
@@ -287,7 +287,7 @@ def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], ob
     places = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
 
     def verify() -> None:
-        _, saved = backend.choose_next(state, _rewound(state, BLOCK), 0 * one, places, how, save=True)
+        _, saved = backend.sample_next(state, _rewound(state, BLOCK), 0 * one, places, how, save=True)
         backend.advance(state, saved, one)
 
     return {

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.exporter.onnx.checkpoint import expected_tensors
-from ttc.formats.shard import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.executor import state_specs
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ttc.errors import BundleError, InputError
 from ttc.exporter.passes.describe import PREFIX
 from ttc.formats.manifest import GRAPH_ROLES
-from ttc.formats.strictjson import parse_json, shown
+from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 
@@ -93,7 +93,7 @@ def _single(path: Path) -> GraphSource:
     text, dtype = properties.get(f"{PREFIX}model", ""), properties.get(f"{PREFIX}compute_dtype")
     if role not in GRAPH_ROLES or dtype is None:
         raise InputError(
-            f"{path}: its metadata says role {shown(role)}, dtype {shown(dtype)}; export it again"
+            f"{path}: its metadata says role {quoted(role)}, dtype {quoted(dtype)}; export it again"
         )
     where = f"{path}: {PREFIX}model"
     config = ModelConfig.from_dict(parse_json(text.encode(), where, BundleError), where)
@@ -119,7 +119,7 @@ def _external(model: ir.Model) -> list[Path]:
         end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
         if not file.is_file() or file.stat().st_size < end:
             raise InputError(
-                f"{file}: missing or shorter than the {end} bytes that initializer {shown(name)} "
+                f"{file}: missing or shorter than the {end} bytes that initializer {quoted(name)} "
                 "needs of it; keep the external data beside the .onnx file"
             )
         found[file] = None

@@ -15,7 +15,7 @@ from typing import Self
 
 from ttc.errors import CheckpointError, MissingDependencyError
 from ttc.formats.shard import Array, Shard, TensorInfo
-from ttc.formats.strictjson import read_json, shown
+from ttc.formats.strictjson import quoted, read_json
 from ttc.model.config import ModelConfig
 from ttc.model.weights import TOWERS, WeightSource, expected_tensors, first_of, match_weights
 
@@ -101,7 +101,7 @@ class Checkpoint:
         """
         if self.config.dtype not in ("float32", "float16", "bfloat16"):
             raise CheckpointError(
-                f"{self.folder / 'config.json'}: torch_dtype is {shown(self.config.dtype)}, which is no "
+                f"{self.folder / 'config.json'}: torch_dtype is {quoted(self.config.dtype)}, which is no "
                 "compute dtype; "
                 "choose float32, float16 or bfloat16 with --dtype"
             )
@@ -117,7 +117,7 @@ class Checkpoint:
 
     def _shard(self, name: str) -> Shard:
         if name not in self._owner:
-            raise CheckpointError(f"{self.folder}: no tensor {shown(name)} among its {len(self._owner)}")
+            raise CheckpointError(f"{self.folder}: no tensor {quoted(name)} among its {len(self._owner)}")
         return self._owner[name]
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ def _config(folder: Path) -> ModelConfig:
 def _json_object(path: Path) -> dict[str, object]:
     value = read_json(path, _MAX_CONFIG_BYTES, CheckpointError, allow_infinity=True)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: a JSON object is due, found {shown(value)}")
+        raise CheckpointError(f"{path}: a JSON object is due, found {quoted(value)}")
     return value
 
 
@@ -166,12 +166,12 @@ def _index(folder: Path) -> dict[str, str] | None:
     placed = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(
-            f"{path}: 'weight_map' is {shown(placed)}, an object of tensor name → file name is due"
+            f"{path}: 'weight_map' is {quoted(placed)}, an object of tensor name → file name is due"
         )
     for tensor, name in placed.items():
         if not _is_plain_name(name):
             raise CheckpointError(
-                f"{path}: tensor {shown(tensor)} is said to lie in {shown(name)}, the plain name of a "
+                f"{path}: tensor {quoted(tensor)} is said to lie in {quoted(name)}, the plain name of a "
                 ".safetensors file in this folder is due"
             )
     names = sorted(set(placed.values()))
@@ -203,7 +203,7 @@ def _stored(
         for name, info in shard.tensors.items():
             if name in owner:
                 raise CheckpointError(
-                    f"{folder}: tensor {shown(name)} lies in two shards, {owner[name]} and {file}"
+                    f"{folder}: tensor {quoted(name)} lies in two shards, {owner[name]} and {file}"
                 )
             stored[name], owner[name] = info, file
     placed = owner if placed is None else placed
@@ -233,7 +233,7 @@ def _check_tokenizer(path: Path, config: ModelConfig) -> None:
     if ids and max(ids.values()) >= config.vocab_size:
         token, highest = max(ids.items(), key=lambda item: item[1])
         raise CheckpointError(
-            f"{path}: token {shown(token)} has the id {highest}, but the model's vocab_size is "
+            f"{path}: token {quoted(token)} has the id {highest}, but the model's vocab_size is "
             f"{config.vocab_size}; "
             "this tokenizer belongs to another model"
         )

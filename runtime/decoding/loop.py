@@ -17,14 +17,12 @@ from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.interface.backend import Backend, BlockInputs, StepOutputs
-from ttc.runtime.interface.choice import NO_TOKEN, Choices, Choosing
+from ttc.runtime.interface.sampling import INVALID_TOKEN, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = [
     "Stopwatch",
     "autoregress",
-    "choosing",
-    "chosen",
     "count_context_call",
     "diffuse",
     "drop_finished",
@@ -32,6 +30,8 @@ __all__ = [
     "mock_autoregress",
     "prefill",
     "row_keys",
+    "sampled",
+    "sampling_params",
 ]
 
 P = ParamSpec("P")
@@ -91,10 +91,10 @@ def autoregress(
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
-        how = choosing(active, options)
-        choices, _ = timed(backend.choose_next, state, tokens[kept, None], one, first, how)
+        how = sampling_params(active, options)
+        choices, _ = timed(backend.sample_next, state, tokens[kept, None], one, first, how)
         count_context_call(active)
-        tokens = chosen(choices, active, range(len(active)))
+        tokens = sampled(choices, active, range(len(active)))
 
 
 def mock_autoregress(
@@ -111,8 +111,8 @@ def mock_autoregress(
         logits = timed(backend.denoise, state, current[:, None], unconditioned)
         for row in active:
             row.nfe_per_block.append(1)
-        choices = timed(backend.choose, logits, choosing(active, options))
-        tokens = chosen(choices, active, range(len(active)))
+        choices = timed(backend.sample, logits, sampling_params(active, options))
+        tokens = sampled(choices, active, range(len(active)))
         yield from _take_tokens(active, tokens, options)
         state, active, kept = drop_finished(backend, timed, state, active)
         if not active:
@@ -139,7 +139,7 @@ def prefill(
     """
     counts = np.array([len(prompt) for prompt in prompts], np.int32)
     state = timed(backend.new_state, len(prompts), capacity)
-    tokens = np.full(len(prompts), NO_TOKEN, np.int32)
+    tokens = np.full(len(prompts), INVALID_TOKEN, np.int32)
     for start in range(0, int(counts.max()), chunk):
         width = min(chunk, int(counts.max()) - start)
         ids = np.zeros(
@@ -152,9 +152,9 @@ def prefill(
         last = np.maximum(commit_len - 1, 0)[:, None]
         end_here = np.flatnonzero((commit_len > 0) & (counts <= start + width))
         if options is not None and len(end_here):
-            how = choosing(rows, options)
-            choices, _ = timed(backend.choose_next, state, ids, commit_len, last, how)
-            tokens[end_here] = chosen(choices, [rows[r] for r in end_here.tolist()], end_here)
+            how = sampling_params(rows, options)
+            choices, _ = timed(backend.sample_next, state, ids, commit_len, last, how)
+            tokens[end_here] = sampled(choices, [rows[r] for r in end_here.tolist()], end_here)
         else:
             timed(backend.context, state, ids, commit_len, last)
         count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
@@ -224,15 +224,15 @@ def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Op
         yield _committed(row, [token], options, steps=1, block_index=len(row.tokens))
 
 
-def choosing(rows: Sequence[Row], options: Options) -> Choosing:
+def sampling_params(rows: Sequence[Row], options: Options) -> SamplingParams:
     """How AR chooses every row's next token, and those behind it."""
     position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
     keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
-    return Choosing(options.temperature, options.top_k, options.top_p, keys, position)
+    return SamplingParams(options.temperature, options.top_k, options.top_p, keys, position)
 
 
-def chosen(
-    choices: Choices, rows: Sequence[Row], places: npt.ArrayLike, ahead: int = 0
+def sampled(
+    choices: SampledTokens, rows: Sequence[Row], places: npt.ArrayLike, ahead: int = 0
 ) -> npt.NDArray[np.int32]:
     """AR's own token (B,) int32 for the next place of these rows, or for the place `ahead` tokens further.
 
@@ -243,7 +243,7 @@ def chosen(
             probability of what was chosen, infinite logits too.
     """
     tokens = choices.at(places, ahead)
-    if (tokens == NO_TOKEN).any():
+    if (tokens == INVALID_TOKEN).any():
         raise NumericsError(
             f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead} (on a GPU infinite ones "
             "count as such); check the weights (ttc inspect) and the dtype"

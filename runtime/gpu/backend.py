@@ -18,13 +18,6 @@ from ttc.model.config import ModelConfig
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
-from ttc.runtime.gpu.choice import (
-    NO_CHOICE,
-    ContextLogits,
-    choice_page,
-    choice_problem,
-    made_choices,
-)
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
@@ -33,6 +26,13 @@ from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.sampling import (
+    SAMPLE_NOTHING,
+    ContextLogits,
+    sampled_tokens,
+    sampling_inputs,
+    sampling_problem,
+)
 from ttc.runtime.gpu.slots import BlockBuffers, ContextBuffers, Slot
 from ttc.runtime.interface.backend import (
     Backend,
@@ -44,7 +44,7 @@ from ttc.runtime.interface.backend import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.choice import Choices, Choosing
+from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["DeviceBackend", "warm_up_context"]
@@ -85,7 +85,7 @@ class DeviceBackend(Backend):
         if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
             writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
         self._writer = CacheWriter(device, writes)
-        self._choice_problem = choice_problem(executor, device, config.vocab_size)
+        self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
         self._mirror = Mirror(device)
         self.lock = threading.RLock()
@@ -138,28 +138,28 @@ class DeviceBackend(Backend):
         """
         R = logit_positions.shape[1]
         with self.lock:
-            buffers, length = self._read(state, input_ids, commit_len, logit_positions, NO_CHOICE, then)
+            buffers, length = self._read(state, input_ids, commit_len, logit_positions, SAMPLE_NOTHING, then)
             self._device.wait()  # the page may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
-    def choose_next(
+    def sample_next(
         self,
         state: ContextState,
         input_ids: Ints,
         commit_len: Ints,
         logit_positions: Ints,
-        how: Choosing,
+        how: SamplingParams,
         save: bool = False,
         then: Callable[[int], None] | None = None,
-    ) -> tuple[Choices, Any]:
-        """As `Backend.choose_next`, in one launch; `then` as above."""
+    ) -> tuple[SampledTokens, Any]:
+        """As `Backend.sample_next`, in one launch; `then` as above."""
         if not self._chooses(how):
             call = self.context(state, input_ids, commit_len, logit_positions, save, then)
-            return self.choose(call.logits, how), call.saved
+            return self.sample(call.logits, how), call.saved
         with self.lock:
-            choice = choice_page(how)
+            choice = sampling_inputs(how)
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, choice, then)
-            return made_choices(buffers.chosen.download()), length if save else None
+            return sampled_tokens(buffers.chosen.download()), length if save else None
 
     def _read(
         self,
@@ -219,19 +219,19 @@ class DeviceBackend(Backend):
             self._device.wait()
             return buffers
 
-    def choose(self, logits: BlockBuffers | ContextLogits, how: Choosing) -> Choices:
+    def sample(self, logits: BlockBuffers | ContextLogits, how: SamplingParams) -> SampledTokens:
         if isinstance(logits, ContextLogits) or not self._chooses(how):
-            return super().choose(logits, how)
+            return super().sample(logits, how)
         with self.lock:
             self._check_open()
             nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
-            logits.inputs.upload(**nothing | choice_page(how))
+            logits.inputs.upload(**nothing | sampling_inputs(how))
             logits.choose.run()
-            return made_choices(logits.outputs.download())
+            return sampled_tokens(logits.outputs.download())
 
-    def _chooses(self, how: Choosing) -> bool:
+    def _chooses(self, how: SamplingParams) -> bool:
         """Whether tokens are chosen on the device; where not, the reason becomes a note."""
-        problem = self._choice_problem
+        problem = self._sampling_problem
         if how.filters:
             problem = "top_k and top_p need the logits in order"
         if problem is not None:
@@ -391,7 +391,7 @@ class DeviceBackend(Backend):
                 self._writer,
                 batch,
                 capacity,
-                chooses=self._choice_problem is None,
+                chooses=self._sampling_problem is None,
             )
 
     def _making_room(self, make: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.closing import close_all
 
 __all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]

@@ -13,7 +13,7 @@ from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
-from ttc.runtime.gpu.executor import OPEN, Executor
+from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 from ttc.runtime.gpu.partitioned import StepBinder, StitchedProgram
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineSteps
@@ -69,7 +69,9 @@ class EngineExecutor(Executor):
                 [spec.name for spec in specs]
                 for specs in (DIFFUSION_PREDICT.inputs, DIFFUSION_PREDICT.outputs)
             )
-            step = Step(OP, DIFFUSION_PREDICT.name, tuple(inputs), tuple(outputs), {"mask_id": OPEN})
+            step = Step(
+                OP, DIFFUSION_PREDICT.name, tuple(inputs), tuple(outputs), {"mask_id": UNUSED_MASK_ID}
+            )
             return self._ops(scope, step, [tensors[n] for n in inputs], [tensors[n] for n in outputs])
         everything = {**self._weights, **tensors}
         if role in self._programs:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import BundleError
 from ttc.formats.engines import EngineFolder, EngineRecord
-from ttc.formats.strictjson import shown
+from ttc.formats.strictjson import quoted
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.backend import Limits
 
@@ -70,7 +70,7 @@ def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
             raise BundleError(f"{folder.path}: no engine for {role}; build again from {bundle.path}")
     for role, digest in built.sources.items():
         if role not in bundle.manifest.graphs:
-            raise BundleError(f"{folder.path}: built from a graph {shown(role)} that {bundle.path} has not")
+            raise BundleError(f"{folder.path}: built from a graph {quoted(role)} that {bundle.path} has not")
         if digest != _source_digest(bundle, role):
             raise BundleError(
                 f"{folder.path}: its {role} was built from another graph than {bundle.graph_path(role)}; "
@@ -112,7 +112,7 @@ def _limits(profile: Mapping[str, object], where: str, lengths: tuple[int, ...])
             low, high = found.get("min"), found.get("max")
             if isinstance(low, int) and isinstance(high, int) and 1 <= low <= high:
                 return low, high
-        raise BundleError(f"{where}: {name} is {shown(found)}, a range with min and max is due; build again")
+        raise BundleError(f"{where}: {name} is {quoted(found)}, a range with min and max is due; build again")
 
     block = ends("block")
     return Limits(

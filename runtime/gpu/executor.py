@@ -15,11 +15,11 @@ from ttc.runtime.interface.backend import Limits
 from ttc.runtime.interface.state import state_layout
 
 __all__ = [
-    "CHOICE_INPUTS",
-    "CHOICE_OUTPUTS",
-    "OPEN",
+    "SAMPLING_INPUTS",
+    "SAMPLING_OUTPUTS",
     "STEP_INPUTS",
     "STEP_OUTPUTS",
+    "UNUSED_MASK_ID",
     "Executor",
     "Specs",
     "cache_specs",
@@ -47,17 +47,17 @@ STEP_OUTPUTS: Specs = {
     "confidence": ("float32", ("B", "L")),
     "masked_count": ("int32", ("B",)),
 }
-# Of the choice of AR's tokens (`ttc.runtime.gpu.choice`): the mask id, which stands in `block_ids` where a
+# Of the choice of AR's tokens (`ttc.runtime.gpu.sampling`): the mask id, which stands in `block_ids` where a
 # token is to be chosen.
-OPEN = -1
-CHOICE_INPUTS: Specs = {
+UNUSED_MASK_ID = -1
+SAMPLING_INPUTS: Specs = {
     "block_ids": ("int32", ("B", "R")),
     "temperature": ("float32", ("B",)),
     "row_key": ("int64", ("B",)),
     "position": ("int32", ("B",)),
     "step": ("int32", ("B",)),
 }
-CHOICE_OUTPUTS: Specs = {
+SAMPLING_OUTPUTS: Specs = {
     "predicted_ids": ("int32", ("B", "R")),
     "confidence": ("float32", ("B", "R")),
 }
@@ -91,8 +91,8 @@ class Executor(ABC):
     ) -> Work:
         """The work of one run of the graph `role` over these inputs and outputs.
 
-        The role "choose", which no bundle has a graph of, makes the tensors `CHOICE_OUTPUTS` from `logits`
-        and `CHOICE_INPUTS`.
+        The role "choose", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
+        and `SAMPLING_INPUTS`.
 
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
         scope. The first run may prepare things that a capture could not; later ones only launch.

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import DeviceMemoryError
-from ttc.formats.shard import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.executor import Specs, mamba_specs, rows_specs, saved_specs, state_specs
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.device import Device, DeviceArray
 
 __all__ = ["Mirror"]

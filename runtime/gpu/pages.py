@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.base.dims import sizes_of
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.device import DeviceArray, Memory, Scope, aligned
 from ttc.runtime.gpu.executor import Specs
 

@@ -12,9 +12,9 @@ from math import prod
 from typing import Protocol
 
 from ttc.base.dims import sizes_of
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, Buffer, Program, Step
-from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work, aligned
 
 __all__ = ["BufferPlan", "StepBinder", "StitchedProgram", "plan_buffers"]

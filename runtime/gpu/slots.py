@@ -14,12 +14,11 @@ from ttc.base.dims import Shape
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
-from ttc.runtime.gpu.choice import bind_choice
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.executor import (
-    CHOICE_INPUTS,
-    CHOICE_OUTPUTS,
+    SAMPLING_INPUTS,
+    SAMPLING_OUTPUTS,
     STEP_INPUTS,
     STEP_OUTPUTS,
     Executor,
@@ -31,6 +30,7 @@ from ttc.runtime.gpu.executor import (
 )
 from ttc.runtime.gpu.graphs import Levels, StepGraph
 from ttc.runtime.gpu.pages import Page, pack
+from ttc.runtime.gpu.sampling import bind_sampling
 from ttc.runtime.interface.backend import BlockInputs
 from ttc.runtime.interface.state import ContextState
 
@@ -176,7 +176,7 @@ class Slot:
         """The work that chooses tokens; none where the device cannot."""
         if not self._chooses:
             return lambda: None
-        return bind_choice(self.executor, self.scope, inputs, logits, outputs, sizes)
+        return bind_sampling(self.executor, self.scope, inputs, logits, outputs, sizes)
 
     def sizes(self, length: int, places: int = 1) -> dict[str, int]:
         """The letters of the graphs' shapes in numbers."""
@@ -206,8 +206,8 @@ class ContextBuffers:
             "commit_len": ("int32", ("B",)),
             "logit_positions": ("int32", ("B", "R")),
         }
-        page = self.page = Page(scope, {**inputs, **CHOICE_INPUTS}, sizes)
-        self.chosen = Page(scope, CHOICE_OUTPUTS, sizes)
+        page = self.page = Page(scope, {**inputs, **SAMPLING_INPUTS}, sizes)
+        self.chosen = Page(scope, SAMPLING_OUTPUTS, sizes)
         self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
         own = {name: page.device[name] for name in inputs} | {"logits": self.logits}
         tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
-from ttc.runtime.gpu.choice import ContextLogits
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray
 from ttc.runtime.gpu.lengths import padded_length
+from ttc.runtime.gpu.sampling import ContextLogits
 from ttc.runtime.gpu.slots import Slot
 from ttc.runtime.interface.backend import (
     Backend,
@@ -31,7 +31,7 @@ from ttc.runtime.interface.backend import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.choice import Choices, Choosing
+from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["TwoDevices", "on_two"]
@@ -104,19 +104,19 @@ class TwoDevices(Backend):
                 then=lambda length: self._send_block(state, length, before),
             )
 
-    def choose_next(
+    def sample_next(
         self,
         state: ContextState,
         input_ids: Ints,
         commit_len: Ints,
         logit_positions: Ints,
-        how: Choosing,
+        how: SamplingParams,
         save: bool = False,
-    ) -> tuple[Choices, Any]:
+    ) -> tuple[SampledTokens, Any]:
         with self._lock:
             before = state.lengths
             self._make_ready(state, input_ids.shape[1])
-            return self._context.choose_next(
+            return self._context.sample_next(
                 state,
                 input_ids,
                 commit_len,
@@ -139,8 +139,8 @@ class TwoDevices(Backend):
     def fetch(self, logits: Any) -> Floats:
         return self._where(logits).fetch(logits)
 
-    def choose(self, logits: Any, how: Choosing) -> Choices:
-        return self._where(logits).choose(logits, how)
+    def sample(self, logits: Any, how: SamplingParams) -> SampledTokens:
+        return self._where(logits).sample(logits, how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         return self._denoiser.step(logits, inputs)

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.device import DeviceArray, Scope
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
 from ttc.plugins.diffusion_step import naive_numpy as commit
-from ttc.runtime.interface.choice import Choices, Choosing, HostChoices
+from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
@@ -159,26 +159,26 @@ class Backend(ABC):
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         """A state of only these rows, in this order."""
 
-    def choose_next(
+    def sample_next(
         self,
         state: ContextState,
         input_ids: Ints,
         commit_len: Ints,
         logit_positions: Ints,
-        how: Choosing,
+        how: SamplingParams,
         save: bool = False,
-    ) -> tuple[Choices, Any]:
+    ) -> tuple[SampledTokens, Any]:
         """`context`, with a token chosen from the logits of every requested place, and what `advance` needs.
 
         `logit_positions` are places one behind the other. A backend that keeps its logits elsewhere chooses
         in the same call.
         """
         call = self.context(state, input_ids, commit_len, logit_positions, save)
-        return self.choose(call.logits, how), call.saved
+        return self.sample(call.logits, how), call.saved
 
-    def choose(self, logits: Any, how: Choosing) -> Choices:
+    def sample(self, logits: Any, how: SamplingParams) -> SampledTokens:
         """AR's tokens from logits of `context` or `denoise`; here on the host."""
-        return HostChoices(self.fetch(logits), how)
+        return LazySamples(self.fetch(logits), how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         """One diffusion step on the host; backends that hold their logits elsewhere do it there."""

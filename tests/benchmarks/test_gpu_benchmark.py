@@ -12,7 +12,7 @@ import pytest
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, CheckpointError
-from ttc.formats.shard import Shard, TensorInfo, numpy_dtype
+from ttc.formats.shard import Shard, TensorInfo
 
 GOLDEN = Path(__file__).parent / "golden"
 

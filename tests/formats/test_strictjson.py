@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttc.errors import BundleError, CheckpointError
-from ttc.formats.strictjson import Fields, parse_json, read_json, shown
+from ttc.formats.strictjson import Fields, parse_json, quoted, read_json
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_shown_is_one_short_line() -> None:
     for _ in range(5000):
         deep = [deep]
     for value in ("x" * 10**6, "a\nb\ud800", deep, list(range(10**5)), {"k": "v" * 1000}):
-        assert len(shown(value)) < 400
-        assert shown(value).isprintable()
+        assert len(quoted(value)) < 400
+        assert quoted(value).isprintable()

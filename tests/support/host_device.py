@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
 from ttc.runtime.gpu.faults import Faults

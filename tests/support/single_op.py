@@ -13,7 +13,7 @@ from ttc.plugins.functions import ONNX_OPSET, add_function_bodies
 from ttc.plugins.ops import DOMAIN, OpSpec
 
 Array = npt.NDArray[Any]
-OPEN = ("B", "L", "T", "R")
+UNUSED_MASK_ID = ("B", "L", "T", "R")
 
 
 def run_body(op: OpSpec, inputs: Sequence[Array], attributes: dict[str, Any]) -> list[Array]:
@@ -24,7 +24,7 @@ def run_body(op: OpSpec, inputs: Sequence[Array], attributes: dict[str, Any]) ->
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(
                 [
-                    letter if letter in OPEN else size
+                    letter if letter in UNUSED_MASK_ID else size
                     for letter, size in zip(spec.shape, array.shape, strict=True)
                 ]
             ),

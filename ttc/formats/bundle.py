@@ -60,7 +60,7 @@ from ttc.formats.manifest import (
     checked_path,
 )
 from ttc.formats.shard import Array
-from ttc.formats.strictjson import shown
+from ttc.formats.strictjson import quoted
 from ttc.formats.weights import PackedWeights, ReferencedWeights
 
 __all__ = ["BundleFolder"]
@@ -139,7 +139,7 @@ class BundleFolder:
         """Path of the ONNX file of `role`, one of `GRAPH_ROLES`; `BundleError` when this bundle has none."""
         if role not in self.manifest.graphs:
             known = ", ".join(self.manifest.graphs)
-            raise BundleError(f"{self.path}: no graph for the role {shown(role)}; it has: {known}")
+            raise BundleError(f"{self.path}: no graph for the role {quoted(role)}; it has: {known}")
         return self.path / self.manifest.graphs[role]
 
     def read_weight(self, name: str) -> Array:
@@ -166,7 +166,7 @@ class BundleFolder:
         entry = self.manifest.weights.map.get(name)
         if entry is None:
             raise BundleError(
-                f"{self.path}: no weight {shown(name)} among its {len(self.manifest.weights.map)}"
+                f"{self.path}: no weight {quoted(name)} among its {len(self.manifest.weights.map)}"
             )
         return entry
 

@@ -48,7 +48,7 @@ from ttc.formats.atomic_folder import FolderKind
 from ttc.formats.manifest import FileRecord, checked_path
 from ttc.formats.program import Program
 from ttc.formats.signing import verify
-from ttc.formats.strictjson import Fields, parse_json, shown
+from ttc.formats.strictjson import Fields, parse_json, quoted
 
 __all__ = [
     "ENGINES",
@@ -212,7 +212,7 @@ class EngineFolder:
         name = self.manifest.programs.get(role)
         if name is None:
             raise BundleError(
-                f"{self.path}: no program for {shown(role)}; built in the form {self.manifest.form!r}"
+                f"{self.path}: no program for {quoted(role)}; built in the form {self.manifest.form!r}"
             )
         where = str(self.path / name)
         content = parse_json(self._verified(name, keep=True), where, BundleError)
@@ -270,10 +270,10 @@ def _check(manifest: EnginesManifest, where: str) -> None:
             or not ENGINES.own_files.fullmatch(name)
             or name == MANIFEST_FILE
         ):
-            raise BundleError(f"{where}: files lists {shown(name)}, which is no file of a set of engines")
+            raise BundleError(f"{where}: files lists {quoted(name)}, which is no file of a set of engines")
     due = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
     if missing := [name for name in due if name not in manifest.files]:
-        raise BundleError(f"{where}: {shown(missing[0])} is not among the files")
+        raise BundleError(f"{where}: {quoted(missing[0])} is not among the files")
 
 
 def _file(fields: Fields, name: str) -> FileRecord:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ttc.errors import BundleError, DigestError
 from ttc.formats.shard import Shard
-from ttc.formats.strictjson import Fields, parse_json, shown
+from ttc.formats.strictjson import Fields, parse_json, quoted
 
 __all__ = [
     "COMPUTE_DTYPES",
@@ -157,7 +157,7 @@ def checked_path(name: str, where: str) -> PurePosixPath:
     path = PurePosixPath(name)
     plain = name.isprintable() and not set(name) & set("\\:") and str(path) == name and len(name) <= 1024
     if not plain or path.is_absolute() or not path.parts or ".." in path.parts:
-        raise BundleError(f"{where}: {shown(name)} is not a plain relative path inside the bundle")
+        raise BundleError(f"{where}: {quoted(name)} is not a plain relative path inside the bundle")
     return path
 
 
@@ -213,22 +213,23 @@ def _check_rules(manifest: Manifest, where: str) -> None:
 
     rule(
         manifest.compute_dtype in COMPUTE_DTYPES,
-        f"compute_dtype is {shown(manifest.compute_dtype)}, one of {', '.join(COMPUTE_DTYPES)} is due",
+        f"compute_dtype is {quoted(manifest.compute_dtype)}, one of {', '.join(COMPUTE_DTYPES)} is due",
     )
     for name, file in manifest.files.items():
         checked_path(name, where)
         rule(name != MANIFEST_FILE, f"files lists {MANIFEST_FILE} itself")
         rule(
             bool(_SHA256.fullmatch(file.sha256)),
-            f"files: the sha256 of {shown(name)} is {shown(file.sha256)}",
+            f"files: the sha256 of {quoted(name)} is {quoted(file.sha256)}",
         )
     for role in _REQUIRED_ROLES:
         rule(role in manifest.graphs, f"graphs has no {role!r}")
     for role, name in manifest.graphs.items():
         rule(
-            role in GRAPH_ROLES, f"graphs has the unknown role {shown(role)}; known: {', '.join(GRAPH_ROLES)}"
+            role in GRAPH_ROLES,
+            f"graphs has the unknown role {quoted(role)}; known: {', '.join(GRAPH_ROLES)}",
         )
-        rule(name in manifest.files, f"graphs: {shown(name)} is not among the files")
+        rule(name in manifest.files, f"graphs: {quoted(name)} is not among the files")
     _check_weights(manifest, where)
 
 
@@ -238,35 +239,35 @@ def _check_weights(manifest: Manifest, where: str) -> None:
     if weights.mode == "reference":
         if weights.root is None or not Path(weights.root).is_absolute() or not weights.root.isprintable():
             raise BundleError(
-                f"{place}: root is {shown(weights.root)}, the absolute path of the checkpoint folder is due"
+                f"{place}: root is {quoted(weights.root)}, the absolute path of the checkpoint folder is due"
             )
         if not weights.shards:
             raise BundleError(f"{place}: mode is 'reference', but no shards are listed")
     elif weights.mode != "packed":
-        raise BundleError(f"{place}: mode is {shown(weights.mode)}, 'packed' or 'reference' is due")
+        raise BundleError(f"{place}: mode is {quoted(weights.mode)}, 'packed' or 'reference' is due")
     elif weights.root is not None or weights.shards:
         raise BundleError(f"{place}: mode is 'packed', so root must be null and shards empty")
     for name, shard in weights.shards.items():
         if len(checked_path(name, place).parts) != 1 or not _SHA256.fullmatch(shard.header_sha256):
             raise BundleError(
-                f"{place}: shard {shown(name)} is not a plain file name with a sha256 of its header"
+                f"{place}: shard {quoted(name)} is not a plain file name with a sha256 of its header"
             )
     for name, entry in weights.map.items():
         if len(entry.tensors) != (entry.shape[0] if entry.stacked and entry.shape else 1):
             raise BundleError(
-                f"{place}: {shown(name)} of shape {shown(entry.shape)} "
+                f"{place}: {quoted(name)} of shape {quoted(entry.shape)} "
                 f"cannot be made of {len(entry.tensors)} tensors"
             )
         if entry.stacked and not entry.shape:
-            raise BundleError(f"{place}: {shown(name)} is stacked, but has no axis")
+            raise BundleError(f"{place}: {quoted(name)} is stacked, but has no axis")
         if entry.dtype not in _WEIGHT_DTYPES:
             raise BundleError(
-                f"{place}: {shown(name)} has the dtype {shown(entry.dtype)}, "
+                f"{place}: {quoted(name)} has the dtype {quoted(entry.dtype)}, "
                 f"one of {', '.join(_WEIGHT_DTYPES)} is due"
             )
         if not entry.graphs or not set(entry.graphs) <= set(manifest.graphs):
             raise BundleError(
-                f"{place}: {shown(name)} is taken by {shown(entry.graphs)}, roles of graphs are due"
+                f"{place}: {quoted(name)} is taken by {quoted(entry.graphs)}, roles of graphs are due"
             )
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.errors import BundleError
-from ttc.formats.strictjson import Fields, shown
+from ttc.formats.strictjson import Fields, quoted
 
 __all__ = ["ENGINE", "OP", "ROLES", "Buffer", "Program", "Step"]
 
@@ -81,19 +81,19 @@ class Program:
             for name in (*step.inputs, *step.outputs):
                 if name not in self.buffers:
                     raise BundleError(
-                        f"{where}: step {place} ({step.name}) names the unknown buffer {shown(name)}"
+                        f"{where}: step {place} ({step.name}) names the unknown buffer {quoted(name)}"
                     )
             if missing := [name for name in step.inputs if name not in ready]:
                 raise BundleError(
-                    f"{where}: step {place} ({step.name}) reads {shown(missing[0])} before it is written"
+                    f"{where}: step {place} ({step.name}) reads {quoted(missing[0])} before it is written"
                 )
             if twice := [name for name in step.outputs if name in ready]:
                 raise BundleError(
-                    f"{where}: step {place} ({step.name}) writes {shown(twice[0])} a second time"
+                    f"{where}: step {place} ({step.name}) writes {quoted(twice[0])} a second time"
                 )
             ready.update(step.outputs)
         if unwritten := sorted(self.buffers.keys() - ready):
-            raise BundleError(f"{where}: no step writes {shown(unwritten[0])}")
+            raise BundleError(f"{where}: no step writes {quoted(unwritten[0])}")
 
     @property
     def engines(self) -> tuple[str, ...]:

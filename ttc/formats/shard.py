@@ -20,42 +20,37 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import CheckpointError, TtcError
-from ttc.formats.strictjson import Fields, parse_json, shown
+from ttc.formats.strictjson import Fields, parse_json, quoted
 
-__all__ = ["Array", "Shard", "TensorInfo", "numpy_dtype"]
+__all__ = ["Array", "Shard", "TensorInfo"]
 
 Array = npt.NDArray[Any]
 
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32
+# Names in the file → dtypes.
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
+    "BOOL": numpy_dtype("bool"),
+    "U8": numpy_dtype("uint8"),
+    "I8": numpy_dtype("int8"),
+    "U16": numpy_dtype("uint16"),
+    "I16": numpy_dtype("int16"),
+    "U32": numpy_dtype("uint32"),
+    "I32": numpy_dtype("int32"),
+    "U64": numpy_dtype("uint64"),
+    "I64": numpy_dtype("int64"),
+    "F8_E4M3": numpy_dtype("float8_e4m3fn"),
+    "F8_E5M2": numpy_dtype("float8_e5m2"),
+    "F16": numpy_dtype("float16"),
+    "BF16": numpy_dtype("bfloat16"),
+    "F32": numpy_dtype("float32"),
+    "F64": numpy_dtype("float64"),
 }
-_BY_NAME = {dtype.name: dtype for dtype in _DTYPES.values()}
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype called `name` ("float32", "bfloat16", …); `KeyError` for a name no shard can hold."""
-    return _BY_NAME[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,9 @@ class Shard:
         try:
             return self.tensors[name]
         except KeyError:
-            raise self._error(f"{self.path}: no tensor {shown(name)} among its {len(self.tensors)}") from None
+            raise self._error(
+                f"{self.path}: no tensor {quoted(name)} among its {len(self.tensors)}"
+            ) from None
 
     def read(self, name: str) -> Array:
         """The tensor `name`: a read-only view of the mapped file, no byte copied. It may be unaligned
@@ -139,8 +136,8 @@ class Shard:
         """
         info = self.info(name)
         if self._map is None:
-            raise self._error(f"{self.path}: closed; tensor {shown(name)} can no longer be read")
-        dtype = _BY_NAME[info.dtype]
+            raise self._error(f"{self.path}: closed; tensor {quoted(name)} can no longer be read")
+        dtype = numpy_dtype(info.dtype)
         return np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.begin).reshape(info.shape)
 
     def close(self) -> None:
@@ -187,7 +184,7 @@ def _tensors(header: bytes, size: int, path: str, error: type[TtcError]) -> dict
         raise error(f"{path}: the header is no JSON object")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise error(f"{path}: __metadata__ is {shown(metadata)}, an object of strings is due")
+        raise error(f"{path}: __metadata__ is {quoted(metadata)}, an object of strings is due")
     start = 8 + len(header)
     tensors = {name: _tensor(name, entry, start, size, path, error) for name, entry in entries.items()}
     at, before = start, "the start of the data"
@@ -195,17 +192,17 @@ def _tensors(header: bytes, size: int, path: str, error: type[TtcError]) -> dict
         if info.begin != at:
             fault = "overlaps" if info.begin < at else "leaves a hole after"
             raise error(
-                f"{path}: tensor {shown(name)} starts at byte {info.begin - start} of the data and "
+                f"{path}: tensor {quoted(name)} starts at byte {info.begin - start} of the data and "
                 f"{fault} {before}, which ends at {at - start}"
             )
-        at, before = info.end, f"tensor {shown(name)}"
+        at, before = info.end, f"tensor {quoted(name)}"
     if at != size:
         raise error(f"{path}: the file has {size - at} bytes after {before} that belong to no tensor")
     return tensors
 
 
 def _tensor(name: str, entry: object, start: int, size: int, path: str, error: type[TtcError]) -> TensorInfo:
-    fields = Fields(entry, f"{path}: tensor {shown(name)}", error)
+    fields = Fields(entry, f"{path}: tensor {quoted(name)}", error)
     stored = fields.string("dtype")
     if stored not in _DTYPES:
         fields.refuse("dtype", stored, "one of " + ", ".join(_DTYPES))
@@ -221,14 +218,14 @@ def _tensor(name: str, entry: object, start: int, size: int, path: str, error: t
     begin, end = offsets
     if end > size - start:
         raise error(
-            f"{path}: tensor {shown(name)} ends at byte {end} of the data, but the file holds "
+            f"{path}: tensor {quoted(name)} ends at byte {end} of the data, but the file holds "
             f"{size - start}; "
             "the file is truncated or its header wrong"
         )
     due = math.prod(shape) * dtype.itemsize
     if end - begin != due:
         raise error(
-            f"{path}: tensor {shown(name)} of shape {list(shape)} in {stored} takes {due} bytes, its "
+            f"{path}: tensor {quoted(name)} of shape {list(shape)} in {stored} takes {due} bytes, its "
             f"offsets say {end - begin}"
         )
     return TensorInfo(dtype.name, shape, start + begin, start + end)

@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 from ttc.errors import TtcError
 
-__all__ = ["Fields", "parse_json", "read_json", "shown"]
+__all__ = ["Fields", "parse_json", "quoted", "read_json"]
 
 _Item = TypeVar("_Item")
 
@@ -24,7 +24,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """`value` as it can stand in a one-line message: escaped, and shortened when it is long or deep."""
     return _SHORT.repr(value)
 
@@ -39,7 +39,7 @@ def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bo
         if len(found) != len(items):
             counts = Counter(name for name, _ in items)
             twice = next(name for name in counts if counts[name] > 1)
-            raise error(f"{where}: the key {shown(twice)} stands there twice")
+            raise error(f"{where}: the key {quoted(twice)} stands there twice")
         return found
 
     def constant(name: str) -> float:
@@ -82,19 +82,19 @@ class Fields:
 
     def __init__(self, value: object, where: str, error: type[TtcError]) -> None:
         if not isinstance(value, dict):
-            raise error(f"{where}: a JSON object is due here, found {shown(value)}")
+            raise error(f"{where}: a JSON object is due here, found {quoted(value)}")
         self._left: dict[str, object] = dict(value)
         self._where = where
         self._error = error
 
     def refuse(self, key: str, value: object, due: str) -> NoReturn:
         """Raise the error that says that `key` holds `value` where `due` is due."""
-        raise self._error(f"{self._where}: {shown(key)} is {shown(value)}, {due} is due")
+        raise self._error(f"{self._where}: {quoted(key)} is {quoted(value)}, {due} is due")
 
     def take(self, key: str) -> object:
         """The raw value of `key`, which must be there."""
         if key not in self._left:
-            raise self._error(f"{self._where}: the key {shown(key)} is missing")
+            raise self._error(f"{self._where}: the key {quoted(key)} is missing")
         return self._left.pop(key)
 
     def string(self, key: str) -> str:
@@ -159,5 +159,5 @@ class Fields:
     def end(self) -> None:
         """Refuse every key that nobody took."""
         if self._left:
-            names = ", ".join(shown(name) for name in list(self._left)[:5])
+            names = ", ".join(quoted(name) for name in list(self._left)[:5])
             raise self._error(f"{self._where}: {len(self._left)} unknown key(s): {names}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
 from ttc.formats.manifest import Manifest, ShardRecord, WeightEntry, WeightMap
-from ttc.formats.shard import Array, Shard, numpy_dtype
-from ttc.formats.strictjson import shown
+from ttc.formats.shard import Array, Shard
+from ttc.formats.strictjson import quoted
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -51,13 +52,13 @@ class ReferencedWeights:
         for tensor in entry.tensors:
             if tensor not in self._owner:
                 raise BundleError(
-                    f"{self.root}: no tensor {shown(tensor)} there, but the weight {shown(weight)} needs it"
+                    f"{self.root}: no tensor {quoted(tensor)} there, but the weight {quoted(weight)} needs it"
                 )
             info = self._owner[tensor].tensors[tensor]
             if info.shape != (entry.shape[1:] if entry.stacked else entry.shape) or info.dtype not in _RANGE:
                 raise BundleError(
-                    f"{self._owner[tensor].path}: tensor {shown(tensor)} is {info.dtype} {list(info.shape)}, "
-                    f"which does not fit the weight {shown(weight)} {list(entry.shape)}"
+                    f"{self._owner[tensor].path}: tensor {quoted(tensor)} is {info.dtype} "
+                    f"{list(info.shape)}, which does not fit the weight {quoted(weight)} {list(entry.shape)}"
                 )
 
     def read(self, name: str, entry: WeightEntry) -> Array:
@@ -113,15 +114,17 @@ class PackedWeights:
             value = self._parsed[path].get(name)
         tensor = None if value is None else value.const_value
         if tensor is None:
-            raise BundleError(f"{path}: no initializer {shown(name)}, though the bundle's weights are packed")
+            raise BundleError(
+                f"{path}: no initializer {quoted(name)}, though the bundle's weights are packed"
+            )
         self._check_external(path, tensor)
         try:
             array = np.require(tensor.numpy(), requirements=["C", "ALIGNED"])
         except Exception as fault:  # whatever the library finds wrong in a graph file
-            raise BundleError(f"{path}: initializer {shown(name)} cannot be read ({fault})") from None
+            raise BundleError(f"{path}: initializer {quoted(name)} cannot be read ({fault})") from None
         if array.shape != entry.shape or array.dtype != numpy_dtype(entry.dtype):
             raise BundleError(
-                f"{path}: initializer {shown(name)} is {array.dtype} {list(array.shape)}, "
+                f"{path}: initializer {quoted(name)} is {array.dtype} {list(array.shape)}, "
                 f"the manifest says {entry.dtype} {list(entry.shape)}"
             )
         array.flags.writeable = False
@@ -136,7 +139,7 @@ class PackedWeights:
         location = getattr(tensor, "location", None)
         if location is not None and str(location) not in self._manifest.files:
             raise BundleError(
-                f"{path}: takes data from {shown(str(location))}, which is not among the bundle's files"
+                f"{path}: takes data from {quoted(str(location))}, which is not among the bundle's files"
             )
 
     def close(self) -> None:
@@ -175,7 +178,7 @@ def _convert(source: Array, target: Array, weight: str, tensor: str) -> None:
         np.isfinite(source), np.isfinite(target)
     ):
         raise NumericsError(
-            f"weight {shown(weight)}: a value of tensor {shown(tensor)} is too large for "
+            f"weight {quoted(weight)}: a value of tensor {quoted(tensor)} is too large for "
             f"{target.dtype.name}; "
             "export with --dtype bfloat16 or float32"
         )

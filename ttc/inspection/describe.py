@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
-from ttc.formats.shard import Shard, numpy_dtype
+from ttc.formats.shard import Shard
 from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer

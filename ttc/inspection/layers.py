@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import LAYER_KINDS, ModelConfig
 
 __all__ = ["by_kind", "by_layer"]

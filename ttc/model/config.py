@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.errors import BundleError, CheckpointError
-from ttc.formats.strictjson import Fields, shown
+from ttc.formats.strictjson import Fields, quoted
 
 __all__ = ["ATTENTION", "LAYER_KINDS", "MAMBA", "MLP", "MOE", "TIME_FEATURES", "ModelConfig"]
 
@@ -103,11 +103,11 @@ class ModelConfig:
                 _check_integer(key, getattr(self, key), *((low, high) if present else (0, 0)))
         _check_number("layer_norm_epsilon", self.layer_norm_epsilon, 1e-12, 1.0)
         if type(self.norm_topk_prob) is not bool:
-            raise CheckpointError(f"norm_topk_prob is {shown(self.norm_topk_prob)}, true or false is due")
+            raise CheckpointError(f"norm_topk_prob is {quoted(self.norm_topk_prob)}, true or false is due")
         _check_number("routed_scaling_factor", self.routed_scaling_factor, 0.0, 1e6)
         if not isinstance(self.dtype, str) or not 0 < len(self.dtype) <= 32:
             raise CheckpointError(
-                f"torch_dtype is {shown(self.dtype)}, the name of a dtype (like 'bfloat16') is due"
+                f"torch_dtype is {quoted(self.dtype)}, the name of a dtype (like 'bfloat16') is due"
             )
         self._check_divisions()
         self._check_token_ids()
@@ -139,7 +139,7 @@ class ModelConfig:
         last = self.vocab_size - 1
         if not isinstance(self.eos_token_ids, tuple) or len(self.eos_token_ids) > 1024:
             raise CheckpointError(
-                f"eos_token_id is {shown(self.eos_token_ids)}, an id or a short list of ids is due"
+                f"eos_token_id is {quoted(self.eos_token_ids)}, an id or a short list of ids is due"
             )
         for key in ("bos_token_id", "pad_token_id"):
             if getattr(self, key) is not None:
@@ -227,13 +227,13 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
     _check_pattern(pattern)
     if config.get("num_hidden_layers", len(pattern)) != len(pattern):
         raise CheckpointError(
-            f"num_hidden_layers is {shown(config['num_hidden_layers'])}, but hybrid_override_pattern has "
+            f"num_hidden_layers is {quoted(config['num_hidden_layers'])}, but hybrid_override_pattern has "
             f"{len(pattern)} letters"
         )
     for key, only in _ONLY.items():
         value = config.get(key, only)
         if type(value) is not type(only) or value != only:
-            raise CheckpointError(f"{key} is {shown(value)}; only {only!r} is implemented")
+            raise CheckpointError(f"{key} is {quoted(value)}; only {only!r} is implemented")
     _check_time_step_limit(config.get("time_step_limit"))
 
     needed = {key: kind in pattern for kind, sizes in _SIZES.items() for key in sizes}
@@ -249,7 +249,7 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
         missing.append("torch_dtype")
     if missing:
         raise CheckpointError(
-            f"{len(missing)} key(s) missing that the pattern {shown(pattern)} needs: {', '.join(missing)}"
+            f"{len(missing)} key(s) missing that the pattern {quoted(pattern)} needs: {', '.join(missing)}"
         )
     fields: dict[str, Any] = {key: config[key] if present else 0 for key, present in needed.items()}
     if MOE not in pattern:
@@ -275,7 +275,7 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
 def _check_pattern(pattern: object) -> None:
     if not isinstance(pattern, str) or not 0 < len(pattern) <= _MAX_LAYERS:
         raise CheckpointError(
-            f"hybrid_override_pattern is {shown(pattern)}, a string of 1 to {_MAX_LAYERS} layer letters "
+            f"hybrid_override_pattern is {quoted(pattern)}, a string of 1 to {_MAX_LAYERS} layer letters "
             "is due"
         )
     for index, letter in enumerate(pattern):
@@ -297,16 +297,16 @@ def _check_time_step_limit(limit: object) -> None:
         high = float("inf") if high.get("__float__") == "Infinity" else None
     if type(low) not in (int, float) or low != 0 or type(high) is not float or high != float("inf"):
         raise CheckpointError(
-            f"time_step_limit is {shown(limit)}; only [0, Infinity] (no limit) is implemented"
+            f"time_step_limit is {quoted(limit)}; only [0, Infinity] (no limit) is implemented"
         )
 
 
 def _check_integer(key: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         due = f"an integer from {low} to {high}" if low < high else str(low)
-        raise CheckpointError(f"{key} is {shown(value)}, {due} is due")
+        raise CheckpointError(f"{key} is {quoted(value)}, {due} is due")
 
 
 def _check_number(key: str, value: object, low: float, high: float) -> None:
     if type(value) is not float or not low <= value <= high:
-        raise CheckpointError(f"{key} is {shown(value)}, a number from {low} to {high} is due")
+        raise CheckpointError(f"{key} is {quoted(value)}, a number from {low} to {high} is due")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ttc.errors import CheckpointError
 from ttc.formats.shard import TensorInfo
-from ttc.formats.strictjson import shown
+from ttc.formats.strictjson import quoted
 from ttc.model.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
 
 __all__ = ["TOWERS", "Shape", "WeightSource", "expected_tensors", "first_of", "match_weights"]
@@ -125,7 +125,7 @@ def _refuse_differences(
 
 def first_of(names: list[str], count: int = 5) -> str:
     """The first `count` of `names` for a message, and how many more there are."""
-    shortened = [name if len(name) <= 160 and name.isprintable() else shown(name) for name in names[:count]]
+    shortened = [name if len(name) <= 160 and name.isprintable() else quoted(name) for name in names[:count]]
     return ", ".join(shortened) + (f", and {len(names) - count} more" if len(names) > count else "")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ttc.errors import CheckpointError
 from ttc.formats.manifest import MANIFEST_FILE
-from ttc.formats.strictjson import read_json, shown
+from ttc.formats.strictjson import quoted, read_json
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 
@@ -39,5 +39,5 @@ def load_config(path: Path | None) -> tuple[str, ModelConfig]:
     file = path / "config.json" if path.is_dir() else path
     content = read_json(file, _MAX_BYTES, CheckpointError, allow_infinity=True)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: a JSON object is due, found {shown(content)}")
+        raise CheckpointError(f"{file}: a JSON object is due, found {quoted(content)}")
     return path.resolve().name, ModelConfig.from_hf(content, where=str(file))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ttc.formats.shard import numpy_dtype
+from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost, op_cost
 from ttc.plugins.table import OPS

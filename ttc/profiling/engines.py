@@ -2,10 +2,10 @@
 
 import importlib
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.base.tensorrt_package import BACKENDS
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_specs import cut_graph
-from ttc.formats.shard import numpy_dtype
 from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
 from ttc.profiling.engine_watch import EngineWatch, LeafTime

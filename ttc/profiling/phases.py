@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttc.runtime.interface.backend import Backend, StepInputs
-from ttc.runtime.interface.choice import Choosing
+from ttc.runtime.interface.sampling import SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["PHASES", "Phase", "Prepare", "Sizes", "make_calls"]
@@ -98,8 +98,8 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
         assert held.capacity == sizes.capacity
         return lambda: backend.step(logits, inputs)
 
-    greedy = Choosing(0.0, None, None, np.zeros(B, np.int64), filled_state.lengths)
-    one_more = on_state(lambda s: backend.choose_next(s, one, filled(B, 1), filled((B, 1), 0), greedy))
+    greedy = SamplingParams(0.0, None, None, np.zeros(B, np.int64), filled_state.lengths)
+    one_more = on_state(lambda s: backend.sample_next(s, one, filled(B, 1), filled((B, 1), 0), greedy))
     calls: dict[str, tuple[int, Prepare]] = {
         "prefill chunk": (sizes.chunk, read(chunk)),
         "denoise step": (S, on_state(lambda s: backend.denoise(s, half, t))),

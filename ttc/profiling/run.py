@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import InputError
-from ttc.formats.shard import numpy_dtype
 from ttc.model.bundle import Bundle
 from ttc.profiles import load_profile
 from ttc.profiling import eager, onnxruntime

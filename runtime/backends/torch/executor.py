@@ -20,7 +20,7 @@ from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
-from ttc.runtime.gpu.executor import OPEN, Executor
+from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
 __all__ = ["RunOp", "TorchExecutor", "view_of"]
 
@@ -76,7 +76,7 @@ class TorchExecutor(Executor):
             "context": self._context,
             "denoiser": self._denoiser,
             "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
-            "choose": lambda a: self._op(DIFFUSION_PREDICT, a, OPEN),
+            "choose": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
             "advance": self._advance,
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ttc.runtime.decoding.speculative.stats import Costs, Line
 from ttc.runtime.interface.backend import Backend, StepInputs
-from ttc.runtime.interface.choice import Choosing
+from ttc.runtime.interface.sampling import SamplingParams
 
 __all__ = ["at_best", "draft_width", "measure"]
 
@@ -34,7 +34,7 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
     """
     state = backend.new_state(batch, capacity)
     one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
-    greedy = Choosing(0.0, None, None, np.zeros(batch, np.int64), none)
+    greedy = SamplingParams(0.0, None, None, np.zeros(batch, np.int64), none)
 
     def rewound_block(width: int) -> npt.NDArray[np.int32]:
         state.lengths = none
@@ -42,11 +42,11 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
 
     def ar_step() -> None:
         ids = rewound_block(1)
-        backend.choose_next(state, ids, one, np.zeros((batch, 1), np.int32), greedy)
+        backend.sample_next(state, ids, one, np.zeros((batch, 1), np.int32), greedy)
 
     def verify(width: int) -> None:
         places = np.tile(np.arange(width, dtype=np.int32), (batch, 1))
-        _, saved = backend.choose_next(state, rewound_block(width), none, places, greedy, save=True)
+        _, saved = backend.sample_next(state, rewound_block(width), none, places, greedy, save=True)
         backend.advance(state, saved, one)
 
     def draft_step(width: int) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import NumericsError
-from ttc.runtime.decoding.loop import Stopwatch, choosing, chosen, count_context_call
+from ttc.runtime.decoding.loop import Stopwatch, count_context_call, sampled, sampling_params
 from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.interface.backend import Backend
-from ttc.runtime.interface.choice import Choices
+from ttc.runtime.interface.sampling import SampledTokens
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["Verdict", "verify"]
@@ -69,8 +69,8 @@ def verify(
     places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
     # Without any draft the pending tokens are all there is to commit: an AR step.
     known = np.full(B, 1 if L == 1 else 0, np.int32)
-    how = choosing(rows, options)
-    choices, saved = timed(backend.choose_next, state, block, known, places, how, save=L > 1)
+    how = sampling_params(rows, options)
+    choices, saved = timed(backend.sample_next, state, block, known, places, how, save=L > 1)
     count_context_call(rows)
     try:
         verdict = _judge(choices, L, rows, drafts)
@@ -82,7 +82,9 @@ def verify(
     return verdict
 
 
-def _judge(choices: Choices, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Verdict:
+def _judge(
+    choices: SampledTokens, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]
+) -> Verdict:
     """Walk down the drafts with the rows that still agree; nothing is asked for behind a disagreement.
 
     choices: AR's tokens after the pending token and after every drafted one, `length` places.
@@ -90,7 +92,7 @@ def _judge(choices: Choices, length: int, rows: Sequence[Row], drafts: Sequence[
     accepted, next_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
     agreeing = list(range(len(rows)))
     for place in range(length):
-        own = chosen(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
+        own = sampled(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
         next_ids[agreeing] = own
         agreeing = [
             r

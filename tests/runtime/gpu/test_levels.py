@@ -11,8 +11,8 @@ from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
-from ttc.formats.shard import numpy_dtype
 from ttc.runtime.gpu.cuda import loop_problem
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.lengths import padded_length

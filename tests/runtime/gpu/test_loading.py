@@ -10,10 +10,11 @@ import pytest
 
 from tests.support.golden import golden
 from tests.support.host_device import HostDevice
+from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
 from ttc.formats.program import OP, Step
-from ttc.formats.shard import Shard, numpy_dtype
+from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
@@ -196,7 +197,7 @@ def test_a_kernel_gets_what_its_launch_says():
     assert compiled == [("MambaConv", "9.0")], "compiled once"
     leaf = LEAVES["MambaConv"]
     dims = leaf.dims([array.shape for array in inputs], {"W": 4})
-    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.choose(dims))
+    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.sample(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
     grid, threads, shared, _ = launched[0]

@@ -15,8 +15,8 @@ from ttc.runtime.decoding.loop import Stopwatch, prefill
 from ttc.runtime.decoding.options import make_options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
-from ttc.runtime.gpu.executor import OPEN
-from ttc.runtime.interface.choice import NO_TOKEN, Choosing, HostChoices
+from ttc.runtime.gpu.executor import UNUSED_MASK_ID
+from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, SamplingParams
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
@@ -47,7 +47,7 @@ class Seen:
 
     def __call__(self, op, *inputs, **attributes):
         if op == DIFFUSION_PREDICT:
-            self.choices.append(int((inputs[1] == OPEN).sum()))
+            self.choices.append(int((inputs[1] == UNUSED_MASK_ID).sum()))
             self.spoil(inputs[0])
         return run_naive(op, *inputs, **attributes)
 
@@ -117,7 +117,7 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level,
     prompts = RAGGED[:2] * 2
     engine.generate(prompts, "ar", **FREE)
     backend, counted = engine._backend, []
-    real = backend.choose_next
+    real = backend.sample_next
 
     def counting(*arguments):
         before = counters(host_device)
@@ -125,7 +125,7 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level,
         counted.append((counters(host_device) - before).tolist())
         return made
 
-    backend.choose_next = counting
+    backend.sample_next = counting
     engine.generate(prompts, "ar", **FREE, **choice)
     assert len(counted) == FREE["max_new_tokens"]
     launches, waits, downloaded = (set(values) for values in zip(*counted[1:], strict=True))
@@ -174,7 +174,7 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device)
     rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
     options = make_options(backend.config, **given(SAMPLED))
     counts = []
-    for method in ("context", "choose_next"):
+    for method in ("context", "sample_next"):
         real = getattr(backend, method)
 
         def counting(*arguments, real=real, method=method):
@@ -185,7 +185,7 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device)
 
         setattr(backend, method, counting)
     _, found = prefill(backend, Stopwatch(), rows, prompts, 64, 8, options)
-    ends, passes = ("choose_next", 1, 512, 3), ("context", 1, 0, 0)
+    ends, passes = ("sample_next", 1, 512, 3), ("context", 1, 0, 0)
     assert counts == [ends, passes, ends, passes, ends]
     counts.clear()
     alone = [prefill(backend, Stopwatch(), [row], [row.prompt], 64, 64, options)[1][0] for row in rows]
@@ -193,7 +193,7 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device)
     counts.clear()
     _, none = prefill(backend, Stopwatch(), rows, prompts, 64, 64)
     assert counts == [("context", 1, 0, 0)]
-    assert none.tolist() == [NO_TOKEN] * 3
+    assert none.tolist() == [INVALID_TOKEN] * 3
 
 
 def given(choice):
@@ -252,13 +252,15 @@ def test_the_op_chooses_what_the_host_chooses(temperature):
     logits[1, 3, 17] = np.nan
     keys = np.array([row_key(11, row) for row in range(B)], np.int64)
     position = np.array([0, 7, 2**20], np.int32)
-    host = HostChoices(logits, Choosing(temperature, None, None, keys, position))
+    host = LazySamples(logits, SamplingParams(temperature, None, None, keys, position))
     want = np.stack([host.at(np.arange(B), place) for place in range(R)], 1)
-    inputs = [np.full((B, R), OPEN, np.int32), np.full(B, temperature, np.float32), keys, position]
+    inputs = [np.full((B, R), UNUSED_MASK_ID, np.int32), np.full(B, temperature, np.float32), keys, position]
     tensors = [torch.from_numpy(array) for array in (logits, *inputs, np.zeros(B, np.int32))]
-    predicted, confidence = (t.numpy() for t in run_naive(DIFFUSION_PREDICT, *tensors, mask_id=OPEN))
-    assert_equal(np.where(np.isnan(confidence), NO_TOKEN, predicted), want, "tokens")
+    predicted, confidence = (
+        t.numpy() for t in run_naive(DIFFUSION_PREDICT, *tensors, mask_id=UNUSED_MASK_ID)
+    )
+    assert_equal(np.where(np.isnan(confidence), INVALID_TOKEN, predicted), want, "tokens")
     assert want[0, 1] == mask_id
-    assert want[1].tolist().count(NO_TOKEN) == 1
+    assert want[1].tolist().count(INVALID_TOKEN) == 1
     if temperature == 0:
         assert want[1, 0] == 0, "the lowest of equals"
