@@ -37,7 +37,7 @@ class PtxOps:
             raise BackendError(f"no kernel for the op {step.name}; build the engines with --form whole")
         dims = leaf.dims([array.shape for array in inputs], step.attributes)
         problem = problem_of(dims, step.attributes, self._compute_dtype)
-        launch = leaf.bind(problem, leaf.sample(dims))
+        launch = leaf.bind(problem, leaf.choose(dims))
         self._check(step, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
         key = (step.name, launch.tile.name, *sorted(launch.constants.items()), launch.inputs, launch.outputs)
         if key not in self._loaded:

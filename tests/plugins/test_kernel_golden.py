@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tests.exporter.test_towers import empty_state, ints
-from ttc.bundle import Bundle
-from ttc.exporter.towers import CONTEXT, DENOISER, TowerWeights
 
+from tests.model.test_towers import empty_state, ints
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
-from ttc.exporter import towers
+from ttc.model import towers
+from ttc.model.bundle import Bundle
+from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
 

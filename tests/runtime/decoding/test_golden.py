@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from ttc.runtime.state import ContextState
 
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
@@ -10,6 +9,7 @@ from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import RecordedNoise, Wrapped
 from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
+from ttc.runtime.interface.state import ContextState
 
 MODES = {"gen": "diffusion", "generate_ar": "ar", "generate_mock_ar": "mock-ar"}
 

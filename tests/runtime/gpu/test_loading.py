@@ -197,7 +197,7 @@ def test_a_kernel_gets_what_its_launch_says():
     assert compiled == [("MambaConv", "9.0")], "compiled once"
     leaf = LEAVES["MambaConv"]
     dims = leaf.dims([array.shape for array in inputs], {"W": 4})
-    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.sample(dims))
+    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.choose(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
     grid, threads, shared, _ = launched[0]
