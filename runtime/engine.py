@@ -17,9 +17,15 @@ from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.verification import check_verified, runs_from
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
-from ttc.profiles import Profile, load_profile
 from ttc.runtime.backends import load_backend
-from ttc.runtime.decoding.limits import check_block, check_rows, fitting_capacity, fitting_chunk
+from ttc.runtime.decoding.limits import (
+    PREFILL_CHUNK,
+    capacity_bucket,
+    check_block,
+    check_rows,
+    fitting_capacity,
+    fitting_chunk,
+)
 from ttc.runtime.decoding.loop import (
     NO_CONDITIONING,
     Stopwatch,
@@ -98,7 +104,7 @@ def load(
     tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
-        return Engine(load_backend(backend, opened, settings), tokenizer, load_profile("cpu"), capacity)
+        return Engine(load_backend(backend, opened, settings), tokenizer, capacity)
     finally:
         opened.close()
 
@@ -107,10 +113,14 @@ class Engine:
     """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager."""
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer | None, profile: Profile, capacity: int | None
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer | None = None,
+        capacity: int | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         self._backend, self._capacity = backend, capacity
-        self._profile = fitting_chunk(profile, backend.limits)
+        self._prefill_chunk = fitting_chunk(backend.limits, prefill_chunk)
         self.tokenizer = tokenizer
         self._draft_memory = DraftMemory()
 
@@ -219,7 +229,7 @@ class Engine:
         tokens = np.array([check_ids(ids, self.config, "ids")], np.int32)
         state = self._backend.new_state(1, self._capacity_for(tokens.shape[1]))
         check_rows(self._backend.limits, 1)
-        pieces, width = [], self._profile.prefill_chunk
+        pieces, width = [], self._prefill_chunk
         if self._backend.limits is not None:
             width = min(width, self._backend.limits.positions[1])
         for start in range(0, tokens.shape[1], width):
@@ -247,7 +257,7 @@ class Engine:
         check_block(self._backend.limits, block.shape[1])
         capacity = self._capacity_for(len(context))
         state, _ = prefill(
-            self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._profile.prefill_chunk
+            self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._prefill_chunk
         )
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
         logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
@@ -261,7 +271,7 @@ class Engine:
         check_rows(self._backend.limits, batch)
         check_block(self._backend.limits, block_size)
         capacity = self._capacity_for(tokens)
-        self._backend.warm_up(batch, capacity, block_size, self._profile.prefill_chunk)
+        self._backend.warm_up(batch, capacity, block_size, self._prefill_chunk)
 
     def close(self) -> None:
         """Let go of the model. Later calls are refused; a second close does nothing."""
@@ -294,7 +304,7 @@ class Engine:
                     "one; export the checkpoint again (ttc export), or use mode 'ar', "
                     "which gives the same text"
                 )
-            chunk = self._profile.prefill_chunk
+            chunk = self._prefill_chunk
             if options.mode == "lossless":
                 memory = self._draft_memory
                 events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
@@ -302,7 +312,7 @@ class Engine:
                 events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
         else:
             loop = _LOOPS[options.mode]
-            events = loop(self._backend, timed, rows, options, capacity, self._profile.prefill_chunk)
+            events = loop(self._backend, timed, rows, options, capacity, self._prefill_chunk)
         return _Run(rows, is_batch, options, timed, events)
 
     def _capacity_for(self, prompt_tokens: int, max_new_tokens: int = 0) -> int:
@@ -313,7 +323,7 @@ class Engine:
                 f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens} need {needed} places, "
                 f"the capacity is {limit}; shorten the prompt, ask for fewer, or load with more capacity"
             )
-        wanted = self._capacity or self._profile.capacity_for(needed)
+        wanted = self._capacity or capacity_bucket(needed)
         return fitting_capacity(self._backend.limits, needed, wanted)
 
     def _play(self, run: "_Run", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:

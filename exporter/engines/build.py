@@ -21,7 +21,7 @@ from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.atomic_folder import folder_writer
 from ttc.formats.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EngineRecord, EnginesManifest
 from ttc.formats.signing import sign as signature_of
-from ttc.profiles.building import BuildProfile
+from ttc.profiles.build_profile import BuildProfile
 
 __all__ = ["BuildReport", "GraphReport", "build", "extra_problems"]
 

@@ -7,7 +7,7 @@ from onnx import defs
 
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.plugins.ops import DOMAIN
-from ttc.profiles.building import BuildProfile
+from ttc.profiles.build_profile import BuildProfile
 
 __all__ = ["graph_problems", "profile_problems"]
 

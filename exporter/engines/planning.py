@@ -18,7 +18,7 @@ from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.free_weights import free_weights
-from ttc.profiles.building import DIMENSIONS, BuildProfile, Range, load_build_profile
+from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
 
 __all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
 

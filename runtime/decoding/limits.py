@@ -1,12 +1,32 @@
-"""Sizes of a generation against what a backend was built for."""
-
-import dataclasses
+"""Sizes of a generation: what is taken by default, and what a backend was built for."""
 
 from ttc.errors import CapacityError, InputError
-from ttc.profiles import Profile
 from ttc.runtime.interface.backend import Limits
 
-__all__ = ["check_block", "check_rows", "fitting_capacity", "fitting_chunk"]
+__all__ = [
+    "PREFILL_CHUNK",
+    "capacity_bucket",
+    "check_block",
+    "check_rows",
+    "fitting_capacity",
+    "fitting_chunk",
+]
+
+# Prompt tokens read in one context call. The scan's L × L matrices grow with the square of the chunk; those
+# of 64 tokens fit the caches of a CPU core.
+PREFILL_CHUNK = 64
+# Capacities of the KV cache in tokens. Dynamic shapes cost nothing on a CPU, so the buckets only keep the
+# attention over unused capacity small.
+CAPACITY_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
+
+
+def capacity_bucket(tokens: int) -> int:
+    """Return the smallest bucket that holds this many tokens; beyond the largest, a multiple of it."""
+    for bucket in CAPACITY_BUCKETS:
+        if tokens <= bucket:
+            return bucket
+    largest = CAPACITY_BUCKETS[-1]
+    return -(-tokens // largest) * largest
 
 
 def check_rows(limits: Limits | None, rows: int) -> None:
@@ -45,11 +65,9 @@ def fitting_capacity(limits: Limits | None, needed: int, wanted: int) -> int:
     return min(max(wanted, needed + spare, low), high)
 
 
-def fitting_chunk(profile: Profile, limits: Limits | None) -> Profile:
-    """The profile with a prefill chunk that can be run."""
-    if limits is None or profile.prefill_chunk <= limits.reads[1]:
-        return profile
-    return dataclasses.replace(profile, prefill_chunk=limits.reads[1])
+def fitting_chunk(limits: Limits | None, wanted: int = PREFILL_CHUNK) -> int:
+    """Return the wanted number of prompt tokens for one context call, or as many as the call can read."""
+    return wanted if limits is None else min(wanted, limits.reads[1])
 
 
 def _range(ends: tuple[int, int]) -> str:

@@ -26,7 +26,6 @@ from ttc.formats.manifest import ShardRecord
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -190,7 +189,7 @@ def word_problems(count: int) -> list[Problem]:
 
 def test_a_denoiser_without_its_seed_is_shown_as_broken(engines: Engines) -> None:
     whole = engines("miniature", "onnxruntime")
-    broken = Engine(DropsTheSeed(whole._backend), whole.tokenizer, load_profile("cpu"), None)
+    broken = Engine(DropsTheSeed(whole._backend), whole.tokenizer)
     assert whole.tokenizer is not None
     problems = word_problems(24)
     prompts = [whole.tokenizer.encode(problem.prompt).ids for problem in problems]

@@ -25,7 +25,7 @@ from ttc.formats.atomic_folder import folder_writer
 from ttc.formats.engines import ENGINES, EngineRecord, EnginesManifest, TensorRecord
 from ttc.formats.verification import BackendRecord, Verification
 from ttc.inspection import describe
-from ttc.profiles.building import load_build_profile
+from ttc.profiles.build_profile import load_build_profile
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "golden" / "tiny_a"

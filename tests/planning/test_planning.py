@@ -26,7 +26,7 @@ from ttc.planning.passes import (
     state_bytes,
     total,
 )
-from ttc.profiles.building import build_preset_names
+from ttc.profiles.build_profile import build_preset_names
 
 ROOT = Path(__file__).parents[2]
 REAL = ModelConfig.from_hf(released_config())

@@ -10,7 +10,6 @@ import pytest
 import ttc
 from tests.support.golden import golden
 from tests.support.recording import Wrapped
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
@@ -221,10 +220,8 @@ def test_prefill_in_chunks_is_prefill_at_once(engines):
     prompt = golden("tiny_a").vectors["prompt/p70"][0].tolist()
     runs = []
     for chunk in (1, 3, 16, 70, 128):
-        profile = load_profile("cpu").__class__("test", chunk, (256,))
-        result = Engine(Wrapped(inner), None, profile, None).generate(
-            prompt, max_new_tokens=32, stop_at_eos=False
-        )
+        engine = Engine(Wrapped(inner), capacity=256, prefill_chunk=chunk)
+        result = engine.generate(prompt, max_new_tokens=32, stop_at_eos=False)
         runs.append((result.token_ids, result.stats.nfe_per_block))
         assert result.stats.context_calls == -(-70 // chunk) + 1
     assert len(set(runs)) == 1
@@ -344,7 +341,7 @@ def test_nan_is_reported_not_decoded(engines, mode):
             nan = self.inner._value(np.full_like(call.logits.numpy(), np.nan))
             return dataclasses.replace(call, logits=nan)
 
-    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime")._backend), None, load_profile("cpu"), None)
+    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime")._backend))
     with pytest.raises(ttc.NumericsError, match="NaN"):
         engine.generate(PROMPT, mode, max_new_tokens=8)
 

@@ -25,7 +25,7 @@ from ttc.exporter.engines.engine_specs import make_jobs
 from ttc.exporter.engines.planning import Settings, make_plan
 from ttc.formats.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.formats.manifest import FileRecord
-from ttc.profiles.building import BuildProfile, Range
+from ttc.profiles.build_profile import BuildProfile, Range
 from ttc.runtime.gpu import backend as backend_module
 from ttc.runtime.gpu import load_engines as loading
 

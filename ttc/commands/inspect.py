@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ttc.commands.terminal import columns, size, write_json
-from ttc.profiles.building import DIMENSIONS, Range
+from ttc.profiles.build_profile import DIMENSIONS, Range
 
 __all__ = ["inspect"]
 

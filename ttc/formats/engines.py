@@ -20,7 +20,7 @@ A folder of plain files:
     form                     "whole" or "cut"
     targets                  compute capabilities like "8.9"; empty: what the backend builds for by default
     compute_dtype            of the graphs, null for a foreign graph
-    profile                  the ranges they were built for, as `ttc.profiles.building` writes them
+    profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them
     baked                    whether the weights are inside the engines; else they are inputs, named as in
                              the bundle
     sources                  {role: sha256 of the ONNX file}

@@ -25,7 +25,7 @@ from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
 from ttc.model.bundle import Bundle
 from ttc.model.config import LAYER_KINDS, ModelConfig
-from ttc.profiles.building import build_preset_names, load_build_profile
+from ttc.profiles.build_profile import build_preset_names, load_build_profile
 
 __all__ = ["describe"]
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.runtime.backends import load_backend
+from ttc.runtime.decoding.limits import PREFILL_CHUNK, capacity_bucket
 from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["GRAPHS", "LOOP", "BundleInputs", "input_types"]
@@ -65,14 +65,13 @@ class BundleInputs:
 
     def _tower(self, bundle: Bundle, draw: np.random.Generator) -> Feed:
         config, B, L = bundle.config, 1, self._block
-        profile = load_profile("cpu")
-        capacity = profile.capacity_for(self._context + L)
+        capacity = capacity_bucket(self._context + L)
         backend = load_backend("onnxruntime", bundle, LoadSettings("cpu"))
         try:
             state = backend.new_state(B, capacity)
             prompt = draw.integers(0, config.vocab_size, (B, self._context)).astype(np.int32)
-            for start in range(0, self._context, profile.prefill_chunk):
-                piece = prompt[:, start : start + profile.prefill_chunk]
+            for start in range(0, self._context, PREFILL_CHUNK):
+                piece = prompt[:, start : start + PREFILL_CHUNK]
                 width = piece.shape[1]
                 backend.context(state, piece, np.array([width], np.int32), np.array([[width - 1]], np.int32))
             tensors = backend.read_state(state)

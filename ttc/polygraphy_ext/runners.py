@@ -15,7 +15,6 @@ from polygraphy.common import TensorMetadata
 
 from ttc.model.bundle import Bundle
 from ttc.polygraphy_ext.inputs import GRAPHS, input_types
-from ttc.profiles import load_profile
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -119,7 +118,7 @@ class LoopRunner(_BundleRunner):
 
     def infer_impl(self, feed_dict: dict[str, npt.NDArray[Any]]) -> Outputs:
         """Generate."""
-        engine = Engine(self._backend, None, load_profile("cpu"), None)
+        engine = Engine(self._backend)
         start = time.perf_counter()
         tokens: list[int] = []
         confidence: list[float] = []

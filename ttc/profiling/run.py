@@ -10,7 +10,6 @@ from pathlib import Path
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.profiling import eager, onnxruntime
 from ttc.profiling.costs import measure_limits
 from ttc.profiling.engines import profile_engines
@@ -18,7 +17,13 @@ from ttc.profiling.phases import PHASES, Phase, Sizes, make_calls
 from ttc.profiling.report import LoopTime, PhaseProfile, Profile
 from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.profiling.trace import Span
-from ttc.runtime.decoding.limits import check_rows, fitting_capacity, fitting_chunk
+from ttc.runtime.decoding.limits import (
+    PREFILL_CHUNK,
+    capacity_bucket,
+    check_rows,
+    fitting_capacity,
+    fitting_chunk,
+)
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend, Limits
@@ -213,7 +218,7 @@ def _unprofiled(backend: Backend, sizes: Sizes, repeats: int) -> dict[str, float
 
 def _loops(backend: Backend, block_size: int) -> tuple[LoopTime, ...]:
     """A generation in each mode, after one that warms up."""
-    engine = Engine(backend, None, load_profile("cpu"), None)
+    engine = Engine(backend)
     found = []
     for mode in ("diffusion", "ar"):
         for tokens in (16, _LOOP_TOKENS):
@@ -227,7 +232,7 @@ def _loops(backend: Backend, block_size: int) -> tuple[LoopTime, ...]:
 
 
 def _check_context(bundle: Bundle, context: int) -> None:
-    follows = max(load_profile("cpu").prefill_chunk, _BLOCK)
+    follows = max(PREFILL_CHUNK, _BLOCK)
     limit = bundle.config.max_position_embeddings
     if context + follows > limit:
         raise InputError(
@@ -239,11 +244,10 @@ def _check_context(bundle: Bundle, context: int) -> None:
 def _sizes(bundle: Bundle, batch: int, context: int, limits: Limits | None) -> Sizes:
     """Sizes that the model holds and the engines, if there are any, were built for."""
     check_rows(limits, batch)
-    shapes = fitting_chunk(load_profile("cpu"), limits)
-    chunk = shapes.prefill_chunk
+    chunk = fitting_chunk(limits)
     block = _BLOCK if limits is None else min(max(_BLOCK, limits.block[0]), limits.block[1])
     needed = context + max(chunk, block)
-    wanted = min(bundle.config.max_position_embeddings, shapes.capacity_for(needed))
+    wanted = min(bundle.config.max_position_embeddings, capacity_bucket(needed))
     return Sizes(batch, chunk, block, context, fitting_capacity(limits, needed, wanted))
 
 

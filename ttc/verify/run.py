@@ -13,9 +13,8 @@ from ttc.errors import BackendError, BundleError, InputError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.verification import BackendRecord, Verification, file_digest, runs_from
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.runtime.backends import BACKENDS
-from ttc.runtime.decoding.limits import fitting_capacity
+from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
@@ -113,7 +112,6 @@ class _References:
     """What the reference computed, once for all backends: by dtype its observations, and its text."""
 
     def __init__(self, bundle: Bundle, prompts: Prompt | None, max_new_tokens: int, say: Say) -> None:
-        self._profile = load_profile("cpu")
         self.max_new_tokens = max_new_tokens
         tokenizer = None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
         asked = built_in_prompts(bundle.config) if prompts is None else prompts
@@ -122,7 +120,7 @@ class _References:
         for dtype in dict.fromkeys(("float32", bundle.compute_dtype)):
             say(f"reference in {dtype}")
             self._sides[dtype] = open_reference(bundle, dtype)
-        self.engine = Engine(self._sides["float32"].backend, None, self._profile, None)
+        self.engine = Engine(self._sides["float32"].backend)
         say("reference, tokens")
         self.results: dict[str, list[Result]] = generate_all(
             self.engine, self.prompts, max_new_tokens, reference_modes()
@@ -135,7 +133,7 @@ class _References:
         shapes = Shapes.within(limits)
         scenario = make_scenario(self._config, shapes)
         tokens = scenario.tokens
-        capacity = fitting_capacity(limits, tokens, self._profile.capacity_for(tokens))
+        capacity = fitting_capacity(limits, tokens, capacity_bucket(tokens))
         if (shapes, capacity) not in self._observed:
             by_dtype = {d: list(observe(side, scenario, capacity)) for d, side in self._sides.items()}
             pairs = zip(by_dtype[self._compute_dtype], by_dtype["float32"], strict=True)
@@ -159,7 +157,7 @@ def _verify_backend(
 ) -> BackendReport:
     device, engines = place
     candidate = open_candidate(name, bundle, device, layers, engines=engines)
-    engine = Engine(candidate.backend, None, load_profile("cpu"), None)
+    engine = Engine(candidate.backend)
     try:
         comparisons = _compare(candidate, sides, say)
         say(f"{name}: tokens")

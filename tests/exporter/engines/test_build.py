@@ -14,7 +14,7 @@ from ttc.exporter.engines.planning import Settings, make_plan
 from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
-from ttc.profiles.building import load_build_profile
+from ttc.profiles.build_profile import load_build_profile
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytestmark = pytest.mark.usefixtures("cache_folder")

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.profiles import load_profile
 from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, Learned
@@ -137,7 +136,7 @@ def test_an_engine_remembers():
     config = golden("tiny_a").config
     logits = np.random.default_rng(0).standard_normal((config.vocab_size,) * 2).astype(np.float32)
     logits[:, config.mask_token_id] = -9
-    engine = Engine(Chain(config, logits, 1.0), None, load_profile("cpu"), None)
+    engine = Engine(Chain(config, logits, 1.0))
 
     def stats(**options):
         given = {"max_new_tokens": 60, "stop_at_eos": False} | options

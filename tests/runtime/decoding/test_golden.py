@@ -7,7 +7,6 @@ from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import RecordedNoise, Wrapped
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.state import ContextState
 
@@ -169,7 +168,7 @@ def test_runs_of_one_row(g, engine):
     assert len(cases) >= 40
     for name, case in cases.items():
         watched = Wrapped(engine._backend)
-        watching = Engine(watched, None, load_profile("cpu"), None)
+        watching = Engine(watched)
         prompt = g.prompt(case)[0].tolist()
         result = watching.generate(prompt, **arguments(name, case))
         new = g.vectors[f"{name}/output"][0, len(prompt) :]
@@ -214,7 +213,7 @@ def test_sampled_run_with_recorded_noise(g, engine):
     for name in cases:
         case = g.cases[name]
         noise = g.vectors[f"{name}/step_noise"]
-        replayed = Engine(RecordedNoise(engine._backend, list(noise)), None, load_profile("cpu"), None)
+        replayed = Engine(RecordedNoise(engine._backend, list(noise)))
         prompt = g.prompt(case)[0].tolist()
         given = arguments(name, case) | {"temperature": case["temperature"]}
         result = replayed.generate(prompt, **given)

@@ -16,7 +16,6 @@ from tests.support.chains import Chain
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
 from ttc.formats.manifest import MANIFEST_FILE, Manifest
-from ttc.profiles import load_profile
 from ttc.runtime.decoding.speculative.acceptance import expected_tokens
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import host_step
@@ -29,7 +28,7 @@ PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
 
 
 def engine_over(backend, capacity=None):
-    return Engine(backend, None, load_profile("cpu"), capacity)
+    return Engine(backend, capacity=capacity)
 
 
 def prompts_of(name):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.profiles import load_profile
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.decoding.speculative.prompt_lookup import MAX_MATCH, look_up
 from ttc.runtime.engine import Engine
@@ -64,7 +63,7 @@ def test_a_circle_of_tokens_takes_few_calls() -> None:
     logits = np.zeros((V, V), np.float32)
     for token in range(V):
         logits[token, 10 + (token - 9) % 5] = 9.0
-    engine = Engine(Chain(CONFIG, logits, 0.0), None, load_profile("cpu"), None)
+    engine = Engine(Chain(CONFIG, logits, 0.0))
     want, got = (
         engine.generate([10], mode, max_new_tokens=48, stop_at_eos=False) for mode in ("ar", "prompt-lookup")
     )
@@ -80,7 +79,7 @@ def test_events_tell_what_was_rejected() -> None:
     logits = np.zeros((V, V), np.float32)
     logits[:, 20] = 9.0
     logits[20, 20], logits[20, 21] = 0.0, 9.0  # 20 → 21 → 20 → …
-    engine = Engine(Chain(CONFIG, logits, 0.0), None, load_profile("cpu"), None)
+    engine = Engine(Chain(CONFIG, logits, 0.0))
     events = list(engine.stream([20, 30, 21], mode="prompt-lookup", max_new_tokens=3, stop_at_eos=False))
     assert [event.token_ids for event in events] == [(20,), (21,), (20,)]
     assert events[1].rejected == (30,)  # 30 stood behind 20 in the prompt; one more was of no use

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from tests.support.golden import golden
 from tests.support.recording import Scripted
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 
 CONFIG = golden("tiny_a").config
@@ -39,7 +38,7 @@ class RandomDenoiser(Scripted):
     count=st.integers(1, 45),
 )
 def test_block_loop(seed, tied, rows, block_size, steps, threshold, temperature, count):
-    engine = Engine(RandomDenoiser(seed, tied), None, load_profile("cpu"), None)
+    engine = Engine(RandomDenoiser(seed, tied))
     options = {
         "max_new_tokens": count,
         "block_size": block_size,
@@ -72,5 +71,5 @@ def test_block_loop(seed, tied, rows, block_size, steps, threshold, temperature,
             before = event
         assert sum(len(event.token_ids) for event in own if event.committed) == count
         assert all(CONFIG.mask_token_id not in event.token_ids for event in own if event.committed)
-    again = Engine(RandomDenoiser(seed, tied), None, load_profile("cpu"), None)
+    again = Engine(RandomDenoiser(seed, tied))
     assert list(again.stream([[1, 2]] * rows, **options)) == events, "same seed, same events"

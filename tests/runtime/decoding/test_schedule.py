@@ -8,7 +8,6 @@ import pytest
 from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import golden
 from tests.support.recording import RecordedNoise, Scripted, Wrapped
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 
 UNITS = golden("units")
@@ -24,7 +23,7 @@ def test_recorded_schedule(name):
     script = Scripted(config, list(v[f"{name}/logits"]))
     noise = v.get(f"{name}/step_noise")
     watched = Wrapped(script) if noise is None else RecordedNoise(script, list(noise))
-    engine = Engine(watched, None, load_profile("cpu"), None)
+    engine = Engine(watched)
     eos = case["eos_token_id"]
     result = engine.generate(
         [1],

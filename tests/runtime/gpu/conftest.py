@@ -7,7 +7,6 @@ import pytest
 
 from tests.support.host_device import HostDevice, no_compiler, with_loop_kernel
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
 
@@ -52,7 +51,7 @@ def on_device(
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
         backend = DeviceBackend(config, host_device, executor, level, compile_kernel)
-        made.append(Engine(backend, None, load_profile("cpu"), None))
+        made.append(Engine(backend))
         return made[-1]
 
     yield make

@@ -13,7 +13,6 @@ from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import DeviceMemoryError, InputError
 from ttc.model.bundle import Bundle
-from ttc.profiles import load_profile
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.two import TwoDevices
@@ -38,7 +37,7 @@ def two(bundles, tower_weights):
             )
             backends.append(DeviceBackend(config, device, executor, None, no_compiler))
             devices.append(device)
-    with Engine(TwoDevices(*backends), None, load_profile("cpu"), None) as engine:
+    with Engine(TwoDevices(*backends)) as engine:
         yield engine, devices
     gc.collect()
     assert not any(device.blocks for device in devices), "closing gives all memory back"

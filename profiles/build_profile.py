@@ -1,17 +1,21 @@
 """Build profiles: the shapes, precision and targets an engine is built for. Presets are TOML files in
 `presets/`; a path names a file of one's own.
 
-    targets    list of compute capabilities like "8.9"; empty: what the backend builds for by default
-    precision  "any", or the compute dtype that the graphs must have; the build refuses others, it converts
-    nothing
-    gpu_memory_gb  memory of the GPU in units of 10⁹ bytes; may be left out. The plan says what does not fit
-    [batch], [block], [chunk], [capacity]    each min, opt, max
+    targets                                list of compute capabilities like "8.9"; empty: what the backend
+                                           builds for by default
+    precision                              "any", or the compute dtype that the graphs must have; the build
+                                           refuses others, it converts nothing
+    gpu_memory_gb                          memory of the GPU in units of 10⁹ bytes; may be left out. The plan
+                                           says what does not fit
+    [batch], [block], [chunk], [capacity]  each with min, opt and max
 
-`block` are the tokens that the denoiser fills and the context tower checks at once, `chunk` the prompt tokens
-that it reads in one call, `capacity` the tokens that the cache of a row holds. The context tower takes
-anything from one token to the larger of block and chunk, and gives logits for up to a block of positions.
-Where block and chunk are both fixed, it takes exactly one token, a block or a chunk, and in whole form there
-is an engine for each: what is shorter is filled up and not committed.
+`block` is the number of tokens that the denoiser fills and that the context tower checks at once, `chunk` the
+number of prompt tokens that the context tower reads in one call, `capacity` the number of tokens that the
+cache of a row holds.
+
+The context tower takes anything from one token to the larger of block and chunk, and gives logits for up to a
+block of positions. Where block and chunk are both fixed, it takes exactly one token, a block or a chunk, and
+in whole form there is an engine for each: a shorter input is padded, and the padding is not committed.
 """
 
 import dataclasses
@@ -48,7 +52,18 @@ class Range:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuildProfile:
-    """What engines are built for; see the module's text."""
+    """What engines are built for.
+
+    Attributes:
+        name: the preset's name, or the file's without its suffix.
+        batch: rows of a call.
+        block: tokens that the denoiser fills at once.
+        chunk: prompt tokens that the context tower reads in one call.
+        capacity: tokens that the cache of a row holds.
+        precision: "any", or the compute dtype that the graphs must have.
+        targets: compute capabilities like "8.9"; empty: what the backend builds for by default.
+        gpu_memory_gb: memory of the GPU in units of 10⁹ bytes; None: unknown.
+    """
 
     name: str
     batch: Range
@@ -89,21 +104,26 @@ class BuildProfile:
         return InputError(f"profile {self.name}: {wrong}; valid: {valid}")
 
     def sizes(self, role: str, end: str) -> dict[str, int]:
-        """Sizes of the letters B, L, C and R in the graph `role`; `end` is "min", "opt" or "max"."""
+        """Return the sizes of B (batch), L (tokens read), C (capacity) and R (positions with logits).
+
+        Args:
+            role: the graph's role.
+            end: "min", "opt" or "max".
+        """
         block, chunk = getattr(self.block, end), getattr(self.chunk, end)
         reads = {"min": 1, "opt": block, "max": max(block, chunk)}[end]
         length = reads if role in ("context", "advance") else block
-        places = {"min": 1, "opt": 1, "max": self.block.max}[end]
-        return {"B": getattr(self.batch, end), "L": length, "C": getattr(self.capacity, end), "R": places}
+        positions = {"min": 1, "opt": 1, "max": self.block.max}[end]
+        return {"B": getattr(self.batch, end), "L": length, "C": getattr(self.capacity, end), "R": positions}
 
     @property
     def context_lengths(self) -> tuple[int, ...]:
-        """The only lengths that the context tower reads at once; empty where they are a range."""
+        """The only numbers of tokens that the context tower reads at once; empty where they are a range."""
         fixed = self.block.min == self.block.max and self.chunk.min == self.chunk.max
         return tuple(sorted({1, self.block.max, self.chunk.max})) if fixed else ()
 
     def override(self, changes: Mapping[str, Mapping[str, int]]) -> "BuildProfile":
-        """With single numbers replaced: {"batch": {"max": 8}}."""
+        """Return a copy with single numbers replaced, as {"batch": {"max": 8}}."""
         if unknown := sorted(changes.keys() - set(DIMENSIONS)):
             raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
         ranges = {
@@ -112,18 +132,22 @@ class BuildProfile:
         return dataclasses.replace(self, **ranges) if ranges else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the form that an engine manifest stores."""
         return dataclasses.asdict(self) | {"targets": list(self.targets)}
 
 
 def build_preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
+    """Return the names of the presets that come with the package, sorted."""
     folder = files(_PACKAGE).joinpath("presets")
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
 def load_build_profile(name_or_path: str | Path) -> BuildProfile:
-    """A preset by name, or a TOML file by path; unknown, missing and mistyped keys are refused by name."""
+    """Return the preset of this name, or what the TOML file at this path holds.
+
+    Raises:
+        InputError: there is no such preset or file, or it has unknown, missing or mistyped keys.
+    """
     text = str(name_or_path)
     if text in build_preset_names():
         return _parse(text, files(_PACKAGE).joinpath("presets", f"{text}.toml").read_text("utf-8"))

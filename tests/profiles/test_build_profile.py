@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from ttc.errors import InputError
-from ttc.profiles.building import BuildProfile, Range, build_preset_names, load_build_profile
+from ttc.profiles.build_profile import BuildProfile, Range, build_preset_names, load_build_profile
 
 NAMES = (
     "b200",
