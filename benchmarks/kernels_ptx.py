@@ -16,6 +16,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compil
 
 import triton
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BackendError
 from ttc.plugins.kernels import LEAVES
 from ttc.plugins.launch import Leaf, Problem
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
     parser.add_argument("--ops", nargs="+", default=list(LEAVES), choices=list(LEAVES))
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"])
+    parser.add_argument("--dtypes", nargs="+", default=sorted(COMPUTE_DTYPES))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--first-tile-only", action="store_true")
     options = parser.parse_args()

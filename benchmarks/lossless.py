@@ -29,7 +29,6 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.runtime.decoding.options import MODES
 from ttc.runtime.decoding.speculative.stats import acceptance_by_place
 
 ROOT = Path(__file__).parents[1]
@@ -42,9 +41,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "lossless 1": {"mode": "lossless", "draft_steps": 1},
     "lossless 2": {"mode": "lossless", "draft_steps": 2},
     "lossless 4": {"mode": "lossless", "draft_steps": 4},
+    "prompt-lookup": {"mode": "prompt-lookup"},
 }
-if "prompt-lookup" in MODES:
-    CANDIDATES["prompt-lookup"] = {"mode": "prompt-lookup"}
 Results = dict[str, list[ttc.Result]]
 
 

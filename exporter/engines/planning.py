@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ttc.base.tensorrt_package import BACKENDS, backend_version
+from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import GraphSource, Source, read_source
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
@@ -101,8 +102,8 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way
     of the build itself is listed in `problems`.
     """
-    if settings.backend not in BACKENDS:
-        raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(BACKENDS)}")
+    if settings.backend not in ENGINE_BACKENDS:
+        raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
     if settings.form not in FORMS:
         raise InputError(f"form is {settings.form!r}; valid: {', '.join(FORMS)}")
     source = read_source(model)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttc.base.tensorrt_package import BACKENDS, find_backend
+from ttc.base.names import BACKEND_PACKAGES
+from ttc.base.tensorrt_package import find_backend
 from ttc.errors import BackendError, InputError
 
 __all__ = ["TARGETS", "TensorRT", "check_targets"]
@@ -66,7 +67,7 @@ class TensorRT:
         """Import the backend; `MissingDependencyError` or `BackendError` when it cannot be had."""
         find_backend(backend)
         try:
-            return cls(backend, importlib.import_module(BACKENDS[backend]))
+            return cls(backend, importlib.import_module(BACKEND_PACKAGES[backend]))
         except (ImportError, OSError) as fault:
             raise BackendError(
                 f"{backend} is installed, but its library cannot be loaded ({fault}); "
@@ -84,7 +85,7 @@ class TensorRT:
         from ttc.plugins.registration import register_all
 
         register_all(
-            importlib.import_module(f"{BACKENDS[self.backend]}.plugin"),
+            importlib.import_module(f"{BACKEND_PACKAGES[self.backend]}.plugin"),
             lambda: targets[0] if targets else _target_of_machine(),
         )
 

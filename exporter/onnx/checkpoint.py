@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import CheckpointError, MissingDependencyError
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
@@ -99,7 +100,7 @@ class Checkpoint:
         """The compute dtype that `config.json` names; `CheckpointError` when it is none that can be computed
         in.
         """
-        if self.config.dtype not in ("float32", "float16", "bfloat16"):
+        if self.config.dtype not in COMPUTE_DTYPES:
             raise CheckpointError(
                 f"{self.folder / 'config.json'}: torch_dtype is {quoted(self.config.dtype)}, which is no "
                 "compute dtype; "

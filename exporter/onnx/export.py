@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from ttc import __version__
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import InputError, MissingDependencyError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
@@ -23,9 +24,8 @@ from ttc.plugins.table import OPS
 
 if TYPE_CHECKING:
     from ttc.exporter.onnx.graphs import GraphMaker
-__all__ = ["DTYPES", "PACK_LIMIT_BYTES", "export"]
+__all__ = ["PACK_LIMIT_BYTES", "export"]
 
-DTYPES: Final = ("float32", "float16", "bfloat16")
 # Checkpoints up to this size are packed unless asked otherwise.
 PACK_LIMIT_BYTES: Final = 2**30
 # Protobuf files end at 2 GiB; packed graphs with more weights than this keep them beside the file.
@@ -57,8 +57,8 @@ def export(
         CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not
             valid.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}; valid: {', '.join(DTYPES)}")
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
     with bundle_writer(output, force) as staging, Checkpoint.open(checkpoint) as source:
         compute_dtype = dtype or source.default_dtype

@@ -7,14 +7,13 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from ttc.base.names import BACKENDS
 from ttc.errors import InputError, NumericsError
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["BACKENDS", "load_backend"]
-
-BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+__all__ = ["load_backend"]
 
 
 class _Loader(Protocol):

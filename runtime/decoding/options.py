@@ -6,17 +6,16 @@ import numbers
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from ttc.base.names import MODES, Mode
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
 
-__all__ = ["MAX_BLOCK_SIZE", "MODES", "Mode", "Options", "make_options"]
+__all__ = ["MAX_BLOCK_SIZE", "Options", "make_options"]
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["diffusion", "ar", "mock-ar", "lossless", "prompt-lookup"]
-MODES: tuple[Mode, ...] = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
 TRAINED_BLOCK_SIZE = 16
 # The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
 MAX_BLOCK_SIZE = 512

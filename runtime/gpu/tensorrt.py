@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttc.base.tensorrt_package import BACKENDS
+from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
 from ttc.formats.program import Step
@@ -27,7 +27,7 @@ class Runtime:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         try:
-            self._api: Any = importlib.import_module(BACKENDS[backend])
+            self._api: Any = importlib.import_module(BACKEND_PACKAGES[backend])
         except (ImportError, OSError) as fault:
             raise BackendError(
                 f"{backend} is installed, but its library cannot be loaded ({fault}); "

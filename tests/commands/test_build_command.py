@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from ttc.base.names import ENGINE_BACKENDS
 from ttc.commands.build import build, parse_shapes, parse_targets
 from ttc.commands.cache import cache
 from ttc.errors import InputError
@@ -80,9 +81,8 @@ def test_sizes_and_targets() -> None:
 
 def test_choices_are_what_the_builder_knows() -> None:
     """The command names them itself, so that its help needs no import of the builder."""
-    from ttc.base.tensorrt_package import BACKENDS
     from ttc.exporter.engines.engine_specs import FORMS
 
     choices = {p.name: p.type.choices for p in build.params if isinstance(p.type, click.Choice)}
-    assert list(choices["backend"]) == list(BACKENDS)
+    assert list(choices["backend"]) == list(ENGINE_BACKENDS)
     assert list(choices["form"]) == list(FORMS)

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 import ttc
 from tests.support.faults import rewrite
 from tests.support.golden import CHECKPOINTS, golden
+from ttc.base.names import BACKENDS
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
 from ttc.formats.manifest import Manifest, ShardRecord, WeightMap
 from ttc.formats.shard import Shard
 from ttc.formats.verification import RECORD_FILE, Verification
 from ttc.model.bundle import Bundle
-from ttc.runtime.backends import BACKENDS
 from ttc.verify.compare import first_fault
 from ttc.verify.report import Comparison
 from ttc.verify.run import verify

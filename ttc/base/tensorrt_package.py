@@ -4,22 +4,21 @@ import importlib
 import importlib.util
 from importlib import metadata
 
+from ttc.base.names import BACKEND_PACKAGES, ENGINE_BACKENDS
 from ttc.errors import BackendError, InputError, MissingDependencyError
 
-__all__ = ["BACKENDS", "backend_version", "find_backend"]
+__all__ = ["backend_version", "find_backend"]
 
-# Backend → its Python package.
-BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _MINIMUM = {"tensorrt": (10, 15), "tensorrt-rtx": (1, 7)}
 
 
 def find_backend(backend: str) -> None:
     """Raise unless the backend's package is installed, without importing it."""
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; valid: {', '.join(BACKENDS)}")
-    if importlib.util.find_spec(BACKENDS[backend]) is None:
+    if backend not in ENGINE_BACKENDS:
+        raise InputError(f"backend is {backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
+    if importlib.util.find_spec(BACKEND_PACKAGES[backend]) is None:
         raise MissingDependencyError(
-            f"backend {backend} needs the package {BACKENDS[backend]}, which is not installed; "
+            f"backend {backend} needs the package {BACKEND_PACKAGES[backend]}, which is not installed; "
             f"install it with: pip install 'ttc[{backend}]'"
         )
 
@@ -27,7 +26,7 @@ def find_backend(backend: str) -> None:
 def backend_version(backend: str) -> str:
     """Version of the installed package, read without importing it; `BackendError` where it is too old."""
     find_backend(backend)
-    package = BACKENDS[backend]
+    package = BACKEND_PACKAGES[backend]
     names = (package, *(f"{package}_cu{cuda}" for cuda in (13, 12)))
     for name in names:
         try:

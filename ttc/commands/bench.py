@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.commands.generate import BACKENDS
+from ttc.base.names import BACKENDS
 from ttc.commands.terminal import Several, columns, progress, write_json
 
 if TYPE_CHECKING:

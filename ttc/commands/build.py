@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ttc.base.names import ENGINE_BACKENDS
 from ttc.commands.terminal import size
 from ttc.errors import InputError
 
@@ -24,9 +25,7 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder of the engines [BUNDLE/engines]."
 )
-@click.option(
-    "--backend", type=click.Choice(["tensorrt", "tensorrt-rtx"]), default="tensorrt-rtx", show_default=True
-)
+@click.option("--backend", type=click.Choice(ENGINE_BACKENDS), default="tensorrt-rtx", show_default=True)
 @click.option(
     "--form",
     type=click.Choice(["whole", "cut"]),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ttc.commands.generate import BACKENDS, result_json
+from ttc.base.names import BACKENDS
+from ttc.commands.generate import result_json
 from ttc.commands.terminal import columns, folder_bytes, progress, size, waiting, write_json
 
 if TYPE_CHECKING:

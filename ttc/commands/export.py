@@ -5,17 +5,16 @@ from pathlib import Path
 
 import click
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.commands.terminal import EXIT_INTERRUPTED, folder_bytes, progress, size, write_json
 
 __all__ = ["export"]
-
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @click.command(short_help="Checkpoint folder → bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
-@click.option("--dtype", type=click.Choice(_DTYPES), help="Compute dtype.  [default: as stored]")
+@click.option("--dtype", type=click.Choice(COMPUTE_DTYPES), help="Compute dtype.  [default: as stored]")
 @click.option(
     "--pack/--reference",
     default=None,

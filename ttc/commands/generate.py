@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.base.names import BACKENDS, MODES
 from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     from ttc.runtime.decoding.result import Result
     from ttc.runtime.engine import Engine
 
-__all__ = ["BACKENDS", "generate", "result_json"]
-
-_MODES = ("diffusion", "ar", "mock-ar", "lossless", "prompt-lookup")
-BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+__all__ = ["generate", "result_json"]
 
 
 @click.command(short_help="Bundle and prompt → text.")
@@ -27,7 +25,7 @@ BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 @click.argument("prompt")
 @click.option(
     "--mode",
-    type=click.Choice(_MODES),
+    type=click.Choice(MODES),
     default="diffusion",
     show_default=True,
     help="lossless: the text of ar, drafted by the denoiser; prompt-lookup: drafted from the text.",

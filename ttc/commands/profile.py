@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ttc.base.names import BACKENDS
 from ttc.commands.terminal import columns, progress, write_json
 from ttc.errors import InputError
 from ttc.model.config import LAYER_KINDS
@@ -23,7 +24,7 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice(BACKENDS),
     default="onnxruntime",
     show_default=True,
 )

@@ -13,7 +13,6 @@ from ttc.runtime.engine import Engine
 
 __all__ = [
     "MAX_NEW_TOKENS",
-    "MODES",
     "THRESHOLD",
     "Problem",
     "Total",
@@ -23,7 +22,7 @@ __all__ = [
     "total",
 ]
 
-MODES = ("diffusion", "ar")
+_MODES = ("diffusion", "ar")
 THRESHOLD = 0.9
 MAX_NEW_TOKENS = 96
 
@@ -79,11 +78,11 @@ def problems(checkpoint: Path, count: int) -> list[Problem]:
 
 def measure(engine: Engine, prompts: Sequence[str]) -> dict[str, list[Result]]:
     """Every prompt in every mode, greedy, the modes in turn; one call of each to warm up is not counted."""
-    results: dict[str, list[Result]] = {mode: [] for mode in MODES}
-    for mode in MODES:
+    results: dict[str, list[Result]] = {mode: [] for mode in _MODES}
+    for mode in _MODES:
         _generate(engine, prompts[0], mode)
     for prompt in prompts:
-        for mode in MODES:
+        for mode in _MODES:
             results[mode].append(_generate(engine, prompt, mode))
     return results
 

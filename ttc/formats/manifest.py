@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BundleError, DigestError
 from ttc.formats.shard import Shard
 from ttc.formats.strictjson import Fields, parse_json, quoted
 
 __all__ = [
-    "COMPUTE_DTYPES",
     "FORMAT_NAME",
     "FORMAT_VERSION",
     "GRAPH_ROLES",
@@ -31,7 +31,6 @@ FORMAT_NAME = "ttc-bundle"
 FORMAT_VERSION = 1
 MANIFEST_FILE = "bundle.json"
 GRAPH_ROLES = ("context", "denoiser", "step", "advance")
-COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
 
 _REQUIRED_ROLES = ("context", "denoiser", "step")
 _WEIGHT_DTYPES = (*COMPUTE_DTYPES, "float64")

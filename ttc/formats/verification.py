@@ -28,15 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import BundleError
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.strictjson import Fields, read_json
 
 __all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
-
-# Backends that run what `ttc build` made.
-_ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 RECORD_FILE: Final = "verification.json"
 _FORMAT, _FORMAT_VERSION = "ttc-verification", 1
@@ -148,7 +146,7 @@ def check_verified(manifest: Path, bundle_manifest: Path, backend: str) -> None:
 
 def runs_from(bundle: Path, backend: str, engines: str | os.PathLike[str] | None) -> Path:
     """The manifest of what a backend runs: the bundle's, or its engines' (by default in BUNDLE/engines)."""
-    if backend not in _ENGINE_BACKENDS:
+    if backend not in ENGINE_BACKENDS:
         return bundle / MANIFEST_FILE
     return (bundle / "engines" if engines is None else Path(engines)) / ENGINES_FILE
 

@@ -3,7 +3,7 @@
 import importlib
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.base.tensorrt_package import BACKENDS
+from ttc.base.names import BACKEND_PACKAGES
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_specs import cut_graph
 from ttc.model.bundle import Bundle
@@ -23,7 +23,7 @@ def profile_engines(
 ) -> dict[Phase, Timed]:
     """Time every phase, leaf by leaf, at graph level 0; what is not as it should be is added to the notes."""
     nodes = _nodes(name, bundle, settings, notes)
-    watch = EngineWatch(importlib.import_module(BACKENDS[name]))
+    watch = EngineWatch(importlib.import_module(BACKEND_PACKAGES[name]))
     backend = load_engines(name, bundle, settings, watch)
     itemsize = numpy_dtype(bundle.compute_dtype).itemsize
     found = {}

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ttc.base.dtypes import numpy_dtype
+from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
 from ttc.profiling import eager, onnxruntime
@@ -30,9 +31,8 @@ from ttc.runtime.interface.backend import Backend, Limits
 from ttc.runtime.interface.settings import LoadSettings
 from ttc.verify.backends import library_version, open_candidate
 
-__all__ = ["BACKENDS", "profile"]
+__all__ = ["profile"]
 
-BACKENDS = ("onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
 _BLOCK = 16
 _LOOP_TOKENS = 48
 
@@ -58,7 +58,7 @@ def profile(
 
     Args:
         bundle: the folder that `ttc export` wrote.
-        backend: one of `BACKENDS`.
+        backend: one of `ttc.base.names.BACKENDS`.
         device, checkpoint, engines, threads: as in `ttc.load`, but for one device only.
         batch: rows.  context: tokens already read.  repeats: calls of each phase; the fastest is shown.
         peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches on
@@ -72,8 +72,8 @@ def profile(
         InputError: an option is not valid.  BundleError, BackendError: as `ttc.load`.
     """
     say = progress or (lambda line: None)
-    if backend not in BACKENDS:
-        raise InputError(f"backend {backend!r} tells no times of layers; valid: {', '.join(BACKENDS)}")
+    if backend not in _PROFILERS:
+        raise InputError(f"backend {backend!r} tells no times of layers; valid: {', '.join(_PROFILERS)}")
     for name, value in (("batch", batch), ("context", context), ("repeats", repeats)):
         if value < 1:
             raise InputError(f"{name} is {value}; valid: 1 or more")
@@ -204,8 +204,7 @@ def _torch(
 _PROFILERS: Mapping[str, Callable[[Bundle, LoadSettings, Sizes, int, list[str]], dict[Phase, Timed]]] = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
-    "tensorrt": partial(profile_engines, "tensorrt"),
-    "tensorrt-rtx": partial(profile_engines, "tensorrt-rtx"),
+    **{name: partial(profile_engines, name) for name in ENGINE_BACKENDS},
 }
 
 

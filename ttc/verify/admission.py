@@ -5,10 +5,10 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 
+from ttc.base.names import BACKENDS, ENGINE_BACKENDS
 from ttc.doctor.cuda_driver import examine_driver
 from ttc.errors import BackendError, InputError
 from ttc.model.bundle import Bundle
-from ttc.runtime.backends import BACKENDS
 from ttc.runtime.interface.devices import parse_device
 
 __all__ = ["check_backends", "check_memory", "check_names"]
@@ -40,7 +40,7 @@ def check_backends(
     kinds = [] if device is None else [parse_device(each)[0] for each in device.split(",")]
     for name in backends:
         import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load")
-        if name in ("tensorrt", "tensorrt-rtx"):
+        if name in ENGINE_BACKENDS:
             if kinds and "cuda" not in kinds:
                 raise InputError(f"device is {device!r}; backend {name!r} runs on cuda or cuda:N")
             open_engines(bundle, engines, None, name)

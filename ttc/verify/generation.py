@@ -11,11 +11,11 @@ from ttc.runtime.engine import Engine
 from ttc.verify.report import GenerationCheck
 from ttc.verify.tolerances import Tolerances
 
-__all__ = ["MODES", "built_in_prompts", "check_generation", "generate_all", "reference_modes"]
+__all__ = ["MODE_OPTIONS", "built_in_prompts", "check_generation", "generate_all", "reference_modes"]
 
 # One token per call, a block in a few, and drafts that are taken in part: between them all that decides
 # tokens is run.
-MODES: Mapping[str, Mapping[str, Any]] = {
+MODE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ar": {},
     "diffusion": {"threshold": 0.9},
     "lossless": {"draft_steps": 2},
@@ -34,7 +34,7 @@ def built_in_prompts(config: ModelConfig) -> list[list[int]]:
 
 def reference_modes() -> list[str]:
     """The modes whose text is their own."""
-    return [mode for mode in MODES if mode not in _SAME_TEXT]
+    return [mode for mode in MODE_OPTIONS if mode not in _SAME_TEXT]
 
 
 def generate_all(
@@ -43,7 +43,7 @@ def generate_all(
     """Every prompt in these modes, greedily; eos ends nothing, so that there is as much to compare."""
     found = {}
     for mode in modes:
-        options = MODES[mode]
+        options = MODE_OPTIONS[mode]
         results = [
             engine.generate(prompt, mode=mode, max_new_tokens=max_new_tokens, stop_at_eos=False, **options)
             for prompt in prompts  # one by one: engines may be built for one row

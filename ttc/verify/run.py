@@ -9,11 +9,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ttc import __version__
+from ttc.base.names import BACKENDS
 from ttc.errors import BackendError, BundleError, InputError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.verification import BackendRecord, Verification, file_digest, runs_from
 from ttc.model.bundle import Bundle
-from ttc.runtime.backends import BACKENDS
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
@@ -22,7 +22,13 @@ from ttc.runtime.prompts import Prompt, read_prompts
 from ttc.verify.admission import check_backends, check_memory, check_names
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
-from ttc.verify.generation import MODES, built_in_prompts, check_generation, generate_all, reference_modes
+from ttc.verify.generation import (
+    MODE_OPTIONS,
+    built_in_prompts,
+    check_generation,
+    generate_all,
+    reference_modes,
+)
 from ttc.verify.native import check_native
 from ttc.verify.observe import Observation, observe
 from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
@@ -161,7 +167,7 @@ def _verify_backend(
     try:
         comparisons = _compare(candidate, sides, say)
         say(f"{name}: tokens")
-        modes = list(MODES) if engine.can_verify_drafts else reference_modes()
+        modes = list(MODE_OPTIONS) if engine.can_verify_drafts else reference_modes()
         got = generate_all(engine, sides.prompts, sides.max_new_tokens, modes)
         near = tolerances_of(candidate.computes_in)
         generation = check_generation(sides.engine, sides.results, got, sides.prompts, near)
