@@ -136,9 +136,8 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
-        device = getattr(self._backend, "device", "cuda")
-        return str(getattr(device, "name", device))
+        """Where it computes: "cpu", "cuda:N", or both GPUs with a comma between them."""
+        return self._backend.device_name
 
     @property
     def threads(self) -> int | None:

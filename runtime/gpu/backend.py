@@ -108,6 +108,10 @@ class DeviceBackend(Backend):
         return self._executor.limits
 
     @property
+    def device_name(self) -> str:
+        return self._device.name
+
+    @property
     def device(self) -> Device:
         """The device, for its counters."""
         return self._device

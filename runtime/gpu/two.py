@@ -70,9 +70,8 @@ class TwoDevices(Backend):
         return self._denoiser.graph_level
 
     @property
-    def device(self) -> str:
-        """Both GPUs, as a user names them."""
-        return f"{self._context.device.name},{self._denoiser.device.name}"
+    def device_name(self) -> str:
+        return f"{self._context.device_name},{self._denoiser.device_name}"
 
     @property
     def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's

@@ -119,6 +119,11 @@ class Backend(ABC):
     graph_level: int | None = None
     threads: int | None = None
 
+    @property
+    @abstractmethod
+    def device_name(self) -> str:
+        """Where it computes, as a user names it: "cpu", "cuda:N", or both GPUs with a comma between them."""
+
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
         """An empty state for B rows and `capacity` tokens."""

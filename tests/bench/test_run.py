@@ -164,6 +164,10 @@ class DropsTheSeed(Backend):
         for name in ("new_state", "context", "advance", "fetch", "select", "step"):
             setattr(self, name, getattr(inner, name))
 
+    @property
+    def device_name(self) -> str:
+        return self._inner.device_name
+
     def denoise(
         self, state: ContextState, block_ids: npt.NDArray[np.int32], t: npt.NDArray[np.float32]
     ) -> Any:

@@ -18,6 +18,10 @@ class Wrapped(Backend):
         self.can_advance = inner.can_advance
         self.asked: list[tuple[Ints, Floats]] = []
 
+    @property
+    def device_name(self) -> str:
+        return self.inner.device_name
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         return self.inner.new_state(batch, capacity)
 
@@ -75,7 +79,7 @@ class Scripted(Backend):
     nothing.
     """
 
-    name, notes = "scripted", ()
+    name, notes, device_name = "scripted", (), "cpu"
 
     def __init__(self, config: Any, logits: Sequence[Floats]) -> None:
         self.config = config

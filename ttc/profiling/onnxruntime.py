@@ -79,7 +79,7 @@ def open_profiled(
 
     backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Profiled)
     assert isinstance(backend, Profiled)
-    return backend, backend.device, backend.runs
+    return backend, backend.device_name, backend.runs
 
 
 def read_runs(path: Path) -> list[Run]:

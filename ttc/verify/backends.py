@@ -83,13 +83,13 @@ def open_candidate(
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)
     return Candidate(
-        backend, bundle.compute_dtype, library_version(name), _device(backend), shows_layers=False
+        backend, bundle.compute_dtype, library_version(name), backend.device_name, shows_layers=False
     )
 
 
 def _recorded(backend: Any, dtype: str) -> Candidate:
     """A torch backend with its residual streams recorded."""
-    watched = Candidate(backend, dtype, library_version("torch"), _device(backend), shows_layers=True)
+    watched = Candidate(backend, dtype, library_version("torch"), backend.device_name, shows_layers=True)
 
     def record(layer: int, x: "torch.Tensor") -> None:
         watched.residuals[layer] = x.float().cpu().numpy()
@@ -128,7 +128,7 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
 
     backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Tapped)
     return Candidate(
-        backend, backend.computes_in, library_version("onnxruntime"), backend.device, layers, residuals
+        backend, backend.computes_in, library_version("onnxruntime"), backend.device_name, layers, residuals
     )
 
 
@@ -144,12 +144,6 @@ def tap_layers(model: Any) -> dict[str, int]:
                 if not value.is_graph_output():
                     model.graph.outputs.append(value)
     return taps
-
-
-def _device(backend: Backend) -> str:
-    """Where a backend says it runs."""
-    device = getattr(backend, "device", "cuda")
-    return str(getattr(device, "name", device))
 
 
 def library_version(name: str) -> str:

@@ -51,8 +51,7 @@ class OnnxRuntimeBackend(Backend):
         self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
 
     @property
-    def device(self) -> str:
-        """Where it runs: "cpu" or "cuda:N"."""
+    def device_name(self) -> str:
         kind, index = self._device
         return kind if kind == "cpu" else f"{kind}:{index}"
 

@@ -45,8 +45,7 @@ class TorchBackend(Backend):
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
 
     @property
-    def device(self) -> str:
-        """Where it runs: "cpu" or "cuda:N"."""
+    def device_name(self) -> str:
         return str(self._device)
 
     @property
