@@ -1,26 +1,20 @@
 """Who may import whom. Imports are read from the source, those inside functions included.
 
-`RULES` is the contract; CONTRIBUTING.md says it in words.
+`RULES` is the contract; docs/architecture.md draws it, CONTRIBUTING.md says it in words.
 """
 
-import ast
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-import ttc
-
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("exporter", "plugins", "profiles", "runtime")
+from tests.support.source_modules import FOLDERS, ROOT, Module, read_modules, synthetic, top, within
 
 GROUND = ("ttc.errors", "ttc.base")
 # What both halves stand on.
 SHARED = (*GROUND, "ttc.__version__", "ttc.formats", "ttc.model", "ttc.plugins", "ttc.profiles")
-INTERFACE = "ttc.runtime.interface"
-# Package -> what it may import of `ttc`, itself apart. The longest matching package counts; what is not
-# named here (the face, the commands and the tools) may import everything.
+EXPORTER, RUNTIME, INTERFACE = "ttc.exporter", "ttc.runtime", "ttc.runtime.interface"
+# Package -> what it may import of `ttc`, itself apart. The longest matching package counts, and every module
+# has one; "ttc" is the face alone, which imports what it names when it is asked.
 RULES: Mapping[str, tuple[str, ...]] = {
     "ttc.errors": (),
     "ttc.base": ("ttc.errors",),
@@ -37,6 +31,32 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "ttc.runtime.decoding": (*SHARED, INTERFACE),
     "ttc.runtime.gpu": (*SHARED, INTERFACE),
     "ttc.runtime.backends": (*SHARED, INTERFACE, "ttc.runtime.gpu"),
+    "ttc": ("ttc.errors", EXPORTER, RUNTIME),
+    "ttc.doctor": (*GROUND, "ttc.__version__"),
+    "ttc.planning": SHARED,
+    "ttc.inspection": (*SHARED, EXPORTER),
+    "ttc.animation": (*SHARED, RUNTIME),
+    "ttc.demo": (*SHARED, RUNTIME),
+    "ttc.bench": (*SHARED, RUNTIME, "ttc.doctor"),
+    "ttc.verify": (*SHARED, EXPORTER, RUNTIME, "ttc.doctor"),
+    "ttc.profiling": (*SHARED, EXPORTER, RUNTIME, "ttc.verify"),
+    "ttc.polygraphy_ext": (*SHARED, EXPORTER, RUNTIME, "ttc.verify"),
+    "ttc.commands": (
+        "ttc",
+        *SHARED,
+        EXPORTER,
+        RUNTIME,
+        "ttc.animation",
+        "ttc.bench",
+        "ttc.demo",
+        "ttc.doctor",
+        "ttc.inspection",
+        "ttc.planning",
+        "ttc.profiling",
+        "ttc.verify",
+    ),
+    "ttc.cli": ("ttc.errors", "ttc.__version__", "ttc.commands"),
+    "ttc.__main__": ("ttc.cli",),
 }
 # Packages that cost seconds to import or are not always installed …
 HEAVY = frozenset({"onnxscript", "polygraphy", "tensorrt", "tensorrt_rtx", "torch", "transformers", "triton"})
@@ -61,102 +81,25 @@ HEAVY_PLACES = (
 NEVER = frozenset({"hypothesis", "pytest", "safetensors"})
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
-    """One imported module. `eager`: it happens when the importing module is imported."""
-
-    target: str
-    line: int
-    eager: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """One source file, under the name it is imported by."""
-
-    path: Path
-    source: str
-    is_package: bool = False
-
-    def imports(self, known: Iterable[str]) -> Iterator[Import]:
-        """Every import of the file but those that only type checkers see."""
-        yield from _walk(ast.parse(self.source), frozenset(known), eager=True)
-
-
-def _walk(node: ast.AST, known: frozenset[str], eager: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for other in child.orelse:
-                yield from _walk(ast.Module([other], []), known, eager)
-            continue
-        for target in _targets(child, known):
-            yield Import(target, getattr(child, "lineno", 0), eager)
-        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from _walk(child, known, eager and not inside)
-
-
-def _targets(node: ast.AST, known: frozenset[str]) -> list[str]:
-    """Names of the modules that a statement imports; a relative import keeps its dots."""
-    match node:
-        case ast.Import(names=names):
-            return [alias.name for alias in names]
-        case ast.ImportFrom(module=module, names=names, level=level):
-            base = "." * level + (module or "")
-            return [_home(base, alias.name, known) for alias in names]
-        case ast.Call(
-            func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(value)), *_]
-        ):
-            return [value] if name in ("import_module", "__import__") else []
-    return []
-
-
-def _home(base: str, name: str, known: frozenset[str]) -> str:
-    """The module that `from base import name` is about."""
-    if base == "ttc" and name in ttc._HOMES:
-        return ttc._HOMES[name]
-    whole = f"{base}.{name}"
-    return whole if whole in known or base == "ttc" else base
-
-
-def _within(name: str, packages: Iterable[str]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-def _top(name: str) -> str:
-    return name.split(".", 1)[0]
-
-
-def read_modules(root: Path) -> dict[str, Module]:
-    """Every module of `ttc` by name, from the files at their own place (not through the links)."""
-    places = {root / "ttc": "ttc"} | {root / folder: f"ttc.{folder}" for folder in FOLDERS}
-    modules = {}
-    for folder, package in places.items():
-        # The links in `ttc` lead to what is read at its own place.
-        own = [f for f in folder.rglob("*.py") if f.relative_to(folder).parts[0] not in FOLDERS]
-        for file in own if package == "ttc" else folder.rglob("*.py"):
-            parts = file.relative_to(folder).with_suffix("").parts
-            is_package = parts[-1] == "__init__"
-            name = ".".join((package, *(parts[:-1] if is_package else parts)))
-            modules[name] = Module(file.relative_to(root), file.read_text(encoding="utf-8"), is_package)
-    return modules
+def rule_of(name: str) -> str:
+    """Return the package of `RULES` that a module belongs to."""
+    return max((package for package in RULES if within(name, [package])), key=len)
 
 
 def forbidden_imports(modules: Mapping[str, Module]) -> list[str]:
     """Imports against `RULES`, relative ones, and those of development packages."""
     found = []
     for name, module in modules.items():
-        rule = max((package for package in RULES if _within(name, [package])), key=len, default=None)
+        rule = rule_of(name)
         for wanted in module.imports(modules):
             target, where = wanted.target, f"{module.path}:{wanted.line}"
             if target.startswith("."):
                 found.append(f"{where} imports {target}: relative; write the whole name")
-            elif target in FOLDERS or _top(target) in FOLDERS:
+            elif target in FOLDERS or top(target) in FOLDERS:
                 found.append(f"{where} imports {target}: a second copy of ttc.{target}")
-            elif _top(target) in NEVER:
+            elif top(target) in NEVER:
                 found.append(f"{where} imports {target}: a development package")
-            elif target in ("ttc.cli", "ttc.__main__") and name != "ttc.__main__":
-                found.append(f"{where} imports {target}: only ttc.__main__ may")
-            elif rule and _top(target) == "ttc" and not _within(target, (rule, *RULES[rule])):
+            elif top(target) == "ttc" and not within(target, (rule, *RULES[rule])):
                 found.append(
                     f"{where} imports {target}: {rule} may import {', '.join(RULES[rule]) or 'nothing'}"
                 )
@@ -172,7 +115,7 @@ def heavy_imports(modules: Mapping[str, Module]) -> list[str]:
         if name in heavy:
             continue
         for target in loads[name]:
-            if _top(target) in HEAVY:
+            if top(target) in HEAVY:
                 found.append(f"{module.path} imports {target} at module level")
             elif target in heavy:
                 found.append(f"{module.path} imports {target} at module level, which needs a heavy package")
@@ -186,12 +129,24 @@ def _loaded(name: str, module: Module, modules: Mapping[str, Module]) -> Iterato
         yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1) if ".".join(parts[:n]) != name)
 
 
-def cycles(modules: Mapping[str, Module]) -> list[str]:
-    """Circles of imports between modules, those inside functions included."""
-    edges = {
+def module_edges(modules: Mapping[str, Module]) -> dict[str, list[str]]:
+    """Module -> the modules it imports, those inside functions included."""
+    return {
         name: sorted({wanted.target for wanted in module.imports(modules)} & (set(modules) - {"ttc"}))
         for name, module in modules.items()
     }
+
+
+def package_edges(modules: Mapping[str, Module]) -> dict[str, list[str]]:
+    """Package of `RULES` -> the packages of `RULES` it imports."""
+    edges: dict[str, set[str]] = {package: set() for package in RULES}
+    for name, targets in module_edges(modules).items():
+        edges[rule_of(name)] |= {rule_of(target) for target in targets} - {rule_of(name)}
+    return {package: sorted(targets) for package, targets in edges.items()}
+
+
+def circles(edges: Mapping[str, list[str]]) -> list[str]:
+    """Circles of imports."""
     found: list[str] = []
     done: set[str] = set()
 
@@ -222,18 +177,20 @@ def test_heavy_packages_stay_in_their_places() -> None:
     assert not heavy_imports(read_modules(ROOT))
 
 
-def test_no_circles() -> None:
-    assert not cycles(read_modules(ROOT))
+def test_no_circles_of_modules() -> None:
+    assert not circles(module_edges(read_modules(ROOT)))
 
 
-def synthetic(**sources: str) -> dict[str, Module]:
-    """Modules from source text: `plugins__ops="import os"` is the file plugins/ops.py."""
-    modules = {}
-    for key, source in sources.items():
-        path = key.replace("__", "/") + ".py"
-        name = "ttc." + key.replace("__", ".").removeprefix("ttc.")
-        modules[name] = Module(Path(path), source)
-    return modules
+def test_no_circles_of_packages() -> None:
+    assert not circles(package_edges(read_modules(ROOT)))
+
+
+def test_the_drawing_names_every_package() -> None:
+    """docs/architecture.md draws the strata: nothing of the table is missing there."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = text.split("## The strata", 1)[1].split("```", 2)[1]
+    folders = {package.split(".")[-1] for package in RULES} - {"ttc", "__main__"}
+    assert not {folder for folder in folders if folder not in drawing}
 
 
 @pytest.mark.parametrize(
@@ -269,7 +226,12 @@ def synthetic(**sources: str) -> dict[str, Module]:
         ({"ttc__errors": "import ttc.formats.bundle"}, "imports ttc.formats.bundle"),
         ({"ttc__formats__bundle": "import ttc.model.config"}, "imports ttc.model.config"),
         ({"ttc__formats__bundle": "import ttc.runtime"}, "imports ttc.runtime"),
-        ({"ttc__demo": "import ttc.cli"}, "only ttc.__main__ may"),
+        ({"ttc__demo": "import ttc.cli"}, "imports ttc.cli: ttc.demo may import"),
+        ({"ttc__verify": "import ttc.commands.terminal"}, "imports ttc.commands.terminal: ttc.verify may"),
+        ({"ttc__bench": "import ttc.verify"}, "imports ttc.verify: ttc.bench may"),
+        ({"ttc__bench": "import ttc"}, "imports ttc: ttc.bench may"),
+        ({"ttc__planning": "import ttc.runtime.engine"}, "imports ttc.runtime.engine: ttc.planning may"),
+        ({"ttc__commands__plan": "import ttc.cli"}, "imports ttc.cli: ttc.commands may"),
         ({"ttc__demo": "import exporter.towers"}, "a second copy"),
         ({"ttc__demo": "import hypothesis"}, "a development package"),
         ({"ttc__demo": "from . import bundle"}, "relative"),
@@ -301,9 +263,20 @@ def test_a_circle_is_found() -> None:
         "runtime__b": "import ttc.runtime.c",
         "runtime__c": "def f():\n    from ttc.runtime.a import x",
     }
-    assert cycles(synthetic(**sources)) == [
+    assert circles(module_edges(synthetic(**sources))) == [
         "ttc.runtime.a -> ttc.runtime.b -> ttc.runtime.c -> ttc.runtime.a"
     ]
+
+
+def test_a_circle_of_packages_is_found() -> None:
+    sources = {
+        "ttc__verify__a": "from ttc.profiling import b",
+        "ttc__verify__c": "",
+        "ttc__profiling__b": "import ttc.verify.c",
+    }
+    modules = synthetic(**sources)
+    assert circles(module_edges(modules)) == []
+    assert circles(package_edges(modules)) == ["ttc.verify -> ttc.profiling -> ttc.verify"]
 
 
 def test_what_is_allowed_is_not_complained_about() -> None:
@@ -312,7 +285,7 @@ def test_what_is_allowed_is_not_complained_about() -> None:
         "exporter__export": "from ttc import __version__\nimport ttc.model.bundle, ttc.profiles",
         "runtime__backends__torch__run": "import torch, ttc.model.towers, ttc.runtime.interface.state",
         "runtime__loop": "if TYPE_CHECKING:\n    from ttc.exporter.onnx.export import export",
-        "ttc__demo": "from ttc.exporter.onnx.checkpoint import x\nimport ttc.runtime.engine",
+        "ttc__commands": "from ttc.exporter.onnx.checkpoint import x\nimport ttc.runtime.engine",
     }
     modules = synthetic(**sources)
-    assert forbidden_imports(modules) + heavy_imports(modules) + cycles(modules) == []
+    assert forbidden_imports(modules) + heavy_imports(modules) + circles(module_edges(modules)) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-import ttc
+from ttc import __version__
 from ttc.bench.schema import Machine
 from ttc.doctor import abilities as doctor
 from ttc.errors import BundleError
@@ -55,7 +55,7 @@ def machine() -> Machine:
         gpus=() if gpu is None else tuple(f"{d['name']}, driver {gpu['driver']}" for d in gpu["devices"]),
         system=f"{platform.system()} {platform.machine()}",
         python=seen["python"],
-        ttc_version=ttc.__version__,
+        ttc_version=__version__,
         commit=commit(),
         packages={name: found for name, found in packages.items() if found},
     )
@@ -76,7 +76,7 @@ def load_average() -> float | None:
 
 def commit() -> str | None:
     """Commit of the checkout that `ttc` is imported from; None where it is installed, or git is not there."""
-    root = Path(ttc.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")

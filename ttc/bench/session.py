@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import ttc
 from ttc.bench.cases import BENCH_MODES, make_cases
 from ttc.bench.identity import load_average, machine, now, weights_digest
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
@@ -13,6 +12,7 @@ from ttc.bench.schema import Conditions, Model, Report
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.decoding.result import Result
+from ttc.runtime.engine import load as load_engine
 from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Settings", "run_bench"]
@@ -66,7 +66,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         temperature=settings.temperature,
         seed=settings.seed,
     )
-    with ttc.load(
+    with load_engine(
         bundle, settings.backend, settings.device, engines=settings.engines, checkpoint=settings.checkpoint
     ) as engine:
         records = run_cases(engine, plan, say)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.test_architecture import read_modules
+from tests.support.source_modules import ROOT, read_modules
 from ttc.exporter.engines import source_digests as kernels
 from ttc.plugins.table import OPS
 
-MODULES = read_modules(Path(__file__).parents[3])
+MODULES = read_modules(ROOT)
 HOMES = sorted(set(kernels._HOMES.values()))
 
 
