@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from ttc.base.dims import evaluate
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.table import OPS
 
@@ -52,12 +53,14 @@ def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: fl
 
     Args:
         op: from `ttc.plugins.table`.
-        dims: sizes of the letters in its signature and attributes (`ttc.plugins.ops`). T, R, E1, W1 and ONE
-            follow from the others where they are missing. G is needed for Mamba's ops, K for experts.
+        dims: sizes of the letters in its signature and attributes (`ttc.plugins.ops`). T follows from B and L
+            where it is missing. G is needed for Mamba's ops, K for experts.
         compute_bytes: size of the compute dtype.
         experts: how many experts the tokens chose together; None: the mean under uniform routing.
     """
-    known = _derived(dims)
+    known = dict(dims)
+    if "T" not in known and {"B", "L"} <= known.keys():
+        known["T"] = known["B"] * known["L"]
     if op.launches:
         total = Cost(0, 0)
         for name in op.launches:
@@ -101,39 +104,13 @@ def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1
     return Cost(flops * elements, (operands + 1) * elements * itemsize)
 
 
-def _derived(dims: Mapping[str, int]) -> dict[str, int]:
-    known = dict(dims) | {"ONE": 1}
-    if "T" not in known and {"B", "L"} <= known.keys():
-        known["T"] = known["B"] * known["L"]
-    if "T" in known and "K" in known:
-        known.setdefault("R", known["T"] * known["K"])
-    if "E" in known:
-        known.setdefault("E1", known["E"] + 1)
-    if "W" in known:
-        known.setdefault("W1", known["W"] - 1)
-    if "W1" in known:
-        known.setdefault("W", known["W1"] + 1)
-    return known
-
-
 def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
     itemsize = compute_bytes if spec.dtype == "compute" else _ITEM_BYTES[spec.dtype]
     size: float = itemsize
     for place, dim in enumerate(spec.shape):
         of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
-        size *= experts if of_a_stack and experts is not None else _size(dim, dims)
+        size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size
-
-
-def _size(dim: str, dims: Mapping[str, int]) -> int:
-    """Value of "T*K" or "E+1"."""
-    total = 0
-    for term in dim.split("+"):
-        product = 1
-        for factor in term.split("*"):
-            product *= int(factor) if factor.isdigit() else dims[factor]
-        total += product
-    return total
 
 
 def _scan(d: Mapping[str, int]) -> float:
@@ -150,9 +127,9 @@ def _advance(d: Mapping[str, int]) -> float:
 
 _FLOPS: Mapping[str, Callable[[Mapping[str, int]], float]] = {
     "MoeRouting": lambda d: d["T"] * d["E"] * (2 + d["K"]),
-    "MoeUp": lambda d: 2 * d["R"] * d["I"] * d["D"] + 2 * d["R"] * d["I"],
-    "MoeDown": lambda d: 2 * d["R"] * d["I"] * d["D"],
-    "MoeCombine": lambda d: 2 * d["R"] * d["D"],
+    "MoeUp": lambda d: 2 * d["T"] * d["K"] * d["I"] * d["D"] + 2 * d["T"] * d["K"] * d["I"],
+    "MoeDown": lambda d: 2 * d["T"] * d["K"] * d["I"] * d["D"],
+    "MoeCombine": lambda d: 2 * d["T"] * d["K"] * d["D"],
     "MambaConv": lambda d: d["B"] * d["L"] * d["F"] * (2 * d["W"] + 3),
     "MambaScan": _scan,
     "MambaAdvance": _advance,

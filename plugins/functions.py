@@ -74,13 +74,12 @@ def _add_body(model: ir.Model, op_type: str, values: Mapping[str, Any]) -> bool:
 
 def _fixed_dims(node: ir.Node) -> dict[str, int]:
     """Letter → size of the dimensions that are numbers in the graph."""
-    fixed: dict[str, int] = {}
-    for spec, value in zip(_SPECS[node.op_type].inputs, node.inputs, strict=True):
-        assert value is not None, f"{node.name}: {spec.name} is missing"
-        assert value.shape is not None, f"{node.name}: {spec.name} has no shape"
-        sizes = zip(spec.shape, value.shape, strict=True)
-        fixed |= {letter: size for letter, size in sizes if isinstance(size, int)}
-    return fixed
+    spec, shapes = _SPECS[node.op_type], []
+    for tensor, value in zip(spec.inputs, node.inputs, strict=True):
+        assert value is not None, f"{node.name}: {tensor.name} is missing"
+        assert value.shape is not None, f"{node.name}: {tensor.name} has no shape"
+        shapes.append([*value.shape])
+    return {dim: size for dim, size in spec.dims(shapes, {}).items() if isinstance(size, int)}
 
 
 def _mark(node: ir.Node) -> bool:

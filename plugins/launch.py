@@ -10,12 +10,13 @@ the order of the op's signature, then its constants: TensorRT knows no other ord
 element of its outputs, reads none of them before, and needs no workspace.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttc.base.dims import evaluate
 from ttc.errors import InputError
-from ttc.plugins.ops import OpSpec, evaluate
+from ttc.plugins.ops import OpSpec
 
 __all__ = ["ALIGNMENT", "Dim", "Grid", "Launch", "Leaf", "Minimum", "Problem", "Tile", "cdiv", "power_of_two"]
 
@@ -61,7 +62,8 @@ class Problem:
     """What is fixed when a kernel is compiled.
 
     Attributes:
-        dims: sizes by letter of the op's signature; those that change from call to call may be missing.
+        dims: sizes by letter of the op's signature; those that change from call to call may be missing,
+            others that the signature knows besides (`OpSpec.dims`) do no harm.
         attributes: the op's attributes.
         dtype: what "compute" stands for: "float32", "float16" or "bfloat16".
         interpreted: the kernel runs in Triton's interpreter, which multiplies no bfloat16 matrices.
@@ -81,7 +83,7 @@ class Launch:
         op: name of the leaf op.
         kernel: the `triton.jit` function.
         inputs, outputs: dtypes of the tensors, numpy names and "bfloat16".
-        integers: letters of the dimensions passed as int32 arguments, in order.
+        integers: the dimensions passed as int32 arguments, in order.
         constants: constexpr arguments by name; ints, bools, strings and floats.
         grid: see `Grid`; call `programs` for a concrete one.
         tile: the block sizes.
@@ -104,7 +106,7 @@ class Launch:
 
     def integer_values(self, dims: Mapping[str, Dim]) -> tuple[Dim, ...]:
         """The int32 arguments for these dimensions."""
-        return tuple(dims[name] for name in self.integers)
+        return tuple(evaluate(dim, dims) for dim in self.integers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,7 @@ class Leaf:
         kernel: the `triton.jit` function.
         changing: letters of the dimensions that may differ from call to call; all others are constants of
             the compiled kernel, since they come from the model's configuration.
-        integers: those of them that the kernel takes as arguments, in order.
-        relations: (letter, expression) that hold between dimensions and attributes, such as ("E1", "E+1").
+        integers: dimensions made of those ("L", "T*K") that the kernel takes as arguments, in order.
         tiles: the choices of block sizes; tactic n is tiles[n − 1].
         choose: all dimensions → index into tiles, where nobody measures.
         constants: (problem, tile) → constexpr arguments by name.
@@ -128,41 +129,10 @@ class Leaf:
     kernel: Any
     changing: tuple[str, ...]
     integers: tuple[str, ...]
-    relations: tuple[tuple[str, str], ...]
     tiles: tuple[Tile, ...]
     choose: Callable[[Mapping[str, int]], int]
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
-
-    def dims(self, shapes: Sequence[Sequence[Dim]], attributes: Mapping[str, Any]) -> dict[str, Dim]:
-        """Letter → size, from the shapes of the inputs and the attributes.
-
-        Raises:
-            InputError: a shape does not fit the signature or another shape; symbolic sizes are not compared.
-        """
-        dims: dict[str, Dim] = dict(attributes)
-        for spec, shape in zip(self.op.inputs, shapes, strict=True):
-            wanted = f"({', '.join(spec.shape)})"
-            if len(shape) != len(spec.shape):
-                raise InputError(
-                    f"{self.op.name}: {spec.name} has {len(shape)} dimensions, expected {wanted}"
-                )
-            for letter, size in zip(spec.shape, shape, strict=True):
-                known = dims.setdefault(letter, size)
-                if isinstance(known, int) and isinstance(size, int) and known != size:
-                    raise InputError(
-                        f"{self.op.name}: {spec.name} has shape {tuple(shape)}, expected {wanted} with "
-                        f"{letter} = {known}, which another argument or an attribute says"
-                    )
-        for letter, expression in self.relations:
-            size = dims[letter]
-            due = evaluate(expression, dims) if isinstance(size, int) else size
-            if isinstance(due, int) and size != due:
-                raise InputError(
-                    f"{self.op.name}: dimension {letter} is {size}, but {expression} is {due}; signature: "
-                    + ", ".join(f"{spec.name} ({', '.join(spec.shape)})" for spec in self.op.inputs)
-                )
-        return dims
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
         """The launch for one problem and one choice of block sizes, an index into `tiles`.

@@ -2,18 +2,19 @@
 
 Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
 groups, N state, W conv width, F conv channels, D hidden size, I expert width, E experts, K experts per token,
-R = T·K, V vocabulary. An output dimension is a product of input dimensions and attributes ("T*K", "H*P"), or
-such a product plus a number ("E+1"). The dtype "compute" is the tower's compute dtype (float32, float16 or
-bfloat16), the same for all such inputs of a call.
+V vocabulary. What follows from other dimensions and attributes is written so: "T*K", "E+1", "W-1"
+(`ttc.base.dims`). The dtype "compute" is the tower's compute dtype (float32, float16 or bfloat16), the same
+for all such inputs of a call.
 """
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
 from typing import Any
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec", "evaluate"]
+from ttc.base.dims import evaluate, letters
+from ttc.errors import InputError
+
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec"]
 
 DOMAIN = "ttc"
 DOMAIN_VERSION = 1
@@ -77,29 +78,55 @@ class OpSpec:
             doc,
         )
 
+    def dims(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the size of every dimension of the inputs, by its text, and every attribute by its name.
+
+        A letter that stands only in a sum with a number ("W-1") is solved for where that sum is an int.
+
+        Args:
+            input_shapes: one shape per input; sizes are ints or symbolic.
+            attributes: the op's attributes.
+
+        Raises:
+            InputError: a shape does not fit the signature or another shape; symbolic sizes are not compared.
+        """
+        dims: dict[str, Any] = dict(attributes)
+        for spec, shape in zip(self.inputs, input_shapes, strict=True):
+            if len(shape) != len(spec.shape):
+                raise InputError(
+                    f"{self.name}: {spec.name} has {len(shape)} dimensions, expected {_written(spec)}"
+                )
+            for dim, size in zip(spec.shape, shape, strict=True):
+                self._check(spec, shape, dim, size, dims.setdefault(dim, size))
+        for dim, size in [*dims.items()]:
+            if "*" not in dim and isinstance(size, int):
+                for letter in letters(dim) - dims.keys():
+                    dims[letter] = size - evaluate(dim, {letter: 0})
+        known = {name: size for name, size in dims.items() if name.isalpha() and isinstance(size, int)}
+        for spec, shape in zip(self.inputs, input_shapes, strict=True):
+            for dim, size in zip(spec.shape, shape, strict=True):
+                if letters(dim) <= known.keys():
+                    self._check(spec, shape, dim, size, evaluate(dim, known))
+        return dims
+
     def output_shapes(
         self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]
     ) -> list[list[Any]]:
-        """Shapes of the outputs for the given input shapes; dimensions may be symbolic integers."""
-        dims: dict[str, Any] = dict(attributes)
-        for spec, shape in zip(self.inputs, input_shapes, strict=True):
-            dims.update(zip(spec.shape, shape, strict=True))
+        """Return the shapes of the outputs for the given input shapes; sizes may be symbolic.
+
+        Raises:
+            InputError: as `dims`.
+        """
+        dims = self.dims(input_shapes, attributes)
         return [[evaluate(dim, dims) for dim in spec.shape] for spec in self.outputs]
 
-
-def evaluate(expression: str, dims: Mapping[str, Any]) -> Any:
-    """Value of "A*B+1" over the given dimensions, ints or symbolic."""
-    terms = [
-        reduce(partial(_symbol_first, operator.mul), map(partial(_factor, dims), term.split("*")))
-        for term in expression.split("+")
-    ]
-    return reduce(partial(_symbol_first, operator.add), terms)
+    def _check(self, spec: TensorSpec, shape: Sequence[Any], dim: str, size: Any, expected: Any) -> None:
+        if isinstance(size, int) and isinstance(expected, int) and size != expected:
+            raise InputError(
+                f"{self.name}: {spec.name} has shape {tuple(shape)}, expected {_written(spec)} with "
+                f"{dim} = {expected}, which another argument or an attribute says"
+            )
 
 
-def _factor(dims: Mapping[str, Any], text: str) -> Any:
-    return int(text) if text.isdigit() else dims[text]
-
-
-def _symbol_first(operation: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
-    """A commutative operation. TensorRT's symbolic dimensions take an int on their right only."""
-    return operation(b, a) if isinstance(a, int) else operation(a, b)
+def _written(spec: TensorSpec) -> str:
+    return f"({', '.join(spec.shape)})"

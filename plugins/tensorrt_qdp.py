@@ -12,6 +12,7 @@ from importlib import import_module
 from types import GenericAlias, ModuleType
 from typing import Any, Final
 
+from ttc.base.dims import letters
 from ttc.errors import BackendError, InputError
 from ttc.plugins.launch import Dim, Launch, Leaf, Problem
 from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
@@ -126,9 +127,10 @@ def _bind(
         [size if size >= 0 else symbol for size, symbol in zip(desc.shape, desc.shape_expr, strict=True)]
         for desc in inputs
     ]
-    dims = leaf.dims(shapes, attributes)
-    fixed = {letter: size for letter, size in dims.items() if isinstance(size, int)}
-    dynamic = sorted(dims.keys() - fixed.keys() - set(leaf.changing) - attributes.keys())
+    dims = leaf.op.dims(shapes, attributes)
+    fixed = {dim: size for dim, size in dims.items() if isinstance(size, int)}
+    unknown = dims.keys() - fixed.keys() - attributes.keys()
+    dynamic = sorted(dim for dim in unknown if not letters(dim) & set(leaf.changing))
     if dynamic:
         raise BackendError(
             f"plugin {leaf.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "

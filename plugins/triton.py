@@ -70,7 +70,7 @@ def _run_leaf(
     """One launch; output name → tensor, which is the wanted one where there is one of that name."""
     op, device = leaf.op, inputs[0].device
     shapes = [tuple(tensor.shape) for tensor in inputs]
-    dims = leaf.dims(shapes, attributes)
+    dims = op.dims(shapes, attributes)
     problem = Problem(dims, attributes, _compute_dtype(op, inputs), interpreted=device.type == "cpu")
     launch = leaf.bind(problem, leaf.choose(dims) if tile is None else tile)
     outputs = {}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from ttc.base.dims import Dim
-from ttc.exporter.passes.shapes import Symbol, shape_of
+from ttc.exporter.passes.shapes import shape_of
 from ttc.plugins.ops import DOMAIN, OpSpec
 from ttc.plugins.table import OPS
 
@@ -34,7 +34,7 @@ def _annotate(node: ir.Node, op: OpSpec) -> None:
         return
     inputs = [value for value in node.inputs if value is not None]
     dtypes = {spec.dtype: value.type for spec, value in zip(op.inputs, inputs, strict=True)}
-    shapes = [[Symbol(dim) if isinstance(dim, str) else dim for dim in shape_of(value)] for value in inputs]
+    shapes = [shape_of(value) for value in inputs]
     attributes = {name: node.attributes[name].value for name in op.attributes}
     for spec, value, dims in zip(op.outputs, node.outputs, op.output_shapes(shapes, attributes), strict=True):
         plain: list[Dim] = [str(dim) if isinstance(dim, str) else int(dim) for dim in dims]

@@ -1,27 +1,11 @@
-"""Dimensions of ONNX values as `ttc.base.dims` writes them, and dimensions that can be reckoned with."""
-
-from typing import Any
+"""Dimensions of ONNX values as `ttc.base.dims` writes them."""
 
 import onnx_ir as ir
 
 from ttc.base.dims import Dim, Shape
 from ttc.errors import InputError
 
-__all__ = ["Symbol", "shape_of"]
-
-
-class Symbol(str):
-    """A dimension that can be multiplied and added, for `OpSpec.output_shapes`."""
-
-    __slots__ = ()
-
-    def __mul__(self, other: Any) -> Any:
-        return self if other == 1 else Symbol(f"{self}*{other}")
-
-    def __add__(self, other: Any) -> Any:
-        return self if other == 0 else Symbol(f"{self} + {other}")
-
-    __rmul__, __radd__ = __mul__, __add__
+__all__ = ["shape_of"]
 
 
 def shape_of(value: ir.Value) -> Shape:

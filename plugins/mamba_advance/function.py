@@ -68,7 +68,7 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
 
 def _mamba_advance(values: Mapping[str, Any]) -> str:
     sizes = scan_sizes(values)
-    taps = ", ".join(str(tap) for tap in range(values["W1"]))
+    taps = ", ".join(str(tap) for tap in range(values["W"] - 1))
     decay, split_heads = DECAY.format(**sizes), SPLIT_HEADS.format(**sizes)
     return _TEXT.format(decay=decay, split_heads=split_heads, taps=taps, **sizes)
 

@@ -90,16 +90,20 @@ def advance(
 
 
 def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
-    dims = problem.dims
+    dims, G = problem.dims, problem.attributes["G"]
+    F = dims["H"] * dims["P"] + 2 * G * dims["N"]
+    W1 = dims["W"] - 1
     programs = dims["H"] * cdiv(dims["P"], tile.blocks["BLOCK_P"])
-    share = cdiv(dims["F"], programs)
+    share = cdiv(F, programs)
     return {
-        **{name: dims[name] for name in ("F", "W1", "H", "P", "N")},
-        "G": problem.attributes["G"],
+        "F": F,
+        "W1": W1,
+        **{name: dims[name] for name in ("H", "P", "N")},
+        "G": G,
         "SHARE": share,
         "BLOCK_N": power_of_two(dims["N"], at_least=16),
         "BLOCK_F": power_of_two(share),
-        "BLOCK_W": power_of_two(dims["W1"]),
+        "BLOCK_W": power_of_two(W1),
         **tile.blocks,
     }
 
@@ -110,7 +114,6 @@ LEAVES = (
         kernel=advance,
         changing=("B", "L"),
         integers=("L",),
-        relations=(("F", "H*P+G*N+G*N"),),
         tiles=(
             Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16}, num_warps=4),
             Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4),

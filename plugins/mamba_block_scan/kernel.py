@@ -138,10 +138,11 @@ def scan(
 
 
 def _scan_constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
-    dims = problem.dims
+    dims, G = problem.dims, problem.attributes["G"]
     return {
-        **{name: dims[name] for name in ("F", "H", "P", "N")},
-        "G": problem.attributes["G"],
+        "F": dims["H"] * dims["P"] + 2 * G * dims["N"],
+        **{name: dims[name] for name in ("H", "P", "N")},
+        "G": G,
         **tile.blocks,
         "BLOCK_N": min(tile.blocks["BLOCK_N"], power_of_two(dims["N"], at_least=16)),
     }
@@ -153,7 +154,6 @@ LEAVES = (
         kernel=convolve,
         changing=("B", "L"),
         integers=("L",),
-        relations=(("W", "W1+1"), ("ONE", "1")),
         tiles=(
             Tile("4x256", {"BLOCK_L": 4, "BLOCK_F": 256}, num_warps=4),
             Tile("1x256", {"BLOCK_L": 1, "BLOCK_F": 256}, num_warps=2),
@@ -176,7 +176,6 @@ LEAVES = (
         kernel=scan,
         changing=("B", "L"),
         integers=("L",),
-        relations=(("F", "H*P+G*N+G*N"),),
         tiles=(
             Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16, "BLOCK_N": 32}, num_warps=2),
             Tile("16x64", {"BLOCK_L": 16, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=4),

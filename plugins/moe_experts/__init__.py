@@ -15,27 +15,27 @@ MOE_UP = OpSpec.make(
         "x: compute (T, D)",
         "up: compute (E, I, D)",
         "expert_ids: int32 (T, K)",
-        "grouped_pairs: int32 (R)",
-        "expert_offsets: int32 (E1)",
+        "grouped_pairs: int32 (T*K)",
+        "expert_offsets: int32 (E+1)",
     ],
-    outputs=["activated: compute (R, I)"],
+    outputs=["activated: compute (T*K, I)"],
 )
 MOE_DOWN = OpSpec.make(
     "MoeDown",
     "down·activated of every pair, rows ordered by expert.",
     inputs=[
-        "activated: compute (R, I)",
+        "activated: compute (T*K, I)",
         "down: compute (E, D, I)",
         "expert_ids: int32 (T, K)",
-        "grouped_pairs: int32 (R)",
-        "expert_offsets: int32 (E1)",
+        "grouped_pairs: int32 (T*K)",
+        "expert_offsets: int32 (E+1)",
     ],
-    outputs=["rows: float32 (R, D)"],
+    outputs=["rows: float32 (T*K, D)"],
 )
 MOE_COMBINE = OpSpec.make(
     "MoeCombine",
     "Weighted sum of a token's K rows.",
-    inputs=["rows: float32 (R, D)", "weights: float32 (T, K)", "grouped_rows: int32 (T, K)"],
+    inputs=["rows: float32 (T*K, D)", "weights: float32 (T, K)", "grouped_rows: int32 (T, K)"],
     outputs=["combined: float32 (T, D)"],
 )
 MOE_EXPERTS = OpSpec.make(
@@ -47,9 +47,9 @@ MOE_EXPERTS = OpSpec.make(
         "down: compute (E, D, I)",
         "expert_ids: int32 (T, K)",
         "weights: float32 (T, K)",
-        "grouped_pairs: int32 (R)",
+        "grouped_pairs: int32 (T*K)",
         "grouped_rows: int32 (T, K)",
-        "expert_offsets: int32 (E1)",
+        "expert_offsets: int32 (E+1)",
     ],
     outputs=["combined: float32 (T, D)"],
     launches=("MoeUp", "MoeDown", "MoeCombine"),

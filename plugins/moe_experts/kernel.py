@@ -16,6 +16,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from ttc.base.dims import evaluate
 from ttc.plugins.launch import Dim, Leaf, Minimum, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.ops import OpSpec
@@ -144,7 +145,8 @@ def _product(problem: Problem, tile: Tile, inner: str, outer: str, gathered: boo
 
 def _product_grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum: Minimum) -> tuple[Dim, ...]:
     """Row tiles: at most one a pair, and at most one partly filled an expert."""
-    slots = minimum(dims["R"], dims["R"] // constants["BLOCK_M"] + constants["E"])
+    pairs = evaluate("T*K", dims)
+    slots = minimum(pairs, pairs // constants["BLOCK_M"] + constants["E"])
     return cdiv(constants["OUT"], constants["BLOCK_N"]), slots
 
 
@@ -152,7 +154,7 @@ def _product_tile(dims: Mapping[str, int]) -> int:
     """Decode tiles while an expert has at most one row tile on average; beyond, the product is bound by
     arithmetic.
     """
-    return 0 if dims["R"] <= 16 * dims["E"] else 2
+    return 0 if dims["T"] * dims["K"] <= 16 * dims["E"] else 2
 
 
 def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf:
@@ -160,9 +162,8 @@ def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf
     return Leaf(
         op=op,
         kernel=grouped_product,
-        changing=("T", "R"),
-        integers=("R",),
-        relations=(("R", "T*K"), ("E1", "E+1")),
+        changing=("T",),
+        integers=("T*K",),
         tiles=_PRODUCT_TILES,
         choose=_product_tile,
         constants=lambda problem, tile: _product(problem, tile, inner, outer, gathered),
@@ -176,9 +177,8 @@ LEAVES = (
     Leaf(
         op=MOE_COMBINE,
         kernel=combine,
-        changing=("T", "R"),
+        changing=("T",),
         integers=(),
-        relations=(("R", "T*K"),),
         tiles=_COMBINE_TILES,
         choose=lambda dims: 0 if dims["T"] <= 64 else 1,
         constants=lambda problem, tile: {"D": problem.dims["D"], "K": problem.dims["K"], **tile.blocks},

@@ -155,7 +155,6 @@ LEAVES = (
         kernel=route,
         changing=("T",),
         integers=("T",),
-        relations=(),
         tiles=(
             Tile("16", {"BLOCK_T": 16}, num_warps=4),
             Tile("1", {"BLOCK_T": 1}, num_warps=1),

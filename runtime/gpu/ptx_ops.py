@@ -35,7 +35,7 @@ class PtxOps:
         leaf = leaves.get(step.name)
         if leaf is None:
             raise BackendError(f"no kernel for the op {step.name}; build the engines with --form whole")
-        dims = leaf.dims([array.shape for array in inputs], step.attributes)
+        dims = leaf.op.dims([array.shape for array in inputs], step.attributes)
         problem = problem_of(dims, step.attributes, self._compute_dtype)
         launch = leaf.bind(problem, leaf.choose(dims))
         self._check(step, (*inputs, *outputs), (*launch.inputs, *launch.outputs))

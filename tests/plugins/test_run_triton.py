@@ -36,7 +36,7 @@ def test_kernels_take_inputs_then_integers_then_outputs():
         count = len(leaf.op.inputs)
         assert all(name.endswith("_ptr") for name in names[:count]), leaf.op.name
         integers = names[count : count + len(leaf.integers)]
-        assert tuple(integers) == leaf.integers
+        assert not any(name.endswith("_ptr") for name in integers), leaf.op.name
         outputs = names[count + len(integers) :][: len(leaf.op.outputs)]
         assert all(name.endswith("_ptr") for name in outputs), leaf.op.name
 
@@ -54,7 +54,7 @@ def test_inputs_are_checked(device):
         ((rows, weights, grouped.long()), r"grouped_rows is torch\.int64, expected torch\.int32"),
         ((rows.T.contiguous().T, weights, grouped), "rows has strides"),
         ((odd, weights, grouped), "rows starts 4 bytes past a multiple of 16"),
-        ((rows[:3], weights, grouped), r"dimension R is 3, but T\*K is 4"),
+        ((rows[:3], weights, grouped), r"rows has shape \(3, 24\), expected \(T\*K, D\) with T\*K = 4"),
         ((rows, weights[:1], grouped), r"grouped_rows has shape \(2, 2\), expected \(T, K\) with T = 1"),
         ((rows[None], weights, grouped), "rows has 3 dimensions, expected"),
         ((rows.to("meta"), weights, grouped), "rows is on meta"),

@@ -24,7 +24,7 @@ VALUES = {
     "MambaConv": {"W": 4},
     "MambaScan": {"G": 2, "H": 4, "P": 3, "N": 5},
     "MambaBlockScan": {"G": 2, "W": 4},
-    "MambaAdvance": {"G": 2, "H": 4, "P": 3, "N": 5, "W1": 3},
+    "MambaAdvance": {"G": 2, "H": 4, "P": 3, "N": 5, "W": 4},
 }
 
 

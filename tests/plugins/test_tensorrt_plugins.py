@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
+from ttc.base.dims import sizes_of
 from ttc.plugins.kernels import LEAVES
 from ttc.plugins.launch import Problem
 from ttc.plugins.registration import PLUGINS
 
-SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "R": 10, "E1": 9, "V": 40}
-SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "W1": 3, "W": 4, "ONE": 1}
+SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "V": 40}
+SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4}
 ATTRIBUTES = {"K": 2, "n_group": 2, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 2.5}
 ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3}
-CHANGING = ["B", "L", "T", "R"]
+CHANGING = ["B", "L", "T"]
 
 
 def case(op, number=0, dynamic=CHANGING, **changes):
@@ -21,7 +22,7 @@ def case(op, number=0, dynamic=CHANGING, **changes):
     return {
         "op": op.name,
         "attributes": {name: ATTRIBUTES[name] for name in op.attributes},
-        "shapes": [[SIZES[letter] for letter in spec.shape] for spec in op.inputs],
+        "shapes": [list(sizes_of(spec.shape, SIZES)) for spec in op.inputs],
         "dtypes": [compute if spec.dtype == "compute" else spec.dtype for spec in op.inputs],
         "dynamic": dynamic,
         "tactic": 1 + number % len(LEAVES[op.name].tiles),
@@ -38,7 +39,7 @@ FIXED = [case(op, 2, dynamic=[]) for op in PLUGINS if op.name in ("MoeUp", "Mamb
 def nvidia(tmp_path_factory):
     """What NVIDIA's code got from our plugins."""
     (up,) = (op for op in PLUGINS if op.name == "MoeUp")
-    refused = [case(up, tactic=9), case(up, dynamic=["T", "R", "D"]), case(up, dtypes=["int32"] * 5)]
+    refused = [case(up, tactic=9), case(up, dynamic=["T", "D"]), case(up, dtypes=["int32"] * 5)]
     stubs = make_stubs(tmp_path_factory.mktemp("tensorrt_stubs"))
     code = "from tests.support.tensorrt_plugins import main\nmain()"
     return run_with_tensorrt(stubs, code, {"cases": CASES + FIXED, "refused": refused})
@@ -52,7 +53,7 @@ def test_every_leaf_is_a_plugin(nvidia):
 def test_plugin_does_what_the_launcher_does(nvidia, number):
     asked, got = (CASES + FIXED)[number], nvidia["cases"][number]
     leaf = LEAVES[asked["op"]]
-    dims = leaf.dims(asked["shapes"], asked["attributes"])
+    dims = leaf.op.dims(asked["shapes"], asked["attributes"])
     compute = next(
         (d for spec, d in zip(leaf.op.inputs, asked["dtypes"], strict=True) if spec.dtype == "compute"), None
     )
@@ -83,7 +84,7 @@ def test_kernel_takes_what_tensorrt_passes(nvidia, number):
 def test_what_is_refused(nvidia):
     tactic, dynamic, dtype = nvidia["refusals"]
     assert "tactic 9 does not exist; there are 1 to 4" in tactic
-    assert "dimensions D are dynamic in the network; only T, R may be" in dynamic
+    assert "dimensions D are dynamic in the network; only T may be" in dynamic
     assert "x is INT32, expected FLOAT, HALF or BF16" in dtype
     assert "registered in this process already" in nvidia["twice"]
 
@@ -92,7 +93,7 @@ def test_the_symbols_are_needed():
     """The grids that are compared do depend on the dynamic dimensions."""
     for name in ("MoeUp", "MoeCombine", "MambaConv", "MambaScan", "DiffusionPredict"):
         leaf = LEAVES[name]
-        dims = SIZES | {"G": 2, "mask_id": 3}
+        dims = SIZES | {"mask_id": 3}
         launch = leaf.bind(Problem(dims, ATTRIBUTES, "float32"))
         larger = dims | {letter: 40 * dims[letter] for letter in CHANGING}
         assert launch.programs(dims) != launch.programs(larger)

@@ -9,11 +9,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from ttc.base.dims import letters
 from ttc.plugins.functions import ONNX_OPSET, add_function_bodies
 from ttc.plugins.ops import DOMAIN, OpSpec
 
 Array = npt.NDArray[Any]
-UNUSED_MASK_ID = ("B", "L", "T", "R")
+OPEN = {"B", "L", "T"}
 
 
 def run_body(op: OpSpec, inputs: Sequence[Array], attributes: dict[str, Any]) -> list[Array]:
@@ -24,8 +25,8 @@ def run_body(op: OpSpec, inputs: Sequence[Array], attributes: dict[str, Any]) ->
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(
                 [
-                    letter if letter in UNUSED_MASK_ID else size
-                    for letter, size in zip(spec.shape, array.shape, strict=True)
+                    dim if letters(dim) & OPEN else size
+                    for dim, size in zip(spec.shape, array.shape, strict=True)
                 ]
             ),
         )

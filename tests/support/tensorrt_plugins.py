@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import tensorrt as trt
 import tensorrt.plugin as trtp
 
+from ttc.base.dims import letters
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.registration import PLUGINS, register_all
 
@@ -123,7 +124,7 @@ def drive(registry, case):
         trt.QuickPluginCreationRequest.STRICT_AOT,
     )
     shapes, dtypes = case["shapes"], case["dtypes"]
-    dynamic = [[letter in case["dynamic"] for letter in spec.shape] for spec in op.inputs]
+    dynamic = [[bool(letters(dim) & set(case["dynamic"])) for dim in spec.shape] for spec in op.inputs]
     types = plugin.get_output_data_types([_TYPES[dtype] for dtype in dtypes], [len(s) for s in shapes])
     symbols = [
         [Dimension.make(size, not moves) for size, moves in zip(shape, moving, strict=True)]

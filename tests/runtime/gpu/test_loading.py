@@ -196,7 +196,7 @@ def test_a_kernel_gets_what_its_launch_says():
         ops(scope, step, inputs, outputs)()
     assert compiled == [("MambaConv", "9.0")], "compiled once"
     leaf = LEAVES["MambaConv"]
-    dims = leaf.dims([array.shape for array in inputs], {"W": 4})
+    dims = leaf.op.dims([array.shape for array in inputs], {"W": 4})
     launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.choose(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
