@@ -1,141 +1,295 @@
-"""The options of a generation, checked once."""
+"""The options of a generation: named and given their defaults once, checked once."""
 
+import dataclasses
 import logging
 import math
 import numbers
+import operator
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttc.base.names import MODES, Mode
+from ttc.base.names import MODES
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
 
-__all__ = ["MAX_BLOCK_SIZE", "Options", "make_options"]
+__all__ = ["MAX_BLOCK_SIZE", "OPTION_NAMES", "GenerationOptions", "Options", "check_options"]
 
 logger = logging.getLogger(__name__)
 
 TRAINED_BLOCK_SIZE = 16
-# The scan of a block is exact up to a few hundred tokens (spec § 3), and quadratic in them.
+# The scan of a block is exact up to a few hundred tokens, and quadratic in them.
 MAX_BLOCK_SIZE = 512
 # Below this, logits over temperature leave the range in which float32 tells neighbours apart.
 MIN_TEMPERATURE = 1e-3
+MAX_STOP_TEXTS = 4
+MAX_CHOICES = 1024
 _MAX_SEED = 2**63 - 1
+_SAMPLES = ("ar", "mock-ar", "lossless", "prompt-lookup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """What a generation is asked for; every option with its default.
+
+    Attributes:
+        mode: "diffusion"; "ar", the context tower alone; "mock-ar", the denoiser one token at a time;
+            "lossless", AR's text, drafted by the denoiser and verified by the context tower;
+            "prompt-lookup", AR's text, drafted from what followed the same tokens before.
+        max_new_tokens: need not be a multiple of the block; None: until eos, a stop text or the end of the
+            context.
+        min_tokens: no eos before so many new tokens (not in diffusion).
+        block_size, steps, threshold: of mask diffusion: at most `steps` denoiser evaluations fill a block of
+            `block_size` tokens, committing every prediction more probable than `threshold`.
+        finish_early: end a block's steps when every token that will be kept is committed; the same tokens,
+            fewer evaluations (diffusion).
+        temperature: 0 is greedy.
+        top_k, top_p: keep the k most probable tokens, or the fewest that reach probability p (not in
+            diffusion).
+        seed: makes a sampled run repeatable; the one that was used is in the statistics.
+        n: how many texts to write for the prompt. Choice i is what a call with `choice=i` alone gives.
+        choice: which of the texts that one seed gives.
+        eos_token_id: one id or several; None means the model's own.
+        stop_at_eos: False ignores them.
+        stop: a text or up to 4 of them; the text ends before the first that appears.
+        banned_token_ids: never sampled (not in diffusion).
+        logprobs: put the log-probability of every new token, at the moment it was committed, into the result.
+        skip_special_tokens: leave control tokens out of the text.
+        split_special_tokens: read control tokens that stand in a text prompt as plain text.
+        draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
+            "auto" chooses its length and its evaluations by what they cost and what they bring.
+        deadline: seconds after which the row ends in an error; None for no bound.
+    """
+
+    mode: str = "diffusion"
+    max_new_tokens: int | None = 128
+    min_tokens: int = 0
+    block_size: int = 16
+    steps: int = 16
+    threshold: float = 0.9
+    finish_early: bool = False
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int = 1
+    choice: int = 0
+    eos_token_id: int | Collection[int] | None = None
+    stop_at_eos: bool = True
+    stop: str | Sequence[str] | None = None
+    banned_token_ids: Collection[int] = ()
+    logprobs: bool = False
+    skip_special_tokens: bool = True
+    split_special_tokens: bool = False
+    draft_steps: int | str = "auto"
+    deadline: float | None = None
+
+
+OPTION_NAMES = tuple(field.name for field in dataclasses.fields(GenerationOptions))
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Checked options; see `Engine.generate` for their meaning.
+    """Checked options, as `GenerationOptions` but for:
 
     Attributes:
         seed: set whenever something is drawn, also where the user gave none.
         draft_steps: most denoiser evaluations of a draft; None leaves the choice to the policy.
         eos_token_ids: ids that end a row; empty where nothing does.
+        stop: texts.
         notes: warnings that belong into the result, one sentence each.
     """
 
-    mode: Mode
-    max_new_tokens: int
+    mode: str
+    max_new_tokens: int | None
+    min_tokens: int
     block_size: int
     steps: int
     threshold: float
+    finish_early: bool
     temperature: float
     top_k: int | None
     top_p: float | None
     seed: int | None
+    n: int
+    choice: int
+    stop: tuple[str, ...]
+    banned_token_ids: tuple[int, ...]
+    logprobs: bool
+    skip_special_tokens: bool
+    split_special_tokens: bool
     draft_steps: int | None
+    deadline: float | None
     eos_token_ids: frozenset[int]
     notes: tuple[str, ...]
 
 
-def make_options(
-    config: ModelConfig,
-    *,
-    mode: str,
-    max_new_tokens: int,
-    block_size: int,
-    steps: int,
-    threshold: float,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    eos_token_id: int | Sequence[int] | None,
-    stop_at_eos: bool,
-    draft_steps: int | str = "auto",
-) -> Options:
-    """Check everything a user can get wrong; each refusal is an `InputError` that says what is valid."""
-    if mode not in MODES:
-        raise InputError(f"unknown mode {mode!r}; valid: {', '.join(MODES)}")
-    _integer("max_new_tokens", max_new_tokens, 0, 2**31 - 1)
-    _integer("block_size", block_size, 1, MAX_BLOCK_SIZE, "a longer block's scan is not exact")
-    _integer("steps", steps, 1, 2**31 - 1)
-    _number("threshold", threshold, 0.0, 1.0)
-    _number("temperature", temperature, 0.0, 1e4)
-    if 0 < temperature < MIN_TEMPERATURE:
-        raise InputError(
-            f"temperature is {temperature!r}; valid: 0 (greedy), or {MIN_TEMPERATURE:g} to 10000"
-        )
-    if top_k is not None:
-        _integer("top_k", top_k, 1, 2**31 - 1)
-    if top_p is not None:
-        _number("top_p", top_p, 0.0, 1.0)
-    if mode == "diffusion" and (top_k is not None or top_p is not None):
+def check_options(config: ModelConfig, given: Mapping[str, Any] | GenerationOptions) -> Options:
+    """Check everything that a user can get wrong; each refusal is an `InputError` that says what is valid.
+
+    given: options by name; the others have their defaults.
+    """
+    if isinstance(given, GenerationOptions):
+        asked = given
+    else:
+        if unknown := sorted(given.keys() - set(OPTION_NAMES)):
+            raise InputError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
+        asked = GenerationOptions(**given)
+    if asked.mode not in MODES:
+        raise InputError(f"unknown mode {asked.mode!r}; valid: {', '.join(MODES)}")
+    steps = _integer("steps", asked.steps, 1, 2**31 - 1)
+    temperature = _temperature(asked.temperature)
+    top_k = None if asked.top_k is None else _integer("top_k", asked.top_k, 1, 2**31 - 1)
+    top_p = None if asked.top_p is None else _number("top_p", asked.top_p, 0.0, 1.0)
+    seed = None if asked.seed is None else _integer("seed", asked.seed, 0, _MAX_SEED)
+    maximum = asked.max_new_tokens
+    options = Options(
+        mode=asked.mode,
+        max_new_tokens=None if maximum is None else _integer("max_new_tokens", maximum, 0, 2**31 - 1),
+        min_tokens=_integer("min_tokens", asked.min_tokens, 0, 2**31 - 1),
+        block_size=_integer(
+            "block_size", asked.block_size, 1, MAX_BLOCK_SIZE, "a longer block's scan is not exact"
+        ),
+        steps=steps,
+        threshold=_number("threshold", asked.threshold, 0.0, 1.0),
+        finish_early=_switch("finish_early", asked.finish_early),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=(secrets.randbits(63) if seed is None else seed) if temperature > 0 else None,
+        n=_integer("n", asked.n, 1, MAX_CHOICES),
+        choice=_integer("choice", asked.choice, 0, MAX_CHOICES - 1),
+        stop=_stop_texts(asked.stop),
+        banned_token_ids=_token_ids("banned_token_ids", asked.banned_token_ids, config),
+        logprobs=_switch("logprobs", asked.logprobs),
+        skip_special_tokens=_switch("skip_special_tokens", asked.skip_special_tokens),
+        split_special_tokens=_switch("split_special_tokens", asked.split_special_tokens),
+        draft_steps=_draft_steps(asked.draft_steps, steps),
+        deadline=_deadline(asked.deadline),
+        eos_token_ids=_eos(config, asked),
+        notes=_notes(asked, temperature),
+    )
+    _refuse_for_mode(options)
+    return options
+
+
+def _refuse_for_mode(options: Options) -> None:
+    """Options that the mode cannot honour."""
+    mode, sampled = options.mode, options.mode in _SAMPLES
+    if not sampled and (options.top_k is not None or options.top_p is not None):
         raise InputError(
             "top_k and top_p do not apply to mode 'diffusion' (the model's rule has neither); "
             "use 'ar' or 'lossless'"
         )
-    if seed is not None:
-        _integer("seed", seed, 0, _MAX_SEED)
-    if draft_steps != "auto":
-        if isinstance(draft_steps, str):
-            raise InputError(f"draft_steps is {draft_steps!r}; valid: 'auto', or a number of steps")
-        _integer("draft_steps", draft_steps, 1, steps, "steps is the most a block may take")
+    for name, given in (("min_tokens", options.min_tokens), ("banned_token_ids", options.banned_token_ids)):
+        if given and not sampled:
+            raise InputError(f"{name} does not apply to mode {mode!r}; valid: {', '.join(_SAMPLES)}")
+    if options.finish_early and mode != "diffusion":
+        raise InputError(f"finish_early does not apply to mode {mode!r}; it is for mode 'diffusion'")
+    if options.logprobs and mode == "prompt-lookup":
+        raise InputError(
+            "logprobs does not apply to mode 'prompt-lookup'; use 'ar' or 'lossless', which give the same text"
+        )
+    if options.max_new_tokens is not None and options.min_tokens > options.max_new_tokens:
+        raise InputError(
+            f"min_tokens is {options.min_tokens}, more than max_new_tokens {options.max_new_tokens}"
+        )
+
+
+def _notes(asked: GenerationOptions, temperature: float) -> tuple[str, ...]:
     notes = []
-    if temperature == 0 and (top_k is not None or top_p is not None):
+    if temperature == 0 and (asked.top_k is not None or asked.top_p is not None):
         notes.append("top_k and top_p have no effect at temperature 0: greedy decoding takes the best token")
-    if mode == "diffusion" and block_size != TRAINED_BLOCK_SIZE:
+    if asked.mode == "diffusion" and asked.block_size != TRAINED_BLOCK_SIZE:
         notes.append(
-            f"block_size is {block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, others lose quality"
+            f"block_size is {asked.block_size}: the model was trained on {TRAINED_BLOCK_SIZE}, "
+            "others lose quality"
         )
     for note in notes:
         logger.warning(note)
-    drawn = temperature > 0
-    return Options(
-        mode=mode,
-        max_new_tokens=max_new_tokens,
-        block_size=block_size,
-        steps=steps,
-        threshold=float(threshold),
-        temperature=float(temperature),
-        top_k=top_k,
-        top_p=top_p,
-        seed=(secrets.randbits(63) if seed is None else seed) if drawn else None,
-        draft_steps=None if isinstance(draft_steps, str) else int(draft_steps),
-        eos_token_ids=_eos(config, eos_token_id) if stop_at_eos else frozenset(),
-        notes=tuple(notes),
-    )
+    return tuple(notes)
 
 
-def _eos(config: ModelConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
-    if eos_token_id is None:
-        return frozenset(config.eos_token_ids)
-    ids = list(eos_token_id) if isinstance(eos_token_id, Sequence) else [eos_token_id]
-    for token in ids:
-        _integer("eos_token_id", token, 0, config.vocab_size - 1)
-    return frozenset(int(token) for token in ids)
+def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:
+    given = asked.eos_token_id
+    if given is None:
+        ids: tuple[int, ...] = config.eos_token_ids
+    elif isinstance(given, Mapping | str | bytes):
+        raise InputError(f"eos_token_id is {given!r}; valid: a token id or several")
+    else:
+        several = given if hasattr(given, "__iter__") and getattr(given, "ndim", 1) else [given]
+        ids = _token_ids("eos_token_id", several, config)
+        if config.mask_token_id in ids:
+            raise InputError(f"eos_token_id is {given!r}; {config.mask_token_id} is the mask id, never a token")
+    return frozenset(ids) if _switch("stop_at_eos", asked.stop_at_eos) else frozenset()
 
 
-def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+def _token_ids(name: str, ids: Any, config: ModelConfig) -> tuple[int, ...]:
+    if isinstance(ids, Mapping | str | bytes) or not hasattr(ids, "__iter__"):
+        raise InputError(f"{name} is {ids!r}; valid: token ids")
+    return tuple(_integer(name, token, 0, config.vocab_size - 1) for token in ids)
+
+
+def _temperature(value: Any) -> float:
+    temperature = _number("temperature", value, 0.0, 1e4)
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise InputError(f"temperature is {value!r}; valid: 0 (greedy), or {MIN_TEMPERATURE:g} to 10000")
+    return temperature
+
+
+def _draft_steps(value: Any, steps: int) -> int | None:
+    if isinstance(value, str):
+        if value != "auto":
+            raise InputError(f"draft_steps is {value!r}; valid: 'auto', or a number of steps")
+        return None
+    return _integer("draft_steps", value, 1, steps, "steps is the most a block may take")
+
+
+def _stop_texts(value: Any) -> tuple[str, ...]:
+    texts = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"stop is {value!r}; valid: a text, or up to {MAX_STOP_TEXTS} of them")
+    if len(texts) > MAX_STOP_TEXTS:
+        raise InputError(f"stop has {len(texts)} texts; valid: up to {MAX_STOP_TEXTS}")
+    if "" in texts:
+        raise InputError("stop has an empty text, which would end everything at once; leave it out")
+    return tuple(texts)
+
+
+def _deadline(value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = _number("deadline", value, -math.inf, math.inf)
+    if seconds <= 0:
+        raise InputError(f"deadline is {value!r}, which has passed; valid: seconds from now, above 0")
+    return seconds
+
+
+def _switch(name: str, value: Any) -> bool:
+    # numpy's booleans count as well; a text never does.
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise InputError(f"{name} is {value!r}; valid: True or False")
+    return bool(value)
+
+
+def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> int:
+    whole = not isinstance(value, bool) and isinstance(value, numbers.Integral)
+    if not whole and hasattr(value, "__index__") and not isinstance(value, bool | str):
+        try:  # an array or tensor without dimensions
+            value, whole = operator.index(value), True
+        except TypeError:
+            whole = False
+    if not whole or not low <= int(value) <= high:
         raise InputError(
             f"{name} is {value!r}; valid: an integer from {low} to {high}" + (f" ({why})" if why else "")
         )
+    return int(value)
 
 
-def _number(name: str, value: Any, low: float, high: float) -> None:
+def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(float(value)):
         raise InputError(f"{name} is {value!r}; valid: a number from {low:g} to {high:g}")
     if not low <= float(value) <= high:
         raise InputError(f"{name} is {value!r}; valid: {low:g} to {high:g}")
+    return float(value)

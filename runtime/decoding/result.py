@@ -7,7 +7,7 @@ from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
 
 __all__ = ["Event", "FinishReason", "Result", "Stats"]
 
-FinishReason = Literal["eos", "length"]
+FinishReason = Literal["eos", "length", "stop", "error", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +95,19 @@ class Event:
     text: str | None
     round: Round | None = None
     rejected: tuple[int, ...] = ()
+
+    @classmethod
+    def of_tokens(
+        cls,
+        row: int,
+        block_index: int,
+        step: int,
+        tokens: tuple[int, ...],
+        round: Round | None = None,
+        rejected: tuple[int, ...] = (),
+    ) -> "Event":
+        """Return the event of a finished block whose tokens went into the result."""
+        masked = (False,) * len(tokens)
+        return cls(
+            row, block_index, step, tokens, masked, None, committed=True, text=None, round=round, rejected=rejected
+        )

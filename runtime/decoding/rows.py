@@ -1,49 +1,145 @@
-"""One row of a batch: its prompt, what it has generated, and when it is done."""
+"""One row: a request on its way, from the queue to its end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
 
-from ttc.runtime.decoding.options import Options
-from ttc.runtime.decoding.result import FinishReason
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
+from ttc.errors import TtcError
+from ttc.runtime.decoding.request import RowRequest
+from ttc.runtime.decoding.result import Event, FinishReason
+from ttc.runtime.decoding.seats import Seat
+from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled
+from ttc.runtime.interface.sampling import NO_BAN, Ban, RowSampling
 
-__all__ = ["Row"]
+if TYPE_CHECKING:
+    from ttc.runtime.decoding.modes import Mode
+
+__all__ = ["Phase", "Row"]
 
 
-@dataclass(slots=True)
+class Phase(Enum):
+    """Where a row stands."""
+
+    WAITING = "waiting"
+    PROMPT = "prompt"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
 class Row:
-    """State of one row during a generation.
+    """State of one row; written by `settle` and by the core that owns it.
 
     Attributes:
-        index: place in the batch.
-        prompt: token ids.
-        tokens: new token ids, cut after eos and at max_new_tokens.
+        id: the core's number, in order of arrival.
+        length: tokens of the row in the context state.
+        tokens: new token ids, cut at the row's end.
+        logprobs: of every new token, where asked for.
         nfe_per_block: denoiser evaluations of every finished or running block.
-        rounds: in lossless mode, every round so far.  lossless: its figures, when the batch has ended.
-        context_calls: context tower calls that read tokens of this row.
-        finish_reason: None while it runs.
+        context_calls: context calls that read tokens of this row.
+        cached_tokens: prompt tokens that came from the prefix cache.
+        error: what the row ended by, with finish_reason "error".
     """
 
-    index: int
-    prompt: Sequence[int]
+    id: int
+    request: RowRequest
+    phase: Phase = Phase.WAITING
+    seat: Seat | None = None
+    mode: "Mode | None" = None
+    length: int = 0
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     nfe_per_block: list[int] = field(default_factory=list)
-    rounds: list[Round] = field(default_factory=list)
-    lossless: LosslessStats | None = None
     context_calls: int = 0
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
+    error: TtcError | None = None
 
-    def extend(self, block: Sequence[int], options: Options) -> list[int]:
-        """Take a finished block; returns what of it goes into the result and sets `finish_reason` if this was
-        the last.
+    def due(self, chunk: int) -> Due | None:
+        """Return what the row needs next; None when it has ended.
+
+        chunk: prompt tokens of one piece; pieces begin at multiples of it, so that a piece is the same
+            whoever asks.
         """
-        taken: list[int] = []
-        for token in block[: options.max_new_tokens - len(self.tokens)]:
-            taken.append(token)
-            if token in options.eos_token_ids:
-                self.finish_reason = "eos"
+        if self.finish_reason is not None:
+            return None
+        assert self.mode is not None, "a row that runs has a mode"
+        if self.phase is Phase.RUNNING:
+            return self.mode.due(self)
+        prompt = self.mode.prompt(self)
+        piece = prompt[self.length : self.length - self.length % chunk + chunk]
+        last = self.length + len(piece) == len(prompt)
+        sampling = self.sampling() if last and self.mode.samples_after_prompt else None
+        return Read(tuple(piece), len(piece), sampling, prompt=True)
+
+    def settle(self, due: Due, outcome: Outcome) -> None:
+        """Take in what came of `due`."""
+        assert self.mode is not None, "a row that runs has a mode"
+        if isinstance(due, Read):
+            self.context_calls += 1
+            self.length += due.commit
+        if self.phase is Phase.RUNNING:
+            self.mode.settle(self, due, outcome)
+        elif self.length >= len(self.mode.prompt(self)):
+            self.start(outcome if isinstance(outcome, Sampled) else None)
+
+    def start(self, sampled: Sampled | None) -> None:
+        """Leave the prompt for the mode; `sampled` is the prompt's next token where the mode asked for it."""
+        assert self.mode is not None, "a row that runs has a mode"
+        self.phase = Phase.RUNNING
+        self.mode.start(self, sampled)
+
+    def sampling(self, ahead: int = 0) -> RowSampling:
+        """Return how AR samples the row's next token (or the one `ahead` further), and those after it."""
+        options, request = self.request.options, self.request
+        done = len(self.tokens) + ahead
+        early = max(0, options.min_tokens - done)
+        banned = options.banned_token_ids
+        ban = Ban(banned, tuple(sorted(options.eos_token_ids)), early) if banned or early else NO_BAN
+        return RowSampling(
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            request.row_key if options.temperature else 0,
+            len(request.prompt) + done,
+            ban,
+            options.logprobs,
+        )
+
+    def take(self, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> tuple[int, ...]:
+        """Append new tokens; return what of them goes into the result, and set `finish_reason` if they end it.
+
+        The result ends after the first eos, where its `ending` says, or at its length, whichever is first.
+        """
+        eos, room = self.request.options.eos_token_ids, self.request.max_new_tokens - len(self.tokens)
+        taken, reason = list(tokens[:room]), None
+        for i, token in enumerate(taken):
+            if token in eos:
+                taken, reason = taken[: i + 1], "eos"
                 break
+        if self.request.ending is not None:
+            kept = self.request.ending.push(taken)
+            if kept is not None:
+                taken, reason = taken[:kept], "stop"
         self.tokens += taken
-        if self.finish_reason is None and len(self.tokens) >= options.max_new_tokens:
-            self.finish_reason = "length"
-        return taken
+        self.logprobs += logprobs[: len(taken)]
+        if reason is None and len(self.tokens) >= self.request.max_new_tokens:
+            reason = "length"
+        self.finish_reason = reason  # type: ignore[assignment]  # one of the three
+        return tuple(taken)
+
+    def fail(self, error: TtcError) -> None:
+        """End the row by an error."""
+        self.finish_reason, self.error = "error", error
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to who listens."""
+        if self.request.listener is not None:
+            self.request.listener(event)
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether events are wanted."""
+        return self.request.listener is not None
+

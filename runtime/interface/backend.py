@@ -1,11 +1,13 @@
-"""The interface between the loop and a backend: a few calls over tensors the backend owns.
+"""The interface of a backend: a few calls over tensors that the backend owns.
 
-Logits stay the backend's too: `step` and `choose` make tokens of them where they lie, `fetch` brings them to
-the host. They are valid until the next call on the same state.
+A state holds rows that come and go. A call is about some of them, named by their row numbers (`rows`, ascending;
+None for all); its arrays have one entry per named row, and the other rows stay as they are. Logits stay the
+backend's: `step` and `sample` make tokens of them where they lie, `fetch` brings them to the host. They are valid
+until the next call on the same state.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
 from ttc.plugins.diffusion_step import naive_numpy as commit
 from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
-from ttc.runtime.interface.state import ContextState
+from ttc.runtime.interface.state import ContextState, RowPiece
 
 __all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
 
@@ -26,7 +28,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class ContextCall:
-    """What a context call gives, both the backend's own: logits (B, R, V) for `fetch` and `choose`, and what
+    """What a context call gives, both the backend's own: logits (B, R, V) for `fetch` and `sample`, and what
     `advance` needs.
     """
 
@@ -65,11 +67,11 @@ class StepOutputs:
 
 @dataclass(frozen=True, slots=True)
 class BlockInputs:
-    """A block to fill, on the host: block_ids (B, L) with the mask id where undecided, the others (B,).
+    """Blocks to fill that begin together, on the host: block_ids (B, L) with the mask id where undecided, the
+    others (B,).
 
-    steps: at most so many denoiser evaluations.
-    redraw: with a temperature, draw anew in every step; otherwise all steps take the noise that AR has at
-        these places, which makes a better draft, not another text.
+    Attributes:
+        steps: the most denoiser evaluations of each.
     """
 
     block_ids: Ints
@@ -77,7 +79,6 @@ class BlockInputs:
     threshold: Floats
     temperature: Floats
     row_key: npt.NDArray[np.int64]
-    redraw: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
-        can_advance: whether `advance` can be had; old bundles lack its graph.
+        can_advance: whether `advance` is available; old bundles lack its graph.
+        can_save_rows: whether `save_row` and `load_row` are available, which the prefix cache needs.
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
@@ -115,6 +117,7 @@ class Backend(ABC):
     config: ModelConfig
     notes: Sequence[str]
     can_advance: bool = True
+    can_save_rows: bool = False
     limits: Limits | None = None
     graph_level: int | None = None
     threads: int | None = None
@@ -126,7 +129,7 @@ class Backend(ABC):
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        """An empty state for B rows and `capacity` tokens."""
+        """Return an empty state of B rows for `capacity` tokens each."""
 
     @abstractmethod
     def context(
@@ -136,33 +139,43 @@ class Backend(ABC):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
-        """Read a block (B, L) with the context tower and move the state past its first `commit_len` (B,)
-        tokens.
+        """Read a block (B, L) with the context tower and move the rows past its first `commit_len` (B,) tokens.
 
-        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are places in the block, R ≥ 1. With
-        `save` the result can be given to `advance`.
+        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are positions in the block, R ≥ 1.
+        With `save` the result can be given to `advance`.
         """
 
     @abstractmethod
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        """Move the state past the first `commit_len` tokens of the block the last `context` call read and did
-        not commit.
+    def advance(
+        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
+    ) -> None:
+        """Move the rows past the first `commit_len` tokens of the block that the last `context` call read and
+        did not commit; `rows` are those of that call.
         """
 
     @abstractmethod
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Any:
         """Evaluate the denoiser on a block (B, L); a negative t (B,) switches conditioning off. Logits stay
         the backend's.
         """
 
     @abstractmethod
     def fetch(self, logits: Any) -> Floats:
-        """Logits of `context` (B, R, V) or `denoise` (B, L, V) as a float32 array on the host."""
+        """Return logits of `context` (B, R, V) or `denoise` (B, L, V) as a float32 array on the host."""
 
     @abstractmethod
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
-        """A state of only these rows, in this order."""
+    def resize(self, state: ContextState, batch: int) -> None:
+        """Change the number of rows. Those that stay keep what they hold; new ones are empty."""
+
+    @abstractmethod
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
+        """Make these rows empty again, whatever they held."""
+
+    @abstractmethod
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        """Copy one row into row `to` of a state whose capacity holds it; the two may be the same state."""
 
     def sample_next(
         self,
@@ -172,57 +185,68 @@ class Backend(ABC):
         logit_positions: Ints,
         how: SamplingParams,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> tuple[SampledTokens, Any]:
-        """`context`, with a token chosen from the logits of every requested place, and what `advance` needs.
+        """Read as `context` does; return a token sampled from the logits of every requested position, and what
+        `advance` needs.
 
-        `logit_positions` are places one behind the other. A backend that keeps its logits elsewhere chooses
-        in the same call.
+        `logit_positions` are consecutive. A backend that keeps its logits elsewhere samples in the same call.
         """
-        call = self.context(state, input_ids, commit_len, logit_positions, save)
+        call = self.context(state, input_ids, commit_len, logit_positions, save, rows)
         return self.sample(call.logits, how), call.saved
 
     def sample(self, logits: Any, how: SamplingParams) -> SampledTokens:
-        """AR's tokens from logits of `context` or `denoise`; here on the host."""
+        """Return AR's tokens from logits of `context` or `denoise`; here on the host."""
         return LazySamples(self.fetch(logits), how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
-        """One diffusion step on the host; backends that hold their logits elsewhere do it there."""
+        """Take one diffusion step, here on the host; backends that hold their logits elsewhere take it there."""
         return host_step(self.fetch(logits), inputs, self.config.mask_token_id)
 
-    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
-        """Denoise a block until nothing is masked; the outputs of every step, in order.
+    def denoise_step(
+        self, state: ContextState, t: Floats, inputs: StepInputs, rows: Ints | None = None
+    ) -> StepOutputs:
+        """Evaluate the denoiser and take the diffusion step. A backend that has one launch for both uses it."""
+        return self.step(self.denoise(state, inputs.block_ids, t, rows), inputs)
 
-        Here the host steps. A backend that keeps the loop elsewhere may give all steps when the block is
-        done.
+    def fill_blocks(
+        self, state: ContextState, inputs: BlockInputs, rows: Ints | None = None
+    ) -> Sequence[StepOutputs] | None:
+        """Fill blocks until nothing is masked, in one launch; return the outputs of every step, in order.
+
+        None where that is not possible, or not yet: then the caller steps.
         """
-        block, B, L = inputs.block_ids, *inputs.block_ids.shape
-        masked_count = (block == self.config.mask_token_id).sum(-1)
-        for step in range(inputs.steps):
-            if not masked_count.any():
-                return
-            logits = self.denoise(state, block, (masked_count / L).astype(np.float32))
-            draw = np.full(B, step if inputs.redraw else 0, np.int32)
-            left = np.full(B, inputs.steps - step, np.int32)
-            small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, draw, left)
-            outputs = self.step(logits, StepInputs(block, *small))
-            yield outputs
-            block, masked_count = outputs.next_block_ids, outputs.masked_count
+        return None
+
+    def call_length(self, length: int) -> int:
+        """Return how many tokens a context call over `length` tokens really reads: rows of equal ones can share a
+        call.
+        """
+        return length
+
+    def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
+        """Return a copy of what the row holds, of its keys and values those from token `start` on."""
+        raise BackendError(f"backend {self.name!r} keeps no copies of rows; leave out prefix_cache_bytes")
+
+    def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
+        """Fill an empty row with consecutive pieces, the first from token 0 on."""
+        raise BackendError(f"backend {self.name!r} keeps no copies of rows; leave out prefix_cache_bytes")
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
-        """Make ready what is otherwise made at the first calls of these sizes; here that is nothing."""
+        """Prepare what is otherwise prepared at the first calls of these sizes; here that is nothing."""
         return
 
-    def read_state(self, state: ContextState) -> dict[str, Floats]:
-        """All state tensors on the host in float32, under their graph names (`ttc verify` compares them)."""
+    def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
+        """Return the state tensors of these rows on the host in float32, under their graph names."""
         raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
-        """A state out of host arrays under their graph names; the counterpart of `read_state`."""
+        """Return a state made of host arrays under their graph names; the counterpart of `read_state`."""
         raise BackendError(f"backend {self.name!r} takes no state from outside; start from a prompt")
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of weights and sessions; a second call does nothing."""
+        """Release weights and sessions; a second call does nothing."""
 
 
 def host_step(logits: Floats, inputs: StepInputs, mask_id: int) -> StepOutputs:

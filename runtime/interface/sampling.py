@@ -1,8 +1,9 @@
-"""Sampling the next token from the logits of a call, wherever those lie: the parameters, the tokens, and the
-numpy functions that say what sampling means.
+"""Sampling the next token from the logits of a call, wherever those lie: the parameters of every row, the tokens,
+and the numpy functions that say what sampling means.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,11 @@ from ttc.plugins.diffusion_step.naive_numpy import gumbel, uniforms
 
 __all__ = [
     "INVALID_TOKEN",
+    "NO_BAN",
+    "Ban",
     "EagerSamples",
     "LazySamples",
+    "RowSampling",
     "SampledTokens",
     "SamplingParams",
     "next_tokens",
@@ -27,80 +31,169 @@ INVALID_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How tokens are chosen from logits (B, R, V) at R places in a row.
+class Ban:
+    """Tokens that may not be sampled.
 
     Attributes:
-        temperature, top_k, top_p: of all rows, as in `ttc.runtime.interface.sampling`.
-        row_key: (B,) int64 from `counter_rng.row_key`.
-        position: (B,) int32, where in the sequence the token stands that the first logits are for; those
-            behind it are for the tokens that follow.
+        ids: at every position.
+        early_ids: at the first `early` positions of the call only; a minimum length bans eos so.
+        early: number of those positions.
+    """
+
+    ids: tuple[int, ...] = ()
+    early_ids: tuple[int, ...] = ()
+    early: int = 0
+
+    def at(self, position: int) -> tuple[int, ...]:
+        """Return the ids that are banned at position 0, 1, … of the call."""
+        return self.ids + self.early_ids if position < self.early else self.ids
+
+
+NO_BAN = Ban()
+
+
+@dataclass(frozen=True, slots=True)
+class RowSampling:
+    """How one row's tokens are sampled.
+
+    Attributes:
+        temperature: 0 takes the most probable token.
+        top_k, top_p: as in `token_probabilities`; None for no filter.
+        row_key: from `counter_rng.row_key`.
+        position: where in the sequence the token stands that the first logits are for.
+        ban: tokens that are left out.
+        logprobs: whether the tokens' log-probabilities are wanted as well.
     """
 
     temperature: float
     top_k: int | None
     top_p: float | None
-    row_key: npt.NDArray[np.int64]
-    position: Ints
+    row_key: int
+    position: int
+    ban: Ban = NO_BAN
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are sampled from logits (B, R, V) at R consecutive positions of every row."""
+
+    rows: tuple[RowSampling, ...]
+
+    @classmethod
+    def greedy(cls, batch: int) -> "SamplingParams":
+        """Return parameters that take the most probable token in every row."""
+        return cls((RowSampling(0.0, None, None, 0, 0),) * batch)
+
+    @property
+    def temperature(self) -> Floats:
+        """(B,) float32."""
+        return np.array([row.temperature for row in self.rows], np.float32)
+
+    @property
+    def row_key(self) -> npt.NDArray[np.int64]:
+        """(B,) int64."""
+        return np.array([row.row_key for row in self.rows], np.int64)
+
+    @property
+    def position(self) -> Ints:
+        """(B,) int32."""
+        return np.array([row.position for row in self.rows], np.int32)
 
     @property
     def filters(self) -> bool:
-        """Whether some tokens are excluded before the draw."""
-        return self.temperature > 0 and (self.top_k is not None or self.top_p is not None)
+        """Whether some row leaves tokens out before it samples, which needs all of its logits."""
+        return any(
+            row.ban is not NO_BAN
+            or (row.temperature > 0 and (row.top_k is not None or row.top_p is not None))
+            for row in self.rows
+        )
 
 
 class SampledTokens(ABC):
-    """The tokens chosen from the logits of one call."""
+    """The tokens sampled from the logits of one call."""
 
     @abstractmethod
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
-        """Return the tokens of these rows of the batch at one of the R places: int32, `INVALID_TOKEN` where
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
+        """Return the tokens of these rows of the call at one of the R positions: int32, `INVALID_TOKEN` where
         the logits hold NaN.
         """
 
+    @abstractmethod
+    def logprob(self, row: int, position: int, token: int) -> float:
+        """Return the natural log of the token's probability at temperature 1, without filters."""
+
 
 class LazySamples(SampledTokens):
-    """Chooses in numpy from logits (B, R, V), and only what is asked for: a draw goes through all of V."""
+    """Samples in numpy from logits (B, R, V), and only what is asked for: a draw goes through all of V."""
 
-    def __init__(self, logits: npt.NDArray[np.float32], how: SamplingParams) -> None:
-        self._logits, self._how = logits, how
+    def __init__(self, logits: Floats, params: SamplingParams) -> None:
+        self._logits, self._params = logits, params
 
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """As declared; computed here."""
-        which, how = np.asarray(rows), self._how
-        logits = self._logits[which, place]
+        which = np.asarray(rows)
+        logits = self._logits[which, position]
         usable = ~np.isnan(logits).any(-1)
         tokens = np.full(len(which), INVALID_TOKEN, np.int32)
-        tokens[usable] = next_tokens(
-            logits[usable],
-            how.temperature,
-            how.top_k,
-            how.top_p,
-            how.row_key[which[usable]],
-            how.position[which[usable]] + np.int32(place),
-        )
+        if usable.any():
+            params = [self._params.rows[row] for row in which[usable].tolist()]
+            tokens[usable] = next_tokens(_banned(logits[usable], params, position), params, position)
         return tokens
+
+    def logprob(self, row: int, position: int, token: int) -> float:
+        """As declared; computed here."""
+        logits = self._logits[row, position].astype(np.float64)
+        top = logits.max()
+        return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
 
 
 class EagerSamples(SampledTokens):
-    """SampledTokens made where the logits lie, all of them at once: (B, R) int32."""
+    """Tokens sampled where the logits lie, all of them at once: tokens and probabilities (B, R)."""
 
-    def __init__(self, tokens: Ints) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Ints, probability: Floats) -> None:
+        self._tokens, self._probability = tokens, probability
 
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """As declared; looked up here."""
-        made: Ints = self._tokens[np.asarray(rows), place]
-        return made
+        tokens: Ints = self._tokens[np.asarray(rows), position]
+        return tokens
+
+    def logprob(self, row: int, position: int, token: int) -> float:
+        """As declared; known for the sampled token only."""
+        assert self._tokens[row, position] == token, "only the sampled token's probability came back"
+        return float(np.log(self._probability[row, position]))
+
+
+def next_tokens(logits: Floats, params: Sequence[RowSampling], ahead: int = 0) -> Ints:
+    """Return the next token of every row: (B,) int32; argmax (the lowest id among equals) at temperature 0, else
+    a draw.
+
+    A draw is the Gumbel-max over the log-probabilities with the generator's uniforms at (row key, position,
+    step 0), so a seed gives the same tokens on every backend.
+
+    Args:
+        logits: (B, V).
+        params: one a row.
+        ahead: how many positions after `RowSampling.position` the token stands.
+    """
+    tokens = _argmax(logits)
+    for i, row in enumerate(params):
+        if row.temperature > 0:
+            tokens[i] = _draw(logits[i : i + 1], row, row.position + ahead)
+    return tokens
 
 
 def token_probabilities(logits: Floats, temperature: float, top_k: int | None, top_p: float | None) -> Floats:
-    """Distribution that a token is drawn from: temperature, then top-k, then top-p, renormalised after each.
+    """Return the distribution that a token is drawn from: temperature, then top-k, then top-p, renormalised after
+    each.
 
     Args:
-        logits: (B, V).  temperature > 0.
-        top_k: keep the k largest (all equal to the k-th are kept).  top_p: keep the smallest set of most
-            probable tokens whose probability reaches p; the most probable one always stays.
+        logits: (B, V).
+        temperature: above 0.
+        top_k: keep the k largest; all equal to the k-th are kept.
+        top_p: keep the smallest set of most probable tokens whose probability reaches p; the most probable
+            one always stays.
 
     Returns:
         (B, V) float32, rows sum to 1.
@@ -121,29 +214,27 @@ def token_probabilities(logits: Floats, temperature: float, top_k: int | None, t
     return result
 
 
-def next_tokens(
-    logits: Floats,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    row_key: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int32],
-) -> npt.NDArray[np.int32]:
-    """The next token of every row: (B,) int32; argmax (lowest id among equals) at temperature 0, else drawn.
-
-    A draw is the Gumbel-max over the log-probabilities with the generator's uniforms at (row, position, step
-    0), so a seed gives the same tokens on every backend.
-    """
-    if temperature == 0.0:
-        return _argmax(logits)
-    probabilities = token_probabilities(logits, temperature, top_k, top_p)
+def _draw(logits: Floats, row: RowSampling, position: int) -> int:
+    probabilities = token_probabilities(logits, row.temperature, row.top_k, row.top_p)
+    key, at = np.array([row.row_key], np.int64), np.array([position], np.int32)
     with np.errstate(divide="ignore"):  # log 0 = −inf is what excludes a token
-        noise = gumbel(uniforms(row_key, position, np.zeros_like(position), (1, logits.shape[-1]))[:, 0])
-        return _argmax(np.log(probabilities) + noise)
+        noise = gumbel(uniforms(key, at, np.zeros_like(at), (1, logits.shape[-1]))[:, 0])
+        return int(_argmax(np.log(probabilities) + noise)[0])
 
 
-def _argmax(scores: Floats) -> npt.NDArray[np.int32]:
-    best: npt.NDArray[np.int32] = scores.argmax(-1).astype(np.int32)
+def _banned(logits: Floats, params: Sequence[RowSampling], position: int) -> Floats:
+    """The logits with −inf for what may not be sampled; a copy where something is banned."""
+    bans = [row.ban.at(position) for row in params]
+    if not any(bans):
+        return logits
+    logits = logits.copy()
+    for i, ids in enumerate(bans):
+        logits[i, list(ids)] = -np.inf
+    return logits
+
+
+def _argmax(scores: Floats) -> Ints:
+    best: Ints = scores.argmax(-1).astype(np.int32)
     return best
 
 

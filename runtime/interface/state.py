@@ -1,7 +1,7 @@
-"""The context state of a batch: what the context tower has read so far, in a backend's own tensors."""
+"""The context state: what the context tower has read so far, a row for every request, in a backend's own tensors."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from ttc.model.config import ModelConfig
 
-__all__ = ["ContextState", "StateTensor", "state_layout"]
+__all__ = ["ContextState", "RowPiece", "StateTensor", "as_span", "state_layout"]
+
+Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,68 @@ class StateTensor:
 
 @dataclass(slots=True)
 class ContextState:
-    """State of B rows.
+    """State of B rows, which come and go: a row is reset by `Backend.clear_rows` and used again.
 
     Attributes:
-        capacity: tokens the attention caches hold.
-        lengths: (B,) int32 tokens each row has committed.
-        tensors: graph name → the backend's tensor. Only `Backend.context` and `Backend.advance` put new ones
-            in.
+        capacity: tokens that the attention caches of a row hold.
+        lengths: (B,) int32 tokens that each row has committed.
+        tensors: graph name → the backend's tensor, written by the backend only.
+        touched: (B,) int32 the most tokens of each row that were ever written, committed or not: what has to
+            be erased before somebody else has the row.
     """
 
     capacity: int
-    lengths: npt.NDArray[np.int32]
+    lengths: Ints
     tensors: dict[str, Any]
+    touched: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.touched = self.lengths.copy()
 
     @property
     def batch(self) -> int:
         """Number of rows."""
         return int(self.lengths.shape[0])
 
+    def resize(self, batch: int) -> None:
+        """Change the number of rows as far as the host counts them."""
+        for name in ("lengths", "touched"):
+            kept = getattr(self, name)[:batch]
+            setattr(self, name, np.concatenate([kept, np.zeros(batch - len(kept), np.int32)]))
+
+    def rows(self, rows: Ints | None) -> Ints:
+        """Return the row numbers that a call is about: `rows`, or all of them for None."""
+        return np.arange(self.batch, dtype=np.int32) if rows is None else rows
+
+
+@dataclass(frozen=True, slots=True)
+class RowPiece:
+    """A stretch of one row's context, on the host: the Mamba state after it, and its own keys and values.
+
+    Attributes:
+        start, stop: tokens from where to where.
+        tensors: graph name → the backend's own array; of caches (KV heads, stop − start, P).
+        nbytes: size of them all.
+        finite: whether they are numbers throughout.
+    """
+
+    start: int
+    stop: int
+    tensors: Mapping[str, Any]
+    nbytes: int
+    finite: bool
+
+
+def as_span(rows: Ints) -> slice | Ints:
+    """Return these row numbers as a slice where they are neighbours: indexing by it makes a view, no copy."""
+    first, count = int(rows[0]), len(rows)
+    if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
+        return slice(first, first + count)
+    return rows
+
 
 def state_layout(config: ModelConfig, capacity: int) -> Sequence[StateTensor]:
-    """All state tensors in layer order (spec § 4)."""
+    """Return all state tensors in layer order."""
     layout: list[StateTensor] = []
     for i, kind in enumerate(config.pattern):
         if kind == "M":

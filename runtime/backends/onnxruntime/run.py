@@ -1,5 +1,8 @@
-"""The backend over four ONNX Runtime sessions. State tensors are OrtValues and pass from call to call without
-a copy.
+"""The backend over four ONNX Runtime sessions.
+
+State tensors are numpy arrays with room for more rows than are in use (memory that nobody wrote to costs
+nothing). A call sees the rows that it is about as views of them, and writes back what it changed: the Mamba state
+and the block's own keys and values.
 """
 
 import os
@@ -13,11 +16,14 @@ from onnxruntime import OrtValue
 
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
+from ttc.runtime.backends.onnxruntime.graphs import new_kv_name
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, state_layout
+from ttc.runtime.interface.state import ContextState, RowPiece, StateTensor, as_span, state_layout
 
 __all__ = ["OnnxRuntimeBackend"]
 
+# Rows that a new state has room for without moving anybody.
+_RESERVED_ROWS = 64
 _STEP_OUTPUTS = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
 
 
@@ -27,6 +33,7 @@ class OnnxRuntimeBackend(Backend):
     """
 
     name = "onnxruntime"
+    can_save_rows = True
 
     def __init__(
         self,
@@ -47,6 +54,10 @@ class OnnxRuntimeBackend(Backend):
         self._mamba_names = [
             name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))
         ]
+        # Output of the context graph → the cache that it extends.
+        self._kv_names = {
+            new_kv_name(name): name for name in self._state_names if name not in self._mamba_names
+        }
         mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
         self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
 
@@ -62,9 +73,7 @@ class OnnxRuntimeBackend(Backend):
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
-            tensor.name: self._value(
-                np.zeros((batch, *tensor.shape), np.float32 if tensor.float32 else self._dtype)
-            )
+            tensor.name: np.zeros((max(batch, _RESERVED_ROWS), *tensor.shape), self._state_dtype(tensor))
             for tensor in state_layout(self.config, capacity)
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
@@ -76,33 +85,46 @@ class OnnxRuntimeBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
-        feeds = state.tensors | {
+        rows = state.rows(rows)
+        lengths = state.lengths[rows]
+        feeds = self._state_feeds(state, rows) | {
             "input_ids": self._value(input_ids),
-            "lengths": self._value(state.lengths),
+            "lengths": self._value(lengths),
             "commit_len": self._value(commit_len),
             "logit_positions": self._value(logit_positions),
         }
-        new_names = [f"new_{name}" for name in self._state_names]
         saved_names = self._saved_names if save else []
-        outputs = self._run("context", feeds, ["logits", *new_names, *saved_names])
-        state.tensors = {name: outputs[f"new_{name}"] for name in self._state_names}
-        state.lengths = state.lengths + commit_len
+        names = ["logits", *(f"new_{name}" for name in self._mamba_names), *self._kv_names, *saved_names]
+        outputs = self._run("context", feeds, names)
+        self._write_mamba(state, rows, outputs)
+        # Without `save` nobody will ask for more than is committed now.
+        counts = np.full_like(commit_len, input_ids.shape[1]) if save else commit_len
+        self._append_kv(state, rows, outputs, counts)
+        state.lengths[rows] = lengths + commit_len
         return ContextCall(outputs["logits"], {name: outputs[name] for name in saved_names})
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+    def advance(
+        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
+    ) -> None:
+        rows = state.rows(rows)
         if self._mamba_names:
-            mamba_state = {name: state.tensors[name] for name in self._mamba_names}
-            feeds = {"commit_len": self._value(commit_len)} | saved | mamba_state
-            outputs = self._run("advance", feeds, [f"new_{name}" for name in self._mamba_names])
-            state.tensors = state.tensors | {name: outputs[f"new_{name}"] for name in self._mamba_names}
-        state.lengths = state.lengths + commit_len
+            mamba = self._state_feeds(state, rows, self._mamba_names)
+            feeds = {"commit_len": self._value(commit_len)} | saved | mamba
+            self._write_mamba(
+                state, rows, self._run("advance", feeds, [f"new_{name}" for name in self._mamba_names])
+            )
+        state.lengths[rows] += commit_len
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> OrtValue:
-        feeds = state.tensors | {
+    def denoise(
+        self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None
+    ) -> OrtValue:
+        rows = state.rows(rows)
+        feeds = self._state_feeds(state, rows) | {
             "block_ids": self._value(block_ids),
             "t": self._value(t),
-            "lengths": self._value(state.lengths),
+            "lengths": self._value(state.lengths[rows]),
         }
         return self._run("denoiser", feeds, ["logits"])["logits"]
 
@@ -115,25 +137,93 @@ class OnnxRuntimeBackend(Backend):
         outputs = self._run("step", {"logits": logits} | small, _STEP_OUTPUTS)
         return StepOutputs(*(outputs[name].numpy() for name in _STEP_OUTPUTS))
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
-        tensors = {name: self._value(value.numpy()[rows]) for name, value in state.tensors.items()}
-        return ContextState(state.capacity, state.lengths[rows], tensors)
+    def resize(self, state: ContextState, batch: int) -> None:
+        for name, tensor in state.tensors.items():
+            if batch > len(tensor):
+                state.tensors[name] = np.zeros((2 * batch, *tensor.shape[1:]), tensor.dtype)
+                state.tensors[name][: len(tensor)] = tensor
+        state.resize(batch)
 
-    def read_state(self, state: ContextState) -> dict[str, Floats]:
-        return {name: value.numpy().astype(np.float32) for name, value in state.tensors.items()}
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
+        # What a cache holds beyond a row's length is masked, but a NaN there would still come through.
+        for name, tensor in state.tensors.items():
+            for row in rows.tolist():
+                if name in self._mamba_names:
+                    tensor[row] = 0
+                else:
+                    tensor[row, :, : state.touched[row]] = 0
+        state.lengths[rows] = state.touched[rows] = 0
+
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        length = source.lengths[row]
+        for name, tensor in source.tensors.items():
+            if name in self._mamba_names:
+                target.tensors[name][to] = tensor[row]
+            else:
+                target.tensors[name][to, :, :length] = tensor[row, :, :length]
+        target.lengths[to] = length
+        target.touched[to] = max(target.touched[to], length)
+
+    def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
+        stop = int(state.lengths[row])
+        tensors = {
+            name: (tensor[row] if name in self._mamba_names else tensor[row, :, start:stop]).copy()
+            for name, tensor in state.tensors.items()
+        }
+        finite = all(bool(np.isfinite(array).all()) for array in tensors.values())
+        return RowPiece(start, stop, tensors, sum(array.nbytes for array in tensors.values()), finite)
+
+    def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
+        for name, tensor in state.tensors.items():
+            if name in self._mamba_names:
+                tensor[row] = pieces[-1].tensors[name]
+            else:
+                for piece in pieces:
+                    tensor[row, :, piece.start : piece.stop] = piece.tensors[name]
+        state.lengths[row] = state.touched[row] = pieces[-1].stop
+
+    def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
+        rows = state.rows(rows)
+        return {name: tensor[rows].astype(np.float32) for name, tensor in state.tensors.items()}
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
-        made = {
-            tensor.name: self._value(
-                np.asarray(tensors[tensor.name], np.float32 if tensor.float32 else self._dtype)
-            )
-            for tensor in state_layout(self.config, capacity)
-        }
-        return ContextState(capacity, np.asarray(lengths, np.int32), made)
+        state = self.new_state(len(lengths), capacity)
+        for name, tensor in state.tensors.items():
+            tensor[: len(lengths)] = tensors[name]
+        state.lengths[:] = state.touched[:] = lengths
+        return state
 
     def close(self) -> None:
         self._sessions.clear()
         self._weights.clear()
+
+    def _state_feeds(
+        self, state: ContextState, rows: Ints, names: Sequence[str] | None = None
+    ) -> dict[str, OrtValue]:
+        """The state of these rows: views where the rows are neighbours, else a copy."""
+        span = as_span(rows)
+        return {name: self._value(state.tensors[name][span]) for name in names or self._state_names}
+
+    def _write_mamba(self, state: ContextState, rows: Ints, outputs: Mapping[str, OrtValue]) -> None:
+        span = as_span(rows)
+        for name in self._mamba_names:
+            state.tensors[name][span] = outputs[f"new_{name}"].numpy()
+
+    def _append_kv(
+        self, state: ContextState, rows: Ints, outputs: Mapping[str, OrtValue], counts: Ints
+    ) -> None:
+        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first `counts` of
+        them.
+        """
+        for name, cache in self._kv_names.items():
+            new, target = outputs[name].numpy(), state.tensors[cache]
+            for i, row in enumerate(rows.tolist()):
+                start, count = int(state.lengths[row]), int(counts[i])
+                target[row, :, start : start + count] = new[i, :, :count]
+        state.touched[rows] = np.maximum(state.touched[rows], state.lengths[rows] + counts)
+
+    def _state_dtype(self, tensor: StateTensor) -> Any:
+        return np.float32 if tensor.float32 else self._dtype
 
     def _value(self, array: npt.NDArray[Any]) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)

@@ -1,6 +1,7 @@
 """The backend over `ttc.model.towers`, one eager call after another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from torch import Tensor
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import ModelConfig
-from ttc.model.towers import CONTEXT, DENOISER, RunOp, TowerWeights
+from ttc.model.towers import CONTEXT, DENOISER, LayerState, RunOp, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, state_layout
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span, state_layout
 
 __all__ = ["TorchBackend"]
+
+# Rows that a new state has room for without moving anybody.
+_RESERVED_ROWS = 64
 
 
 class TorchBackend(Backend):
@@ -29,6 +33,7 @@ class TorchBackend(Backend):
     """
 
     name = "torch"
+    can_save_rows = True
     notes = ()
 
     def __init__(
@@ -55,11 +60,7 @@ class TorchBackend(Backend):
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         tensors = {
-            tensor.name: torch.zeros(
-                (batch, *tensor.shape),
-                dtype=torch.float32 if tensor.float32 else self._dtype,
-                device=self._device,
-            )
+            tensor.name: self._zeros((max(batch, _RESERVED_ROWS), *tensor.shape), tensor.float32)
             for tensor in state_layout(self.config, capacity)
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
@@ -72,47 +73,60 @@ class TorchBackend(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
+        rows = state.rows(rows)
+        lengths = state.lengths[rows]
         logits, new_state, saved = towers.context_forward(
             self.config,
             self._tower(CONTEXT),
             self.run_op,
             self._tensor(input_ids),
-            self._tensor(state.lengths),
+            self._tensor(lengths),
             self._tensor(commit_len),
             self._tensor(logit_positions),
-            self._by_layer(state),
+            self._by_layer(state, rows),
             self.record,
+            _new_kv,
         )
-        names = [tensor.name for tensor in state_layout(self.config, state.capacity)]
-        flat = [tensor for layer in new_state for tensor in layer]
-        state.tensors = dict(zip(names, flat, strict=True))
-        state.lengths = state.lengths + commit_len
+        # Without `save` nobody will ask for more than is committed now.
+        counts = np.full_like(commit_len, input_ids.shape[1]) if save else commit_len
+        for i, (kind, layer) in enumerate(zip(self.config.pattern, new_state, strict=True)):
+            if kind == "M":
+                self._write_mamba(state, rows, i, layer)
+            elif kind == "*":
+                self._append_kv(state, rows, i, layer, counts)
+        state.touched[rows] = np.maximum(state.touched[rows], lengths + counts)
+        state.lengths[rows] = lengths + commit_len
         return ContextCall(logits, saved if save else None)
 
     @torch.inference_mode()
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        count = self._tensor(commit_len)
-        weights = self._tower(CONTEXT)
-        for i, (layer_saved, layer_state) in enumerate(zip(saved, self._by_layer(state), strict=True)):
+    def advance(
+        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
+    ) -> None:
+        rows = state.rows(rows)
+        count, weights = self._tensor(commit_len), self._tower(CONTEXT)
+        layers = enumerate(zip(saved, self._by_layer(state, rows), strict=True))
+        for i, (layer_saved, layer_state) in layers:
             if layer_saved:
                 xbc, dt = layer_saved
-                conv, ssm = towers.advance_layer(
+                moved = towers.advance_layer(
                     self.config, weights.layers[i], self.run_op, xbc, dt, count, layer_state
                 )
-                state.tensors = state.tensors | {f"conv_state.{i}": conv, f"ssm_state.{i}": ssm}
-        state.lengths = state.lengths + commit_len
+                self._write_mamba(state, rows, i, moved)
+        state.lengths[rows] += commit_len
 
     @torch.inference_mode()
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Tensor:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Tensor:
+        rows = state.rows(rows)
         return towers.denoiser_forward(
             self.config,
             self._tower(DENOISER),
             self.run_op,
             self._tensor(block_ids),
             self._tensor(t),
-            self._tensor(state.lengths),
-            self._by_layer(state),
+            self._tensor(state.lengths[rows]),
+            self._by_layer(state, rows),
             self.record,
             self._time_dtype,
         )
@@ -128,24 +142,68 @@ class TorchBackend(Backend):
         named = dict(zip((spec.name for spec in DIFFUSION_STEP.outputs), outputs, strict=True))
         return StepOutputs(**{name: tensor.cpu().numpy() for name, tensor in named.items()})
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
-        index = self._tensor(rows)
-        tensors = {name: tensor.index_select(0, index) for name, tensor in state.tensors.items()}
-        return ContextState(state.capacity, state.lengths[rows], tensors)
+    @torch.inference_mode()
+    def resize(self, state: ContextState, batch: int) -> None:
+        for name, tensor in state.tensors.items():
+            if batch > len(tensor):
+                larger = self._zeros((2 * batch, *tensor.shape[1:]), tensor.dtype == torch.float32)
+                larger[: len(tensor)] = tensor
+                state.tensors[name] = larger
+        state.resize(batch)
 
-    def read_state(self, state: ContextState) -> dict[str, Floats]:
-        return {name: tensor.float().cpu().numpy() for name, tensor in state.tensors.items()}
+    @torch.inference_mode()
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
+        # What a cache holds beyond a row's length is masked, but a NaN there would still come through.
+        for name, tensor in state.tensors.items():
+            for row in rows.tolist():
+                if "_cache." in name:
+                    tensor[row, :, : int(state.touched[row])] = 0
+                else:
+                    tensor[row] = 0
+        state.lengths[rows] = state.touched[rows] = 0
 
-    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
-        made = {
-            tensor.name: torch.as_tensor(
-                np.array(tensors[tensor.name], np.float32),
-                dtype=torch.float32 if tensor.float32 else self._dtype,
-                device=self._device,
-            )
-            for tensor in state_layout(self.config, capacity)
+    @torch.inference_mode()
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        length = int(source.lengths[row])
+        for name, tensor in source.tensors.items():
+            if "_cache." in name:
+                target.tensors[name][to, :, :length] = tensor[row, :, :length]
+            else:
+                target.tensors[name][to] = tensor[row]
+        target.lengths[to] = length
+        target.touched[to] = max(target.touched[to], length)
+
+    @torch.inference_mode()
+    def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
+        stop = int(state.lengths[row])
+        tensors = {
+            name: (tensor[row, :, start:stop] if "_cache." in name else tensor[row]).clone()
+            for name, tensor in state.tensors.items()
         }
-        return ContextState(capacity, np.asarray(lengths, np.int32), made)
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+        return RowPiece(start, stop, tensors, sum(tensor.nbytes for tensor in tensors.values()), finite)
+
+    @torch.inference_mode()
+    def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
+        for name, tensor in state.tensors.items():
+            if "_cache." in name:
+                for piece in pieces:
+                    tensor[row, :, piece.start : piece.stop] = piece.tensors[name]
+            else:
+                tensor[row] = pieces[-1].tensors[name]
+        state.lengths[row] = state.touched[row] = pieces[-1].stop
+
+    def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
+        span = self._span(state.rows(rows))
+        return {name: tensor[span].float().cpu().numpy() for name, tensor in state.tensors.items()}
+
+    @torch.inference_mode()
+    def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
+        state = self.new_state(len(lengths), capacity)
+        for name, tensor in state.tensors.items():
+            tensor[: len(lengths)] = torch.as_tensor(np.array(tensors[name], np.float32)).to(tensor)
+        state.lengths[:] = state.touched[:] = lengths
+        return state
 
     def close(self) -> None:
         self._towers.clear()
@@ -158,10 +216,45 @@ class TorchBackend(Backend):
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
-    def _by_layer(self, state: ContextState) -> list[tuple[Tensor, ...]]:
-        tensors = state.tensors
+    def _span(self, rows: Ints) -> slice | Tensor:
+        span = as_span(rows)
+        return span if isinstance(span, slice) else self._tensor(span).long()
+
+    def _by_layer(self, state: ContextState, rows: Ints) -> list[tuple[Tensor, ...]]:
+        """The state of these rows: views where the rows are neighbours, else a copy."""
+        tensors, span = state.tensors, self._span(rows)
         pairs = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
         return [
-            tuple(tensors[f"{name}.{i}"] for name in pairs.get(kind, ()))
+            tuple(tensors[f"{name}.{i}"][span] for name in pairs.get(kind, ()))
             for i, kind in enumerate(self.config.pattern)
         ]
+
+    def _write_mamba(self, state: ContextState, rows: Ints, layer: int, new: Sequence[Tensor]) -> None:
+        span = self._span(rows)
+        for name, tensor in zip(("conv_state", "ssm_state"), new, strict=True):
+            state.tensors[f"{name}.{layer}"][span] = tensor
+
+    def _append_kv(
+        self, state: ContextState, rows: Ints, layer: int, new: Sequence[Tensor], counts: Ints
+    ) -> None:
+        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first `counts` of
+        them.
+        """
+        for name, tensor in zip(("k_cache", "v_cache"), new, strict=True):
+            target = state.tensors[f"{name}.{layer}"]
+            for i, row in enumerate(rows.tolist()):
+                start, count = int(state.lengths[row]), int(counts[i])
+                target[row, :, start : start + count] = tensor[i, :, :count]
+
+    def _zeros(self, shape: Sequence[int], float32: bool) -> Tensor:
+        dtype = torch.float32 if float32 else self._dtype
+        if self._device.type != "cpu":
+            return torch.zeros(*shape, dtype=dtype, device=self._device)
+        # numpy's zeros take no memory before somebody writes to them; torch's do.
+        raw = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+        return torch.from_numpy(raw).view(dtype).view(*shape)
+
+
+def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+    """In place of a cache with them: the block's keys and values."""
+    return keys, values

@@ -1,0 +1,248 @@
+"""The one place where tokens are made: a queue, rows that come and go, and a tick that moves them all.
+
+A core knows neither threads nor text nor what a mode means: rows say what they need, a plan makes calls of it,
+the device carries them out, and each row takes in what came of it. Whoever owns a core submits requests and ticks
+until they have ended; at most one thread at a time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ttc.errors import DeadlineExceeded, TtcError
+from ttc.runtime.decoding.clock import Clock, WallClock
+from ttc.runtime.decoding.device import Counts, Device
+from ttc.runtime.decoding.modes import Mode
+from ttc.runtime.decoding.plan import STAGES, Call, Limits, Seen, Waiting, admit
+from ttc.runtime.decoding.prefix_cache import PrefixCache
+from ttc.runtime.decoding.request import RowRequest
+from ttc.runtime.decoding.rows import Phase, Row
+from ttc.runtime.decoding.seats import Seats
+from ttc.runtime.decoding.work import Advance, Denoise, Due, Outcome, Read
+from ttc.runtime.interface.backend import Backend
+
+__all__ = ["Core", "MakeMode"]
+
+# Makes the mode of a row that is about to start.
+MakeMode = Callable[[Row], Mode]
+# Stands for what a row is due that has ended: nothing that a call could be made of.
+_ENDED = Advance(0, -1)
+
+
+class Core:
+    """Decodes for all rows that are submitted to it.
+
+    Attributes:
+        chunk: prompt tokens of one piece; pieces begin at its multiples.
+        counts: what was asked of the backend so far.
+        ended: called with every row once, when it has ended and its seat is free.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        make_mode: MakeMode,
+        limits: Limits,
+        chunk: int,
+        most_tokens: int,
+        clock: Clock | None = None,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        """most_tokens: that one row may hold."""
+        self._backend, self._make_mode, self._limits, self.chunk = backend, make_mode, limits, chunk
+        self.clock: Clock = clock or WallClock()
+        self.seats = Seats(backend, most_tokens)
+        self._device = Device(backend, self.seats, self.clock)
+        self._prefixes = prefixes
+        self._queue: dict[int, Row] = {}
+        self._rows: dict[int, Row] = {}
+        self._next_id = 0
+        self.ended: Callable[[Row], None] = lambda row: None
+
+    @property
+    def counts(self) -> Counts:
+        """What was asked of the backend so far."""
+        return self._device.counts
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self._queue and not self._rows
+
+    @property
+    def running(self) -> int:
+        """Number of rows that run."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests in the queue."""
+        return len(self._queue)
+
+    def submit(self, request: RowRequest) -> Row:
+        """Queue a request; its row starts when there is room."""
+        row = Row(self._next_id, request)
+        self._next_id += 1
+        if request.max_new_tokens == 0:
+            row.finish_reason, row.phase = "length", Phase.ENDED
+            self.ended(row)
+        else:
+            self._queue[row.id] = row
+        return row
+
+    def tick(self) -> None:
+        """Move every row on: those that must leave, those that may start, a denoise step, the context calls that
+        it makes due.
+        """
+        now = self.clock.now()
+        for row in [*self._queue.values(), *self._rows.values()]:
+            self._leave_if_asked(row, now)
+        self._start(admit(*self._books(), self._limits))
+        self.seats.compact()
+        for stage in STAGES:
+            dues = self._dues()
+            for call in stage(self._view(dues), self._limits):
+                self._perform(call, dues)
+        self._device.forget()
+
+    def fail_all(self, error: TtcError) -> None:
+        """End everything that waits or runs by this error; the core itself may be used again."""
+        for row in self._rows.values():
+            row.seat = None
+        self.seats.close()
+        for row in [*self._queue.values(), *self._rows.values()]:
+            row.fail(error)
+            self._end(row)
+        self._device.forget()
+
+    def cancel(self, row: Row) -> None:
+        """End one row now."""
+        if row.finish_reason is None:
+            row.finish_reason = "cancelled"
+            self._end(row)
+
+    def _leave_if_asked(self, row: Row, now: float) -> None:
+        cancel, deadline = row.request.cancel, row.request.deadline
+        if cancel is not None and cancel.cancelled:
+            self.cancel(row)
+        elif deadline is not None and now >= deadline:
+            row.fail(
+                DeadlineExceeded(
+                    f"the deadline passed after {len(row.tokens)} of at most "
+                    f"{row.request.max_new_tokens} tokens; allow more time, or ask for fewer tokens"
+                )
+            )
+            self._end(row)
+
+    def _books(self) -> tuple[Sequence[Waiting], int, int]:
+        queue = [Waiting(row.id, row.request.most_tokens) for row in self._queue.values()]
+        return queue, len(self._rows), sum(row.request.most_tokens for row in self._rows.values())
+
+    def _start(self, ids: Iterable[int]) -> None:
+        """Give rows a seat and a mode, and what the prefix cache knows of their prompts."""
+        rows = [self._queue.pop(id) for id in ids]
+        self._rows |= {row.id: row for row in rows}
+        first = [self._first_need(row) for row in rows]
+        self.seats.expect(first)
+        for row, tokens in zip(rows, first, strict=True):
+            row.seat = self.seats.join(tokens)
+            row.mode = self._make_mode(row)
+            row.phase = Phase.PROMPT
+            if not row.mode.prompt(row):
+                row.start(None)
+                self._after(row)
+
+    def _first_need(self, row: Row) -> int:
+        """Tokens that a row's first seat holds: the prompt and a block after it, within what it may come to."""
+        request = row.request
+        return min(len(request.prompt) + request.options.block_size, request.most_tokens)
+
+    def _dues(self) -> dict[int, Due]:
+        """What every running row needs next, with room for it."""
+        dues: dict[int, Due] = {}
+        for row in list(self._rows.values()):
+            if self._prefixes is not None and row.phase is Phase.PROMPT and self._waits_or_skips(row):
+                continue
+            due = row.due(self.chunk)
+            assert due is not None, "rows that have ended have left"
+            dues[row.id] = due
+            if isinstance(due, Read):
+                assert row.seat is not None, "a row that runs sits"
+                self.seats.grow(row.seat, row.length + len(due.tokens))
+        return dues
+
+    def _waits_or_skips(self, row: Row) -> bool:
+        """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading the same.
+
+        Returns whether there is nothing to read for the row now.
+        """
+        assert self._prefixes is not None, "asked for with a cache only"
+        assert row.mode is not None, "a row that runs has a mode"
+        prompt = row.mode.prompt(row)
+        for older in self._rows.values():
+            if older is row:
+                break
+            if older.phase is Phase.PROMPT and older.mode is not None and row.length <= older.length:
+                if self._prefixes.shares_piece(prompt, older.mode.prompt(older), row.length):
+                    return True
+        if row.length == 0:
+            assert row.seat is not None, "a row that runs sits"
+            row.length = row.cached_tokens = self._prefixes.restore(
+                prompt, self.seats, row.seat, keep_last=row.mode.samples_after_prompt
+            )
+            if row.length == len(prompt):
+                row.start(None)
+                self._after(row)
+                return row.finish_reason is not None
+        return False
+
+    def _view(self, dues: dict[int, Due]) -> list[Seen]:
+        view = []
+        for row in self._rows.values():
+            assert row.seat is not None, "a row that runs sits"
+            due = dues.get(row.id)
+            if due is None:
+                continue
+            width = self._backend.call_length(len(due.tokens)) if isinstance(due, Read) else _width(due)
+            view.append(Seen(row.id, row.seat.capacity, row.seat.index, width, due))
+        return view
+
+    def _perform(self, call: Call, dues: dict[int, Due]) -> None:
+        """Carry out one call; every row takes in its part, and leaves if that was its end."""
+        rows = [self._rows[id] for id in call.ids]
+        for outcomes in self._device.run(call, rows, [dues[id] for id in call.ids]):
+            for row in rows:
+                due = dues[row.id]
+                # Of several steps taken at once, a row takes those up to the end of its block.
+                if type(due) is call.kind:
+                    self._settle(row, due, outcomes[row.id])
+                    dues[row.id] = row.due(self.chunk) or _ENDED
+
+    def _settle(self, row: Row, due: Due, outcome: Outcome) -> None:
+        """Let a row take in what came of its part of a call."""
+        prompt = row.mode.prompt(row) if isinstance(due, Read) and due.prompt and row.mode is not None else None
+        if self._prefixes is not None and prompt is not None and row.seat is not None:
+            self._prefixes.collect(row.id, prompt, row.length + len(due.tokens), self.seats, row.seat)
+        row.settle(due, outcome)
+        if self._prefixes is not None and prompt is not None and row.phase is Phase.RUNNING:
+            if row.error is None:
+                self._prefixes.publish(row.id)
+        self._after(row)
+
+    def _after(self, row: Row) -> None:
+        if row.finish_reason is not None:
+            self._end(row)
+
+    def _end(self, row: Row) -> None:
+        """The one way out: the seat back, the row told of."""
+        self._queue.pop(row.id, None)
+        self._rows.pop(row.id, None)
+        if self._prefixes is not None:
+            self._prefixes.forget(row.id)
+        row.phase = Phase.ENDED
+        if row.seat is not None:
+            self.seats.leave(row.seat)
+            row.seat = None
+        self.ended(row)
+
+
+def _width(due: Due) -> int:
+    return len(due.block) if isinstance(due, Denoise) else 0

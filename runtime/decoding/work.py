@@ -1,0 +1,118 @@
+"""What a row needs next from a device, and what came of it. Frozen: a plan may look at it as often as it likes."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.runtime.interface.sampling import RowSampling
+
+__all__ = ["NO_CONDITIONING", "Advance", "Denoise", "Denoised", "Due", "Outcome", "Read", "Sampled", "Step"]
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+# A t that switches the denoiser's time conditioning off.
+NO_CONDITIONING = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The diffusion step after a denoiser evaluation.
+
+    Attributes:
+        threshold, temperature, row_key: of the row.
+        draw: which draw of the noise at these positions; the step's number, or 0 in all steps of a draft.
+        left: steps left, this one included.
+    """
+
+    threshold: float
+    temperature: float
+    row_key: int
+    draw: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """One denoiser evaluation of a block (L,) int32, over what the row has committed.
+
+    Attributes:
+        block: the mask id where undecided.
+        t: the masked share, or `NO_CONDITIONING`.
+        step: what makes the next block of the logits; None where one token is sampled instead.
+        sampling: how that token is sampled.
+        fresh: whether this is the first step of a block, of which the backend may do all at once.
+    """
+
+    block: Ints
+    t: float
+    step: Step | None
+    sampling: RowSampling | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One context call over `tokens`.
+
+    Attributes:
+        tokens: what is read.
+        commit: how many of them are committed at once; the rest by an `Advance`, when it is known.
+        sampling: how tokens are sampled from the logits; None where nobody looks at them.
+        draft: the part of `tokens` that is a draft to be verified: AR's tokens are compared with it.
+        prompt: whether this is a piece of the prompt, which waits for its share of a tick.
+    """
+
+    tokens: tuple[int, ...]
+    commit: int
+    sampling: RowSampling | None = None
+    draft: tuple[int, ...] = ()
+    prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Move the state past the first `commit` tokens of what was just read. `call`: the call that read it."""
+
+    commit: int
+    call: int
+
+
+Due = Denoise | Read | Advance
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """A block after a denoise step: next ids (L,), the confidence of each prediction (L,) (+inf where nothing was
+    masked), and how many positions are still masked.
+    """
+
+    block: Ints
+    confidence: Floats
+    masked: int
+
+    @property
+    def is_nan(self) -> bool:
+        """Whether the denoiser gave NaN for this row."""
+        return bool(np.isnan(self.confidence).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tokens that were sampled from logits.
+
+    Attributes:
+        accepted: how many drafted tokens AR would have written.
+        token: AR's token after them (the bonus token); `INVALID_TOKEN` where the logits hold NaN.
+        logprobs: of the accepted tokens and the last one, where asked for.
+        call: number of the call, for `Advance`.
+    """
+
+    accepted: int
+    token: int
+    logprobs: tuple[float, ...] = field(default=())
+    call: int = -1
+
+
+# What came of a `Denoise` with a step, of one that samples, of a `Read`, or of anything that only moves the state.
+Outcome = Denoised | Sampled | None
