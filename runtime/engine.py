@@ -1,23 +1,22 @@
 """The engine: a loaded bundle that generates."""
 
-import dataclasses
-import inspect
 import numbers
 import os
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ttc.errors import BundleError, CapacityError, InputError
+from ttc.errors import BackendError, CapacityError, InputError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.verification import check_verified, runs_from
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.runtime.backends import load_backend
+from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.limits import (
     PREFILL_CHUNK,
     capacity_bucket,
@@ -26,30 +25,26 @@ from ttc.runtime.decoding.limits import (
     fitting_capacity,
     fitting_chunk,
 )
-from ttc.runtime.decoding.loop import (
-    NO_CONDITIONING,
-    Stopwatch,
-    autoregress,
-    diffuse,
-    mock_autoregress,
-    prefill,
-)
-from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, Options, make_options
-from ttc.runtime.decoding.result import Event, Result, Stats
-from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.lossless import speculate
+from ttc.runtime.decoding.modes.table import ModeTable
+from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, GenerationOptions
+from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
+from ttc.runtime.decoding.request import Cancel
+from ttc.runtime.decoding.result import Result
 from ttc.runtime.decoding.speculative.policy import DraftMemory
-from ttc.runtime.decoding.speculative.prompt_lookup import speculate_from_prompt
+from ttc.runtime.decoding.work import NO_CONDITIONING
+from ttc.runtime.generation import Generation, Stream
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
-from ttc.runtime.prompts import Prompt, check_ids, read_prompts
-from ttc.runtime.text import TextStream, decode, load_tokenizer
+from ttc.runtime.interface.state import ContextState
+from ttc.runtime.prompts import Prompt, check_ids
+from ttc.runtime.requests import RequestReader
+from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Engine", "load"]
 
-_LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
-# Modes that learn from the logits how many tokens of a block count.
-_VERIFIED = ("lossless", "prompt-lookup")
+# Rows that run at once unless told otherwise, and prompt tokens that are read in one tick.
+_MAX_ROWS, _PROMPT_TOKENS = 1024, 1024
 
 
 def load(
@@ -65,6 +60,7 @@ def load(
     graph_level: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     require_verified: bool = False,
+    prefix_cache_bytes: int = 0,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -85,6 +81,8 @@ def load(
         progress: called with (bytes done, bytes in all) while weights go to a GPU.
         require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
             as it is now.
+        prefix_cache_bytes: keep the states of prompts up to this size, so that a common beginning is read
+            once; 0 keeps none.
 
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
@@ -104,13 +102,20 @@ def load(
     tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
-        return Engine(load_backend(backend, opened, settings), tokenizer, capacity)
+        return Engine(
+            load_backend(backend, opened, settings),
+            tokenizer,
+            capacity,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
     finally:
         opened.close()
 
 
 class Engine:
-    """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager."""
+    """Generates text with one model on one backend. Thread-safe: callers at the same time share its calls.
+    Close it, or use it as a context manager.
+    """
 
     def __init__(
         self,
@@ -118,11 +123,29 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         capacity: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        prefix_cache_bytes: int = 0,
+        limits: Limits | None = None,
     ) -> None:
-        self._backend, self._capacity = backend, capacity
-        self._prefill_chunk = fitting_chunk(backend.limits, prefill_chunk)
-        self.tokenizer = tokenizer
-        self._draft_memory = DraftMemory()
+        """capacity: tokens that a row may hold; None for the model's positions.
+        limits: what the core takes on; None for what an engine in a program needs.
+        """
+        self._backend, self.tokenizer = backend, tokenizer
+        self._room = capacity or backend.config.max_position_embeddings
+        self._chunk = fitting_chunk(backend.limits, prefill_chunk)
+        self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
+        rows = _MAX_ROWS if backend.limits is None else backend.limits.batch[1]
+        self.core = Core(
+            backend,
+            ModeTable(backend, DraftMemory(), self._room),
+            limits or Limits(rows, None, _PROMPT_TOKENS),
+            self._chunk,
+            self._room,
+            prefixes=self._prefixes,
+        )
+        # Held while the core is used.
+        self.lock = threading.RLock()
+        self._reader = RequestReader(backend, tokenizer, self._room)
+        self._process, self._closed = os.getpid(), False
 
     @property
     def config(self) -> ModelConfig:
@@ -136,7 +159,7 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it computes: "cpu", "cuda:N", or both GPUs with a comma between them."""
+        """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
         return self._backend.device_name
 
     @property
@@ -146,135 +169,124 @@ class Engine:
 
     @property
     def can_verify_drafts(self) -> bool:
-        """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
+        """Whether modes "lossless" and "prompt-lookup" are available; old bundles lack a graph."""
         return self._backend.can_advance
+
+    @property
+    def prefix_cache(self) -> PrefixStats | None:
+        """Figures of the prefix cache; None where it is off."""
+        return None if self._prefixes is None else self._prefixes.stats
 
     def generate(
         self,
         prompt: Prompt,
-        mode: str = "diffusion",
-        max_new_tokens: int = 128,
-        block_size: int = 16,
-        steps: int = 16,
-        threshold: float = 0.9,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        stop_at_eos: bool = True,
-        draft_steps: int | str = "auto",
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **given: Any,
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
 
         Args:
-            prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
-            mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
-                and verified by the context tower (docs/lossless.md), or "prompt-lookup": AR's text, drafted
-                from what stood behind the same tokens before.
-            max_new_tokens: need not be a multiple of the block.
-            block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
-                of `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: in all modes but diffusion.  seed: makes a sampled run
-                repeatable; the one that was used is in the statistics.
-            eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
-            draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
-                "auto" chooses its length and its evaluations by what they cost and what they bring.
+            prompt: text, token ids, a `ttc.Request` with options of its own, or a sequence of any (a batch,
+                whose rows do not affect each other: each is what a call for it alone gives).
+            options: of all rows.
+            cancel: stops the call from another thread.
+            **given: single options in place of those, by the names that `GenerationOptions` lists.
 
         Returns:
-            One result, or a list for a batch.
+            One result; a list for a batch, and for several choices (`n`).
 
         Raises:
-            InputError: an option or a prompt is not valid.  CapacityError: too many tokens.
-            NumericsError: the model computed NaN.  BackendError: the engine is closed.
+            InputError: an option or a prompt is not valid.
+            CapacityError: too many tokens.
+            NumericsError: the model computed NaN.
+            DeadlineExceeded: the deadline passed.
+            BackendError: the engine is closed, or its backend failed.
+                In a batch the last three but the failed backend end their own row, with finish_reason
+                "error".
         """
-        run = self._start(
-            prompt,
-            mode=mode,
-            max_new_tokens=max_new_tokens,
-            block_size=block_size,
-            steps=steps,
-            threshold=threshold,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            eos_token_id=eos_token_id,
-            stop_at_eos=stop_at_eos,
-            draft_steps=draft_steps,
-        )
-        events = self._play(run, with_text=False)
-        while True:
-            try:
-                next(events)
-            except StopIteration as end:
-                outcome: Result | list[Result] = end.value
-                return outcome
+        return self._start(prompt, options, given, cancel, streams=False).run()
 
-    def stream(self, prompt: Prompt, **options: Any) -> Generator[Event, None, Result | list[Result]]:
-        """Generate as `generate` does, with its options, and give every denoise step and finished block as an
-        event.
+    def stream(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **given: Any,
+    ) -> Stream:
+        """Generate as `generate` does, and give every denoise step and finished block as an event.
 
-        Options and prompt are checked at the call, not at the first event. The generator's return value (what
-        `yield from` gives) is what `generate` returns; its times do not count what the caller does between
-        events.
+        Options and prompt are checked at the call, not at the first event. The last event of a row has its
+        finish_reason and its result. The generator's return value (what `yield from` gives) is what
+        `generate` returns; its times do not count what the caller does between events. Closing it ends the
+        generation.
         """
-        bound = inspect.signature(self.generate).bind(prompt, **options)
-        bound.apply_defaults()
-        return self._play(self._start(**bound.arguments), with_text=True)
+        return Stream(self._start(prompt, options, given, cancel, streams=True))
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Context tower logits at every position of one sequence: (L, V)."""
-        tokens = np.array([check_ids(ids, self.config, "ids")], np.int32)
-        state = self._backend.new_state(1, self._capacity_for(tokens.shape[1]))
+        """Return the context tower's logits at every position of one sequence: (L, V)."""
+        self._check_usable()
+        tokens = np.array(check_ids(ids, self.config, "ids"), np.int32)
         check_rows(self._backend.limits, 1)
-        pieces, width = [], self._prefill_chunk
+        width = self._chunk
         if self._backend.limits is not None:
             width = min(width, self._backend.limits.positions[1])
-        for start in range(0, tokens.shape[1], width):
-            chunk = tokens[:, start : start + width]
-            L = chunk.shape[1]
-            places = np.arange(L, dtype=np.int32)[None]
-            call = self._backend.context(state, chunk, np.array([L], np.int32), places)
-            pieces.append(self._backend.fetch(call.logits)[0])
-        return np.concatenate(pieces)
+        state = self._state_for(len(tokens))
+        return np.concatenate(
+            [self._read(state, tokens[start : start + width]) for start in range(0, len(tokens), width)]
+        )
 
     def denoiser_logits(
         self, context_ids: Sequence[int], block_ids: Sequence[int], t: float | None
     ) -> npt.NDArray[np.float32]:
-        """One denoiser evaluation of a block over a context: raw logits (S, V), the mask id's included.
+        """Return raw logits (L, V) of one denoiser evaluation of a block over a context, the mask id's
+        included.
 
         t: share of masked positions the model is told, 0 to 1; None switches time conditioning off.
         """
+        self._check_usable()
         if t is not None and not _is_share(t):
             raise InputError(f"t is {t!r}; valid: 0 to 1, or None for no conditioning")
-        context = check_ids(context_ids, self.config, "context_ids")
+        context = np.array(check_ids(context_ids, self.config, "context_ids"), np.int32)
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
             raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
         check_rows(self._backend.limits, 1)
         check_block(self._backend.limits, block.shape[1])
-        capacity = self._capacity_for(len(context))
-        state, _ = prefill(
-            self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._prefill_chunk
-        )
+        state = self._state_for(len(context))
+        for start in range(0, len(context), self._chunk):
+            self._read(state, context[start : start + self._chunk], last_only=True)
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
         logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
         return logits
 
     def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:
-        """Make ready, before the first generation, what these sizes need: on a GPU the CUDA graphs.
+        """Prepare, before the first generation, what these sizes need: on a GPU the CUDA graphs.
 
         tokens: prompt and new ones together, which decides the capacity. Raises as `generate` does.
         """
+        self._check_usable()
+        for name, value, most in (
+            ("batch", batch, _MAX_ROWS),
+            ("tokens", tokens, self._room),
+            ("block_size", block_size, MAX_BLOCK_SIZE),
+        ):
+            if not _is_count(value) or value > most:
+                raise InputError(f"{name} is {value!r}; valid: an integer from 1 to {most}")
         check_rows(self._backend.limits, batch)
         check_block(self._backend.limits, block_size)
-        capacity = self._capacity_for(tokens)
-        self._backend.warm_up(batch, capacity, block_size, self._prefill_chunk)
+        self._backend.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
 
     def close(self) -> None:
-        """Let go of the model. Later calls are refused; a second close does nothing."""
-        self._backend.close()
+        """Release the model. Generations under way end in an error, later calls are refused; a second close
+        does nothing.
+        """
+        self._closed = True
+        with self.lock:
+            self.core.fail_all(BackendError("the engine was closed while this was generated"))
+            self._backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -282,101 +294,73 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, prompt: Prompt, **given: Any) -> "_Run":
-        """Check options and prompts and set up the loop; nothing is computed yet."""
-        options = make_options(self.config, **given)
-        prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
-        rows = [Row(i, ids) for i, ids in enumerate(prompts)]
-        check_rows(self._backend.limits, len(rows))
-        if options.mode != "ar":
-            check_block(self._backend.limits, 1 if options.mode == "mock-ar" else options.block_size)
-        capacity = self._capacity_for(max(len(ids) for ids in prompts), options.max_new_tokens)
-        timed = Stopwatch()
-        if options.max_new_tokens == 0:
-            for row in rows:
-                row.finish_reason = "length"
-            events: Iterator[Event] = iter(())
-        elif options.mode in _VERIFIED:
-            if not self._backend.can_advance:
-                raise BundleError(
-                    f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
-                    "one; export the checkpoint again (ttc export), or use mode 'ar', "
-                    "which gives the same text"
-                )
-            chunk = self._prefill_chunk
-            if options.mode == "lossless":
-                memory = self._draft_memory
-                events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
-            else:
-                events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
-        else:
-            loop = _LOOPS[options.mode]
-            events = loop(self._backend, timed, rows, options, capacity, self._prefill_chunk)
-        return _Run(rows, is_batch, options, timed, events)
-
-    def _capacity_for(self, prompt_tokens: int, max_new_tokens: int = 0) -> int:
-        limit = self._capacity or self.config.max_position_embeddings
-        needed = prompt_tokens + max_new_tokens
-        if needed > limit:
-            raise CapacityError(
-                f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens} need {needed} places, "
-                f"the capacity is {limit}; shorten the prompt, ask for fewer, or load with more capacity"
-            )
-        wanted = self._capacity or capacity_bucket(needed)
-        return fitting_capacity(self._backend.limits, needed, wanted)
-
-    def _play(self, run: "_Run", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
-        """Run the loop to its end; events with their text on the way, the results at the end."""
-        streams = [
-            TextStream(self.tokenizer, run.options.eos_token_ids) if self.tokenizer and with_text else None
-            for _ in run.rows
-        ]
-        seconds, start = 0.0, time.perf_counter()
-        for event in run.events:
-            text = streams[event.row]
-            if event.committed and text is not None:
-                row = run.rows[event.row]
-                piece = text.push(row.tokens, final=row.finish_reason is not None)
-                event = dataclasses.replace(event, text=piece)
-            seconds += time.perf_counter() - start
-            yield event
-            start = time.perf_counter()
-        seconds += time.perf_counter() - start
-        results = [self._result(row, run, seconds) for row in run.rows]
-        return results if run.is_batch else results[0]
-
-    def _result(self, row: Row, run: "_Run", seconds: float) -> Result:
-        assert row.finish_reason is not None, "the loop ends when every row has ended"
-        options, nfe = run.options, sum(row.nfe_per_block)
-        stats = Stats(
-            mode=options.mode,
-            backend=self._backend.name,
-            prompt_tokens=len(row.prompt),
-            nfe=nfe,
-            nfe_per_block=tuple(row.nfe_per_block),
-            tokens_per_nfe=len(row.tokens) / nfe if nfe else None,
-            context_calls=row.context_calls,
-            seconds=seconds,
-            tokens_per_second=len(row.tokens) / seconds,
-            backend_seconds=run.timed.seconds,
-            graph_level=self._backend.graph_level,
-            seed=options.seed,
-            lossless=row.lossless,
-            notes=(*self._backend.notes, *options.notes),
+    def _start(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | None,
+        given: dict[str, Any],
+        cancel: Cancel | None,
+        *,
+        streams: bool,
+    ) -> Generation:
+        """Check what is asked for and queue its rows; nothing is computed yet."""
+        self._check_usable()
+        asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
+        if self._backend.limits is not None:
+            check_rows(self._backend.limits, len(asked.rows))
+        return Generation(
+            self.core,
+            self.lock,
+            self._backend,
+            self.tokenizer,
+            asked,
+            streams=streams,
+            check=self._check_usable,
         )
-        text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)
-        return Result(tuple(row.tokens), text, row.finish_reason, stats)
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise BackendError(
+                "this engine was loaded before a fork; its threads and memory did not come along: "
+                "load the bundle in the new process, or start that with spawn"
+            )
+        if self._closed:
+            raise BackendError("the engine is closed; load the bundle again")
+
+    def _capacity_for(self, tokens: int) -> int:
+        if tokens > self._room:
+            raise CapacityError(
+                f"{tokens} tokens need as many places, the capacity is {self._room}; "
+                "give fewer, or load with more capacity"
+            )
+        wanted = max(min(capacity_bucket(tokens), self._room), tokens)
+        return fitting_capacity(self._backend.limits, tokens, wanted)
+
+    def _state_for(self, tokens: int) -> ContextState:
+        return self._backend.new_state(1, self._capacity_for(tokens))
+
+    def _read(
+        self, state: ContextState, tokens: npt.NDArray[np.int32], *, last_only: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Let the context tower read tokens into a state of one row; logits (R, V)."""
+        positions = np.arange(len(tokens), dtype=np.int32)[-1:] if last_only else np.arange(len(tokens))
+        call = self._backend.context(
+            state, tokens[None], np.array([len(tokens)], np.int32), positions.astype(np.int32)[None]
+        )
+        logits: npt.NDArray[np.float32] = self._backend.fetch(call.logits)[0]
+        return logits
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Run:
-    """One generation under way."""
-
-    rows: list[Row]
-    is_batch: bool
-    options: Options
-    timed: Stopwatch
-    events: Iterator[Event]
+def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int) -> PrefixCache | None:
+    if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, numbers.Integral) or limit_bytes < 0:
+        raise InputError(f"prefix_cache_bytes is {limit_bytes!r}; valid: a number of bytes, 0 for no cache")
+    if not limit_bytes:
+        return None
+    if not backend.can_save_rows:
+        raise InputError(
+            f"backend {backend.name!r} keeps no copies of rows; leave out prefix_cache_bytes, or give 0"
+        )
+    return PrefixCache(backend, chunk, int(limit_bytes))
 
 
 def _is_count(value: object) -> bool:

@@ -9,8 +9,11 @@
     ├── ExportError           a checkpoint could not be turned into a bundle
     ├── BackendError          a backend cannot do what was asked
     │   ├── DeviceMemoryError        … because a GPU has too little memory free
+    │   ├── EngineDead               … because it failed before; nothing more will come of it
     │   └── MissingDependencyError   … because a package is not installed
-    └── NumericsError         the model computed NaN or infinity
+    ├── DeadlineExceeded      a request took longer than it was given
+    ├── NumericsError         the model computed NaN or infinity
+    └── QueueFull             too much is waiting already; ask again later
 
 Every message says what was wrong, the value, what is valid, and what to do. A bug of our own is never one of
 these.
@@ -21,12 +24,15 @@ __all__ = [
     "BundleError",
     "CapacityError",
     "CheckpointError",
+    "DeadlineExceeded",
     "DeviceMemoryError",
     "DigestError",
+    "EngineDead",
     "ExportError",
     "InputError",
     "MissingDependencyError",
     "NumericsError",
+    "QueueFull",
     "TtcError",
 ]
 
@@ -73,3 +79,19 @@ class MissingDependencyError(BackendError):
 
 class NumericsError(TtcError):
     """The model computed NaN or infinity where a number was due."""
+
+
+class DeadlineExceeded(TtcError):
+    """A request took longer than it was given."""
+
+
+class EngineDead(BackendError):
+    """An engine that serves many callers has failed; every request of it ends by this."""
+
+
+class QueueFull(TtcError):
+    """Too much is waiting already. Attribute: `retry_after`, seconds after which it is worth asking again."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -1,8 +1,8 @@
 """The one place where tokens are made: a queue, rows that come and go, and a tick that moves them all.
 
-A core knows neither threads nor text nor what a mode means: rows say what they need, a plan makes calls of it,
-the device carries them out, and each row takes in what came of it. Whoever owns a core submits requests and ticks
-until they have ended; at most one thread at a time.
+A core knows neither threads nor text nor what a mode means: rows say what they need, a plan makes calls of
+    it, the device carries them out, and each row takes in what came of it. Whoever owns a core submits
+    requests and ticks until they have ended; at most one thread at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -89,8 +89,8 @@ class Core:
         return row
 
     def tick(self) -> None:
-        """Move every row on: those that must leave, those that may start, a denoise step, the context calls that
-        it makes due.
+        """Move every row on: those that must leave, those that may start, a denoise step, the context calls
+        that it makes due.
         """
         now = self.clock.now()
         for row in [*self._queue.values(), *self._rows.values()]:
@@ -120,8 +120,8 @@ class Core:
             self._end(row)
 
     def _leave_if_asked(self, row: Row, now: float) -> None:
-        cancel, deadline = row.request.cancel, row.request.deadline
-        if cancel is not None and cancel.cancelled:
+        deadline = row.request.deadline
+        if any(cancel.cancelled for cancel in row.request.cancels):
             self.cancel(row)
         elif deadline is not None and now >= deadline:
             row.fail(
@@ -138,7 +138,7 @@ class Core:
 
     def _start(self, ids: Iterable[int]) -> None:
         """Give rows a seat and a mode, and what the prefix cache knows of their prompts."""
-        rows = [self._queue.pop(id) for id in ids]
+        rows = [self._queue.pop(number) for number in ids]
         self._rows |= {row.id: row for row in rows}
         first = [self._first_need(row) for row in rows]
         self.seats.expect(first)
@@ -151,7 +151,7 @@ class Core:
                 self._after(row)
 
     def _first_need(self, row: Row) -> int:
-        """Tokens that a row's first seat holds: the prompt and a block after it, within what it may come to."""
+        """Tokens that a row's first seat holds: the prompt and a block, within what it may come to."""
         request = row.request
         return min(len(request.prompt) + request.options.block_size, request.most_tokens)
 
@@ -170,7 +170,8 @@ class Core:
         return dues
 
     def _waits_or_skips(self, row: Row) -> bool:
-        """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading the same.
+        """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading
+        the same.
 
         Returns whether there is nothing to read for the row now.
         """
@@ -180,9 +181,9 @@ class Core:
         for older in self._rows.values():
             if older is row:
                 break
-            if older.phase is Phase.PROMPT and older.mode is not None and row.length <= older.length:
-                if self._prefixes.shares_piece(prompt, older.mode.prompt(older), row.length):
-                    return True
+            reads = older.phase is Phase.PROMPT and older.mode is not None and row.length <= older.length
+            if reads and self._prefixes.shares_piece(prompt, older.request.prompt, row.length):
+                return True
         if row.length == 0:
             assert row.seat is not None, "a row that runs sits"
             row.length = row.cached_tokens = self._prefixes.restore(
@@ -207,8 +208,8 @@ class Core:
 
     def _perform(self, call: Call, dues: dict[int, Due]) -> None:
         """Carry out one call; every row takes in its part, and leaves if that was its end."""
-        rows = [self._rows[id] for id in call.ids]
-        for outcomes in self._device.run(call, rows, [dues[id] for id in call.ids]):
+        rows = [self._rows[number] for number in call.ids]
+        for outcomes in self._device.run(call, rows, [dues[number] for number in call.ids]):
             for row in rows:
                 due = dues[row.id]
                 # Of several steps taken at once, a row takes those up to the end of its block.
@@ -218,13 +219,15 @@ class Core:
 
     def _settle(self, row: Row, due: Due, outcome: Outcome) -> None:
         """Let a row take in what came of its part of a call."""
-        prompt = row.mode.prompt(row) if isinstance(due, Read) and due.prompt and row.mode is not None else None
+        prompt = (
+            row.mode.prompt(row) if isinstance(due, Read) and due.prompt and row.mode is not None else None
+        )
         if self._prefixes is not None and prompt is not None and row.seat is not None:
             self._prefixes.collect(row.id, prompt, row.length + len(due.tokens), self.seats, row.seat)
         row.settle(due, outcome)
-        if self._prefixes is not None and prompt is not None and row.phase is Phase.RUNNING:
-            if row.error is None:
-                self._prefixes.publish(row.id)
+        read = prompt is not None and row.phase is Phase.RUNNING and row.error is None
+        if self._prefixes is not None and read:
+            self._prefixes.publish(row.id)
         self._after(row)
 
     def _after(self, row: Row) -> None:

@@ -91,7 +91,7 @@ OPTION_NAMES = tuple(field.name for field in dataclasses.fields(GenerationOption
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Checked options, as `GenerationOptions` but for:
+    """Checked options: those of `GenerationOptions`, with these differences.
 
     Attributes:
         seed: set whenever something is drawn, also where the user gave none.
@@ -221,7 +221,7 @@ def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:
         several = given if hasattr(given, "__iter__") and getattr(given, "ndim", 1) else [given]
         ids = _token_ids("eos_token_id", several, config)
         if config.mask_token_id in ids:
-            raise InputError(f"eos_token_id is {given!r}; {config.mask_token_id} is the mask id, never a token")
+            raise InputError(f"eos_token_id is {given!r}; {config.mask_token_id} is the mask id")
     return frozenset(ids) if _switch("stop_at_eos", asked.stop_at_eos) else frozenset()
 
 

@@ -1,6 +1,7 @@
 """What a tick does, as pure functions: the same view gives the same calls.
 
-A *call* is one call of the backend for several rows. Rows share one only where nothing of it differs but their
+A *call* is one call of the backend for several rows. Rows share one only where nothing of it differs but
+their
 own numbers: the same state, the same width, the same kind of result. Widths are never mixed, because a row
 computed in a wider call differs in its last bits, and with them, now and then, in a token.
 """
@@ -64,12 +65,14 @@ class Call:
     ids: tuple[int, ...]
 
 
-def admit(queue: Sequence[Waiting], running_rows: int, running_tokens: int, limits: Limits) -> tuple[int, ...]:
+def admit(
+    queue: Sequence[Waiting], running_rows: int, running_tokens: int, limits: Limits
+) -> tuple[int, ...]:
     """Return the numbers of the requests that may start now, in order of arrival.
 
     Every row's worst case is counted, so that nothing that runs has to be put off later. Nobody overtakes: a
-    large request at the head waits until there is room for it, and all others wait with it. A request alone is
-    always let in.
+    large request at the head waits until there is room for it, and all others wait with it. A request alone
+    is always let in.
     """
     admitted = []
     for request in queue:
@@ -87,8 +90,8 @@ def denoises(view: Sequence[Seen], limits: Limits) -> list[Call]:
 
 
 def reads(view: Sequence[Seen], limits: Limits) -> list[Call]:
-    """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts, the
-    oldest first.
+    """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts,
+    the oldest first.
     """
     wanted, prompt_tokens, full = [], 0, False
     for row in sorted(view, key=lambda row: row.id):
@@ -105,7 +108,7 @@ def reads(view: Sequence[Seen], limits: Limits) -> list[Call]:
 
 
 def advances(view: Sequence[Seen], limits: Limits) -> list[Call]:
-    """Return the moves of states past what was just verified: one per verification call, for all of its rows."""
+    """Return the moves of states past what was just verified: one for each verification call."""
     return _grouped((row for row in view if isinstance(row.due, Advance)), _advance_key)
 
 
@@ -133,7 +136,9 @@ def _grouped(rows: Iterable[Seen], key: Callable[[Seen], tuple[object, ...]]) ->
     for row in rows:
         groups.setdefault((row.state, *key(row)), []).append(row)
     return [
-        Call(type(group[0].due), group[0].state, tuple(row.id for row in sorted(group, key=lambda r: r.index)))
+        Call(
+            type(group[0].due), group[0].state, tuple(row.id for row in sorted(group, key=lambda r: r.index))
+        )
         for group in groups.values()
         if group[0].due is not None
     ]

@@ -1,9 +1,11 @@
 """Prompts that were read before: states on a grid of the prompt, so that a shared beginning is read once.
 
-A piece of a prompt is `chunk` tokens, and pieces begin at multiples of it. After every whole piece the state of
-the row can be kept: the Mamba state as it is then, and the keys and values of that piece. A piece is found by the
-hash of all tokens up to its end, which hashes its parent's in, so the pieces of a prompt form a chain and prompts
-with a common beginning share its links. A row that starts takes the longest chain there is and reads the rest.
+A piece of a prompt is `chunk` tokens, and pieces begin at multiples of it. After every whole piece the state
+of
+the row can be kept: the Mamba state as it is then, and the keys and values of that piece. A piece is found by
+    the hash of all tokens up to its end, which hashes its parent's in, so the pieces of a prompt form a chain
+    and prompts with a common beginning share its links. A row that starts takes the longest chain there is
+    and reads the rest.
 What it then holds equals, bit for bit, what reading everything would have given: the pieces are the same.
 
 Kept pieces have a budget in bytes; what was used longest ago goes first, the end of a chain before its
@@ -74,18 +76,20 @@ class PrefixCache:
         self.stats.hit_tokens += links[-1].piece.stop
         return links[-1].piece.stop
 
-    def collect(self, id: int, prompt: Sequence[int], length: int, seats: Seats, seat: Seat) -> None:
-        """Take the piece that row `id` has just read, if it is a whole one; it counts when the prompt is read."""
+    def collect(self, row: int, prompt: Sequence[int], length: int, seats: Seats, seat: Seat) -> None:
+        """Take the piece that row `row` has just read, if it is a whole one; it counts when the prompt is
+        read.
+        """
         if length % self._chunk or length == 0 or length > len(prompt):
             return
         key = self._keys(prompt, length)[-1]
         if key not in self._links:
             piece = self._backend.save_row(seats.state(seat.capacity), seat.index, length - self._chunk)
-            self._pending.setdefault(id, {})[key] = (piece, length // self._chunk - 1)
+            self._pending.setdefault(row, {})[key] = (piece, length // self._chunk - 1)
 
-    def publish(self, id: int) -> None:
-        """Row `id` has read its prompt: keep what it brought, unless a number in it is none."""
-        pending = self._pending.pop(id, {})
+    def publish(self, row: int) -> None:
+        """Row `row` has read its prompt: keep what it brought, unless a number in it is none."""
+        pending = self._pending.pop(row, {})
         if not all(piece.finite for piece, _ in pending.values()):
             return
         self._clock += 1
@@ -95,9 +99,9 @@ class PrefixCache:
                 self.stats.bytes += piece.nbytes
         self._shrink()
 
-    def forget(self, id: int) -> None:
-        """Row `id` has ended; what it had not published is dropped."""
-        self._pending.pop(id, None)
+    def forget(self, row: int) -> None:
+        """Row `row` has ended; what it had not published is dropped."""
+        self._pending.pop(row, None)
 
     def shares_piece(self, one: Sequence[int], other: Sequence[int], start: int) -> bool:
         """Whether two prompts are equal up to the end of the whole piece that begins at `start`."""

@@ -54,7 +54,6 @@ class Ending(Protocol):
         """Take new tokens; return how many of them belong to the result if it ends among them, else None."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class RowRequest:
     """One row, checked: only the reader makes these.
@@ -69,7 +68,8 @@ class RowRequest:
         ending: what ends the row beside eos and length; None for nothing.
         listener: gets an event per denoise step and per finished block; None where nobody listens.
         deadline: on the core's clock; None for none.
-        cancel: asked for the row's end before every tick.
+        cancels: each may ask for the row's end, which then comes at the next tick.
+        choice: number of the text among those that one seed gives.
     """
 
     prompt: tuple[int, ...]
@@ -81,7 +81,8 @@ class RowRequest:
     ending: Ending | None = None
     listener: Callable[[Event], None] | None = None
     deadline: float | None = None
-    cancel: Cancel | None = None
+    cancels: tuple[Cancel, ...] = ()
+    choice: int = 0
 
     @property
     def most_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ttc.errors import TtcError
 from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
 
 __all__ = ["Event", "FinishReason", "Result", "Stats"]
@@ -29,6 +30,8 @@ class Stats:
         seed: the seed that reproduces a sampled run; None where nothing was sampled.
         lossless: of lossless mode, the rounds and what the drafting policy went by; None in other modes.
         notes: what was not as asked (fallbacks, conversions), one sentence each.
+        choice: which of the texts of this seed.
+        cached_prompt_tokens: tokens of the prompt that the prefix cache knew.
     """
 
     mode: str
@@ -45,6 +48,8 @@ class Stats:
     seed: int | None
     lossless: LosslessStats | None
     notes: tuple[str, ...]
+    choice: int = 0
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,17 @@ class Result:
     Attributes:
         token_ids: new tokens only; the eos that ended it is included.
         text: the new tokens decoded, without that eos; None where the bundle has no tokenizer.
-        finish_reason: "eos" or "length".
+        finish_reason: "eos", "length", "stop" (a stop text), "cancelled", or, for a row of a batch, "error".
+        logprobs: of every new token, at the moment it was committed; None where not asked for.
+        error: what the row ended by.
     """
 
     token_ids: tuple[int, ...]
     text: str | None
     finish_reason: FinishReason
     stats: Stats
+    logprobs: tuple[float, ...] | None = None
+    error: TtcError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ class Event:
         round: of a finished round of lossless mode, how it was planned and came out: the first
             `round.accepted` of token_ids were drafted, the one behind them is AR's own. None for all else.
         rejected: of a finished round of lossless mode, the drafted tokens that AR would not have written.
+        finish_reason, result: of a row's last event, how it ended and what `generate` returns for it.
     """
 
     row: int
@@ -95,6 +105,8 @@ class Event:
     text: str | None
     round: Round | None = None
     rejected: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    result: "Result | None" = None
 
     @classmethod
     def of_tokens(
@@ -103,11 +115,20 @@ class Event:
         block_index: int,
         step: int,
         tokens: tuple[int, ...],
-        round: Round | None = None,
+        record: Round | None = None,
         rejected: tuple[int, ...] = (),
     ) -> "Event":
         """Return the event of a finished block whose tokens went into the result."""
         masked = (False,) * len(tokens)
         return cls(
-            row, block_index, step, tokens, masked, None, committed=True, text=None, round=round, rejected=rejected
+            row,
+            block_index,
+            step,
+            tokens,
+            masked,
+            None,
+            committed=True,
+            text=None,
+            round=record,
+            rejected=rejected,
         )

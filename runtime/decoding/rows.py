@@ -108,7 +108,8 @@ class Row:
         )
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> tuple[int, ...]:
-        """Append new tokens; return what of them goes into the result, and set `finish_reason` if they end it.
+        """Append new tokens; return what of them goes into the result, and set `finish_reason` if they end
+        it.
 
         The result ends after the first eos, where its `ending` says, or at its length, whichever is first.
         """
@@ -142,4 +143,3 @@ class Row:
     def has_listener(self) -> bool:
         """Whether events are wanted."""
         return self.request.listener is not None
-

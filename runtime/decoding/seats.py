@@ -2,8 +2,8 @@
 
 There is a state for every capacity in use, and a row sits in the smallest that holds it: so a row's attention
 runs over what the row needs, whatever its neighbours need. A row that outgrows its caches moves to the next
-state; nobody else is touched. In a state the rows in use come first. A row that leaves makes a hole, which the
-next one to join takes; only where none comes does the last row move into it.
+state; nobody else is touched. In a state the rows in use come first. A row that leaves makes a hole, which
+the next one to join takes; only where none comes does the last row move into it.
 """
 
 from collections import Counter

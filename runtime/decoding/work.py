@@ -1,4 +1,6 @@
-"""What a row needs next from a device, and what came of it. Frozen: a plan may look at it as often as it likes."""
+"""What a row needs next from a device, and what came of it. Frozen: a plan may look at it as often as it
+likes.
+"""
 
 from dataclasses import dataclass, field
 
@@ -83,8 +85,8 @@ Due = Denoise | Read | Advance
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
-    """A block after a denoise step: next ids (L,), the confidence of each prediction (L,) (+inf where nothing was
-    masked), and how many positions are still masked.
+    """A block after a denoise step: next ids (L,), the confidence of each prediction (L,) (+inf where nothing
+    was masked), and how many positions are still masked.
     """
 
     block: Ints
@@ -114,5 +116,6 @@ class Sampled:
     call: int = -1
 
 
-# What came of a `Denoise` with a step, of one that samples, of a `Read`, or of anything that only moves the state.
+# What came of a `Denoise` with a step, of one that samples, of a `Read`, or of anything that only moves the
+# state.
 Outcome = Denoised | Sampled | None

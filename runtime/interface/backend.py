@@ -1,9 +1,9 @@
 """The interface of a backend: a few calls over tensors that the backend owns.
 
-A state holds rows that come and go. A call is about some of them, named by their row numbers (`rows`, ascending;
-None for all); its arrays have one entry per named row, and the other rows stay as they are. Logits stay the
-backend's: `step` and `sample` make tokens of them where they lie, `fetch` brings them to the host. They are valid
-until the next call on the same state.
+A state holds rows that come and go. A call is about some of them, named by their row numbers (`rows`,
+ascending; None for all); its arrays have one entry per named row, and the other rows stay as they are. Logits
+stay the backend's: `step` and `sample` make tokens of them where they lie, `fetch` brings them to the host.
+They are valid until the next call on the same state.
 """
 
 from abc import ABC, abstractmethod
@@ -141,16 +141,15 @@ class Backend(ABC):
         save: bool = False,
         rows: Ints | None = None,
     ) -> ContextCall:
-        """Read a block (B, L) with the context tower and move the rows past its first `commit_len` (B,) tokens.
+        """Read a block (B, L) with the context tower and move the rows past its first `commit_len` (B,)
+        tokens.
 
         The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are positions in the block, R ≥ 1.
         With `save` the result can be given to `advance`.
         """
 
     @abstractmethod
-    def advance(
-        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
-    ) -> None:
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
         """Move the rows past the first `commit_len` tokens of the block that the last `context` call read and
         did not commit; `rows` are those of that call.
         """
@@ -187,8 +186,8 @@ class Backend(ABC):
         save: bool = False,
         rows: Ints | None = None,
     ) -> tuple[SampledTokens, Any]:
-        """Read as `context` does; return a token sampled from the logits of every requested position, and what
-        `advance` needs.
+        """Read as `context` does; return a token sampled from the logits of every requested position, and
+        what `advance` needs.
 
         `logit_positions` are consecutive. A backend that keeps its logits elsewhere samples in the same call.
         """
@@ -200,13 +199,13 @@ class Backend(ABC):
         return LazySamples(self.fetch(logits), how)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
-        """Take one diffusion step, here on the host; backends that hold their logits elsewhere take it there."""
+        """Take one diffusion step, here on the host; a backend that keeps its logits takes it there."""
         return host_step(self.fetch(logits), inputs, self.config.mask_token_id)
 
     def denoise_step(
         self, state: ContextState, t: Floats, inputs: StepInputs, rows: Ints | None = None
     ) -> StepOutputs:
-        """Evaluate the denoiser and take the diffusion step. A backend that has one launch for both uses it."""
+        """Evaluate the denoiser and take the diffusion step; where it can, a backend does both at once."""
         return self.step(self.denoise(state, inputs.block_ids, t, rows), inputs)
 
     def fill_blocks(
@@ -219,8 +218,8 @@ class Backend(ABC):
         return None
 
     def call_length(self, length: int) -> int:
-        """Return how many tokens a context call over `length` tokens really reads: rows of equal ones can share a
-        call.
+        """Return how many tokens a context call over `length` tokens really reads: rows of equal ones can
+        share a call.
         """
         return length
 

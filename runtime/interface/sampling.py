@@ -1,5 +1,5 @@
-"""Sampling the next token from the logits of a call, wherever those lie: the parameters of every row, the tokens,
-and the numpy functions that say what sampling means.
+"""Sampling the next token from the logits of a call, wherever those lie: the parameters of every row, the
+tokens, and the numpy functions that say what sampling means.
 """
 
 from abc import ABC, abstractmethod
@@ -166,8 +166,8 @@ class EagerSamples(SampledTokens):
 
 
 def next_tokens(logits: Floats, params: Sequence[RowSampling], ahead: int = 0) -> Ints:
-    """Return the next token of every row: (B,) int32; argmax (the lowest id among equals) at temperature 0, else
-    a draw.
+    """Return the next token of every row: (B,) int32; argmax (the lowest id among equals) at temperature 0,
+    else a draw.
 
     A draw is the Gumbel-max over the log-probabilities with the generator's uniforms at (row key, position,
     step 0), so a seed gives the same tokens on every backend.
@@ -185,8 +185,8 @@ def next_tokens(logits: Floats, params: Sequence[RowSampling], ahead: int = 0) -
 
 
 def token_probabilities(logits: Floats, temperature: float, top_k: int | None, top_p: float | None) -> Floats:
-    """Return the distribution that a token is drawn from: temperature, then top-k, then top-p, renormalised after
-    each.
+    """Return the distribution that a token is drawn from: temperature, then top-k, then top-p, renormalised
+    after each.
 
     Args:
         logits: (B, V).

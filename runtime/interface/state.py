@@ -1,4 +1,6 @@
-"""The context state: what the context tower has read so far, a row for every request, in a backend's own tensors."""
+"""The context state: what the context tower has read so far, a row for every request, in a backend's own
+tensors.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

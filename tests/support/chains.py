@@ -33,17 +33,18 @@ class Chain(Scripted):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
-        L = input_ids.shape[1]
-        assert (state.lengths + L <= state.capacity).all(), "the caller keeps inside the capacity"
+        which, L = state.rows(rows), input_ids.shape[1]
+        assert (state.lengths[which] + L <= state.capacity).all(), "the caller keeps inside the capacity"
         self.widths.append(L)
-        state.lengths = state.lengths + commit_len
+        state.lengths[which] += commit_len
         return ContextCall(self.logits[np.take_along_axis(input_ids, logit_positions, 1)], None)
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        state.lengths = state.lengths + commit_len
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
+        state.lengths[state.rows(rows)] += commit_len
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Floats:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
         B, L = block_ids.shape
         V = self.config.vocab_size
         right = self._rng.random((B, L - 1)) < self.quality

@@ -32,21 +32,28 @@ class Wrapped(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
-        return self.inner.context(state, input_ids, commit_len, logit_positions, save)
+        return self.inner.context(state, input_ids, commit_len, logit_positions, save, rows)
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
-        self.inner.advance(state, saved, commit_len)
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
+        self.inner.advance(state, saved, commit_len, rows)
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Any:
         self.asked.append((block_ids.copy(), t.copy()))
-        return self.inner.denoise(state, block_ids, t)
+        return self.inner.denoise(state, block_ids, t, rows)
 
     def fetch(self, logits: Any) -> Floats:
         return self.inner.fetch(logits)
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
-        return self.inner.select(state, rows)
+    def resize(self, state: ContextState, batch: int) -> None:
+        self.inner.resize(state, batch)
+
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
+        self.inner.clear_rows(state, rows)
+
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        self.inner.copy_row(source, row, target, to)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         return self.inner.step(logits, inputs)
@@ -95,21 +102,28 @@ class Scripted(Backend):
         commit_len: Ints,
         logit_positions: Ints,
         save: bool = False,
+        rows: Ints | None = None,
     ) -> ContextCall:
-        state.lengths = state.lengths + commit_len
+        state.lengths[state.rows(rows)] += commit_len
         return ContextCall(np.zeros((*logit_positions.shape, self.config.vocab_size), np.float32), None)
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
         raise AssertionError("these loops never advance afterwards")
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Floats:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
         return next(self._logits)
 
     def fetch(self, logits: Floats) -> Floats:
         return logits
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
-        return ContextState(state.capacity, state.lengths[rows], {})
+    def resize(self, state: ContextState, batch: int) -> None:
+        state.resize(batch)
+
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
+        state.lengths[rows] = 0
+
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        target.lengths[to] = source.lengths[row]
 
     def close(self) -> None:
         pass

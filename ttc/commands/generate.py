@@ -127,7 +127,7 @@ def generate(
 
     import ttc
     from ttc.model.bundle import Bundle
-    from ttc.runtime.decoding.options import make_options
+    from ttc.runtime.decoding.options import check_options
 
     if save_steps is not None:
         from ttc.animation.save import check_format
@@ -135,7 +135,7 @@ def generate(
         check_format(save_steps)
 
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
-        make_options(opened.config, eos_token_id=None, **options)
+        check_options(opened.config, eos_token_id=None, **options)
     with contextlib.ExitStack() as open_until_the_end:
         with loading("loading the bundle", quiet=as_json) as progress:
             engine = open_until_the_end.enter_context(

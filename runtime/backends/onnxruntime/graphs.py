@@ -86,7 +86,9 @@ def _cast_back(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def new_kv_name(cache: str) -> str:
-    """Return the name under which a context graph gives the new part of a cache: `new_keys.3` for `k_cache.3`."""
+    """Return the name under which a context graph gives the new part of a cache: `new_keys.3` for
+    `k_cache.3`.
+    """
     kind, _, layer = cache.partition("_cache.")
     return f"new_{'keys' if kind == 'k' else 'values'}.{layer}"
 

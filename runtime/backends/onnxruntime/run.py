@@ -1,8 +1,8 @@
 """The backend over four ONNX Runtime sessions.
 
 State tensors are numpy arrays with room for more rows than are in use (memory that nobody wrote to costs
-nothing). A call sees the rows that it is about as views of them, and writes back what it changed: the Mamba state
-and the block's own keys and values.
+nothing). A call sees the rows that it is about as views of them, and writes back what it changed: the Mamba
+state and the block's own keys and values.
 """
 
 import os
@@ -105,9 +105,7 @@ class OnnxRuntimeBackend(Backend):
         state.lengths[rows] = lengths + commit_len
         return ContextCall(outputs["logits"], {name: outputs[name] for name in saved_names})
 
-    def advance(
-        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
-    ) -> None:
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
         rows = state.rows(rows)
         if self._mamba_names:
             mamba = self._state_feeds(state, rows, self._mamba_names)
@@ -117,9 +115,7 @@ class OnnxRuntimeBackend(Backend):
             )
         state.lengths[rows] += commit_len
 
-    def denoise(
-        self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None
-    ) -> OrtValue:
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> OrtValue:
         rows = state.rows(rows)
         feeds = self._state_feeds(state, rows) | {
             "block_ids": self._value(block_ids),
@@ -212,8 +208,8 @@ class OnnxRuntimeBackend(Backend):
     def _append_kv(
         self, state: ContextState, rows: Ints, outputs: Mapping[str, OrtValue], counts: Ints
     ) -> None:
-        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first `counts` of
-        them.
+        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first
+        `counts` of them.
         """
         for name, cache in self._kv_names.items():
             new, target = outputs[name].numpy(), state.tensors[cache]

@@ -101,9 +101,7 @@ class TorchBackend(Backend):
         return ContextCall(logits, saved if save else None)
 
     @torch.inference_mode()
-    def advance(
-        self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None
-    ) -> None:
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
         rows = state.rows(rows)
         count, weights = self._tensor(commit_len), self._tower(CONTEXT)
         layers = enumerate(zip(saved, self._by_layer(state, rows), strict=True))
@@ -237,8 +235,8 @@ class TorchBackend(Backend):
     def _append_kv(
         self, state: ContextState, rows: Ints, layer: int, new: Sequence[Tensor], counts: Ints
     ) -> None:
-        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first `counts` of
-        them.
+        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first
+        `counts` of them.
         """
         for name, tensor in zip(("k_cache", "v_cache"), new, strict=True):
             target = state.tensors[f"{name}.{layer}"]

@@ -1,5 +1,5 @@
-"""Mask diffusion: fill a block, committing in every denoise step what the denoiser is sure of; let the context
-tower read the block; begin the next.
+"""Mask diffusion: fill a block, committing in every denoise step what the denoiser is sure of; let the
+context tower read the block; begin the next.
 """
 
 import numpy as np
@@ -51,7 +51,7 @@ class Diffusion:
             self._end_block(row)
 
     def _begin_block(self, row: Row) -> None:
-        """Open a block of masks, but for what the request fixes in it; one that is fixed throughout is full."""
+        """Open a block of masks, but for what the request fixes in it; it may be full at once."""
         size, first = row.request.options.block_size, len(row.tokens)
         block = np.full(size, self._mask_id, np.int32)
         for position, token in row.request.fixed.items():
@@ -78,8 +78,8 @@ class Diffusion:
             self._unread = tuple(tokens)
 
     def _final_early(self, row: Row) -> bool:
-        """Whether every token that will be kept is committed already: those up to the row's length, or to an eos
-        that nothing undecided stands before.
+        """Whether every token that will be kept is committed already: those up to the row's length, or to an
+        eos that nothing undecided stands before.
         """
         if not row.request.options.finish_early:
             return False
@@ -87,4 +87,3 @@ class Diffusion:
         block, left = self._filling.block.tolist(), row.request.max_new_tokens - len(row.tokens)
         decided = block.index(self._mask_id) if self._mask_id in block else len(block)
         return decided >= left or any(token in row.request.options.eos_token_ids for token in block[:decided])
-

@@ -25,8 +25,8 @@ class BlockFilling:
     """
 
     def __init__(self, block: Ints, steps: int, mask_id: int, *, redraw: bool = True) -> None:
-        """redraw: with a temperature, draw anew in every step; otherwise every step uses the noise that AR uses at
-        these positions.
+        """redraw: with a temperature, draw anew in every step; otherwise every step uses the noise that AR
+        uses at these positions.
         """
         self.block, self.step = block, 0
         self.logprobs = [0.0] * len(block)
@@ -62,7 +62,9 @@ class BlockFilling:
             )
             return
         if row.request.options.logprobs:
-            for i in np.flatnonzero((self.block == self._mask_id) & (outcome.block != self._mask_id)).tolist():
+            for i in np.flatnonzero(
+                (self.block == self._mask_id) & (outcome.block != self._mask_id)
+            ).tolist():
                 self.logprobs[i] = math.log(max(float(outcome.confidence[i]), 1e-38))
         self.block, self._masked = outcome.block, outcome.masked
         row.nfe_per_block[-1] += 1

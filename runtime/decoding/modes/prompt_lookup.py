@@ -1,8 +1,8 @@
 """Prompt lookup: what followed the same few tokens before is the draft.
 
 Speculation without a second model, for comparison with what the denoiser's drafts bring. It pays where text
-repeats itself (quotations, code, records) and costs little where it does not: without a match a round is an AR
-step.
+repeats itself (quotations, code, records) and costs little where it does not: without a match a round is an
+AR step.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ MAX_MATCH, MAX_DRAFT = 3, 10
 
 
 def look_up(tokens: Sequence[int], most: int) -> list[int]:
-    """Find the longest suffix (at most `MAX_MATCH` tokens) that occurred earlier, and return up to `most` tokens
-    that followed its latest occurrence; [] if there is none.
+    """Find the longest suffix (at most `MAX_MATCH` tokens) that occurred earlier, and return up to `most`
+    tokens that followed its latest occurrence; [] if there is none.
     """
     for length in range(min(MAX_MATCH, len(tokens) - 1), 0, -1):
         ending = list(tokens[-length:])

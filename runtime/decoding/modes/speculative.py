@@ -1,10 +1,10 @@
 """Speculative decoding with exact verification: the text is AR's own, whatever was drafted.
 
-A row's last token is always *pending*: AR's own and final, but not yet in the state. A round reads it together
-with drafted tokens after it. The logits after each say what AR writes next: the longest drafted prefix that
-agrees is committed with the pending token, and AR's own token after it, the *bonus token*, becomes the next
-pending one. So a round gives one token more than it accepts, and what was drafted decides only how many rounds
-the text takes.
+A row's last token is always *pending*: AR's own and final, but not yet in the state. A round reads it
+together with drafted tokens after it. The logits after each say what AR writes next: the longest drafted
+prefix that agrees is committed with the pending token, and AR's own token after it, the *bonus token*,
+becomes the next pending one. So a round gives one token more than it accepts, and what was drafted decides
+only how many rounds the text takes.
 """
 
 from typing import Protocol
@@ -39,7 +39,7 @@ class Drafter(Protocol):
         """Begin a draft of what may follow the row's last token."""
 
     def observe(self, row: Row, draft: Draft, accepted: int) -> Round | None:
-        """Take in how many drafted tokens AR would have written; return the round's record, if one is kept."""
+        """Take in how many drafted tokens AR would have written; return the round's record, if any."""
 
 
 class Speculative:
@@ -100,10 +100,16 @@ class Speculative:
             self._draft = self._drafter.propose(row)
 
     def _settle_round(
-        self, row: Row, drafted: tuple[int, ...], sampled: Sampled, record: Round | None, *, again: bool = True
+        self,
+        row: Row,
+        drafted: tuple[int, ...],
+        sampled: Sampled,
+        record: Round | None,
+        *,
+        again: bool = True,
     ) -> None:
-        """Append the accepted part of the draft and the bonus token, and tell of it. `again`: the state is where it
-        should be, so the next draft may begin.
+        """Append the accepted part of the draft and the bonus token, and tell of it. `again`: the state is
+        where it should be, so the next draft may begin.
         """
         if sampled.token == INVALID_TOKEN:
             row.fail(token_error(len(row.tokens)))
@@ -116,7 +122,7 @@ class Speculative:
                     self._round,
                     row.nfe_per_block[-1] if row.nfe_per_block else 0,
                     taken,
-                    round=record,
+                    record=record,
                     rejected=drafted[sampled.accepted :],
                 )
             )

@@ -12,17 +12,7 @@ from ttc.runtime.decoding.speculative.stats import Costs, Line
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
 
-__all__ = ["at_best", "draft_width", "measure"]
-
-
-def draft_width(backend: Backend, length: int, block_size: int) -> int:
-    """Tokens of the block in which the denoiser drafts `length` ≥ 1 tokens behind the pending one.
-
-    No more than that, but for backends that keep buffers and graphs for every width, or were built for some
-    widths only: they get the whole block.
-    """
-    any_width = backend.limits is None and backend.graph_level is None
-    return length + 1 if any_width else block_size
+__all__ = ["at_best", "measure"]
 
 
 def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
@@ -34,10 +24,10 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
     """
     state = backend.new_state(batch, capacity)
     one, none = np.ones(batch, np.int32), np.zeros(batch, np.int32)
-    greedy = SamplingParams(0.0, None, None, np.zeros(batch, np.int64), none)
+    greedy = SamplingParams.greedy(batch)
 
     def rewound_block(width: int) -> npt.NDArray[np.int32]:
-        state.lengths = none
+        state.lengths[:] = 0
         return np.tile(np.arange(width, dtype=np.int32) % backend.config.vocab_size, (batch, 1))
 
     def ar_step() -> None:
@@ -50,13 +40,15 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         backend.advance(state, saved, one)
 
     def draft_step(width: int) -> None:
-        block = rewound_block(draft_width(backend, width - 1, block_size))
+        # As wide as a draft would be; see `ttc.runtime.decoding.modes.table`.
+        any_width = backend.limits is None and backend.graph_level is None
+        block = rewound_block(width if any_width else block_size)
         width = block.shape[1]
         block[:, 1:] = backend.config.mask_token_id
-        logits = backend.denoise(state, block, np.full(batch, (width - 1) / width, np.float32))
         threshold, temperature = np.full(batch, 0.9, np.float32), np.zeros(batch, np.float32)
         keys = np.zeros(batch, np.int64)
-        backend.step(logits, StepInputs(block, threshold, temperature, keys, state.lengths, none, one))
+        inputs = StepInputs(block, threshold, temperature, keys, state.lengths, none, one)
+        backend.denoise_step(state, np.full(batch, (width - 1) / width, np.float32), inputs)
 
     narrow, wide = min(2, capacity), min(max(block_size, 2), capacity)
     two_widths = [partial(call, width) for call in (verify, draft_step) for width in (narrow, wide)]

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.loop import Stopwatch
+from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
@@ -163,23 +163,24 @@ class DraftMemory:
         self._learned: dict[Any, Learned] = {}
         self._lock = threading.Lock()
 
-    def policy(
-        self, backend: Backend, timed: Stopwatch, options: Options, batch: int, capacity: int
-    ) -> Policy:
-        """The policy of a generation.
+    def policy(self, backend: Backend, options: Options, room: int) -> Policy:
+        """Return the policy of a row.
 
-        Measures the costs where batch size, capacity or block are new, and once more in each of the next
-        generations, until a busy moment at the start can no longer have spoiled the figures.
+        Measures the costs for one row where the block is new, and once more for each of the next rows, until
+        a busy moment at the start can no longer have spoiled the figures. `room`: most tokens that a row may
+        hold.
         """
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
-        o, shape = options, (batch, capacity, options.block_size)
+        needed = min(2 * options.block_size, room)
+        capacity = fitting_capacity(backend.limits, needed, max(min(capacity_bucket(needed), room), needed))
+        o, shape = options, (1, capacity, options.block_size)
         settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
         with self._lock:
             costs, turns = self._costs.get(shape, (None, 0))
             if turns < _MOST_TURNS:
                 more = 1 if costs else _FIRST_TURNS
-                new = timed(measure, backend, *shape, more, warm_up=costs is None)
+                new = measure(backend, *shape, more, warm_up=costs is None)
                 costs, turns = at_best(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
             if settings not in self._learned:
