@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ttc.runtime.decoding.loop import Stopwatch
 from ttc.runtime.decoding.options import Options
-from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
+from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
 from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
 from ttc.runtime.interface.backend import Backend
@@ -79,12 +79,12 @@ class FixedPolicy:
 
 
 class Learned:
-    """Experience under one set of options. Shared by threads: hold `lock` to use it."""
+    """What drafts brought under one set of options. Shared by threads: hold `lock` to use it."""
 
     def __init__(self, block_size: int, max_steps: int) -> None:
         places = block_size - 1
         limits = [limit for limit in _LIMITS if limit <= min(max_steps, places)]
-        self.experience = Experience(limits, places)
+        self.estimator = AcceptanceEstimator(limits, places)
         self.rounds = 0
         self.lock = threading.Lock()
 
@@ -105,9 +105,11 @@ class AutoPolicy:
     def estimates(self) -> dict[int, tuple[float, ...]]:
         """For the limits that were tried."""
         with self.learned.lock:
-            seen = self.learned.experience
-            rates = seen.acceptance.tolist()
-            return {limit: tuple(rates[k]) for k, limit in enumerate(seen.limits) if seen.rounds[k]}
+            estimator = self.learned.estimator
+            rates = estimator.acceptance.tolist()
+            return {
+                limit: tuple(rates[k]) for k, limit in enumerate(estimator.limits) if estimator.num_drafts[k]
+            }
 
     def plan(self, most: int) -> Plan:
         """The next round's plan, drafting up to `most` tokens."""
@@ -115,36 +117,36 @@ class AutoPolicy:
             return Plan(0, 0, "nothing to draft", 1.0, self.costs.ar_step)
         with self.learned.lock:
             self.learned.rounds += 1
-            seen, lengths = self.learned.experience, np.arange(1, most + 1)
-            acceptance = seen.acceptance
+            estimator, lengths = self.learned.estimator, np.arange(1, most + 1)
+            acceptance = estimator.acceptance
             tokens = expected_tokens(acceptance[:, :most])  # (K, most)
-            seconds = self.costs.round(lengths, np.minimum(seen.steps[:, None], lengths))
-            rates = np.where(seen.rounds[:, None] < _TRIALS, 0.0, tokens / seconds)
+            seconds = self.costs.round(lengths, np.minimum(estimator.steps[:, None], lengths))
+            rates = np.where(estimator.num_drafts[:, None] < _TRIALS, 0.0, tokens / seconds)
             k, place = divmod(int(rates.argmax()), most)
             drafting_pays = rates[k, place] * self.costs.ar_step > 1
             to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
-            hoped = expected_tokens(seen.hopeful(acceptance)[:, :most]) / seconds
+            hoped = expected_tokens(estimator.hopeful(acceptance)[:, :most]) / seconds
             trial = self._to_try(k if drafting_pays else None, hoped.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
             k, place = trial, most - 1
         reason = "best" if trial is None else "trial"
-        return Plan(place + 1, seen.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
+        return Plan(place + 1, estimator.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
 
     def learn(self, outcome: Round) -> None:
         """What became of one row's round."""
         if outcome.drafted:
             with self.learned.lock:
                 limit = outcome.plan.steps
-                self.learned.experience.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
+                self.learned.estimator.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
 
     def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
         """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
-        seen = self.learned.experience
-        places = range(len(seen.limits))
+        estimator = self.learned.estimator
+        places = range(len(estimator.limits))
         near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
-        unjudged = [k for k in near if seen.rounds[k] < _TRIALS]
+        unjudged = [k for k in near if estimator.num_drafts[k] < _TRIALS]
         if unjudged:
             return unjudged[0]
         hopeful = [k for k in near if may_be_better[k]]

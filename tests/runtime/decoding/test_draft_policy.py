@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
+from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, Learned
 from ttc.runtime.decoding.speculative.stats import Costs, Line, Round, acceptance_by_place
@@ -96,20 +96,20 @@ def test_expected_tokens():
     assert expected_tokens(np.ones((2, 3))).tolist() == [[2, 3, 4]] * 2
 
 
-def test_experience_counts_what_was_reached():
+def test_the_estimator_counts_what_was_reached():
     """Nothing is learned behind a disagreement; what is old weighs less."""
-    seen = Experience((1, 4), 3)
+    estimator = AcceptanceEstimator((1, 4), 3)
     for _ in range(500):
-        seen.add(4, 3, 2, 1)
-    rates = seen.acceptance[1]
+        estimator.add(4, 3, 2, 1)
+    rates = estimator.acceptance[1]
     assert rates[0] > 0.98
     assert rates[1] < 0.03
-    assert rates[2] == pytest.approx((seen._accepted[1].sum() + 1) / (seen._reached[1].sum() + 2))
-    assert seen.steps.tolist() == [1.0, pytest.approx(2.0)]
+    assert rates[2] == pytest.approx((estimator._accepted[1].sum() + 1) / (estimator._reached[1].sum() + 2))
+    assert estimator.steps.tolist() == [1.0, pytest.approx(2.0)]
     for _ in range(100):
-        seen.add(4, 3, 4, 0)
-    assert seen.acceptance[1][0] < 0.2
-    assert seen.steps[1] > 3.5
+        estimator.add(4, 3, 4, 0)
+    assert estimator.acceptance[1][0] < 0.2
+    assert estimator.steps[1] > 3.5
 
 
 def test_acceptance_by_place():
@@ -168,4 +168,4 @@ def test_threads_share_what_is_learned():
     for thread in threads:
         thread.join()
     assert learned.rounds == 800
-    assert learned.experience.rounds.sum() <= 800
+    assert learned.estimator.num_drafts.sum() <= 800
