@@ -57,7 +57,7 @@ class AcceptanceEstimator:
         rates: Numbers = seen / prior
         return rates
 
-    def hopeful(self, acceptance: Numbers) -> Numbers:
+    def upper_bound(self, acceptance: Numbers) -> Numbers:
         """Return a_j (K, P), one standard error better than estimated; drafts ever seen make the error small.
 
         The limits that may still turn out better are tried again, as in UCB (upper confidence bounds, Auer

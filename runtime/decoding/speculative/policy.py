@@ -31,7 +31,7 @@ __all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
 _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A limit is tried this often before it is judged. After that a neighbour of the best is tried every so many
 # rounds: more often while it may still turn out better.
-_TRIALS, _HOPEFUL_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
+_TRIALS, _PROMISING_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
 # Every call is measured this often before the first round, and so often in all.
 _FIRST_TURNS, _MOST_TURNS = 5, 10
 _MOST_REMEMBERED = 64
@@ -125,8 +125,8 @@ class AutoPolicy:
             k, place = divmod(int(rates.argmax()), most)
             drafting_pays = rates[k, place] * self.costs.ar_step > 1
             to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
-            hoped = expected_tokens(estimator.hopeful(acceptance)[:, :most]) / seconds
-            trial = self._to_try(k if drafting_pays else None, hoped.max(-1) > to_beat)
+            at_most = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds
+            trial = self._to_try(k if drafting_pays else None, at_most.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
@@ -149,8 +149,8 @@ class AutoPolicy:
         unjudged = [k for k in near if estimator.num_drafts[k] < _TRIALS]
         if unjudged:
             return unjudged[0]
-        hopeful = [k for k in near if may_be_better[k]]
-        for candidates, apart in ((hopeful, _HOPEFUL_ROUNDS), (near, _RETRY_ROUNDS)):
+        promising = [k for k in near if may_be_better[k]]
+        for candidates, apart in ((promising, _PROMISING_ROUNDS), (near, _RETRY_ROUNDS)):
             turn, rest = divmod(self.learned.rounds, apart)
             if candidates and rest == 0:
                 return candidates[turn % len(candidates)]
