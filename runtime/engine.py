@@ -38,7 +38,7 @@ from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, Options, make_options
 from ttc.runtime.decoding.result import Event, Result, Stats
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.lossless import speculate
-from ttc.runtime.decoding.speculative.policy import DraftMemory
+from ttc.runtime.decoding.speculative.policy import DraftPolicies
 from ttc.runtime.decoding.speculative.prompt_lookup import speculate_from_prompt
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
@@ -122,7 +122,7 @@ class Engine:
         self._backend, self._capacity = backend, capacity
         self._prefill_chunk = fitting_chunk(backend.limits, prefill_chunk)
         self.tokenizer = tokenizer
-        self._draft_memory = DraftMemory()
+        self._draft_policies = DraftPolicies()
 
     @property
     def config(self) -> ModelConfig:
@@ -305,8 +305,8 @@ class Engine:
                 )
             chunk = self._prefill_chunk
             if options.mode == "lossless":
-                memory = self._draft_memory
-                events = speculate(self._backend, timed, rows, options, capacity, chunk, memory)
+                policies = self._draft_policies
+                events = speculate(self._backend, timed, rows, options, capacity, chunk, policies)
             else:
                 events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
         else:

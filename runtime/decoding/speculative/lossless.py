@@ -16,7 +16,7 @@ from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.costs import draft_width
-from ttc.runtime.decoding.speculative.policy import DraftMemory, Policy
+from ttc.runtime.decoding.speculative.policy import DraftPolicies, Policy
 from ttc.runtime.decoding.speculative.stats import LosslessStats, Round, acceptance_by_place
 from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.interface.backend import Backend
@@ -32,13 +32,13 @@ def speculate(
     options: Options,
     capacity: int,
     chunk: int,
-    memory: DraftMemory,
+    policies: DraftPolicies,
 ) -> Iterator[Event]:
     """Draft, verify, commit, until every row has ended.
 
-    memory: the engine's; its policy says how much to draft, and in how many steps.
+    policies: the engine's; the one of these options says how much to draft, and in how many steps.
     """
-    policy = memory.policy(backend, timed, options, len(rows), capacity)
+    policy = policies.policy(backend, timed, options, len(rows), capacity)
     state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
     active = list(rows)
     for row, token in zip(active, tokens.tolist(), strict=True):

@@ -8,7 +8,7 @@ before were accepted, gives and costs
 
 and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per batch size and
 capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
-generation in the engine's `DraftMemory`.
+generation in the engine's `DraftPolicies`.
 """
 
 import threading
@@ -25,7 +25,7 @@ from ttc.runtime.decoding.speculative.costs import at_best, measure
 from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
 from ttc.runtime.interface.backend import Backend
 
-__all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
+__all__ = ["AutoPolicy", "DraftHistory", "DraftPolicies", "FixedPolicy", "Policy"]
 
 # Limits on the steps that are considered; between neighbours the difference in a draft's quality is small.
 _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -78,14 +78,14 @@ class FixedPolicy:
         """Nothing to learn."""
 
 
-class Learned:
+class DraftHistory:
     """What drafts brought under one set of options. Shared by threads: hold `lock` to use it."""
 
     def __init__(self, block_size: int, max_steps: int) -> None:
         places = block_size - 1
         limits = [limit for limit in _LIMITS if limit <= min(max_steps, places)]
         self.estimator = AcceptanceEstimator(limits, places)
-        self.rounds = 0
+        self.num_plans = 0
         self.lock = threading.Lock()
 
 
@@ -99,13 +99,13 @@ class AutoPolicy:
     """
 
     costs: Costs
-    learned: Learned
+    history: DraftHistory
 
     @property
     def estimates(self) -> dict[int, tuple[float, ...]]:
         """For the limits that were tried."""
-        with self.learned.lock:
-            estimator = self.learned.estimator
+        with self.history.lock:
+            estimator = self.history.estimator
             rates = estimator.acceptance.tolist()
             return {
                 limit: tuple(rates[k]) for k, limit in enumerate(estimator.limits) if estimator.num_drafts[k]
@@ -115,9 +115,9 @@ class AutoPolicy:
         """The next round's plan, drafting up to `most` tokens."""
         if most == 0:
             return Plan(0, 0, "nothing to draft", 1.0, self.costs.ar_step)
-        with self.learned.lock:
-            self.learned.rounds += 1
-            estimator, lengths = self.learned.estimator, np.arange(1, most + 1)
+        with self.history.lock:
+            self.history.num_plans += 1
+            estimator, lengths = self.history.estimator, np.arange(1, most + 1)
             acceptance = estimator.acceptance
             tokens = expected_tokens(acceptance[:, :most])  # (K, most)
             seconds = self.costs.round(lengths, np.minimum(estimator.steps[:, None], lengths))
@@ -125,8 +125,8 @@ class AutoPolicy:
             k, place = divmod(int(rates.argmax()), most)
             drafting_pays = rates[k, place] * self.costs.ar_step > 1
             to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
-            at_most = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds
-            trial = self._to_try(k if drafting_pays else None, at_most.max(-1) > to_beat)
+            best_case = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds
+            trial = self._to_try(k if drafting_pays else None, best_case.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
@@ -137,13 +137,13 @@ class AutoPolicy:
     def learn(self, outcome: Round) -> None:
         """What became of one row's round."""
         if outcome.drafted:
-            with self.learned.lock:
+            with self.history.lock:
                 limit = outcome.plan.steps
-                self.learned.estimator.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
+                self.history.estimator.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
 
     def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
         """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
-        estimator = self.learned.estimator
+        estimator = self.history.estimator
         places = range(len(estimator.limits))
         near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
         unjudged = [k for k in near if estimator.num_drafts[k] < _TRIALS]
@@ -151,18 +151,18 @@ class AutoPolicy:
             return unjudged[0]
         promising = [k for k in near if may_be_better[k]]
         for candidates, apart in ((promising, _PROMISING_ROUNDS), (near, _RETRY_ROUNDS)):
-            turn, rest = divmod(self.learned.rounds, apart)
+            turn, rest = divmod(self.history.num_plans, apart)
             if candidates and rest == 0:
                 return candidates[turn % len(candidates)]
         return None
 
 
-class DraftMemory:
-    """What an engine remembers about drafting from one generation to the next. Thread-safe."""
+class DraftPolicies:
+    """Makes the policies of an engine's generations out of what the earlier ones measured. Thread-safe."""
 
     def __init__(self) -> None:
         self._costs: dict[Any, tuple[Costs, int]] = {}
-        self._learned: dict[Any, Learned] = {}
+        self._histories: dict[Any, DraftHistory] = {}
         self._lock = threading.Lock()
 
     def policy(
@@ -184,14 +184,14 @@ class DraftMemory:
                 new = timed(measure, backend, *shape, more, warm_up=costs is None)
                 costs, turns = at_best(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
-            if settings not in self._learned:
-                _remember(self._learned, settings, Learned(o.block_size, o.steps))
+            if settings not in self._histories:
+                _remember(self._histories, settings, DraftHistory(o.block_size, o.steps))
             assert costs is not None, "measured now or before"
-            return AutoPolicy(costs, self._learned[settings])
+            return AutoPolicy(costs, self._histories[settings])
 
 
-def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+def _remember(entries: dict[Any, Any], key: object, value: object) -> None:
     """Keep the value, and forget the oldest entry if that makes too many."""
-    memory[key] = value
-    if len(memory) > _MOST_REMEMBERED:
-        del memory[next(iter(memory))]
+    entries[key] = value
+    if len(entries) > _MOST_REMEMBERED:
+        del entries[next(iter(entries))]

@@ -10,7 +10,7 @@ from tests.support.chains import Chain
 from tests.support.golden import golden
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
-from ttc.runtime.decoding.speculative.policy import AutoPolicy, Learned
+from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
 from ttc.runtime.decoding.speculative.stats import Costs, Line, Round, acceptance_by_place
 from ttc.runtime.engine import Engine
 
@@ -21,9 +21,9 @@ GPU = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 1.0, 1.0))
 DEAR_DRAFTS = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 9.0, 9.0))
 
 
-def play(costs, quality, rounds, learned=None, block_size=16, seed=0):
+def play(costs, quality, rounds, history=None, block_size=16, seed=0):
     """Rounds in which a draft of T steps is right with probability quality(T) at each place."""
-    policy, draw = AutoPolicy(costs, learned or Learned(block_size, 16)), np.random.default_rng(seed)
+    policy, draw = AutoPolicy(costs, history or DraftHistory(block_size, 16)), np.random.default_rng(seed)
     plans = []
     for _ in range(rounds):
         plan = policy.plan(block_size - 1)
@@ -74,15 +74,15 @@ def test_short_drafts_where_width_costs_and_acceptance_is_low():
 
 
 def test_it_notices_that_drafts_became_good():
-    learned = Learned(16, 16)
-    play(GPU, lambda steps: 0.0, 200, learned)
-    _, plans = play(GPU, lambda steps: 1.0, 900, learned)
+    history = DraftHistory(16, 16)
+    play(GPU, lambda steps: 0.0, 200, history)
+    _, plans = play(GPU, lambda steps: 1.0, 900, history)
     assert plans[-1].length == 15
 
 
 @pytest.mark.parametrize(("block_size", "max_steps"), [(1, 16), (2, 16), (4, 2), (16, 1)])
 def test_limits_are_kept(block_size, max_steps):
-    policy = AutoPolicy(GPU, Learned(block_size, max_steps))
+    policy = AutoPolicy(GPU, DraftHistory(block_size, max_steps))
     for most in [*range(block_size), block_size - 1]:
         plan = policy.plan(most)
         assert plan.length <= most
@@ -97,7 +97,7 @@ def test_expected_tokens():
 
 
 def test_the_estimator_counts_what_was_reached():
-    """Nothing is learned behind a disagreement; what is old weighs less."""
+    """Nothing is learned after a disagreement; what is old weighs less."""
     estimator = AcceptanceEstimator((1, 4), 3)
     for _ in range(500):
         estimator.add(4, 3, 2, 1)
@@ -113,7 +113,7 @@ def test_the_estimator_counts_what_was_reached():
 
 
 def test_acceptance_by_place():
-    plan = AutoPolicy(CPU, Learned(4, 4)).plan(3)
+    plan = AutoPolicy(CPU, DraftHistory(4, 4)).plan(3)
     rounds = [Round(plan, 3, 1, 3), Round(plan, 3, 1, 1), Round(plan, 1, 1, 1), Round(plan, 3, 1, 0)]
     assert acceptance_by_place(rounds) == (0.75, 0.5, 1.0)
     assert acceptance_by_place([Round(plan, 2, 1, 0)]) == (0.0, None)
@@ -158,14 +158,14 @@ def test_an_engine_remembers():
 
 
 def test_threads_share_what_is_learned():
-    learned = Learned(16, 16)
+    history = DraftHistory(16, 16)
     threads = [
-        threading.Thread(target=play, args=(GPU, lambda steps: 0.7, 200, learned), kwargs={"seed": i})
+        threading.Thread(target=play, args=(GPU, lambda steps: 0.7, 200, history), kwargs={"seed": i})
         for i in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert learned.rounds == 800
-    assert learned.estimator.num_drafts.sum() <= 800
+    assert history.num_plans == 800
+    assert history.estimator.num_drafts.sum() <= 800
