@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.speculative.stats import Costs, Line
+from ttc.runtime.decoding.speculative.stats import Costs, LinearCost
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
 
@@ -65,8 +65,8 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         for call in calls:
             call()
     seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
-    ar_seconds, *of_lines = seconds.min(0).tolist()
-    return Costs(ar_seconds, Line(narrow, wide, *of_lines[:2]), Line(narrow, wide, *of_lines[2:]))
+    ar_seconds, *of_costs = seconds.min(0).tolist()
+    return Costs(ar_seconds, LinearCost(narrow, wide, *of_costs[:2]), LinearCost(narrow, wide, *of_costs[2:]))
 
 
 def at_best(one: Costs, other: Costs) -> Costs:
@@ -78,7 +78,7 @@ def at_best(one: Costs, other: Costs) -> Costs:
     )
 
 
-def _lower(one: Line, other: Line) -> Line:
+def _lower(one: LinearCost, other: LinearCost) -> LinearCost:
     narrow_seconds = min(one.narrow_seconds, other.narrow_seconds)
     return replace(one, narrow_seconds=narrow_seconds, wide_seconds=min(one.wide_seconds, other.wide_seconds))
 

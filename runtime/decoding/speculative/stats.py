@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Costs", "Line", "LosslessStats", "Plan", "Round", "acceptance_by_place"]
+__all__ = ["Costs", "LinearCost", "LosslessStats", "Plan", "Round", "acceptance_by_place"]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Seconds of a call as a line through two measured widths (tokens per row)."""
+class LinearCost:
+    """Seconds of a call, linear in its width (tokens per row): the line through two measured widths."""
 
     narrow: int
     wide: int
@@ -37,8 +37,8 @@ class Costs:
     """
 
     ar_step: float
-    verify: Line
-    draft_step: Line
+    verify: LinearCost
+    draft_step: LinearCost
 
     def round(self, length: Any, steps: Any) -> Any:
         """Seconds of a round that drafts `length` ≥ 1 tokens in so many denoiser evaluations; numbers or

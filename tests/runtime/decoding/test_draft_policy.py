@@ -11,14 +11,14 @@ from tests.support.golden import golden
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import at_best, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
-from ttc.runtime.decoding.speculative.stats import Costs, Line, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import Costs, LinearCost, Round, acceptance_by_place
 from ttc.runtime.engine import Engine
 
 # In AR steps: a draft step of 16 tokens costs 1.4, a verification 2.
-CPU = Costs(1.0, Line(2, 16, 1.2, 2.0), Line(2, 16, 1.0, 1.4))
+CPU = Costs(1.0, LinearCost(2, 16, 1.2, 2.0), LinearCost(2, 16, 1.0, 1.4))
 # Where weights are what is read, the width costs nothing.
-GPU = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 1.0, 1.0))
-DEAR_DRAFTS = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 9.0, 9.0))
+GPU = Costs(1.0, LinearCost(2, 16, 1.05, 1.05), LinearCost(2, 16, 1.0, 1.0))
+DEAR_DRAFTS = Costs(1.0, LinearCost(2, 16, 1.05, 1.05), LinearCost(2, 16, 9.0, 9.0))
 
 
 def play(costs, quality, rounds, history=None, block_size=16, seed=0):
@@ -67,7 +67,7 @@ def test_more_steps_where_they_pay():
 
 
 def test_short_drafts_where_width_costs_and_acceptance_is_low():
-    wide = Costs(1.0, Line(2, 16, 1.0, 4.0), Line(2, 16, 0.3, 1.2))
+    wide = Costs(1.0, LinearCost(2, 16, 1.0, 4.0), LinearCost(2, 16, 0.3, 1.2))
     _, plans = play(wide, lambda steps: 0.6, 200)
     chosen = [plan.length for plan in plans[50:] if plan.reason == "best"]
     assert 1 <= min(chosen) <= max(chosen) < 8
