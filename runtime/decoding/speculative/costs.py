@@ -12,7 +12,7 @@ from ttc.runtime.decoding.speculative.stats import Costs, LinearCost
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
 
-__all__ = ["at_best", "draft_width", "measure"]
+__all__ = ["draft_width", "elementwise_min", "measure"]
 
 
 def draft_width(backend: Backend, length: int, block_size: int) -> int:
@@ -69,8 +69,8 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
     return Costs(ar_seconds, LinearCost(narrow, wide, *of_costs[:2]), LinearCost(narrow, wide, *of_costs[2:]))
 
 
-def at_best(one: Costs, other: Costs) -> Costs:
-    """The lower of two measurements of the same calls, each by itself."""
+def elementwise_min(one: Costs, other: Costs) -> Costs:
+    """Return the lower of two measurements of the same calls, call by call."""
     return Costs(
         min(one.ar_step, other.ar_step),
         _lower(one.verify, other.verify),

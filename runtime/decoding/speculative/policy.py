@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ttc.runtime.decoding.loop import Stopwatch
 from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
-from ttc.runtime.decoding.speculative.costs import at_best, measure
+from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
 from ttc.runtime.interface.backend import Backend
 
@@ -182,7 +182,7 @@ class DraftPolicies:
             if turns < _MOST_TURNS:
                 more = 1 if costs else _FIRST_TURNS
                 new = timed(measure, backend, *shape, more, warm_up=costs is None)
-                costs, turns = at_best(costs, new) if costs else new, turns + more
+                costs, turns = elementwise_min(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
             if settings not in self._histories:
                 _remember(self._histories, settings, DraftHistory(o.block_size, o.steps))

@@ -9,7 +9,7 @@ import pytest
 from tests.support.chains import Chain
 from tests.support.golden import golden
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
-from ttc.runtime.decoding.speculative.costs import at_best, measure
+from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
 from ttc.runtime.decoding.speculative.stats import Costs, LinearCost, Round, acceptance_by_place
 from ttc.runtime.engine import Engine
@@ -143,13 +143,13 @@ def test_an_engine_remembers():
         return engine.generate([1, 2], "lossless", **given).stats.lossless
 
     first, second = stats(), stats()
-    assert second.costs == at_best(first.costs, second.costs), "measured again, and the better kept"
+    assert second.costs == elementwise_min(first.costs, second.costs), "measured again, and the better kept"
     assert first.rounds[0].plan.reason == "trial"
     assert second.estimates[1][0] > first.estimates[1][0] or second.estimates[1][0] > 0.95
     for _ in range(20):
         last = stats()
     assert stats().costs is stats().costs, "not measured for ever"
-    assert last.costs == at_best(first.costs, last.costs)
+    assert last.costs == elementwise_min(first.costs, last.costs)
     assert stats(max_new_tokens=200).costs != last.costs
     other = stats(block_size=8)
     assert len(other.estimates[1]) == 7
