@@ -147,7 +147,7 @@ def figures(name: str, results: Results, chosen: Sequence[Problem]) -> dict[str,
         "right_answers": sum(is_right(text, answer) for answer, text in answered),
         "backend_share": float(sum(result.stats.backend_seconds for result in own) / seconds.sum()),
     }
-    rounds = [each for r in own if r.stats.lossless is not None for each in r.stats.lossless.rounds]
+    rounds = [each for r in own if r.stats.lossless is not None for each in r.stats.lossless.draft_records]
     if rounds:
         row |= {
             "rounds": len(rounds),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
+from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats
 
 __all__ = ["Event", "FinishReason", "Result", "Stats"]
 
@@ -80,8 +80,9 @@ class Event:
             none (position already filled) and for a finished block.
         committed: True for a finished block.
         text: of a finished block, the text it adds; None without a tokenizer and for steps.
-        round: of a finished round of lossless mode, how it was planned and came out: the first
-            `round.accepted` of token_ids were drafted, the one behind them is AR's own. None for all else.
+        draft_record: of a finished round of lossless mode, how its draft was planned and came out: the first
+            `draft_record.accepted` of token_ids were drafted, the one after them is the bonus token. None for
+            all else.
         rejected: of a finished round of lossless mode, the drafted tokens that AR would not have written.
     """
 
@@ -93,5 +94,5 @@ class Event:
     confidence: tuple[float | None, ...] | None
     committed: bool
     text: str | None
-    round: Round | None = None
+    draft_record: DraftRecord | None = None
     rejected: tuple[int, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.result import FinishReason
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
+from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats
 
 __all__ = ["Row"]
 
@@ -19,7 +19,8 @@ class Row:
         prompt: token ids.
         tokens: new token ids, cut after eos and at max_new_tokens.
         nfe_per_block: denoiser evaluations of every finished or running block.
-        rounds: in lossless mode, every round so far.  lossless: its figures, when the batch has ended.
+        draft_records: in lossless mode, every round so far.
+        lossless: in lossless mode, its figures; set when the batch has ended.
         context_calls: context tower calls that read tokens of this row.
         finish_reason: None while it runs.
     """
@@ -28,7 +29,7 @@ class Row:
     prompt: Sequence[int]
     tokens: list[int] = field(default_factory=list)
     nfe_per_block: list[int] = field(default_factory=list)
-    rounds: list[Round] = field(default_factory=list)
+    draft_records: list[DraftRecord] = field(default_factory=list)
     lossless: LosslessStats | None = None
     context_calls: int = 0
     finish_reason: FinishReason | None = None

@@ -98,7 +98,7 @@ class StepView:
         self._before, self.text = self.text, self.text + self._gap * bool(self.text) + added
         self.tokens += event.token_ids
         self._event = event
-        if event.round is None:
+        if event.draft_record is None:
             return f"{self._headline(event)} | {visible(added)}"
         accepted, own, rejected = (visible(part) for part in self._parts(event))
         marked = accepted + (f"[+{own}]" if own else "") + (f"[-{rejected}]" if rejected else "")
@@ -106,8 +106,8 @@ class StepView:
 
     def _parts(self, event: Event) -> tuple[str, str, str]:
         """Of a finished round: what was accepted, AR's own token, what was rejected."""
-        assert event.round is not None, "of a finished round of lossless mode"
-        accepted = event.round.accepted
+        assert event.draft_record is not None, "of a finished round of lossless mode"
+        accepted = event.draft_record.accepted
         parts = (event.token_ids[:accepted], event.token_ids[accepted:], event.rejected)
         accepted_text, own, rejected = (self._gap.join(map(self._piece, part)) for part in parts)
         return accepted_text, own, rejected
@@ -135,9 +135,9 @@ class StepView:
         if not event.committed:
             masked = sum(masked for _, masked, _ in self._drafted(event))
             return f"{place}  step {event.step + 1:2}  {masked:2} masked"
-        if event.round is None:
+        if event.draft_record is None:
             return f"{place}  from the prompt"
-        done, plan = event.round, event.round.plan
+        done, plan = event.draft_record, event.draft_record.plan
         drafted = f"{done.drafted:2} drafted in {done.steps:2} steps, {done.accepted:2} accepted"
         ending = "corrected" if event.rejected else "continued"
         if len(event.token_ids) <= done.accepted:
@@ -181,7 +181,7 @@ class StepView:
     def _settled_text(self) -> Text:
         """The final text; what a round has just added is marked, and what it rejected stands behind it."""
         event = self._event
-        if event is None or event.round is None:
+        if event is None or event.draft_record is None:
             return Text(visible(self.text, keep_newlines=True), _SETTLED)
         text = Text(visible(self._before, keep_newlines=True), _SETTLED)
         for part, style in zip(self._parts(event), (_OPEN, _OWN, _REJECTED), strict=True):

@@ -15,6 +15,7 @@ from ttc.errors import InputError
 
 if TYPE_CHECKING:
     from ttc.runtime.decoding.result import Result
+    from ttc.runtime.decoding.speculative.stats import LosslessStats
     from ttc.runtime.engine import Engine
 
 __all__ = ["generate", "result_json"]
@@ -184,9 +185,15 @@ def result_json(result: "Result") -> dict[str, Any]:
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,
-        "lossless": None if stats.lossless is None else dataclasses.asdict(stats.lossless),
+        "lossless": None if stats.lossless is None else _lossless_json(stats.lossless),
         "notes": list(stats.notes),
     }
+
+
+def _lossless_json(stats: "LosslessStats") -> dict[str, Any]:
+    """Return the statistics under the keys that stored records have."""
+    given = dataclasses.asdict(stats)
+    return {"rounds": given.pop("draft_records"), **given}
 
 
 def _generate_in_steps(
@@ -214,8 +221,8 @@ def _summary(result: "Result") -> str:
         parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
     if stats.nfe:
         parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
-    if stats.lossless and stats.lossless.rounds:
-        rounds, each = len(stats.lossless.rounds), stats.lossless.tokens_per_round
+    if stats.lossless and stats.lossless.draft_records:
+        rounds, each = len(stats.lossless.draft_records), stats.lossless.tokens_per_round
         parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
     parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")

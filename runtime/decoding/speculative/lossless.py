@@ -17,7 +17,7 @@ from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.costs import draft_width
 from ttc.runtime.decoding.speculative.policy import DraftPolicies, Policy
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats, acceptance_by_place
 from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import ContextState
@@ -52,8 +52,8 @@ def speculate(
         for row, draft, accepted, token in zip(
             active, drafts, verdict.accepted.tolist(), verdict.next_ids.tolist(), strict=True
         ):
-            row.rounds.append(Round(plan, len(draft), row.nfe_per_block[-1], accepted))
-            policy.learn(row.rounds[-1])
+            row.draft_records.append(DraftRecord(plan, len(draft), row.nfe_per_block[-1], accepted))
+            policy.learn(row.draft_records[-1])
             yield _settled(row, draft, token, accepted, options)
         state, active, _ = drop_finished(backend, timed, state, active)
     for row in rows:
@@ -99,23 +99,23 @@ def _settled(row: Row, draft: list[int], token: int, accepted: int, options: Opt
     taken = tuple(row.extend([*draft[:accepted], token], options))
     return Event(
         row.index,
-        len(row.rounds),
+        len(row.draft_records),
         row.nfe_per_block[-1],
         taken,
         (False,) * len(taken),
         None,
         committed=True,
         text=None,
-        round=row.rounds[-1] if row.rounds else None,
+        draft_record=row.draft_records[-1] if row.draft_records else None,
         rejected=tuple(draft[accepted:]),
     )
 
 
 def _figures(row: Row, policy: Policy) -> LosslessStats:
     return LosslessStats(
-        rounds=tuple(row.rounds),
-        tokens_per_round=len(row.tokens) / len(row.rounds) if row.rounds else None,
-        acceptance_by_place=acceptance_by_place(row.rounds),
+        draft_records=tuple(row.draft_records),
+        tokens_per_round=len(row.tokens) / len(row.draft_records) if row.draft_records else None,
+        acceptance_by_place=acceptance_by_place(row.draft_records),
         costs=policy.costs,
         estimates=policy.estimates,
     )

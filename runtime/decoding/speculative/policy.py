@@ -22,7 +22,7 @@ from ttc.runtime.decoding.loop import Stopwatch
 from ttc.runtime.decoding.options import Options
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
-from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
+from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
 from ttc.runtime.interface.backend import Backend
 
 __all__ = ["AutoPolicy", "DraftHistory", "DraftPolicies", "FixedPolicy", "Policy"]
@@ -51,7 +51,7 @@ class Policy(Protocol):
     def plan(self, most: int) -> Plan:
         """The next round's plan; drafting more than `most` ≥ 0 tokens is of no use or has no room."""
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """What became of one row's round."""
 
 
@@ -74,7 +74,7 @@ class FixedPolicy:
         """All that can be drafted."""
         return Plan(most, self.steps if most else 0, "asked for", None, None)
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """Nothing to learn."""
 
 
@@ -134,7 +134,7 @@ class AutoPolicy:
         reason = "best" if trial is None else "trial"
         return Plan(place + 1, estimator.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """What became of one row's round."""
         if outcome.drafted:
             with self.history.lock:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Costs", "LinearCost", "LosslessStats", "Plan", "Round", "acceptance_by_place"]
+__all__ = ["Costs", "DraftRecord", "LinearCost", "LosslessStats", "Plan", "acceptance_by_place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One round of one row.
+class DraftRecord:
+    """What became of one row's draft in one round.
 
     Attributes:
         plan: as chosen for all rows of the batch.
@@ -89,7 +89,7 @@ class LosslessStats:
     """Figures of one row's lossless generation.
 
     Attributes:
-        rounds: every round; the prompt's next token comes without one.
+        draft_records: every round; the prompt's next token comes without one.
         tokens_per_round: new tokens per round; None without a round.
         acceptance_by_place: per drafted place the share of drafts accepted there, of those accepted up to
             there; None where none came so far.
@@ -98,14 +98,14 @@ class LosslessStats:
             empty where nothing was left to it.
     """
 
-    rounds: tuple[Round, ...]
+    draft_records: tuple[DraftRecord, ...]
     tokens_per_round: float | None
     acceptance_by_place: tuple[float | None, ...]
     costs: Costs | None
     estimates: Mapping[int, tuple[float, ...]]
 
 
-def acceptance_by_place(rounds: Sequence[Round]) -> tuple[float | None, ...]:
+def acceptance_by_place(rounds: Sequence[DraftRecord]) -> tuple[float | None, ...]:
     """Per drafted place, accepted drafts over those that were accepted up to there."""
     shares: list[float | None] = []
     for place in range(max((each.drafted for each in rounds), default=0)):

@@ -11,7 +11,7 @@ from tests.support.golden import golden
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
-from ttc.runtime.decoding.speculative.stats import Costs, LinearCost, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, LinearCost, acceptance_by_place
 from ttc.runtime.engine import Engine
 
 # In AR steps: a draft step of 16 tokens costs 1.4, a verification 2.
@@ -29,7 +29,7 @@ def play(costs, quality, rounds, history=None, block_size=16, seed=0):
         plan = policy.plan(block_size - 1)
         right = draw.random(plan.length) < (quality(plan.steps) if plan.length else 0)
         accepted = int(np.argmin([*right, False]))
-        policy.learn(Round(plan, plan.length, plan.steps, accepted))
+        policy.learn(DraftRecord(plan, plan.length, plan.steps, accepted))
         plans.append(plan)
     return policy, plans
 
@@ -87,7 +87,7 @@ def test_limits_are_kept(block_size, max_steps):
         plan = policy.plan(most)
         assert plan.length <= most
         assert plan.steps <= min(max_steps, plan.length)
-        policy.learn(Round(plan, plan.length, plan.steps, plan.length))
+        policy.learn(DraftRecord(plan, plan.length, plan.steps, plan.length))
     assert policy.plan(0).reason == "nothing to draft"
 
 
@@ -114,9 +114,14 @@ def test_the_estimator_counts_what_was_reached():
 
 def test_acceptance_by_place():
     plan = AutoPolicy(CPU, DraftHistory(4, 4)).plan(3)
-    rounds = [Round(plan, 3, 1, 3), Round(plan, 3, 1, 1), Round(plan, 1, 1, 1), Round(plan, 3, 1, 0)]
+    rounds = [
+        DraftRecord(plan, 3, 1, 3),
+        DraftRecord(plan, 3, 1, 1),
+        DraftRecord(plan, 1, 1, 1),
+        DraftRecord(plan, 3, 1, 0),
+    ]
     assert acceptance_by_place(rounds) == (0.75, 0.5, 1.0)
-    assert acceptance_by_place([Round(plan, 2, 1, 0)]) == (0.0, None)
+    assert acceptance_by_place([DraftRecord(plan, 2, 1, 0)]) == (0.0, None)
     assert acceptance_by_place([]) == ()
 
 
@@ -144,7 +149,7 @@ def test_an_engine_remembers():
 
     first, second = stats(), stats()
     assert second.costs == elementwise_min(first.costs, second.costs), "measured again, and the better kept"
-    assert first.rounds[0].plan.reason == "trial"
+    assert first.draft_records[0].plan.reason == "trial"
     assert second.estimates[1][0] > first.estimates[1][0] or second.estimates[1][0] > 0.95
     for _ in range(20):
         last = stats()

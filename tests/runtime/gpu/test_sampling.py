@@ -143,8 +143,8 @@ def test_a_lossless_round_downloads_no_logits(on_device, host_device):
     before = counters(host_device)
     result = engine.generate(PROMPT, "lossless", **options)
     launches, waits, downloaded = counters(host_device) - before
-    rounds = len(result.stats.lossless.rounds)
-    drafting = sum(each.drafted > 0 for each in result.stats.lossless.rounds)
+    rounds = len(result.stats.lossless.draft_records)
+    drafting = sum(each.drafted > 0 for each in result.stats.lossless.draft_records)
     # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
     assert launches == 2 + 3 * drafting + (rounds - drafting)
     assert waits == 1 + 3 * drafting + (rounds - drafting)
