@@ -192,8 +192,12 @@ def result_json(result: "Result") -> dict[str, Any]:
 
 def _lossless_json(stats: "LosslessStats") -> dict[str, Any]:
     """Return the statistics under the keys that stored records have."""
-    given = dataclasses.asdict(stats)
-    return {"rounds": given.pop("draft_records"), **given}
+    stored = {
+        "draft_records": "rounds",
+        "mean_acceptance_length": "tokens_per_round",
+        "acceptance_rate_per_position": "acceptance_by_place",
+    }
+    return {stored.get(name, name): value for name, value in dataclasses.asdict(stats).items()}
 
 
 def _generate_in_steps(
@@ -222,7 +226,7 @@ def _summary(result: "Result") -> str:
     if stats.nfe:
         parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
     if stats.lossless and stats.lossless.draft_records:
-        rounds, each = len(stats.lossless.draft_records), stats.lossless.tokens_per_round
+        rounds, each = len(stats.lossless.draft_records), stats.lossless.mean_acceptance_length
         parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
     parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")

@@ -17,7 +17,7 @@ from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.costs import draft_width
 from ttc.runtime.decoding.speculative.policy import DraftPolicies, Policy
-from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats, acceptance_rate_per_position
 from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import ContextState
@@ -114,8 +114,8 @@ def _settled(row: Row, draft: list[int], token: int, accepted: int, options: Opt
 def _figures(row: Row, policy: Policy) -> LosslessStats:
     return LosslessStats(
         draft_records=tuple(row.draft_records),
-        tokens_per_round=len(row.tokens) / len(row.draft_records) if row.draft_records else None,
-        acceptance_by_place=acceptance_by_place(row.draft_records),
+        mean_acceptance_length=len(row.tokens) / len(row.draft_records) if row.draft_records else None,
+        acceptance_rate_per_position=acceptance_rate_per_position(row.draft_records),
         costs=policy.costs,
         estimates=policy.estimates,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Costs", "DraftRecord", "LinearCost", "LosslessStats", "Plan", "acceptance_by_place"]
+__all__ = ["Costs", "DraftRecord", "LinearCost", "LosslessStats", "Plan", "acceptance_rate_per_position"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +90,29 @@ class LosslessStats:
 
     Attributes:
         draft_records: every round; the prompt's next token comes without one.
-        tokens_per_round: new tokens per round; None without a round.
-        acceptance_by_place: per drafted place the share of drafts accepted there, of those accepted up to
-            there; None where none came so far.
+        mean_acceptance_length: new tokens per round, the bonus token included, as in vLLM; None without a
+            round. Beyond vLLM's 1 + accepted / drafts, rounds without a draft count too, the prompt's next
+            token is a new one, and tokens cut at the end are none.
+        acceptance_rate_per_position: the share of drafts accepted at a drafted position, of those accepted up
+            to it; None where none came so far. The rate per position in vLLM is of all drafts: with drafts of
+            one length, the product of these rates up to the position. The bonus token has no position.
         costs: what the policy measured; None where nothing was left to it.
-        estimates: limit on the steps → the policy's acceptance per drafted place, after this generation;
+        estimates: limit on the steps → the policy's acceptance per drafted position, after this generation;
             empty where nothing was left to it.
     """
 
     draft_records: tuple[DraftRecord, ...]
-    tokens_per_round: float | None
-    acceptance_by_place: tuple[float | None, ...]
+    mean_acceptance_length: float | None
+    acceptance_rate_per_position: tuple[float | None, ...]
     costs: Costs | None
     estimates: Mapping[int, tuple[float, ...]]
 
 
-def acceptance_by_place(rounds: Sequence[DraftRecord]) -> tuple[float | None, ...]:
-    """Per drafted place, accepted drafts over those that were accepted up to there."""
+def acceptance_rate_per_position(rounds: Sequence[DraftRecord]) -> tuple[float | None, ...]:
+    """Return, per drafted position, accepted drafts over those accepted up to it; see `LosslessStats`."""
     shares: list[float | None] = []
-    for place in range(max((each.drafted for each in rounds), default=0)):
-        reached = [each for each in rounds if each.drafted > place and each.accepted >= place]
-        accepted = sum(each.accepted > place for each in reached)
+    for i in range(max((each.drafted for each in rounds), default=0)):
+        reached = [each for each in rounds if each.drafted > i and each.accepted >= i]
+        accepted = sum(each.accepted > i for each in reached)
         shares.append(accepted / len(reached) if reached else None)
     return tuple(shares)

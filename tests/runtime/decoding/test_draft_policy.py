@@ -11,7 +11,12 @@ from tests.support.golden import golden
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
-from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, LinearCost, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import (
+    Costs,
+    DraftRecord,
+    LinearCost,
+    acceptance_rate_per_position,
+)
 from ttc.runtime.engine import Engine
 
 # In AR steps: a draft step of 16 tokens costs 1.4, a verification 2.
@@ -112,7 +117,7 @@ def test_the_estimator_counts_what_was_reached():
     assert estimator.steps[1] > 3.5
 
 
-def test_acceptance_by_place():
+def test_acceptance_rate_per_position():
     plan = AutoPolicy(CPU, DraftHistory(4, 4)).plan(3)
     rounds = [
         DraftRecord(plan, 3, 1, 3),
@@ -120,9 +125,9 @@ def test_acceptance_by_place():
         DraftRecord(plan, 1, 1, 1),
         DraftRecord(plan, 3, 1, 0),
     ]
-    assert acceptance_by_place(rounds) == (0.75, 0.5, 1.0)
-    assert acceptance_by_place([DraftRecord(plan, 2, 1, 0)]) == (0.0, None)
-    assert acceptance_by_place([]) == ()
+    assert acceptance_rate_per_position(rounds) == (0.75, 0.5, 1.0)
+    assert acceptance_rate_per_position([DraftRecord(plan, 2, 1, 0)]) == (0.0, None)
+    assert acceptance_rate_per_position([]) == ()
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 64])

@@ -194,7 +194,7 @@ def test_every_draft_quality(seed, quality, rows, block_size, draft_steps, tempe
             assert each.accepted == min(leading, each.drafted)
 
 
-def test_tokens_per_round_follow_the_formula():
+def test_the_mean_acceptance_length_follows_the_formula():
     """1 + Σ pⁱ tokens a round for a denoiser that is right with probability p."""
     for quality in (0.2, 0.6, 0.9):
         result = engine_over(chain(3, quality)).generate(
@@ -206,8 +206,8 @@ def test_tokens_per_round_follow_the_formula():
         spread = np.std([each.accepted for each in figures.draft_records]) / math.sqrt(
             len(figures.draft_records)
         )
-        assert abs(figures.tokens_per_round - want) < 4 * spread
-        for rate in figures.acceptance_by_place[:3]:
+        assert abs(figures.mean_acceptance_length - want) < 4 * spread
+        for rate in figures.acceptance_rate_per_position[:3]:
             assert rate == pytest.approx(quality, abs=0.1)
 
 
