@@ -100,17 +100,17 @@ class StepView:
         self._event = event
         if event.draft_record is None:
             return f"{self._headline(event)} | {visible(added)}"
-        accepted, own, rejected = (visible(part) for part in self._parts(event))
-        marked = accepted + (f"[+{own}]" if own else "") + (f"[-{rejected}]" if rejected else "")
+        accepted, bonus, rejected = (visible(part) for part in self._parts(event))
+        marked = accepted + (f"[+{bonus}]" if bonus else "") + (f"[-{rejected}]" if rejected else "")
         return f"{self._headline(event)} | {marked}"
 
     def _parts(self, event: Event) -> tuple[str, str, str]:
-        """Of a finished round: what was accepted, AR's own token, what was rejected."""
+        """Of a finished round: what was accepted, the bonus token, what was rejected."""
         assert event.draft_record is not None, "of a finished round of lossless mode"
         accepted = event.draft_record.accepted
         parts = (event.token_ids[:accepted], event.token_ids[accepted:], event.rejected)
-        accepted_text, own, rejected = (self._gap.join(map(self._piece, part)) for part in parts)
-        return accepted_text, own, rejected
+        accepted_text, bonus, rejected = (self._gap.join(map(self._piece, part)) for part in parts)
+        return accepted_text, bonus, rejected
 
     def _headline(self, event: Event) -> str:
         """Where the generation stands, without times: the same run gives the same lines."""

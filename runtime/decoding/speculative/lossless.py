@@ -1,10 +1,9 @@
 """Lossless mode: the denoiser drafts, the context tower verifies, and the text is AR's own.
 
-A row's last token, AR's own and final, is always pending: not yet in the state. A round fills a block whose
-first place is that token with drafted ones (`loop.fill_block`), lets the context tower read it once, commits
-the part that AR would have written and takes AR's token behind it as the next pending one
-(`verification.verify`). So a round gives one token more than it accepts, and the text is that of mode "ar":
-what was drafted decides only how many rounds it takes.
+A round fills a block whose first token is the pending one with drafted tokens (`loop.fill_block`), lets the
+context tower read it once, commits the part that AR would have written and takes the bonus token as the next
+pending one (`verify.verify`, which defines both). So a round gives one token more than it accepts, and the
+text is that of mode "ar": what was drafted decides only how many rounds it takes.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -50,7 +49,7 @@ def speculate(
         drafts = yield from _draft(backend, timed, active, plan.length, plan.steps, options, state)
         verdict = verify(backend, timed, active, drafts, options, state)
         for row, draft, accepted, token in zip(
-            active, drafts, verdict.accepted.tolist(), verdict.next_ids.tolist(), strict=True
+            active, drafts, verdict.accepted.tolist(), verdict.bonus_ids.tolist(), strict=True
         ):
             row.draft_records.append(DraftRecord(plan, len(draft), row.nfe_per_block[-1], accepted))
             policy.learn(row.draft_records[-1])
@@ -93,8 +92,9 @@ def _draft(
 
 
 def _settled(row: Row, draft: list[int], token: int, accepted: int, options: Options) -> Event:
-    """The end of a round, or of the prompt: the accepted part of the draft and AR's token behind it become
-    the row's.
+    """Append the accepted draft and the bonus token to the row, and return the event that reports them.
+
+    The prompt's first token has an empty draft.
     """
     taken = tuple(row.extend([*draft[:accepted], token], options))
     return Event(

@@ -3,8 +3,7 @@ it.
 
 Speculation without a second model, for comparison with what the denoiser's drafts bring: the text is AR's
 own, whatever was drafted. It pays where text repeats itself (quotations, code, records) and costs little
-where it does not: without a match a round is an AR step. A row's last token is always pending, as in
-`ttc.runtime.decoding.speculative.verify`.
+where it does not: without a match a round is an AR step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +50,7 @@ def speculate_from_prompt(
         drafts = [look_up([*row.prompt, *row.tokens], _most(row, options, room)) for row in active]
         verdict = verify(backend, timed, active, drafts, options, state)
         for row, draft, accepted, token in zip(
-            active, drafts, verdict.accepted.tolist(), verdict.next_ids.tolist(), strict=True
+            active, drafts, verdict.accepted.tolist(), verdict.bonus_ids.tolist(), strict=True
         ):
             yield _settled(row, draft, token, accepted, rounds, options)
         state, active, _ = drop_finished(backend, timed, state, active)

@@ -75,7 +75,7 @@ class DraftRecord:
         plan: as chosen for all rows of the batch.
         drafted: tokens of this row's draft; fewer than planned where the row wants fewer.
         steps: denoiser evaluations they took.
-        accepted: how many of them are AR's own text; AR's token behind them comes on top.
+        accepted: how many of them are AR's own text; the bonus token comes on top.
     """
 
     plan: Plan

@@ -1,10 +1,13 @@
-"""Verifying drafts: one pass of the context tower reads every row's draft, and what AR would have written of
-it is committed.
+"""Verification of drafts: one pass of the context tower reads every row's draft, and what AR would have
+written of it is committed.
 
-The pass reads, per row, the pending token (the row's last one: final, but not yet in the state) and the
-drafted tokens behind it. The logits after each of them say what AR writes next. The longest drafted prefix
-that agrees is committed together with the pending token, and AR's own token after it becomes the next
-pending one.
+The pass reads, per row, the pending token and the drafted tokens after it. The logits after each of them say
+what AR writes next. The longest drafted prefix that agrees is accepted: it is committed together with the
+pending token. What AR writes after it is the bonus token, which becomes the next pending token.
+
+pending token: a row's last token. It is final, but the context tower has not read it: it is not in the state.
+bonus token: the token that the verified model itself gives after the accepted prefix: a correction where the
+    draft went wrong, a continuation where all of it was accepted. So n accepted tokens give n + 1.
 """
 
 from collections.abc import Sequence
@@ -32,12 +35,11 @@ class Verdict:
 
     Attributes:
         accepted: how many of the row's drafted tokens are AR's own text.
-        next_ids: AR's token behind them: its correction where the draft went wrong, the token after the draft
-            where all of it was accepted.
+        bonus_ids: the row's bonus token.
     """
 
     accepted: Ints
-    next_ids: Ints
+    bonus_ids: Ints
 
 
 def verify(
@@ -52,7 +54,7 @@ def verify(
 
     The state must hold the row's prompt and all of its tokens but the last (`row.tokens[-1]`, the pending
     one). Afterwards it holds the pending token and the accepted part of the draft as well; the rows
-    themselves are left to the caller, who takes `drafts[r][: accepted[r]]` and `next_ids[r]`.
+    themselves are left to the caller, who takes `drafts[r][: accepted[r]]` and `bonus_ids[r]`.
 
     Args:
         drafts: one per row, of any lengths, empty ones included; state.lengths + 1 + the longest must fit
@@ -89,11 +91,11 @@ def _judge(
 
     choices: AR's tokens after the pending token and after every drafted one, `length` places.
     """
-    accepted, next_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
+    accepted, bonus_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
     agreeing = list(range(len(rows)))
     for place in range(length):
         own = sampled(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
-        next_ids[agreeing] = own
+        bonus_ids[agreeing] = own
         agreeing = [
             r
             for r, token in zip(agreeing, own.tolist(), strict=True)
@@ -102,7 +104,7 @@ def _judge(
         accepted[agreeing] += 1
         if not agreeing:
             break
-    return Verdict(accepted, next_ids)
+    return Verdict(accepted, bonus_ids)
 
 
 def _padded(blocks: Sequence[Sequence[int]]) -> Ints:

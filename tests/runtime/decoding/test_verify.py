@@ -95,7 +95,7 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
         ]
         verdict = verify(inner, Stopwatch(), rows, drafts, options_for(config, **given), state)
         assert verdict.accepted.tolist() == [right for _, right in plan], f"round {number}"
-        for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.next_ids.tolist(), strict=True):
+        for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.bonus_ids.tolist(), strict=True):
             read_as_ar(inner, in_ar[row.index], [row.tokens[-1], *tokens[:right]])
             check_row(inner, state, row.index, in_ar[row.index], f"round {number}, row {row.index}")
             row.tokens += [*tokens[:right], own]
@@ -128,4 +128,4 @@ def test_nan_leaves_the_state_alone(engines, backend):
     assert all(state.tensors[name] is tensor for name, tensor in before.items())
     assert (state.lengths == lengths).all()
     verdict = verify(watched, Stopwatch(), [row], [text[1:5]], options, state)
-    assert (verdict.accepted.tolist(), verdict.next_ids.tolist()) == ([4], [text[5]])
+    assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([4], [text[5]])

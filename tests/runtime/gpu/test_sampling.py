@@ -230,7 +230,7 @@ def test_logits_that_are_no_numbers(on_device, host_device, value):
         np.testing.assert_array_equal(host_device.values(tensor), same, err_msg=name)
     wrong = [draft[0] + 1, *draft[1:]]
     verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
-    assert (verdict.accepted.tolist(), verdict.next_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
+    assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
     seen.spoil = lambda logits: logits.fill_(value)
     with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 0"):
         engine.generate(PROMPT, "ar", **FREE)
