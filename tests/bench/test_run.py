@@ -261,7 +261,7 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     arguments = [
         "bench",
         str(bundles("tiny_a")),
-        "--problems",
+        "--limit",
         "2",
         "--repeats",
         "1",
@@ -298,9 +298,9 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
         (["nowhere", "--report", "no/such/folder.html"], 2, "its folder does not exist"),
         (["nowhere", "-o", "."], 2, "a folder; name a file in it"),
         (["nowhere", "--seed", "-1"], 2, "'--seed': -1 is not in the range x>=0"),
-        (["nowhere", "--problems", "-3"], 2, "'--problems': -3 is not in the range x>=1"),
-        (["nowhere", "--problems", "0"], 2, "'--problems': 0 is not in the range x>=1"),
-        (["nowhere", "--timed", "0"], 2, "'--timed': 0 is not in the range x>=1"),
+        (["nowhere", "--limit", "-3"], 2, "'--limit' / '--problems': -3 is not in the range x>=1"),
+        (["nowhere", "--problems", "0"], 2, "'--limit' / '--problems': 0 is not in the range x>=1"),
+        (["nowhere", "--timed-prompts", "0"], 2, "'--timed-prompts' / '--timed': 0 is not in the range x>=1"),
         (["--compare", "a.json", "b.json"], 1, "a.json: cannot be read"),
     ],
 )

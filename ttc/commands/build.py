@@ -34,7 +34,13 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
     help="Whole graphs, or cut at the ttc ops.",
 )
 @click.option("--profile", help="Preset or TOML file [latency, fitted to the model].")
-@click.option("--sm", metavar="LIST", help="Compute capabilities to build for, as 89,120 [the profile's].")
+@click.option(
+    "--compute-capability",
+    "--sm",
+    "sm",
+    metavar="LIST",
+    help="Compute capabilities to build for, as 89,120 [the profile's].",
+)
 @click.option("--min-shapes", metavar="SIZES", help="Smallest sizes, as batch:1,capacity:128.")
 @click.option("--opt-shapes", metavar="SIZES", help="Sizes to tune for.")
 @click.option("--max-shapes", metavar="SIZES", help="Largest sizes.")
@@ -114,7 +120,10 @@ def parse_targets(text: str) -> tuple[str, ...]:
     for word in text.split(","):
         digits = word.strip().replace(".", "")
         if not digits.isdecimal() or len(digits) < 2:
-            raise InputError(f"--sm {text!r}: {word!r} is no compute capability; valid: numbers like 89,120")
+            raise InputError(
+                f"--compute-capability {text!r}: {word!r} is no compute capability; "
+                "valid: numbers like 89,120"
+            )
         found.append(f"{digits[:-1]}.{digits[-1]}")
     return tuple(dict.fromkeys(found))
 

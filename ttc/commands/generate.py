@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import BACKENDS, MODES
+from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
@@ -38,7 +39,7 @@ __all__ = ["generate", "result_json"]
     show_default=True,
     help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.",
 )
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@device_option
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N", help="Tokens of a block.")
 @click.option(
@@ -66,11 +67,7 @@ __all__ = ["generate", "result_json"]
 @click.option(
     "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
 )
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
-)
+@checkpoint_option
 @click.option(
     "--engines",
     type=click.Path(path_type=Path),
@@ -78,7 +75,9 @@ __all__ = ["generate", "result_json"]
     help="Where `ttc build` put the engines.  [default: BUNDLE/engines]",
 )
 @click.option(
+    "--public-key",
     "--trust",
+    "trust",
     type=click.Path(path_type=Path),
     metavar="KEY",
     help="PEM file of the public key that must have signed the engines.",
@@ -88,7 +87,9 @@ __all__ = ["generate", "result_json"]
     type=click.IntRange(0, 2),
     help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
 )
-@click.option("--ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids.")
+@click.option(
+    "--token-ids", "--ids", "ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids."
+)
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
 @click.option("--show-steps", is_flag=True, help="Watch the blocks fill (on standard error).")
@@ -258,9 +259,9 @@ def _text(prompt: str) -> str:
 
 def _ids(prompt: str) -> list[int]:
     words = prompt.split()
-    for place, word in enumerate(words):
+    for i, word in enumerate(words):
         if not re.fullmatch(r"-?[0-9]{1,18}", word):
             raise InputError(
-                f"--ids: word {place} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
+                f"--token-ids: word {i} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
             )
     return [int(word) for word in words]

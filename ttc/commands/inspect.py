@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ttc.commands.options import checkpoint_option
 from ttc.commands.terminal import columns, size, write_json
 from ttc.profiles.build_profile import DIMENSIONS, Range
 
@@ -17,11 +18,7 @@ _MAX_ROWS = 40
 
 @click.command(short_help="What is in a bundle, a checkpoint, engines, an ONNX or .safetensors file.")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
-)
+@checkpoint_option
 @click.option("--layers", is_flag=True, help="Show every layer: of the model, or of an engine's network.")
 @click.option(
     "--diff",
