@@ -70,7 +70,7 @@ class Bench:
             slot = state.tensors.lease.slot
             if work.kind == "denoise":
                 buffers = slot.block(BLOCK)
-                buffers.inputs.upload(**_block_page(work.batch, self.config.mask_token_id))
+                buffers.inputs.upload(**_block_inputs(work.batch, self.config.mask_token_id))
                 steps = [buffers.denoise, buffers.commit]
             else:
                 buffers = slot.context(work.length, 1)
@@ -79,7 +79,7 @@ class Bench:
                 # AR needs a token of its one place; nobody asks for one behind an extension.
                 choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
                 small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
-                buffers.page.upload(**small, **choice)
+                buffers.inputs.upload(**small, **choice)
                 steps = [buffers.step]
             repeats = max(1, self._repeats // 10) if eager else self._repeats
             for _ in range(3):
@@ -302,7 +302,7 @@ def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
     return np.full((state.batch, length), 5, np.int32)
 
 
-def _block_page(batch: int, mask_id: int) -> dict[str, Any]:
+def _block_inputs(batch: int, mask_id: int) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(("temperature", "row_key", "step"), 0)
     return values | {
         "block_ids": np.full((batch, BLOCK), mask_id, np.int32),

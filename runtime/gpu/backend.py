@@ -143,7 +143,7 @@ class DeviceBackend(Backend):
         R = logit_positions.shape[1]
         with self.lock:
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, SAMPLE_NOTHING, then)
-            self._device.wait()  # the page may be written again
+            self._device.wait()  # the inputs may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
     def sample_next(
@@ -181,7 +181,7 @@ class DeviceBackend(Backend):
         length = padded_length(input_ids.shape[1], room, self.limits)
         places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
         buffers = self._making_room(lambda: slot.context(length, places))
-        buffers.page.upload(
+        buffers.inputs.upload(
             input_ids=widened(input_ids, length),
             lengths=state.lengths,
             commit_len=commit_len,
@@ -207,10 +207,10 @@ class DeviceBackend(Backend):
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
             slot = self.slot(state)
-            page, step = self._making_room(lambda: slot.advance(saved))
-            page.upload(commit_len=commit_len)
+            inputs, step = self._making_room(lambda: slot.advance(saved))
+            inputs.upload(commit_len=commit_len)
             step.run()
-            self._device.wait()  # the page may be written again
+            self._device.wait()  # the inputs may be written again
             state.lengths = state.lengths + commit_len
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:

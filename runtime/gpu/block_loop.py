@@ -111,7 +111,7 @@ class BlockLoop:
     """The loop over a block on the device, and the records of its steps.
 
     Args:
-        kernel: the one above.  step: a denoise step over these pages' tensors, `given` and `made`.
+        kernel: the one above.  step: a denoise step over these tensors, `given` and `made`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class BlockLoop:
         self._device = scope.device
         self._records = scope.array("int32", (L, record_words(B, L)))
         pinned = self._device.pinned(self._records.nbytes)
-        self._mirror = pinned.view(np.int32).reshape(self._records.shape)
+        self._pinned = pinned.view(np.int32).reshape(self._records.shape)
         arguments = [made[name].address for name in _READ]
         written = [*(given[name].address for name in _WRITTEN), self._records.address]
         device = self._device
@@ -150,7 +150,7 @@ class BlockLoop:
     def run(self, steps: int) -> Ints:
         """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
         self._graph.run()
-        host = self._mirror[:steps]
+        host = self._pinned[:steps]
         self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))
         return host.copy()
 

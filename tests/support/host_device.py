@@ -41,7 +41,7 @@ class HostDevice(Device):
         self.launches = self.waits = self.downloaded = 0  # the last in bytes
         self.kernels = dict(kernels or {})
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
-        self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
+        self.pinned_bytes: dict[int, int] = {}  # pinned memory that is still referred to: bytes
         self.total, self.allocations = total, 0
         self.grid: tuple[int, ...] = ()  # of the launch that runs
         self.condition: int | None = None  # of the loop that runs; its kernels set it
@@ -80,8 +80,8 @@ class HostDevice(Device):
         self._check()
         made = np.full(nbytes, POISON, np.uint8)
         key = id(made)
-        self.pages[key] = nbytes
-        weakref.finalize(made, self.pages.pop, key)
+        self.pinned_bytes[key] = nbytes
+        weakref.finalize(made, self.pinned_bytes.pop, key)
         return made
 
     def upload(self, target: DeviceArray, source: Bytes) -> None:

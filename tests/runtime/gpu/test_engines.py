@@ -123,7 +123,7 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, 
         ar = engine.generate(rows, mode="ar", max_new_tokens=10, stop_at_eos=False)
         lossless = engine.generate(rows, mode="lossless", max_new_tokens=10, stop_at_eos=False)
         assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
-    assert not any(device.blocks or device.pages for device in two_pretended)
+    assert not any(device.blocks or device.pinned_bytes for device in two_pretended)
     assert all(device.closed for device in two_pretended)
 
 

@@ -260,11 +260,11 @@ def test_closing_gives_everything_back(on_device, host_device, mode):
             engine.generate(prompt, mode=mode, **LONG)
         engine.context_logits(PROMPT)
         assert host_device.blocks
-        assert host_device.pages
+        assert host_device.pinned_bytes
         assert host_device.graphs
         engine.close()
         assert not host_device.blocks
-        assert not host_device.pages
+        assert not host_device.pinned_bytes
         assert all(graph.closed for graph in host_device.graphs)
     finally:
         gc.enable()
@@ -278,10 +278,10 @@ def test_pinned_memory_for_logits_is_bounded(host_device):
         array = scope.array("int32", (count,))
         mirror.write(array, values)
         assert_equal(mirror.read(array), values, str(count))
-        assert list(host_device.pages.values()) == [max(host_device.pages.values())]
-    assert list(host_device.pages.values()) == [100]
+        assert list(host_device.pinned_bytes.values()) == [max(host_device.pinned_bytes.values())]
+    assert list(host_device.pinned_bytes.values()) == [100]
     mirror.close()
-    assert not host_device.pages
+    assert not host_device.pinned_bytes
 
 
 @pytest.mark.parametrize(
