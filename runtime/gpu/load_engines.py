@@ -16,7 +16,7 @@ from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
-from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
+from ttc.runtime.gpu.tensorrt import EngineBinder, Runtime
 from ttc.runtime.gpu.two import on_two
 from ttc.runtime.gpu.watch import Watch
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
@@ -83,7 +83,7 @@ def _load_on(
             backend,
             engines,
             roles,
-            EngineSteps(runtime, device, records, loaded, watch),
+            EngineBinder(runtime, device, records, loaded, watch),
             PtxOps(device, bundle.compute_dtype),
             weights,
             scope,

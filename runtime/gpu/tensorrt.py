@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines as steps over tensors at fixed addresses.
+"""TensorRT and TensorRT-RTX engines bound to tensors at fixed addresses.
 
 Written against tensorrt_rtx 1.7 and the Python API of tensorrt 11.4, which are one here but for the runtime
 settings of TensorRT-RTX. Nothing of this file has run on a GPU yet.
@@ -12,11 +12,11 @@ from typing import Any
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
-from ttc.formats.program import Step
+from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
 from ttc.runtime.gpu.watch import Watch
 
-__all__ = ["EngineSteps", "Runtime"]
+__all__ = ["EngineBinder", "Runtime"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Runtime:
         return Logger()
 
 
-class EngineSteps:
+class EngineBinder:
     """Binds engines to tensors: whole graphs by the names of their tensors, segments by their places.
 
     `capture_problem`: why an engine that has run cannot be captured into a graph; None where all can.
@@ -108,11 +108,17 @@ class EngineSteps:
         self.capture_problem: str | None = None
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
     ) -> Work:
         """A segment of a program."""
         named = {f"in_{place}": array for place, array in enumerate(inputs)}
-        return self.bind(scope, step.name, named | {f"out_{n}": array for n, array in enumerate(outputs)})
+        return self.bind(
+            scope, instruction.name, named | {f"out_{n}": array for n, array in enumerate(outputs)}
+        )
 
     def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Work:
         """The work of one run of the engine `name`; tensors it does not have are ignored."""

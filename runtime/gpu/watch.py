@@ -1,4 +1,5 @@
-"""What a profiler hooks into: the leaves of the stream, the steps they belong to, and the engines' contexts.
+"""What a profiler hooks into: the leaves of the stream, the instructions that they belong to, and the
+engines' contexts.
 
 Works at graph level 0 only, where the host starts every leaf: a captured one is seen once, and not timed.
 """
@@ -6,9 +7,9 @@ Works at graph level 0 only, where the host starts every leaf: a captured one is
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ttc.formats.program import Step
+from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
-from ttc.runtime.gpu.partitioned import StepBinder
+from ttc.runtime.gpu.partitioned import InstructionBinder
 
 __all__ = ["Watch", "WatchedSteps"]
 
@@ -19,8 +20,8 @@ class Watch(Protocol):
     def device(self, device: Device) -> Device:
         """The device to use in place of this one."""
 
-    def step(self, step: Step, work: Work) -> Work:
-        """The work to enqueue in place of that of one step of a program."""
+    def instruction(self, instruction: Instruction, work: Work) -> Work:
+        """The work to enqueue in place of that of one instruction of a program."""
 
     def context(self, name: str, engine: Any, context: Any) -> None:
         """TensorRT made an execution context of the engine `name`."""
@@ -29,11 +30,15 @@ class Watch(Protocol):
 class WatchedSteps:
     """Steps whose works go through a watch."""
 
-    def __init__(self, bind: StepBinder, watch: Watch) -> None:
+    def __init__(self, bind: InstructionBinder, watch: Watch) -> None:
         self._bind, self._watch = bind, watch
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
     ) -> Work:
-        """The step's work, watched."""
-        return self._watch.step(step, self._bind(scope, step, inputs, outputs))
+        """The instruction's work, watched."""
+        return self._watch.instruction(instruction, self._bind(scope, instruction, inputs, outputs))

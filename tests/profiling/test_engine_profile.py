@@ -11,7 +11,7 @@ from tests.support.pretended_engines import LAYER_MILLISECONDS, install, load_on
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
-from ttc.formats.program import ENGINE, Step
+from ttc.formats.program import ENGINE, Instruction
 from ttc.profiling.engine_parts import place_of
 from ttc.profiling.phases import PHASES
 from ttc.profiling.run import profile
@@ -92,8 +92,8 @@ def test_engines_that_another_ttc_cut(bundles, folders, on_host, monkeypatch):
 
     def other(source, bake):
         made = real(source, bake)
-        steps = (*made.program.steps, Step(ENGINE, "more", (), (), {}))
-        return type(made)(made.segments, type(made.program)(made.program.buffers, steps), made.nodes)
+        instructions = (*made.program.instructions, Instruction(ENGINE, "more", (), (), {}))
+        return type(made)(made.segments, type(made.program)(made.program.buffers, instructions), made.nodes)
 
     monkeypatch.setattr(module, "cut_graph", other)
     found, _ = timed(bundles, folders["cut"])

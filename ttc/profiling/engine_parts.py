@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ttc.formats.program import OP, Step
+from ttc.formats.program import OP, Instruction
 from ttc.model.config import LAYER_KINDS, ModelConfig
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
@@ -21,7 +21,8 @@ from ttc.profiling.trace import Span
 
 __all__ = ["Nodes", "engine_parts", "place_of"]
 
-# Name and outputs of an engine's step → the names of the nodes that its segment calls node_0, node_1, …
+# Name and outputs of an engine's call in a program → the names of the nodes that its segment calls node_0,
+# node_1, …
 Nodes = Mapping[tuple[str, ...], Sequence[str]]
 
 _NODE = re.compile(r"(layers\.\d+|\bembedding|\btime|\bhead|\bstep)(?:\.\w+)?/(\w+(?:/\w+)*)")
@@ -92,16 +93,16 @@ def place_of(text: str) -> tuple[str, str]:
 
 
 def _pieces(leaf: LeafTime, told: Mapping[str, Told], nodes: Nodes) -> Iterator[_Piece]:
-    step = leaf.step
-    if step is not None and step.kind == OP:
-        op = f"{DOMAIN}::{step.name}"
-        yield _Piece(_place_of_op(step), op, step.name, leaf.begin, leaf.seconds)
+    instruction = leaf.instruction
+    if instruction is not None and instruction.kind == OP:
+        op = f"{DOMAIN}::{instruction.name}"
+        yield _Piece(_place_of_op(instruction), op, instruction.name, leaf.begin, leaf.seconds)
     elif leaf.engine is not None:
         begin, layers = leaf.begin, told.get(leaf.engine, {})
         for name, seconds in leaf.layers:
             text = f"{name} {layers.get(name, {}).get('Metadata', '')}"
-            if step is not None:
-                text = _with_names(text, nodes.get((step.name, *step.outputs), ()))
+            if instruction is not None:
+                text = _with_names(text, nodes.get((instruction.name, *instruction.outputs), ()))
             place, op = place_of(text)
             yield _Piece(place, op, name, begin, seconds)
             begin += seconds
@@ -121,9 +122,10 @@ def _with_names(text: str, names: Sequence[str]) -> str:
     return _SEGMENT_NODE.sub(named, text)
 
 
-def _place_of_op(step: Step) -> str:
-    """The layer whose tensors and weights a kernel between engines reads; the step's, for choosing tokens."""
-    layers = {int(number) for name in (*step.inputs, *step.outputs) for number in _LAYER.findall(name)}
+def _place_of_op(instruction: Instruction) -> str:
+    """The layer whose tensors and weights a kernel between engines reads; "step" for the diffusion step's."""
+    names = (*instruction.inputs, *instruction.outputs)
+    layers = {int(number) for name in names for number in _LAYER.findall(name)}
     if len(layers) == 1:
         return f"layers.{layers.pop()}"
     return "other" if layers else "step"

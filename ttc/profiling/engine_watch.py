@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ttc.formats.program import Step
+from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Leaf, Work
 from ttc.runtime.gpu.watch import Watch
 
@@ -27,13 +27,14 @@ class LeafTime:
 
     Attributes:
         what: "enqueue", "copy", "fill", or the name of a kernel.
-        step: of a program, that it belongs to; None for whole engines, and for what the backend does itself.
+        instruction: of a program, that it belongs to; None for whole engines, and for what the backend does
+            itself.
         begin: when the host began to enqueue it, in seconds.  seconds: on the device.
         engine: that ran in it, if one did.  layers: its layers in order, with their seconds.
     """
 
     what: str
-    step: Step | None
+    instruction: Instruction | None
     begin: float
     seconds: float = 0.0
     engine: str | None = None
@@ -55,7 +56,7 @@ class EngineWatch(Watch):
         self.told: dict[str, Told] = {}
         self.notes: list[str] = []
         self._leaves: list[LeafTime] | None = None
-        self._step: Step | None = None
+        self._instruction: Instruction | None = None
         self._profilers: dict[str, Any] = {}
 
     def record(self, call: Callable[[], object]) -> list[LeafTime]:
@@ -72,15 +73,15 @@ class EngineWatch(Watch):
         """The device with its leaves watched."""
         return cast(Device, _WatchedDevice(device, self))
 
-    def step(self, step: Step, work: Work) -> Work:
-        """The work, during which leaves are known to be the step's."""
+    def instruction(self, instruction: Instruction, work: Work) -> Work:
+        """The work, during which leaves are known to be the instruction's."""
 
         def run() -> None:
-            self._step = step
+            self._instruction = instruction
             try:
                 work()
             finally:
-                self._step = None
+                self._instruction = None
 
         return run
 
@@ -98,7 +99,7 @@ class EngineWatch(Watch):
         if self._leaves is None:
             work()
             return
-        found = LeafTime(what, self._step, time.perf_counter())
+        found = LeafTime(what, self._instruction, time.perf_counter())
         self._leaves.append(found)
         found.seconds = device.timed(work)
 

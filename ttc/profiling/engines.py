@@ -66,6 +66,6 @@ def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) 
                 "so that their layers have no names; build them again"
             )
             continue
-        steps = zip(again.program.steps, again.nodes, strict=True)
-        found |= {(step.name, *step.outputs): names for step, names in steps}
+        pairs = zip(again.program.instructions, again.nodes, strict=True)
+        found |= {(each.name, *each.outputs): names for each, names in pairs}
     return found

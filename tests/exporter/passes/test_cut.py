@@ -70,11 +70,11 @@ def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     parts = cut(prepared(path), "denoiser")
     assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
     assert set(parts.program.engines) == set(parts.segments)
-    ops = collections.Counter(step.name for step in parts.program.steps if step.kind == OP)
+    ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
     assert ops["MambaScan"] == ops["MambaConv"] == config.pattern.count("M")
     assert ops["MoeRouting"] == ops["MoeUp"] == config.pattern.count("E")
     assert set(ops) <= set(LEAVES)
-    calls = [step.name for step in parts.program.steps if step.kind == ENGINE]
+    calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
     pairs = {config.pattern[i : i + 2] for i in range(len(config.pattern))}
     assert len(parts.segments) <= len(calls) <= config.num_layers + 1

@@ -13,7 +13,7 @@ from tests.support.host_device import HostDevice
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
-from ttc.formats.program import OP, Step
+from ttc.formats.program import OP, Instruction
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
@@ -167,7 +167,7 @@ def conv_step(scope, **changes):
     } | changes
     inputs = [scope.array(*spec) for spec in shapes.values()]
     return (
-        Step(OP, "MambaConv", tuple(shapes), ("y",), {"W": 4}),
+        Instruction(OP, "MambaConv", tuple(shapes), ("y",), {"W": 4}),
         inputs,
         [scope.array("float32", (2, 5, 12))],
     )
@@ -218,7 +218,7 @@ def test_an_op_without_a_kernel():
     with pytest.raises(
         BackendError, match="no kernel for the op Nobody; build the engines with --form whole"
     ):
-        PtxOps(scope.device, "float32")(scope, Step(OP, "Nobody", (), (), {}), [], [])
+        PtxOps(scope.device, "float32")(scope, Instruction(OP, "Nobody", (), (), {}), [], [])
 
 
 def test_a_kernel_that_does_not_compile_is_named():
