@@ -14,7 +14,7 @@ from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
-from ttc.runtime.gpu.partitioned import InstructionBinder, StitchedProgram
+from ttc.runtime.gpu.partitioned import InstructionBinder, PartitionedGraph
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineBinder
 from ttc.runtime.gpu.watch import Watch, WatchedSteps
@@ -47,7 +47,7 @@ class EngineExecutor(Executor):
         if watch is not None:
             binders = [WatchedSteps(binder, watch) for binder in binders]
         self._programs = {
-            role: StitchedProgram(engines.folder.program(role), *binders)
+            role: PartitionedGraph(engines.folder.program(role), *binders)
             for role in manifest.programs
             if role in roles
         }

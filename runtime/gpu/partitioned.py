@@ -18,7 +18,7 @@ from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, Buffer, Instruction, Program
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work, aligned
 
-__all__ = ["BufferPlan", "InstructionBinder", "StitchedProgram", "plan_buffers"]
+__all__ = ["BufferPlan", "InstructionBinder", "PartitionedGraph", "plan_buffers"]
 
 
 class InstructionBinder(Protocol):
@@ -82,7 +82,7 @@ def plan_buffers(program: Program, sizes: Mapping[str, int]) -> BufferPlan:
     return BufferPlan(shapes, offsets, arena)
 
 
-class StitchedProgram:
+class PartitionedGraph:
     """A program with what runs its two kinds of instructions."""
 
     def __init__(self, program: Program, engines: InstructionBinder, ops: InstructionBinder) -> None:

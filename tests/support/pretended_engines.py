@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 
 from tests.support.host_device import HostDevice, no_compiler
-from tests.support.stitching import naive_steps
+from tests.support.partitioned import naive_steps
 from ttc import __version__
 from ttc.exporter.engines.engine_specs import make_jobs
 from ttc.exporter.engines.planning import Settings, make_plan

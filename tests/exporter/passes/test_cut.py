@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close
-from tests.support.stitching import feeds, run_cut, run_whole
+from tests.support.partitioned import feeds, run_cut, run_whole
 from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import cut
@@ -40,7 +40,7 @@ def prepared(path):
 @pytest.mark.parametrize("role", GRAPH_ROLES)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("level", ["DISABLE_ALL", "ENABLE_BASIC"])
-def test_stitched_equals_whole(bundles, name, role, level):
+def test_partitioned_equals_whole(bundles, name, role, level):
     with Bundle.open(bundles(name)) as bundle:
         path = bundle.graph_path(role)
         model = prepared(path)
@@ -51,11 +51,11 @@ def test_stitched_equals_whole(bundles, name, role, level):
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
     whole = run_whole(freed(path), inputs | weights, level)
-    stitched = run_cut(parts, inputs | weights, level, model)
-    assert stitched.keys() == whole.keys()
+    partitioned = run_cut(parts, inputs | weights, level, model)
+    assert partitioned.keys() == whole.keys()
     for output, want in whole.items():
-        assert stitched[output].dtype == want.dtype
-        assert stitched[output].tobytes() == want.tobytes(), output
+        assert partitioned[output].dtype == want.dtype
+        assert partitioned[output].tobytes() == want.tobytes(), output
         assert np.isfinite(want[want < np.inf]).all()
     naive = run_cut(parts, inputs | weights, level, None)
     for output, want in whole.items():

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.support.golden import golden
-from tests.support.stitching import feeds, run_whole
+from tests.support.partitioned import feeds, run_whole
 from ttc.errors import InputError
 from ttc.exporter.passes.fold_layers import fold_layers
 from ttc.exporter.passes.inline_ops import inline_ops

@@ -1,5 +1,5 @@
 """Engines on a device that pretends: what is refused before TensorRT is asked anything, and the golden tokens
-through whole engines and stitched programs.
+through whole engines and partitioned graphs.
 """
 
 import importlib

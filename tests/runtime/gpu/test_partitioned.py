@@ -10,7 +10,7 @@ from tests.support.host_device import HostDevice
 from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, OP, Buffer, Instruction, Program
 from ttc.runtime.gpu.device import ALIGNMENT, Scope
-from ttc.runtime.gpu.partitioned import StitchedProgram, plan_buffers
+from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
 SIZES = {"B": 2, "L": 3, "C": 8, "R": 1}
 
@@ -76,7 +76,7 @@ def bound(program, **changes):
         seen.append([array.address for array in (*inputs, *outputs)])
         return lambda: None
 
-    StitchedProgram(program, bind, bind).bind(scope, tensors, SIZES)
+    PartitionedGraph(program, bind, bind).bind(scope, tensors, SIZES)
     return tensors, seen
 
 

@@ -19,7 +19,7 @@ from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
 from ttc.runtime.gpu.device import DeviceArray, Scope, Work
-from ttc.runtime.gpu.partitioned import StitchedProgram, plan_buffers
+from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
 Arrays = dict[str, npt.NDArray[Any]]
 SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
@@ -89,7 +89,7 @@ def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) ->
     }
     segments = OrtSteps(device, cut.segments, level)
     ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
-    work = StitchedProgram(program, segments, ops).bind(scope, tensors, SIZES)
+    work = PartitionedGraph(program, segments, ops).bind(scope, tensors, SIZES)
     for name, array in inputs.items():
         device.write(tensors[name], array)
     graph = device.capture(work)
