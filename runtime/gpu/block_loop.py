@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.graphs import BlockGraph, Levels
 from ttc.runtime.interface.backend import StepOutputs
 
@@ -119,7 +119,7 @@ class BlockLoop:
         scope: Scope,
         levels: Levels,
         kernel: Any,
-        step: Work,
+        step: Enqueue,
         given: Mapping[str, DeviceArray],
         made: Mapping[str, DeviceArray],
     ) -> None:

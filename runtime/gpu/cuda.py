@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Leaf, Memory
 from ttc.runtime.gpu.faults import Faults, keeps_failing
 
 __all__ = ["CudaDevice", "loop_problem", "requirements"]
@@ -219,13 +219,13 @@ class CudaDevice(Device):
         config = self._core.LaunchConfig(grid=tuple(grid), block=(threads, 1, 1), shmem_size=shared_bytes)
         self._translated(lambda: self._core.launch(self._stream, config, kernel, *arguments))
 
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         def build(builders: list[Any]) -> Any:
             return self._recorded(builders, work).complete()
 
         return self._captured(build)
 
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         def build(builders: list[Any]) -> Any:
             # A loop's body is captured on a stream that cuda.core makes for it. So the work becomes a graph
             # on our own stream first, and a child node of the body.
@@ -246,7 +246,7 @@ class CudaDevice(Device):
         self.waits += 1
         self._translated(self._own.sync)
 
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         assert not self._capturing
         self._enter()
         options = self._core.EventOptions(timing_enabled=True)
@@ -286,7 +286,7 @@ class CudaDevice(Device):
             for builder in reversed(builders):
                 close_all([functools.partial(_end, builder), builder.close])
 
-    def _recorded(self, builders: list[Any], work: Work) -> Any:
+    def _recorded(self, builders: list[Any], work: Enqueue) -> Any:
         """A builder that has captured this work on the own stream."""
         builder = self._begun(builders, self._own.create_graph_builder())
         self._inside(builder, work)
@@ -297,7 +297,7 @@ class CudaDevice(Device):
         builders.append(builder)
         return builder.begin_building("relaxed")
 
-    def _inside(self, builder: Any, work: Work) -> None:
+    def _inside(self, builder: Any, work: Enqueue) -> None:
         self._stream, self._capturing = builder, True
         try:
             work()

@@ -1,9 +1,8 @@
 """One GPU as the backends see it: memory with fixed addresses, one stream of work, graphs made of that work.
 
-Work is a function that puts leaves on the device's stream: kernel launches, engine calls and copies. Outside
-a capture a leaf runs when its turn comes; inside one it becomes a node of the graph and does not run. Every
-leaf goes through `enqueue`, `copy`, `fill` or `launch`, so that a device that only pretends (tests) sees the
-same.
+Everything put on the stream goes through `enqueue`, `copy`, `fill` or `launch`. These are the only calls that a
+capture can record, and the only ones that a test has to fake. Outside a capture, what they put there runs when
+its turn comes; inside one it becomes a node of the graph and does not run.
 """
 
 import contextlib
@@ -19,11 +18,12 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.closing import close_all
 
-__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]
+__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Enqueue", "Graph", "Leaf", "Memory", "Scope", "aligned"]
 
 # What CUDA aligns allocations to; the kernels load 16 bytes at once.
 ALIGNMENT = 256
-Work = Callable[[], None]
+# Puts work on the device's stream when it is called.
+Enqueue = Callable[[], None]
 # Gets the raw handle of the stream (cudaStream_t as a number) to launch on.
 Leaf = Callable[[int], None]
 
@@ -203,11 +203,11 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         """The graph of this work, which is not run."""
 
     @abstractmethod
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         """The graph of a WHILE node around this work, which is not run.
 
         `last` ends the body and is called with the handle of the condition. The loop runs once, and again as
@@ -220,7 +220,7 @@ class Device(ABC):
         """Wait until all enqueued work is done."""
 
     @abstractmethod
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         """Enqueue this work, never in a capture, and wait for it: the seconds it took on the device."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from ttc.formats.engines import EngineRecord
 from ttc.formats.program import OP, Instruction
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 from ttc.runtime.gpu.partitioned import InstructionBinder, PartitionedGraph
@@ -61,7 +61,7 @@ class EngineExecutor(Executor):
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
         if role == "choose":

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ttc.base.dims import Shape
 from ttc.model.config import ModelConfig
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.interface.backend import Limits
 from ttc.runtime.interface.state import state_layout
 
@@ -88,7 +88,7 @@ class Executor(ABC):
     @abstractmethod
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         """The work of one run of the graph `role` over these inputs and outputs.
 
         The role "choose", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`

@@ -16,7 +16,7 @@ from ttc.base.dims import sizes_of
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, Buffer, Instruction, Program
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work, aligned
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope, aligned
 
 __all__ = ["BufferPlan", "InstructionBinder", "PartitionedGraph", "plan_buffers"]
 
@@ -32,7 +32,7 @@ class InstructionBinder(Protocol):
         instruction: Instruction,
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
-    ) -> Work:
+    ) -> Enqueue:
         """The work."""
 
 
@@ -89,7 +89,7 @@ class PartitionedGraph:
         self.program = program
         self._engines, self._ops = engines, ops
 
-    def bind(self, scope: Scope, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Work:
+    def bind(self, scope: Scope, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Enqueue:
         """The work of one run: reads and writes `tensors` (inputs, weights and outputs by their names).
 
         All memory is allocated here, in the scope. The work enqueues the instructions in order, at the same

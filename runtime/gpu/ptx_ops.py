@@ -7,7 +7,7 @@ import numpy as np
 
 from ttc.errors import BackendError, MissingDependencyError
 from ttc.formats.program import Instruction
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 
 __all__ = ["PtxOps"]
 
@@ -33,7 +33,7 @@ class PtxOps:
         instruction: Instruction,
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
-    ) -> Work:
+    ) -> Enqueue:
         """One launch: input addresses, int32 dimensions, output addresses."""
         leaves, problem_of, compile_launch = self._kernels()
         leaf = leaves.get(instruction.name)

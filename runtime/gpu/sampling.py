@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import SAMPLING_INPUTS, SAMPLING_OUTPUTS, UNUSED_MASK_ID, Executor
 from ttc.runtime.gpu.packed_buffer import PackedBuffer
 from ttc.runtime.interface.sampling import INVALID_TOKEN, EagerSamples, SampledTokens, SamplingParams
@@ -60,7 +60,7 @@ def bind_sampling(
     logits: DeviceArray,
     outputs: PackedBuffer,
     sizes: Mapping[str, int],
-) -> Work:
+) -> Enqueue:
     """The work that makes `SAMPLING_OUTPUTS`, in `outputs`, from logits (B, R, V)."""
     tensors = {name: inputs.device[name] for name in SAMPLING_INPUTS} | {"logits": logits}
     tensors |= {name: outputs.device[name] for name in SAMPLING_OUTPUTS}

@@ -15,7 +15,7 @@ from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import (
     SAMPLING_INPUTS,
     SAMPLING_OUTPUTS,
@@ -174,7 +174,7 @@ class Slot:
 
     def choice(
         self, inputs: PackedBuffer, logits: DeviceArray, outputs: PackedBuffer, sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         """The work that chooses tokens; none where the device cannot."""
         if not self._chooses:
             return lambda: None

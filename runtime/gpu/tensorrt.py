@@ -13,7 +13,7 @@ from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
 from ttc.formats.program import Instruction
-from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Memory, Scope
 from ttc.runtime.gpu.watch import Watch
 
 __all__ = ["EngineBinder", "Runtime"]
@@ -113,14 +113,14 @@ class EngineBinder:
         instruction: Instruction,
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
-    ) -> Work:
+    ) -> Enqueue:
         """A segment of a program."""
         named = {f"in_{place}": array for place, array in enumerate(inputs)}
         return self.bind(
             scope, instruction.name, named | {f"out_{n}": array for n, array in enumerate(outputs)}
         )
 
-    def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Work:
+    def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Enqueue:
         """The work of one run of the engine `name`; tensors it does not have are ignored."""
         record, engine = self._records[name], self._engines[name]
         used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ttc.formats.program import Instruction
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import InstructionBinder
 
 __all__ = ["Watch", "WatchedSteps"]
@@ -20,7 +20,7 @@ class Watch(Protocol):
     def device(self, device: Device) -> Device:
         """The device to use in place of this one."""
 
-    def instruction(self, instruction: Instruction, work: Work) -> Work:
+    def instruction(self, instruction: Instruction, work: Enqueue) -> Enqueue:
         """The work to enqueue in place of that of one instruction of a program."""
 
     def context(self, name: str, engine: Any, context: Any) -> None:
@@ -39,6 +39,6 @@ class WatchedSteps:
         instruction: Instruction,
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
-    ) -> Work:
+    ) -> Enqueue:
         """The instruction's work, watched."""
         return self._watch.instruction(instruction, self._bind(scope, instruction, inputs, outputs))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.runtime.gpu import block_loop, cache_rows
-from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Leaf, Memory
 from ttc.runtime.gpu.faults import Faults
 
 Bytes = npt.NDArray[np.uint8]
@@ -135,10 +135,10 @@ class HostDevice(Device):
 
         self._put(leaf)
 
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         return _HostGraph(self, self._record(work), loop=False)
 
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         return _HostGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
 
     def wait(self) -> None:
@@ -146,7 +146,7 @@ class HostDevice(Device):
         self._check()
         self.waits += 1
 
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         assert self._recording is None, "nothing may be timed inside a capture"
         start = time.perf_counter()
         work()
@@ -193,7 +193,7 @@ class HostDevice(Device):
                 raise self.faults.error(self.fail_with)
         leaf()
 
-    def _record(self, work: Work) -> list[Callable[[], None]]:
+    def _record(self, work: Enqueue) -> list[Callable[[], None]]:
         self._check()
         if self.refuse_capture is not None:
             raise BackendError(self.refuse_capture)

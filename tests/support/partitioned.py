@@ -18,7 +18,7 @@ from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -123,7 +123,7 @@ class OrtSteps:
         instruction: Instruction,
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
-    ) -> Work:
+    ) -> Enqueue:
         run = self._session(instruction, inputs)
         binding = run.io_binding()
         for place, array in enumerate(inputs):
@@ -159,7 +159,7 @@ def naive_steps(device: HostDevice) -> Any:
 
     def bind(
         scope: Scope, instruction: Instruction, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
-    ) -> Work:
+    ) -> Enqueue:
         read = [torch.from_numpy(device.values(array)) for array in inputs]
         written = [torch.from_numpy(device.values(array)) for array in outputs]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ttc.formats.program import Instruction
-from ttc.runtime.gpu.device import Device, DeviceArray, Leaf, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Leaf
 from ttc.runtime.gpu.watch import Watch
 
 __all__ = ["EngineWatch", "LeafTime", "engine_layers", "layer_profiler"]
@@ -73,7 +73,7 @@ class EngineWatch(Watch):
         """The device with its leaves watched."""
         return cast(Device, _WatchedDevice(device, self))
 
-    def instruction(self, instruction: Instruction, work: Work) -> Work:
+    def instruction(self, instruction: Instruction, work: Enqueue) -> Enqueue:
         """The work, during which leaves are known to be the instruction's."""
 
         def run() -> None:
@@ -94,7 +94,7 @@ class EngineWatch(Watch):
         # The engine's call then waits for its layers and reports them before it returns.
         context.enqueue_emits_profile = True
 
-    def leaf(self, device: Device, what: str, work: Work) -> None:
+    def leaf(self, device: Device, what: str, work: Enqueue) -> None:
         """Enqueue one leaf, and time it if a call is recorded."""
         if self._leaves is None:
             work()

@@ -19,7 +19,7 @@ from ttc.model.config import ModelConfig
 from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
 __all__ = ["RunOp", "TorchExecutor", "view_of"]
@@ -69,7 +69,7 @@ class TorchExecutor(Executor):
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         if not self._towers:
             raise BackendError("the engine is closed; load the bundle again")
         run: Mapping[str, Callable[[Tensors], None]] = {
