@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Leaf, Memory
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
 from ttc.runtime.gpu.faults import Faults, keeps_failing
 
 __all__ = ["CudaDevice", "loop_problem", "requirements"]
@@ -190,10 +190,10 @@ class CudaDevice(Device):
             self._driver.cuMemsetD8Async(target.address, byte, target.nbytes, self._stream_handle())
         )
 
-    def enqueue(self, leaf: Leaf) -> None:
+    def enqueue(self, fn: StreamFn) -> None:
         self._enter()
         self._count()
-        self._translated(lambda: leaf(int(self._stream_handle())))
+        self._translated(lambda: fn(int(self._stream_handle())))
 
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
         if shared_bytes > _PLAIN_SHARED_BYTES:

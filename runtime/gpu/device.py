@@ -1,8 +1,8 @@
 """One GPU as the backends see it: memory with fixed addresses, one stream of work, graphs made of that work.
 
-Everything put on the stream goes through `enqueue`, `copy`, `fill` or `launch`. These are the only calls that a
-capture can record, and the only ones that a test has to fake. Outside a capture, what they put there runs when
-its turn comes; inside one it becomes a node of the graph and does not run.
+Everything put on the stream goes through `enqueue`, `copy`, `fill` or `launch`. These are the only calls that
+a capture can record, and the only ones that a test has to fake. Outside a capture, such an operation runs
+when its turn comes; inside one it becomes a node of the graph and does not run.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.closing import close_all
 
-__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Enqueue", "Graph", "Leaf", "Memory", "Scope", "aligned"]
+__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Enqueue", "Graph", "Memory", "Scope", "StreamFn", "aligned"]
 
 # What CUDA aligns allocations to; the kernels load 16 bytes at once.
 ALIGNMENT = 256
 # Puts work on the device's stream when it is called.
 Enqueue = Callable[[], None]
-# Gets the raw handle of the stream (cudaStream_t as a number) to launch on.
-Leaf = Callable[[int], None]
+# Launches something on the stream whose raw handle (cudaStream_t as a number) it gets.
+StreamFn = Callable[[int], None]
 
 
 class Memory:
@@ -126,7 +126,7 @@ class Device(ABC):
         name: "cuda:0".
         compute_capability: "9.0".
         loop_problem: why a graph with a WHILE node cannot be made here; None where it can.
-        launches, waits: graphs and leaves that the host put on the stream (copies between host and device
+        launches, waits: graphs and operations that the host put on the stream (copies between host and device
             apart), and times that it waited, since the start; what benchmarks count.
 
     Every call raises `BackendError` when CUDA reports an error, and from then on where CUDA keeps it.
@@ -185,8 +185,8 @@ class Device(ABC):
         """Enqueue setting every byte of it."""
 
     @abstractmethod
-    def enqueue(self, leaf: Leaf) -> None:
-        """Let `leaf` launch something on the stream."""
+    def enqueue(self, fn: StreamFn) -> None:
+        """Let `fn` launch something on the stream."""
 
     @abstractmethod
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:

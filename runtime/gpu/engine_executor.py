@@ -15,16 +15,16 @@ from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 from ttc.runtime.gpu.partitioned import InstructionBinder, PartitionedGraph
+from ttc.runtime.gpu.profiler import ProfiledBinder, Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineBinder
-from ttc.runtime.gpu.watch import Watch, WatchedSteps
 
 __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
     """Args: the checked engines, the roles of the graphs to compute, what runs them, the weights that they
-    take as inputs, and a profiler's watch.
+    take as inputs, and a profiler of what they put on the stream.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class EngineExecutor(Executor):
         ops: PtxOps,
         weights: Mapping[str, DeviceArray],
         weight_scope: Scope,
-        watch: Watch | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         manifest = engines.folder.manifest
         self.name, self.compute_dtype = name, str(manifest.compute_dtype)
@@ -44,8 +44,8 @@ class EngineExecutor(Executor):
         self._binder, self._weights, self._weight_scope = binder, weights, weight_scope
         self._records = {} if engines.cut else manifest.engines
         binders: list[InstructionBinder] = [binder, ops]
-        if watch is not None:
-            binders = [WatchedSteps(binder, watch) for binder in binders]
+        if profiler is not None:
+            binders = [ProfiledBinder(binder, profiler) for binder in binders]
         self._programs = {
             role: PartitionedGraph(engines.folder.program(role), *binders)
             for role in manifest.programs

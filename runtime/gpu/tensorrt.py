@@ -14,7 +14,7 @@ from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
 from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Memory, Scope
-from ttc.runtime.gpu.watch import Watch
+from ttc.runtime.gpu.profiler import Profiler
 
 __all__ = ["EngineBinder", "Runtime"]
 
@@ -92,7 +92,7 @@ class EngineBinder:
 
     Args:
         records: name → what the engine takes and gives, from the manifest.  engines: deserialised.
-        watch: is told of every context.
+        profiler: is told of every context.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class EngineBinder:
         device: Device,
         records: Mapping[str, EngineRecord],
         engines: Mapping[str, Any],
-        watch: Watch | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
-        self._runtime, self._device, self._watch = runtime, device, watch
+        self._runtime, self._device, self._profiler = runtime, device, profiler
         self._records, self._engines = records, dict(engines)
         self.capture_problem: str | None = None
 
@@ -128,7 +128,7 @@ class EngineBinder:
 
         first = True
 
-        def leaf(stream: int) -> None:
+        def run(stream: int) -> None:
             nonlocal first
             for tensor, array in used.items():
                 if not context.set_tensor_address(tensor, array.address):
@@ -139,7 +139,7 @@ class EngineBinder:
                 first = False
                 self._ask_capturable(name, context, stream)
 
-        return lambda: self._device.enqueue(leaf)
+        return lambda: self._device.enqueue(run)
 
     def _ask_capturable(self, name: str, context: Any, stream: int) -> None:
         """Learn whether its work can be captured from this stream; only TensorRT-RTX has an answer."""
@@ -172,8 +172,8 @@ class EngineBinder:
                 )
         scratch = _scratch(scope, max(int(engine.device_memory_size_v2), 1))
         context.set_device_memory(scratch.address, scratch.nbytes)
-        if self._watch is not None:
-            self._watch.context(name, engine, context)
+        if self._profiler is not None:
+            self._profiler.context(name, engine, context)
         scope.kept[key] = context
         return context
 

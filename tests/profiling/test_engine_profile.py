@@ -164,7 +164,7 @@ def test_a_batch_that_the_engines_do_not_hold(bundles, folders, on_host):
 CODE = """
 import json, sys
 import tensorrt
-from ttc.profiling.engine_watch import layer_profiler
+from ttc.profiling.engine_profiler import layer_profiler
 used = json.load(sys.stdin)
 missing = [f"{kind}.{name}" for kind, names in used.items() for name in names
            if not hasattr(getattr(tensorrt, kind, None), name)]
@@ -173,7 +173,7 @@ profiler = layer_profiler(tensorrt, lambda name, milliseconds: seen.append([name
 profiler.report_layer_time("layers.0.mamba/Add_x", 0.5)
 print(json.dumps({"missing": missing, "seen": seen, "is": isinstance(profiler, tensorrt.IProfiler)}))
 """
-# Class → what `ttc.profiling.engine_watch` uses of it.
+# Class → what `ttc.profiling.engine_profiler` uses of it.
 USED = {
     "IExecutionContext": ["profiler", "enqueue_emits_profile"],
     "IProfiler": ["report_layer_time"],

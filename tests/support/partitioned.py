@@ -163,13 +163,13 @@ def naive_steps(device: HostDevice) -> Any:
         read = [torch.from_numpy(device.values(array)) for array in inputs]
         written = [torch.from_numpy(device.values(array)) for array in outputs]
 
-        def leaf(stream: int) -> None:
+        def run(stream: int) -> None:
             made = run_naive(specs[instruction.name], *read, **instruction.attributes)
             for target, source in zip(written, made, strict=True):
                 assert target.shape == source.shape
                 target.copy_(source)
 
-        return lambda: device.enqueue(leaf)
+        return lambda: device.enqueue(run)
 
     return bind
 

@@ -81,11 +81,11 @@ class TorchExecutor(Executor):
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}
 
-        def leaf(stream: int) -> None:
+        def launch(stream: int) -> None:
             with torch.inference_mode(), self._on(stream):
                 run[role](views)
 
-        return lambda: self._device.enqueue(leaf)
+        return lambda: self._device.enqueue(launch)
 
     def scratch(self) -> object:
         if self._pool is None:

@@ -1,7 +1,8 @@
-"""What a profiler hooks into: the leaves of the stream, the instructions that they belong to, and the
+"""What a profiler hooks into: the operations of the stream, the instructions that they belong to, and the
 engines' contexts.
 
-Works at graph level 0 only, where the host starts every leaf: a captured one is seen once, and not timed.
+Works without CUDA graphs only (graph level 0), where the host starts every operation: a captured one is seen
+once, and not timed.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import InstructionBinder
 
-__all__ = ["Watch", "WatchedSteps"]
+__all__ = ["ProfiledBinder", "Profiler"]
 
 
-class Watch(Protocol):
+class Profiler(Protocol):
     """Sees what engines and the kernels between them put on the stream."""
 
     def device(self, device: Device) -> Device:
@@ -27,11 +28,11 @@ class Watch(Protocol):
         """TensorRT made an execution context of the engine `name`."""
 
 
-class WatchedSteps:
-    """Steps whose works go through a watch."""
+class ProfiledBinder:
+    """An instruction binder whose work goes through a profiler."""
 
-    def __init__(self, bind: InstructionBinder, watch: Watch) -> None:
-        self._bind, self._watch = bind, watch
+    def __init__(self, bind: InstructionBinder, profiler: Profiler) -> None:
+        self._bind, self._profiler = bind, profiler
 
     def __call__(
         self,
@@ -40,5 +41,5 @@ class WatchedSteps:
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
     ) -> Enqueue:
-        """The instruction's work, watched."""
-        return self._watch.instruction(instruction, self._bind(scope, instruction, inputs, outputs))
+        """The instruction's work, profiled."""
+        return self._profiler.instruction(instruction, self._bind(scope, instruction, inputs, outputs))
