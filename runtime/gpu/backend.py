@@ -24,8 +24,8 @@ from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
-from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.pinned_staging import PinnedStaging
 from ttc.runtime.gpu.sampling import (
     SAMPLE_NOTHING,
     ContextLogits,
@@ -87,7 +87,7 @@ class DeviceBackend(Backend):
         self._writer = CacheWriter(device, writes)
         self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
-        self._mirror = Mirror(device)
+        self._staging = PinnedStaging(device)
         self.lock = threading.RLock()
         self._own_notes: tuple[str, ...] = ()
         self._closed = False
@@ -246,7 +246,7 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
-            values = self._mirror.read(array)
+            values = self._staging.read(array)
         return values[:, : logits.places] if isinstance(logits, ContextLogits) else values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
@@ -331,13 +331,13 @@ class DeviceBackend(Backend):
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         with self.lock:
             tensors = self.slot(state).state
-            return {name: self._mirror.read(array).astype(np.float32) for name, array in tensors.items()}
+            return {name: self._staging.read(array).astype(np.float32) for name, array in tensors.items()}
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self.lock:
             state = self.new_state(len(lengths), capacity)
             for name, array in self.slot(state).state.items():
-                self._mirror.write(array, np.asarray(tensors[name], np.float32))
+                self._staging.write(array, np.asarray(tensors[name], np.float32))
             state.lengths = np.asarray(lengths, np.int32)
             return state
 
@@ -364,7 +364,7 @@ class DeviceBackend(Backend):
             # What is enqueued may still use what is given back.
             close_all([self._device.wait, *waiting, self._executor.close, self._device.close])
             self._idle.clear()
-            self._mirror.close()
+            self._staging.close()
 
     def _loaded(self, name: str, source: str, otherwise: int) -> Any:
         """A kernel of ours; where it cannot be had None, and the level falls to `otherwise`."""

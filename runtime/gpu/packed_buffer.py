@@ -54,7 +54,7 @@ class PackedBuffer:
 
     def upload(self, **values: npt.ArrayLike) -> None:
         """Set these tensors, every one of the buffer, with one copy."""
-        assert values.keys() == self.host.keys(), f"{sorted(values)} given, {sorted(self.host)} due"
+        assert values.keys() == self.host.keys(), f"{sorted(values)} given, {sorted(self.host)} expected"
         for name, value in values.items():
             self.host[name][...] = np.asarray(value)
         self._device.upload(self.whole, self._pinned)
