@@ -18,7 +18,7 @@ from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.profiler import Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineBinder, Runtime
-from ttc.runtime.gpu.two import on_two
+from ttc.runtime.gpu.tower_parallel import load_tower_parallel
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.devices import parse_gpus
@@ -56,7 +56,7 @@ def load_engines(
 
     if len(gpus) == 1:
         return load(gpus[0], [role for half in _HALVES for role in half])
-    return on_two(lambda place: load(gpus[place], _HALVES[place]))
+    return load_tower_parallel(lambda i: load(gpus[i], _HALVES[i]))
 
 
 def _load_on(

@@ -1,4 +1,4 @@
-"""The two towers on two GPUs: the context tower on one, the denoiser on the other.
+"""Tower parallelism: the context tower on one GPU, the denoiser on another.
 
 The context tower's GPU owns the state; a slot of the same size on the denoiser's GPU follows it. Whatever
 moves the state is followed by a copy of what it changed, over the link between the two: the Mamba state, and
@@ -34,20 +34,20 @@ from ttc.runtime.interface.backend import (
 from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
-__all__ = ["TwoDevices", "on_two"]
+__all__ = ["TowerParallelBackend", "load_tower_parallel"]
 
 
-def on_two(load: Callable[[int], DeviceBackend]) -> "TwoDevices":
-    """Both backends, of the context tower (place 0) and of the denoiser (place 1), or neither."""
+def load_tower_parallel(load: Callable[[int], DeviceBackend]) -> "TowerParallelBackend":
+    """Load both backends, of the context tower (`load(0)`) and of the denoiser (`load(1)`), or neither."""
     context = load(0)
     try:
-        return TwoDevices(context, load(1))
+        return TowerParallelBackend(context, load(1))
     except BaseException:
         context.close()
         raise
 
 
-class TwoDevices(Backend):
+class TowerParallelBackend(Backend):
     """Args: backends of the same bundle, one that has the context tower and one that has the denoiser; their
     executors do not write the state in place.
     """

@@ -15,7 +15,7 @@ from ttc.errors import DeviceMemoryError, InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
-from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.gpu.tower_parallel import TowerParallelBackend
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def two(bundles, tower_weights):
             )
             backends.append(DeviceBackend(config, device, executor, None, no_compiler))
             devices.append(device)
-    with Engine(TwoDevices(*backends)) as engine:
+    with Engine(TowerParallelBackend(*backends)) as engine:
         yield engine, devices
     gc.collect()
     assert not any(device.blocks for device in devices), "closing gives all memory back"
