@@ -151,11 +151,11 @@ class CudaDevice(Device):
             )
         )
 
-    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
         assert isinstance(sender, CudaDevice)
         assert not self._capturing
         assert target.nbytes == source.nbytes
-        written = sender.mark()
+        written = sender.record_event()
         self._enter()
         self.launches += 1
         self._translated(lambda: self._own.wait(written))
@@ -175,11 +175,11 @@ class CudaDevice(Device):
         """The handle of the GPU's context."""
         return self._gpu.context.handle
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         self._enter()
         return self._translated(self._own.record)
 
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         self._enter()
         self._translated(lambda: self._own.wait(event))
 

@@ -167,17 +167,17 @@ class Device(ABC):
         """Enqueue a copy of equal size on the device."""
 
     @abstractmethod
-    def receive(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
         """Enqueue a copy from another device, never captured: it starts when what is enqueued there now is
-        done. What changes the source afterwards has to `follow` it.
+        done. What changes the source afterwards has to wait for it (`record_event` here, `wait_event` there).
         """
 
     @abstractmethod
-    def mark(self) -> Any:
-        """An event: everything that is enqueued now is done."""
+    def record_event(self) -> Any:
+        """Return an event that comes when everything that is enqueued now is done."""
 
     @abstractmethod
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         """Let what is enqueued from now on wait for an event of another device."""
 
     @abstractmethod

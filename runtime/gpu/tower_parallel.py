@@ -207,15 +207,15 @@ class TowerParallelBackend(Backend):
     def _send(self, source: Sequence[DeviceArray], target: Sequence[DeviceArray]) -> None:
         """Enqueue copies from the context tower's GPU to the denoiser's."""
         for there, here in zip(source, target, strict=True):
-            self._denoiser.device.receive(here, self._context.device, there)
-        self._sent = self._denoiser.device.mark()
+            self._denoiser.device.copy_from(here, self._context.device, there)
+        self._sent = self._denoiser.device.record_event()
 
     def _await_sent(self) -> None:
         """Let what the context tower does next wait for the last copy, which reads what it will change: the
         same state, or one whose slot was that state's.
         """
         if self._sent is not None:
-            self._context.device.follow(self._sent)
+            self._context.device.wait_event(self._sent)
             self._sent = None
 
     def _slots(self, state: ContextState) -> tuple[Slot, Slot]:

@@ -52,7 +52,7 @@ class HostDevice(Device):
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
         self.graphs: list[_HostGraph] = []
-        self.followed: list[Any] = []  # events of other devices that were waited for
+        self.waited_events: list[Any] = []  # events of other devices that were waited for
         self._recording: list[Callable[[], None]] | None = None
 
     def activate(self) -> None:
@@ -99,20 +99,20 @@ class HostDevice(Device):
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), self.bytes_of(source)))
 
-    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
         assert isinstance(sender, HostDevice)
         assert sender is not self
         assert self._recording is None
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         assert self._recording is None
         return self.name, self.launches
 
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         assert event[0] != self.name
-        self.followed.append(event)
+        self.waited_events.append(event)
 
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))

@@ -80,10 +80,10 @@ def test_the_state_follows_before_the_host_waits(two):
     backend = engine._backend
     state = backend.new_state(1, 64)
     order = []
-    send, wait, follow = second.receive, first.wait, first.follow
-    second.receive = lambda *arguments: order.append(arguments[0].nbytes) or send(*arguments)
+    copy_from, wait, wait_event = second.copy_from, first.wait, first.wait_event
+    second.copy_from = lambda *arguments: order.append(arguments[0].nbytes) or copy_from(*arguments)
     first.wait = lambda: order.append("wait") or wait()
-    first.follow = lambda event: order.append("after the copy") or follow(event)
+    first.wait_event = lambda event: order.append("after the copy") or wait_event(event)
     ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
     backend.context(state, ids, four, place)
     mamba, rows = order[:2]
