@@ -95,8 +95,8 @@ def test_the_state_follows_before_the_host_waits(two):
     backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
     assert order[-4:] == ["wait", "after the copy", "wait", mamba]
     for name, tensor in state.tensors.items():
-        twin = state.tensors.twin.tensors[name]
-        np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
+        replica = state.tensors.replica.tensors[name]
+        np.testing.assert_array_equal(first.values(tensor), second.values(replica), err_msg=name)
 
 
 def test_lengths_that_are_set_back_count_on_both(two, engines):
