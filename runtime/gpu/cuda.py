@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
-from ttc.runtime.gpu.faults import Faults, keeps_failing
+from ttc.runtime.gpu.faults import Faults, is_sticky
 
 __all__ = ["CudaDevice", "loop_problem", "requirements"]
 
@@ -317,7 +317,7 @@ class CudaDevice(Device):
         self._gpu.set_current()
 
     def _free(self, address: int) -> None:
-        if not self._faults.kept:
+        if self._faults.sticky_error is None:
             self._gpu.set_current()
             self._checked(self._driver.cuMemFree(address))
 
@@ -333,7 +333,7 @@ class CudaDevice(Device):
         try:
             return call()
         except BackendError as fault:  # ours, with what TensorRT said of CUDA
-            if keeps_failing(str(fault)):
+            if is_sticky(str(fault)):
                 raise self._faults.error(str(fault)) from fault
             raise
         except Exception as fault:  # cuda.core, TensorRT and torch have no common base class

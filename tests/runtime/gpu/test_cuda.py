@@ -14,7 +14,7 @@ from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu import cuda as layer
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import DeviceArray, Memory
-from ttc.runtime.gpu.faults import _KEPT, keeps_failing
+from ttc.runtime.gpu.faults import _STICKY, is_sticky
 
 core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
@@ -233,16 +233,16 @@ def test_an_error_that_stays_is_remembered(device, said):
 def test_every_text_of_a_kept_error_is_known():
     """The names and texts are CUDA's own."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    for in_driver, in_runtime, text in _KEPT:
+    for in_driver, in_runtime, text in _STICKY:
         assert hasattr(driver.CUresult, f"CUDA_ERROR_{in_driver}")
         code = getattr(runtime.cudaError_t, f"cudaError{in_runtime}")
         said = runtime.cudaGetErrorString(code)[1].decode()
         assert text in said
         for words in (f"CUDA_ERROR_{in_driver}", f"cudaError{in_runtime}", f"CUDA error: {said}"):
-            assert keeps_failing(words), words
+            assert is_sticky(words), words
     for passing in ("InvalidValue", "MemoryAllocation", "StreamCaptureInvalidated", "NotReady"):
         code = getattr(runtime.cudaError_t, f"cudaError{passing}")
-        assert not keeps_failing(runtime.cudaGetErrorString(code)[1].decode())
+        assert not is_sticky(runtime.cudaGetErrorString(code)[1].decode())
 
 
 @pytest.mark.parametrize(
