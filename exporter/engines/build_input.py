@@ -1,7 +1,6 @@
 """What `ttc build` is given: a bundle, one of its graphs as a single file, or a foreign ONNX file."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import onnx_ir as ir
 
 from ttc.errors import BundleError, InputError
 from ttc.exporter.passes.describe import PREFIX
+from ttc.formats.bundle import graph_digest
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
@@ -131,4 +131,4 @@ def _digest(path: Path, external: list[Path]) -> str:
     for file in (path, *external):
         with file.open("rb") as content:
             digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return digests[0] if not external else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return graph_digest(digests[0], digests[1:])
