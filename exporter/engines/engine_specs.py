@@ -13,10 +13,8 @@ from ttc.base.dims import letters, sizes_of
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.compile import Task
-from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import Cut, cut
 from ttc.exporter.passes.fix_dims import fix_dims
-from ttc.exporter.passes.free_weights import free_weights
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
@@ -79,7 +77,7 @@ def make_jobs(
 
 def cut_graph(source: GraphSource, bake: bool) -> Cut:
     """A graph cut at its leaf ops; the same source gives the same program."""
-    model = _model(source, bake)
+    model = source.network_model(bake)
     inline_composites(model)
     return cut(model, source.role)
 
@@ -96,19 +94,10 @@ def job_problems(source: GraphSource, form: str, network: Network, model: ir.Mod
 
 
 def _whole(source: GraphSource, network: Network, bake: bool) -> Job:
-    model = _model(source, bake)
+    model = source.network_model(bake)
     low, _, high = network.ranges
     fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
     return _job(network.name, source.role, model, network.ranges)
-
-
-def _model(source: GraphSource, bake: bool) -> ir.Model:
-    model = source.model()
-    if not bake and not source.foreign:
-        free_weights(model)
-    if source.role == "context" and not source.foreign:
-        cache_rows(model)
-    return model
 
 
 def _job(name: str, role: str, model: ir.Model, ranges: Ranges) -> Job:

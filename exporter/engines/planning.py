@@ -17,8 +17,6 @@ from ttc.exporter.engines.capabilities import graph_problems, profile_problems
 from ttc.exporter.engines.engine_specs import FORMS, Network, Ranges, job_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
-from ttc.exporter.passes.cache_rows import cache_rows
-from ttc.exporter.passes.free_weights import free_weights
 from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
 
 __all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
@@ -120,10 +118,10 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     problems.extend(profile_problems(source.graphs[0], profile))
     graphs = []
     for graph in source.graphs:
-        loaded = graph.model()
-        problems.extend(graph_problems(graph, loaded, settings.backend))
-        planned = _graph_plan(graph, loaded, profile, settings)
-        problems.extend(job_problems(graph, settings.form, planned.networks[0], loaded))
+        model = graph.network_model(settings.bake)
+        problems.extend(graph_problems(graph, model, settings.backend))
+        planned = _graph_plan(graph, model, profile, settings)
+        problems.extend(job_problems(graph, settings.form, planned.networks[0], model))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
     place = Path(output) if output is not None else source.default_output
@@ -189,10 +187,6 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
 
 def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, settings: Settings) -> GraphPlan:
     ranges = _ranges(source, profile, settings)
-    if not source.foreign:
-        free_weights(model)
-    if source.role == "context" and not source.foreign:
-        cache_rows(model)
     nodes = sum(1 for _ in model.graph)
     networks = _networks(source, profile, settings, ranges)
     whole = nodes * len(networks) * _SECONDS_PER_NODE

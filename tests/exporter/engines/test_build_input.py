@@ -21,3 +21,15 @@ def test_builder_and_bundle_agree_on_digests(tmp_path, monkeypatch):
     both = [files["context.onnx"].sha256, files["context.onnx.data"].sha256]
     assert digests["context"] == hashlib.sha256(json.dumps(both).encode()).hexdigest()
     assert digests["step"] == files["step.onnx"].sha256
+
+
+def test_weights_stay_inside_when_baked(bundles):
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        weights = {name for name, entry in bundle.weights.items() if "context" in entry.graphs}
+    context = read_source(bundles("tiny_a")).graphs[0]
+    for bake in (False, True):
+        graph = context.network_model(bake).graph
+        inside = {name for name in graph.initializers if not name.startswith("constant.")}
+        assert inside == (weights if bake else set())
+        assert weights & {value.name for value in graph.inputs} == (set() if bake else weights)
+        assert "k_rows.3" in {value.name for value in graph.outputs}
