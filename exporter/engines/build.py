@@ -14,8 +14,8 @@ from ttc import __version__
 from ttc.errors import BackendError, InputError, TtcError
 from ttc.exporter.engines.build_phases import Stage, joined, stage
 from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_folder
-from ttc.exporter.engines.engine_specs import make_jobs
 from ttc.exporter.engines.isolated import IsolatedCompiler
+from ttc.exporter.engines.lower_graph import engine_specs
 from ttc.exporter.engines.planning import BuildPlan, GraphPlan, Settings, make_plan
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.atomic_folder import folder_writer
@@ -229,19 +229,19 @@ class _Work:
 
     def _build(self, graph: GraphPlan) -> dict[str, bytes]:
         settings = self._plan.settings
-        jobs, program = make_jobs(graph.source, settings.form, graph.networks, settings.bake)
+        specs, program = engine_specs(graph.source, settings.form, graph.variants, settings.bake)
         files: dict[str, bytes] = {}
         records = {}
-        for place, job in enumerate(jobs):
-            self._say(job.name, place, len(jobs))
-            built = self._compiler.build(job.task())
+        for done, spec in enumerate(specs):
+            self._say(spec.name, done, len(specs))
+            built = self._compiler.build(spec)
             self._stages = joined(self._stages, built.stages)
-            files[f"{job.name}.engine"] = built.engine
-            files[f"{job.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
-            records[job.name] = dataclasses.asdict(
-                EngineRecord(job.role, job.inputs, job.outputs, len(built.layers))
+            files[f"{spec.name}.engine"] = built.engine
+            files[f"{spec.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
+            records[spec.name] = dataclasses.asdict(
+                EngineRecord(spec.role, spec.inputs, spec.outputs, len(built.layers))
             )
-        self._say(graph.source.role, len(jobs), len(jobs))
+        self._say(graph.source.role, len(specs), len(specs))
         if program is not None:
             files[f"{graph.source.role}.program.json"] = json.dumps(program.to_dict()).encode()
         return files | {"records.json": json.dumps(records).encode()}
@@ -271,7 +271,7 @@ class _Work:
             "role": graph.source.role,
             "dtype": graph.source.compute_dtype,
             "networks": {
-                network.name: [dict(sizes) for sizes in network.ranges] for network in graph.networks
+                variant.name: [dict(sizes) for sizes in variant.ranges] for variant in graph.variants
             },
             "backend": settings.backend,
             "version": self._plan.version,

@@ -14,7 +14,7 @@ from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import GraphSource, Source, read_source
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
-from ttc.exporter.engines.engine_specs import FORMS, Network, Ranges, job_problems
+from ttc.exporter.engines.lower_graph import FORMS, EngineVariant, Ranges, spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
 from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
@@ -41,10 +41,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """One graph: its networks, its memory at the largest sizes, and an estimate of the build's seconds."""
+    """What is planned for one graph.
+
+    Attributes:
+        source: the graph.
+        variants: what engines are built of it for.
+        memory: at the largest sizes of the profile.
+        nodes: how many it has.
+        seconds: an estimate of what its build takes.
+    """
 
     source: GraphSource
-    networks: tuple[Network, ...]
+    variants: tuple[EngineVariant, ...]
     memory: Memory
     nodes: int
     seconds: float
@@ -118,10 +126,10 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     problems.extend(profile_problems(source.graphs[0], profile))
     graphs = []
     for graph in source.graphs:
-        model = graph.network_model(settings.bake)
-        problems.extend(graph_problems(graph, model, settings.backend))
-        planned = _graph_plan(graph, model, profile, settings)
-        problems.extend(job_problems(graph, settings.form, planned.networks[0], model))
+        network = graph.network_model(settings.bake)
+        problems.extend(graph_problems(graph, network, settings.backend))
+        planned = _graph_plan(graph, network, profile, settings)
+        problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
     place = Path(output) if output is not None else source.default_output
@@ -188,26 +196,26 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
 def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, settings: Settings) -> GraphPlan:
     ranges = _ranges(source, profile, settings)
     nodes = sum(1 for _ in model.graph)
-    networks = _networks(source, profile, settings, ranges)
-    whole = nodes * len(networks) * _SECONDS_PER_NODE
+    variants = _variants(source, profile, settings, ranges)
+    whole = nodes * len(variants) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
     memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
-    return GraphPlan(source, networks, memory, nodes, seconds)
+    return GraphPlan(source, variants, memory, nodes, seconds)
 
 
-def _networks(
+def _variants(
     source: GraphSource, profile: BuildProfile, settings: Settings, ranges: Ranges
-) -> tuple[Network, ...]:
-    """One network, or one for each length that the context tower reads at once."""
+) -> tuple[EngineVariant, ...]:
+    """Return one variant, or one for each length that the context tower reads at once."""
     lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
     if source.foreign or len(lengths) < 2:
-        return (Network(source.role, ranges),)
+        return (EngineVariant(source.role, ranges),)
     low, usual, high = ranges
-    networks = []
+    variants = []
     for length in lengths:
         fixed = [{**sizes, "L": length, "R": min(sizes["R"], length)} for sizes in (low, usual, high)]
-        networks.append(Network(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
-    return tuple(networks)
+        variants.append(EngineVariant(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
+    return tuple(variants)
 
 
 def _ranges(source: GraphSource, profile: BuildProfile, settings: Settings) -> Ranges:

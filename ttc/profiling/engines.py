@@ -5,7 +5,7 @@ import importlib
 from ttc.base.dtypes import numpy_dtype
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.exporter.engines.build_input import GraphSource
-from ttc.exporter.engines.engine_specs import cut_graph
+from ttc.exporter.engines.lower_graph import cut_graph
 from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
 from ttc.profiling.engine_profiler import EngineProfiler, OperationTime

@@ -9,7 +9,7 @@ from tests.support.build_models import content, write_model
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines import build as build_module
 from ttc.exporter.engines.build import build
-from ttc.exporter.engines.engine_specs import make_jobs
+from ttc.exporter.engines.lower_graph import engine_specs
 from ttc.exporter.engines.planning import Settings, make_plan
 from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import GRAPH_ROLES
@@ -66,16 +66,16 @@ def test_a_fixed_profile_gives_an_engine_for_each_length(bundles, tmp_path):
     profile = load_build_profile("latency").override({"capacity": {"max": 2048}})
     plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", Settings(profile=profile))
     (graph,) = plan.graphs
-    assert [network.name for network in graph.networks] == ["context-1", "context-16", "context-128"]
-    jobs, _ = make_jobs(graph.source, "whole", graph.networks, bake=False)
-    for job, length in zip(jobs, (1, 16, 128), strict=True):
-        tensors = {tensor.name: tensor for tensor in (*job.inputs, *job.outputs)}
+    assert [variant.name for variant in graph.variants] == ["context-1", "context-16", "context-128"]
+    specs, _ = engine_specs(graph.source, "whole", graph.variants, bake=False)
+    for spec, length in zip(specs, (1, 16, 128), strict=True):
+        tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
         assert tensors["input_ids"].shape == (1, length)
         assert tensors["saved_xbc.0"].shape[:2] == (1, length)
         positions = tensors["logit_positions"]
         assert (positions.min, positions.max) == ((1, 1), (1, min(length, 16)))
         assert tensors["k_cache.3"].shape[2] == "C"
-    assert len(make_jobs(graph.source, "cut", graph.networks[:1], bake=False)[0]) > 1
+    assert len(engine_specs(graph.source, "cut", graph.variants[:1], bake=False)[0]) > 1
 
 
 def test_baked_weights_are_inside(bundles, tmp_path):
