@@ -19,7 +19,6 @@ from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
 from ttc.runtime.prompts import Prompt, read_prompts
-from ttc.verify.admission import check_backends, check_memory, check_names
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import (
@@ -31,6 +30,7 @@ from ttc.verify.generation import (
 )
 from ttc.verify.native import check_native
 from ttc.verify.observe import Observation, observe
+from ttc.verify.preflight import check_backends, check_memory, check_names
 from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
 from ttc.verify.scenario import Scenario, Shapes, make_scenario
 from ttc.verify.tolerances import tolerances_of
@@ -81,7 +81,7 @@ def verify(
     Raises:
         InputError, BundleError: nothing to verify, or more than this machine's memory holds in float32.
         BackendError: a backend that was asked for cannot run here, or torch is missing.
-        What `ttc.verify.admission` finds is raised before anything is computed.
+        What `ttc.verify.preflight` finds is raised before anything is computed.
     """
     say = progress or (lambda line: None)
     check_names(backends)
