@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -133,7 +133,7 @@ class Bench:
     def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
         """The two matrix products of the experts alone, against the bytes of the experts that are hit."""
         config, found = self.config, []
-        layer = config.pattern.index("E")
+        layer = config.layers.index(LayerKind.MOE)
         prefix = f"{DENOISER}.layers.{layer}.mixer.experts."
         up, down = (weights.tensors[f"{prefix}{kind}_proj.weight"] for kind in ("up", "down"))
         for distinct in self._distinct:

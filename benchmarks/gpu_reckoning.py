@@ -155,7 +155,7 @@ def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
     spare: bytes for state, buffers and the libraries.
     """
     total = config.num_layers
-    every_kind = 1 + max(config.pattern.index(kind) for kind in set(config.pattern))
+    every_kind = 1 + max(config.layers.index(kind) for kind in set(config.layers))
     for layers in range(total, every_kind - 1, -1):
         part = shortened(config, layers)
         towers = [tower_bytes(part, tower) for tower in (CONTEXT, DENOISER)]

@@ -10,7 +10,7 @@ from ttc.base.names import BACKENDS
 from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import columns, progress, write_json
 from ttc.errors import InputError
-from ttc.model.config import LAYER_KINDS
+from ttc.model.config import kind_label
 
 if TYPE_CHECKING:
     from ttc.profiling.report import Part, PhaseProfile, Profile, Total
@@ -157,7 +157,7 @@ def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:
 
 def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[tuple[str, ...]]:
     def kind(part: "Part") -> str:
-        return LAYER_KINDS.get(part.kind, part.kind)
+        return kind_label(part.kind)
 
     def layer(part: "Part") -> str:
         return f"{part.place} ({kind(part)})" if part.layer is not None else part.place

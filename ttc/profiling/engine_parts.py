@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttc.formats.program import OP, Instruction
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig, kind_label
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, ttc_op_cost
@@ -137,4 +137,4 @@ def _kind(place: str, config: ModelConfig) -> str:
     letters = [config.pattern[int(p[7:])] if p.startswith("layers.") else p for p in place.split(" + ")]
     if len(letters) == 1:
         return letters[0]
-    return " + ".join(dict.fromkeys(LAYER_KINDS.get(letter, letter) for letter in letters))
+    return " + ".join(dict.fromkeys(kind_label(letter) for letter in letters))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig
 from ttc.verify.observe import Floats, Observation
 from ttc.verify.report import Comparison, Finding
 from ttc.verify.tolerances import Tolerances
@@ -75,7 +75,7 @@ def first_fault(config: ModelConfig, comparisons: Sequence[Comparison]) -> Findi
     first = next((c for c in of_call if not c.passed and c.layer is not None), failed[0])
     if first.layer is not None and first.tensor == "residual":
         first = _where_it_began(first, [c for c in of_call if c.tensor == "residual"])
-    kind = None if first.layer is None else LAYER_KINDS[config.pattern[first.layer]]
+    kind = None if first.layer is None else config.layers[first.layer].label
     return Finding(first.call, first.tower, first.layer, kind, first.tensor, first.distance, first.tolerance)
 
 

@@ -21,8 +21,6 @@ from ttc.verify.tolerances import TRANSFORMERS
 
 __all__ = ["check_native", "native_model"]
 
-_KINDS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
-
 
 def check_native(bundle: Bundle, reference: Engine, say: Callable[[str], None]) -> NativeCheck:
     """Compare the logits of the built-in prompts at every position."""
@@ -82,7 +80,7 @@ def _native_config(config: ModelConfig, attention: str) -> Any:
 
     mixed = config.n_routed_experts > 0
     given: dict[str, Any] = {
-        "layers_block_type": [_KINDS[kind] for kind in config.pattern],
+        "layers_block_type": [kind.scope for kind in config.layers],
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "layer_norm_epsilon": config.layer_norm_epsilon,

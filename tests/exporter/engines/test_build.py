@@ -14,6 +14,7 @@ from ttc.exporter.engines.planning import Settings, make_plan
 from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
+from ttc.model.config import LayerKind
 from ttc.profiles.build_profile import load_build_profile
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -141,7 +142,9 @@ def test_the_plan_counts_memory(bundles):
         for graph in plan.graphs:
             names = [n for n, entry in bundle.weights.items() if graph.source.role in entry.graphs]
             assert graph.memory.weights == sum(bundle.read_weight(name).nbytes for name in names)
-    cache = 2 * config.pattern.count("*") * config.num_key_value_heads * 4096 * config.head_dim * 4
+    cache = (
+        2 * config.layers.count(LayerKind.ATTENTION) * config.num_key_value_heads * 4096 * config.head_dim * 4
+    )
     denoiser = next(graph for graph in plan.graphs if graph.source.role == "denoiser")
     assert denoiser.memory.kv_cache == cache
     assert 0 < denoiser.memory.mamba_state < cache
