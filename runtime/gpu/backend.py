@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
-from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
+from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
@@ -82,7 +82,7 @@ class DeviceBackend(Backend):
         if self._levels.level >= PER_BLOCK:
             self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, PER_STEP)
         writes = None
-        if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
+        if not executor.in_place and LayerKind.ATTENTION in config.layers and self._levels.level > HOST:
             writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
         self._writer = CacheWriter(device, writes)
         self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
@@ -228,7 +228,7 @@ class DeviceBackend(Backend):
             return super().sample(logits, how)
         with self.lock:
             self._check_open()
-            nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
+            nothing = dict.fromkeys((*STEP_INPUTS, *DENOISER_INPUTS), 0)
             logits.inputs.upload(**nothing | sampling_inputs(how))
             logits.choose.run()
             return sampled_tokens(logits.outputs.download())

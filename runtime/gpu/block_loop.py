@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.model.graphs import STEP_OUTPUTS
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.graphs import BlockGraph, Levels
 from ttc.runtime.interface.backend import StepOutputs
@@ -59,7 +60,7 @@ extern "C" __global__ void ttc_block_update(
 """
 SOURCE = _DECLARED + _BODY
 # What the kernel reads of a step's outputs and writes of its inputs, in its order.
-_READ = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
+_READ = tuple(tensor.name for tensor in STEP_OUTPUTS)
 _WRITTEN = ("block_ids", "t", "step", "steps_left")
 
 Ints = npt.NDArray[np.int32]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.base.dims import Shape
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import (
+    CONTEXT_INPUTS,
+    DENOISER_INPUTS,
     SAMPLING_INPUTS,
     SAMPLING_OUTPUTS,
     STEP_INPUTS,
@@ -202,16 +203,10 @@ class ContextBuffers:
 
     def __init__(self, slot: Slot, length: int, places: int) -> None:
         scope, sizes = slot.scope, slot.sizes(length, places)
-        specs: Mapping[str, tuple[str, Shape]] = {
-            "input_ids": ("int32", ("B", "L")),
-            "lengths": ("int32", ("B",)),
-            "commit_len": ("int32", ("B",)),
-            "logit_positions": ("int32", ("B", "R")),
-        }
-        inputs = self.inputs = PackedBuffer(scope, {**specs, **SAMPLING_INPUTS}, sizes)
+        inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
         self.chosen = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
         self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
-        own = {name: inputs.device[name] for name in specs} | {"logits": self.logits}
+        own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
         tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
         choose = slot.choice(inputs, self.logits, self.chosen, sizes)
@@ -234,18 +229,14 @@ class BlockBuffers:
     def __init__(self, slot: Slot, length: int) -> None:
         scope, config, B = slot.scope, slot.config, slot.batch
         device, sizes = scope.device, slot.sizes(length)
-        self.inputs = PackedBuffer(
-            scope, {**STEP_INPUTS, "t": ("float32", ("B",)), "lengths": ("int32", ("B",))}, sizes
-        )
+        self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS}, sizes)
         self.outputs = PackedBuffer(scope, STEP_OUTPUTS, sizes)
         self.logits = scope.array("float32", (B, length, config.vocab_size))
         small = self.inputs.device
         denoise = slot.executor.bind(
             scope,
             "denoiser",
-            {name: small[name] for name in ("block_ids", "t", "lengths")}
-            | slot.state
-            | {"logits": self.logits},
+            {name: small[name] for name in DENOISER_INPUTS} | slot.state | {"logits": self.logits},
             sizes,
         )
         # The step graph's own t is not used: the host or the loop's kernel writes the next one.

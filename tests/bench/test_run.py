@@ -26,6 +26,7 @@ from ttc.formats.manifest import ShardRecord
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_mamba_state
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -173,8 +174,7 @@ class DropsTheSeed(Backend):
     ) -> Any:
         empty = self._inner.new_state(state.batch, state.capacity).tensors
         seedless = {
-            name: empty[name] if name.startswith(("conv_state", "ssm_state")) else tensor
-            for name, tensor in state.tensors.items()
+            name: empty[name] if is_mamba_state(name) else tensor for name, tensor in state.tensors.items()
         }
         return self._inner.denoise(ContextState(state.capacity, state.lengths, seedless), block_ids, t)
 

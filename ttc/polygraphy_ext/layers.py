@@ -24,6 +24,7 @@ from ttc.errors import InputError, TtcError
 from ttc.exporter.passes.fold_layers import fold_layers
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_kv_cache
 from ttc.polygraphy_ext.inputs import GRAPHS, BundleInputs
 from ttc.verify.backends import open_reference, tap_layers
 
@@ -59,7 +60,7 @@ def _reference(
 ) -> dict[str, npt.NDArray[Any]]:
     reference = open_reference(bundle, "float32")
     backend = reference.backend
-    caches = [array for name, array in feed.items() if name.startswith("k_cache")]
+    caches = [array for name, array in feed.items() if is_kv_cache(name)]
     capacity = caches[0].shape[2] if caches else 0
     state = backend.write_state(capacity, feed["lengths"], feed)
     if graph == "denoiser":

@@ -1,6 +1,6 @@
 """A tower of a bundle, and a whole generation, as runners of Polygraphy.
 
-Inputs and outputs have the names of the graphs (`ttc.exporter.onnx.graphs`), so that what one of these
+Inputs and outputs have the names of the graphs (`ttc.model.graphs`), so that what one of these
 computes can be compared with what any other runner computes from the ONNX file.
 """
 
@@ -14,6 +14,7 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_kv_cache, new_name
 from ttc.polygraphy_ext.inputs import GRAPHS, input_types
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
@@ -75,7 +76,7 @@ class TowerRunner(_BundleRunner):
     def infer_impl(self, feed_dict: dict[str, npt.NDArray[Any]]) -> Outputs:
         """Run the tower; of the context tower the new state follows the logits."""
         backend, feeds = self._backend, {name: np.asarray(value) for name, value in feed_dict.items()}
-        caches = [array for name, array in feeds.items() if name.startswith("k_cache")]
+        caches = [array for name, array in feeds.items() if is_kv_cache(name)]
         capacity = caches[0].shape[2] if caches else int(feeds["lengths"].max()) + 512
         state = backend.write_state(capacity, feeds["lengths"], feeds)
         start = time.perf_counter()
@@ -88,7 +89,7 @@ class TowerRunner(_BundleRunner):
         outputs: Outputs = OrderedDict(logits=logits)
         if self._graph == "context":
             after = backend.read_state(state)
-            outputs.update((f"new_{name}", array) for name, array in after.items())
+            outputs.update((new_name(name), array) for name, array in after.items())
         return outputs
 
 

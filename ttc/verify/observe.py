@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError
+from ttc.model.graphs import is_kv_cache
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import ContextState
 from ttc.verify.scenario import Context, Denoise, Scenario
@@ -75,7 +76,7 @@ def _state(backend: Backend, state: ContextState) -> dict[str, Floats] | None:
     except BackendError:
         return None
     for name, array in tensors.items():
-        if name.startswith(("k_cache", "v_cache")):
+        if is_kv_cache(name):
             counts = np.arange(array.shape[2])[None, None, :, None] < state.lengths[:, None, None, None]
             tensors[name] = np.where(counts, array, np.float32(0))
     return tensors

@@ -13,12 +13,20 @@ from onnxruntime import OrtValue
 
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import (
+    STEP_OUTPUTS,
+    GraphTensor,
+    mamba_state,
+    new_name,
+    saved_inputs,
+    state_tensors,
+)
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, state_layout
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["OnnxRuntimeBackend"]
 
-_STEP_OUTPUTS = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
+_STEP_OUTPUTS = tuple(tensor.name for tensor in STEP_OUTPUTS)
 
 
 class OnnxRuntimeBackend(Backend):
@@ -43,12 +51,10 @@ class OnnxRuntimeBackend(Backend):
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
-        self._state_names = [tensor.name for tensor in state_layout(config, 0)]
-        self._mamba_names = [
-            name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))
-        ]
-        mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
-        self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
+        self._state = state_tensors(config)
+        self._state_names = [tensor.name for tensor in self._state]
+        self._mamba_names = [tensor.name for tensor in mamba_state(config)]
+        self._saved_names = [tensor.name for tensor in saved_inputs(config)]
 
     @property
     def device_name(self) -> str:
@@ -61,11 +67,10 @@ class OnnxRuntimeBackend(Backend):
         return str(self._dtype)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
+        sizes = {"B": batch, "C": capacity}
         tensors = {
-            tensor.name: self._value(
-                np.zeros((batch, *tensor.shape), np.float32 if tensor.float32 else self._dtype)
-            )
-            for tensor in state_layout(self.config, capacity)
+            tensor.name: self._value(np.zeros(tensor.sizes(sizes), self._dtype_of(tensor)))
+            for tensor in self._state
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
@@ -83,10 +88,10 @@ class OnnxRuntimeBackend(Backend):
             "commit_len": self._value(commit_len),
             "logit_positions": self._value(logit_positions),
         }
-        new_names = [f"new_{name}" for name in self._state_names]
+        new_names = [new_name(name) for name in self._state_names]
         saved_names = self._saved_names if save else []
         outputs = self._run("context", feeds, ["logits", *new_names, *saved_names])
-        state.tensors = {name: outputs[f"new_{name}"] for name in self._state_names}
+        state.tensors = {name: outputs[new_name(name)] for name in self._state_names}
         state.lengths = state.lengths + commit_len
         return ContextCall(outputs["logits"], {name: outputs[name] for name in saved_names})
 
@@ -94,8 +99,8 @@ class OnnxRuntimeBackend(Backend):
         if self._mamba_names:
             mamba_state = {name: state.tensors[name] for name in self._mamba_names}
             feeds = {"commit_len": self._value(commit_len)} | saved | mamba_state
-            outputs = self._run("advance", feeds, [f"new_{name}" for name in self._mamba_names])
-            state.tensors = state.tensors | {name: outputs[f"new_{name}"] for name in self._mamba_names}
+            outputs = self._run("advance", feeds, [new_name(name) for name in self._mamba_names])
+            state.tensors = state.tensors | {name: outputs[new_name(name)] for name in self._mamba_names}
         state.lengths = state.lengths + commit_len
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> OrtValue:
@@ -124,16 +129,17 @@ class OnnxRuntimeBackend(Backend):
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         made = {
-            tensor.name: self._value(
-                np.asarray(tensors[tensor.name], np.float32 if tensor.float32 else self._dtype)
-            )
-            for tensor in state_layout(self.config, capacity)
+            tensor.name: self._value(np.asarray(tensors[tensor.name], self._dtype_of(tensor)))
+            for tensor in self._state
         }
         return ContextState(capacity, np.asarray(lengths, np.int32), made)
 
     def close(self) -> None:
         self._sessions.clear()
         self._weights.clear()
+
+    def _dtype_of(self, tensor: GraphTensor) -> np.dtype[Any]:
+        return np.dtype(tensor.dtype_in(str(self._dtype)))
 
     def _value(self, array: npt.NDArray[Any]) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)

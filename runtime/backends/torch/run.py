@@ -11,11 +11,12 @@ from torch import Tensor
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import COMPUTE, GraphTensor, layer_names, state_tensors
 from ttc.model.towers import CONTEXT, DENOISER, RunOp, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, state_layout
+from ttc.runtime.interface.state import ContextState
 
 __all__ = ["TorchBackend"]
 
@@ -40,6 +41,7 @@ class TorchBackend(Backend):
         time_dtype: torch.dtype | None = None,
     ) -> None:
         self.config, self._dtype, self._device, self._time_dtype = config, dtype, device, time_dtype
+        self._state = state_tensors(config)
         self.record: towers.Record | None = None
         self.run_op: RunOp = run_naive
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}
@@ -54,13 +56,10 @@ class TorchBackend(Backend):
         return torch.get_num_threads() if self._device.type == "cpu" else None
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
+        sizes = {"B": batch, "C": capacity}
         tensors = {
-            tensor.name: torch.zeros(
-                (batch, *tensor.shape),
-                dtype=torch.float32 if tensor.float32 else self._dtype,
-                device=self._device,
-            )
-            for tensor in state_layout(self.config, capacity)
+            tensor.name: torch.zeros(tensor.sizes(sizes), dtype=self._dtype_of(tensor), device=self._device)
+            for tensor in self._state
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
@@ -84,7 +83,7 @@ class TorchBackend(Backend):
             self._by_layer(state),
             self.record,
         )
-        names = [tensor.name for tensor in state_layout(self.config, state.capacity)]
+        names = [tensor.name for tensor in self._state]
         flat = [tensor for layer in new_state for tensor in layer]
         state.tensors = dict(zip(names, flat, strict=True))
         state.lengths = state.lengths + commit_len
@@ -97,10 +96,10 @@ class TorchBackend(Backend):
         for i, (layer_saved, layer_state) in enumerate(zip(saved, self._by_layer(state), strict=True)):
             if layer_saved:
                 xbc, dt = layer_saved
-                conv, ssm = towers.advance_layer(
+                after = towers.advance_layer(
                     self.config, weights.layers[i], self.run_op, xbc, dt, count, layer_state
                 )
-                state.tensors = state.tensors | {f"conv_state.{i}": conv, f"ssm_state.{i}": ssm}
+                state.tensors = state.tensors | dict(zip(layer_names(self.config, i), after, strict=True))
         state.lengths = state.lengths + commit_len
 
     @torch.inference_mode()
@@ -140,10 +139,10 @@ class TorchBackend(Backend):
         made = {
             tensor.name: torch.as_tensor(
                 np.array(tensors[tensor.name], np.float32),
-                dtype=torch.float32 if tensor.float32 else self._dtype,
+                dtype=self._dtype_of(tensor),
                 device=self._device,
             )
-            for tensor in state_layout(self.config, capacity)
+            for tensor in self._state
         }
         return ContextState(capacity, np.asarray(lengths, np.int32), made)
 
@@ -155,13 +154,14 @@ class TorchBackend(Backend):
             raise BackendError("the engine is closed; load the bundle again")
         return self._towers[tower]
 
+    def _dtype_of(self, tensor: GraphTensor) -> torch.dtype:
+        return self._dtype if tensor.dtype == COMPUTE else getattr(torch, tensor.dtype)
+
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _by_layer(self, state: ContextState) -> list[tuple[Tensor, ...]]:
-        tensors = state.tensors
-        pairs = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
         return [
-            tuple(tensors[f"{name}.{i}"] for name in pairs.get(kind, ()))
-            for i, kind in enumerate(self.config.pattern)
+            tuple(state.tensors[name] for name in layer_names(self.config, i))
+            for i in range(self.config.num_layers)
         ]

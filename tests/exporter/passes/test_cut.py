@@ -19,6 +19,7 @@ from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.program import ENGINE, OP, Program
 from ttc.formats.strictjson import Fields, parse_json
 from ttc.model.bundle import Bundle
+from ttc.model.config import LayerKind
 from ttc.plugins.ops import DOMAIN
 
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
@@ -71,8 +72,8 @@ def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
     assert set(parts.program.engines) == set(parts.segments)
     ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
-    assert ops["MambaScan"] == ops["MambaConv"] == config.pattern.count("M")
-    assert ops["MoeRouting"] == ops["MoeUp"] == config.pattern.count("E")
+    assert ops["MambaScan"] == ops["MambaConv"] == config.layers.count(LayerKind.MAMBA)
+    assert ops["MoeRouting"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
     assert set(ops) <= set(LEAVES)
     calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
@@ -182,7 +183,7 @@ def test_rows_of_a_cache_are_what_was_scattered_into_it(bundles, name):
     inputs = feeds(whole.graph, {}, config.vocab_size, seed=7)
     want, got = (run_whole(model, inputs, "DISABLE_ALL") for model in (whole, rows))
     caches = [output for output in want if "_cache." in output]
-    assert len(caches) == 2 * config.pattern.count("*")
+    assert len(caches) == 2 * config.layers.count(LayerKind.ATTENTION)
     assert not any("_cache." in output for output in got)
     L = inputs["input_ids"].shape[1]
     for output in caches:

@@ -8,6 +8,7 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
+from ttc.model.graphs import is_kv_cache
 from ttc.runtime.decoding.loop import Stopwatch, prefill
 from ttc.runtime.decoding.options import make_options
 from ttc.runtime.decoding.rows import Row
@@ -60,7 +61,7 @@ def check_row(backend, state, r, want, what):
     assert int(state.lengths[r]) == n, what
     for name, tensor in want.tensors.items():
         got, expected = backend.fetch(state.tensors[name])[r], backend.fetch(tensor)[0]
-        if name.startswith(("k_cache", "v_cache")):
+        if is_kv_cache(name):
             got, expected = got[:, :n], expected[:, :n]
         assert_close(got, expected, tolerances.CACHES, f"{what}: {name}")
 
