@@ -1,4 +1,4 @@
-"""The four mixers in plain torch (spec § 3), between a layer's norm and its residual.
+"""The four mixers in plain torch (docs/model.md, Mixers), between a layer's norm and its residual.
 
 Shapes as in `ttc.model.towers`. `w` holds the layer's weights by their names inside the layer.
 """

@@ -1,4 +1,4 @@
-"""Both towers in plain torch: the meaning of the model (spec §§ 2 to 4).
+"""Both towers in plain torch: the meaning of the model (docs/model.md).
 
 Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to
 tensors, so they may be mapped from the checkpoint, converted, or never materialised at all (the exporter

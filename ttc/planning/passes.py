@@ -93,7 +93,7 @@ def parameters(config: ModelConfig) -> int:
 
 
 def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> int:
-    """Context state of `rows` rows with `context` tokens each (spec § 4)."""
+    """Return the bytes of the context state of `rows` rows (docs/model.md, State) after `context` tokens."""
     conv = config.conv_dim * (config.conv_kernel - 1) * itemsize
     ssm = config.d_inner * config.ssm_state_size * 4
     cache = 2 * context * config.key_value_dim * itemsize
