@@ -13,30 +13,20 @@ from ttc.base.names import ENGINE_BACKENDS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import GraphSource, Source, read_source
+from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
 from ttc.exporter.engines.lower_graph import FORMS, EngineVariant, Ranges, spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
+from ttc.formats.signing import sign
 from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
 
-__all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
+__all__ = ["BuildPlan", "GraphPlan", "make_plan"]
 
 DEFAULT_PROFILE = "latency"
 # Seconds a node of the graph and a distinct segment took with TensorRT-RTX 1.7 on two cores without a GPU.
 _SECONDS_PER_NODE, _SECONDS_PER_SEGMENT = 0.017, 0.25
 _USUAL_SEGMENTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to build, as asked; checked by `make_plan`."""
-
-    backend: str = "tensorrt-rtx"
-    form: str = "whole"
-    profile: str | Path | BuildProfile | None = None
-    shapes: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    targets: tuple[str, ...] | None = None
-    bake: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class BuildPlan:
 
     source: Source
     output: Path
-    settings: Settings
+    settings: BuildSettings
     profile: BuildProfile
     targets: tuple[str, ...]
     version: str | None
@@ -102,11 +92,22 @@ class BuildPlan:
         }
 
 
-def make_plan(model: str | Path, output: str | Path | None, settings: Settings) -> BuildPlan:
+def make_plan(
+    model: str | os.PathLike[str], output: str | os.PathLike[str] | None, settings: BuildSettings
+) -> BuildPlan:
     """Read the model, resolve the settings, and look for everything that will not work.
 
-    Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way
-    of the build itself is listed in `problems`.
+    Args:
+        model: bundle folder or `.onnx` file.
+        output: folder of the engines; None: BUNDLE/engines, FILE.engines.
+        settings: the options of the build.
+
+    Returns:
+        The plan. What stands in the way of the build itself is listed in its `problems`.
+
+    Raises:
+        InputError: settings that mean nothing, or a file that cannot be read.
+        BundleError: a damaged bundle.
     """
     if settings.backend not in ENGINE_BACKENDS:
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
@@ -135,6 +136,7 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     place = Path(output) if output is not None else source.default_output
     if reason := _unusable(place):
         problems.append(reason)
+    problems.extend(_option_problems(settings))
     return BuildPlan(
         source,
         place,
@@ -171,7 +173,18 @@ def _unusable(place: Path) -> str | None:
     )
 
 
-def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfile:
+def _option_problems(settings: BuildSettings) -> Iterator[str]:
+    """Give what is wrong with the timing cache and with the key to sign with."""
+    if settings.timing_cache is not None and settings.backend == "tensorrt-rtx":
+        yield "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+    if settings.sign is not None:
+        try:
+            sign(b"", settings.sign)
+        except TtcError as fault:
+            yield str(fault)
+
+
+def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> BuildProfile:
     """The profile with its overrides; without one, the default fitted to the model."""
     changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
     if unknown := sorted(settings.shapes.keys() - set(DIMENSIONS)) if not source.graphs[0].foreign else []:
@@ -179,7 +192,7 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
     if isinstance(settings.profile, BuildProfile):
         return settings.profile.override(changes)
     if settings.profile is not None:
-        return load_build_profile(settings.profile).override(changes)
+        return load_build_profile(os.fspath(settings.profile)).override(changes)
     profile = load_build_profile(DEFAULT_PROFILE)
     config = source.graphs[0].config
     if config is not None and profile.capacity.max > config.max_position_embeddings:
@@ -193,7 +206,9 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
     return profile.override(changes)
 
 
-def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, settings: Settings) -> GraphPlan:
+def _graph_plan(
+    source: GraphSource, model: ir.Model, profile: BuildProfile, settings: BuildSettings
+) -> GraphPlan:
     ranges = _ranges(source, profile, settings)
     nodes = sum(1 for _ in model.graph)
     variants = _variants(source, profile, settings, ranges)
@@ -204,7 +219,7 @@ def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, set
 
 
 def _variants(
-    source: GraphSource, profile: BuildProfile, settings: Settings, ranges: Ranges
+    source: GraphSource, profile: BuildProfile, settings: BuildSettings, ranges: Ranges
 ) -> tuple[EngineVariant, ...]:
     """Return one variant, or one for each length that the context tower reads at once."""
     lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
@@ -218,7 +233,7 @@ def _variants(
     return tuple(variants)
 
 
-def _ranges(source: GraphSource, profile: BuildProfile, settings: Settings) -> Ranges:
+def _ranges(source: GraphSource, profile: BuildProfile, settings: BuildSettings) -> Ranges:
     if not source.foreign:
         low, usual, high = (profile.sizes(source.role, end) for end in ("min", "opt", "max"))
         return low, usual, high

@@ -21,8 +21,9 @@ import pytest
 from tests.support.host_device import HostDevice, no_compiler
 from tests.support.partitioned import naive_steps
 from ttc import __version__
+from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.lower_graph import engine_specs
-from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.exporter.engines.planning import make_plan
 from ttc.formats.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.formats.manifest import FileRecord
 from ttc.profiles.build_profile import BuildProfile, Range
@@ -37,7 +38,7 @@ PROFILE = BuildProfile(
 def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE) -> Path:
     """Write a set of engines for a bundle."""
     folder.mkdir(parents=True)
-    plan = make_plan(bundle, None, Settings(form=form, profile=profile))
+    plan = make_plan(bundle, None, BuildSettings(form=form, profile=profile))
     files, engines, programs = {}, {}, {}
     for planned in plan.graphs:
         graph = planned.source

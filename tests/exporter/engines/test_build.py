@@ -7,10 +7,11 @@ import pytest
 
 from tests.support.build_models import content, write_model
 from ttc.errors import BackendError, InputError
-from ttc.exporter.engines import build as build_module
 from ttc.exporter.engines.build import build
+from ttc.exporter.engines.build_graph import GraphBuilder
+from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.lower_graph import engine_specs
-from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.exporter.engines.planning import make_plan
 from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
@@ -65,7 +66,7 @@ def test_tensors_and_ranges_are_the_contract(bundles, tmp_path):
 
 def test_a_fixed_profile_gives_an_engine_for_each_length(bundles, tmp_path):
     profile = load_build_profile("latency").override({"capacity": {"max": 2048}})
-    plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", Settings(profile=profile))
+    plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", BuildSettings(profile=profile))
     (graph,) = plan.graphs
     assert [variant.name for variant in graph.variants] == ["context-1", "context-16", "context-128"]
     specs, _ = engine_specs(graph.source, "whole", graph.variants, bake=False)
@@ -101,9 +102,9 @@ def test_two_builds_are_the_same_bytes(bundles, tmp_path, role, form):
 
 def test_a_build_that_is_not_reproducible_is_told(step, tmp_path, monkeypatch):
     made = iter(range(100))
-    real = build_module._Work._build
+    real = GraphBuilder._build
     monkeypatch.setattr(
-        build_module._Work, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
+        GraphBuilder, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
     )
     with pytest.raises(BackendError, match="step: two builds of it differ"):
         build(step, tmp_path / "out", check_reproducible=True)
@@ -135,7 +136,7 @@ def test_layers_are_written_when_asked_for(step, tmp_path):
 
 
 def test_the_plan_counts_memory(bundles):
-    plan = make_plan(bundles("tiny_a"), None, Settings(shapes={"capacity": {"max": 4096}}))
+    plan = make_plan(bundles("tiny_a"), None, BuildSettings(shapes={"capacity": {"max": 4096}}))
     assert not plan.problems
     with Bundle.open(bundles("tiny_a")) as bundle:
         config = bundle.config
