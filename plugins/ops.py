@@ -97,7 +97,8 @@ class OpSpec:
                     f"{self.name}: {spec.name} has {len(shape)} dimensions, expected {_written(spec)}"
                 )
             for dim, size in zip(spec.shape, shape, strict=True):
-                self._check(spec, shape, dim, size, dims.setdefault(dim, size))
+                self._check(spec, shape, dim, size, dims.get(dim, size))
+                dims[dim] = size  # the last one counts: which tensor gives a size shows in a traced graph
         for dim, size in [*dims.items()]:
             if "*" not in dim and isinstance(size, int):
                 for letter in letters(dim) - dims.keys():
