@@ -41,8 +41,8 @@ def context_hidden(
         else ().
     """
     L = ids.shape[1]
-    place = torch.arange(L, device=ids.device)
-    visible = (place[:, None] >= place) & (real[:, None, :] | (place[:, None] == place))
+    position = torch.arange(L, device=ids.device)
+    visible = (position[:, None] >= position) & (real[:, None, :] | (position[:, None] == position))
     x = functional.embedding(ids, weights.embeddings)
     seeds: list[tuple[Tensor, ...]] = []
     for i, (kind, w) in enumerate(zip(config.layers, weights.layers, strict=True)):
@@ -191,7 +191,7 @@ def _chunk(
 
     Returns:
         output from tokens of the same chunk (R, S, H, P); decay over the chunk (R, H); what the chunk adds to
-        the state (R, H, P, N); decay from the chunk's start to each place (R, S, H).
+        the state (R, H, P, N); decay from the chunk's start to each position (R, S, H).
     """
     per_group = config.mamba_num_heads // config.n_groups
     S = x.shape[1]

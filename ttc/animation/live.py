@@ -118,25 +118,25 @@ class StepView:
             return self._round_headline(event)
         if self._mode != "diffusion":
             word = "round" if self._mode == "prompt-lookup" else "token"
-            place = f"{word} {event.block_index:3}"
+            where = f"{word} {event.block_index:3}"
         elif event.committed:
-            place = f"block {event.block_index:3}  done in {event.step:2} steps"
+            where = f"block {event.block_index:3}  done in {event.step:2} steps"
         else:
-            place = f"block {event.block_index:3}  step {event.step + 1:2}  {sum(event.masked):2} masked"
+            where = f"block {event.block_index:3}  step {event.step + 1:2}  {sum(event.masked):2} masked"
         if not self.nfe:
-            return place
+            return where
         # Positions decided so far; the last block may still be cut.
         decided = len(self.tokens) + (0 if event.committed else event.masked.count(False))
-        return f"{place}  NFE {self.nfe:3}  {decided / self.nfe:5.2f} tokens/NFE"
+        return f"{where}  NFE {self.nfe:3}  {decided / self.nfe:5.2f} tokens/NFE"
 
     def _round_headline(self, event: Event) -> str:
         """Of a round: the step, or how it came out, and what the policy expected of it."""
-        place = f"round {event.block_index:3}"
+        where = f"round {event.block_index:3}"
         if not event.committed:
             masked = sum(masked for _, masked, _ in self._drafted(event))
-            return f"{place}  step {event.step + 1:2}  {masked:2} masked"
+            return f"{where}  step {event.step + 1:2}  {masked:2} masked"
         if event.draft_record is None:
-            return f"{place}  from the prompt"
+            return f"{where}  from the prompt"
         done, plan = event.draft_record, event.draft_record.plan
         drafted = f"{done.drafted:2} drafted in {done.steps:2} steps, {done.accepted:2} accepted"
         ending = "corrected" if event.rejected else "continued"
@@ -145,7 +145,7 @@ class StepView:
         grounds = plan.reason
         if plan.expected_tokens is not None and plan.expected_seconds is not None:
             grounds += f": {plan.expected_tokens:.1f} tokens in {1e3 * plan.expected_seconds:.1f} ms"
-        return f"{place}  {drafted}, {ending}, {len(event.rejected):2} rejected  ({grounds})"
+        return f"{where}  {drafted}, {ending}, {len(event.rejected):2} rejected  ({grounds})"
 
     def _drafted(self, event: Event) -> list[tuple[str, bool, bool]]:
         """The cells of a step's block, in lossless mode without the first: it stands in the text already."""

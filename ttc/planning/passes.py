@@ -64,12 +64,11 @@ def context_pass(
 def denoiser_pass(
     config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
 ) -> Parts:
-    """One evaluation of the denoiser and the diffusion step behind it, by part; arguments as above."""
+    """One evaluation of the denoiser and the diffusion step after it, by part; arguments as above."""
     parts = _tower(config, rows, length, context, itemsize, routing)
     D = config.hidden_size
-    modulated = elementwise_cost(
-        rows * length * D, 2, itemsize, flops=4
-    )  # before the mixer, and the gate behind
+    # The modulation before the mixer, and the gate after it.
+    modulated = elementwise_cost(rows * length * D, 2, itemsize, flops=4)
     parts["time"] = (
         linear_cost(rows, TIME_FEATURES, D, itemsize)
         + linear_cost(rows, D, D, itemsize)

@@ -3,7 +3,7 @@
     python -m ttc.polygraphy_ext.layers BUNDLE --graph denoiser -o FOLDER
 
 writes FOLDER/layers.onnx, the tower with one node per layer (`ttc.exporter.passes.fold_layers`), and
-FOLDER/golden.npz: inputs for it, and what the reference computes from them behind every layer. Then
+FOLDER/golden.npz: inputs for it, and what the reference computes from them after every layer. Then
 
     polygraphy debug reduce FOLDER/layers.onnx -o wrong.onnx --no-reduce-inputs --ignore-fail-code 2 --check …
 
@@ -40,12 +40,12 @@ def write_layers(bundle: str, graph: str, folder: Path) -> None:
     (feed,) = BundleInputs(bundle, graph)
     with Bundle.open(bundle) as opened:
         model = ir.load(opened.graph_path(graph))
-        places = {layer: name for name, layer in tap_layers(model).items()}
-        outputs = [value for value in model.graph.outputs if value.name not in places.values()]
+        outputs_of_layers = {layer: name for name, layer in tap_layers(model).items()}
+        outputs = [value for value in model.graph.outputs if value.name not in outputs_of_layers.values()]
         model.graph.outputs[:] = outputs
         inline_ops(model)
         fold_layers(model)
-        golden = _reference(opened, graph, feed, places)
+        golden = _reference(opened, graph, feed, outputs_of_layers)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ir.save(model, folder / "layers.onnx")
@@ -56,7 +56,7 @@ def write_layers(bundle: str, graph: str, folder: Path) -> None:
 
 
 def _reference(
-    bundle: Bundle, graph: str, feed: dict[str, npt.NDArray[Any]], places: dict[int, str]
+    bundle: Bundle, graph: str, feed: dict[str, npt.NDArray[Any]], outputs_of_layers: dict[int, str]
 ) -> dict[str, npt.NDArray[Any]]:
     reference = open_reference(bundle, "float32")
     backend = reference.backend
@@ -68,7 +68,7 @@ def _reference(
     else:
         call = backend.context(state, feed["input_ids"], feed["commit_len"], feed["logit_positions"])
         logits = backend.fetch(call.logits)
-    found = {places[layer]: array for layer, array in reference.residuals.items()}
+    found = {outputs_of_layers[layer]: array for layer, array in reference.residuals.items()}
     return found | {"logits": logits}
 
 

@@ -37,7 +37,6 @@ class _BundleRunner(BaseRunner):  # type: ignore[misc]
         self._path, self._backend_name, self._device = bundle, backend, device
 
     def activate_impl(self) -> None:
-        """Load the bundle."""
         with Bundle.open(self._path) as bundle:
             if self._backend_name == REFERENCE:
                 self._backend: Backend = open_reference(bundle, "float32").backend
@@ -45,7 +44,6 @@ class _BundleRunner(BaseRunner):  # type: ignore[misc]
                 self._backend = open_candidate(self._backend_name, bundle, self._device, layers=False).backend
 
     def deactivate_impl(self) -> None:
-        """Let go of it."""
         self._backend.close()
         del self._backend
 
@@ -150,6 +148,6 @@ class _Block:
         assert event.confidence is not None, "a step has confidences"
         if not self.confidence:
             self.confidence = [0.0] * len(event.token_ids)
-        for place, (share, masked) in enumerate(zip(event.confidence, event.masked, strict=True)):
+        for position, (share, masked) in enumerate(zip(event.confidence, event.masked, strict=True)):
             if share is not None and not masked:
-                self.confidence[place] = share
+                self.confidence[position] = share

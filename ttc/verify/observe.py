@@ -32,7 +32,7 @@ class Watched(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One call: its name and tower, logits (None for `Advance`), the state behind it with what counts of it
+    """One call: its name and tower, logits (None for `Advance`), the state after it with what counts of it
     only (None where the backend does not show it), and residual streams by layer.
     """
 
@@ -56,8 +56,8 @@ def observe(
         residuals: Mapping[int, Floats] = {}
         if isinstance(call, Context):
             L = call.ids.shape[1]
-            places = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
-            last = np.tile(places, (B, 1))
+            positions = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
+            last = np.tile(positions, (B, 1))
             made = backend.context(state, call.ids, call.commit_len, last, call.save)
             logits, saved = backend.fetch(made.logits), made.saved
             residuals = dict(watched.residuals)
@@ -70,7 +70,7 @@ def observe(
 
 
 def _state(backend: Backend, state: ContextState) -> dict[str, Floats] | None:
-    """The state, of caches only what is committed: what lies behind is never read."""
+    """The state, of caches only what is committed: what lies beyond is never read."""
     try:
         tensors: dict[str, Any] = backend.read_state(state)
     except BackendError:

@@ -39,8 +39,6 @@ from ttc.verify.weights import check_weights
 __all__ = ["verify"]
 
 Say = Callable[[str], None]
-# Device and engines, as `ttc.load` takes them.
-Place = tuple[str | None, str | os.PathLike[str] | None]
 
 
 def verify(
@@ -94,7 +92,7 @@ def verify(
         reports, skipped = [], {}
         for name in backends or BACKENDS:
             try:
-                reports.append(_verify_backend(name, opened, (device, engines), sides, layers, say))
+                reports.append(_verify_backend(name, opened, device, engines, sides, layers, say))
             except (BackendError, BundleError, InputError) as fault:  # no device, no engines, another device
                 if backends is not None:
                     raise
@@ -159,9 +157,14 @@ class _Observed:
 
 
 def _verify_backend(
-    name: str, bundle: Bundle, place: Place, sides: _References, layers: bool, say: Say
+    name: str,
+    bundle: Bundle,
+    device: str | None,
+    engines: str | os.PathLike[str] | None,
+    sides: _References,
+    layers: bool,
+    say: Say,
 ) -> BackendReport:
-    device, engines = place
     candidate = open_candidate(name, bundle, device, layers, engines=engines)
     engine = Engine(candidate.backend)
     try:
@@ -200,11 +203,11 @@ def _verify_backend(
 def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Comparison]:
     """All comparisons with all references, call by call."""
     found: list[Comparison] = []
-    due = sides.observed(candidate.backend.limits)
-    for place, got in enumerate(observe(candidate, due.scenario, due.capacity, say)):
-        for dtype, observations in due.by_dtype.items():
+    expected = sides.observed(candidate.backend.limits)
+    for i, got in enumerate(observe(candidate, expected.scenario, expected.capacity, say)):
+        for dtype, observations in expected.by_dtype.items():
             tolerances = tolerances_of(candidate.computes_in, dtype)
-            found += compare(got, observations[place], tolerances, dtype, due.noise[place])
+            found += compare(got, observations[i], tolerances, dtype, expected.noise[i])
     return found
 
 
