@@ -25,7 +25,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ttc.bench.identity import load_average, machine, now
 from ttc.exporter.engines.build import build
 from ttc.exporter.engines.cache import CACHE_VARIABLE
-from ttc.exporter.engines.engine_specs import FORMS
+from ttc.exporter.engines.lower_graph import FORMS
 
 ROLES = ("context", "denoiser")
 

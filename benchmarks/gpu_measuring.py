@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -70,7 +70,7 @@ class Bench:
             slot = state.tensors.lease.slot
             if work.kind == "denoise":
                 buffers = slot.block(BLOCK)
-                buffers.inputs.upload(**_block_page(work.batch, self.config.mask_token_id))
+                buffers.inputs.upload(**_block_inputs(work.batch, self.config.mask_token_id))
                 steps = [buffers.denoise, buffers.commit]
             else:
                 buffers = slot.context(work.length, 1)
@@ -79,7 +79,7 @@ class Bench:
                 # AR needs a token of its one place; nobody asks for one behind an extension.
                 choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
                 small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
-                buffers.page.upload(**small, **choice)
+                buffers.inputs.upload(**small, **choice)
                 steps = [buffers.step]
             repeats = max(1, self._repeats // 10) if eager else self._repeats
             for _ in range(3):
@@ -133,7 +133,7 @@ class Bench:
     def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
         """The two matrix products of the experts alone, against the bytes of the experts that are hit."""
         config, found = self.config, []
-        layer = config.pattern.index("E")
+        layer = config.layers.index(LayerKind.MOE)
         prefix = f"{DENOISER}.layers.{layer}.mixer.experts."
         up, down = (weights.tensors[f"{prefix}{kind}_proj.weight"] for kind in ("up", "down"))
         for distinct in self._distinct:
@@ -302,7 +302,7 @@ def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
     return np.full((state.batch, length), 5, np.int32)
 
 
-def _block_page(batch: int, mask_id: int) -> dict[str, Any]:
+def _block_inputs(batch: int, mask_id: int) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(("temperature", "row_key", "step"), 0)
     return values | {
         "block_ids": np.full((batch, BLOCK), mask_id, np.int32),

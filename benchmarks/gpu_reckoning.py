@@ -16,8 +16,8 @@ from ttc.exporter.onnx.checkpoint import expected_tensors
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.executor import state_specs
 
-# The published figures (spec § 6): early blocks take 10 to 13 steps, late ones about 2, and at a threshold of
-# 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.
+# Published figures (docs/model.md, Real sizes): early blocks take 10 to 13 steps, late ones about 2, and at a
+# threshold of 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.
 EARLY_STEPS, LATE_STEPS, TOKENS_PER_NFE = (10, 11, 12, 13), 2, 2.65
 BLOCK = 16
 # Distinct experts hit per layer, from one token to a full batch.
@@ -155,7 +155,7 @@ def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
     spare: bytes for state, buffers and the libraries.
     """
     total = config.num_layers
-    every_kind = 1 + max(config.pattern.index(kind) for kind in set(config.pattern))
+    every_kind = 1 + max(config.layers.index(kind) for kind in set(config.layers))
     for layers in range(total, every_kind - 1, -1):
         part = shortened(config, layers)
         towers = [tower_bytes(part, tower) for tower in (CONTEXT, DENOISER)]

@@ -22,7 +22,7 @@ from ttc.model.config import ModelConfig
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.nvrtc import compile_ptx
-from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.gpu.tower_parallel import TowerParallelBackend
 from ttc.runtime.interface.backend import Backend, BlockInputs
 from ttc.runtime.interface.state import ContextState
 
@@ -85,7 +85,7 @@ def compare(
     return found
 
 
-class _Measured(TwoDevices):
+class _Measured(TowerParallelBackend):
     """Two GPUs whose copies can be left out."""
 
     sends = True

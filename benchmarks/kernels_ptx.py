@@ -22,7 +22,7 @@ from ttc.plugins.kernels import LEAVES
 from ttc.plugins.launch import Leaf, Problem
 from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, assemble, compile_launch
 
-# Of the released model (spec § 1), in the letters of the ops' signatures.
+# Of the released model (docs/model.md, Real sizes), in the letters of the ops' signatures.
 DIMS = {
     "D": 2688,
     "I": 1856,

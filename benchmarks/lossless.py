@@ -29,7 +29,7 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.runtime.decoding.speculative.stats import acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import acceptance_rate_per_position
 
 ROOT = Path(__file__).parents[1]
 MAX_NEW_TOKENS, BATCH, BOOTSTRAPS = 96, 8, 1000
@@ -147,14 +147,14 @@ def figures(name: str, results: Results, chosen: Sequence[Problem]) -> dict[str,
         "right_answers": sum(is_right(text, answer) for answer, text in answered),
         "backend_share": float(sum(result.stats.backend_seconds for result in own) / seconds.sum()),
     }
-    rounds = [each for r in own if r.stats.lossless is not None for each in r.stats.lossless.rounds]
+    rounds = [each for r in own if r.stats.lossless is not None for each in r.stats.lossless.draft_records]
     if rounds:
         row |= {
             "rounds": len(rounds),
             "tokens_per_round": float(tokens.sum() / len(rounds)),
             "steps_per_round": float(np.mean([each.steps for each in rounds])),
             "drafted_per_round": float(np.mean([each.drafted for each in rounds])),
-            "acceptance_by_place": acceptance_by_place(rounds),
+            "acceptance_by_place": acceptance_rate_per_position(rounds),
             "plans": plan_counts([(each.plan.length, each.plan.steps) for each in rounds]),
         }
     return row

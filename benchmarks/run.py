@@ -31,11 +31,11 @@ from tokenizers import Tokenizer
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.model.bundle import Bundle
+from ttc.verify.native import native_model
 
 ROOT = Path(__file__).parents[1]
 MINIATURE = ROOT / "ttc" / "miniature"
-KINDS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 Tokens = list[tuple[int, ...]]
 
 
@@ -59,7 +59,8 @@ def main() -> None:
         bundle = ttc.export(MINIATURE, Path(folder) / "miniature.bundle", "float32")
         ort, eager = ttc.load(bundle, "onnxruntime"), ttc.load(bundle, "torch", "cpu")
         count = given.max_new_tokens
-        native = native_model()
+        with Bundle.open(bundle, None) as opened:
+            native = native_model(opened, attention="sdpa")
         torch_threads = best_torch_threads(eager, prompts[0])
         candidates: dict[str, Callable[[], tuple[Tokens, list[ttc.Stats]]]] = {
             "onnxruntime diffusion": lambda: run(ort, prompts, "diffusion", count),
@@ -173,29 +174,6 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
         "cost of one NFE in AR steps, extension included": nfe / ar_step,
         "loop outside the backend, share of a denoise step": figures["onnxruntime diffusion"]["loop_share"],
     }
-
-
-def native_model() -> Any:
-    """transformers' NemotronH with the context tower's weights in float32, dt not clamped."""
-    from transformers import NemotronHConfig, NemotronHForCausalLM
-
-    raw = json.loads((MINIATURE / "config.json").read_text())
-    known = NemotronHConfig.__init__.__annotations__
-    kept = {key: value for key, value in raw.items() if key in known and key != "transformers_version"}
-    layers = [KINDS[kind] for kind in raw["hybrid_override_pattern"]]
-    config = NemotronHConfig(
-        **kept | {"layers_block_type": layers, "time_step_min": 1e-30, "use_mamba_kernels": False}
-    )
-    model = NemotronHForCausalLM(config).float().eval()
-    state = {}
-    with Checkpoint.open(MINIATURE) as checkpoint:
-        for name in model.state_dict():
-            ours = name.replace("model.", "context_tower.", 1).replace("lm_head.", "context_lm_head.", 1)
-            source = checkpoint.weights[f"{ours}.weight" if ".experts." in ours else ours]
-            parts = [torch.from_numpy(checkpoint.read(tensor).astype("float32")) for tensor in source.tensors]
-            state[name] = torch.stack(parts) if source.stacked else parts[0]
-    model.load_state_dict(state)
-    return model
 
 
 def run_native(model: Any, prompts: Sequence[Sequence[int]], count: int) -> tuple[Tokens, list[ttc.Stats]]:

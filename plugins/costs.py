@@ -1,20 +1,21 @@
 """What an op must at least read, write and compute: the numbers to hold a measured time against.
 
-Bytes: every input and output of a launch once, whatever caches do, except that of a stack of experts only the
-chosen ones are read. FLOPs: a multiplication with its addition is two; an exponential, a comparison or any
-other scalar function is one. An op of several launches costs what its launches cost, so what passes between
-them through memory is counted. Standard operators that carry weight in a tower have a function each.
+Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
+of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
+multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. An
+op of several launches costs what its launches cost, so what passes between them through memory is counted.
+Standard operators that carry weight in a tower have a function each.
 
 A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from ttc.base.dims import evaluate
 from ttc.plugins.ops import OpSpec, TensorSpec
-from ttc.plugins.table import OPS
+from ttc.plugins.table import OPS_BY_NAME
 
 __all__ = [
     "Cost",
@@ -26,7 +27,6 @@ __all__ = [
     "op_cost",
 ]
 
-_SPECS = {op.name: op for op in OPS}
 _ITEM_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
@@ -64,12 +64,13 @@ def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: fl
     if op.launches:
         total = Cost(0, 0)
         for name in op.launches:
-            total += op_cost(_SPECS[name], known, compute_bytes, experts)
+            total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts)
         return total
     if experts is None and "E" in known and "K" in known:
         experts = experts_read(known["E"], known["K"], known["T"])
+    flops: float = op.load("cost")(known)
     moved = sum(_bytes(spec, known, compute_bytes, experts) for spec in (*op.inputs, *op.outputs))
-    return Cost(_FLOPS[op.name](known), moved)
+    return Cost(flops, moved)
 
 
 def experts_read(experts: int, per_token: int, tokens: int) -> float:
@@ -111,28 +112,3 @@ def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, expert
         of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
         size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size
-
-
-def _scan(d: Mapping[str, int]) -> float:
-    """The closed form: C·B of every pair of places, its decay, its product with x, and the seed's share."""
-    B, L, H, P, G, N = (d[letter] for letter in "BLHPGN")
-    pairs = 2 * B * G * L * L * N + 4 * B * H * L * L + 2 * B * H * L * L * P
-    return pairs + 2 * B * H * L * P * N + 6 * B * H * L * P
-
-
-def _advance(d: Mapping[str, int]) -> float:
-    B, L, H, P, N = (d[letter] for letter in "BLHPN")
-    return 2 * B * H * L * P * N + 2 * B * H * P * N + 5 * B * H * L
-
-
-_FLOPS: Mapping[str, Callable[[Mapping[str, int]], float]] = {
-    "MoeRouting": lambda d: d["T"] * d["E"] * (2 + d["K"]),
-    "MoeUp": lambda d: 2 * d["T"] * d["K"] * d["I"] * d["D"] + 2 * d["T"] * d["K"] * d["I"],
-    "MoeDown": lambda d: 2 * d["T"] * d["K"] * d["I"] * d["D"],
-    "MoeCombine": lambda d: 2 * d["T"] * d["K"] * d["D"],
-    "MambaConv": lambda d: d["B"] * d["L"] * d["F"] * (2 * d["W"] + 3),
-    "MambaScan": _scan,
-    "MambaAdvance": _advance,
-    "DiffusionPredict": lambda d: 4 * d["B"] * d["L"] * d["V"],
-    "DiffusionCommit": lambda d: 2 * d["B"] * d["L"] * d["L"],
-}

@@ -7,35 +7,19 @@ Every call of a `ttc` op carries `plugin_namespace="ttc"` and `aot=1`: TensorRT 
 that name, ahead of time, and everything else ignores the two and inlines the body.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
 from onnx import parser
 
-from ttc.plugins.diffusion_step import function as diffusion_step
-from ttc.plugins.mamba_advance import function as mamba_advance
-from ttc.plugins.mamba_block_scan import function as mamba_block_scan
-from ttc.plugins.moe_experts import function as moe_experts
-from ttc.plugins.moe_routing import function as moe_routing
-from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
-from ttc.plugins.table import OPS
+from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION
+from ttc.plugins.table import OPS_BY_NAME
 
-__all__ = ["BODIES", "ONNX_OPSET", "PLUGIN_ATTRIBUTES", "add_function_bodies", "function_body"]
+__all__ = ["ONNX_OPSET", "PLUGIN_ATTRIBUTES", "add_function_bodies", "function_body", "function_text"]
 
 ONNX_OPSET = 21
 PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
-
-# Op name → ONNX text of its function for these values: attributes by name, fixed dimensions by letter.
-BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    **moe_routing.BODIES,
-    **moe_experts.BODIES,
-    **mamba_block_scan.BODIES,
-    **mamba_advance.BODIES,
-    **diffusion_step.BODIES,
-}
-
-_SPECS: Mapping[str, OpSpec] = {op.name: op for op in OPS}
 
 
 def add_function_bodies(model: ir.Model) -> bool:
@@ -56,9 +40,15 @@ def add_function_bodies(model: ir.Model) -> bool:
 
 
 def function_body(op_type: str, values: Mapping[str, Any]) -> ir.Function:
-    """The body of one op for these attribute values and fixed dimensions."""
+    """Return the body of one op for these attribute values and fixed dimensions."""
+    return ir.serde.deserialize_function(parser.parse_function(function_text(op_type, values)))
+
+
+def function_text(op_type: str, values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `function_body`."""
     head = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}, "{DOMAIN}" : {DOMAIN_VERSION}]>'
-    return ir.serde.deserialize_function(parser.parse_function(head + BODIES[op_type](values)))
+    text: str = OPS_BY_NAME[op_type].load("function")(values)
+    return head + text
 
 
 def _add_body(model: ir.Model, op_type: str, values: Mapping[str, Any]) -> bool:
@@ -74,7 +64,7 @@ def _add_body(model: ir.Model, op_type: str, values: Mapping[str, Any]) -> bool:
 
 def _fixed_dims(node: ir.Node) -> dict[str, int]:
     """Letter → size of the dimensions that are numbers in the graph."""
-    spec, shapes = _SPECS[node.op_type], []
+    spec, shapes = OPS_BY_NAME[node.op_type], []
     for tensor, value in zip(spec.inputs, node.inputs, strict=True):
         assert value is not None, f"{node.name}: {tensor.name} is missing"
         assert value.shape is not None, f"{node.name}: {tensor.name} has no shape"

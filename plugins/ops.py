@@ -7,8 +7,10 @@ V vocabulary. What follows from other dimensions and attributes is written so: "
 for all such inputs of a call.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from ttc.base.dims import evaluate, letters
@@ -43,6 +45,7 @@ class OpSpec:
     """The signature of one op.
 
     Attributes:
+        package: the folder that holds the op, such as "ttc.plugins.moe_experts"; see `load`.
         name: op type in the domain `ttc`; differs from every ONNX and TensorRT op name.
         inputs, outputs: tensors in order.
         attributes: attribute name → type name ("int" or "float"), in order.
@@ -50,6 +53,7 @@ class OpSpec:
         doc: one sentence.
     """
 
+    package: str
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -60,6 +64,7 @@ class OpSpec:
     @classmethod
     def make(
         cls,
+        package: str,
         name: str,
         doc: str,
         *,
@@ -70,6 +75,7 @@ class OpSpec:
     ) -> "OpSpec":
         """Build a signature from its text form (see `TensorSpec.parse`)."""
         return cls(
+            package,
             name,
             tuple(map(TensorSpec.parse, inputs)),
             tuple(map(TensorSpec.parse, outputs)),
@@ -77,6 +83,16 @@ class OpSpec:
             tuple(launches),
             doc,
         )
+
+    def load(self, file: str) -> Any:
+        """Return what a file of the op's folder says about it: the object that is named after the op.
+
+        For `MoeUp` and "naive" that is `moe_up` in `plugins/moe_experts/naive.py`. The files are `naive` (a
+        function of torch tensors), `function` (dimensions and attributes → ONNX text), `kernel` (a
+        description for `ttc.plugins.launch`) and `cost` (dimensions and attributes → FLOPs). They are
+        imported here, since some need torch or triton.
+        """
+        return getattr(import_module(f"{self.package}.{file}"), _snake_case(self.name))
 
     def dims(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the size of every dimension of the inputs, by its text, and every attribute by its name.
@@ -97,7 +113,8 @@ class OpSpec:
                     f"{self.name}: {spec.name} has {len(shape)} dimensions, expected {_written(spec)}"
                 )
             for dim, size in zip(spec.shape, shape, strict=True):
-                self._check(spec, shape, dim, size, dims.setdefault(dim, size))
+                self._check(spec, shape, dim, size, dims.get(dim, size))
+                dims[dim] = size  # the last one counts: which tensor gives a size shows in a traced graph
         for dim, size in [*dims.items()]:
             if "*" not in dim and isinstance(size, int):
                 for letter in letters(dim) - dims.keys():
@@ -126,6 +143,10 @@ class OpSpec:
                 f"{self.name}: {spec.name} has shape {tuple(shape)}, expected {_written(spec)} with "
                 f"{dim} = {expected}, which another argument or an attribute says"
             )
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _written(spec: TensorSpec) -> str:

@@ -3,18 +3,13 @@
 from types import ModuleType
 
 from ttc.errors import BackendError
-from ttc.plugins.diffusion_step import plugin as diffusion_step
-from ttc.plugins.mamba_advance import plugin as mamba_advance
-from ttc.plugins.mamba_block_scan import plugin as mamba_block_scan
-from ttc.plugins.moe_experts import plugin as moe_experts
-from ttc.plugins.moe_routing import plugin as moe_routing
 from ttc.plugins.ops import DOMAIN, OpSpec
-from ttc.plugins.tensorrt_qdp import Target
+from ttc.plugins.table import OPS
+from ttc.plugins.tensorrt_qdp import Target, register_leaf
 
 __all__ = ["PLUGINS", "register_all"]
 
-_HOMES = (moe_routing, moe_experts, mamba_block_scan, mamba_advance, diffusion_step)
-PLUGINS: tuple[OpSpec, ...] = tuple(op for home in _HOMES for op in home.PLUGINS)
+PLUGINS: tuple[OpSpec, ...] = tuple(op for op in OPS if not op.launches)
 
 
 def register_all(trtp: ModuleType, target: Target) -> None:
@@ -32,5 +27,5 @@ def register_all(trtp: ModuleType, target: Target) -> None:
             f"plugins of the namespace {DOMAIN!r} are registered in this process already; register once, or "
             "build in a process of its own"
         )
-    for home in _HOMES:
-        home.register(trtp, target)
+    for op in PLUGINS:
+        register_leaf(trtp, op, target)

@@ -1,30 +1,28 @@
-"""The one list of all `ttc` ops. Signatures change only together with `DOMAIN_VERSION` (docs/ops.md is made
-from this).
+"""All ops of the domain `ttc`, found in the folders beside this file: a new op is a new folder.
+
+A folder says `OPS`, its signatures, and `ORDER`, where they stand in the table, in `docs/ops.md` (made from
+this) and in a bundle's manifest. Signatures change only together with `DOMAIN_VERSION`.
 """
 
-from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT, DIFFUSION_STEP
-from ttc.plugins.mamba_advance import MAMBA_ADVANCE
-from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN
-from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
-from ttc.plugins.moe_routing import MOE_ROUTING
+import pkgutil
+from collections.abc import Mapping
+from importlib import import_module
+
+import ttc.plugins
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["OPS", "markdown"]
+__all__ = ["OPS", "OPS_BY_NAME", "markdown"]
 
-OPS: tuple[OpSpec, ...] = (
-    MOE_ROUTING,
-    MOE_EXPERTS,
-    MOE_UP,
-    MOE_DOWN,
-    MOE_COMBINE,
-    MAMBA_BLOCK_SCAN,
-    MAMBA_CONV,
-    MAMBA_SCAN,
-    MAMBA_ADVANCE,
-    DIFFUSION_STEP,
-    DIFFUSION_PREDICT,
-    DIFFUSION_COMMIT,
-)
+
+def _find_ops() -> tuple[OpSpec, ...]:
+    names = [module.name for module in pkgutil.iter_modules(ttc.plugins.__path__) if module.ispkg]
+    folders = [import_module(f"ttc.plugins.{name}") for name in names]
+    folders.sort(key=lambda folder: (folder.ORDER, folder.__name__))
+    return tuple(op for folder in folders for op in folder.OPS)
+
+
+OPS: tuple[OpSpec, ...] = _find_ops()
+OPS_BY_NAME: Mapping[str, OpSpec] = {op.name: op for op in OPS}
 
 
 def markdown() -> str:

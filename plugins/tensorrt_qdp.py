@@ -8,7 +8,6 @@ int arguments wrapped as SymInt32; an int never on the left of a symbolic dimens
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from types import GenericAlias, ModuleType
 from typing import Any, Final
 
@@ -39,20 +38,18 @@ _AUTOTUNE_NAMES: Final[Mapping[str, str]] = {
 _ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
 
 
-def register_leaf(trtp: ModuleType, op: OpSpec, home: str, target: Target) -> None:
+def register_leaf(trtp: ModuleType, op: OpSpec, target: Target) -> None:
     """Register one leaf op as the plugin `ttc::<name>`, for ahead-of-time use.
 
     Args:
         trtp: the module `tensorrt.plugin`.
-        op: the leaf.
-        home: the module with its kernel; it imports triton, so it is imported when TensorRT asks for tactics.
+        op: the leaf. Its kernel imports triton, so it is imported when TensorRT asks for tactics.
         target: compute capability to compile for.
     """
     identity = f"{DOMAIN}::{op.name}"
 
     def kernel() -> Leaf:
-        leaves: Sequence[Leaf] = import_module(home).LEAVES
-        (leaf,) = (leaf for leaf in leaves if leaf.op is op)
+        leaf: Leaf = op.load("kernel")
         return leaf
 
     trtp.register(identity)(_declaration(trtp, op))

@@ -31,7 +31,7 @@ from ttc.runtime.decoding.plan import Limits
 from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Result
-from ttc.runtime.decoding.speculative.policy import DraftMemory
+from ttc.runtime.decoding.speculative.policy import DraftPolicies
 from ttc.runtime.decoding.work import NO_CONDITIONING
 from ttc.runtime.generation import Generation, Stream
 from ttc.runtime.interface.backend import Backend
@@ -136,7 +136,7 @@ class Engine:
         rows = _MAX_ROWS if backend.limits is None else backend.limits.batch[1]
         self.core = Core(
             backend,
-            ModeTable(backend, DraftMemory(), self._room),
+            ModeTable(backend, DraftPolicies(), self._room),
             limits or Limits(rows, None, _PROMPT_TOKENS),
             self._chunk,
             self._room,

@@ -28,7 +28,8 @@ from ttc.errors import (
 )
 
 if TYPE_CHECKING:
-    from ttc.exporter.engines.build import BuildReport, build
+    from ttc.exporter.engines.build import build
+    from ttc.exporter.engines.build_report import BuildReport
     from ttc.exporter.onnx.export import export
     from ttc.runtime.decoding.result import Event, Result, Stats
     from ttc.runtime.engine import Engine, load
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildReport": "ttc.exporter.engines.build",
+    "BuildReport": "ttc.exporter.engines.build_report",
     "Engine": "ttc.runtime.engine",
     "Event": "ttc.runtime.decoding.result",
     "Result": "ttc.runtime.decoding.result",

@@ -2,7 +2,7 @@
 
 What decides an answer (operands, values, words in their order) is a problem's *key*; names and things are
 not part of it. A hash of the key puts a problem into the training split or into the held-out one, so no
-wording of a held-out problem is ever trained on. The single facts behind it (7*8, 56-9) are trained on: a
+wording of a held-out problem is ever trained on. The single facts it rests on (7*8, 56-9) are trained on: a
 held-out problem asks for a new combination of known facts.
 """
 

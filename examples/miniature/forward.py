@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.mixers import Weights, relu2_mlp, rms_norm
 from ttc.model.towers import TowerWeights, time_embedding
 
@@ -41,16 +41,16 @@ def context_hidden(
         else ().
     """
     L = ids.shape[1]
-    place = torch.arange(L, device=ids.device)
-    visible = (place[:, None] >= place) & (real[:, None, :] | (place[:, None] == place))
+    position = torch.arange(L, device=ids.device)
+    visible = (position[:, None] >= position) & (real[:, None, :] | (position[:, None] == position))
     x = functional.embedding(ids, weights.embeddings)
     seeds: list[tuple[Tensor, ...]] = []
-    for i, (kind, w) in enumerate(zip(config.pattern, weights.layers, strict=True)):
+    for i, (kind, w) in enumerate(zip(config.layers, weights.layers, strict=True)):
         h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
         seed: tuple[Tensor, ...] = ()
-        if kind == "M":
+        if kind == LayerKind.MAMBA:
             out, seed = _mamba_sequence(config, w, h, real, size)
-        elif kind == "*":
+        elif kind == LayerKind.ATTENTION:
             keys, values = _keys_values(config, w, h)
             out, seed = _attention(config, w, h, keys, values, visible[:, None]), (keys, values)
         else:
@@ -93,17 +93,17 @@ def denoiser_logits(
     )  # (B, A·S, L + A·S)
     x = functional.embedding(blocks.flatten(0, 1), weights.embeddings)  # (B·A, S, D)
     modulation = time_embedding(config, weights.time, t.flatten(), x.dtype)
-    for i, (kind, w, seed) in enumerate(zip(config.pattern, weights.layers, seeds, strict=True)):
+    for i, (kind, w, seed) in enumerate(zip(config.layers, weights.layers, seeds, strict=True)):
         shift, scale, gate = (modulation + w["scale_shift_table"]).chunk(3, dim=1)
         norm, eps = w["norm.weight"], config.layer_norm_epsilon
-        if kind in "M*":
+        if kind in (LayerKind.MAMBA, LayerKind.ATTENTION):
             h = rms_norm(x * (1 + scale) + shift, norm, eps)
         else:
             h = rms_norm(x, norm, eps) * (1 + scale) + shift
-        if kind == "M":
+        if kind == LayerKind.MAMBA:
             conv, ssm = seed
             out = _mamba_blocks(config, w, h, conv[:, first:].flatten(0, 1), ssm[:, first:].flatten(0, 1))
-        elif kind == "*":
+        elif kind == LayerKind.ATTENTION:
             flat = h.view(B, A * S, -1)
             own_keys, own_values = _keys_values(config, w, flat)
             keys, values = torch.cat([seed[0], own_keys], 2), torch.cat([seed[1], own_values], 2)
@@ -191,7 +191,7 @@ def _chunk(
 
     Returns:
         output from tokens of the same chunk (R, S, H, P); decay over the chunk (R, H); what the chunk adds to
-        the state (R, H, P, N); decay from the chunk's start to each place (R, S, H).
+        the state (R, H, P, N); decay from the chunk's start to each position (R, S, H).
     """
     per_group = config.mamba_num_heads // config.n_groups
     S = x.shape[1]
@@ -248,8 +248,10 @@ def _attention(
     return functional.linear(mixed.transpose(1, 2).flatten(2), w["mixer.o_proj.weight"])
 
 
-def _feed_forward(config: ModelConfig, layer: int, kind: str, w: Weights, h: Tensor, loads: Loads) -> Tensor:
-    if kind == "-":
+def _feed_forward(
+    config: ModelConfig, layer: int, kind: LayerKind, w: Weights, h: Tensor, loads: Loads
+) -> Tensor:
+    if kind == LayerKind.MLP:
         return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
     tokens = h.flatten(0, -2)
     scores = functional.linear(tokens, w["mixer.gate.weight"]).sigmoid()

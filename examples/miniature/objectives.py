@@ -17,7 +17,7 @@ from ttc.model.towers import TowerWeights
 __all__ = ["Losses", "context_loss", "context_solves", "denoiser_loss", "denoiser_solves"]
 
 THRESHOLD = 0.9  # of the sampler that watches the held-out problems
-MOST_OF_ONE = 4.0  # a place weighs block/masked, at most this
+MOST_OF_ONE = 4.0  # a position weighs block/masked, at most this
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,15 @@ def denoiser_loss(
     random: torch.Generator,
     loads: Loads,
 ) -> Losses:
-    """Cross-entropy over masked places, added up over several passes over each block.
+    """Cross-entropy over masked positions, added up over several passes over each block.
 
     With masks "sampler" the passes go the sampler's way with right tokens: first everything is masked; each
-    later pass leaves a random number of those places masked of which the pass before was least sure. For one
-    block in seven the places are random. With masks "random" number and places are random in every pass.
+    later pass leaves a random number of those positions masked of which the pass before was least sure. For
+    one block in seven the positions are random. With masks "random" number and positions are random in every
+    pass.
 
-    A place weighs more the fewer are masked beside it, so that the last steps of a block count as the first.
+    A position weighs more the fewer are masked beside it, so that the last steps of a block count as the
+    first.
     """
     with torch.no_grad():
         _, seeds = context_hidden(config, context, batch.ids, batch.real, size, {})

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.towers import CONTEXT, DENOISER, HEADS
 
 __all__ = ["export", "new_context", "new_denoiser"]
@@ -27,9 +27,9 @@ def new_context(config: ModelConfig, seed: int) -> dict[str, Tensor]:
         return torch.randn(shape, generator=random) * scale / math.sqrt(shape[-1])
 
     weights = {f"{CONTEXT}.embeddings.weight": torch.randn(V, D, generator=random) * 0.5}
-    for i, kind in enumerate(config.pattern):
+    for i, kind in enumerate(config.layers):
         layer = {"norm.weight": torch.ones(D)}
-        if kind == "M":
+        if kind == LayerKind.MAMBA:
             heads, F = config.mamba_num_heads, config.conv_dim
             # Time steps from 0.001 to 0.1 and decays from 1 to 16, spread over the heads, as Mamba-2 starts.
             step = torch.exp(torch.rand(heads, generator=random) * math.log(100) + math.log(0.001))
@@ -43,7 +43,7 @@ def new_context(config: ModelConfig, seed: int) -> dict[str, Tensor]:
                 "mixer.norm.weight": torch.ones(config.d_inner),
                 "mixer.out_proj.weight": matrix(D, config.d_inner, scale=0.3),
             }
-        elif kind == "*":
+        elif kind == LayerKind.ATTENTION:
             wide, narrow = (
                 n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
             )
@@ -88,7 +88,7 @@ def new_denoiser(config: ModelConfig, context: dict[str, Tensor], seed: int) -> 
         "t_block.1.weight": torch.zeros(3 * D, D),
         "t_block.1.bias": torch.zeros(3 * D),
     }
-    for i in range(len(config.pattern)):
+    for i in range(config.num_layers):
         weights[f"scale_shift_tables.{i}"] = torch.cat([torch.zeros(2, D), torch.ones(1, D)])
     return weights
 

@@ -1,7 +1,6 @@
 """What `ttc build` is given: a bundle, one of its graphs as a single file, or a foreign ONNX file."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ttc.errors import BundleError, InputError
+from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.describe import PREFIX
+from ttc.exporter.passes.free_weights import free_weights
+from ttc.formats.bundle import graph_digest
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
@@ -36,9 +38,20 @@ class GraphSource:
     config: ModelConfig | None
     compute_dtype: str | None
 
-    def model(self) -> ir.Model:
-        """A fresh copy of the graph in memory, external data still on disk."""
-        return _load(self.path)
+    def network_model(self, bake: bool) -> ir.Model:
+        """Return a fresh copy of the graph as engines are built from it; external data is still on disk.
+
+        Args:
+            bake: whether the weights stay inside, as initializers; else they are inputs.
+        """
+        model = _load(self.path)
+        if self.foreign:
+            return model
+        if not bake:
+            free_weights(model)
+        if self.role == "context":
+            cache_rows(model)
+        return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +144,4 @@ def _digest(path: Path, external: list[Path]) -> str:
     for file in (path, *external):
         with file.open("rb") as content:
             digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return digests[0] if not external else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return graph_digest(digests[0], digests[1:])

@@ -1,15 +1,15 @@
 """One network → one serialised engine. Runs in a process of its own (`ttc.exporter.engines.worker`)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from ttc.errors import BackendError
 from ttc.exporter.engines.build_phases import Stage, stage
+from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.formats.engines import TensorRecord
 
-__all__ = ["Built", "Compiler", "Task"]
+__all__ = ["Compiler"]
 
 # ONNX → TensorRT names of dtypes.
 _DTYPES = {
@@ -22,25 +22,6 @@ _DTYPES = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A network as serialised ONNX, the engine's name, and the tensors it must have."""
-
-    name: str
-    inputs: tuple[TensorRecord, ...]
-    outputs: tuple[TensorRecord, ...]
-    onnx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A serialised engine, the layers of its network as (type, name), and the stages "parse" and "build"."""
-
-    engine: bytes
-    layers: tuple[tuple[str, str], ...]
-    stages: Mapping[str, Stage]
 
 
 class Compiler:
@@ -60,7 +41,7 @@ class Compiler:
         self._monitor = backend.progress_monitor(step)
         self.timing_cache = timing_cache
 
-    def build(self, task: Task) -> Built:
+    def build(self, spec: EngineSpec) -> BuiltEngine:
         """Parse, give the profile, build. Raises `BackendError` with what the library said."""
         stages: dict[str, Stage] = {}
         self._messages.clear()
@@ -69,36 +50,37 @@ class Compiler:
         builder.max_threads = 1
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
+        onnx = spec.network()
         with stage(stages, "parse"):
-            parsed = parser.parse(task.onnx)
+            parsed = parser.parse(onnx)
         if not parsed:
-            raise self._refusal(task, "does not parse", _parser_errors(parser))
-        _check_contract(api, network, task)
+            raise self._refusal(spec, "does not parse", _parser_errors(parser))
+        _check_contract(api, network, spec)
         config = self._backend.config(builder, self._targets)
         config.progress_monitor = self._monitor
-        config.add_optimization_profile(_profile(builder, task))
+        config.add_optimization_profile(_profile(builder, spec))
         if self.timing_cache is not None:
             self._backend.use_timing_cache(config, self.timing_cache)
         with stage(stages, "build"):
             engine = builder.build_serialized_network(network, config)
         if engine is None:
-            raise self._refusal(task, "cannot be built", [])
+            raise self._refusal(spec, "cannot be built", [])
         if self.timing_cache is not None:
             self.timing_cache = self._backend.timing_cache(config)
         layers = tuple(
             (str(layer.type).rpartition(".")[2], str(layer.name))
             for layer in (network.get_layer(place) for place in range(network.num_layers))
         )
-        return Built(bytes(engine), layers, stages)
+        return BuiltEngine(bytes(engine), layers, stages)
 
     def _log(self, severity: str, text: str) -> None:
         if severity == "error":
             self._messages.append(" ".join(text.split()))
 
-    def _refusal(self, task: Task, what: str, parsed: list[str]) -> BackendError:
+    def _refusal(self, spec: EngineSpec, what: str, parsed: list[str]) -> BackendError:
         said = "; ".join([*parsed, *self._messages][:3]) or "the library gave no reason"
         return BackendError(
-            f"{task.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
+            f"{spec.name}: {what} with {self._backend.backend} {self._backend.version}: {said}"
         )
 
 
@@ -113,35 +95,35 @@ def _parser_errors(parser: Any) -> list[str]:
     return found
 
 
-def _profile(builder: Any, task: Task) -> Any:
+def _profile(builder: Any, spec: EngineSpec) -> Any:
     profile = builder.create_optimization_profile()
-    for tensor in task.inputs:
+    for tensor in spec.inputs:
         if any(isinstance(dim, str) for dim in tensor.shape):
             profile.set_shape(tensor.name, tensor.min, tensor.opt, tensor.max)
             read = tuple(tuple(shape) for shape in profile.get_shape(tensor.name))
             if read != (tensor.min, tensor.opt, tensor.max):
-                raise BackendError(f"{task.name}: the library took the range of {tensor.name} as {read}")
+                raise BackendError(f"{spec.name}: the library took the range of {tensor.name} as {read}")
     return profile
 
 
-def _check_contract(api: Any, network: Any, task: Task) -> None:
+def _check_contract(api: Any, network: Any, spec: EngineSpec) -> None:
     """What the parser made has the tensors that the graph has."""
     made = (
         [network.get_input(place) for place in range(network.num_inputs)],
         [network.get_output(place) for place in range(network.num_outputs)],
     )
-    for tensors, due in zip(made, (task.inputs, task.outputs), strict=True):
+    for tensors, due in zip(made, (spec.inputs, spec.outputs), strict=True):
         found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
         if len(found) != len(due):
             raise BackendError(
-                f"{task.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+                f"{spec.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
             )
         for record in due:
-            _check_tensor(api, task, record, found.get(record.name))
+            _check_tensor(api, spec, record, found.get(record.name))
 
 
 def _check_tensor(
-    api: Any, task: Task, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
+    api: Any, spec: EngineSpec, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
 ) -> None:
     dtype = getattr(api.DataType, _DTYPES[record.dtype])
     shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
@@ -149,5 +131,5 @@ def _check_tensor(
     # The parser may not see that an output's dimension is static; the other way round is a fault.
     if not known or any(a not in (-1, b) for a, b in zip(found[1] if found else (), shape, strict=False)):
         raise BackendError(
-            f"{task.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
+            f"{spec.name}: tensor {record.name} is {found} in the network, due is {dtype} {list(shape)}"
         )

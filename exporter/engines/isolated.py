@@ -9,7 +9,6 @@ caller's.
 """
 
 import ctypes
-import dataclasses
 import json
 import os
 import shutil
@@ -22,9 +21,7 @@ from pathlib import Path
 
 from ttc import errors
 from ttc.errors import BackendError
-from ttc.exporter.engines.build_phases import Stage
-from ttc.exporter.engines.compile import Built, Task
-from ttc.formats.engines import EngineRecord
+from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
 
 __all__ = ["IsolatedCompiler"]
 
@@ -52,23 +49,15 @@ class IsolatedCompiler:
     step: Callable[[str, int, int], bool]
     timing_cache: bytes | None = None
 
-    def build(self, task: Task) -> Built:
+    def build(self, spec: EngineSpec) -> BuiltEngine:
         """Build one engine. Raises `BackendError` with what the library said, or that it crashed."""
         self.folder.mkdir()
         try:
-            record = dataclasses.asdict(EngineRecord("task", task.inputs, task.outputs, 0))
-            asked = {
-                "name": task.name,
-                "backend": self.backend,
-                "targets": list(self.targets),
-                "record": record,
-            }
-            (self.folder / "task.json").write_text(json.dumps(asked))
-            (self.folder / "network.onnx").write_bytes(task.onnx)
+            spec.write(self.folder)
             if self.timing_cache is not None:
                 (self.folder / "timing.cache").write_bytes(self.timing_cache)
             code = self._run()
-            return self._result(task, code)
+            return self._result(spec, code)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -78,7 +67,7 @@ class IsolatedCompiler:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with (self.folder / "said").open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ttc.exporter.engines.worker"],
+                [sys.executable, "-P", "-m", "ttc.exporter.engines.worker", self.backend, *self.targets],
                 cwd=self.folder,
                 env=kept
                 | {
@@ -105,23 +94,22 @@ class IsolatedCompiler:
                     process.kill()
                     process.wait()
 
-    def _result(self, task: Task, code: int) -> Built:
-        result = self.folder / "result.json"
-        if code != 0 or not result.is_file():
+    def _result(self, spec: EngineSpec, code: int) -> BuiltEngine:
+        error = self.folder / "error.json"
+        if code == 0 and error.is_file():
+            found = json.loads(error.read_bytes())
+            raise getattr(errors, found["kind"])(found["error"])
+        built = BuiltEngine.read(self.folder) if code == 0 else None
+        if built is None:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             said = (self.folder / "said").read_text(errors="replace").strip().splitlines()[-1:]
             raise BackendError(
-                f"{task.name}: the process that built it with {self.backend} ended with {how}"
+                f"{spec.name}: the process that built it with {self.backend} ended with {how}"
                 + "".join(f": {line}" for line in said)
             )
-        found = json.loads(result.read_bytes())
-        if "error" in found:
-            raise getattr(errors, found["kind"])(found["error"])
         if self.timing_cache is not None:
             self.timing_cache = (self.folder / "timing.cache").read_bytes()
-        layers = tuple((kind, name) for kind, name in found["layers"])
-        stages = {name: Stage(**told) for name, told in found["stages"].items()}
-        return Built((self.folder / "engine").read_bytes(), layers, stages)
+        return built
 
 
 def _settle() -> None:

@@ -13,12 +13,10 @@ import onnx_ir as ir
 from ttc.base.dims import evaluate
 from ttc.exporter.passes.free_weights import CONSTANT_PREFIX
 from ttc.exporter.passes.shapes import shape_of
+from ttc.model.graphs import is_kv_cache, is_mamba_state
 from ttc.plugins.ops import DOMAIN
 
 __all__ = ["Memory", "graph_memory", "memory_per_gpu"]
-
-_KV_CACHE = ("k_cache.", "v_cache.")
-_MAMBA_STATE = ("conv_state.", "ssm_state.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +79,12 @@ def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
     others = [v for v in graph.inputs if v.metadata_props.get("ttc.kind") != "weight"]
     return Memory(
         sum(_bytes(value, sizes) for value in (*weights, *packed)),
-        sum(_bytes(value, sizes) for value in others if str(value.name).startswith(_KV_CACHE)),
-        sum(_bytes(value, sizes) for value in others if str(value.name).startswith(_MAMBA_STATE)),
+        sum(_bytes(value, sizes) for value in others if is_kv_cache(str(value.name))),
+        sum(_bytes(value, sizes) for value in others if is_mamba_state(str(value.name))),
         sum(
             _bytes(value, sizes)
             for value in others
-            if not str(value.name).startswith((*_KV_CACHE, *_MAMBA_STATE))
+            if not is_kv_cache(str(value.name)) and not is_mamba_state(str(value.name))
         ),
         sum(_bytes(value, sizes) for value in graph.outputs),
         _work(graph, sizes),

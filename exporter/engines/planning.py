@@ -13,15 +13,15 @@ from ttc.base.names import ENGINE_BACKENDS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import GraphSource, Source, read_source
+from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
-from ttc.exporter.engines.engine_specs import FORMS, Network, Ranges, job_problems
+from ttc.exporter.engines.lower_graph import FORMS, EngineVariant, Ranges, spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
-from ttc.exporter.passes.cache_rows import cache_rows
-from ttc.exporter.passes.free_weights import free_weights
+from ttc.formats.signing import sign
 from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
 
-__all__ = ["BuildPlan", "GraphPlan", "Settings", "make_plan"]
+__all__ = ["BuildPlan", "GraphPlan", "make_plan"]
 
 DEFAULT_PROFILE = "latency"
 # Seconds a node of the graph and a distinct segment took with TensorRT-RTX 1.7 on two cores without a GPU.
@@ -30,23 +30,19 @@ _USUAL_SEGMENTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How to build, as asked; checked by `make_plan`."""
-
-    backend: str = "tensorrt-rtx"
-    form: str = "whole"
-    profile: str | Path | BuildProfile | None = None
-    shapes: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    targets: tuple[str, ...] | None = None
-    bake: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """One graph: its networks, its memory at the largest sizes, and an estimate of the build's seconds."""
+    """What is planned for one graph.
+
+    Attributes:
+        source: the graph.
+        variants: what engines are built of it for.
+        memory: at the largest sizes of the profile.
+        nodes: how many it has.
+        seconds: an estimate of what its build takes.
+    """
 
     source: GraphSource
-    networks: tuple[Network, ...]
+    variants: tuple[EngineVariant, ...]
     memory: Memory
     nodes: int
     seconds: float
@@ -58,7 +54,7 @@ class BuildPlan:
 
     source: Source
     output: Path
-    settings: Settings
+    settings: BuildSettings
     profile: BuildProfile
     targets: tuple[str, ...]
     version: str | None
@@ -96,11 +92,22 @@ class BuildPlan:
         }
 
 
-def make_plan(model: str | Path, output: str | Path | None, settings: Settings) -> BuildPlan:
+def make_plan(
+    model: str | os.PathLike[str], output: str | os.PathLike[str] | None, settings: BuildSettings
+) -> BuildPlan:
     """Read the model, resolve the settings, and look for everything that will not work.
 
-    Raises `InputError` for settings that mean nothing and files that cannot be read; what stands in the way
-    of the build itself is listed in `problems`.
+    Args:
+        model: bundle folder or `.onnx` file.
+        output: folder of the engines; None: BUNDLE/engines, FILE.engines.
+        settings: the options of the build.
+
+    Returns:
+        The plan. What stands in the way of the build itself is listed in its `problems`.
+
+    Raises:
+        InputError: settings that mean nothing, or a file that cannot be read.
+        BundleError: a damaged bundle.
     """
     if settings.backend not in ENGINE_BACKENDS:
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
@@ -120,15 +127,16 @@ def make_plan(model: str | Path, output: str | Path | None, settings: Settings) 
     problems.extend(profile_problems(source.graphs[0], profile))
     graphs = []
     for graph in source.graphs:
-        loaded = graph.model()
-        problems.extend(graph_problems(graph, loaded, settings.backend))
-        planned = _graph_plan(graph, loaded, profile, settings)
-        problems.extend(job_problems(graph, settings.form, planned.networks[0], loaded))
+        network = graph.network_model(settings.bake)
+        problems.extend(graph_problems(graph, network, settings.backend))
+        planned = _graph_plan(graph, network, profile, settings)
+        problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
     place = Path(output) if output is not None else source.default_output
     if reason := _unusable(place):
         problems.append(reason)
+    problems.extend(_option_problems(settings))
     return BuildPlan(
         source,
         place,
@@ -165,7 +173,18 @@ def _unusable(place: Path) -> str | None:
     )
 
 
-def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfile:
+def _option_problems(settings: BuildSettings) -> Iterator[str]:
+    """Give what is wrong with the timing cache and with the key to sign with."""
+    if settings.timing_cache is not None and settings.backend == "tensorrt-rtx":
+        yield "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+    if settings.sign is not None:
+        try:
+            sign(b"", settings.sign)
+        except TtcError as fault:
+            yield str(fault)
+
+
+def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> BuildProfile:
     """The profile with its overrides; without one, the default fitted to the model."""
     changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
     if unknown := sorted(settings.shapes.keys() - set(DIMENSIONS)) if not source.graphs[0].foreign else []:
@@ -173,7 +192,7 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
     if isinstance(settings.profile, BuildProfile):
         return settings.profile.override(changes)
     if settings.profile is not None:
-        return load_build_profile(settings.profile).override(changes)
+        return load_build_profile(os.fspath(settings.profile)).override(changes)
     profile = load_build_profile(DEFAULT_PROFILE)
     config = source.graphs[0].config
     if config is not None and profile.capacity.max > config.max_position_embeddings:
@@ -187,36 +206,34 @@ def _profile(source: Source, settings: Settings, notes: list[str]) -> BuildProfi
     return profile.override(changes)
 
 
-def _graph_plan(source: GraphSource, model: ir.Model, profile: BuildProfile, settings: Settings) -> GraphPlan:
+def _graph_plan(
+    source: GraphSource, model: ir.Model, profile: BuildProfile, settings: BuildSettings
+) -> GraphPlan:
     ranges = _ranges(source, profile, settings)
-    if not source.foreign:
-        free_weights(model)
-    if source.role == "context" and not source.foreign:
-        cache_rows(model)
     nodes = sum(1 for _ in model.graph)
-    networks = _networks(source, profile, settings, ranges)
-    whole = nodes * len(networks) * _SECONDS_PER_NODE
+    variants = _variants(source, profile, settings, ranges)
+    whole = nodes * len(variants) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
     memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
-    return GraphPlan(source, networks, memory, nodes, seconds)
+    return GraphPlan(source, variants, memory, nodes, seconds)
 
 
-def _networks(
-    source: GraphSource, profile: BuildProfile, settings: Settings, ranges: Ranges
-) -> tuple[Network, ...]:
-    """One network, or one for each length that the context tower reads at once."""
+def _variants(
+    source: GraphSource, profile: BuildProfile, settings: BuildSettings, ranges: Ranges
+) -> tuple[EngineVariant, ...]:
+    """Return one variant, or one for each length that the context tower reads at once."""
     lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
     if source.foreign or len(lengths) < 2:
-        return (Network(source.role, ranges),)
+        return (EngineVariant(source.role, ranges),)
     low, usual, high = ranges
-    networks = []
+    variants = []
     for length in lengths:
         fixed = [{**sizes, "L": length, "R": min(sizes["R"], length)} for sizes in (low, usual, high)]
-        networks.append(Network(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
-    return tuple(networks)
+        variants.append(EngineVariant(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
+    return tuple(variants)
 
 
-def _ranges(source: GraphSource, profile: BuildProfile, settings: Settings) -> Ranges:
+def _ranges(source: GraphSource, profile: BuildProfile, settings: BuildSettings) -> Ranges:
     if not source.foreign:
         low, usual, high = (profile.sizes(source.role, end) for end in ("min", "opt", "max"))
         return low, usual, high

@@ -11,15 +11,18 @@ from ttc.plugins.table import OPS
 
 __all__ = ["builder_digest", "kernel_digests"]
 
-# The plain twins take no part in a kernel.
-_NOT_COMPILED: Final = ("naive.py", "naive_numpy.py")
+# Reference implementations and costs take no part in a kernel.
+_NOT_COMPILED: Final = ("naive.py", "naive_numpy.py", "cost.py", "costs.py")
 # The code that decides what a network looks like, and what it shares with those who read what it writes.
 _BUILDER_PACKAGES: Final = ("ttc.exporter.engines", "ttc.exporter.passes", "ttc.formats", "ttc.base")
 
 
 def kernel_digests() -> dict[str, str]:
-    """Op name → sha256 of its folder, but for the plain twins, and of the files that all ops share."""
-    homes = {op.name: _HOMES[op.name] for op in OPS}
+    """Return op name → sha256 of the op's folder and of the files that all ops share.
+
+    Files that take no part in a kernel do not count.
+    """
+    homes = {op.name: op.package for op in OPS}
     shared = _digest("ttc.plugins", _NOT_COMPILED)
     digests = {
         home: _joined([shared.encode(), _digest(home, _NOT_COMPILED).encode()])
@@ -44,16 +47,3 @@ def _digest(package: str, leave_out: Iterable[str]) -> str:
             content = file.read_bytes()
             total.update(f"{file.name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
-
-
-_HOMES: Final = {
-    op: f"ttc.plugins.{home}"
-    for home, ops in {
-        "moe_routing": ("MoeRouting",),
-        "moe_experts": ("MoeExperts", "MoeUp", "MoeDown", "MoeCombine"),
-        "mamba_block_scan": ("MambaBlockScan", "MambaConv", "MambaScan"),
-        "mamba_advance": ("MambaAdvance",),
-        "diffusion_step": ("DiffusionStep", "DiffusionPredict", "DiffusionCommit"),
-    }.items()
-    for op in ops
-}

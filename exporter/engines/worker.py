@@ -1,44 +1,40 @@
-"""The process that builds one engine: `python -m ttc.exporter.engines.worker` in the folder of the work.
+"""The process that builds one engine.
 
-Reads network.onnx, task.json and, where there is one, timing.cache; writes the engine (or nothing),
-result.json and timing.cache. Standard output carries progress: lines of phase, steps done, steps in all,
-between tabs.
+It is started as `python -m ttc.exporter.engines.worker BACKEND [TARGET …]` in the folder of an `EngineSpec`.
+It reads the spec and, where there is one, timing.cache; it writes the `BuiltEngine` and timing.cache or,
+where the engine is refused, error.json. Standard output carries progress: lines of phase, steps done, steps
+in all, with tabs between them.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from ttc.errors import TtcError
-from ttc.exporter.engines.compile import Compiler, Task
+from ttc.exporter.engines.compile import Compiler
+from ttc.exporter.engines.engine_spec import EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
-from ttc.formats.engines import EngineRecord
 
 __all__ = ["main"]
 
 
-def main() -> None:
+def main(backend: str, targets: tuple[str, ...]) -> None:
     """Build what lies in the current folder."""
-    asked = json.loads(Path("task.json").read_bytes())
-    record = EngineRecord.of(asked["record"])
-    task = Task(asked["name"], record.inputs, record.outputs, Path("network.onnx").read_bytes())
-    timing = Path("timing.cache")
+    folder = Path()
+    spec = EngineSpec.read(folder)
+    timing = folder / "timing.cache"
     try:
-        backend = TensorRT.load(asked["backend"])
-        backend.register_plugins(asked["targets"])
-        cache = timing.read_bytes() if timing.is_file() else None
-        compiler = Compiler(backend, tuple(asked["targets"]), _step, cache)
-        built = compiler.build(task)
+        tensorrt = TensorRT.load(backend)
+        tensorrt.register_plugins(targets)
+        compiler = Compiler(tensorrt, targets, _step, timing.read_bytes() if timing.is_file() else None)
+        built = compiler.build(spec)
     except TtcError as fault:
-        Path("result.json").write_text(json.dumps({"error": str(fault), "kind": type(fault).__name__}))
+        error = {"error": str(fault), "kind": type(fault).__name__}
+        (folder / "error.json").write_text(json.dumps(error))
         return
-    Path("engine").write_bytes(built.engine)
     if compiler.timing_cache is not None:
         timing.write_bytes(compiler.timing_cache)
-    result = dataclasses.asdict(built)
-    del result["engine"]
-    Path("result.json").write_text(json.dumps(result))
+    built.write(folder)
 
 
 def _step(phase: str, done: int, total: int) -> bool:
@@ -48,4 +44,4 @@ def _step(phase: str, done: int, total: int) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], tuple(sys.argv[2:]))

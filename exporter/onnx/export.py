@@ -19,6 +19,7 @@ from ttc.exporter.passes import pipeline, run_passes
 from ttc.formats.atomic_folder import bundle_writer
 from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightEntry, WeightMap
 from ttc.formats.weights import ReferencedWeights
+from ttc.model.config import LayerKind
 from ttc.plugins.ops import DOMAIN_VERSION
 from ttc.plugins.table import OPS
 
@@ -70,7 +71,8 @@ def export(
             compute_dtype,
             lambda stage: say(f"tracing {stage}"),
         )
-        roles = [role for role in GRAPH_ROLES if role != "advance" or source.config.layers_of("M")]
+        has_mamba = LayerKind.MAMBA in source.config.layers
+        roles = [role for role in GRAPH_ROLES if role != "advance" or has_mamba]
         models = {role: maker.make(role) for role in roles}
         taken = {role: {value.name for value in model.graph.inputs} for role, model in models.items()}
         entries = {

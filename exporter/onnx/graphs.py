@@ -1,20 +1,7 @@
-"""The model's four ONNX graphs: context, denoiser, step, advance.
+"""Makes the model's four ONNX graphs (`ttc.model.graphs`) out of traced pieces.
 
 Weights are graph inputs named as in the checkpoint (expert stacks as `….experts.up_proj.weight`); the pass
-`pack_weights` turns them into initializers where a bundle is packed. Everything else that goes in and out,
-with B, L, C, R dynamic:
-
-    context     input_ids (B, L), lengths (B), commit_len (B), logit_positions (B, R) int32, state
-                → logits (B, R, V) float32, new state, saved block inputs
-    denoiser    block_ids (B, L) int32, t (B) float32, lengths (B) int32, state → logits (B, L, V) float32
-    step        logits, block_ids, threshold, temperature, row_key, position, step, steps_left
-                → next_block_ids, predicted_ids, confidence, masked_count, t
-    advance     saved block inputs, commit_len, Mamba state → new Mamba state
-
-State of layer i: conv_state.i (B, F, W−1) and ssm_state.i (B, H, P, N) float32 for Mamba, k_cache.i and
-v_cache.i (B, KV heads, C, head dim) for attention; as outputs with the prefix `new_`. Saved block inputs:
-saved_xbc.i (B, L, F), saved_dt.i (B, L, H). The caller keeps lengths + L ≤ C; of the L keys and values
-written, lengths + commit_len count.
+`pack_weights` turns them into initializers where a bundle is packed.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,12 +13,11 @@ from ttc.exporter.onnx.graph_builder import GraphBuilder
 from ttc.exporter.onnx.pieces import Stage, WeightShapes
 from ttc.exporter.onnx.tracing import trace
 from ttc.model import towers
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.graphs import SAVED_NAMES, STATE_NAMES, graph_outputs, numbered
 from ttc.model.towers import CONTEXT, DENOISER
 
 __all__ = ["GraphMaker"]
-
-_SCOPES: Mapping[str, str] = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
 class GraphMaker:
@@ -65,23 +51,20 @@ class GraphMaker:
 
     def _context(self) -> ir.Model:
         config, build = self._config, GraphBuilder("context")
-        x = self._stamp(build, self._embed("input_ids"), "embedding", table=f"{CONTEXT}.embeddings.weight")[
-            "x"
-        ]
+        x = self._stamp(build, self._embed(CONTEXT), "embedding", table=f"{CONTEXT}.embeddings.weight")["x"]
         outputs: dict[str, ir.Value] = {}
         for i in range(config.num_layers):
             x, layer_outputs = self._layer(build, CONTEXT, i, {"x": x})
             outputs |= layer_outputs
         logits = self._head(build, CONTEXT, x)
+        outputs["logits"] = logits
         # New state first: saved inputs are only for those who commit afterwards.
-        ordered = sorted(outputs, key=lambda name: name.startswith("saved_"))
-        return self._finish(build, {"logits": logits} | {name: outputs[name] for name in ordered})
+        ordered = (tensor.name for tensor in graph_outputs(config, "context"))
+        return self._finish(build, {name: outputs[name] for name in ordered})
 
     def _denoiser(self) -> ir.Model:
         config, build = self._config, GraphBuilder("denoiser")
-        x = self._stamp(build, self._embed("block_ids"), "embedding", table=f"{DENOISER}.embeddings.weight")[
-            "x"
-        ]
+        x = self._stamp(build, self._embed(DENOISER), "embedding", table=f"{DENOISER}.embeddings.weight")["x"]
         time = stages.time_stage(config, self._dtype, self._weights)
         modulation = self._stamp(build, time, "time")["modulation"]
         for i in range(config.num_layers):
@@ -95,23 +78,22 @@ class GraphMaker:
     def _advance(self) -> ir.Model:
         config, build = self._config, GraphBuilder("advance")
         outputs: dict[str, ir.Value] = {}
-        for i, kind in enumerate(config.pattern):
-            if kind == "M":
-                stage = stages.advance_stage(config, self._dtype, self._layer_weights(CONTEXT, i))
-                outputs |= self._numbered(i, self._stamp_layer(build, stage, CONTEXT, i, {}))
+        for i in config.layers_of(LayerKind.MAMBA):
+            stage = stages.advance_stage(config, self._dtype, self._layer_weights(CONTEXT, i))
+            outputs |= self._numbered(i, self._stamp_layer(build, stage, CONTEXT, i, {}))
         return self._finish(build, outputs)
 
     # Pieces.
 
-    def _embed(self, ids: str) -> Stage:
-        return stages.embed_stage(self._config, self._dtype, ids)
+    def _embed(self, tower: str) -> Stage:
+        return stages.embed_stage(self._config, self._dtype, tower)
 
     def _layer(
         self, build: GraphBuilder, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> tuple[ir.Value, dict[str, ir.Value]]:
         """Stamp layer i; its x, and its other outputs under names that carry the layer number."""
         weights = self._layer_weights(tower, i)
-        stage = stages.layer_stage(self._config, self._dtype, weights, tower, self._config.pattern[i])
+        stage = stages.layer_stage(self._config, self._dtype, weights, tower, self._config.layers[i])
         outputs = self._stamp_layer(build, stage, tower, i, bound)
         x = outputs.pop("x")
         return x, self._numbered(i, outputs)
@@ -124,12 +106,10 @@ class GraphMaker:
     def _stamp_layer(
         self, build: GraphBuilder, stage: Stage, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> dict[str, ir.Value]:
-        kind = self._config.pattern[i]
-        state = (arg.name for arg in stages.state_arguments(self._config, self._dtype, kind))
-        saved = ("saved_xbc", "saved_dt")
-        names = {name: f"{name}.{i}" for name in (*state, *saved)}
+        kind = self._config.layers[i]
+        names = {name: numbered(name, i) for name in (*STATE_NAMES[kind], *SAVED_NAMES)}
         names |= self._layer_names[tower][i]
-        return self._stamp(build, stage, f"layers.{i}.{_SCOPES[kind]}", bound, **names)
+        return self._stamp(build, stage, f"layers.{i}.{kind.scope}", bound, **names)
 
     def _stamp(
         self,
@@ -149,7 +129,7 @@ class GraphMaker:
 
     @staticmethod
     def _numbered(i: int, outputs: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-        return {f"{name}.{i}": value for name, value in outputs.items()}
+        return {numbered(name, i): value for name, value in outputs.items()}
 
     def _finish(self, build: GraphBuilder, outputs: Mapping[str, ir.Value]) -> ir.Model:
         return build.finish(outputs, self._weights.__contains__)

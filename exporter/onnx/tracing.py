@@ -8,7 +8,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -16,25 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ttc.model.graphs import GraphTensor
 from ttc.plugins.functions import ONNX_OPSET
 from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
 
-__all__ = ["Argument", "run_symbolic", "trace"]
+__all__ = ["run_symbolic", "trace"]
 
 # Any size of at least 2 does: the tracer treats a named dimension as unknown. They differ so that a mix-up
 # fails.
 _EXAMPLE_SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One input of a traced function: its name, dtype name, and shape; a letter of B, L, C, R is a dynamic
-    dimension.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
@@ -49,7 +38,7 @@ def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor
 
 
 def trace(
-    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], arguments: Sequence[Argument]
+    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], arguments: Sequence[GraphTensor]
 ) -> ir.Graph:
     """Graph of a function from named tensors to named tensors; its inputs and outputs carry those names."""
     input_names = [arg.name for arg in arguments]

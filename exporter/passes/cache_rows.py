@@ -10,6 +10,7 @@ An engine with such outputs moves L rows of a cache, not its capacity C; who run
 import onnx_ir as ir
 
 from ttc.errors import ExportError
+from ttc.model.graphs import is_kv_cache, new_name, rows_name
 
 __all__ = ["cache_rows"]
 
@@ -22,11 +23,11 @@ def cache_rows(model: ir.Model) -> bool:
     """
     graph, changed = model.graph, False
     for place, output in enumerate(graph.outputs):
-        kind, _, layer = str(output.name).partition("_cache.")
-        if kind not in ("new_k", "new_v"):
+        cache = str(output.name).removeprefix(new_name(""))
+        if cache == output.name or not is_kv_cache(cache):
             continue
         rows = _scattered(output)
-        rows.name = f"{kind.removeprefix('new_')}_rows.{layer}"
+        rows.name = rows_name(cache)
         graph.outputs[place] = rows
         changed = True
     if changed:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ttc.errors import InputError
 from ttc.exporter.passes.shapes import shape_of
-from ttc.formats.program import ENGINE, OP, Buffer, Program, Step
+from ttc.formats.program import ENGINE, OP, Buffer, Instruction, Program
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
 
@@ -32,8 +32,8 @@ _ATTRIBUTES = {op.name: tuple(op.attributes) for op in OPS}
 class Cut:
     """A cut graph: engine name → the segment it is built from, and the program.
 
-    `nodes`: for every step of the program, the names of the graph's nodes that it computes. Number k of an
-    engine's is called node_k in the segment.
+    `nodes`: for every instruction of the program, the names of the graph's nodes that it computes. Number k
+    of an engine's is called node_k in the segment.
     """
 
     segments: dict[str, ir.Model]
@@ -65,7 +65,7 @@ def cut(model: ir.Model, name: str) -> Cut:
 
     segments: dict[str, ir.Model] = {}
     engines: dict[str, str] = {}
-    steps: list[Step] = []
+    instructions: list[Instruction] = []
     names: list[tuple[str, ...]] = []
     for level in range(levels.count):
         if members[level]:
@@ -74,11 +74,11 @@ def cut(model: ir.Model, name: str) -> Cut:
             key = hashlib.sha256(ir.to_proto(segment).SerializeToString(deterministic=True)).hexdigest()
             engine = engines.setdefault(key, f"{name}-{len(engines):02d}")
             segments.setdefault(engine, segment)
-            steps.append(Step(ENGINE, engine, inputs, outputs, {}))
+            instructions.append(Instruction(ENGINE, engine, inputs, outputs, {}))
             names.append(tuple(str(node.name) for node in members[level]))
-        steps.extend(_op_step(node) for node in ops[level])
+        instructions.extend(_op_instruction(node) for node in ops[level])
         names.extend((str(node.name),) for node in ops[level])
-    return Cut(segments, Program(_buffers(model, steps), tuple(steps)), tuple(names))
+    return Cut(segments, Program(_buffers(model, instructions), tuple(instructions)), tuple(names))
 
 
 def _refuse_nested(nodes: Sequence[ir.Node], name: str) -> None:
@@ -153,7 +153,7 @@ def _segment(
 ) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
     """The segment of these nodes, and which tensors its inputs and outputs are.
 
-    elsewhere: what later steps read.
+    elsewhere: what later instructions read.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": model.graph.opset_imports[""]}, name="segment")
     known: dict[ir.Value, ir.Value] = {}
@@ -195,21 +195,21 @@ def _own(graph: ir.Graph, known: dict[ir.Value, ir.Value], inputs: list[str], va
     return own
 
 
-def _op_step(node: ir.Node) -> Step:
+def _op_instruction(node: ir.Node) -> Instruction:
     attributes = {name: node.attributes[name].value for name in _ATTRIBUTES[node.op_type]}
-    return Step(OP, node.op_type, _names(node.inputs), _names(node.outputs), attributes)
+    return Instruction(OP, node.op_type, _names(node.inputs), _names(node.outputs), attributes)
 
 
 def _names(values: Iterable[ir.Value | None]) -> tuple[str, ...]:
     return tuple(str(value.name) for value in values if value is not None)
 
 
-def _buffers(model: ir.Model, steps: Sequence[Step]) -> dict[str, Buffer]:
-    """What every name in the steps is, in order of first use."""
+def _buffers(model: ir.Model, instructions: Sequence[Instruction]) -> dict[str, Buffer]:
+    """What every name in the instructions is, in order of first use."""
     graph = model.graph
     values = {str(value.name): value for node in graph for value in node.outputs}
     values |= {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
-    names = dict.fromkeys(name for step in steps for name in (*step.inputs, *step.outputs))
+    names = dict.fromkeys(name for each in instructions for name in (*each.inputs, *each.outputs))
     return {name: _buffer(values[name]) for name in names}
 
 

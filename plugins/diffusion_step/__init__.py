@@ -6,9 +6,10 @@ the block.
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["DIFFUSION_COMMIT", "DIFFUSION_PREDICT", "DIFFUSION_STEP"]
+__all__ = ["DIFFUSION_COMMIT", "DIFFUSION_PREDICT", "DIFFUSION_STEP", "OPS", "ORDER"]
 
 DIFFUSION_PREDICT = OpSpec.make(
+    __name__,
     "DiffusionPredict",
     "Predicted token of every masked position and its probability at temperature 1.",
     inputs=[
@@ -23,6 +24,7 @@ DIFFUSION_PREDICT = OpSpec.make(
     attributes={"mask_id": "int"},
 )
 DIFFUSION_COMMIT = OpSpec.make(
+    __name__,
     "DiffusionCommit",
     "The commit rule: which masked positions take their prediction.",
     inputs=[
@@ -36,6 +38,7 @@ DIFFUSION_COMMIT = OpSpec.make(
     attributes={"mask_id": "int"},
 )
 DIFFUSION_STEP = OpSpec.make(
+    __name__,
     "DiffusionStep",
     "One step of mask diffusion over a block.",
     inputs=[
@@ -57,3 +60,5 @@ DIFFUSION_STEP = OpSpec.make(
     attributes={"mask_id": "int"},
     launches=("DiffusionPredict", "DiffusionCommit"),
 )
+OPS = (DIFFUSION_STEP, DIFFUSION_PREDICT, DIFFUSION_COMMIT)
+ORDER = 50

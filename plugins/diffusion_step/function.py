@@ -1,20 +1,21 @@
 """`DiffusionStep` in standard ONNX operators: two nested functions, one per launch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
+from ttc.plugins.onnx_text import render
 
-__all__ = ["BODIES"]
+__all__ = ["diffusion_commit", "diffusion_predict", "diffusion_step"]
 
 _PREDICT = """
 DiffusionPredict <mask_id> (logits, block_ids, temperature, row_key, position, step) => (predicted_ids,
-confidence) {{
+confidence) {
     mask_id_64 = Constant <value_int: int = @mask_id> ()
     mask_id_32 = Cast <to: int = 6> (mask_id_64)
     masked = Equal (block_ids, mask_id_32)
-    start = Constant <value: tensor = int64 {{0}}> ()
-    delta = Constant <value: tensor = int64 {{1}}> ()
+    start = Constant <value: tensor = int64 {0}> ()
+    delta = Constant <value: tensor = int64 {1}> ()
     V = Shape <start: int = 2> (logits)
     V_scalar = Squeeze (V)
     vocabulary = Range (start, V_scalar, delta)
@@ -29,7 +30,7 @@ confidence) {{
     hottest = ReduceMax <keepdims: int = 0> (temperature, all_axes)
     any_hot = Greater (hottest, zero_f)
     choice = If (any_hot) <
-        then_branch = sampled () => (choice_sampled) {{
+        then_branch = sampled () => (choice_sampled) {
             last_two = Constant <value_ints: ints = [1, 2]> ()
             last = Constant <value_ints: ints = [2]> ()
             L = Shape <start: int = 1, end: int = 2> (logits)
@@ -43,11 +44,11 @@ confidence) {{
             step_64 = Cast <to: int = 7> (step)
             steps = Unsqueeze (step_64, last_two)
             keys = Unsqueeze (row_key, last_two)
-            modulus = Constant <value: tensor = int64 {{{modulus}}}> ()
-            round_0 = Constant <value: tensor = int64 {{{round_0}}}> ()
-            round_1 = Constant <value: tensor = int64 {{{round_1}}}> ()
-            {absorb}
-            cell = Constant <value: tensor = int64 {{256}}> ()
+            modulus = Constant <value: tensor = int64 {$modulus}> ()
+            round_0 = Constant <value: tensor = int64 {$round_0}> ()
+            round_1 = Constant <value: tensor = int64 {$round_1}> ()
+            $absorb
+            cell = Constant <value: tensor = int64 {256}> ()
             high_bits = Div (hash, cell)
             high_f = Cast <to: int = 1> (high_bits)
             half = Constant <value_float: float = 0.5> ()
@@ -64,10 +65,10 @@ confidence) {{
             noisy = Add (scaled, gumbel)
             hot = Unsqueeze (hot_rows, last_two)
             choice_sampled = Where (hot, noisy, allowed)
-        }},
-        else_branch = greedy () => (choice_greedy) {{
+        },
+        else_branch = greedy () => (choice_greedy) {
             choice_greedy = Identity (allowed)
-        }}
+        }
     >
     predicted_64 = ArgMax <axis: int = 2, keepdims: int = 1> (choice)
     chosen = GatherElements <axis: int = 2> (allowed, predicted_64)
@@ -81,28 +82,28 @@ confidence) {{
     predicted_ids = Where (masked, predicted, block_ids)
     certain = Constant <value_float: float = inf> ()
     confidence = Where (masked, probability, certain)
-}}
+}
 """
 
 # counter_rng.absorb: two rounds of x → (x + c)⁵ mod p.
 _ABSORB = """
-    {out}_x0 = Add ({state}, {word})
-    {out}_a0 = Add ({out}_x0, round_0)
-    {out}_m0 = Mod ({out}_a0, modulus)
-    {out}_s0 = Mul ({out}_m0, {out}_m0)
-    {out}_q0 = Mod ({out}_s0, modulus)
-    {out}_f0 = Mul ({out}_q0, {out}_q0)
-    {out}_g0 = Mod ({out}_f0, modulus)
-    {out}_p0 = Mul ({out}_g0, {out}_m0)
-    {out}_x1 = Mod ({out}_p0, modulus)
-    {out}_a1 = Add ({out}_x1, round_1)
-    {out}_m1 = Mod ({out}_a1, modulus)
-    {out}_s1 = Mul ({out}_m1, {out}_m1)
-    {out}_q1 = Mod ({out}_s1, modulus)
-    {out}_f1 = Mul ({out}_q1, {out}_q1)
-    {out}_g1 = Mod ({out}_f1, modulus)
-    {out}_p1 = Mul ({out}_g1, {out}_m1)
-    {out} = Mod ({out}_p1, modulus)
+    ${out}_x0 = Add ($state, $word)
+    ${out}_a0 = Add (${out}_x0, round_0)
+    ${out}_m0 = Mod (${out}_a0, modulus)
+    ${out}_s0 = Mul (${out}_m0, ${out}_m0)
+    ${out}_q0 = Mod (${out}_s0, modulus)
+    ${out}_f0 = Mul (${out}_q0, ${out}_q0)
+    ${out}_g0 = Mod (${out}_f0, modulus)
+    ${out}_p0 = Mul (${out}_g0, ${out}_m0)
+    ${out}_x1 = Mod (${out}_p0, modulus)
+    ${out}_a1 = Add (${out}_x1, round_1)
+    ${out}_m1 = Mod (${out}_a1, modulus)
+    ${out}_s1 = Mul (${out}_m1, ${out}_m1)
+    ${out}_q1 = Mod (${out}_s1, modulus)
+    ${out}_f1 = Mul (${out}_q1, ${out}_q1)
+    ${out}_g1 = Mod (${out}_f1, modulus)
+    ${out}_p1 = Mul (${out}_g1, ${out}_m1)
+    $out = Mod (${out}_p1, modulus)
 """
 
 _COMMIT = """
@@ -168,23 +169,25 @@ DiffusionStep <mask_id> (logits, block_ids, threshold, temperature, row_key, pos
 """
 
 
-def _diffusion_predict(_: Mapping[str, Any]) -> str:
+def diffusion_predict(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `DiffusionPredict`; the mask id is the function's attribute."""
     chain = (
         ("keys", "places", "at_place"),
         ("at_place", "steps", "at_step"),
         ("at_step", "vocabulary", "hash"),
     )
-    return _PREDICT.format(
-        modulus=MODULUS,
-        round_0=ROUND_CONSTANTS[0],
-        round_1=ROUND_CONSTANTS[1],
-        absorb="".join(_ABSORB.format(state=state, word=word, out=out) for state, word, out in chain),
+    absorb = "".join(
+        render(_ABSORB, {"state": state, "word": word, "out": out}) for state, word, out in chain
     )
+    round_0, round_1 = ROUND_CONSTANTS
+    return render(_PREDICT, {"modulus": MODULUS, "round_0": round_0, "round_1": round_1, "absorb": absorb})
 
 
-# Op name → ONNX text of its function; the mask id is an attribute of the function, not of the text.
-BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "DiffusionPredict": _diffusion_predict,
-    "DiffusionCommit": lambda _: _COMMIT,
-    "DiffusionStep": lambda _: _STEP,
-}
+def diffusion_commit(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `DiffusionCommit`; nothing in it depends on the model."""
+    return _COMMIT
+
+
+def diffusion_step(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `DiffusionStep`; nothing in it depends on the model."""
+    return _STEP

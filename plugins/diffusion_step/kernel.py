@@ -16,7 +16,7 @@ from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT
 from ttc.plugins.kernel_math import decode_place, order_key
 from ttc.plugins.launch import Leaf, Tile
 
-__all__ = ["LEAVES", "commit", "predict"]
+__all__ = ["commit", "diffusion_commit", "diffusion_predict", "predict"]
 
 _MODULUS = tl.constexpr(MODULUS)
 _ROUND_0 = tl.constexpr(ROUND_CONSTANTS[0])
@@ -157,36 +157,34 @@ def commit(
     tl.store(masked_count_ptr + row, (num_masked - tl.sum(committed_lanes, 0)).to(tl.int32))
 
 
-LEAVES = (
-    Leaf(
-        op=DIFFUSION_PREDICT,
-        kernel=predict,
-        changing=("B", "L"),
-        integers=("L",),
-        tiles=(
-            Tile("2048x5", {"BLOCK_V": 2048, "STAGES": 5}, num_warps=8),
-            Tile("4096x3", {"BLOCK_V": 4096, "STAGES": 3}, num_warps=16),
-            Tile("1024x3", {"BLOCK_V": 1024, "STAGES": 3}, num_warps=4),
-        ),
-        choose=lambda dims: 2 if dims["V"] <= 8192 else 0,
-        constants=lambda problem, tile: {
-            "V": problem.dims["V"],
-            "MASK_ID": problem.attributes["mask_id"],
-            **tile.blocks,
-        },
-        grid=lambda dims, constants, minimum: (dims["L"], dims["B"]),
+diffusion_predict = Leaf(
+    op=DIFFUSION_PREDICT,
+    kernel=predict,
+    changing=("B", "L"),
+    integers=("L",),
+    tiles=(
+        Tile("2048x5", {"BLOCK_V": 2048, "STAGES": 5}, num_warps=8),
+        Tile("4096x3", {"BLOCK_V": 4096, "STAGES": 3}, num_warps=16),
+        Tile("1024x3", {"BLOCK_V": 1024, "STAGES": 3}, num_warps=4),
     ),
-    Leaf(
-        op=DIFFUSION_COMMIT,
-        kernel=commit,
-        changing=("B", "L"),
-        integers=("L",),
-        tiles=(
-            Tile("16", {"BLOCK_L": 16}, num_warps=1),
-            Tile("64", {"BLOCK_L": 64}, num_warps=4),
-        ),
-        choose=lambda dims: 0 if dims["L"] <= 16 else 1,
-        constants=lambda problem, tile: {"MASK_ID": problem.attributes["mask_id"], **tile.blocks},
-        grid=lambda dims, constants, minimum: (dims["B"],),
+    choose=lambda dims: 2 if dims["V"] <= 8192 else 0,
+    constants=lambda problem, tile: {
+        "V": problem.dims["V"],
+        "MASK_ID": problem.attributes["mask_id"],
+        **tile.blocks,
+    },
+    grid=lambda dims, constants, minimum: (dims["L"], dims["B"]),
+)
+diffusion_commit = Leaf(
+    op=DIFFUSION_COMMIT,
+    kernel=commit,
+    changing=("B", "L"),
+    integers=("L",),
+    tiles=(
+        Tile("16", {"BLOCK_L": 16}, num_warps=1),
+        Tile("64", {"BLOCK_L": 64}, num_warps=4),
     ),
+    choose=lambda dims: 0 if dims["L"] <= 16 else 1,
+    constants=lambda problem, tile: {"MASK_ID": problem.attributes["mask_id"], **tile.blocks},
+    grid=lambda dims, constants, minimum: (dims["B"],),
 )

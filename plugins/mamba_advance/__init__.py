@@ -4,9 +4,10 @@ included.
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["MAMBA_ADVANCE"]
+__all__ = ["MAMBA_ADVANCE", "OPS", "ORDER"]
 
 MAMBA_ADVANCE = OpSpec.make(
+    __name__,
     "MambaAdvance",
     "Convolution and scan state after the first commit_len tokens of a block.",
     inputs=[
@@ -22,3 +23,5 @@ MAMBA_ADVANCE = OpSpec.make(
     outputs=["new_conv_state: compute (B, H*P+2*G*N, W-1)", "new_ssm_state: float32 (B, H, P, N)"],
     attributes={"G": "int"},
 )
+OPS = (MAMBA_ADVANCE,)
+ORDER = 40

@@ -1,27 +1,28 @@
 """`MambaAdvance` in standard ONNX operators."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ttc.plugins.mamba_block_scan.function import DECAY, SPLIT_HEADS, scan_sizes
+from ttc.plugins.mamba_block_scan.function import scan_values
+from ttc.plugins.onnx_text import render
 
-__all__ = ["BODIES"]
+__all__ = ["mamba_advance"]
 
 _TEXT = """
 MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, commit_len)
     => (new_conv_state, new_ssm_state)
-{{
-    {decay}
-    {split_heads}
-    start = Constant <value: tensor = int64 {{0}}> ()
-    delta = Constant <value: tensor = int64 {{1}}> ()
+{
+    $decay
+    $split_heads
+    start = Constant <value: tensor = int64 {0}> ()
+    delta = Constant <value: tensor = int64 {1}> ()
     n = Cast <to: int = 7> (commit_len)
     axis_1 = Constant <value_ints: ints = [1]> ()
     n_column = Unsqueeze (n, axis_1)
 
     conv_by_time = Transpose <perm: ints = [0, 2, 1]> (conv_state)
     columns = Concat <axis: int = 1> (conv_by_time, xbc)
-    taps = Constant <value_ints: ints = [{taps}]> ()
+    taps = Constant <value_ints: ints = [$taps]> ()
     places = Add (n_column, taps)
     axis_2 = Constant <value_ints: ints = [2]> ()
     places_cell = Unsqueeze (places, axis_2)
@@ -40,7 +41,7 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
     last_place = Max (n_less_1, start)
     last_axes = Constant <value_ints: ints = [1, 2, 3]> ()
     last_cell = Unsqueeze (last_place, last_axes)
-    heads = Constant <value_ints: ints = [1, {G}, {per_group}, 1]> ()
+    heads = Constant <value_ints: ints = [1, $G, $per_group, 1]> ()
     last = Expand (last_cell, heads)
     total_at_last = GatherElements <axis: int = 3> (cumulative, last)
     any_bl = Greater (n, start)
@@ -60,18 +61,13 @@ MambaAdvance <G> (xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, com
     kept_column = Unsqueeze (kept, axis_4)
     carried = Mul (state, kept_column)
     new_state = Add (carried, added)
-    flat = Constant <value_ints: ints = [0, {H}, {P}, {N}]> ()
+    flat = Constant <value_ints: ints = [0, $H, $P, $N]> ()
     new_ssm_state = Reshape (new_state, flat)
-}}
+}
 """
 
 
-def _mamba_advance(values: Mapping[str, Any]) -> str:
-    sizes = scan_sizes(values)
+def mamba_advance(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MambaAdvance` for these attributes and fixed dimensions (H, P, N, W)."""
     taps = ", ".join(str(tap) for tap in range(values["W"] - 1))
-    decay, split_heads = DECAY.format(**sizes), SPLIT_HEADS.format(**sizes)
-    return _TEXT.format(decay=decay, split_heads=split_heads, taps=taps, **sizes)
-
-
-# Op name → ONNX text of its function for these attribute values and fixed dimensions.
-BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MambaAdvance": _mamba_advance}
+    return render(_TEXT, scan_values(values) | {"taps": taps})

@@ -15,7 +15,7 @@ from ttc.plugins.kernel_math import chunk_decay
 from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 
-__all__ = ["LEAVES", "advance"]
+__all__ = ["advance", "mamba_advance"]
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -108,23 +108,21 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-LEAVES = (
-    Leaf(
-        op=MAMBA_ADVANCE,
-        kernel=advance,
-        changing=("B", "L"),
-        integers=("L",),
-        tiles=(
-            Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16}, num_warps=4),
-            Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4),
-            Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8),
-        ),
-        choose=lambda dims: 0 if dims["L"] <= 16 else 2,
-        constants=_constants,
-        grid=lambda dims, constants, minimum: (
-            constants["H"],
-            cdiv(constants["P"], constants["BLOCK_P"]),
-            dims["B"],
-        ),
+mamba_advance = Leaf(
+    op=MAMBA_ADVANCE,
+    kernel=advance,
+    changing=("B", "L"),
+    integers=("L",),
+    tiles=(
+        Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16}, num_warps=4),
+        Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4),
+        Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8),
+    ),
+    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    constants=_constants,
+    grid=lambda dims, constants, minimum: (
+        constants["H"],
+        cdiv(constants["P"], constants["BLOCK_P"]),
+        dims["B"],
     ),
 )

@@ -7,9 +7,10 @@ from it.
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["MAMBA_BLOCK_SCAN", "MAMBA_CONV", "MAMBA_SCAN"]
+__all__ = ["MAMBA_BLOCK_SCAN", "MAMBA_CONV", "MAMBA_SCAN", "OPS", "ORDER"]
 
 MAMBA_CONV = OpSpec.make(
+    __name__,
     "MambaConv",
     "Causal depthwise convolution seeded with the last W−1 raw columns, then SiLU.",
     inputs=[
@@ -22,6 +23,7 @@ MAMBA_CONV = OpSpec.make(
     attributes={"W": "int"},
 )
 MAMBA_SCAN = OpSpec.make(
+    __name__,
     "MambaScan",
     "Selective state-space scan of a block from a seeded state, in float32, plus the D skip.",
     inputs=[
@@ -36,6 +38,7 @@ MAMBA_SCAN = OpSpec.make(
     attributes={"G": "int"},
 )
 MAMBA_BLOCK_SCAN = OpSpec.make(
+    __name__,
     "MambaBlockScan",
     "A Mamba-2 mixer between its projections, read-only in the state.",
     inputs=[
@@ -53,3 +56,5 @@ MAMBA_BLOCK_SCAN = OpSpec.make(
     attributes={"G": "int", "W": "int"},
     launches=("MambaConv", "MambaScan"),
 )
+OPS = (MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN)
+ORDER = 30

@@ -18,7 +18,7 @@ from ttc.plugins.kernel_math import chunk_decay
 from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
 
-__all__ = ["LEAVES", "convolve", "scan"]
+__all__ = ["convolve", "mamba_conv", "mamba_scan", "scan"]
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -148,45 +148,43 @@ def _scan_constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-LEAVES = (
-    Leaf(
-        op=MAMBA_CONV,
-        kernel=convolve,
-        changing=("B", "L"),
-        integers=("L",),
-        tiles=(
-            Tile("4x256", {"BLOCK_L": 4, "BLOCK_F": 256}, num_warps=4),
-            Tile("1x256", {"BLOCK_L": 1, "BLOCK_F": 256}, num_warps=2),
-            Tile("16x256", {"BLOCK_L": 16, "BLOCK_F": 256}, num_warps=8),
-        ),
-        choose=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
-        constants=lambda problem, tile: {
-            "F": problem.dims["F"],
-            "W": problem.attributes["W"],
-            **tile.blocks,
-        },
-        grid=lambda dims, constants, minimum: (
-            cdiv(constants["F"], constants["BLOCK_F"]),
-            cdiv(dims["L"], constants["BLOCK_L"]),
-            dims["B"],
-        ),
+mamba_conv = Leaf(
+    op=MAMBA_CONV,
+    kernel=convolve,
+    changing=("B", "L"),
+    integers=("L",),
+    tiles=(
+        Tile("4x256", {"BLOCK_L": 4, "BLOCK_F": 256}, num_warps=4),
+        Tile("1x256", {"BLOCK_L": 1, "BLOCK_F": 256}, num_warps=2),
+        Tile("16x256", {"BLOCK_L": 16, "BLOCK_F": 256}, num_warps=8),
     ),
-    Leaf(
-        op=MAMBA_SCAN,
-        kernel=scan,
-        changing=("B", "L"),
-        integers=("L",),
-        tiles=(
-            Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16, "BLOCK_N": 32}, num_warps=2),
-            Tile("16x64", {"BLOCK_L": 16, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=4),
-            Tile("32x64", {"BLOCK_L": 32, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=8),
-        ),
-        choose=lambda dims: 0 if dims["L"] <= 16 else 2,
-        constants=_scan_constants,
-        grid=lambda dims, constants, minimum: (
-            constants["H"],
-            cdiv(dims["L"], constants["BLOCK_L"]) * cdiv(constants["P"], constants["BLOCK_P"]),
-            dims["B"],
-        ),
+    choose=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
+    constants=lambda problem, tile: {
+        "F": problem.dims["F"],
+        "W": problem.attributes["W"],
+        **tile.blocks,
+    },
+    grid=lambda dims, constants, minimum: (
+        cdiv(constants["F"], constants["BLOCK_F"]),
+        cdiv(dims["L"], constants["BLOCK_L"]),
+        dims["B"],
+    ),
+)
+mamba_scan = Leaf(
+    op=MAMBA_SCAN,
+    kernel=scan,
+    changing=("B", "L"),
+    integers=("L",),
+    tiles=(
+        Tile("16x16", {"BLOCK_L": 16, "BLOCK_P": 16, "BLOCK_N": 32}, num_warps=2),
+        Tile("16x64", {"BLOCK_L": 16, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=4),
+        Tile("32x64", {"BLOCK_L": 32, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=8),
+    ),
+    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    constants=_scan_constants,
+    grid=lambda dims, constants, minimum: (
+        constants["H"],
+        cdiv(dims["L"], constants["BLOCK_L"]) * cdiv(constants["P"], constants["BLOCK_P"]),
+        dims["B"],
     ),
 )

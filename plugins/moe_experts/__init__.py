@@ -6,9 +6,10 @@ One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["MOE_COMBINE", "MOE_DOWN", "MOE_EXPERTS", "MOE_UP"]
+__all__ = ["MOE_COMBINE", "MOE_DOWN", "MOE_EXPERTS", "MOE_UP", "OPS", "ORDER"]
 
 MOE_UP = OpSpec.make(
+    __name__,
     "MoeUp",
     "relu(up·x)² of every pair, rows ordered by expert.",
     inputs=[
@@ -21,6 +22,7 @@ MOE_UP = OpSpec.make(
     outputs=["activated: compute (T*K, I)"],
 )
 MOE_DOWN = OpSpec.make(
+    __name__,
     "MoeDown",
     "down·activated of every pair, rows ordered by expert.",
     inputs=[
@@ -33,12 +35,14 @@ MOE_DOWN = OpSpec.make(
     outputs=["rows: float32 (T*K, D)"],
 )
 MOE_COMBINE = OpSpec.make(
+    __name__,
     "MoeCombine",
     "Weighted sum of a token's K rows.",
     inputs=["rows: float32 (T*K, D)", "weights: float32 (T, K)", "grouped_rows: int32 (T, K)"],
     outputs=["combined: float32 (T, D)"],
 )
 MOE_EXPERTS = OpSpec.make(
+    __name__,
     "MoeExperts",
     "The routed experts' share of a MoE layer's output.",
     inputs=[
@@ -54,3 +58,5 @@ MOE_EXPERTS = OpSpec.make(
     outputs=["combined: float32 (T, D)"],
     launches=("MoeUp", "MoeDown", "MoeCombine"),
 )
+OPS = (MOE_EXPERTS, MOE_UP, MOE_DOWN, MOE_COMBINE)
+ORDER = 20

@@ -7,14 +7,17 @@ whatever the routing, and has static shapes, so it can be captured; its price is
 kernels are the path that is fast.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BODIES"]
+from ttc.plugins.onnx_text import render
+
+__all__ = ["moe_combine", "moe_down", "moe_experts", "moe_up"]
 
 _UP = """
 MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
 {
+    $cell
     axis_0 = Constant <value_ints: ints = [0]> ()
     x_1 = Unsqueeze (x, axis_0)
     up_t = Transpose <perm: ints = [0, 2, 1]> (up)
@@ -29,15 +32,16 @@ MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
 _DOWN = """
 MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 {
-    E = Constant <value_ints: ints = [%(E)d]> ()
+    $cell
+    E = Constant <value_ints: ints = [$E]> ()
     ET = Mul (E, T)
-    I = Constant <value_ints: ints = [%(I)d]> ()
+    I = Constant <value_ints: ints = [$I]> ()
     dense_shape = Concat <axis: int = 0> (ET, I)
     nothing_f = ConstantOfShape (dense_shape)
     nothing = CastLike (nothing_f, activated)
     cell_column = Reshape (cell, column)
     dense_flat = ScatterND (nothing, cell_column, activated)
-    by_expert = Constant <value_ints: ints = [%(E)d, -1, %(I)d]> ()
+    by_expert = Constant <value_ints: ints = [$E, -1, $I]> ()
     dense = Reshape (dense_flat, by_expert)
     down_t = Transpose <perm: ints = [0, 2, 1]> (down)
     projected = MatMul (dense, down_t)
@@ -51,8 +55,8 @@ MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 _CELL = """
     minus_one = Constant <value_ints: ints = [-1]> ()
     column = Constant <value_ints: ints = [-1, 1]> ()
-    cells = Constant <value_ints: ints = [-1, %(width)d]> ()
-    K = Constant <value_ints: ints = [%(K)d]> ()
+    cells = Constant <value_ints: ints = [-1, $width]> ()
+    K = Constant <value_ints: ints = [$K]> ()
     T = Shape <start: int = 0, end: int = 1> (expert_ids)
     pair = Cast <to: int = 7> (grouped_pairs)
     token = Div (pair, K)
@@ -85,12 +89,21 @@ MoeExperts (x, up, down, expert_ids, weights, grouped_pairs, grouped_rows, exper
 """
 
 
-# Op name → ONNX text of its function for these fixed dimensions.
-BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "MoeUp": lambda dims: _UP.replace("{", "{" + _CELL % {"K": dims["K"], "width": dims["I"]}, 1),
-    "MoeDown": lambda dims: (_DOWN % dims).replace(
-        "{", "{" + _CELL % {"K": dims["K"], "width": dims["D"]}, 1
-    ),
-    "MoeCombine": lambda _: _COMBINE,
-    "MoeExperts": lambda _: _EXPERTS,
-}
+def moe_up(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeUp` for these fixed dimensions (K, I)."""
+    return render(_UP, {**values, "cell": _CELL, "width": values["I"]})
+
+
+def moe_down(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeDown` for these fixed dimensions (K, E, I, D)."""
+    return render(_DOWN, {**values, "cell": _CELL, "width": values["D"]})
+
+
+def moe_combine(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeCombine`; nothing in it depends on the model."""
+    return _COMBINE
+
+
+def moe_experts(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeExperts`; nothing in it depends on the model."""
+    return _EXPERTS

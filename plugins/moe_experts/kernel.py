@@ -21,7 +21,7 @@ from ttc.plugins.launch import Dim, Leaf, Minimum, Problem, Tile, cdiv, power_of
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["LEAVES", "combine", "grouped_product"]
+__all__ = ["combine", "grouped_product", "moe_combine", "moe_down", "moe_up"]
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -171,17 +171,15 @@ def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf
     )
 
 
-LEAVES = (
-    _product_leaf(MOE_UP, "D", "I", gathered=True),
-    _product_leaf(MOE_DOWN, "I", "D", gathered=False),
-    Leaf(
-        op=MOE_COMBINE,
-        kernel=combine,
-        changing=("T",),
-        integers=(),
-        tiles=_COMBINE_TILES,
-        choose=lambda dims: 0 if dims["T"] <= 64 else 1,
-        constants=lambda problem, tile: {"D": problem.dims["D"], "K": problem.dims["K"], **tile.blocks},
-        grid=lambda dims, constants, minimum: (dims["T"], cdiv(constants["D"], constants["BLOCK_D"])),
-    ),
+moe_up = _product_leaf(MOE_UP, "D", "I", gathered=True)
+moe_down = _product_leaf(MOE_DOWN, "I", "D", gathered=False)
+moe_combine = Leaf(
+    op=MOE_COMBINE,
+    kernel=combine,
+    changing=("T",),
+    integers=(),
+    tiles=_COMBINE_TILES,
+    choose=lambda dims: 0 if dims["T"] <= 64 else 1,
+    constants=lambda problem, tile: {"D": problem.dims["D"], "K": problem.dims["K"], **tile.blocks},
+    grid=lambda dims, constants, minimum: (dims["T"], cdiv(constants["D"], constants["BLOCK_D"])),
 )

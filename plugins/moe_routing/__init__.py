@@ -4,9 +4,10 @@ expert.
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["MOE_ROUTING"]
+__all__ = ["MOE_ROUTING", "OPS", "ORDER"]
 
 MOE_ROUTING = OpSpec.make(
+    __name__,
     "MoeRouting",
     "Choose K experts per token and group the (token, expert) pairs by expert.",
     inputs=["logits: float32 (T, E)", "correction_bias: float32 (E)"],
@@ -25,3 +26,5 @@ MOE_ROUTING = OpSpec.make(
         "routed_scaling_factor": "float",
     },
 )
+OPS = (MOE_ROUTING,)
+ORDER = 10

@@ -1,17 +1,19 @@
 """`MoeRouting` in standard ONNX operators."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BODIES"]
+from ttc.plugins.onnx_text import render
+
+__all__ = ["moe_routing"]
 
 # Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place
 # inside its expert, the total counts give the expert's first row.
 _TEXT = """
 MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     (logits, correction_bias) => (expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets)
-{{
-    k = Constant <value_ints: ints = [{K}]> ()
+{
+    k = Constant <value_ints: ints = [$K]> ()
     zero = Constant <value_ints: ints = [0]> ()
     one = Constant <value_ints: ints = [1]> ()
     minus_one = Constant <value_ints: ints = [-1]> ()
@@ -19,18 +21,18 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     axis_minus_1 = Constant <value_ints: ints = [-1]> ()
     scores = Sigmoid (logits)
     free_choice = Add (scores, correction_bias)
-    {group_limit}
+    $group_limit
     best, experts = TopK <axis: int = -1, largest: int = 1, sorted: int = 1> (choice, k)
     expert_ids = Cast <to: int = 6> (experts)
     chosen = GatherElements <axis: int = 1> (scores, experts)
-    {normalise}
+    $normalise
     scale = Constant <value_float: float = @routed_scaling_factor> ()
     weights = Mul (normalised, scale)
 
     flat = Reshape (expert_ids, minus_one)
-    E_int = Constant <value: tensor = int32 {{{E}}}> ()
-    start = Constant <value: tensor = int32 {{0}}> ()
-    delta = Constant <value: tensor = int32 {{1}}> ()
+    E_int = Constant <value: tensor = int32 {$E}> ()
+    start = Constant <value: tensor = int32 {0}> ()
+    delta = Constant <value: tensor = int32 {1}> ()
     all_experts = Range (start, E_int, delta)
     flat_column = Unsqueeze (flat, axis_minus_1)
     is_expert = Equal (flat_column, all_experts)
@@ -45,7 +47,7 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     rows_plus_one_of = Mul (place_plus_one, hits)
     rows_plus_one = ReduceSum <keepdims: int = 0> (rows_plus_one_of, axis_minus_1)
     rows = Sub (rows_plus_one, delta)
-    pair_shape = Constant <value_ints: ints = [-1, {K}]> ()
+    pair_shape = Constant <value_ints: ints = [-1, $K]> ()
     grouped_rows = Reshape (rows, pair_shape)
     R = Shape (flat)
     R_scalar = Squeeze (R)
@@ -53,21 +55,21 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     pairs = Range (start, R_int, delta)
     rows_64 = Cast <to: int = 7> (rows)
     grouped_pairs = ScatterElements <axis: int = 0> (pairs, rows_64, pairs)
-}}
+}
 """
 
 _GROUP_LIMIT = """
-    split = Constant <value_ints: ints = [0, {n_group}, -1]> ()
+    split = Constant <value_ints: ints = [0, $n_group, -1]> ()
     in_groups = Reshape (free_choice, split)
     two = Constant <value_ints: ints = [2]> ()
     two_best, two_best_ids = TopK <axis: int = -1> (in_groups, two)
     group_scores = ReduceSum <keepdims: int = 0> (two_best, axis_minus_1)
-    kept_count = Constant <value_ints: ints = [{topk_group}]> ()
+    kept_count = Constant <value_ints: ints = [$topk_group]> ()
     group_best, kept_groups = TopK <axis: int = -1> (group_scores, kept_count)
     kept_column = Unsqueeze (kept_groups, axis_minus_1)
-    group_start = Constant <value: tensor = int64 {{0}}> ()
-    group_delta = Constant <value: tensor = int64 {{1}}> ()
-    group_count = Constant <value: tensor = int64 {{{n_group}}}> ()
+    group_start = Constant <value: tensor = int64 {0}> ()
+    group_delta = Constant <value: tensor = int64 {1}> ()
+    group_count = Constant <value: tensor = int64 {$n_group}> ()
     all_groups = Range (group_start, group_count, group_delta)
     is_kept = Equal (kept_column, all_groups)
     kept_hits = Cast <to: int = 6> (is_kept)
@@ -76,7 +78,7 @@ _GROUP_LIMIT = """
     keep_column = Unsqueeze (keep, axis_minus_1)
     nothing = Constant <value_float: float = 0.0> ()
     limited = Where (keep_column, in_groups, nothing)
-    choice_shape = Constant <value_ints: ints = [-1, {E}]> ()
+    choice_shape = Constant <value_ints: ints = [-1, $E]> ()
     choice = Reshape (limited, choice_shape)
 """
 
@@ -88,15 +90,8 @@ _NORMALISE = """
 """
 
 
-def _moe_routing(values: Mapping[str, Any]) -> str:
-    grouped = values["n_group"] > 1
-    return _TEXT.format(
-        K=values["K"],
-        E=values["E"],
-        group_limit=_GROUP_LIMIT.format(**values) if grouped else "choice = Identity (free_choice)",
-        normalise=_NORMALISE if values["norm_topk_prob"] else "normalised = Identity (chosen)",
-    )
-
-
-# Op name → ONNX text of its function for these attribute values and fixed dimensions.
-BODIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"MoeRouting": _moe_routing}
+def moe_routing(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeRouting` for these attributes and fixed dimensions (E)."""
+    group_limit = _GROUP_LIMIT if values["n_group"] > 1 else "choice = Identity (free_choice)"
+    normalise = _NORMALISE if values["norm_topk_prob"] else "normalised = Identity (chosen)"
+    return render(_TEXT, {**values, "group_limit": group_limit, "normalise": normalise})

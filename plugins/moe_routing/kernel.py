@@ -18,7 +18,7 @@ from ttc.plugins.kernel_math import decode_place, order_key
 from ttc.plugins.launch import Leaf, Problem, Tile, power_of_two
 from ttc.plugins.moe_routing import MOE_ROUTING
 
-__all__ = ["LEAVES", "route"]
+__all__ = ["moe_routing", "route"]
 
 _LOWEST = tl.constexpr(-(2**63))  # below every key
 
@@ -149,19 +149,17 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-LEAVES = (
-    Leaf(
-        op=MOE_ROUTING,
-        kernel=route,
-        changing=("T",),
-        integers=("T",),
-        tiles=(
-            Tile("16", {"BLOCK_T": 16}, num_warps=4),
-            Tile("1", {"BLOCK_T": 1}, num_warps=1),
-            Tile("32", {"BLOCK_T": 32}, num_warps=16),
-        ),
-        choose=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
-        constants=_constants,
-        grid=lambda dims, constants, minimum: (1,),
+moe_routing = Leaf(
+    op=MOE_ROUTING,
+    kernel=route,
+    changing=("T",),
+    integers=("T",),
+    tiles=(
+        Tile("16", {"BLOCK_T": 16}, num_warps=4),
+        Tile("1", {"BLOCK_T": 1}, num_warps=1),
+        Tile("32", {"BLOCK_T": 32}, num_warps=16),
     ),
+    choose=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
+    constants=_constants,
+    grid=lambda dims, constants, minimum: (1,),
 )

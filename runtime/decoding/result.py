@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttc.errors import TtcError
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Round
+from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats
 
 __all__ = ["Event", "FinishReason", "Result", "Stats"]
 
@@ -89,8 +89,9 @@ class Event:
             none (position already filled) and for a finished block.
         committed: True for a finished block.
         text: of a finished block, the text it adds; None without a tokenizer and for steps.
-        round: of a finished round of lossless mode, how it was planned and came out: the first
-            `round.accepted` of token_ids were drafted, the one behind them is AR's own. None for all else.
+        draft_record: of a finished round of lossless mode, how its draft was planned and came out: the first
+            `draft_record.accepted` of token_ids were drafted, the one after them is the bonus token. None for
+            all else.
         rejected: of a finished round of lossless mode, the drafted tokens that AR would not have written.
         finish_reason, result: of a row's last event, how it ended and what `generate` returns for it.
     """
@@ -103,7 +104,7 @@ class Event:
     confidence: tuple[float | None, ...] | None
     committed: bool
     text: str | None
-    round: Round | None = None
+    draft_record: DraftRecord | None = None
     rejected: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     result: "Result | None" = None
@@ -115,7 +116,7 @@ class Event:
         block_index: int,
         step: int,
         tokens: tuple[int, ...],
-        record: Round | None = None,
+        record: DraftRecord | None = None,
         rejected: tuple[int, ...] = (),
     ) -> "Event":
         """Return the event of a finished block whose tokens went into the result."""
@@ -129,6 +130,6 @@ class Event:
             None,
             committed=True,
             text=None,
-            round=record,
+            draft_record=record,
             rejected=rejected,
         )

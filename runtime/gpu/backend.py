@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
-from ttc.runtime.gpu.executor import STEP_INPUTS, Executor
+from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
 from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
-from ttc.runtime.gpu.mirror import Mirror
 from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.pinned_staging import PinnedStaging
 from ttc.runtime.gpu.sampling import (
     SAMPLE_NOTHING,
     ContextLogits,
@@ -82,12 +82,12 @@ class DeviceBackend(Backend):
         if self._levels.level >= PER_BLOCK:
             self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, PER_STEP)
         writes = None
-        if not executor.in_place and "*" in config.pattern and self._levels.level > HOST:
+        if not executor.in_place and LayerKind.ATTENTION in config.layers and self._levels.level > HOST:
             writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
         self._writer = CacheWriter(device, writes)
         self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
-        self._mirror = Mirror(device)
+        self._staging = PinnedStaging(device)
         self.lock = threading.RLock()
         self._own_notes: tuple[str, ...] = ()
         self._closed = False
@@ -143,7 +143,7 @@ class DeviceBackend(Backend):
         R = logit_positions.shape[1]
         with self.lock:
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, SAMPLE_NOTHING, then)
-            self._device.wait()  # the page may be written again
+            self._device.wait()  # the inputs may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
     def sample_next(
@@ -181,7 +181,7 @@ class DeviceBackend(Backend):
         length = padded_length(input_ids.shape[1], room, self.limits)
         places = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
         buffers = self._making_room(lambda: slot.context(length, places))
-        buffers.page.upload(
+        buffers.inputs.upload(
             input_ids=widened(input_ids, length),
             lengths=state.lengths,
             commit_len=commit_len,
@@ -207,10 +207,10 @@ class DeviceBackend(Backend):
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
             slot = self.slot(state)
-            page, step = self._making_room(lambda: slot.advance(saved))
-            page.upload(commit_len=commit_len)
+            inputs, step = self._making_room(lambda: slot.advance(saved))
+            inputs.upload(commit_len=commit_len)
             step.run()
-            self._device.wait()  # the page may be written again
+            self._device.wait()  # the inputs may be written again
             state.lengths = state.lengths + commit_len
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
@@ -228,7 +228,7 @@ class DeviceBackend(Backend):
             return super().sample(logits, how)
         with self.lock:
             self._check_open()
-            nothing = dict.fromkeys((*STEP_INPUTS, "t", "lengths"), 0)
+            nothing = dict.fromkeys((*STEP_INPUTS, *DENOISER_INPUTS), 0)
             logits.inputs.upload(**nothing | sampling_inputs(how))
             logits.choose.run()
             return sampled_tokens(logits.outputs.download())
@@ -246,7 +246,7 @@ class DeviceBackend(Backend):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.lock:
             self._check_open()
-            values = self._mirror.read(array)
+            values = self._staging.read(array)
         return values[:, : logits.places] if isinstance(logits, ContextLogits) else values
 
     def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
@@ -331,13 +331,13 @@ class DeviceBackend(Backend):
     def read_state(self, state: ContextState) -> dict[str, Floats]:
         with self.lock:
             tensors = self.slot(state).state
-            return {name: self._mirror.read(array).astype(np.float32) for name, array in tensors.items()}
+            return {name: self._staging.read(array).astype(np.float32) for name, array in tensors.items()}
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self.lock:
             state = self.new_state(len(lengths), capacity)
             for name, array in self.slot(state).state.items():
-                self._mirror.write(array, np.asarray(tensors[name], np.float32))
+                self._staging.write(array, np.asarray(tensors[name], np.float32))
             state.lengths = np.asarray(lengths, np.int32)
             return state
 
@@ -364,7 +364,7 @@ class DeviceBackend(Backend):
             # What is enqueued may still use what is given back.
             close_all([self._device.wait, *waiting, self._executor.close, self._device.close])
             self._idle.clear()
-            self._mirror.close()
+            self._staging.close()
 
     def _loaded(self, name: str, source: str, otherwise: int) -> Any:
         """A kernel of ours; where it cannot be had None, and the level falls to `otherwise`."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.model.graphs import STEP_OUTPUTS
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.graphs import BlockGraph, Levels
 from ttc.runtime.interface.backend import StepOutputs
 
@@ -59,7 +60,7 @@ extern "C" __global__ void ttc_block_update(
 """
 SOURCE = _DECLARED + _BODY
 # What the kernel reads of a step's outputs and writes of its inputs, in its order.
-_READ = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
+_READ = tuple(tensor.name for tensor in STEP_OUTPUTS)
 _WRITTEN = ("block_ids", "t", "step", "steps_left")
 
 Ints = npt.NDArray[np.int32]
@@ -111,7 +112,7 @@ class BlockLoop:
     """The loop over a block on the device, and the records of its steps.
 
     Args:
-        kernel: the one above.  step: a denoise step over these pages' tensors, `given` and `made`.
+        kernel: the one above.  step: a denoise step over these tensors, `given` and `made`.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class BlockLoop:
         scope: Scope,
         levels: Levels,
         kernel: Any,
-        step: Work,
+        step: Enqueue,
         given: Mapping[str, DeviceArray],
         made: Mapping[str, DeviceArray],
     ) -> None:
@@ -127,7 +128,7 @@ class BlockLoop:
         self._device = scope.device
         self._records = scope.array("int32", (L, record_words(B, L)))
         pinned = self._device.pinned(self._records.nbytes)
-        self._mirror = pinned.view(np.int32).reshape(self._records.shape)
+        self._pinned = pinned.view(np.int32).reshape(self._records.shape)
         arguments = [made[name].address for name in _READ]
         written = [*(given[name].address for name in _WRITTEN), self._records.address]
         device = self._device
@@ -150,7 +151,7 @@ class BlockLoop:
     def run(self, steps: int) -> Ints:
         """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
         self._graph.run()
-        host = self._mirror[:steps]
+        host = self._pinned[:steps]
         self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))
         return host.copy()
 

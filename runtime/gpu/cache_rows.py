@@ -5,7 +5,8 @@ them in place, for all layers in one launch: rows [b, h, l] of n caches go to [b
 is its plain twin. Where the kernel cannot be had, the host enqueues a copy for every row and head; it has the
 lengths too.
 
-Caches and rows each lie one behind the other at a constant distance, as `pages.pack` lays equal tensors.
+Caches and rows each lie one after the other at a constant distance, as `packed_buffer.pack` lays equal
+tensors.
 """
 
 import itertools

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
-from ttc.runtime.gpu.faults import Faults, keeps_failing
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
+from ttc.runtime.gpu.faults import Faults, is_sticky
 
 __all__ = ["CudaDevice", "loop_problem", "requirements"]
 
@@ -151,11 +151,11 @@ class CudaDevice(Device):
             )
         )
 
-    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
         assert isinstance(sender, CudaDevice)
         assert not self._capturing
         assert target.nbytes == source.nbytes
-        written = sender.mark()
+        written = sender.record_event()
         self._enter()
         self.launches += 1
         self._translated(lambda: self._own.wait(written))
@@ -175,11 +175,11 @@ class CudaDevice(Device):
         """The handle of the GPU's context."""
         return self._gpu.context.handle
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         self._enter()
         return self._translated(self._own.record)
 
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         self._enter()
         self._translated(lambda: self._own.wait(event))
 
@@ -190,10 +190,10 @@ class CudaDevice(Device):
             self._driver.cuMemsetD8Async(target.address, byte, target.nbytes, self._stream_handle())
         )
 
-    def enqueue(self, leaf: Leaf) -> None:
+    def enqueue(self, fn: StreamFn) -> None:
         self._enter()
         self._count()
-        self._translated(lambda: leaf(int(self._stream_handle())))
+        self._translated(lambda: fn(int(self._stream_handle())))
 
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
         if shared_bytes > _PLAIN_SHARED_BYTES:
@@ -219,13 +219,13 @@ class CudaDevice(Device):
         config = self._core.LaunchConfig(grid=tuple(grid), block=(threads, 1, 1), shmem_size=shared_bytes)
         self._translated(lambda: self._core.launch(self._stream, config, kernel, *arguments))
 
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         def build(builders: list[Any]) -> Any:
             return self._recorded(builders, work).complete()
 
         return self._captured(build)
 
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         def build(builders: list[Any]) -> Any:
             # A loop's body is captured on a stream that cuda.core makes for it. So the work becomes a graph
             # on our own stream first, and a child node of the body.
@@ -246,7 +246,7 @@ class CudaDevice(Device):
         self.waits += 1
         self._translated(self._own.sync)
 
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         assert not self._capturing
         self._enter()
         options = self._core.EventOptions(timing_enabled=True)
@@ -286,7 +286,7 @@ class CudaDevice(Device):
             for builder in reversed(builders):
                 close_all([functools.partial(_end, builder), builder.close])
 
-    def _recorded(self, builders: list[Any], work: Work) -> Any:
+    def _recorded(self, builders: list[Any], work: Enqueue) -> Any:
         """A builder that has captured this work on the own stream."""
         builder = self._begun(builders, self._own.create_graph_builder())
         self._inside(builder, work)
@@ -297,7 +297,7 @@ class CudaDevice(Device):
         builders.append(builder)
         return builder.begin_building("relaxed")
 
-    def _inside(self, builder: Any, work: Work) -> None:
+    def _inside(self, builder: Any, work: Enqueue) -> None:
         self._stream, self._capturing = builder, True
         try:
             work()
@@ -317,7 +317,7 @@ class CudaDevice(Device):
         self._gpu.set_current()
 
     def _free(self, address: int) -> None:
-        if not self._faults.kept:
+        if self._faults.sticky_error is None:
             self._gpu.set_current()
             self._checked(self._driver.cuMemFree(address))
 
@@ -333,7 +333,7 @@ class CudaDevice(Device):
         try:
             return call()
         except BackendError as fault:  # ours, with what TensorRT said of CUDA
-            if keeps_failing(str(fault)):
+            if is_sticky(str(fault)):
                 raise self._faults.error(str(fault)) from fault
             raise
         except Exception as fault:  # cuda.core, TensorRT and torch have no common base class

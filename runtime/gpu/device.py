@@ -1,9 +1,8 @@
 """One GPU as the backends see it: memory with fixed addresses, one stream of work, graphs made of that work.
 
-Work is a function that puts leaves on the device's stream: kernel launches, engine calls and copies. Outside
-a capture a leaf runs when its turn comes; inside one it becomes a node of the graph and does not run. Every
-leaf goes through `enqueue`, `copy`, `fill` or `launch`, so that a device that only pretends (tests) sees the
-same.
+Everything put on the stream goes through `enqueue`, `copy`, `fill` or `launch`. These are the only calls that
+a capture can record, and the only ones that a test has to fake. Outside a capture, such an operation runs
+when its turn comes; inside one it becomes a node of the graph and does not run.
 """
 
 import contextlib
@@ -19,13 +18,14 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.closing import close_all
 
-__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Graph", "Leaf", "Memory", "Scope", "Work", "aligned"]
+__all__ = ["ALIGNMENT", "Device", "DeviceArray", "Enqueue", "Graph", "Memory", "Scope", "StreamFn", "aligned"]
 
 # What CUDA aligns allocations to; the kernels load 16 bytes at once.
 ALIGNMENT = 256
-Work = Callable[[], None]
-# Gets the raw handle of the stream (cudaStream_t as a number) to launch on.
-Leaf = Callable[[int], None]
+# Puts work on the device's stream when it is called.
+Enqueue = Callable[[], None]
+# Launches something on the stream whose raw handle (cudaStream_t as a number) it gets.
+StreamFn = Callable[[int], None]
 
 
 class Memory:
@@ -126,7 +126,7 @@ class Device(ABC):
         name: "cuda:0".
         compute_capability: "9.0".
         loop_problem: why a graph with a WHILE node cannot be made here; None where it can.
-        launches, waits: graphs and leaves that the host put on the stream (copies between host and device
+        launches, waits: graphs and operations that the host put on the stream (copies between host and device
             apart), and times that it waited, since the start; what benchmarks count.
 
     Every call raises `BackendError` when CUDA reports an error, and from then on where CUDA keeps it.
@@ -167,17 +167,17 @@ class Device(ABC):
         """Enqueue a copy of equal size on the device."""
 
     @abstractmethod
-    def receive(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: "Device", source: DeviceArray) -> None:
         """Enqueue a copy from another device, never captured: it starts when what is enqueued there now is
-        done. What changes the source afterwards has to `follow` it.
+        done. What changes the source afterwards has to wait for it (`record_event` here, `wait_event` there).
         """
 
     @abstractmethod
-    def mark(self) -> Any:
-        """An event: everything that is enqueued now is done."""
+    def record_event(self) -> Any:
+        """Return an event that comes when everything that is enqueued now is done."""
 
     @abstractmethod
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         """Let what is enqueued from now on wait for an event of another device."""
 
     @abstractmethod
@@ -185,8 +185,8 @@ class Device(ABC):
         """Enqueue setting every byte of it."""
 
     @abstractmethod
-    def enqueue(self, leaf: Leaf) -> None:
-        """Let `leaf` launch something on the stream."""
+    def enqueue(self, fn: StreamFn) -> None:
+        """Let `fn` launch something on the stream."""
 
     @abstractmethod
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
@@ -203,11 +203,11 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         """The graph of this work, which is not run."""
 
     @abstractmethod
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         """The graph of a WHILE node around this work, which is not run.
 
         `last` ends the body and is called with the handle of the condition. The loop runs once, and again as
@@ -220,7 +220,7 @@ class Device(ABC):
         """Wait until all enqueued work is done."""
 
     @abstractmethod
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         """Enqueue this work, never in a capture, and wait for it: the seconds it took on the device."""
 
     @abstractmethod

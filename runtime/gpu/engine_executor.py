@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 
 from ttc.errors import BackendError, BundleError
 from ttc.formats.engines import EngineRecord
-from ttc.formats.program import OP, Step
+from ttc.formats.program import OP, Instruction
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.engine_files import Engines
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
-from ttc.runtime.gpu.partitioned import StepBinder, StitchedProgram
+from ttc.runtime.gpu.partitioned import InstructionBinder, PartitionedGraph
+from ttc.runtime.gpu.profiler import ProfiledBinder, Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
-from ttc.runtime.gpu.tensorrt import EngineSteps
-from ttc.runtime.gpu.watch import Watch, WatchedSteps
+from ttc.runtime.gpu.tensorrt import EngineBinder
 
 __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
     """Args: the checked engines, the roles of the graphs to compute, what runs them, the weights that they
-    take as inputs, and a profiler's watch.
+    take as inputs, and a profiler of what they put on the stream.
     """
 
     def __init__(
@@ -32,22 +32,22 @@ class EngineExecutor(Executor):
         name: str,
         engines: Engines,
         roles: Sequence[str],
-        steps: EngineSteps,
+        binder: EngineBinder,
         ops: PtxOps,
         weights: Mapping[str, DeviceArray],
         weight_scope: Scope,
-        watch: Watch | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         manifest = engines.folder.manifest
         self.name, self.compute_dtype = name, str(manifest.compute_dtype)
         self.limits = engines.limits
-        self._steps, self._weights, self._weight_scope = steps, weights, weight_scope
+        self._binder, self._weights, self._weight_scope = binder, weights, weight_scope
         self._records = {} if engines.cut else manifest.engines
-        binders: list[StepBinder] = [steps, ops]
-        if watch is not None:
-            binders = [WatchedSteps(binder, watch) for binder in binders]
+        binders: list[InstructionBinder] = [binder, ops]
+        if profiler is not None:
+            binders = [ProfiledBinder(binder, profiler) for binder in binders]
         self._programs = {
-            role: StitchedProgram(engines.folder.program(role), *binders)
+            role: PartitionedGraph(engines.folder.program(role), *binders)
             for role in manifest.programs
             if role in roles
         }
@@ -57,11 +57,11 @@ class EngineExecutor(Executor):
     @property
     def capture_problem(self) -> str | None:  # type: ignore[override]  # known when an engine has run
         """What TensorRT said of capturing, if it was bad."""
-        return self._steps.capture_problem
+        return self._binder.capture_problem
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
         if role == "choose":
@@ -69,21 +69,21 @@ class EngineExecutor(Executor):
                 [spec.name for spec in specs]
                 for specs in (DIFFUSION_PREDICT.inputs, DIFFUSION_PREDICT.outputs)
             )
-            step = Step(
+            instruction = Instruction(
                 OP, DIFFUSION_PREDICT.name, tuple(inputs), tuple(outputs), {"mask_id": UNUSED_MASK_ID}
             )
-            return self._ops(scope, step, [tensors[n] for n in inputs], [tensors[n] for n in outputs])
+            return self._ops(scope, instruction, [tensors[n] for n in inputs], [tensors[n] for n in outputs])
         everything = {**self._weights, **tensors}
         if role in self._programs:
             return self._programs[role].bind(scope, everything, sizes)
         for name, record in self._records.items():
             if record.role == role and _takes(record, everything):
-                return self._steps.bind(scope, name, everything)
+                return self._binder.bind(scope, name, everything)
         raise BundleError(f"no engine computes {role} at the sizes {dict(sizes)}; build again for them")
 
     def close(self) -> None:
         self._closed = True
-        close_all([self._steps.close, self._programs.clear, self._weight_scope.close])
+        close_all([self._binder.close, self._programs.clear, self._weight_scope.close])
 
 
 def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:

@@ -7,8 +7,6 @@
 None of it needs a GPU, a driver or TensorRT.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +69,7 @@ def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
     for role, digest in built.sources.items():
         if role not in bundle.manifest.graphs:
             raise BundleError(f"{folder.path}: built from a graph {quoted(role)} that {bundle.path} has not")
-        if digest != _source_digest(bundle, role):
+        if digest != bundle.graph_digest(role):
             raise BundleError(
                 f"{folder.path}: its {role} was built from another graph than {bundle.graph_path(role)}; "
                 f"build again with: ttc build {bundle.path}"
@@ -83,15 +81,6 @@ def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
         )
     if built.form == "cut" and (missing := sorted(built.sources.keys() - built.programs.keys())):
         raise BundleError(f"{folder.path}: no program for {missing[0]}; build again")
-
-
-def _source_digest(bundle: Bundle, role: str) -> str:
-    """The digest that the build recorded: of the graph's file, or of it and its external data."""
-    files, name = bundle.manifest.files, bundle.manifest.graphs[role]
-    data = files.get(f"{name}.data")
-    if data is None:
-        return files[name].sha256
-    return hashlib.sha256(json.dumps([files[name].sha256, data.sha256]).encode()).hexdigest()
 
 
 def _lengths(engines: Mapping[str, EngineRecord]) -> tuple[int, ...]:

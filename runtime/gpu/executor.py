@@ -6,15 +6,19 @@ towers in torch, whole engines and cut ones.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ttc.base.dims import Shape
+from ttc.base.dims import Dim, Shape
+from ttc.model import graphs
 from ttc.model.config import ModelConfig
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.model.graphs import GraphTensor
+from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.interface.backend import Limits
-from ttc.runtime.interface.state import state_layout
 
 __all__ = [
+    "CONTEXT_INPUTS",
+    "DENOISER_INPUTS",
     "SAMPLING_INPUTS",
     "SAMPLING_OUTPUTS",
     "STEP_INPUTS",
@@ -32,35 +36,24 @@ __all__ = [
 # Name → dtype and shape.
 Specs = Mapping[str, tuple[str, Shape]]
 
-STEP_INPUTS: Specs = {
-    "block_ids": ("int32", ("B", "L")),
-    "threshold": ("float32", ("B",)),
-    "temperature": ("float32", ("B",)),
-    "row_key": ("int64", ("B",)),
-    "position": ("int32", ("B",)),
-    "step": ("int32", ("B",)),
-    "steps_left": ("int32", ("B",)),
-}
-STEP_OUTPUTS: Specs = {
-    "next_block_ids": ("int32", ("B", "L")),
-    "predicted_ids": ("int32", ("B", "L")),
-    "confidence": ("float32", ("B", "L")),
-    "masked_count": ("int32", ("B",)),
-}
+
+def _specs(tensors: Iterable[GraphTensor], dtype: str, **sizes: Dim) -> Specs:
+    """Specs of graph tensors in this compute dtype, with `sizes` in place of these letters."""
+    return {
+        tensor.name: (tensor.dtype_in(dtype), tuple(sizes.get(str(dim), dim) for dim in tensor.shape))
+        for tensor in tensors
+    }
+
+
+CONTEXT_INPUTS = _specs(graphs.CONTEXT_INPUTS, "")
+DENOISER_INPUTS = _specs(graphs.DENOISER_INPUTS, "")
+STEP_INPUTS = _specs(graphs.STEP_INPUTS, "")
+STEP_OUTPUTS = _specs(graphs.STEP_OUTPUTS, "")
 # Of the choice of AR's tokens (`ttc.runtime.gpu.sampling`): the mask id, which stands in `block_ids` where a
 # token is to be chosen.
 UNUSED_MASK_ID = -1
-SAMPLING_INPUTS: Specs = {
-    "block_ids": ("int32", ("B", "R")),
-    "temperature": ("float32", ("B",)),
-    "row_key": ("int64", ("B",)),
-    "position": ("int32", ("B",)),
-    "step": ("int32", ("B",)),
-}
-SAMPLING_OUTPUTS: Specs = {
-    "predicted_ids": ("int32", ("B", "R")),
-    "confidence": ("float32", ("B", "R")),
-}
+SAMPLING_INPUTS = _specs(map(graphs.from_op, DIFFUSION_PREDICT.inputs[1:]), "", L="R")
+SAMPLING_OUTPUTS = _specs(map(graphs.from_op, DIFFUSION_PREDICT.outputs), "", L="R")
 
 
 class Executor(ABC):
@@ -88,7 +81,7 @@ class Executor(ABC):
     @abstractmethod
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         """The work of one run of the graph `role` over these inputs and outputs.
 
         The role "choose", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
@@ -114,33 +107,19 @@ def state_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> S
 
 def mamba_specs(config: ModelConfig, dtype: str, batch: int) -> Specs:
     """What Mamba layers keep."""
-    return {
-        tensor.name: ("float32" if tensor.float32 else dtype, (batch, *tensor.shape))
-        for tensor in state_layout(config, 0)
-        if "_cache." not in tensor.name
-    }
+    return _specs(graphs.mamba_state(config), dtype, B=batch)
 
 
 def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
     """The caches, all of one shape: (B, KV heads, C, head dim)."""
-    return {
-        tensor.name: (dtype, (batch, *tensor.shape))
-        for tensor in state_layout(config, capacity)
-        if "_cache." in tensor.name
-    }
+    return _specs(graphs.kv_cache(config), dtype, B=batch, C=capacity)
 
 
 def rows_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
     """The keys and values of a block, in the order of the caches that they belong to."""
-    caches = cache_specs(config, dtype, batch, length)
-    return {name.replace("_cache.", "_rows."): spec for name, spec in caches.items()}
+    return _specs(graphs.block_rows(config), dtype, B=batch, L=length)
 
 
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
     """What a context call keeps of a block for `advance`."""
-    found: dict[str, tuple[str, Shape]] = {}
-    for i, kind in enumerate(config.pattern):
-        if kind == "M":
-            found[f"saved_xbc.{i}"] = (dtype, (batch, length, config.conv_dim))
-            found[f"saved_dt.{i}"] = (dtype, (batch, length, config.mamba_num_heads))
-    return found
+    return _specs(graphs.saved_inputs(config), dtype, B=batch, L=length)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from ttc.errors import BackendError, InputError
-from ttc.runtime.gpu.device import Device, Graph, Work
+from ttc.runtime.gpu.device import Device, Enqueue, Graph
 from ttc.runtime.gpu.executor import Executor
 
 __all__ = ["HOST", "PER_BLOCK", "PER_STEP", "BlockGraph", "Levels", "StepGraph"]
@@ -72,7 +72,7 @@ class Levels:
 class StepGraph:
     """Work of one step, replayed as a graph from its second run on."""
 
-    def __init__(self, device: Device, levels: Levels, what: str, work: Work) -> None:
+    def __init__(self, device: Device, levels: Levels, what: str, work: Enqueue) -> None:
         self._device, self._levels, self._what, self._work = device, levels, what, work
         self._graph: Graph | None = None
         self._warm = False
@@ -101,7 +101,7 @@ class BlockGraph:
     """
 
     def __init__(
-        self, device: Device, levels: Levels, what: str, work: Work, last: Callable[[int], None]
+        self, device: Device, levels: Levels, what: str, work: Enqueue, last: Callable[[int], None]
     ) -> None:
         self._device, self._levels, self._what, self._work, self._last = device, levels, what, work, last
         self._graph: Graph | None = None

@@ -29,5 +29,5 @@ class StateTensors(dict[str, Any]):
     def __init__(self, lease: Lease) -> None:
         super().__init__(lease.slot.state)
         self.lease = lease
-        # The same state on another GPU, where there is one.
-        self.twin: ContextState | None = None
+        # The same state on the denoiser's GPU, where that is another one.
+        self.replica: ContextState | None = None

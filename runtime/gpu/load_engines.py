@@ -15,10 +15,10 @@ from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.profiler import Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
-from ttc.runtime.gpu.tensorrt import EngineSteps, Runtime
-from ttc.runtime.gpu.two import on_two
-from ttc.runtime.gpu.watch import Watch
+from ttc.runtime.gpu.tensorrt import EngineBinder, Runtime
+from ttc.runtime.gpu.tower_parallel import load_tower_parallel
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.devices import parse_gpus
@@ -31,10 +31,12 @@ __all__ = ["load_engines"]
 _HALVES = (("context", "advance"), ("denoiser", "step"))
 
 
-def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Watch | None = None) -> Backend:
+def load_engines(
+    backend: str, bundle: Bundle, settings: LoadSettings, profiler: Profiler | None = None
+) -> Backend:
     """The backend "tensorrt" or "tensorrt-rtx" over a bundle, on one GPU or with a tower on each of two.
 
-    watch: a profiler's.
+    profiler: sees what engines and kernels put on the stream.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
@@ -48,13 +50,13 @@ def load_engines(backend: str, bundle: Bundle, settings: LoadSettings, watch: Wa
 
     def load(index: int, roles: Sequence[str]) -> DeviceBackend:
         device: Device = CudaDevice(index, backend)
-        if watch is not None:
-            device = watch.device(device)
-        return _load_on(device, backend, bundle, engines, roles, settings, watch)
+        if profiler is not None:
+            device = profiler.device(device)
+        return _load_on(device, backend, bundle, engines, roles, settings, profiler)
 
     if len(gpus) == 1:
         return load(gpus[0], [role for half in _HALVES for role in half])
-    return on_two(lambda place: load(gpus[place], _HALVES[place]))
+    return load_tower_parallel(lambda i: load(gpus[i], _HALVES[i]))
 
 
 def _load_on(
@@ -64,7 +66,7 @@ def _load_on(
     engines: Engines,
     roles: Sequence[str],
     settings: LoadSettings,
-    watch: Watch | None,
+    profiler: Profiler | None,
 ) -> DeviceBackend:
     """The graphs of these roles on one GPU, which is let go of if that fails."""
     records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
@@ -83,11 +85,11 @@ def _load_on(
             backend,
             engines,
             roles,
-            EngineSteps(runtime, device, records, loaded, watch),
+            EngineBinder(runtime, device, records, loaded, profiler),
             PtxOps(device, bundle.compute_dtype),
             weights,
             scope,
-            watch,
+            profiler,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:

@@ -1,9 +1,10 @@
 """Runs a cut graph (`ttc.formats.program`): engine segments and kernel launches in order, over buffers
 that never move.
 
-The buffers between steps lie in one arena and share its memory where their lifetimes do not meet: from the
-step that writes one to the last step that reads it. What is planned here is the same for any executor; on a
-GPU the segments are TensorRT-RTX engines and the ops kernels, on the CPU both can be anything that computes.
+The buffers between instructions lie in one arena and share its memory where their lifetimes do not meet: a
+buffer lives from the instruction that writes it to the last one that reads it. What is planned here is the
+same for any executor; on a GPU the segments are TensorRT-RTX engines and the ops kernels, on the CPU both can
+be anything that computes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +15,30 @@ from typing import Protocol
 from ttc.base.dims import sizes_of
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError
-from ttc.formats.program import ENGINE, Buffer, Program, Step
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work, aligned
+from ttc.formats.program import ENGINE, Buffer, Instruction, Program
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope, aligned
 
-__all__ = ["BufferPlan", "StepBinder", "StitchedProgram", "plan_buffers"]
+__all__ = ["BufferPlan", "InstructionBinder", "PartitionedGraph", "plan_buffers"]
 
 
-class StepBinder(Protocol):
-    """Makes the work of one step over given tensors. Whatever it allocates, it allocates here, in the scope,
-    and not in the work.
+class InstructionBinder(Protocol):
+    """Makes the work of one instruction over given tensors. Whatever it allocates, it allocates here, in the
+    scope, and not in the work.
     """
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
-    ) -> Work:
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+    ) -> Enqueue:
         """The work."""
 
 
 @dataclass(frozen=True, slots=True)
 class BufferPlan:
-    """Where the buffers between steps lie.
+    """Where the buffers between instructions lie.
 
     Attributes:
         shapes: of every buffer of the program, in numbers.
@@ -77,17 +82,17 @@ def plan_buffers(program: Program, sizes: Mapping[str, int]) -> BufferPlan:
     return BufferPlan(shapes, offsets, arena)
 
 
-class StitchedProgram:
-    """A program with what runs its two kinds of steps."""
+class PartitionedGraph:
+    """A program with what runs its two kinds of instructions."""
 
-    def __init__(self, program: Program, engines: StepBinder, ops: StepBinder) -> None:
+    def __init__(self, program: Program, engines: InstructionBinder, ops: InstructionBinder) -> None:
         self.program = program
         self._engines, self._ops = engines, ops
 
-    def bind(self, scope: Scope, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Work:
+    def bind(self, scope: Scope, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Enqueue:
         """The work of one run: reads and writes `tensors` (inputs, weights and outputs by their names).
 
-        All memory is allocated here, in the scope. The work enqueues the steps in order, at the same
+        All memory is allocated here, in the scope. The work enqueues the instructions in order, at the same
         addresses every time.
         """
         plan = plan_buffers(self.program, sizes)
@@ -99,28 +104,28 @@ class StitchedProgram:
         for name, buffer in self.program.buffers.items():
             if name not in bound:
                 bound[name] = _matching(name, buffer, plan.shapes[name], tensors)
-        steps = [
-            (self._engines if step.kind == ENGINE else self._ops)(
+        instructions = [
+            (self._engines if instruction.kind == ENGINE else self._ops)(
                 scope,
-                step,
-                [bound[name] for name in step.inputs],
-                [bound[name] for name in step.outputs],
+                instruction,
+                [bound[name] for name in instruction.inputs],
+                [bound[name] for name in instruction.outputs],
             )
-            for step in self.program.steps
+            for instruction in self.program.instructions
         ]
 
         def run() -> None:
-            for step in steps:
-                step()
+            for instruction in instructions:
+                instruction()
 
         return run
 
 
 def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
-    """First and last step that touches each buffer with the role "between"."""
+    """First and last instruction that touches each buffer with the role "between"."""
     lives: dict[str, tuple[int, int]] = {}
-    for place, step in enumerate(program.steps):
-        for name in (*step.outputs, *step.inputs):
+    for place, instruction in enumerate(program.instructions):
+        for name in (*instruction.outputs, *instruction.inputs):
             if program.buffers[name].role == "between":
                 lives[name] = (lives.get(name, (place, place))[0], place)
     return lives

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from ttc.errors import BackendError, MissingDependencyError
-from ttc.formats.program import Step
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.formats.program import Instruction
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 
 __all__ = ["PtxOps"]
 
 
 class PtxOps:
-    """Binds op steps to kernels. Kernels are compiled once per device and set of constants.
+    """Binds op instructions to kernels. Kernels are compiled once per device and set of constants.
 
     Args:
         compute_dtype: of the bundle.
@@ -28,18 +28,30 @@ class PtxOps:
         self._loaded: dict[Any, tuple[Any, Any]] = {}
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
-    ) -> Work:
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+    ) -> Enqueue:
         """One launch: input addresses, int32 dimensions, output addresses."""
         leaves, problem_of, compile_launch = self._kernels()
-        leaf = leaves.get(step.name)
+        leaf = leaves.get(instruction.name)
         if leaf is None:
-            raise BackendError(f"no kernel for the op {step.name}; build the engines with --form whole")
-        dims = leaf.op.dims([array.shape for array in inputs], step.attributes)
-        problem = problem_of(dims, step.attributes, self._compute_dtype)
+            raise BackendError(
+                f"no kernel for the op {instruction.name}; build the engines with --form whole"
+            )
+        dims = leaf.op.dims([array.shape for array in inputs], instruction.attributes)
+        problem = problem_of(dims, instruction.attributes, self._compute_dtype)
         launch = leaf.bind(problem, leaf.choose(dims))
-        self._check(step, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
-        key = (step.name, launch.tile.name, *sorted(launch.constants.items()), launch.inputs, launch.outputs)
+        self._check(instruction, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
+        key = (
+            instruction.name,
+            launch.tile.name,
+            *sorted(launch.constants.items()),
+            launch.inputs,
+            launch.outputs,
+        )
         if key not in self._loaded:
             compiled = compile_launch(launch, self._device.compute_capability)
             kernel = self._device.load_kernel(compiled.name, compiled.ptx.encode(), compiled.shared_bytes)
@@ -70,10 +82,10 @@ class PtxOps:
         return LEAVES, Problem, self._compile or compile_launch
 
     @staticmethod
-    def _check(step: Step, arrays: Sequence[DeviceArray], dtypes: Sequence[str]) -> None:
+    def _check(instruction: Instruction, arrays: Sequence[DeviceArray], dtypes: Sequence[str]) -> None:
         for array, dtype in zip(arrays, dtypes, strict=True):
             if array.dtype != dtype:
                 raise BackendError(
-                    f"the op {step.name} is given {array.dtype} where its kernel takes {dtype}; "
+                    f"the op {instruction.name} is given {array.dtype} where its kernel takes {dtype}; "
                     "build the engines again from this bundle"
                 )

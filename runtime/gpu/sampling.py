@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import SAMPLING_INPUTS, SAMPLING_OUTPUTS, UNUSED_MASK_ID, Executor
-from ttc.runtime.gpu.pages import Page
+from ttc.runtime.gpu.packed_buffer import PackedBuffer
 from ttc.runtime.interface.sampling import INVALID_TOKEN, EagerSamples, SampledTokens, SamplingParams
 
 __all__ = [
@@ -42,7 +42,7 @@ def sampling_problem(executor: Executor, device: Device, vocabulary: int) -> str
     """Why the executor cannot choose tokens on this device; None where it can."""
     scope, sizes = Scope(device), {"B": 1, "L": 1, "R": 1}
     try:
-        inputs, outputs = (Page(scope, specs, sizes) for specs in (SAMPLING_INPUTS, SAMPLING_OUTPUTS))
+        inputs, outputs = (PackedBuffer(scope, specs, sizes) for specs in (SAMPLING_INPUTS, SAMPLING_OUTPUTS))
         bind_sampling(executor, scope, inputs, scope.array("float32", (1, 1, vocabulary)), outputs, sizes)
     except DeviceMemoryError:
         raise
@@ -56,12 +56,12 @@ def sampling_problem(executor: Executor, device: Device, vocabulary: int) -> str
 def bind_sampling(
     executor: Executor,
     scope: Scope,
-    inputs: Page,
+    inputs: PackedBuffer,
     logits: DeviceArray,
-    outputs: Page,
+    outputs: PackedBuffer,
     sizes: Mapping[str, int],
-) -> Work:
-    """The work that makes `SAMPLING_OUTPUTS`, on the page of outputs, from logits (B, R, V)."""
+) -> Enqueue:
+    """The work that makes `SAMPLING_OUTPUTS`, in `outputs`, from logits (B, R, V)."""
     tensors = {name: inputs.device[name] for name in SAMPLING_INPUTS} | {"logits": logits}
     tensors |= {name: outputs.device[name] for name in SAMPLING_OUTPUTS}
     return executor.bind(scope, "choose", tensors, sizes)

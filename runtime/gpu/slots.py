@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.base.dims import Shape
 from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import (
+    CONTEXT_INPUTS,
+    DENOISER_INPUTS,
     SAMPLING_INPUTS,
     SAMPLING_OUTPUTS,
     STEP_INPUTS,
@@ -29,7 +30,7 @@ from ttc.runtime.gpu.executor import (
     state_specs,
 )
 from ttc.runtime.gpu.graphs import Levels, StepGraph
-from ttc.runtime.gpu.pages import Page, pack
+from ttc.runtime.gpu.packed_buffer import PackedBuffer, pack
 from ttc.runtime.gpu.sampling import bind_sampling
 from ttc.runtime.interface.backend import BlockInputs
 from ttc.runtime.interface.state import ContextState
@@ -74,7 +75,7 @@ class Slot:
         self._blocks: dict[int, BlockBuffers] = {}
         self._saved: dict[int, dict[str, DeviceArray]] = {}
         self._rows: dict[int, tuple[DeviceArray, dict[str, DeviceArray]]] = {}
-        self._advances: dict[int, tuple[Page, StepGraph]] = {}
+        self._advances: dict[int, tuple[PackedBuffer, StepGraph]] = {}
 
     @property
     def whole_state(self) -> DeviceArray:
@@ -126,30 +127,30 @@ class Slot:
             self._rows[length] = pack(self.scope, {**specs, **lengths}, {})
         return self._rows[length]
 
-    def advance(self, length: int) -> tuple[Page, StepGraph]:
+    def advance(self, length: int) -> tuple[PackedBuffer, StepGraph]:
         """Moving the state over saved inputs of L tokens: its one input, and the step."""
         if length not in self._advances:
             with self.scope.all_or_nothing():
                 self._advances[length] = self._new_advance(length)
         return self._advances[length]
 
-    def _new_advance(self, length: int) -> tuple[Page, StepGraph]:
-        page = Page(self.scope, {"commit_len": ("int32", (self.batch,))}, {})
-        tensors = page.device | self.saved(length) | self._mamba | self.new_state
+    def _new_advance(self, length: int) -> tuple[PackedBuffer, StepGraph]:
+        inputs = PackedBuffer(self.scope, {"commit_len": ("int32", (self.batch,))}, {})
+        tensors = inputs.device | self.saved(length) | self._mamba | self.new_state
         work = self.executor.bind(self.scope, "advance", tensors, self.sizes(length))
 
         def run() -> None:
             work()
             self._commit_mamba()
 
-        return page, StepGraph(self.scope.device, self.levels, f"advancing by {length} tokens", run)
+        return inputs, StepGraph(self.scope.device, self.levels, f"advancing by {length} tokens", run)
 
-    def commit_state(self, page: Page, length: int) -> None:
-        """Enqueue making the new state of a context call over L tokens the state; `page` has its lengths."""
+    def commit_state(self, inputs: PackedBuffer, length: int) -> None:
+        """Enqueue making the new state of a context call over L tokens the state; its lengths are inputs."""
         self._commit_mamba()
         if self._moves_rows:
-            self.scope.device.copy(self.rows(length)[_LENGTHS], page.device["lengths"])
-            self.write_rows(length, page.host["lengths"])
+            self.scope.device.copy(self.rows(length)[_LENGTHS], inputs.device["lengths"])
+            self.write_rows(length, inputs.host["lengths"])
 
     def write_rows(self, length: int, lengths: npt.NDArray[np.int32]) -> None:
         """Enqueue putting the rows of a call over L tokens into the caches; `lengths`: those before it."""
@@ -172,7 +173,9 @@ class Slot:
             (old,) = self.moved_mamba()
             self.scope.device.copy(old, self._new_mamba)
 
-    def choice(self, inputs: Page, logits: DeviceArray, outputs: Page, sizes: Mapping[str, int]) -> Work:
+    def choice(
+        self, inputs: PackedBuffer, logits: DeviceArray, outputs: PackedBuffer, sizes: Mapping[str, int]
+    ) -> Enqueue:
         """The work that chooses tokens; none where the device cannot."""
         if not self._chooses:
             return lambda: None
@@ -188,35 +191,29 @@ class Slot:
         steps += [step for _, step in self._advances.values()]
         blocks = self._blocks.values()
         close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
-        # Pinned pages go with their last reference, and work refers to the slot.
+        # Pinned memory goes with its last reference, and work refers to the slot.
         for made in (self._contexts, self._blocks, self._saved, self._rows, self._advances):
             made.clear()
 
 
 class ContextBuffers:
-    """A context call: `page` holds its small inputs and those of the choice; `step` runs it, moves the state
-    and makes `chosen` of the logits.
+    """A context call: `inputs` holds its small inputs and those of the choice of tokens; `step` runs it,
+    moves the state and makes `chosen` of the logits.
     """
 
     def __init__(self, slot: Slot, length: int, places: int) -> None:
         scope, sizes = slot.scope, slot.sizes(length, places)
-        inputs: Mapping[str, tuple[str, Shape]] = {
-            "input_ids": ("int32", ("B", "L")),
-            "lengths": ("int32", ("B",)),
-            "commit_len": ("int32", ("B",)),
-            "logit_positions": ("int32", ("B", "R")),
-        }
-        page = self.page = Page(scope, {**inputs, **SAMPLING_INPUTS}, sizes)
-        self.chosen = Page(scope, SAMPLING_OUTPUTS, sizes)
+        inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
+        self.chosen = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
         self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
-        own = {name: page.device[name] for name in inputs} | {"logits": self.logits}
+        own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
         tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
-        choose = slot.choice(self.page, self.logits, self.chosen, sizes)
+        choose = slot.choice(inputs, self.logits, self.chosen, sizes)
 
         def run() -> None:
             work()
-            slot.commit_state(page, length)
+            slot.commit_state(inputs, length)
             choose()
 
         self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
@@ -232,18 +229,14 @@ class BlockBuffers:
     def __init__(self, slot: Slot, length: int) -> None:
         scope, config, B = slot.scope, slot.config, slot.batch
         device, sizes = scope.device, slot.sizes(length)
-        self.inputs = Page(
-            scope, {**STEP_INPUTS, "t": ("float32", ("B",)), "lengths": ("int32", ("B",))}, sizes
-        )
-        self.outputs = Page(scope, STEP_OUTPUTS, sizes)
+        self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS}, sizes)
+        self.outputs = PackedBuffer(scope, STEP_OUTPUTS, sizes)
         self.logits = scope.array("float32", (B, length, config.vocab_size))
         small = self.inputs.device
         denoise = slot.executor.bind(
             scope,
             "denoiser",
-            {name: small[name] for name in ("block_ids", "t", "lengths")}
-            | slot.state
-            | {"logits": self.logits},
+            {name: small[name] for name in DENOISER_INPUTS} | slot.state | {"logits": self.logits},
             sizes,
         )
         # The step graph's own t is not used: the host or the loop's kernel writes the next one.
@@ -270,8 +263,8 @@ class BlockBuffers:
         self.fill = StepGraph(device, levels, what, step)
         self.loop: BlockLoop | None = None
         if slot.block_kernel is not None:
-            pages = self.inputs.device, self.outputs.device
-            self.loop = BlockLoop(scope, levels, slot.block_kernel, step, *pages)
+            tensors = self.inputs.device, self.outputs.device
+            self.loop = BlockLoop(scope, levels, slot.block_kernel, step, *tensors)
 
     def upload(
         self,

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines as steps over tensors at fixed addresses.
+"""TensorRT and TensorRT-RTX engines bound to tensors at fixed addresses.
 
 Written against tensorrt_rtx 1.7 and the Python API of tensorrt 11.4, which are one here but for the runtime
 settings of TensorRT-RTX. Nothing of this file has run on a GPU yet.
@@ -12,11 +12,11 @@ from typing import Any
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
-from ttc.formats.program import Step
-from ttc.runtime.gpu.device import Device, DeviceArray, Memory, Scope, Work
-from ttc.runtime.gpu.watch import Watch
+from ttc.formats.program import Instruction
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Memory, Scope
+from ttc.runtime.gpu.profiler import Profiler
 
-__all__ = ["EngineSteps", "Runtime"]
+__all__ = ["EngineBinder", "Runtime"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +85,14 @@ class Runtime:
         return Logger()
 
 
-class EngineSteps:
+class EngineBinder:
     """Binds engines to tensors: whole graphs by the names of their tensors, segments by their places.
 
     `capture_problem`: why an engine that has run cannot be captured into a graph; None where all can.
 
     Args:
         records: name → what the engine takes and gives, from the manifest.  engines: deserialised.
-        watch: is told of every context.
+        profiler: is told of every context.
     """
 
     def __init__(
@@ -101,20 +101,26 @@ class EngineSteps:
         device: Device,
         records: Mapping[str, EngineRecord],
         engines: Mapping[str, Any],
-        watch: Watch | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
-        self._runtime, self._device, self._watch = runtime, device, watch
+        self._runtime, self._device, self._profiler = runtime, device, profiler
         self._records, self._engines = records, dict(engines)
         self.capture_problem: str | None = None
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
-    ) -> Work:
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+    ) -> Enqueue:
         """A segment of a program."""
         named = {f"in_{place}": array for place, array in enumerate(inputs)}
-        return self.bind(scope, step.name, named | {f"out_{n}": array for n, array in enumerate(outputs)})
+        return self.bind(
+            scope, instruction.name, named | {f"out_{n}": array for n, array in enumerate(outputs)}
+        )
 
-    def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Work:
+    def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Enqueue:
         """The work of one run of the engine `name`; tensors it does not have are ignored."""
         record, engine = self._records[name], self._engines[name]
         used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}
@@ -122,7 +128,7 @@ class EngineSteps:
 
         first = True
 
-        def leaf(stream: int) -> None:
+        def run(stream: int) -> None:
             nonlocal first
             for tensor, array in used.items():
                 if not context.set_tensor_address(tensor, array.address):
@@ -133,7 +139,7 @@ class EngineSteps:
                 first = False
                 self._ask_capturable(name, context, stream)
 
-        return lambda: self._device.enqueue(leaf)
+        return lambda: self._device.enqueue(run)
 
     def _ask_capturable(self, name: str, context: Any, stream: int) -> None:
         """Learn whether its work can be captured from this stream; only TensorRT-RTX has an answer."""
@@ -166,8 +172,8 @@ class EngineSteps:
                 )
         scratch = _scratch(scope, max(int(engine.device_memory_size_v2), 1))
         context.set_device_memory(scratch.address, scratch.nbytes)
-        if self._watch is not None:
-            self._watch.context(name, engine, context)
+        if self._profiler is not None:
+            self._profiler.context(name, engine, context)
         scope.kept[key] = context
         return context
 

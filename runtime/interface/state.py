@@ -2,29 +2,16 @@
 tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ttc.model.config import ModelConfig
-
-__all__ = ["ContextState", "RowPiece", "StateTensor", "as_span", "state_layout"]
+__all__ = ["ContextState", "RowPiece", "as_span"]
 
 Ints = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class StateTensor:
-    """One state tensor of one layer: graph name, shape for a batch of one, and whether it is float32 whatever
-    the dtype.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    float32: bool
 
 
 @dataclass(slots=True)
@@ -87,18 +74,3 @@ def as_span(rows: Ints) -> slice | Ints:
     if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
         return slice(first, first + count)
     return rows
-
-
-def state_layout(config: ModelConfig, capacity: int) -> Sequence[StateTensor]:
-    """Return all state tensors in layer order."""
-    layout: list[StateTensor] = []
-    for i, kind in enumerate(config.pattern):
-        if kind == "M":
-            ssm = (config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size)
-            layout.append(StateTensor(f"conv_state.{i}", (config.conv_dim, config.conv_kernel - 1), False))
-            layout.append(StateTensor(f"ssm_state.{i}", ssm, True))
-        elif kind == "*":
-            cache = (config.num_key_value_heads, capacity, config.head_dim)
-            layout.append(StateTensor(f"k_cache.{i}", cache, False))
-            layout.append(StateTensor(f"v_cache.{i}", cache, False))
-    return layout

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from ttc.animation.live import StepView, pieces, visible
 from ttc.runtime.decoding.result import Event
-from ttc.runtime.decoding.speculative.stats import Plan, Round
+from ttc.runtime.decoding.speculative.stats import DraftRecord, Plan
 
 ROOT = Path(__file__).parents[2]
 MASKED = 3
@@ -168,9 +168,9 @@ def test_the_picture_fits_the_screen_and_shows_the_end(width: int, height: int) 
 def settled(block: int, drafted: int, accepted: int, rejected: tuple[int, ...], *tokens: int) -> Event:
     """The end of a round of lossless mode, of one step if anything was drafted."""
     steps = int(drafted > 0)
-    made = Round(Plan(drafted, steps, "best", 2.5, 0.004), drafted, steps, accepted)
+    made = DraftRecord(Plan(drafted, steps, "best", 2.5, 0.004), drafted, steps, accepted)
     event = done(block, steps, *tokens)
-    return replace(event, round=made, rejected=rejected)
+    return replace(event, draft_record=made, rejected=rejected)
 
 
 def test_rounds_of_lossless_mode() -> None:

@@ -26,6 +26,7 @@ from ttc.formats.manifest import ShardRecord
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_mamba_state
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -173,8 +174,7 @@ class DropsTheSeed(Backend):
     ) -> Any:
         empty = self._inner.new_state(state.batch, state.capacity).tensors
         seedless = {
-            name: empty[name] if name.startswith(("conv_state", "ssm_state")) else tensor
-            for name, tensor in state.tensors.items()
+            name: empty[name] if is_mamba_state(name) else tensor for name, tensor in state.tensors.items()
         }
         return self._inner.denoise(ContextState(state.capacity, state.lengths, seedless), block_ids, t)
 
@@ -261,7 +261,7 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     arguments = [
         "bench",
         str(bundles("tiny_a")),
-        "--problems",
+        "--limit",
         "2",
         "--repeats",
         "1",
@@ -298,9 +298,9 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
         (["nowhere", "--report", "no/such/folder.html"], 2, "its folder does not exist"),
         (["nowhere", "-o", "."], 2, "a folder; name a file in it"),
         (["nowhere", "--seed", "-1"], 2, "'--seed': -1 is not in the range x>=0"),
-        (["nowhere", "--problems", "-3"], 2, "'--problems': -3 is not in the range x>=1"),
-        (["nowhere", "--problems", "0"], 2, "'--problems': 0 is not in the range x>=1"),
-        (["nowhere", "--timed", "0"], 2, "'--timed': 0 is not in the range x>=1"),
+        (["nowhere", "--limit", "-3"], 2, "'--limit' / '--problems': -3 is not in the range x>=1"),
+        (["nowhere", "--problems", "0"], 2, "'--limit' / '--problems': 0 is not in the range x>=1"),
+        (["nowhere", "--timed-prompts", "0"], 2, "'--timed-prompts' / '--timed': 0 is not in the range x>=1"),
         (["--compare", "a.json", "b.json"], 1, "a.json: cannot be read"),
     ],
 )

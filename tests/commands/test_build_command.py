@@ -81,7 +81,7 @@ def test_sizes_and_targets() -> None:
 
 def test_choices_are_what_the_builder_knows() -> None:
     """The command names them itself, so that its help needs no import of the builder."""
-    from ttc.exporter.engines.engine_specs import FORMS
+    from ttc.exporter.engines.lower_graph import FORMS
 
     choices = {p.name: p.type.choices for p in build.params if isinstance(p.type, click.Choice)}
     assert list(choices["backend"]) == list(ENGINE_BACKENDS)

@@ -117,3 +117,19 @@ def test_every_json_option_is_called_json() -> None:
     for command in (command for command in [*commands, *inner] if command not in groups):
         assert isinstance(command, click.Command)
         assert any("--json" in parameter.opts for parameter in command.params), command.name
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "old"),
+    [
+        ("build", "--compute-capability", "--sm"),
+        ("generate", "--public-key", "--trust"),
+        ("generate", "--token-ids", "--ids"),
+        ("verify", "--token-ids", "--ids"),
+        ("bench", "--limit", "--problems"),
+        ("bench", "--timed-prompts", "--timed"),
+    ],
+)
+def test_options_keep_their_old_names(command: str, name: str, old: str) -> None:
+    parameters = getattr(import_module(f"ttc.commands.{command}"), command).params
+    assert [name, old] in [parameter.opts for parameter in parameters]

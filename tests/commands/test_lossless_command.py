@@ -31,6 +31,8 @@ def test_json_tells_the_rounds(tiny: Path) -> None:
     rounds = asked["lossless"]["rounds"]
     assert asked["nfe_per_block"] == [0, *(each["steps"] for each in rounds)]
     assert all(each["plan"]["steps"] == 2 for each in rounds if each["drafted"] > 1)
+    keys = ["rounds", "tokens_per_round", "acceptance_by_place", "costs", "estimates"]
+    assert list(asked["lossless"]) == keys, "as stored records have them"
     assert (asked["lossless"]["costs"], asked["lossless"]["estimates"]) == (None, {})
     chosen = json.loads(run(tiny, "--mode", "lossless", "--json").stdout)
     assert chosen["token_ids"] == ar["token_ids"]

@@ -24,6 +24,7 @@ from tests.support.tolerances import CONTEXT_LOGITS, DENOISER_LOGITS
 from ttc.errors import InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import layer_state
 from ttc.model.towers import CONTEXT, DENOISER, TowerWeights, context_forward, denoiser_forward
 from ttc.plugins.naive import run_naive
 
@@ -160,10 +161,11 @@ def random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def empty_state(config: ModelConfig, capacity: int) -> list[tuple[torch.Tensor, ...]]:
-    conv = torch.zeros(1, config.conv_dim, config.conv_kernel - 1)
-    ssm = torch.zeros(1, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size)
-    cache = torch.zeros(1, config.num_key_value_heads, capacity, config.head_dim)
-    return [{"M": (conv, ssm), "*": (cache, cache)}.get(kind, ()) for kind in config.pattern]
+    sizes = {"B": 1, "C": capacity}
+    return [
+        tuple(torch.zeros(tensor.sizes(sizes)) for tensor in layer_state(config, kind))
+        for kind in config.layers
+    ]
 
 
 def ints(*numbers: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ DOCUMENTS = [
     "docs/gpu.md",
     "docs/kernels.md",
     "docs/lossless.md",
+    "docs/model.md",
     "docs/ops.md",
     "docs/plan.md",
     "examples/miniature/README.md",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttc.errors import BundleError, CheckpointError
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -29,8 +29,8 @@ def test_golden_sizes() -> None:
     # 6 heads of 8; x, B and C of one group with state 12; z, conv channels and dt.
     assert (config.d_inner, config.conv_dim, config.in_proj_dim) == (48, 72, 126)
     assert (config.query_dim, config.key_value_dim) == (96, 16)
-    assert config.layers_of("M") == (2, 4, 8)
-    assert config.layers_of("E") == (1, 5)
+    assert config.layers_of(LayerKind.MAMBA) == (2, 4, 8)
+    assert config.layers_of(LayerKind.MOE) == (1, 5)
     assert (config.bos_token_id, config.eos_token_ids, config.pad_token_id, config.mask_token_id) == (
         1,
         (2,),

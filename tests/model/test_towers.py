@@ -9,6 +9,7 @@ from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.model import mixers, towers
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import layer_state
 from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -26,18 +27,11 @@ def weights(g, bundles):
 
 
 def empty_state(config, capacity=64):
-    state = []
-    for kind in config.pattern:
-        if kind == "M":
-            conv = torch.zeros(1, config.conv_dim, config.conv_kernel - 1)
-            shape = (1, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size)
-            state.append((conv, torch.zeros(shape)))
-        elif kind == "*":
-            cache = torch.zeros(1, config.num_key_value_heads, capacity, config.head_dim)
-            state.append((cache, cache))
-        else:
-            state.append(())
-    return state
+    sizes = {"B": 1, "C": capacity}
+    return [
+        tuple(torch.zeros(tensor.sizes(sizes)) for tensor in layer_state(config, kind))
+        for kind in config.layers
+    ]
 
 
 def ints(*values):
@@ -50,7 +44,7 @@ def read(g, weights, prompt):
     L = prompt.shape[1]
     x = towers.embed(tower.embeddings, torch.from_numpy(prompt))
     state, streams = [], []
-    for kind, w, before in zip(g.config.pattern, tower.layers, empty_state(g.config), strict=True):
+    for kind, w, before in zip(g.config.layers, tower.layers, empty_state(g.config), strict=True):
         x, after, _ = towers.context_layer(g.config, kind, w, run_naive, x, ints(0), ints(L), before)
         state.append(after)
         streams.append(x)
@@ -149,7 +143,7 @@ def test_denoiser_internals(g, weights, case_name):
         block, t = torch.from_numpy(v[f"{case_name}/block"][row : row + 1]), torch.tensor([case["t"][row]])
         x = towers.embed(tower.embeddings, block)
         modulation = towers.time_embedding(g.config, tower.time, t, x.dtype)
-        for i, (kind, w, context) in enumerate(zip(g.config.pattern, tower.layers, state, strict=True)):
+        for i, (kind, w, context) in enumerate(zip(g.config.layers, tower.layers, state, strict=True)):
             gate = (modulation + w["scale_shift_table"])[:, 2:3]
             after = towers.denoiser_layer(
                 g.config, kind, w, run_naive, x, modulation, t, ints(prompt.shape[1]), context

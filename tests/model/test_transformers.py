@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import golden
+from ttc.model.config import LayerKind
 from ttc.runtime.engine import Engine
-
-KINDS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
 def native_model(folder, time_step_min):
@@ -36,7 +35,8 @@ def native_model(folder, time_step_min):
     raw |= {"time_step_min": time_step_min, "use_mamba_kernels": False}
     known = NemotronHConfig.__init__.__annotations__
     config = NemotronHConfig(
-        layers_block_type=[KINDS[kind] for kind in pattern], **{k: v for k, v in raw.items() if k in known}
+        layers_block_type=[LayerKind(letter).scope for letter in pattern],
+        **{k: v for k, v in raw.items() if k in known},
     )
     config._attn_implementation = "eager"
     model = NemotronHForCausalLM(config).float().eval()

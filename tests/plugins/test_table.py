@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES, function_body
-from ttc.plugins.naive import NAIVE
 from ttc.plugins.table import OPS, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "ops.md"
@@ -31,7 +30,7 @@ VALUES = {
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_signature_twin_and_body_agree(op):
     function = function_body(op.name, VALUES.get(op.name, {}))
-    assert op.name in NAIVE
+    assert callable(op.load("naive"))
     assert [value.name for value in function.inputs] == [spec.name for spec in op.inputs]
     assert [value.name for value in function.outputs] == [spec.name for spec in op.outputs]
     assert set(function.attributes) == set(op.attributes)

@@ -11,7 +11,7 @@ from tests.support.pretended_engines import LAYER_MILLISECONDS, install, load_on
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
-from ttc.formats.program import ENGINE, Step
+from ttc.formats.program import ENGINE, Instruction
 from ttc.profiling.engine_parts import place_of
 from ttc.profiling.phases import PHASES
 from ttc.profiling.run import profile
@@ -92,8 +92,8 @@ def test_engines_that_another_ttc_cut(bundles, folders, on_host, monkeypatch):
 
     def other(source, bake):
         made = real(source, bake)
-        steps = (*made.program.steps, Step(ENGINE, "more", (), (), {}))
-        return type(made)(made.segments, type(made.program)(made.program.buffers, steps), made.nodes)
+        instructions = (*made.program.instructions, Instruction(ENGINE, "more", (), (), {}))
+        return type(made)(made.segments, type(made.program)(made.program.buffers, instructions), made.nodes)
 
     monkeypatch.setattr(module, "cut_graph", other)
     found, _ = timed(bundles, folders["cut"])
@@ -164,7 +164,7 @@ def test_a_batch_that_the_engines_do_not_hold(bundles, folders, on_host):
 CODE = """
 import json, sys
 import tensorrt
-from ttc.profiling.engine_watch import layer_profiler
+from ttc.profiling.engine_profiler import layer_profiler
 used = json.load(sys.stdin)
 missing = [f"{kind}.{name}" for kind, names in used.items() for name in names
            if not hasattr(getattr(tensorrt, kind, None), name)]
@@ -173,7 +173,7 @@ profiler = layer_profiler(tensorrt, lambda name, milliseconds: seen.append([name
 profiler.report_layer_time("layers.0.mamba/Add_x", 0.5)
 print(json.dumps({"missing": missing, "seen": seen, "is": isinstance(profiler, tensorrt.IProfiler)}))
 """
-# Class → what `ttc.profiling.engine_watch` uses of it.
+# Class → what `ttc.profiling.engine_profiler` uses of it.
 USED = {
     "IExecutionContext": ["profiler", "enqueue_emits_profile"],
     "IProfiler": ["report_layer_time"],

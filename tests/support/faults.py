@@ -15,10 +15,10 @@ from ttc.exporter.onnx.tracing import trace
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model import towers
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import STATE_NAMES, numbered
 from ttc.model.towers import CONTEXT, DENOISER
 from ttc.plugins.functions import add_function_bodies
 
-_SCOPES = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 _TOWERS = {"context": CONTEXT, "denoiser": DENOISER}
 
 
@@ -32,7 +32,7 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
     shutil.copytree(clean, copy, ignore=shutil.ignore_patterns("verification.json"))
     with Bundle.open(clean) as bundle:
         manifest, config = bundle.manifest, bundle.config
-        tower, kind = _TOWERS[role], bundle.config.pattern[layer]
+        tower, kind = _TOWERS[role], bundle.config.layers[layer]
         names = towers.layer_weight_names(config, tower, bundle.weights)[layer]
         shapes = {inside: (bundle.weights[n].dtype, bundle.weights[n].shape) for inside, n in names.items()}
     patch()
@@ -40,10 +40,8 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
     template = trace(stage.run, stage.arguments)
     path = copy / manifest.graphs[role]
     model = ir.load(path)
-    state = {
-        s.name: f"{s.name}.{layer}" for s in stages.state_arguments(config, manifest.compute_dtype, kind)
-    }
-    _splice(model, template, f"layers.{layer}.{_SCOPES[kind]}/", layer, names | state)
+    state = {name: numbered(name, layer) for name in STATE_NAMES[kind]}
+    _splice(model, template, f"layers.{layer}.{kind.scope}/", layer, names | state)
     ir.save(model, path)
     rewrite(copy)
     return copy

@@ -1,8 +1,9 @@
 """A device that only pretends: memory of the host with real addresses, work that runs when its turn comes.
 
-What it proves of the code above it: which leaves go onto the stream and in which order, that a captured graph
-holds nothing but leaves (its Python runs once, when captured), that addresses stay, that nothing is allocated
-where nothing may be, and what happens when a call fails. What it cannot: anything about CUDA itself.
+What it proves of the code above it: which operations go onto the stream and in which order, that a captured
+graph holds nothing but operations (its Python runs once, when captured), that addresses stay, that nothing
+is allocated where nothing may be, and what happens when a call fails. What it cannot: anything about CUDA
+itself.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.runtime.gpu import block_loop, cache_rows
-from ttc.runtime.gpu.device import Device, DeviceArray, Graph, Leaf, Memory, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
 from ttc.runtime.gpu.faults import Faults
 
 Bytes = npt.NDArray[np.uint8]
@@ -41,17 +42,17 @@ class HostDevice(Device):
         self.launches = self.waits = self.downloaded = 0  # the last in bytes
         self.kernels = dict(kernels or {})
         self.blocks: dict[int, Bytes] = {}  # address → memory that is allocated
-        self.pages: dict[int, int] = {}  # pinned memory that is still referred to: bytes
+        self.pinned_bytes: dict[int, int] = {}  # pinned memory that is still referred to: bytes
         self.total, self.allocations = total, 0
         self.grid: tuple[int, ...] = ()  # of the launch that runs
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
-        self.fail_in: int | None = None  # leaves until an error, after which there is none
+        self.fail_in: int | None = None  # operations until an error, after which there is none
         self.fail_with = "CUDA_ERROR_ILLEGAL_ADDRESS"  # what CUDA, or a library, says then
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
         self.graphs: list[_HostGraph] = []
-        self.followed: list[Any] = []  # events of other devices that were waited for
+        self.waited_events: list[Any] = []  # events of other devices that were waited for
         self._recording: list[Callable[[], None]] | None = None
 
     def activate(self) -> None:
@@ -80,8 +81,8 @@ class HostDevice(Device):
         self._check()
         made = np.full(nbytes, POISON, np.uint8)
         key = id(made)
-        self.pages[key] = nbytes
-        weakref.finalize(made, self.pages.pop, key)
+        self.pinned_bytes[key] = nbytes
+        weakref.finalize(made, self.pinned_bytes.pop, key)
         return made
 
     def upload(self, target: DeviceArray, source: Bytes) -> None:
@@ -98,26 +99,26 @@ class HostDevice(Device):
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), self.bytes_of(source)))
 
-    def receive(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
+    def copy_from(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
         assert isinstance(sender, HostDevice)
         assert sender is not self
         assert self._recording is None
         assert target.nbytes == source.nbytes
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         assert self._recording is None
         return self.name, self.launches
 
-    def follow(self, event: Any) -> None:
+    def wait_event(self, event: Any) -> None:
         assert event[0] != self.name
-        self.followed.append(event)
+        self.waited_events.append(event)
 
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
 
-    def enqueue(self, leaf: Leaf) -> None:
-        self._put(lambda: leaf(0))
+    def enqueue(self, fn: StreamFn) -> None:
+        self._put(lambda: fn(0))
 
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
         if name not in self.kernels:
@@ -129,16 +130,16 @@ class HostDevice(Device):
     ) -> None:
         assert all(isinstance(argument, int | np.generic) for argument in arguments)
 
-        def leaf() -> None:
+        def run() -> None:
             self.grid = tuple(grid)
             kernel(self, *arguments)
 
-        self._put(leaf)
+        self._put(run)
 
-    def capture(self, work: Work) -> Graph:
+    def capture(self, work: Enqueue) -> Graph:
         return _HostGraph(self, self._record(work), loop=False)
 
-    def capture_loop(self, work: Work, last: Callable[[int], None]) -> Graph:
+    def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
         return _HostGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
 
     def wait(self) -> None:
@@ -146,7 +147,7 @@ class HostDevice(Device):
         self._check()
         self.waits += 1
 
-    def timed(self, work: Work) -> float:
+    def timed(self, work: Enqueue) -> float:
         assert self._recording is None, "nothing may be timed inside a capture"
         start = time.perf_counter()
         work()
@@ -177,23 +178,23 @@ class HostDevice(Device):
         self.values(array)[...] = values
         return array
 
-    def _put(self, leaf: Callable[[], None]) -> None:
+    def _put(self, operation: Callable[[], None]) -> None:
         self._check()
         if self._recording is not None:
-            self._recording.append(leaf)
+            self._recording.append(operation)
             return
         self.launches += 1
-        self._run(leaf)
+        self._run(operation)
 
-    def _run(self, leaf: Callable[[], None]) -> None:
+    def _run(self, operation: Callable[[], None]) -> None:
         if self.fail_in is not None:
             self.fail_in -= 1
             if self.fail_in < 0:
                 self.fail_in = None
                 raise self.faults.error(self.fail_with)
-        leaf()
+        operation()
 
-    def _record(self, work: Work) -> list[Callable[[], None]]:
+    def _record(self, work: Enqueue) -> list[Callable[[], None]]:
         self._check()
         if self.refuse_capture is not None:
             raise BackendError(self.refuse_capture)
@@ -209,8 +210,8 @@ class HostDevice(Device):
 
 
 class _HostGraph(Graph):
-    def __init__(self, device: HostDevice, leaves: list[Callable[[], None]], loop: bool) -> None:
-        self._device, self.leaves, self._loop = device, leaves, loop
+    def __init__(self, device: HostDevice, operations: list[Callable[[], None]], loop: bool) -> None:
+        self._device, self.operations, self._loop = device, operations, loop
         self.closed = False
         device.graphs.append(self)
 
@@ -221,8 +222,8 @@ class _HostGraph(Graph):
         device.launches += 1
         while True:  # a kernel of the body sets the condition; one that does not would loop for ever
             device.condition = None
-            for leaf in self.leaves:
-                device._run(leaf)
+            for operation in self.operations:
+                device._run(operation)
             if not self._loop or not device.condition:
                 assert not self._loop or device.condition is not None, "no kernel set the condition"
                 return

@@ -19,10 +19,11 @@ import onnxruntime
 import pytest
 
 from tests.support.host_device import HostDevice, no_compiler
-from tests.support.stitching import naive_steps
+from tests.support.partitioned import naive_steps
 from ttc import __version__
-from ttc.exporter.engines.engine_specs import make_jobs
-from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.lower_graph import engine_specs
+from ttc.exporter.engines.planning import make_plan
 from ttc.formats.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.formats.manifest import FileRecord
 from ttc.profiles.build_profile import BuildProfile, Range
@@ -37,14 +38,14 @@ PROFILE = BuildProfile(
 def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE) -> Path:
     """Write a set of engines for a bundle."""
     folder.mkdir(parents=True)
-    plan = make_plan(bundle, None, Settings(form=form, profile=profile))
+    plan = make_plan(bundle, None, BuildSettings(form=form, profile=profile))
     files, engines, programs = {}, {}, {}
     for planned in plan.graphs:
         graph = planned.source
-        jobs, program = make_jobs(graph, form, planned.networks, False)
-        for job in jobs:
-            files[f"{job.name}.engine"] = job.task().onnx
-            engines[job.name] = EngineRecord(job.role, job.inputs, job.outputs, 1)
+        specs, program = engine_specs(graph, form, planned.variants, False)
+        for spec in specs:
+            files[f"{spec.name}.engine"] = spec.network()
+            engines[spec.name] = EngineRecord(spec.role, spec.inputs, spec.outputs, 1)
         if program is not None:
             programs[graph.role] = f"{graph.role}.program.json"
             files[programs[graph.role]] = json.dumps(program.to_dict()).encode()

@@ -171,7 +171,7 @@ def no_reference(monkeypatch):
 def test_what_cannot_run_is_refused_before_a_reference(
     bundles, no_reference, backend, device, error, complaint, monkeypatch
 ):
-    monkeypatch.setattr("ttc.verify.admission.examine_driver", lambda: None)
+    monkeypatch.setattr("ttc.verify.preflight.examine_driver", lambda: None)
     with pytest.raises(error, match=complaint):
         verify(bundles("tiny_a"), ["onnxruntime", backend], device=device, record=False, **FEW)
 
@@ -179,11 +179,11 @@ def test_what_cannot_run_is_refused_before_a_reference(
 def test_a_bundle_larger_than_memory_is_refused_before_it_is_read(bundles, no_reference, monkeypatch):
     with Bundle.open(bundles("tiny_a")) as opened:
         need = 4 * sum(math.prod(entry.shape) for entry in opened.weights.values())
-    monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need - 1)
+    monkeypatch.setattr("ttc.verify.preflight._physical_bytes", lambda: need - 1)
     monkeypatch.setattr("ttc.formats.bundle.Bundle.read_weight", lambda *_: pytest.fail("a weight was read"))
     with pytest.raises(InputError, match=r"this machine has .* GB of memory; verify on a machine with more"):
         verify(bundles("tiny_a"), weights=True, record=False, **FEW)
-    monkeypatch.setattr("ttc.verify.admission._physical_bytes", lambda: need)
+    monkeypatch.setattr("ttc.verify.preflight._physical_bytes", lambda: need)
     with pytest.raises(AssertionError, match="a reference was opened"):  # it fits, so it goes on
         verify(bundles("tiny_a"), record=False, **FEW)
 

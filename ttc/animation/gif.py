@@ -34,8 +34,8 @@ def save(path: Path, timeline: Timeline, sheet: Sheet, frame_seconds: float) -> 
             if look.box is not None:
                 pen.rectangle((x, y + 1, x + piece.cells * _CELL - 2, y + _LINE - 3), look.box)
             if ink is not None:
-                for place, character in enumerate(piece.text):  # the font is not monospaced, the grid is
-                    pen.text((x + place * _CELL + _CELL / 2, y + 2), character, ink, font, anchor="ma")
+                for i, character in enumerate(piece.text):  # the font is not monospaced, the grid is
+                    pen.text((x + i * _CELL + _CELL / 2, y + 2), character, ink, font, anchor="ma")
         images.append(image)
     milliseconds = [round(1e3 * frame_seconds)] * (timeline.frames - 1)
     images[0].save(

@@ -45,8 +45,8 @@ class _Pen:
     def write(self, text: str, token: Token | None) -> list[Piece]:
         """A word or token: whole on one row unless it is longer than one; a line end ends the row."""
         pieces = []
-        for place, line in enumerate(text.split("\n")):
-            if place:
+        for i, line in enumerate(text.split("\n")):
+            if i:
                 self.row, self.column = self.row + 1, 0
             shown = visible(line)
             if self.column and self.column + cell_len(shown) > _COLUMNS:

@@ -98,19 +98,19 @@ class StepView:
         self._before, self.text = self.text, self.text + self._gap * bool(self.text) + added
         self.tokens += event.token_ids
         self._event = event
-        if event.round is None:
+        if event.draft_record is None:
             return f"{self._headline(event)} | {visible(added)}"
-        accepted, own, rejected = (visible(part) for part in self._parts(event))
-        marked = accepted + (f"[+{own}]" if own else "") + (f"[-{rejected}]" if rejected else "")
+        accepted, bonus, rejected = (visible(part) for part in self._parts(event))
+        marked = accepted + (f"[+{bonus}]" if bonus else "") + (f"[-{rejected}]" if rejected else "")
         return f"{self._headline(event)} | {marked}"
 
     def _parts(self, event: Event) -> tuple[str, str, str]:
-        """Of a finished round: what was accepted, AR's own token, what was rejected."""
-        assert event.round is not None, "of a finished round of lossless mode"
-        accepted = event.round.accepted
+        """Of a finished round: what was accepted, the bonus token, what was rejected."""
+        assert event.draft_record is not None, "of a finished round of lossless mode"
+        accepted = event.draft_record.accepted
         parts = (event.token_ids[:accepted], event.token_ids[accepted:], event.rejected)
-        accepted_text, own, rejected = (self._gap.join(map(self._piece, part)) for part in parts)
-        return accepted_text, own, rejected
+        accepted_text, bonus, rejected = (self._gap.join(map(self._piece, part)) for part in parts)
+        return accepted_text, bonus, rejected
 
     def _headline(self, event: Event) -> str:
         """Where the generation stands, without times: the same run gives the same lines."""
@@ -118,26 +118,26 @@ class StepView:
             return self._round_headline(event)
         if self._mode != "diffusion":
             word = "round" if self._mode == "prompt-lookup" else "token"
-            place = f"{word} {event.block_index:3}"
+            where = f"{word} {event.block_index:3}"
         elif event.committed:
-            place = f"block {event.block_index:3}  done in {event.step:2} steps"
+            where = f"block {event.block_index:3}  done in {event.step:2} steps"
         else:
-            place = f"block {event.block_index:3}  step {event.step + 1:2}  {sum(event.masked):2} masked"
+            where = f"block {event.block_index:3}  step {event.step + 1:2}  {sum(event.masked):2} masked"
         if not self.nfe:
-            return place
+            return where
         # Positions decided so far; the last block may still be cut.
         decided = len(self.tokens) + (0 if event.committed else event.masked.count(False))
-        return f"{place}  NFE {self.nfe:3}  {decided / self.nfe:5.2f} tokens/NFE"
+        return f"{where}  NFE {self.nfe:3}  {decided / self.nfe:5.2f} tokens/NFE"
 
     def _round_headline(self, event: Event) -> str:
         """Of a round: the step, or how it came out, and what the policy expected of it."""
-        place = f"round {event.block_index:3}"
+        where = f"round {event.block_index:3}"
         if not event.committed:
             masked = sum(masked for _, masked, _ in self._drafted(event))
-            return f"{place}  step {event.step + 1:2}  {masked:2} masked"
-        if event.round is None:
-            return f"{place}  from the prompt"
-        done, plan = event.round, event.round.plan
+            return f"{where}  step {event.step + 1:2}  {masked:2} masked"
+        if event.draft_record is None:
+            return f"{where}  from the prompt"
+        done, plan = event.draft_record, event.draft_record.plan
         drafted = f"{done.drafted:2} drafted in {done.steps:2} steps, {done.accepted:2} accepted"
         ending = "corrected" if event.rejected else "continued"
         if len(event.token_ids) <= done.accepted:
@@ -145,7 +145,7 @@ class StepView:
         grounds = plan.reason
         if plan.expected_tokens is not None and plan.expected_seconds is not None:
             grounds += f": {plan.expected_tokens:.1f} tokens in {1e3 * plan.expected_seconds:.1f} ms"
-        return f"{place}  {drafted}, {ending}, {len(event.rejected):2} rejected  ({grounds})"
+        return f"{where}  {drafted}, {ending}, {len(event.rejected):2} rejected  ({grounds})"
 
     def _drafted(self, event: Event) -> list[tuple[str, bool, bool]]:
         """The cells of a step's block, in lossless mode without the first: it stands in the text already."""
@@ -181,7 +181,7 @@ class StepView:
     def _settled_text(self) -> Text:
         """The final text; what a round has just added is marked, and what it rejected stands behind it."""
         event = self._event
-        if event is None or event.round is None:
+        if event is None or event.draft_record is None:
             return Text(visible(self.text, keep_newlines=True), _SETTLED)
         text = Text(visible(self._before, keep_newlines=True), _SETTLED)
         for part, style in zip(self._parts(event), (_OPEN, _OWN, _REJECTED), strict=True):

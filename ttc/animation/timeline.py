@@ -99,11 +99,11 @@ class Timeline:
             self._frame(f"block {event.block_index}", len(ids))
         self._nfe += 1
         frame = self.frames
-        for place, (token, still) in enumerate(zip(ids, masked, strict=True)):
-            if not still and self._ids[place] < 0:
-                self._ids[place] = token
-                self._open[place].text = self.piece(token)
-                self._open[place].become(frame, State.FRESH)
+        for position, (token, still) in enumerate(zip(ids, masked, strict=True)):
+            if not still and self._ids[position] < 0:
+                self._ids[position] = token
+                self._open[position].text = self.piece(token)
+                self._open[position].become(frame, State.FRESH)
         self._frame(f"block {event.block_index}  step {event.step + 1}", sum(masked))
 
     def _settle(self, event: Event) -> None:
@@ -126,9 +126,9 @@ class Timeline:
         self._block += 1
         self._frame("token" if self.mode in ("ar", "mock-ar") else f"block {event.block_index}  done", 0)
 
-    def _frame(self, place: str, masked: int) -> None:
+    def _frame(self, where: str, masked: int) -> None:
         decided = self._final + len(self._open) - masked
-        words = [place, f"{decided} tokens"]
+        words = [where, f"{decided} tokens"]
         if self._nfe:
             words.append(f"{self._nfe} NFE  {decided / self._nfe:.2f} tokens/NFE")
         self.headlines.append("   ".join(words))

@@ -43,7 +43,7 @@ def judge(
 ) -> dict[str, Answers]:
     """The answers of every case; the first case is AR, which the others are held against.
 
-    scored: places of the prompts that the context tower is asked about.
+    scored: indices of the prompts that the context tower is asked about.
     """
     judged: dict[str, Answers] = {}
     for case in cases:

@@ -32,7 +32,7 @@ def page(report: Report) -> str:
         _tasks(report),
         "<h2>How fast</h2>",
         _table(tables.SPEED_HEAD, tables.speed_rows(report), broken),
-        "<p>× AR is tokens/NFE divided by the cost of one NFE in AR steps, all else counted in.</p>",
+        "<p>Speedup is tokens/NFE ÷ NFE cost ratio: an NFE's time, all else in it, in AR steps.</p>",
         *(_quality_against_speed(report, batch) for batch in report.work.batch_sizes),
         _over_batch(report),
         _over_threshold(report),

@@ -57,7 +57,7 @@ def load_problems(path: Path, limit: int | None = None) -> tuple[Problem, ...]:
         return tuple(found)
     if not 1 <= limit <= len(found):
         raise InputError(f"{limit} problems asked for; valid: 1 to {len(found)}, as many as {path} has")
-    return tuple(found[place * len(found) // limit] for place in range(limit))
+    return tuple(found[i * len(found) // limit] for i in range(limit))
 
 
 def random_prompts(config: ModelConfig, count: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:

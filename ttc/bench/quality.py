@@ -6,7 +6,7 @@
     regex    the pattern is found in the text
     json     the text is one JSON value and nothing else, equal to the answer's
 
-An answer followed by a loop does not count: a reader, or a program behind the model, has to throw it away.
+An answer followed by a loop does not count: a reader, or a program that reads it, has to throw it away.
 """
 
 import json

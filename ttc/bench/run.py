@@ -63,8 +63,8 @@ class Plan:
 
     @property
     def timed(self) -> list[int]:
-        """Places of the timed prompts: evenly spread, since a task file may be sorted by task."""
-        return [place * len(self.prompts) // self.timed_prompts for place in range(self.timed_prompts)]
+        """Return the indices of the timed prompts: evenly spread, since a task file may be sorted by task."""
+        return [i * len(self.prompts) // self.timed_prompts for i in range(self.timed_prompts)]
 
     def options(self, case: Case) -> dict[str, Any]:
         """Of `Engine.generate`."""
@@ -181,7 +181,7 @@ def _pairs(plan: Plan, turn: int) -> Iterator[tuple[Case, int]]:
 
 def _groups(plan: Plan, batch: int) -> list[Prompts]:
     """The timed prompts in full batches; what does not fill one is left out."""
-    timed = [plan.prompts[place] for place in plan.timed]
+    timed = [plan.prompts[i] for i in plan.timed]
     return [timed[start : start + batch] for start in range(0, len(timed) // batch * batch, batch)]
 
 

@@ -27,7 +27,7 @@ class Settings:
     """What `ttc bench` was asked; None takes what the command's help calls the default."""
 
     tasks: Path | None = None
-    problems: int | None = None
+    limit: int | None = None
     modes: tuple[str, ...] | None = None
     threshold: tuple[float, ...] = (0.9,)
     steps: tuple[int, ...] | None = None
@@ -35,7 +35,7 @@ class Settings:
     grid: bool = False
     batch: tuple[int, ...] = (1,)
     repeats: int = 3
-    timed: int | None = None
+    timed_prompts: int | None = None
     max_new_tokens: int = 96
     temperature: float = 0.0
     seed: int = 0
@@ -51,7 +51,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
     cases = make_cases(
         settings.modes or BENCH_MODES, settings.threshold, settings.steps, settings.block_size, settings.grid
     )
-    problems = None if settings.tasks is None else load_problems(settings.tasks, settings.problems)
+    problems = None if settings.tasks is None else load_problems(settings.tasks, settings.limit)
     with Bundle.open(bundle, settings.checkpoint) as opened:
         config, dtype, weights = opened.config, opened.compute_dtype, weights_digest(opened)
         prompts = _prompts(opened, settings, problems)
@@ -59,7 +59,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         cases=cases,
         prompts=prompts,
         problems=problems,
-        timed_prompts=min(_TIMED, len(prompts)) if settings.timed is None else settings.timed,
+        timed_prompts=min(_TIMED, len(prompts)) if settings.timed_prompts is None else settings.timed_prompts,
         batch_sizes=settings.batch,
         repeats=settings.repeats,
         max_new_tokens=settings.max_new_tokens,
@@ -96,7 +96,7 @@ def _prompts(
     bundle: Bundle, settings: Settings, problems: tuple[Problem, ...] | None
 ) -> tuple[tuple[int, ...], ...]:
     if problems is None:
-        count = settings.problems or max(_RANDOM_PROMPTS, *settings.batch)
+        count = settings.limit or max(_RANDOM_PROMPTS, *settings.batch)
         return random_prompts(bundle.config, count, _RANDOM_TOKENS, settings.seed)
     tokenizer = load_tokenizer(bundle)
     if tokenizer is None:

@@ -51,8 +51,8 @@ def plot(
     low, high = y_range or (min(0.0, *ys), max(ys))
     y_axis = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_frame(x_axis, y_axis, x_label, y_label)]
-    for place, one in enumerate(series):
-        parts += _draw(one, x_axis, y_axis, COLORS[place % len(COLORS)])
+    for i, one in enumerate(series):
+        parts += _draw(one, x_axis, y_axis, COLORS[i % len(COLORS)])
     parts += _legend([one.name for one in series])
     width = _WIDTH + (_LEGEND if len(series) > 1 else 0)
     return _svg(width, _HEIGHT, f"{y_label} against {x_label}", parts)
@@ -121,17 +121,17 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str
 
 
 def _draw(one: Series, x_axis: _Axis, y_axis: _Axis, color: str) -> list[str]:
-    places = [(x_axis.at(x), y_axis.at(y)) for x, y in one.points]
+    points = [(x_axis.at(x), y_axis.at(y)) for x, y in one.points]
     parts = []
-    if one.joined and len(places) > 1:
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    if one.joined and len(points) > 1:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(f'<path d="M{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
-    for (low, high), (_, y) in zip(one.x_bars, places, strict=False):
+    for (low, high), (_, y) in zip(one.x_bars, points, strict=False):
         parts.append(f'<path d="M{x_axis.at(low):.1f} {y:.1f}H{x_axis.at(high):.1f}" stroke="{color}"/>')
-    for (low, high), (x, _) in zip(one.y_bars, places, strict=False):
+    for (low, high), (x, _) in zip(one.y_bars, points, strict=False):
         parts.append(f'<path d="M{x:.1f} {y_axis.at(low):.1f}V{y_axis.at(high):.1f}" stroke="{color}"/>')
-    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in places]
-    for label, (x, y) in zip(one.labels, places, strict=False):
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in points]
+    for label, (x, y) in zip(one.labels, points, strict=False):
         # What stands near the right edge is labelled to its left.
         side, anchor = (-7, "end") if x > (x_axis.start + 3 * x_axis.end) / 4 else (7, "start")
         parts.append(_text(x + side, y - 5, label, anchor))
@@ -142,9 +142,9 @@ def _legend(names: Sequence[str]) -> list[str]:
     if len(names) < 2:
         return []
     parts = []
-    for place, name in enumerate(names):
-        y = _TOP + 10 + 16 * place
-        color = COLORS[place % len(COLORS)]
+    for i, name in enumerate(names):
+        y = _TOP + 10 + 16 * i
+        color = COLORS[i % len(COLORS)]
         parts.append(f'<circle cx="{_WIDTH + 6}" cy="{y - 4}" r="4" fill="{color}"/>')
         parts.append(_text(_WIDTH + 16, y, name, "start"))
     return parts

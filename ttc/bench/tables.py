@@ -19,12 +19,12 @@ __all__ = [
 ]
 
 ANSWERS_HEAD = (
-    "case", "right", "of AR", "same as AR", "nats/token", "loops", "tokens/call", "NFE", "tokens/NFE",
-    "steps/block", "verdict",
+    "case", "right", "of AR", "exact match AR", "nats/token", "repetition", "tokens/call",
+    "NFE", "tokens/NFE", "steps/block", "verdict",
 )  # fmt: skip
 SPEED_HEAD = (
-    "case", "batch", "tokens/s", "min–max", "× AR", "tokens/NFE", "NFE in AR steps", "ms/answer",
-    "answer × AR", "first block ms p50/p95", "between p50/p95",
+    "case", "batch", "tokens/s", "min–max", "speedup", "tokens/NFE", "NFE cost ratio", "latency ms",
+    "latency speedup", "first block ms p50/p95", "between p50/p95",
 )  # fmt: skip
 RUNS_HEAD = ("run", "measured", "load", "backend", "CPU", "commit")
 COMPARE_HEAD = ("case", "batch", "first tokens/s", "second tokens/s", "second/first", "")

@@ -1,4 +1,4 @@
-"""One generation watched from outside: when its tokens came, and in which step each place was committed."""
+"""One generation watched from outside: when its tokens came, and which step committed each position."""
 
 import statistics
 import time
@@ -35,17 +35,17 @@ class RowTrace:
         if event.step == 0:
             self.commit_steps.append([-1] * len(event.masked))
         steps = self.commit_steps[-1]
-        for place, masked in enumerate(event.masked):
-            if not masked and steps[place] < 0:
-                steps[place] = event.step
+        for position, masked in enumerate(event.masked):
+            if not masked and steps[position] < 0:
+                steps[position] = event.step
 
     def arrivals(self, tokens: int) -> list[float]:
         """When the first, second, … `tokens` new tokens were there; the end stands for the last ones."""
-        found, due = [], tokens
+        found, wanted = [], tokens
         for seconds, count in self.outputs:
-            if count >= due:
+            if count >= wanted:
                 found.append(seconds)
-                due = (count // tokens + 1) * tokens
+                wanted = (count // tokens + 1) * tokens
         if self.outputs and (not found or found[-1] < self.outputs[-1][0]):
             found.append(self.outputs[-1][0])
         return found
@@ -104,10 +104,10 @@ def watch(
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of the values do not exceed, between neighbours in proportion."""
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
+    rank = share * (len(ordered) - 1)
+    low = int(rank)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def latency(values: Sequence[float]) -> Latency | None:

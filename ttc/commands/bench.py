@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import BACKENDS
+from ttc.commands.options import device_option
 from ttc.commands.terminal import Several, columns, progress, write_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ __all__ = ["bench"]
 @click.command(short_help="Diffusion against AR and more: speed and quality.")
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--tasks", type=click.Path(path_type=Path), help="JSONL of prompts with checkers.")
-@click.option("--problems", type=click.IntRange(min=1), metavar="N", help="Only N of them, evenly spread.")
+@click.option(
+    "--limit",
+    "--problems",
+    "limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only N of them, evenly spread.",
+)
 @click.option("--modes", metavar="LIST", help="Of ar, diffusion, lossless, prompt-lookup.  [default: all]")
 @click.option("--threshold", type=Several(float), default="0.9", show_default=True, metavar="γ,…")
 @click.option("--steps", type=Several(int), metavar="N,…", help="[default: as many as the block has tokens]")
@@ -27,12 +35,19 @@ __all__ = ["bench"]
 )
 @click.option("--batch", type=Several(int), default="1", show_default=True, metavar="N,…")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
-@click.option("--timed", type=click.IntRange(min=1), metavar="N", help="On the clock.  [default: 24]")
+@click.option(
+    "--timed-prompts",
+    "--timed",
+    "timed_prompts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="On the clock.  [default: 24]",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=96, show_default=True, metavar="N")
 @click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S")
 @click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@device_option
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of TensorRT engines.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Where it lies now, if moved.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Page with plots.")

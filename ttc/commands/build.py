@@ -1,6 +1,5 @@
 """`ttc build`: engines from a bundle or an ONNX file."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from ttc.commands.terminal import size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
-    from ttc.exporter.engines.build import BuildReport
+    from ttc.exporter.engines.build_report import BuildReport
     from ttc.exporter.engines.planning import BuildPlan
 
 __all__ = ["build", "parse_shapes", "parse_targets"]
@@ -34,7 +33,13 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
     help="Whole graphs, or cut at the ttc ops.",
 )
 @click.option("--profile", help="Preset or TOML file [latency, fitted to the model].")
-@click.option("--sm", metavar="LIST", help="Compute capabilities to build for, as 89,120 [the profile's].")
+@click.option(
+    "--compute-capability",
+    "--sm",
+    "sm",
+    metavar="LIST",
+    help="Compute capabilities to build for, as 89,120 [the profile's].",
+)
 @click.option("--min-shapes", metavar="SIZES", help="Smallest sizes, as batch:1,capacity:128.")
 @click.option("--opt-shapes", metavar="SIZES", help="Sizes to tune for.")
 @click.option("--max-shapes", metavar="SIZES", help="Largest sizes.")
@@ -75,36 +80,30 @@ def build(
     as_json: bool,
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
-    from ttc.exporter.engines.build import build as build_engines
-    from ttc.exporter.engines.build import extra_problems
-    from ttc.exporter.engines.planning import Settings, make_plan
+    from ttc.exporter.engines.build import build_engines
+    from ttc.exporter.engines.build_settings import BuildSettings
+    from ttc.exporter.engines.planning import make_plan
 
-    targets = None if sm is None else parse_targets(sm)
-    shapes = parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes})
-    if dry_run:
-        plan = make_plan(model, output, Settings(backend, form, profile, shapes, targets, bake))
-        more = tuple(extra_problems(backend, sign, timing_cache))
-        plan = dataclasses.replace(plan, problems=(*plan.problems, *more))
-        click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(_plan_lines(plan)))
-        if plan.problems:
-            raise click.exceptions.Exit(1)
-        return
-    report = build_engines(
-        model,
-        output,
-        backend,
-        profile,
+    settings = BuildSettings(
+        backend=backend,
         form=form,
-        targets=targets,
-        shapes=shapes,
+        profile=profile,
+        targets=None if sm is None else parse_targets(sm),
+        shapes=parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes}),
         bake=bake,
         cache=not no_cache,
         check_reproducible=check_reproducible,
         layers=layers,
         sign=sign,
         timing_cache=timing_cache,
-        progress=_progress(),
     )
+    if dry_run:
+        plan = make_plan(model, output, settings)
+        click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(_plan_lines(plan)))
+        if plan.problems:
+            raise click.exceptions.Exit(1)
+        return
+    report = build_engines(model, output, settings, _progress())
     click.echo(json.dumps(report.to_dict()) if as_json else "\n".join(_report_lines(report)))
 
 
@@ -114,7 +113,10 @@ def parse_targets(text: str) -> tuple[str, ...]:
     for word in text.split(","):
         digits = word.strip().replace(".", "")
         if not digits.isdecimal() or len(digits) < 2:
-            raise InputError(f"--sm {text!r}: {word!r} is no compute capability; valid: numbers like 89,120")
+            raise InputError(
+                f"--compute-capability {text!r}: {word!r} is no compute capability; "
+                "valid: numbers like 89,120"
+            )
         found.append(f"{digits[:-1]}.{digits[-1]}")
     return tuple(dict.fromkeys(found))
 

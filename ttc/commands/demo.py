@@ -113,8 +113,8 @@ def _write(
 ) -> None:
     runs = [
         {"prompt": problem.prompt, "answer": problem.answer}
-        | {mode: result_json(of_mode[place]) for mode, of_mode in results.items()}
-        for place, problem in enumerate(chosen)
+        | {mode: result_json(of_mode[i]) for mode, of_mode in results.items()}
+        for i, problem in enumerate(chosen)
     ]
     write_json(
         {

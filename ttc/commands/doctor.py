@@ -49,10 +49,10 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if gpu is None:
         yield "gpu", "no NVIDIA GPU (nvidia-smi is not there or names none)"
     else:
-        for place, device in enumerate(gpu["devices"]):
+        for i, device in enumerate(gpu["devices"]):
             capability = device["compute_capability"]
             what = f"{device['name']}, {device['memory_mib']} MiB, compute capability {capability}"
-            yield "gpu" if place == 0 else "", what
+            yield "gpu" if i == 0 else "", what
         yield "driver", gpu["driver"]
     if found["cuda_driver"] is not None:
         yield "cuda", f"{found['cuda_driver']['cuda']} (the highest that the driver takes)"
@@ -63,8 +63,8 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _remedies(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What to run, and for what: first what ttc lacks, then packages that would add to it."""
     for ability in found["abilities"]:
-        for place, step in enumerate(ability["remedy"]):
-            yield f"  {step}", ability["what"] if place == 0 else ""
+        for i, step in enumerate(ability["remedy"]):
+            yield f"  {step}", ability["what"] if i == 0 else ""
     named = " ".join(step for ability in found["abilities"] for step in ability["remedy"])
     for item in found["packages"].values():
         if item["version"] is None and item["install"] not in named:

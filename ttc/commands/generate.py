@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import BACKENDS, MODES
+from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
     from ttc.runtime.decoding.result import Result
+    from ttc.runtime.decoding.speculative.stats import LosslessStats
     from ttc.runtime.engine import Engine
 
 __all__ = ["generate", "result_json"]
@@ -37,7 +39,7 @@ __all__ = ["generate", "result_json"]
     show_default=True,
     help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.",
 )
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@device_option
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N", help="Tokens of a block.")
 @click.option(
@@ -65,11 +67,7 @@ __all__ = ["generate", "result_json"]
 @click.option(
     "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
 )
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
-)
+@checkpoint_option
 @click.option(
     "--engines",
     type=click.Path(path_type=Path),
@@ -77,7 +75,9 @@ __all__ = ["generate", "result_json"]
     help="Where `ttc build` put the engines.  [default: BUNDLE/engines]",
 )
 @click.option(
+    "--public-key",
     "--trust",
+    "trust",
     type=click.Path(path_type=Path),
     metavar="KEY",
     help="PEM file of the public key that must have signed the engines.",
@@ -87,7 +87,9 @@ __all__ = ["generate", "result_json"]
     type=click.IntRange(0, 2),
     help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
 )
-@click.option("--ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids.")
+@click.option(
+    "--token-ids", "--ids", "ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids."
+)
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: tokens, text, statistics.")
 @click.option("--show-steps", is_flag=True, help="Watch the blocks fill (on standard error).")
@@ -184,9 +186,19 @@ def result_json(result: "Result") -> dict[str, Any]:
         "backend": stats.backend,
         "mode": stats.mode,
         "seed": stats.seed,
-        "lossless": None if stats.lossless is None else dataclasses.asdict(stats.lossless),
+        "lossless": None if stats.lossless is None else _lossless_json(stats.lossless),
         "notes": list(stats.notes),
     }
+
+
+def _lossless_json(stats: "LosslessStats") -> dict[str, Any]:
+    """Return the statistics under the keys that stored records have."""
+    stored = {
+        "draft_records": "rounds",
+        "mean_acceptance_length": "tokens_per_round",
+        "acceptance_rate_per_position": "acceptance_by_place",
+    }
+    return {stored.get(name, name): value for name, value in dataclasses.asdict(stats).items()}
 
 
 def _generate_in_steps(
@@ -214,8 +226,8 @@ def _summary(result: "Result") -> str:
         parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
     if stats.nfe:
         parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
-    if stats.lossless and stats.lossless.rounds:
-        rounds, each = len(stats.lossless.rounds), stats.lossless.tokens_per_round
+    if stats.lossless and stats.lossless.draft_records:
+        rounds, each = len(stats.lossless.draft_records), stats.lossless.mean_acceptance_length
         parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
     parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")
@@ -247,9 +259,9 @@ def _text(prompt: str) -> str:
 
 def _ids(prompt: str) -> list[int]:
     words = prompt.split()
-    for place, word in enumerate(words):
+    for i, word in enumerate(words):
         if not re.fullmatch(r"-?[0-9]{1,18}", word):
             raise InputError(
-                f"--ids: word {place} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
+                f"--token-ids: word {i} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
             )
     return [int(word) for word in words]

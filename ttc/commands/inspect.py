@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ttc.commands.options import checkpoint_option
 from ttc.commands.terminal import columns, size, write_json
 from ttc.profiles.build_profile import DIMENSIONS, Range
 
@@ -17,11 +18,7 @@ _MAX_ROWS = 40
 
 @click.command(short_help="What is in a bundle, a checkpoint, engines, an ONNX or .safetensors file.")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
-)
+@checkpoint_option
 @click.option("--layers", is_flag=True, help="Show every layer: of the model, or of an engine's network.")
 @click.option(
     "--diff",
@@ -127,8 +124,8 @@ def _graph(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     yield "opsets", f"{opsets}; IR {found['ir_version']}"
     for label, key in (("inputs", "inputs"), ("outputs", "outputs")):
-        for place, line in enumerate(_values(found[key])):
-            yield label if place == 0 else "", line
+        for i, line in enumerate(_values(found[key])):
+            yield label if i == 0 else "", line
     counts = [f"{weights[where]} as {where}" for where in ("initializers", "inputs") if weights[where]]
     total = _bytes(weights["bytes_by_dtype"])
     yield "weights", ", ".join([*counts, total]) if counts else "none"
@@ -202,10 +199,10 @@ def _engine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "layers", f"{found['layers']}, {found['weights']} weights as inputs"
     yield "size", f"{size(found['size_bytes'])}, sha256 {found['sha256']}"
     for label in ("inputs", "outputs"):
-        for place, tensor in enumerate(found[label]):
+        for i, tensor in enumerate(found[label]):
             ranges = f"min {tensor['min']}, opt {tensor['opt']}, max {tensor['max']}"
             shape = f"{tensor['name']}  {tensor['dtype']} {_shape(tensor['shape'])}"
-            yield label if place == 0 else "", f"{shape}  {ranges}"
+            yield label if i == 0 else "", f"{shape}  {ranges}"
 
 
 def _built(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -115,7 +115,7 @@ def _tell(
     columns(passes, ("batch", "pass", "GB", "GFLOP", "experts a layer", "floor ms", "limit"))
     click.echo()
     speeds = [row for one in found for row in _speed_rows(one, question.accepted)]
-    columns(speeds, ("batch", "mode", "tokens/s at most", "× AR", "as fast as AR with"))
+    columns(speeds, ("batch", "mode", "tokens/s at most", "speedup", "as fast as AR with"))
     click.echo()
     for one in found:
         if not one.fits:

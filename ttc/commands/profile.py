@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ttc.base.names import BACKENDS
+from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import columns, progress, write_json
 from ttc.errors import InputError
-from ttc.model.config import LAYER_KINDS
+from ttc.model.config import kind_label
 
 if TYPE_CHECKING:
     from ttc.profiling.report import Part, PhaseProfile, Profile, Total
@@ -34,7 +35,7 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
     metavar="DIR",
     help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.  [default: BUNDLE/engines]",
 )
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@device_option
 @click.option("--batch", type=int, default=1, show_default=True, metavar="B", help="Rows.")
 @click.option(
     "--context", type=int, default=64, show_default=True, metavar="N", help="Tokens already in the context."
@@ -45,11 +46,7 @@ _HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the 
     "--peak-flops", type=float, metavar="X", help="The hardware's FLOP/s.  [default: measured on CPU]"
 )
 @click.option("--peak-bandwidth", type=float, metavar="X", help="Its bytes/s.  [default: measured on CPU]")
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the checkpoint of a bundle by reference lies now, if it was moved.",
-)
+@checkpoint_option
 @click.option("--layers", is_flag=True, help="Show every layer.")
 @click.option(
     "--trace",
@@ -160,7 +157,7 @@ def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:
 
 def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[tuple[str, ...]]:
     def kind(part: "Part") -> str:
-        return LAYER_KINDS.get(part.kind, part.kind)
+        return kind_label(part.kind)
 
     def layer(part: "Part") -> str:
         return f"{part.place} ({kind(part)})" if part.layer is not None else part.place

@@ -64,11 +64,9 @@ def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) ->
     rows, console = list(rows), Console(highlight=False)
     if is_animated(console):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=head is not None, header_style="bold")
-        for place in range(len(rows[0]) if rows else 0):
-            style = "bold" if place == 0 and head is None else ""
-            table.add_column(
-                Text(head[place]) if head else "", style=style, overflow="fold", no_wrap=place == 0
-            )
+        for i in range(len(rows[0]) if rows else 0):
+            style = "bold" if i == 0 and head is None else ""
+            table.add_column(Text(head[i]) if head else "", style=style, overflow="fold", no_wrap=i == 0)
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)

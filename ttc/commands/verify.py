@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.commands.options import device_option
 from ttc.commands.terminal import columns, progress, size, write_json
 from ttc.errors import InputError
 
@@ -18,10 +19,10 @@ __all__ = ["verify"]
 @click.command(short_help="Hold backends against the reference, tower by tower and token by token.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="[default: all that run here]")
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
+@device_option
 @click.option("--engines", type=click.Path(path_type=Path), help="Engines.  [default: BUNDLE/engines]")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to generate after.")
-@click.option("--ids", is_flag=True, help="--prompt is token ids with blanks between.")
+@click.option("--token-ids", "--ids", "ids", is_flag=True, help="--prompt is token ids with blanks between.")
 @click.option("--max-new-tokens", type=int, default=32, show_default=True, metavar="N")
 @click.option("--layers", is_flag=True, help="Compare every layer's residual stream.")
 @click.option("--weights", is_flag=True, help="Read the content of every weight and shard.")
@@ -158,5 +159,5 @@ def _ids(prompt: str) -> list[int]:
         return [int(word) for word in prompt.split()]
     except ValueError:
         raise InputError(
-            f"--prompt {prompt[:40]!r} with --ids: token ids with blanks between are due"
+            f"--prompt {prompt[:40]!r} with --token-ids: token ids with blanks between are expected"
         ) from None

@@ -213,7 +213,7 @@ def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_
 
 
 def _nvrtc_fault() -> str | None:
-    """Why NVRTC, which compiles the kernel that ends a step of the loop, cannot be had."""
+    """Why NVRTC, which compiles the kernel that ends a step of the loop, is not available."""
     try:
         import_module("cuda.bindings.nvrtc").nvrtcVersion()
     except Exception as fault:  # a missing library is a RuntimeError of the bindings

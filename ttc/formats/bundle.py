@@ -7,7 +7,7 @@ A bundle is a folder of plain files (no symbolic links):
     denoiser.onnx     the denoiser tower                     (role "denoiser")
     step.onnx         one diffusion step                     (role "step")
     advance.onnx      moves the state by committed tokens    (role "advance", optional)
-    *.onnx.data       external data that a graph refers to (optional; `ttc export` writes none)
+    *.onnx.data       external data of the graph *.onnx, whose packed weights are too large for it (optional)
     tokenizer.json    as it was in the checkpoint            (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
     verification.json the last verification (optional, not part of `files`; see `ttc.formats.verification`)
@@ -43,9 +43,10 @@ comes from.
 """
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -63,10 +64,25 @@ from ttc.formats.shard import Array
 from ttc.formats.strictjson import quoted
 from ttc.formats.weights import PackedWeights, ReferencedWeights
 
-__all__ = ["BundleFolder"]
+__all__ = ["BundleFolder", "graph_digest"]
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _TOKENIZER_FILE = "tokenizer.json"
+
+
+def graph_digest(graph_sha256: str, data_sha256: Sequence[str]) -> str:
+    """Return the digest that engines record of the graph that they were built from.
+
+    Args:
+        graph_sha256: of the ONNX file.
+        data_sha256: of the files with its external data, in the order in which its initializers name them.
+
+    Returns:
+        The ONNX file's own digest if it has no external data, else the sha256 of all of them as a JSON list.
+    """
+    if not data_sha256:
+        return graph_sha256
+    return hashlib.sha256(json.dumps([graph_sha256, *data_sha256]).encode()).hexdigest()
 
 
 class BundleFolder:
@@ -137,10 +153,13 @@ class BundleFolder:
 
     def graph_path(self, role: str) -> Path:
         """Path of the ONNX file of `role`, one of `GRAPH_ROLES`; `BundleError` when this bundle has none."""
-        if role not in self.manifest.graphs:
-            known = ", ".join(self.manifest.graphs)
-            raise BundleError(f"{self.path}: no graph for the role {quoted(role)}; it has: {known}")
-        return self.path / self.manifest.graphs[role]
+        return self.path / self._graph_file(role)
+
+    def graph_digest(self, role: str) -> str:
+        """Return what engines built from the graph of `role` must have recorded (`graph_digest`)."""
+        files, name = self.manifest.files, self._graph_file(role)
+        data = files.get(f"{name}.data")
+        return graph_digest(files[name].sha256, () if data is None else (data.sha256,))
 
     def read_weight(self, name: str) -> Array:
         """The graph weight `name` in the graph's shape and dtype: aligned, C-contiguous, not to be written
@@ -161,6 +180,12 @@ class BundleFolder:
         stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
         """
         return self._weights.parts(name, self._entry(name))
+
+    def _graph_file(self, role: str) -> str:
+        if role not in self.manifest.graphs:
+            known = ", ".join(self.manifest.graphs)
+            raise BundleError(f"{self.path}: no graph for the role {quoted(role)}; it has: {known}")
+        return self.manifest.graphs[role]
 
     def _entry(self, name: str) -> WeightEntry:
         entry = self.manifest.weights.map.get(name)

@@ -86,6 +86,26 @@ class TensorRecord:
     opt: tuple[int, ...]
     max: tuple[int, ...]
 
+    @classmethod
+    def take(cls, fields: Fields) -> Self:
+        """Take the record out of the fields of a JSON object."""
+        shape = []
+        for dim in fields.items("shape"):
+            if not isinstance(dim, int | str) or isinstance(dim, bool):
+                fields.refuse("shape", dim, "a number or a text")
+            shape.append(dim)
+        record = cls(
+            fields.string("name"),
+            fields.string("kind"),
+            fields.string("dtype"),
+            tuple(shape),
+            fields.integers("min"),
+            fields.integers("opt"),
+            fields.integers("max"),
+        )
+        fields.end()
+        return record
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
@@ -286,30 +306,13 @@ def _file(fields: Fields, name: str) -> FileRecord:
 def _engine(fields: Fields, name: str) -> EngineRecord:
     inner = fields.fields(name)
     inputs, outputs = (
-        tuple(_tensor(Fields(item, f"engine {name}: {key}", BundleError)) for item in inner.items(key))
+        tuple(
+            TensorRecord.take(Fields(item, f"engine {name}: {key}", BundleError)) for item in inner.items(key)
+        )
         for key in ("inputs", "outputs")
     )
     record = EngineRecord(inner.string("role"), inputs, outputs, inner.integer("layers"))
     inner.end()
-    return record
-
-
-def _tensor(fields: Fields) -> TensorRecord:
-    shape = []
-    for dim in fields.items("shape"):
-        if not isinstance(dim, int | str) or isinstance(dim, bool):
-            fields.refuse("shape", dim, "a number or a text")
-        shape.append(dim)
-    record = TensorRecord(
-        fields.string("name"),
-        fields.string("kind"),
-        fields.string("dtype"),
-        tuple(shape),
-        fields.integers("min"),
-        fields.integers("opt"),
-        fields.integers("max"),
-    )
-    fields.end()
     return record
 
 

@@ -4,16 +4,16 @@ Where a compiler takes no plugins, a graph is cut at the `ttc` ops. What is left
 each an engine; segments that differ only in names share one. The program says how they are strung together
 again:
 
-    buffers    {name: {role, dtype, shape}}: every tensor that crosses a step.
+    buffers    {name: {role, dtype, shape}}: every tensor that crosses an instruction.
                role: "input", "weight", "output" or "between"
                shape: numbers, and texts over B, L, C and R ("6*B*L")
-    steps      in order of execution; each {kind, name, inputs, outputs, attributes}
+    steps      the instructions in order of execution; each {kind, name, inputs, outputs, attributes}
                kind "engine": `name` is the engine, its tensors in_0, in_1, … and out_0, out_1, … are bound to
                the buffers listed in `inputs` and `outputs`
                kind "op": `name` is a leaf op of `ttc.plugins.table`, one kernel launch, with these attributes
 
-A buffer is written by one step at most and only read by later ones, so the program runs on any executor of
-segments, and on one stream without waiting.
+A buffer is written by one instruction at most and only read by later ones, so the program runs on any
+executor of segments, and on one stream without waiting.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from typing import Any
 from ttc.errors import BundleError
 from ttc.formats.strictjson import Fields, quoted
 
-__all__ = ["ENGINE", "OP", "ROLES", "Buffer", "Program", "Step"]
+__all__ = ["ENGINE", "OP", "ROLES", "Buffer", "Instruction", "Program"]
 
 ENGINE, OP = "engine", "op"
 ROLES = ("input", "weight", "output", "between")
@@ -32,7 +32,7 @@ ROLES = ("input", "weight", "output", "between")
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One tensor that crosses a step; see the module's text."""
+    """One tensor that crosses an instruction; see the module's text."""
 
     role: str
     dtype: str
@@ -40,7 +40,7 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Instruction:
     """One engine call or one kernel launch."""
 
     kind: str
@@ -55,53 +55,53 @@ class Program:
     """One graph of a bundle in cut form."""
 
     buffers: Mapping[str, Buffer]
-    steps: tuple[Step, ...]
+    instructions: tuple[Instruction, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
             "buffers": {name: _plain(buffer) for name, buffer in self.buffers.items()},
-            "steps": [_plain(step) for step in self.steps],
+            "steps": [_plain(each) for each in self.instructions],
         }
 
     @classmethod
     def take(cls, fields: Fields, where: str) -> "Program":
         """Read what `to_dict` wrote; `BundleError` for anything else."""
         buffers = fields.each("buffers", _buffer)
-        steps = tuple(_step(Fields(step, f"{where}: steps", BundleError)) for step in fields.items("steps"))
+        instructions = tuple(
+            _instruction(Fields(each, f"{where}: steps", BundleError)) for each in fields.items("steps")
+        )
         fields.end()
-        program = cls(buffers, steps)
+        program = cls(buffers, instructions)
         program.check(where)
         return program
 
     def check(self, where: str) -> None:
-        """Raise `BundleError` unless every buffer exists and is written before it is read, once."""
+        """Raise `BundleError` unless every buffer exists and is written once, before it is read."""
         ready = {name for name, buffer in self.buffers.items() if buffer.role in ("input", "weight")}
-        for place, step in enumerate(self.steps):
-            for name in (*step.inputs, *step.outputs):
+        for i, each in enumerate(self.instructions):
+            for name in (*each.inputs, *each.outputs):
                 if name not in self.buffers:
                     raise BundleError(
-                        f"{where}: step {place} ({step.name}) names the unknown buffer {quoted(name)}"
+                        f"{where}: step {i} ({each.name}) names the unknown buffer {quoted(name)}"
                     )
-            if missing := [name for name in step.inputs if name not in ready]:
+            if missing := [name for name in each.inputs if name not in ready]:
                 raise BundleError(
-                    f"{where}: step {place} ({step.name}) reads {quoted(missing[0])} before it is written"
+                    f"{where}: step {i} ({each.name}) reads {quoted(missing[0])} before it is written"
                 )
-            if twice := [name for name in step.outputs if name in ready]:
-                raise BundleError(
-                    f"{where}: step {place} ({step.name}) writes {quoted(twice[0])} a second time"
-                )
-            ready.update(step.outputs)
+            if twice := [name for name in each.outputs if name in ready]:
+                raise BundleError(f"{where}: step {i} ({each.name}) writes {quoted(twice[0])} a second time")
+            ready.update(each.outputs)
         if unwritten := sorted(self.buffers.keys() - ready):
             raise BundleError(f"{where}: no step writes {quoted(unwritten[0])}")
 
     @property
     def engines(self) -> tuple[str, ...]:
         """Names of its engines, in order of first use."""
-        return tuple(dict.fromkeys(step.name for step in self.steps if step.kind == ENGINE))
+        return tuple(dict.fromkeys(each.name for each in self.instructions if each.kind == ENGINE))
 
 
-def _plain(item: Buffer | Step) -> dict[str, Any]:
+def _plain(item: Buffer | Instruction) -> dict[str, Any]:
     found = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     return {
         key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
@@ -123,11 +123,11 @@ def _buffer(fields: Fields, name: str) -> Buffer:
     return Buffer(role, dtype, tuple(dims))
 
 
-def _step(fields: Fields) -> Step:
+def _instruction(fields: Fields) -> Instruction:
     kind = fields.string("kind")
     if kind not in (ENGINE, OP):
         fields.refuse("kind", kind, f"{ENGINE!r} or {OP!r}")
-    step = Step(
+    made = Instruction(
         kind,
         fields.string("name"),
         fields.strings("inputs"),
@@ -135,7 +135,7 @@ def _step(fields: Fields) -> Step:
         fields.each("attributes", _number),
     )
     fields.end()
-    return step
+    return made
 
 
 def _number(fields: Fields, name: str) -> int | float:

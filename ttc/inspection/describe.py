@@ -24,7 +24,7 @@ from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
 from ttc.model.bundle import Bundle
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig
 from ttc.profiles.build_profile import build_preset_names, load_build_profile
 
 __all__ = ["describe"]
@@ -212,7 +212,7 @@ def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _model(config: ModelConfig) -> dict[str, Any]:
-    kinds = Counter(LAYER_KINDS[letter] for letter in config.pattern)
+    kinds = Counter(kind.label for kind in config.layers)
     return {"model": config.to_dict(), "layers": {"total": config.num_layers, **kinds}}
 
 

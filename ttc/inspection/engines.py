@@ -78,10 +78,10 @@ def _verification(manifest: Path) -> dict[str, Any] | None:
 
 
 def _program(program: Program) -> dict[str, Any]:
-    launches = Counter(step.name for step in program.steps if step.kind != ENGINE)
-    calls = Counter(step.name for step in program.steps if step.kind == ENGINE)
+    launches = Counter(each.name for each in program.instructions if each.kind != ENGINE)
+    calls = Counter(each.name for each in program.instructions if each.kind == ENGINE)
     return {
-        "steps": len(program.steps),
+        "steps": len(program.instructions),
         "engine_calls": dict(calls.most_common()),
         "kernel_launches": dict(launches.most_common()),
         "buffers": dict(Counter(buffer.role for buffer in program.buffers.values()).most_common()),

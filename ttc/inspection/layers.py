@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig
 
 __all__ = ["by_kind", "by_layer"]
 
@@ -18,8 +18,8 @@ Tensors = Iterable[tuple[str, str, tuple[int, ...]]]
 def by_layer(config: ModelConfig, tensors: Tensors) -> list[dict[str, Any]]:
     """One row per layer: its kind, and what both towers hold there."""
     rows: list[dict[str, Any]] = [
-        {"layer": i, "kind": LAYER_KINDS[letter], "context_tower": 0, "denoiser_tower": 0, "bytes": 0}
-        for i, letter in enumerate(config.pattern)
+        {"layer": i, "kind": kind.label, "context_tower": 0, "denoiser_tower": 0, "bytes": 0}
+        for i, kind in enumerate(config.layers)
     ]
     for name, dtype, shape in tensors:
         match = _LAYER.match(name)
@@ -46,5 +46,5 @@ def by_kind(config: ModelConfig, tensors: Tensors) -> dict[str, dict[str, int]]:
 def _kind(config: ModelConfig, name: str) -> str:
     match = _LAYER.match(name)
     if match:
-        return LAYER_KINDS[config.pattern[int(match[1] or match[2])]]
+        return config.layers[int(match[1] or match[2])].label
     return "time embedding" if name.startswith("t_") else "embeddings and heads"

@@ -8,15 +8,40 @@ Key names are those of the Hugging Face file; `pattern` is its `hybrid_override_
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from ttc.errors import BundleError, CheckpointError
 from ttc.formats.strictjson import Fields, quoted
 
-__all__ = ["ATTENTION", "LAYER_KINDS", "MAMBA", "MLP", "MOE", "TIME_FEATURES", "ModelConfig"]
+__all__ = ["TIME_FEATURES", "LayerKind", "ModelConfig", "kind_label"]
 
-MAMBA, ATTENTION, MOE, MLP = "M", "*", "E", "-"
-LAYER_KINDS = {MAMBA: "Mamba-2", ATTENTION: "attention", MOE: "mixture of experts", MLP: "plain MLP"}
+
+class LayerKind(StrEnum):
+    """The mixer of a layer. The value is its letter in `hybrid_override_pattern`."""
+
+    MAMBA = "M"
+    ATTENTION = "*"
+    MOE = "E"
+    MLP = "-"
+
+    @property
+    def scope(self) -> str:
+        """The word for it in the names of a graph's nodes ("layers.3.moe/…"), and in transformers."""
+        return self.name.lower()
+
+    @property
+    def label(self) -> str:
+        """The name for people."""
+        return _LABELS[self]
+
+
+_LABELS = {
+    LayerKind.MAMBA: "Mamba-2",
+    LayerKind.ATTENTION: "attention",
+    LayerKind.MOE: "mixture of experts",
+    LayerKind.MLP: "plain MLP",
+}
 
 # Width of the sinusoid that the denoiser's time embedding starts from: 128 cosines, then 128 sines.
 TIME_FEATURES = 256
@@ -25,15 +50,19 @@ TIME_FEATURES = 256
 # value.
 _SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "": {"hidden_size": (1, 2**17), "vocab_size": (2, 2**24), "max_position_embeddings": (1, 2**31 - 1)},
-    MAMBA: {
+    LayerKind.MAMBA: {
         "mamba_num_heads": (1, 2**14),
         "mamba_head_dim": (1, 2**12),
         "n_groups": (1, 2**14),
         "ssm_state_size": (1, 2**14),
         "conv_kernel": (2, 64),
     },
-    ATTENTION: {"num_attention_heads": (1, 2**12), "num_key_value_heads": (1, 2**12), "head_dim": (1, 2**12)},
-    MOE: {
+    LayerKind.ATTENTION: {
+        "num_attention_heads": (1, 2**12),
+        "num_key_value_heads": (1, 2**12),
+        "head_dim": (1, 2**12),
+    },
+    LayerKind.MOE: {
         "n_routed_experts": (2, 2**14),
         "num_experts_per_tok": (1, 2**14),
         "moe_intermediate_size": (1, 2**17),
@@ -41,7 +70,7 @@ _SIZES: dict[str, dict[str, tuple[int, int]]] = {
         "n_group": (1, 2**13),
         "topk_group": (1, 2**13),
     },
-    MLP: {"intermediate_size": (1, 2**20)},
+    LayerKind.MLP: {"intermediate_size": (1, 2**20)},
 }
 _MAX_LAYERS = 4096
 
@@ -121,7 +150,7 @@ class ModelConfig:
             count, divisor = getattr(self, whole), getattr(self, part)
             if divisor and count % divisor:
                 raise CheckpointError(f"{whole} = {count} is not divisible by {part} = {divisor}")
-        if MOE not in self.pattern:
+        if LayerKind.MOE not in self.pattern:
             return
         if self.n_routed_experts // self.n_group < 2:
             raise CheckpointError(
@@ -178,9 +207,14 @@ class ModelConfig:
         """Width of all key heads (or all value heads) together."""
         return self.num_key_value_heads * self.head_dim
 
-    def layers_of(self, kind: str) -> tuple[int, ...]:
-        """Indices of the layers of `kind`, one of the letters of `LAYER_KINDS`."""
-        return tuple(index for index, letter in enumerate(self.pattern) if letter == kind)
+    @property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer, in order."""
+        return tuple(map(LayerKind, self.pattern))
+
+    def layers_of(self, kind: LayerKind) -> tuple[int, ...]:
+        """Return the indices of the layers of this kind."""
+        return tuple(i for i, other in enumerate(self.pattern) if other == kind)
 
     @classmethod
     def from_hf(
@@ -217,6 +251,11 @@ class ModelConfig:
             raise BundleError(f"{where}: {fault}") from None
 
 
+def kind_label(kind: str) -> str:
+    """Return the name of a layer kind's letter; any other text as it is."""
+    return _LABELS[LayerKind(kind)] if kind in set(LayerKind) else kind
+
+
 def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
     if "hybrid_override_pattern" not in config:
         raise CheckpointError(
@@ -239,8 +278,8 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
     needed = {key: kind in pattern for kind, sizes in _SIZES.items() for key in sizes}
     needed |= {
         "layer_norm_epsilon": True,
-        "norm_topk_prob": MOE in pattern,
-        "routed_scaling_factor": MOE in pattern,
+        "norm_topk_prob": LayerKind.MOE in pattern,
+        "routed_scaling_factor": LayerKind.MOE in pattern,
     }
     missing = [key for key, present in needed.items() if present and key not in config]
     # transformers 5 writes `dtype` for what was `torch_dtype`.
@@ -252,7 +291,7 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
             f"{len(missing)} key(s) missing that the pattern {quoted(pattern)} needs: {', '.join(missing)}"
         )
     fields: dict[str, Any] = {key: config[key] if present else 0 for key, present in needed.items()}
-    if MOE not in pattern:
+    if LayerKind.MOE not in pattern:
         fields |= {"norm_topk_prob": False, "routed_scaling_factor": 0.0}
     for key in ("layer_norm_epsilon", "routed_scaling_factor"):
         # A whole number may be written as an integer; one beyond every float stays and is refused later.
@@ -279,8 +318,8 @@ def _check_pattern(pattern: object) -> None:
             "is due"
         )
     for index, letter in enumerate(pattern):
-        if letter not in LAYER_KINDS:
-            kinds = ", ".join(f"{known} ({name})" for known, name in LAYER_KINDS.items())
+        if letter not in set(LayerKind):
+            kinds = ", ".join(f"{known} ({known.label})" for known in LayerKind)
             raise CheckpointError(
                 f"hybrid_override_pattern has the unknown letter {letter!r} for layer {index}; known: {kinds}"
             )

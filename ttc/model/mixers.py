@@ -1,4 +1,4 @@
-"""The four mixers in plain torch (spec § 3), between a layer's norm and its residual.
+"""The four mixers in plain torch (docs/model.md, Mixers), between a layer's norm and its residual.
 
 Shapes as in `ttc.model.towers`. `w` holds the layer's weights by their names inside the layer.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
 from ttc.plugins.moe_experts import MOE_EXPERTS
@@ -139,9 +139,9 @@ def _cache_places(keys: Tensor, lengths: Tensor) -> Tensor:
     return places[:, None, :, None].expand(keys.shape)
 
 
-def feed_forward(config: ModelConfig, kind: str, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
+def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
     """The mixers without state: `E` mixture of experts, `-` MLP."""
-    if kind == "-":
+    if kind == LayerKind.MLP:
         return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
     tokens = h.flatten(0, 1)
     logits = functional.linear(tokens.float(), w["mixer.gate.weight"].float())

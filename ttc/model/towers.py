@@ -1,4 +1,4 @@
-"""Both towers in plain torch: the meaning of the model (spec §§ 2 to 4).
+"""Both towers in plain torch: the meaning of the model (docs/model.md).
 
 Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to
 tensors, so they may be mapped from the checkpoint, converted, or never materialised at all (the exporter
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.mixers import (
     LayerState,
     RunOp,
@@ -102,7 +102,7 @@ def context_forward(
     """
     x = embed(weights.embeddings, input_ids)
     new_state, saved = [], []
-    for i, (kind, w, before) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
+    for i, (kind, w, before) in enumerate(zip(config.layers, weights.layers, state, strict=True)):
         x, after, kept = context_layer(config, kind, w, run_op, x, lengths, commit_len, before, write)
         new_state.append(after)
         saved.append(kept)
@@ -137,7 +137,7 @@ def denoiser_forward(
     """
     x = embed(weights.embeddings, block_ids)
     modulation = time_embedding(config, weights.time, t, time_dtype or x.dtype)
-    for i, (kind, w, context) in enumerate(zip(config.pattern, weights.layers, state, strict=True)):
+    for i, (kind, w, context) in enumerate(zip(config.layers, weights.layers, state, strict=True)):
         x = denoiser_layer(config, kind, w, run_op, x, modulation, t, lengths, context)
         if record is not None:
             record(i, x)
@@ -179,7 +179,7 @@ def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) ->
     """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to
     one.
     """
-    layers: list[dict[str, str]] = [{} for _ in config.pattern]
+    layers: list[dict[str, str]] = [{} for _ in config.layers]
     prefix = f"{tower}.layers."
     for name in names:
         if name.startswith(prefix):
@@ -196,7 +196,7 @@ def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) ->
 
 def context_layer(
     config: ModelConfig,
-    kind: str,
+    kind: LayerKind,
     w: Weights,
     run_op: RunOp,
     x: Tensor,
@@ -207,11 +207,11 @@ def context_layer(
 ) -> tuple[Tensor, LayerState, LayerState]:
     """x + mixer(norm(x)); also the layer's new state and what was saved to advance it later."""
     h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
-    if kind == "M":
+    if kind == LayerKind.MAMBA:
         out, xbc, dt, activated = mamba(config, w, run_op, h, state)
         new_state = advance(config, w, run_op, xbc, activated, dt, state, commit_len)
         return x + out, new_state, (xbc, dt)
-    if kind == "*":
+    if kind == LayerKind.ATTENTION:
         out, keys, values = attention(config, w, h, state, lengths, causal=True)
         return x + out, write(state, keys, values, lengths), ()
     return x + feed_forward(config, kind, w, run_op, h), (), ()
@@ -219,7 +219,7 @@ def context_layer(
 
 def denoiser_layer(
     config: ModelConfig,
-    kind: str,
+    kind: LayerKind,
     w: Weights,
     run_op: RunOp,
     x: Tensor,
@@ -238,13 +238,13 @@ def denoiser_layer(
     modulation = torch.where(conditioned, modulation + w["scale_shift_table"], neutral)
     shift, scale, gate = modulation.chunk(3, dim=1)
     norm, eps = w["norm.weight"], config.layer_norm_epsilon
-    if kind in "M*":
+    if kind in (LayerKind.MAMBA, LayerKind.ATTENTION):
         h = rms_norm(x * (1 + scale) + shift, norm, eps)
     else:
         h = rms_norm(x, norm, eps) * (1 + scale) + shift
-    if kind == "M":
+    if kind == LayerKind.MAMBA:
         out = mamba(config, w, run_op, h, state)[0]
-    elif kind == "*":
+    elif kind == LayerKind.ATTENTION:
         out = attention(config, w, h, state, lengths, causal=False)[0]
     else:
         out = feed_forward(config, kind, w, run_op, h)

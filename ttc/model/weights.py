@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ttc.errors import CheckpointError
 from ttc.formats.shard import TensorInfo
 from ttc.formats.strictjson import quoted
-from ttc.model.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
+from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 
 __all__ = ["TOWERS", "Shape", "WeightSource", "expected_tensors", "first_of", "match_weights"]
 
@@ -132,16 +132,16 @@ def first_of(names: list[str], count: int = 5) -> str:
 def _tower(config: ModelConfig, tower: str) -> dict[str, Shape]:
     hidden = config.hidden_size
     expected: dict[str, Shape] = {f"{tower}.embeddings.weight": (config.vocab_size, hidden)}
-    for index, kind in enumerate(config.pattern):
+    for index, kind in enumerate(config.layers):
         layer = f"{tower}.layers.{index}"
         expected[f"{layer}.norm.weight"] = (hidden,)
         expected |= {f"{layer}.mixer.{name}": shape for name, shape in _mixer(config, kind).items()}
     return expected | {f"{tower}.norm_f.weight": (hidden,)}
 
 
-def _mixer(config: ModelConfig, kind: str) -> dict[str, Shape]:
+def _mixer(config: ModelConfig, kind: LayerKind) -> dict[str, Shape]:
     hidden, heads = config.hidden_size, config.mamba_num_heads
-    if kind == MAMBA:
+    if kind == LayerKind.MAMBA:
         return {
             "in_proj.weight": (config.in_proj_dim, hidden),
             "conv1d.weight": (config.conv_dim, 1, config.conv_kernel),
@@ -152,14 +152,14 @@ def _mixer(config: ModelConfig, kind: str) -> dict[str, Shape]:
             "norm.weight": (config.d_inner,),
             "out_proj.weight": (hidden, config.d_inner),
         }
-    if kind == ATTENTION:
+    if kind == LayerKind.ATTENTION:
         return {
             "q_proj.weight": (config.query_dim, hidden),
             "k_proj.weight": (config.key_value_dim, hidden),
             "v_proj.weight": (config.key_value_dim, hidden),
             "o_proj.weight": (hidden, config.query_dim),
         }
-    if kind == MOE:
+    if kind == LayerKind.MOE:
         experts, shared = config.n_routed_experts, config.moe_shared_expert_intermediate_size
         mixer: dict[str, Shape] = {
             "gate.weight": (experts, hidden),

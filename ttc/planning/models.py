@@ -39,5 +39,5 @@ def load_config(path: Path | None) -> tuple[str, ModelConfig]:
     file = path / "config.json" if path.is_dir() else path
     content = read_json(file, _MAX_BYTES, CheckpointError, allow_infinity=True)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: a JSON object is due, found {quoted(content)}")
+        raise CheckpointError(f"{file}: a JSON object is expected, found {quoted(content)}")
     return path.resolve().name, ModelConfig.from_hf(content, where=str(file))

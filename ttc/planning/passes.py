@@ -11,7 +11,7 @@ L = 16 with logits at all. Of the denoiser: one evaluation (NFE), its diffusion 
 import math
 from collections.abc import Mapping
 
-from ttc.model.config import ATTENTION, MAMBA, MOE, TIME_FEATURES, ModelConfig
+from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.weights import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
@@ -54,9 +54,9 @@ def context_pass(
     """
     parts = _tower(config, rows, length, context, itemsize, routing)
     dims = _mamba_dims(config, rows, length)
-    if MAMBA in config.pattern:
-        advance = op_cost(MAMBA_ADVANCE, dims, itemsize) * len(config.layers_of(MAMBA))
-        parts[MAMBA] += advance
+    if LayerKind.MAMBA in config.layers:
+        advance = op_cost(MAMBA_ADVANCE, dims, itemsize) * len(config.layers_of(LayerKind.MAMBA))
+        parts[LayerKind.MAMBA] += advance
     parts["head"] = _head(config, rows * logits, itemsize)
     return parts
 
@@ -64,12 +64,11 @@ def context_pass(
 def denoiser_pass(
     config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
 ) -> Parts:
-    """One evaluation of the denoiser and the diffusion step behind it, by part; arguments as above."""
+    """One evaluation of the denoiser and the diffusion step after it, by part; arguments as above."""
     parts = _tower(config, rows, length, context, itemsize, routing)
     D = config.hidden_size
-    modulated = elementwise_cost(
-        rows * length * D, 2, itemsize, flops=4
-    )  # before the mixer, and the gate behind
+    # The modulation before the mixer, and the gate after it.
+    modulated = elementwise_cost(rows * length * D, 2, itemsize, flops=4)
     parts["time"] = (
         linear_cost(rows, TIME_FEATURES, D, itemsize)
         + linear_cost(rows, D, D, itemsize)
@@ -93,17 +92,18 @@ def parameters(config: ModelConfig) -> int:
 
 
 def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> int:
-    """Context state of `rows` rows with `context` tokens each (spec § 4)."""
+    """Return the bytes of the context state of `rows` rows (docs/model.md, State) after `context` tokens."""
     conv = config.conv_dim * (config.conv_kernel - 1) * itemsize
     ssm = config.d_inner * config.ssm_state_size * 4
     cache = 2 * context * config.key_value_dim * itemsize
-    return rows * (len(config.layers_of(MAMBA)) * (conv + ssm) + len(config.layers_of(ATTENTION)) * cache)
+    mamba, attention = (len(config.layers_of(kind)) for kind in (LayerKind.MAMBA, LayerKind.ATTENTION))
+    return rows * (mamba * (conv + ssm) + attention * cache)
 
 
 def expert_bytes(config: ModelConfig, itemsize: int) -> int:
     """Weights of all routed experts of a tower."""
     one = 2 * config.moe_intermediate_size * config.hidden_size * itemsize
-    return len(config.layers_of(MOE)) * config.n_routed_experts * one
+    return len(config.layers_of(LayerKind.MOE)) * config.n_routed_experts * one
 
 
 def _tower(
@@ -113,17 +113,18 @@ def _tower(
     tokens, D = rows * length, config.hidden_size
     around = norm_cost(tokens, D, itemsize) + elementwise_cost(tokens * D, 2, itemsize)
     parts = {"embedding": Cost(0.0, 2.0 * tokens * D * itemsize), "norms": around * config.num_layers}
-    for kind in sorted(set(config.pattern)):
-        if kind == MAMBA:
+    for kind in sorted(set(config.layers)):
+        count = len(config.layers_of(kind))
+        if kind == LayerKind.MAMBA:
             mixer = _mamba(config, rows, length, itemsize)
-        elif kind == ATTENTION:
+        elif kind == LayerKind.ATTENTION:
             mixer = _attention(config, rows, length, context, itemsize)
-        elif kind == MOE:
+        elif kind == LayerKind.MOE:
             mixer = _beside_experts(config, rows, length, itemsize, routing)
-            parts[EXPERTS] = _experts(config, rows, length, itemsize, routing) * len(config.layers_of(MOE))
+            parts[EXPERTS] = _experts(config, rows, length, itemsize, routing) * count
         else:
             mixer = _mlp(config, tokens, config.intermediate_size, itemsize)
-        parts[kind] = mixer * len(config.layers_of(kind))
+        parts[kind] = mixer * count
     return parts
 
 

@@ -36,8 +36,8 @@ def check(model: str, golden: Mapping[str, npt.NDArray[Any]], tolerance: float) 
         return 2, ["none of the outputs is among the saved ones"]
     lines, worst = [], 0.0
     for name, got in zip(names, session.run(names, {n: golden[f"in:{n}"] for n in taken}), strict=True):
-        due = golden[f"out:{name}"].astype(np.float32)
-        far = distance(np.asarray(got, np.float32), due, by_rms=False)
+        expected = golden[f"out:{name}"].astype(np.float32)
+        far = distance(np.asarray(got, np.float32), expected, by_rms=False)
         lines.append(f"{name}: off by {far:.3g}")
         worst = max(worst, far)
     return int(worst > tolerance), lines

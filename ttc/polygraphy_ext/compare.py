@@ -13,26 +13,26 @@ from polygraphy.logger import G_LOGGER
 
 __all__ = ["FUNCTIONS", "drift", "top1"]
 
-# Share of places that must agree, and the largest change of a probability.
+# Share of positions that must agree, and the largest change of a probability.
 TOP1_AGREEMENT = 0.99
 CONFIDENCE_DRIFT = 0.02
 
 
 def top1(first: Mapping[str, Any], second: Mapping[str, Any]) -> OrderedDict[str, bool]:
-    """Whether the most probable token is the same at 99 % of the places of every tensor of logits; tensors of
-    whole numbers must be equal, others are not judged.
+    """Return whether the most probable token is the same at 99 % of the positions of every tensor of logits;
+    tensors of whole numbers must be equal, others are not judged.
     """
     found: OrderedDict[str, bool] = OrderedDict()
     for name in _common(first, second):
         a, b = np.asarray(first[name]), np.asarray(second[name])
         if "logits" in name:
             agreement = float((a.argmax(-1) == b.argmax(-1)).mean())
-            G_LOGGER.info(f"{name}: top-1 agreement {agreement:.4f} (at least {TOP1_AGREEMENT} is due)")
+            G_LOGGER.info(f"{name}: top-1 agreement {agreement:.4f} (at least {TOP1_AGREEMENT} is required)")
             found[name] = agreement >= TOP1_AGREEMENT
         elif a.dtype.kind in "iu":
             same = a.shape == b.shape and bool((a == b).all())
-            place = _first_difference(a, b)
-            G_LOGGER.info(f"{name}: {'equal' if same else f'first differs at {place}'}")
+            position = _first_difference(a, b)
+            G_LOGGER.info(f"{name}: {'equal' if same else f'first differs at {position}'}")
             found[name] = same
     return found or _nothing("logits and whole numbers")
 
@@ -50,7 +50,7 @@ def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> OrderedDict[st
             moved = float(np.abs(_share(a, best) - _share(b, best)).max(initial=0.0))
         else:
             continue
-        G_LOGGER.info(f"{name}: moved by up to {moved:.4g} (at most {CONFIDENCE_DRIFT} is due)")
+        G_LOGGER.info(f"{name}: moved by up to {moved:.4g} (at most {CONFIDENCE_DRIFT} is required)")
         found[name] = moved <= CONFIDENCE_DRIFT
     return found or _nothing("logits and confidences")
 
@@ -58,9 +58,9 @@ def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> OrderedDict[st
 FUNCTIONS = {"top1": top1, "drift": drift}
 
 
-def _nothing(due: str) -> OrderedDict[str, bool]:
+def _nothing(wanted: str) -> OrderedDict[str, bool]:
     """A verdict for two sides that share nothing that could be judged: not passed."""
-    G_LOGGER.error(f"nothing to compare: both sides must have outputs of the same name with {due}")
+    G_LOGGER.error(f"nothing to compare: both sides must have outputs of the same name with {wanted}")
     return OrderedDict({"nothing in common": False})
 
 
@@ -68,10 +68,10 @@ def _common(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [name for name in first if name in second]
 
 
-def _share(logits: Any, place: Any) -> Any:
-    """Softmax of logits at a place of the last axis."""
+def _share(logits: Any, token_ids: Any) -> Any:
+    """Return the softmax of logits (…, V) at token ids (…, 1)."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.take_along_axis(shifted, place, -1) / shifted.sum(-1, keepdims=True)
+    return np.take_along_axis(shifted, token_ids, -1) / shifted.sum(-1, keepdims=True)
 
 
 def _first_difference(a: Any, b: Any) -> int:

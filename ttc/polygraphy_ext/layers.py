@@ -3,7 +3,7 @@
     python -m ttc.polygraphy_ext.layers BUNDLE --graph denoiser -o FOLDER
 
 writes FOLDER/layers.onnx, the tower with one node per layer (`ttc.exporter.passes.fold_layers`), and
-FOLDER/golden.npz: inputs for it, and what the reference computes from them behind every layer. Then
+FOLDER/golden.npz: inputs for it, and what the reference computes from them after every layer. Then
 
     polygraphy debug reduce FOLDER/layers.onnx -o wrong.onnx --no-reduce-inputs --ignore-fail-code 2 --check …
 
@@ -24,6 +24,7 @@ from ttc.errors import InputError, TtcError
 from ttc.exporter.passes.fold_layers import fold_layers
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_kv_cache
 from ttc.polygraphy_ext.inputs import GRAPHS, BundleInputs
 from ttc.verify.backends import open_reference, tap_layers
 
@@ -39,12 +40,12 @@ def write_layers(bundle: str, graph: str, folder: Path) -> None:
     (feed,) = BundleInputs(bundle, graph)
     with Bundle.open(bundle) as opened:
         model = ir.load(opened.graph_path(graph))
-        places = {layer: name for name, layer in tap_layers(model).items()}
-        outputs = [value for value in model.graph.outputs if value.name not in places.values()]
+        outputs_of_layers = {layer: name for name, layer in tap_layers(model).items()}
+        outputs = [value for value in model.graph.outputs if value.name not in outputs_of_layers.values()]
         model.graph.outputs[:] = outputs
         inline_ops(model)
         fold_layers(model)
-        golden = _reference(opened, graph, feed, places)
+        golden = _reference(opened, graph, feed, outputs_of_layers)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ir.save(model, folder / "layers.onnx")
@@ -55,11 +56,11 @@ def write_layers(bundle: str, graph: str, folder: Path) -> None:
 
 
 def _reference(
-    bundle: Bundle, graph: str, feed: dict[str, npt.NDArray[Any]], places: dict[int, str]
+    bundle: Bundle, graph: str, feed: dict[str, npt.NDArray[Any]], outputs_of_layers: dict[int, str]
 ) -> dict[str, npt.NDArray[Any]]:
     reference = open_reference(bundle, "float32")
     backend = reference.backend
-    caches = [array for name, array in feed.items() if name.startswith("k_cache")]
+    caches = [array for name, array in feed.items() if is_kv_cache(name)]
     capacity = caches[0].shape[2] if caches else 0
     state = backend.write_state(capacity, feed["lengths"], feed)
     if graph == "denoiser":
@@ -67,7 +68,7 @@ def _reference(
     else:
         call = backend.context(state, feed["input_ids"], feed["commit_len"], feed["logit_positions"])
         logits = backend.fetch(call.logits)
-    found = {places[layer]: array for layer, array in reference.residuals.items()}
+    found = {outputs_of_layers[layer]: array for layer, array in reference.residuals.items()}
     return found | {"logits": logits}
 
 

@@ -32,7 +32,7 @@ def load_inputs(path: Path) -> Iterator[dict[str, Any]]:
     except Exception as fault:  # Polygraphy and the JSON library raise each their own
         raise InputError(f"{path}: no inputs saved by Polygraphy ({fault})") from None
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise InputError(f"{path}: a list of inputs is due, as `polygraphy run --save-inputs` writes it")
+        raise InputError(f"{path}: a list of inputs is expected, as `polygraphy run --save-inputs` writes it")
     yield from content
 
 

@@ -1,6 +1,6 @@
 """A tower of a bundle, and a whole generation, as runners of Polygraphy.
 
-Inputs and outputs have the names of the graphs (`ttc.exporter.onnx.graphs`), so that what one of these
+Inputs and outputs have the names of the graphs (`ttc.model.graphs`), so that what one of these
 computes can be compared with what any other runner computes from the ONNX file.
 """
 
@@ -14,6 +14,7 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_kv_cache, new_name
 from ttc.polygraphy_ext.inputs import GRAPHS, input_types
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
@@ -36,7 +37,6 @@ class _BundleRunner(BaseRunner):  # type: ignore[misc]
         self._path, self._backend_name, self._device = bundle, backend, device
 
     def activate_impl(self) -> None:
-        """Load the bundle."""
         with Bundle.open(self._path) as bundle:
             if self._backend_name == REFERENCE:
                 self._backend: Backend = open_reference(bundle, "float32").backend
@@ -44,7 +44,6 @@ class _BundleRunner(BaseRunner):  # type: ignore[misc]
                 self._backend = open_candidate(self._backend_name, bundle, self._device, layers=False).backend
 
     def deactivate_impl(self) -> None:
-        """Let go of it."""
         self._backend.close()
         del self._backend
 
@@ -75,7 +74,7 @@ class TowerRunner(_BundleRunner):
     def infer_impl(self, feed_dict: dict[str, npt.NDArray[Any]]) -> Outputs:
         """Run the tower; of the context tower the new state follows the logits."""
         backend, feeds = self._backend, {name: np.asarray(value) for name, value in feed_dict.items()}
-        caches = [array for name, array in feeds.items() if name.startswith("k_cache")]
+        caches = [array for name, array in feeds.items() if is_kv_cache(name)]
         capacity = caches[0].shape[2] if caches else int(feeds["lengths"].max()) + 512
         state = backend.write_state(capacity, feeds["lengths"], feeds)
         start = time.perf_counter()
@@ -88,7 +87,7 @@ class TowerRunner(_BundleRunner):
         outputs: Outputs = OrderedDict(logits=logits)
         if self._graph == "context":
             after = backend.read_state(state)
-            outputs.update((f"new_{name}", array) for name, array in after.items())
+            outputs.update((new_name(name), array) for name, array in after.items())
         return outputs
 
 
@@ -149,6 +148,6 @@ class _Block:
         assert event.confidence is not None, "a step has confidences"
         if not self.confidence:
             self.confidence = [0.0] * len(event.token_ids)
-        for place, (share, masked) in enumerate(zip(event.confidence, event.masked, strict=True)):
+        for position, (share, masked) in enumerate(zip(event.confidence, event.masked, strict=True)):
             if share is not None and not masked:
-                self.confidence[place] = share
+                self.confidence[position] = share

@@ -12,7 +12,7 @@ from typing import Any
 
 from ttc.errors import BackendError
 from ttc.model.bundle import Bundle
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig, kind_label
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN, OpSpec
 from ttc.profiling.costs import ttc_op_cost
@@ -105,7 +105,7 @@ def parts_of(
                 parts.append(Part(place, layer, kind, f"{DOMAIN}::{name}", took, took, 1, cost))
                 spans.append(Span(phase.name, f"{place}/{name}", name, op_start * 1e6, took * 1e6))
         rest = done - start - inside
-        others = f"other torch operators, {LAYER_KINDS.get(kind, kind)}"
+        others = f"other torch operators, {kind_label(kind)}"
         parts.append(Part(place, layer, kind, others, rest, rest, 1, Cost(0, 0)))
         spans.append(Span(phase.name, place, "layer", start * 1e6, (done - start) * 1e6))
     return tuple(parts), tuple(spans)

@@ -1,4 +1,5 @@
-"""From the leaves of a call to its parts: which layer of the model, and which op, an engine's layer is of.
+"""From the operations of a call to its parts: which layer of the model, and which op, an engine's layer is
+of.
 
 A builder names what it makes after the nodes it made it from, and may fuse nodes of several ops or layers;
 its time is then that of all of them together, and is shown under all of their names. What is fused over more
@@ -9,19 +10,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ttc.formats.program import OP, Step
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.formats.program import OP, Instruction
+from ttc.model.config import ModelConfig, kind_label
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.profiling.costs import SPECS, ttc_op_cost
-from ttc.profiling.engine_watch import LeafTime, Told
+from ttc.profiling.engine_profiler import OperationTime, Told
 from ttc.profiling.phases import Phase
 from ttc.profiling.report import Part
 from ttc.profiling.trace import Span
 
 __all__ = ["Nodes", "engine_parts", "place_of"]
 
-# Name and outputs of an engine's step → the names of the nodes that its segment calls node_0, node_1, …
+# Name and outputs of an engine's call in a program → the names of the nodes that its segment calls node_0,
+# node_1, …
 Nodes = Mapping[tuple[str, ...], Sequence[str]]
 
 _NODE = re.compile(r"(layers\.\d+|\bembedding|\btime|\bhead|\bstep)(?:\.\w+)?/(\w+(?:/\w+)*)")
@@ -42,7 +44,7 @@ class _Piece:
 
 
 def engine_parts(
-    leaves: Sequence[LeafTime],
+    operations: Sequence[OperationTime],
     told: Mapping[str, Told],
     nodes: Nodes,
     config: ModelConfig,
@@ -60,8 +62,8 @@ def engine_parts(
     groups: dict[tuple[str, str], list[_Piece]] = {}
     begin, end = clock
     spans = [Span(phase.name, phase.name, "backend call", begin * 1e6, (end - begin) * 1e6)]
-    for leaf in leaves:
-        for piece in _pieces(leaf, told, nodes):
+    for operation in operations:
+        for piece in _pieces(operation, told, nodes):
             groups.setdefault((piece.place, piece.op), []).append(piece)
             spans.append(Span(phase.name, piece.name, piece.op, piece.begin * 1e6, piece.seconds * 1e6))
     parts = []
@@ -91,24 +93,24 @@ def place_of(text: str) -> tuple[str, str]:
     return " + ".join(named) or "other", op
 
 
-def _pieces(leaf: LeafTime, told: Mapping[str, Told], nodes: Nodes) -> Iterator[_Piece]:
-    step = leaf.step
-    if step is not None and step.kind == OP:
-        op = f"{DOMAIN}::{step.name}"
-        yield _Piece(_place_of_op(step), op, step.name, leaf.begin, leaf.seconds)
-    elif leaf.engine is not None:
-        begin, layers = leaf.begin, told.get(leaf.engine, {})
-        for name, seconds in leaf.layers:
+def _pieces(operation: OperationTime, told: Mapping[str, Told], nodes: Nodes) -> Iterator[_Piece]:
+    instruction = operation.instruction
+    if instruction is not None and instruction.kind == OP:
+        op = f"{DOMAIN}::{instruction.name}"
+        yield _Piece(_place_of_op(instruction), op, instruction.name, operation.begin, operation.seconds)
+    elif operation.engine is not None:
+        begin, layers = operation.begin, told.get(operation.engine, {})
+        for name, seconds in operation.layers:
             text = f"{name} {layers.get(name, {}).get('Metadata', '')}"
-            if step is not None:
-                text = _with_names(text, nodes.get((step.name, *step.outputs), ()))
+            if instruction is not None:
+                text = _with_names(text, nodes.get((instruction.name, *instruction.outputs), ()))
             place, op = place_of(text)
             yield _Piece(place, op, name, begin, seconds)
             begin += seconds
-    elif leaf.what == "enqueue":
-        yield _Piece("other", "engine without layer times", "engine", leaf.begin, leaf.seconds)
+    elif operation.what == "enqueue":
+        yield _Piece("other", "engine without layer times", "engine", operation.begin, operation.seconds)
     else:
-        yield _Piece("state", leaf.what, leaf.what, leaf.begin, leaf.seconds)
+        yield _Piece("state", operation.what, operation.what, operation.begin, operation.seconds)
 
 
 def _with_names(text: str, names: Sequence[str]) -> str:
@@ -121,9 +123,10 @@ def _with_names(text: str, names: Sequence[str]) -> str:
     return _SEGMENT_NODE.sub(named, text)
 
 
-def _place_of_op(step: Step) -> str:
-    """The layer whose tensors and weights a kernel between engines reads; the step's, for choosing tokens."""
-    layers = {int(number) for name in (*step.inputs, *step.outputs) for number in _LAYER.findall(name)}
+def _place_of_op(instruction: Instruction) -> str:
+    """The layer whose tensors and weights a kernel between engines reads; "step" for the diffusion step's."""
+    names = (*instruction.inputs, *instruction.outputs)
+    layers = {int(number) for name in names for number in _LAYER.findall(name)}
     if len(layers) == 1:
         return f"layers.{layers.pop()}"
     return "other" if layers else "step"
@@ -134,4 +137,4 @@ def _kind(place: str, config: ModelConfig) -> str:
     letters = [config.pattern[int(p[7:])] if p.startswith("layers.") else p for p in place.split(" + ")]
     if len(letters) == 1:
         return letters[0]
-    return " + ".join(dict.fromkeys(LAYER_KINDS.get(letter, letter) for letter in letters))
+    return " + ".join(dict.fromkeys(kind_label(letter) for letter in letters))

@@ -5,10 +5,10 @@ import importlib
 from ttc.base.dtypes import numpy_dtype
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.exporter.engines.build_input import GraphSource
-from ttc.exporter.engines.engine_specs import cut_graph
+from ttc.exporter.engines.lower_graph import cut_graph
 from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
-from ttc.profiling.engine_watch import EngineWatch, LeafTime
+from ttc.profiling.engine_profiler import EngineProfiler, OperationTime
 from ttc.profiling.phases import Phase, Sizes, make_calls
 from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.runtime.gpu.engine_files import open_engines
@@ -21,27 +21,30 @@ __all__ = ["profile_engines"]
 def profile_engines(
     name: str, bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
 ) -> dict[Phase, Timed]:
-    """Time every phase, leaf by leaf, at graph level 0; what is not as it should be is added to the notes."""
+    """Time every phase, operation by operation, at graph level 0.
+
+    notes: what is not as it should be is added to them.
+    """
     nodes = _nodes(name, bundle, settings, notes)
-    watch = EngineWatch(importlib.import_module(BACKEND_PACKAGES[name]))
-    backend = load_engines(name, bundle, settings, watch)
+    profiler = EngineProfiler(importlib.import_module(BACKEND_PACKAGES[name]))
+    backend = load_engines(name, bundle, settings, profiler)
     itemsize = numpy_dtype(bundle.compute_dtype).itemsize
     found = {}
     try:
         for phase, prepare in make_calls(backend, sizes).items():
-            calls: list[list[LeafTime]] = []
-            clocked = clock(prepare, repeats, keeping(watch.record, calls))
+            calls: list[list[OperationTime]] = []
+            clocked = clock(prepare, repeats, keeping(profiler.record, calls))
             seconds = [end - start for start, end in clocked]
             best = seconds.index(min(seconds))
-            leaves = calls[WARM_UP + best]
+            operations = calls[WARM_UP + best]
             parts, spans = engine_parts(
-                leaves, watch.told, nodes, bundle.config, phase, clocked[best], sizes.batch, itemsize
+                operations, profiler.told, nodes, bundle.config, phase, clocked[best], sizes.batch, itemsize
             )
             found[phase] = Timed(seconds, parts, spans)
     finally:
         backend.close()
-    notes += watch.notes
-    if not any("Metadata" in layer for layers in watch.told.values() for layer in layers.values()):
+    notes += profiler.notes
+    if not any("Metadata" in layer for layers in profiler.told.values() for layer in layers.values()):
         notes.append(
             "the engines were built without detailed verbosity: a layer of theirs is found by its name only"
         )
@@ -66,6 +69,6 @@ def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) 
                 "so that their layers have no names; build them again"
             )
             continue
-        steps = zip(again.program.steps, again.nodes, strict=True)
-        found |= {(step.name, *step.outputs): names for step, names in steps}
+        pairs = zip(again.program.instructions, again.nodes, strict=True)
+        found |= {(each.name, *each.outputs): names for each, names in pairs}
     return found

@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 
 from ttc.errors import InputError
-from ttc.model.config import LAYER_KINDS
+from ttc.model.config import kind_label
 from ttc.profiling.report import Part, Profile
 
 __all__ = ["svg", "write_plot"]
@@ -70,5 +70,5 @@ def write_plot(profile: Profile, path: Path) -> None:
 
 
 def _group(part: Part) -> str:
-    kind = LAYER_KINDS.get(part.kind, part.kind)
+    kind = kind_label(part.kind)
     return kind if kind in _COLOURS else "other"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttc.model.config import LAYER_KINDS
+from ttc.model.config import kind_label
 from ttc.plugins.costs import Cost
 
 __all__ = ["Expensive", "LoopTime", "Part", "PhaseProfile", "Profile", "Total", "totals"]
@@ -190,7 +190,7 @@ def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[st
 
 
 def _kind(part: Part) -> str:
-    return LAYER_KINDS.get(part.kind, part.kind)
+    return kind_label(part.kind)
 
 
 def _place(part: Part) -> str:

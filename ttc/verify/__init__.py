@@ -1,6 +1,6 @@
 """`ttc verify`: is what a backend computes the model? `ttc.verify.run.verify` is the way in.
 
-admission     what is refused before anything is computed
+preflight     what is refused before anything is computed
 scenario      the calls: prefill in two chunks, denoise, extend, one token, advance
 observe       runs them on a backend and keeps logits, states and every layer's residual stream
 backends      the reference out of the bundle's weights, and the backends to compare with it

@@ -32,7 +32,8 @@ class Candidate:
     Attributes:
         backend: it.
         computes_in: the dtype of its arithmetic.
-        version: of the library behind it.  device: where it runs.
+        version: of the library that computes.
+        device: where it runs.
         shows_layers: whether `residuals` is filled by its calls.
     """
 
@@ -147,7 +148,7 @@ def tap_layers(model: Any) -> dict[str, int]:
 
 
 def library_version(name: str) -> str:
-    """The library behind a backend, with its version."""
+    """Return the library that a backend computes with, and its version."""
     for distribution in (name, f"{name}-gpu", name.replace("-", "_")):
         try:
             return f"{name} {version(distribution)}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ttc.model.config import LAYER_KINDS, ModelConfig
+from ttc.model.config import ModelConfig
 from ttc.verify.observe import Floats, Observation
 from ttc.verify.report import Comparison, Finding
 from ttc.verify.tolerances import Tolerances
@@ -15,11 +15,14 @@ __all__ = ["Noise", "compare", "distance", "first_fault", "noise_of"]
 Noise = Mapping[tuple[str, int | None], float]
 
 
-def distance(got: Floats, due: Floats, by_rms: bool) -> float:
-    """How far `got` is from `due`, see `ttc.verify.tolerances`; infinite for other shapes, NaN, infinity."""
-    if got.shape != due.shape or not np.isfinite(got).all():
+def distance(got: Floats, expected: Floats, by_rms: bool) -> float:
+    """Return how far `got` is from `expected`, as `ttc.verify.tolerances` says.
+
+    The distance is infinite for another shape, NaN or infinity.
+    """
+    if got.shape != expected.shape or not np.isfinite(got).all():
         return float("inf")
-    a, b = got.astype(np.float64), due.astype(np.float64)
+    a, b = got.astype(np.float64), expected.astype(np.float64)
     if by_rms:
         size = float(np.sqrt(np.mean(b**2))) if b.size else 0.0
         return float(np.sqrt(np.mean((a - b) ** 2))) / max(size, 1e-12) if b.size else 0.0
@@ -27,18 +30,18 @@ def distance(got: Floats, due: Floats, by_rms: bool) -> float:
 
 
 def compare(
-    got: Observation, due: Observation, tolerances: Tolerances, reference: str, noise: Noise
+    got: Observation, expected: Observation, tolerances: Tolerances, reference: str, noise: Noise
 ) -> Iterator[Comparison]:
     """Every tensor that both sides show of one call: layer by layer its state, then its residual stream; then
     the logits.
     """
-    near = tolerances.context if due.tower == "context" else tolerances.denoiser
-    for tensor, layer, a, b in _pairs(got, due):
+    near = tolerances.context if expected.tower == "context" else tolerances.denoiser
+    for tensor, layer, a, b in _pairs(got, expected):
         base = near if tensor in ("logits", "residual") else tolerances.states
         tolerance = base + tolerances.times_noise * noise.get((tensor, layer), 0.0)
         same = float((a.argmax(-1) == b.argmax(-1)).mean()) if tensor == "logits" else None
         far = distance(a, b, tolerances.by_rms)
-        yield Comparison(reference, due.call, due.tower, tensor, layer, far, tolerance, same)
+        yield Comparison(reference, expected.call, expected.tower, tensor, layer, far, tolerance, same)
 
 
 def noise_of(low: Observation, exact: Observation) -> dict[tuple[str, int | None], float]:
@@ -46,18 +49,18 @@ def noise_of(low: Observation, exact: Observation) -> dict[tuple[str, int | None
     return {(tensor, layer): distance(a, b, by_rms=True) for tensor, layer, a, b in _pairs(low, exact)}
 
 
-def _pairs(got: Observation, due: Observation) -> list[tuple[str, int | None, Floats, Floats]]:
+def _pairs(got: Observation, expected: Observation) -> list[tuple[str, int | None, Floats, Floats]]:
     """Name, layer and values of what both sides show, in the order of the computation."""
     states: list[tuple[str, int | None, Floats, Floats]] = []
-    if due.state is not None and got.state is not None:
-        for name in due.state.keys() & got.state.keys():
+    if expected.state is not None and got.state is not None:
+        for name in expected.state.keys() & got.state.keys():
             kind, layer = name.rsplit(".", 1)
-            states.append((kind, int(layer), got.state[name], due.state[name]))
-    layers = due.residuals.keys() & got.residuals.keys()
-    residuals = [("residual", i, got.residuals[i], due.residuals[i]) for i in layers]
+            states.append((kind, int(layer), got.state[name], expected.state[name]))
+    layers = expected.residuals.keys() & got.residuals.keys()
+    residuals = [("residual", i, got.residuals[i], expected.residuals[i]) for i in layers]
     found = sorted([*states, *residuals], key=lambda pair: (pair[1], pair[0] == "residual", pair[0]))
-    if due.logits is not None and got.logits is not None:
-        found.append(("logits", None, got.logits, due.logits))
+    if expected.logits is not None and got.logits is not None:
+        found.append(("logits", None, got.logits, expected.logits))
     return found
 
 
@@ -75,7 +78,7 @@ def first_fault(config: ModelConfig, comparisons: Sequence[Comparison]) -> Findi
     first = next((c for c in of_call if not c.passed and c.layer is not None), failed[0])
     if first.layer is not None and first.tensor == "residual":
         first = _where_it_began(first, [c for c in of_call if c.tensor == "residual"])
-    kind = None if first.layer is None else LAYER_KINDS[config.pattern[first.layer]]
+    kind = None if first.layer is None else config.layers[first.layer].label
     return Finding(first.call, first.tower, first.layer, kind, first.tensor, first.distance, first.tolerance)
 
 

@@ -54,15 +54,23 @@ def generate_all(
 
 def check_generation(
     reference: Engine,
-    due: Mapping[str, Sequence[Result]],
+    expected: Mapping[str, Sequence[Result]],
     got: Mapping[str, Sequence[Result]],
     prompts: Sequence[Sequence[int]],
     tolerances: Tolerances,
 ) -> list[GenerationCheck]:
-    """Compare results mode by mode and prompt by prompt; due: those of `reference_modes`."""
+    """Compare results mode by mode and prompt by prompt; `expected` are those of `reference_modes`."""
     home = {mode: _SAME_TEXT.get(mode, mode) for mode in got}
     return [
-        _check(reference, mode, number, prompts[number], due[home[mode]][number], results[number], tolerances)
+        _check(
+            reference,
+            mode,
+            number,
+            prompts[number],
+            expected[home[mode]][number],
+            results[number],
+            tolerances,
+        )
         for mode, results in got.items()
         for number in range(len(prompts))
     ]
@@ -73,27 +81,27 @@ def _check(
     mode: str,
     number: int,
     prompt: Sequence[int],
-    due: Result,
+    expected: Result,
     got: Result,
     tolerances: Tolerances,
 ) -> GenerationCheck:
-    a, b = due.token_ids, got.token_ids
+    a, b = expected.token_ids, got.token_ids
     total = max(len(a), len(b))
     equal = [x == y for x, y in zip(a, b, strict=False)]
     agreement = sum(equal) / total if total else 1.0
     if len(a) == len(b) and all(equal):
         return GenerationCheck(mode, number, total, agreement, None, None, None, None, passed=True)
-    place = equal.index(False) if False in equal else len(equal)
-    margin, limit = _margin(reference, mode, [*prompt, *a[:place]], tolerances)
+    position = equal.index(False) if False in equal else len(equal)
+    margin, limit = _margin(reference, mode, [*prompt, *a[:position]], tolerances)
     tie = margin is not None and margin <= limit
     return GenerationCheck(
         mode,
         number,
         total,
         agreement,
-        place,
-        a[place] if place < len(a) else None,
-        b[place] if place < len(b) else None,
+        position,
+        a[position] if position < len(a) else None,
+        b[position] if position < len(b) else None,
         margin,
         passed=tie or not tolerances.tokens_equal,
     )

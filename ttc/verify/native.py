@@ -19,13 +19,11 @@ from ttc.verify.generation import built_in_prompts
 from ttc.verify.report import NativeCheck
 from ttc.verify.tolerances import TRANSFORMERS
 
-__all__ = ["check_native"]
-
-_KINDS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
+__all__ = ["check_native", "native_model"]
 
 
 def check_native(bundle: Bundle, reference: Engine, say: Callable[[str], None]) -> NativeCheck:
-    """Compare the logits of the built-in prompts at every place."""
+    """Compare the logits of the built-in prompts at every position."""
     try:
         import torch
         import transformers
@@ -36,7 +34,7 @@ def check_native(bundle: Bundle, reference: Engine, say: Callable[[str], None]) 
     say(f"transformers {transformers.__version__}: context tower")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # transformers' own deprecations
-        model = _model(bundle)
+        model = native_model(bundle)
         far = 0.0
         for ids in built_in_prompts(bundle.config):
             with torch.inference_mode():
@@ -45,14 +43,23 @@ def check_native(bundle: Bundle, reference: Engine, say: Callable[[str], None]) 
     return NativeCheck(f"transformers {transformers.__version__}", far, TRANSFORMERS)
 
 
-def _model(bundle: Bundle) -> Any:
+def native_model(bundle: Bundle, attention: str = "eager") -> Any:
+    """Return transformers' NemotronH in float32 with the weights of a bundle's context tower.
+
+    Args:
+        bundle: packed or by reference, in any compute dtype.
+        attention: one of transformers' implementations, "eager" or "sdpa".
+
+    Raises:
+        BackendError: the installed transformers knows another NemotronH.
+    """
     import torch
     from transformers import NemotronHForCausalLM
 
     from ttc.runtime.backends.torch.load import as_tensor
 
     native: Any = NemotronHForCausalLM
-    model = native(_native_config(bundle.config)).float().eval()
+    model = native(_native_config(bundle.config, attention)).float().eval()
     state = {}
     for name in model.state_dict():
         ours = name.replace("model.", "context_tower.", 1).replace("lm_head.", "context_lm_head.", 1)
@@ -67,13 +74,13 @@ def _model(bundle: Bundle) -> Any:
     return model
 
 
-def _native_config(config: ModelConfig) -> Any:
-    """transformers' configuration of the context tower."""
+def _native_config(config: ModelConfig, attention: str) -> Any:
+    """Return transformers' configuration of the context tower."""
     from transformers import NemotronHConfig
 
     mixed = config.n_routed_experts > 0
     given: dict[str, Any] = {
-        "layers_block_type": [_KINDS[kind] for kind in config.pattern],
+        "layers_block_type": [kind.scope for kind in config.layers],
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "layer_norm_epsilon": config.layer_norm_epsilon,
@@ -104,4 +111,4 @@ def _native_config(config: ModelConfig) -> Any:
         given |= {name: getattr(config, name) for name in names}
     given = {name: value for name, value in given.items() if value != 0 or isinstance(value, bool)}
     made: Any = NemotronHConfig
-    return made(**given, attn_implementation="eager")
+    return made(**given, attn_implementation=attention)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import BackendError
+from ttc.model.graphs import is_kv_cache
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import ContextState
 from ttc.verify.scenario import Context, Denoise, Scenario
@@ -31,7 +32,7 @@ class Watched(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One call: its name and tower, logits (None for `Advance`), the state behind it with what counts of it
+    """One call: its name and tower, logits (None for `Advance`), the state after it with what counts of it
     only (None where the backend does not show it), and residual streams by layer.
     """
 
@@ -55,8 +56,8 @@ def observe(
         residuals: Mapping[int, Floats] = {}
         if isinstance(call, Context):
             L = call.ids.shape[1]
-            places = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
-            last = np.tile(places, (B, 1))
+            positions = np.arange(max(0, L - scenario.shapes.positions), L, dtype=np.int32)
+            last = np.tile(positions, (B, 1))
             made = backend.context(state, call.ids, call.commit_len, last, call.save)
             logits, saved = backend.fetch(made.logits), made.saved
             residuals = dict(watched.residuals)
@@ -69,13 +70,13 @@ def observe(
 
 
 def _state(backend: Backend, state: ContextState) -> dict[str, Floats] | None:
-    """The state, of caches only what is committed: what lies behind is never read."""
+    """The state, of caches only what is committed: what lies beyond is never read."""
     try:
         tensors: dict[str, Any] = backend.read_state(state)
     except BackendError:
         return None
     for name, array in tensors.items():
-        if name.startswith(("k_cache", "v_cache")):
+        if is_kv_cache(name):
             counts = np.arange(array.shape[2])[None, None, :, None] < state.lengths[:, None, None, None]
             tensors[name] = np.where(counts, array, np.float32(0))
     return tensors

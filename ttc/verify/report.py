@@ -25,7 +25,7 @@ class Comparison:
         call, tower: where in the scenario.
         tensor: "logits", "residual" or a state tensor's kind ("conv_state", …).
         layer: its number, None for logits.
-        distance, tolerance: as `ttc.verify.tolerances` measures.  top1: share of places where the most
+        distance, tolerance: as `ttc.verify.tolerances` measures.  top1: share of positions where the most
             probable token is the same; None for anything but logits.
     """
 
@@ -59,9 +59,9 @@ class Finding:
     tolerance: float
 
     def __str__(self) -> str:
-        place = "outside the layers" if self.layer is None else f"layer {self.layer} ({self.kind})"
+        where = "outside the layers" if self.layer is None else f"layer {self.layer} ({self.kind})"
         return (
-            f"{self.tower} tower, {place}: its {self.tensor} is off by {self.distance:.3g} "
+            f"{self.tower} tower, {where}: its {self.tensor} is off by {self.distance:.3g} "
             f"(tolerance {self.tolerance:g}) in the call {self.call!r}"
         )
 
@@ -73,7 +73,7 @@ class GenerationCheck:
     Attributes:
         mode, prompt: prompt as its number in the list.
         tokens: compared.  agreement: share of equal ones.
-        first_difference: place of the first token that differs, None where all are the same.
+        first_difference: index of the first token that differs, None where all are the same.
         due, got: the token there on either side, None where one side had ended.
         margin: how much more the reference's logits favour its own token there over the next best.
         passed: equal, or not required to be, or a tie within the tolerance of the logits.

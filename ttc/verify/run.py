@@ -19,7 +19,6 @@ from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
 from ttc.runtime.prompts import Prompt, read_prompts
-from ttc.verify.admission import check_backends, check_memory, check_names
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import (
@@ -31,6 +30,7 @@ from ttc.verify.generation import (
 )
 from ttc.verify.native import check_native
 from ttc.verify.observe import Observation, observe
+from ttc.verify.preflight import check_backends, check_memory, check_names
 from ttc.verify.report import BackendReport, Comparison, Report, WeightsCheck
 from ttc.verify.scenario import Scenario, Shapes, make_scenario
 from ttc.verify.tolerances import tolerances_of
@@ -39,8 +39,6 @@ from ttc.verify.weights import check_weights
 __all__ = ["verify"]
 
 Say = Callable[[str], None]
-# Device and engines, as `ttc.load` takes them.
-Place = tuple[str | None, str | os.PathLike[str] | None]
 
 
 def verify(
@@ -81,7 +79,7 @@ def verify(
     Raises:
         InputError, BundleError: nothing to verify, or more than this machine's memory holds in float32.
         BackendError: a backend that was asked for cannot run here, or torch is missing.
-        What `ttc.verify.admission` finds is raised before anything is computed.
+        What `ttc.verify.preflight` finds is raised before anything is computed.
     """
     say = progress or (lambda line: None)
     check_names(backends)
@@ -94,7 +92,7 @@ def verify(
         reports, skipped = [], {}
         for name in backends or BACKENDS:
             try:
-                reports.append(_verify_backend(name, opened, (device, engines), sides, layers, say))
+                reports.append(_verify_backend(name, opened, device, engines, sides, layers, say))
             except (BackendError, BundleError, InputError) as fault:  # no device, no engines, another device
                 if backends is not None:
                     raise
@@ -159,9 +157,14 @@ class _Observed:
 
 
 def _verify_backend(
-    name: str, bundle: Bundle, place: Place, sides: _References, layers: bool, say: Say
+    name: str,
+    bundle: Bundle,
+    device: str | None,
+    engines: str | os.PathLike[str] | None,
+    sides: _References,
+    layers: bool,
+    say: Say,
 ) -> BackendReport:
-    device, engines = place
     candidate = open_candidate(name, bundle, device, layers, engines=engines)
     engine = Engine(candidate.backend)
     try:
@@ -200,11 +203,11 @@ def _verify_backend(
 def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Comparison]:
     """All comparisons with all references, call by call."""
     found: list[Comparison] = []
-    due = sides.observed(candidate.backend.limits)
-    for place, got in enumerate(observe(candidate, due.scenario, due.capacity, say)):
-        for dtype, observations in due.by_dtype.items():
+    expected = sides.observed(candidate.backend.limits)
+    for i, got in enumerate(observe(candidate, expected.scenario, expected.capacity, say)):
+        for dtype, observations in expected.by_dtype.items():
             tolerances = tolerances_of(candidate.computes_in, dtype)
-            found += compare(got, observations[place], tolerances, dtype, due.noise[place])
+            found += compare(got, observations[i], tolerances, dtype, expected.noise[i])
     return found
 
 

@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Read ids (B, L), commit commit_len (B,) of them; logits at every place. `save` keeps the block for
+    """Read ids (B, L), commit commit_len (B,) of them; logits at every position. `save` keeps the block for
     `Advance`.
     """
 
@@ -60,7 +60,7 @@ Call = Context | Denoise | Advance
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Rows, tokens of a block, most tokens of a context call, and most places that it gives logits for."""
+    """Rows, tokens of a block, most tokens of a context call, and most positions that it gives logits for."""
 
     batch: int = 2
     block: int = 16

@@ -83,16 +83,16 @@ def _against(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterat
     say(f"comparing with {folder}")
     with Checkpoint.open(folder) as source:
         for name, entry in bundle.weights.items():
-            due = source.weights.get(name)
-            if due is None:
+            expected = source.weights.get(name)
+            if expected is None:
                 yield f"weight {name}: the checkpoint has no such weight"
                 continue
             array = bundle.read_weight(name)
-            parts = array if due.stacked else array[np.newaxis]
-            for place, tensor in enumerate(due.tensors):
+            parts = array if expected.stacked else array[np.newaxis]
+            for i, tensor in enumerate(expected.tensors):
                 stored = source.read(tensor)
-                if parts[place].shape != stored.shape or not _equal(parts[place], stored):
-                    which = f", part {place}" if due.stacked else ""
+                if parts[i].shape != stored.shape or not _equal(parts[i], stored):
+                    which = f", part {i}" if expected.stacked else ""
                     yield f"weight {name}{which}: not the checkpoint's {tensor} in {entry.dtype}"
 
 

@@ -16,15 +16,24 @@ from onnxruntime import OrtValue
 
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import (
+    STEP_OUTPUTS,
+    GraphTensor,
+    is_mamba_state,
+    mamba_state,
+    new_name,
+    saved_inputs,
+    state_tensors,
+)
 from ttc.runtime.backends.onnxruntime.graphs import new_kv_name
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, StateTensor, as_span, state_layout
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span
 
 __all__ = ["OnnxRuntimeBackend"]
 
 # Rows that a new state has room for without moving anybody.
 _RESERVED_ROWS = 64
-_STEP_OUTPUTS = ("next_block_ids", "predicted_ids", "confidence", "masked_count")
+_STEP_OUTPUTS = tuple(tensor.name for tensor in STEP_OUTPUTS)
 
 
 class OnnxRuntimeBackend(Backend):
@@ -50,16 +59,12 @@ class OnnxRuntimeBackend(Backend):
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
-        self._state_names = [tensor.name for tensor in state_layout(config, 0)]
-        self._mamba_names = [
-            name for name in self._state_names if name.startswith(("conv_state", "ssm_state"))
-        ]
+        self._state = state_tensors(config)
+        self._state_names = [tensor.name for tensor in self._state]
+        self._mamba_names = [tensor.name for tensor in mamba_state(config)]
         # Output of the context graph → the cache that it extends.
-        self._kv_names = {
-            new_kv_name(name): name for name in self._state_names if name not in self._mamba_names
-        }
-        mamba = [i for i, kind in enumerate(config.pattern) if kind == "M"]
-        self._saved_names = [f"{name}.{i}" for i in mamba for name in ("saved_xbc", "saved_dt")]
+        self._kv_names = {new_kv_name(name): name for name in self._state_names if not is_mamba_state(name)}
+        self._saved_names = [tensor.name for tensor in saved_inputs(config)]
 
     @property
     def device_name(self) -> str:
@@ -72,9 +77,9 @@ class OnnxRuntimeBackend(Backend):
         return str(self._dtype)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
+        sizes = {"B": max(batch, _RESERVED_ROWS), "C": capacity}
         tensors = {
-            tensor.name: np.zeros((max(batch, _RESERVED_ROWS), *tensor.shape), self._state_dtype(tensor))
-            for tensor in state_layout(self.config, capacity)
+            tensor.name: np.zeros(tensor.sizes(sizes), self._dtype_of(tensor)) for tensor in self._state
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
@@ -96,7 +101,7 @@ class OnnxRuntimeBackend(Backend):
             "logit_positions": self._value(logit_positions),
         }
         saved_names = self._saved_names if save else []
-        names = ["logits", *(f"new_{name}" for name in self._mamba_names), *self._kv_names, *saved_names]
+        names = ["logits", *map(new_name, self._mamba_names), *self._kv_names, *saved_names]
         outputs = self._run("context", feeds, names)
         self._write_mamba(state, rows, outputs)
         # Without `save` nobody will ask for more than is committed now.
@@ -111,7 +116,7 @@ class OnnxRuntimeBackend(Backend):
             mamba = self._state_feeds(state, rows, self._mamba_names)
             feeds = {"commit_len": self._value(commit_len)} | saved | mamba
             self._write_mamba(
-                state, rows, self._run("advance", feeds, [f"new_{name}" for name in self._mamba_names])
+                state, rows, self._run("advance", feeds, list(map(new_name, self._mamba_names)))
             )
         state.lengths[rows] += commit_len
 
@@ -144,7 +149,7 @@ class OnnxRuntimeBackend(Backend):
         # What a cache holds beyond a row's length is masked, but a NaN there would still come through.
         for name, tensor in state.tensors.items():
             for row in rows.tolist():
-                if name in self._mamba_names:
+                if is_mamba_state(name):
                     tensor[row] = 0
                 else:
                     tensor[row, :, : state.touched[row]] = 0
@@ -153,7 +158,7 @@ class OnnxRuntimeBackend(Backend):
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         length = source.lengths[row]
         for name, tensor in source.tensors.items():
-            if name in self._mamba_names:
+            if is_mamba_state(name):
                 target.tensors[name][to] = tensor[row]
             else:
                 target.tensors[name][to, :, :length] = tensor[row, :, :length]
@@ -163,7 +168,7 @@ class OnnxRuntimeBackend(Backend):
     def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
         stop = int(state.lengths[row])
         tensors = {
-            name: (tensor[row] if name in self._mamba_names else tensor[row, :, start:stop]).copy()
+            name: (tensor[row] if is_mamba_state(name) else tensor[row, :, start:stop]).copy()
             for name, tensor in state.tensors.items()
         }
         finite = all(bool(np.isfinite(array).all()) for array in tensors.values())
@@ -171,7 +176,7 @@ class OnnxRuntimeBackend(Backend):
 
     def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
         for name, tensor in state.tensors.items():
-            if name in self._mamba_names:
+            if is_mamba_state(name):
                 tensor[row] = pieces[-1].tensors[name]
             else:
                 for piece in pieces:
@@ -203,7 +208,7 @@ class OnnxRuntimeBackend(Backend):
     def _write_mamba(self, state: ContextState, rows: Ints, outputs: Mapping[str, OrtValue]) -> None:
         span = as_span(rows)
         for name in self._mamba_names:
-            state.tensors[name][span] = outputs[f"new_{name}"].numpy()
+            state.tensors[name][span] = outputs[new_name(name)].numpy()
 
     def _append_kv(
         self, state: ContextState, rows: Ints, outputs: Mapping[str, OrtValue], counts: Ints
@@ -218,8 +223,8 @@ class OnnxRuntimeBackend(Backend):
                 target[row, :, start : start + count] = new[i, :, :count]
         state.touched[rows] = np.maximum(state.touched[rows], state.lengths[rows] + counts)
 
-    def _state_dtype(self, tensor: StateTensor) -> Any:
-        return np.float32 if tensor.float32 else self._dtype
+    def _dtype_of(self, tensor: GraphTensor) -> np.dtype[Any]:
+        return np.dtype(tensor.dtype_in(str(self._dtype)))
 
     def _value(self, array: npt.NDArray[Any]) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ttc.errors import BackendError
 from ttc.model import towers
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.graphs import SAVED_NAMES, layer_names, new_name, numbered, rows_name
 from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
-from ttc.runtime.gpu.device import Device, DeviceArray, Scope, Work
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
 __all__ = ["RunOp", "TorchExecutor", "view_of"]
 
-_STATE = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
 Tensors = Mapping[str, Tensor]
 # Called with the op's signature, its inputs, and its attributes by name.
 RunOp = Callable[..., tuple[Tensor, ...]]
@@ -69,7 +69,7 @@ class TorchExecutor(Executor):
 
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
-    ) -> Work:
+    ) -> Enqueue:
         if not self._towers:
             raise BackendError("the engine is closed; load the bundle again")
         run: Mapping[str, Callable[[Tensors], None]] = {
@@ -81,11 +81,11 @@ class TorchExecutor(Executor):
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}
 
-        def leaf(stream: int) -> None:
+        def launch(stream: int) -> None:
             with torch.inference_mode(), self._on(stream):
                 run[role](views)
 
-        return lambda: self._device.enqueue(leaf)
+        return lambda: self._device.enqueue(launch)
 
     def scratch(self) -> object:
         if self._pool is None:
@@ -111,14 +111,14 @@ class TorchExecutor(Executor):
             write=write_cache_in_place if self.in_place else _rows,
         )
         a["logits"].copy_(logits)
-        for i, (kind, after, kept) in enumerate(zip(self._config.pattern, state, saved, strict=True)):
-            if kind == "M":
+        for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
+            if kind == LayerKind.MAMBA:
                 self._keep_mamba(a, i, after)
-            if kind == "*" and not self.in_place:
-                for name, tensor in zip(("k_rows", "v_rows"), after, strict=True):
-                    a[f"{name}.{i}"].copy_(tensor)
-            for name, tensor in zip(("saved_xbc", "saved_dt"), kept, strict=False):
-                a[f"{name}.{i}"].copy_(tensor)
+            if kind == LayerKind.ATTENTION and not self.in_place:
+                for name, tensor in zip(layer_names(self._config, i), after, strict=True):
+                    a[rows_name(name)].copy_(tensor)
+            for name, tensor in zip(SAVED_NAMES, kept, strict=False):
+                a[numbered(name, i)].copy_(tensor)
 
     def _denoiser(self, a: Tensors) -> None:
         logits = towers.denoiser_forward(
@@ -138,27 +138,22 @@ class TorchExecutor(Executor):
             a[spec.name].copy_(tensor)
 
     def _advance(self, a: Tensors) -> None:
-        for i, kind in enumerate(self._config.pattern):
-            if kind == "M":
-                after = towers.advance_layer(
-                    self._config,
-                    self._towers[CONTEXT].layers[i],
-                    self._run_op,
-                    a[f"saved_xbc.{i}"],
-                    a[f"saved_dt.{i}"],
-                    a["commit_len"],
-                    (a[f"conv_state.{i}"], a[f"ssm_state.{i}"]),
-                )
-                self._keep_mamba(a, i, after)
+        for i in self._config.layers_of(LayerKind.MAMBA):
+            xbc, dt = (a[numbered(name, i)] for name in SAVED_NAMES)
+            before = tuple(a[name] for name in layer_names(self._config, i))
+            weights = self._towers[CONTEXT].layers[i]
+            after = towers.advance_layer(
+                self._config, weights, self._run_op, xbc, dt, a["commit_len"], before
+            )
+            self._keep_mamba(a, i, after)
 
     def _keep_mamba(self, a: Tensors, layer: int, after: Sequence[Tensor]) -> None:
-        for name, tensor in zip(_STATE["M"], after, strict=True):
-            a[f"{name}.{layer}" if self.in_place else f"new_{name}.{layer}"].copy_(tensor)
+        for name, tensor in zip(layer_names(self._config, layer), after, strict=True):
+            a[name if self.in_place else new_name(name)].copy_(tensor)
 
     def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
         return [
-            tuple(a[f"{name}.{i}"] for name in _STATE.get(kind, ()))
-            for i, kind in enumerate(self._config.pattern)
+            tuple(a[name] for name in layer_names(self._config, i)) for i in range(self._config.num_layers)
         ]
 
     @contextlib.contextmanager

@@ -33,7 +33,7 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
-from ttc.runtime.gpu.two import on_two
+from ttc.runtime.gpu.tower_parallel import load_tower_parallel
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
@@ -55,7 +55,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
             "threads is for backend 'onnxruntime'; torch has one setting per process, torch.set_num_threads"
         )
     if settings.device is not None and "," in settings.device:
-        return _on_two(bundle, settings)
+        return _on_two_gpus(bundle, settings)
     target = _device(settings.device)
     if target.type == "cuda":
         chosen = choose(_has("triton"), _has("cuda.core"))
@@ -105,7 +105,7 @@ def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
     return Cuda(has_triton, has_cuda_core, problem, tuple(notes))
 
 
-def _on_two(bundle: Bundle, settings: LoadSettings) -> Backend:
+def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     """The context tower on the first GPU, the denoiser on the second."""
     assert settings.device is not None
     indices = parse_gpus(settings.device, "torch")
@@ -113,7 +113,7 @@ def _on_two(bundle: Bundle, settings: LoadSettings) -> Backend:
     chosen = choose(_has("triton"), _has("cuda.core"))
     if not chosen.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
-    return on_two(lambda place: _on_cuda(bundle, indices[place], chosen, settings, (list(_TOWERS)[place],)))
+    return load_tower_parallel(lambda i: _on_cuda(bundle, indices[i], chosen, settings, (list(_TOWERS)[i],)))
 
 
 def _on_cuda(

@@ -12,11 +12,12 @@ from torch import Tensor
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import GraphTensor, is_kv_cache, layer_names, state_tensors
 from ttc.model.towers import CONTEXT, DENOISER, LayerState, RunOp, TowerWeights
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, as_span, state_layout
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span
 
 __all__ = ["TorchBackend"]
 
@@ -59,9 +60,10 @@ class TorchBackend(Backend):
         return torch.get_num_threads() if self._device.type == "cpu" else None
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
+        sizes = {"B": max(batch, _RESERVED_ROWS), "C": capacity}
         tensors = {
-            tensor.name: self._zeros((max(batch, _RESERVED_ROWS), *tensor.shape), tensor.float32)
-            for tensor in state_layout(self.config, capacity)
+            tensor.name: self._zeros(tensor.sizes(sizes), self._dtype_of(tensor))
+            for tensor in state_tensors(self.config)
         }
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
@@ -91,11 +93,12 @@ class TorchBackend(Backend):
         )
         # Without `save` nobody will ask for more than is committed now.
         counts = np.full_like(commit_len, input_ids.shape[1]) if save else commit_len
-        for i, (kind, layer) in enumerate(zip(self.config.pattern, new_state, strict=True)):
-            if kind == "M":
-                self._write_mamba(state, rows, i, layer)
-            elif kind == "*":
-                self._append_kv(state, rows, i, layer, counts)
+        for i, new in enumerate(new_state):
+            for name, tensor in zip(layer_names(self.config, i), new, strict=True):
+                if is_kv_cache(name):
+                    self._append_kv(state, rows, name, tensor, counts)
+                else:
+                    state.tensors[name][self._span(rows)] = tensor
         state.touched[rows] = np.maximum(state.touched[rows], lengths + counts)
         state.lengths[rows] = lengths + commit_len
         return ContextCall(logits, saved if save else None)
@@ -111,7 +114,8 @@ class TorchBackend(Backend):
                 moved = towers.advance_layer(
                     self.config, weights.layers[i], self.run_op, xbc, dt, count, layer_state
                 )
-                self._write_mamba(state, rows, i, moved)
+                for name, tensor in zip(layer_names(self.config, i), moved, strict=True):
+                    state.tensors[name][self._span(rows)] = tensor
         state.lengths[rows] += commit_len
 
     @torch.inference_mode()
@@ -144,7 +148,7 @@ class TorchBackend(Backend):
     def resize(self, state: ContextState, batch: int) -> None:
         for name, tensor in state.tensors.items():
             if batch > len(tensor):
-                larger = self._zeros((2 * batch, *tensor.shape[1:]), tensor.dtype == torch.float32)
+                larger = self._zeros((2 * batch, *tensor.shape[1:]), tensor.dtype)
                 larger[: len(tensor)] = tensor
                 state.tensors[name] = larger
         state.resize(batch)
@@ -154,7 +158,7 @@ class TorchBackend(Backend):
         # What a cache holds beyond a row's length is masked, but a NaN there would still come through.
         for name, tensor in state.tensors.items():
             for row in rows.tolist():
-                if "_cache." in name:
+                if is_kv_cache(name):
                     tensor[row, :, : int(state.touched[row])] = 0
                 else:
                     tensor[row] = 0
@@ -164,7 +168,7 @@ class TorchBackend(Backend):
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         length = int(source.lengths[row])
         for name, tensor in source.tensors.items():
-            if "_cache." in name:
+            if is_kv_cache(name):
                 target.tensors[name][to, :, :length] = tensor[row, :, :length]
             else:
                 target.tensors[name][to] = tensor[row]
@@ -175,7 +179,7 @@ class TorchBackend(Backend):
     def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
         stop = int(state.lengths[row])
         tensors = {
-            name: (tensor[row, :, start:stop] if "_cache." in name else tensor[row]).clone()
+            name: (tensor[row, :, start:stop] if is_kv_cache(name) else tensor[row]).clone()
             for name, tensor in state.tensors.items()
         }
         finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
@@ -184,7 +188,7 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
         for name, tensor in state.tensors.items():
-            if "_cache." in name:
+            if is_kv_cache(name):
                 for piece in pieces:
                     tensor[row, :, piece.start : piece.stop] = piece.tensors[name]
             else:
@@ -220,32 +224,24 @@ class TorchBackend(Backend):
 
     def _by_layer(self, state: ContextState, rows: Ints) -> list[tuple[Tensor, ...]]:
         """The state of these rows: views where the rows are neighbours, else a copy."""
-        tensors, span = state.tensors, self._span(rows)
-        pairs = {"M": ("conv_state", "ssm_state"), "*": ("k_cache", "v_cache")}
+        span = self._span(rows)
         return [
-            tuple(tensors[f"{name}.{i}"][span] for name in pairs.get(kind, ()))
-            for i, kind in enumerate(self.config.pattern)
+            tuple(state.tensors[name][span] for name in layer_names(self.config, i))
+            for i in range(self.config.num_layers)
         ]
 
-    def _write_mamba(self, state: ContextState, rows: Ints, layer: int, new: Sequence[Tensor]) -> None:
-        span = self._span(rows)
-        for name, tensor in zip(("conv_state", "ssm_state"), new, strict=True):
-            state.tensors[f"{name}.{layer}"][span] = tensor
-
-    def _append_kv(
-        self, state: ContextState, rows: Ints, layer: int, new: Sequence[Tensor], counts: Ints
-    ) -> None:
-        """Put each row's new keys and values (B, KV heads, L, P) after what its cache holds, the first
-        `counts` of them.
+    def _append_kv(self, state: ContextState, rows: Ints, name: str, new: Tensor, counts: Ints) -> None:
+        """Put each row's new keys or values (B, KV heads, L, P) after what its cache holds, the first `counts`
+        of them.
         """
-        for name, tensor in zip(("k_cache", "v_cache"), new, strict=True):
-            target = state.tensors[f"{name}.{layer}"]
-            for i, row in enumerate(rows.tolist()):
-                start, count = int(state.lengths[row]), int(counts[i])
-                target[row, :, start : start + count] = tensor[i, :, :count]
+        for i, row in enumerate(rows.tolist()):
+            start, count = int(state.lengths[row]), int(counts[i])
+            state.tensors[name][row, :, start : start + count] = new[i, :, :count]
 
-    def _zeros(self, shape: Sequence[int], float32: bool) -> Tensor:
-        dtype = torch.float32 if float32 else self._dtype
+    def _dtype_of(self, tensor: GraphTensor) -> torch.dtype:
+        return torch.float32 if tensor.dtype == "float32" else self._dtype
+
+    def _zeros(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         if self._device.type != "cpu":
             return torch.zeros(*shape, dtype=dtype, device=self._device)
         # numpy's zeros take no memory before somebody writes to them; torch's do.

@@ -8,7 +8,12 @@ from ttc.runtime.decoding.modes.filling import BlockFilling
 from ttc.runtime.decoding.modes.speculative import Draft, Speculative
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.policy import Policy
-from ttc.runtime.decoding.speculative.stats import LosslessStats, Plan, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.stats import (
+    DraftRecord,
+    LosslessStats,
+    Plan,
+    acceptance_rate_per_position,
+)
 from ttc.runtime.decoding.work import Sampled
 
 __all__ = ["DenoiserDrafts", "Lossless"]
@@ -39,7 +44,7 @@ class DenoiserDrafts:
         room: most tokens that a row may hold.
         """
         self._policy, self._mask_id, self._any_width, self._room = policy, mask_id, any_width, room
-        self.rounds: list[Round] = []
+        self.rounds: list[DraftRecord] = []
 
     def propose(self, row: Row) -> Draft:
         """As declared."""
@@ -54,10 +59,10 @@ class DenoiserDrafts:
         block[0] = row.tokens[-1]
         return _BlockDraft(plan, plan.length, BlockFilling(block, plan.steps, self._mask_id, redraw=False))
 
-    def observe(self, row: Row, draft: Draft, accepted: int) -> Round:
+    def observe(self, row: Row, draft: Draft, accepted: int) -> DraftRecord:
         """As declared."""
         assert isinstance(draft, _BlockDraft), "drafts come from propose"
-        self.rounds.append(Round(draft.plan, len(draft.tokens), row.nfe_per_block[-1], accepted))
+        self.rounds.append(DraftRecord(draft.plan, len(draft.tokens), row.nfe_per_block[-1], accepted))
         self._policy.learn(self.rounds[-1])
         return self.rounds[-1]
 
@@ -78,9 +83,9 @@ class Lossless(Speculative):
         """Return the figures of the row's rounds so far."""
         rounds = self._drafts.rounds
         return LosslessStats(
-            rounds=tuple(rounds),
-            tokens_per_round=len(row.tokens) / len(rounds) if rounds else None,
-            acceptance_by_place=acceptance_by_place(rounds),
+            draft_records=tuple(rounds),
+            mean_acceptance_length=len(row.tokens) / len(rounds) if rounds else None,
+            acceptance_rate_per_position=acceptance_rate_per_position(rounds),
             costs=self._policy.costs,
             estimates=self._policy.estimates,
         )

@@ -13,7 +13,7 @@ from ttc.runtime.decoding.modes.filling import BlockFilling
 from ttc.runtime.decoding.modes.sampled import token_error
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.stats import Round
+from ttc.runtime.decoding.speculative.stats import DraftRecord
 from ttc.runtime.decoding.work import Advance, Denoised, Due, Outcome, Read, Sampled
 from ttc.runtime.interface.sampling import INVALID_TOKEN
 
@@ -38,7 +38,7 @@ class Drafter(Protocol):
     def propose(self, row: Row) -> Draft:
         """Begin a draft of what may follow the row's last token."""
 
-    def observe(self, row: Row, draft: Draft, accepted: int) -> Round | None:
+    def observe(self, row: Row, draft: Draft, accepted: int) -> DraftRecord | None:
         """Take in how many drafted tokens AR would have written; return the round's record, if any."""
 
 
@@ -104,7 +104,7 @@ class Speculative:
         row: Row,
         drafted: tuple[int, ...],
         sampled: Sampled,
-        record: Round | None,
+        record: DraftRecord | None,
         *,
         again: bool = True,
     ) -> None:

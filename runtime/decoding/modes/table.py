@@ -11,7 +11,7 @@ from ttc.runtime.decoding.modes.mock_ar import MockAutoregressive
 from ttc.runtime.decoding.modes.prompt_lookup import LookedUp
 from ttc.runtime.decoding.modes.speculative import Speculative
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.policy import DraftMemory
+from ttc.runtime.decoding.speculative.policy import DraftPolicies
 from ttc.runtime.interface.backend import Backend
 
 __all__ = ["VERIFIED", "ModeTable"]
@@ -23,7 +23,7 @@ VERIFIED = ("lossless", "prompt-lookup")
 class ModeTable:
     """Makes the modes of rows on one backend. `room`: most tokens that a row may hold."""
 
-    def __init__(self, backend: Backend, drafts: DraftMemory, room: int) -> None:
+    def __init__(self, backend: Backend, drafts: DraftPolicies, room: int) -> None:
         self._backend, self._drafts, self._room = backend, drafts, room
         self._makers: Mapping[str, Callable[[Row], Mode]] = {
             "diffusion": lambda row: Diffusion(backend.config.mask_token_id),

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.speculative.stats import Costs, Line
+from ttc.runtime.decoding.speculative.stats import Costs, LinearCost
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
 
-__all__ = ["at_best", "measure"]
+__all__ = ["elementwise_min", "measure"]
 
 
 def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns: int, warm_up: bool) -> Costs:
@@ -57,12 +57,12 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         for call in calls:
             call()
     seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
-    ar_seconds, *of_lines = seconds.min(0).tolist()
-    return Costs(ar_seconds, Line(narrow, wide, *of_lines[:2]), Line(narrow, wide, *of_lines[2:]))
+    ar_seconds, *of_costs = seconds.min(0).tolist()
+    return Costs(ar_seconds, LinearCost(narrow, wide, *of_costs[:2]), LinearCost(narrow, wide, *of_costs[2:]))
 
 
-def at_best(one: Costs, other: Costs) -> Costs:
-    """The lower of two measurements of the same calls, each by itself."""
+def elementwise_min(one: Costs, other: Costs) -> Costs:
+    """Return the lower of two measurements of the same calls, call by call."""
     return Costs(
         min(one.ar_step, other.ar_step),
         _lower(one.verify, other.verify),
@@ -70,7 +70,7 @@ def at_best(one: Costs, other: Costs) -> Costs:
     )
 
 
-def _lower(one: Line, other: Line) -> Line:
+def _lower(one: LinearCost, other: LinearCost) -> LinearCost:
     narrow_seconds = min(one.narrow_seconds, other.narrow_seconds)
     return replace(one, narrow_seconds=narrow_seconds, wide_seconds=min(one.wide_seconds, other.wide_seconds))
 

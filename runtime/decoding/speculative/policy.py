@@ -8,7 +8,7 @@ before were accepted, gives and costs
 
 and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per batch size and
 capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
-generation in the engine's `DraftMemory`.
+generation in the engine's `DraftPolicies`.
 """
 
 import threading
@@ -20,18 +20,18 @@ import numpy.typing as npt
 
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.options import Options
-from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
-from ttc.runtime.decoding.speculative.costs import at_best, measure
-from ttc.runtime.decoding.speculative.stats import Costs, Plan, Round
+from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
+from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
+from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
 from ttc.runtime.interface.backend import Backend
 
-__all__ = ["AutoPolicy", "DraftMemory", "FixedPolicy", "Learned", "Policy"]
+__all__ = ["AutoPolicy", "DraftHistory", "DraftPolicies", "FixedPolicy", "Policy"]
 
 # Limits on the steps that are considered; between neighbours the difference in a draft's quality is small.
 _LIMITS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A limit is tried this often before it is judged. After that a neighbour of the best is tried every so many
 # rounds: more often while it may still turn out better.
-_TRIALS, _HOPEFUL_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
+_TRIALS, _PROMISING_ROUNDS, _RETRY_ROUNDS = 3, 16, 64
 # Every call is measured this often before the first round, and so often in all.
 _FIRST_TURNS, _MOST_TURNS = 5, 10
 _MOST_REMEMBERED = 64
@@ -51,7 +51,7 @@ class Policy(Protocol):
     def plan(self, most: int) -> Plan:
         """The next round's plan; drafting more than `most` ≥ 0 tokens is of no use or has no room."""
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """What became of one row's round."""
 
 
@@ -74,18 +74,18 @@ class FixedPolicy:
         """All that can be drafted."""
         return Plan(most, self.steps if most else 0, "asked for", None, None)
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """Nothing to learn."""
 
 
-class Learned:
-    """Experience under one set of options. Shared by threads: hold `lock` to use it."""
+class DraftHistory:
+    """What drafts brought under one set of options. Shared by threads: hold `lock` to use it."""
 
     def __init__(self, block_size: int, max_steps: int) -> None:
         places = block_size - 1
         limits = [limit for limit in _LIMITS if limit <= min(max_steps, places)]
-        self.experience = Experience(limits, places)
-        self.rounds = 0
+        self.estimator = AcceptanceEstimator(limits, places)
+        self.num_plans = 0
         self.lock = threading.Lock()
 
 
@@ -99,76 +99,79 @@ class AutoPolicy:
     """
 
     costs: Costs
-    learned: Learned
+    history: DraftHistory
 
     @property
     def estimates(self) -> dict[int, tuple[float, ...]]:
         """For the limits that were tried."""
-        with self.learned.lock:
-            seen = self.learned.experience
-            rates = seen.acceptance.tolist()
-            return {limit: tuple(rates[k]) for k, limit in enumerate(seen.limits) if seen.rounds[k]}
+        with self.history.lock:
+            estimator = self.history.estimator
+            rates = estimator.acceptance.tolist()
+            return {
+                limit: tuple(rates[k]) for k, limit in enumerate(estimator.limits) if estimator.num_drafts[k]
+            }
 
     def plan(self, most: int) -> Plan:
         """The next round's plan, drafting up to `most` tokens."""
         if most == 0:
             return Plan(0, 0, "nothing to draft", 1.0, self.costs.ar_step)
-        with self.learned.lock:
-            self.learned.rounds += 1
-            seen, lengths = self.learned.experience, np.arange(1, most + 1)
-            acceptance = seen.acceptance
+        with self.history.lock:
+            self.history.num_plans += 1
+            estimator, lengths = self.history.estimator, np.arange(1, most + 1)
+            acceptance = estimator.acceptance
             tokens = expected_tokens(acceptance[:, :most])  # (K, most)
-            seconds = self.costs.round(lengths, np.minimum(seen.steps[:, None], lengths))
-            rates = np.where(seen.rounds[:, None] < _TRIALS, 0.0, tokens / seconds)
+            seconds = self.costs.round(lengths, np.minimum(estimator.steps[:, None], lengths))
+            rates = np.where(estimator.num_drafts[:, None] < _TRIALS, 0.0, tokens / seconds)
             k, place = divmod(int(rates.argmax()), most)
             drafting_pays = rates[k, place] * self.costs.ar_step > 1
             to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
-            hoped = expected_tokens(seen.hopeful(acceptance)[:, :most]) / seconds
-            trial = self._to_try(k if drafting_pays else None, hoped.max(-1) > to_beat)
+            best_case = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds
+            trial = self._to_try(k if drafting_pays else None, best_case.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
             k, place = trial, most - 1
         reason = "best" if trial is None else "trial"
-        return Plan(place + 1, seen.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
+        return Plan(place + 1, estimator.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
 
-    def learn(self, outcome: Round) -> None:
+    def learn(self, outcome: DraftRecord) -> None:
         """What became of one row's round."""
         if outcome.drafted:
-            with self.learned.lock:
+            with self.history.lock:
                 limit = outcome.plan.steps
-                self.learned.experience.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
+                self.history.estimator.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
 
     def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
         """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
-        seen = self.learned.experience
-        places = range(len(seen.limits))
+        estimator = self.history.estimator
+        places = range(len(estimator.limits))
         near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
-        unjudged = [k for k in near if seen.rounds[k] < _TRIALS]
+        unjudged = [k for k in near if estimator.num_drafts[k] < _TRIALS]
         if unjudged:
             return unjudged[0]
-        hopeful = [k for k in near if may_be_better[k]]
-        for candidates, apart in ((hopeful, _HOPEFUL_ROUNDS), (near, _RETRY_ROUNDS)):
-            turn, rest = divmod(self.learned.rounds, apart)
+        promising = [k for k in near if may_be_better[k]]
+        for candidates, apart in ((promising, _PROMISING_ROUNDS), (near, _RETRY_ROUNDS)):
+            turn, rest = divmod(self.history.num_plans, apart)
             if candidates and rest == 0:
                 return candidates[turn % len(candidates)]
         return None
 
 
-class DraftMemory:
-    """What an engine remembers about drafting from one generation to the next. Thread-safe."""
+class DraftPolicies:
+    """Makes the policies of an engine's generations out of what the earlier ones measured. Thread-safe."""
 
     def __init__(self) -> None:
         self._costs: dict[Any, tuple[Costs, int]] = {}
-        self._learned: dict[Any, Learned] = {}
+        self._histories: dict[Any, DraftHistory] = {}
         self._lock = threading.Lock()
 
     def policy(self, backend: Backend, options: Options, room: int) -> Policy:
         """Return the policy of a row.
 
         Measures the costs for one row where the block is new, and once more for each of the next rows, until
-        a busy moment at the start can no longer have spoiled the figures. `room`: most tokens that a row may
-        hold.
+        a busy moment at the start can no longer have spoiled the figures.
+
+        room: most tokens that a row may hold.
         """
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
@@ -181,16 +184,16 @@ class DraftMemory:
             if turns < _MOST_TURNS:
                 more = 1 if costs else _FIRST_TURNS
                 new = measure(backend, *shape, more, warm_up=costs is None)
-                costs, turns = at_best(costs, new) if costs else new, turns + more
+                costs, turns = elementwise_min(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
-            if settings not in self._learned:
-                _remember(self._learned, settings, Learned(o.block_size, o.steps))
+            if settings not in self._histories:
+                _remember(self._histories, settings, DraftHistory(o.block_size, o.steps))
             assert costs is not None, "measured now or before"
-            return AutoPolicy(costs, self._learned[settings])
+            return AutoPolicy(costs, self._histories[settings])
 
 
-def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+def _remember(entries: dict[Any, Any], key: object, value: object) -> None:
     """Keep the value, and forget the oldest entry if that makes too many."""
-    memory[key] = value
-    if len(memory) > _MOST_REMEMBERED:
-        del memory[next(iter(memory))]
+    entries[key] = value
+    if len(entries) > _MOST_REMEMBERED:
+        del entries[next(iter(entries))]

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Costs", "Line", "LosslessStats", "Plan", "Round", "acceptance_by_place"]
+__all__ = ["Costs", "DraftRecord", "LinearCost", "LosslessStats", "Plan", "acceptance_rate_per_position"]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Seconds of a call as a line through two measured widths (tokens per row)."""
+class LinearCost:
+    """Seconds of a call, linear in its width (tokens per row): the line through two measured widths."""
 
     narrow: int
     wide: int
@@ -37,8 +37,8 @@ class Costs:
     """
 
     ar_step: float
-    verify: Line
-    draft_step: Line
+    verify: LinearCost
+    draft_step: LinearCost
 
     def round(self, length: Any, steps: Any) -> Any:
         """Seconds of a round that drafts `length` ≥ 1 tokens in so many denoiser evaluations; numbers or
@@ -68,14 +68,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One round of one row.
+class DraftRecord:
+    """What became of one row's draft in one round.
 
     Attributes:
         plan: as chosen for all rows of the batch.
         drafted: tokens of this row's draft; fewer than planned where the row wants fewer.
         steps: denoiser evaluations they took.
-        accepted: how many of them are AR's own text; AR's token behind them comes on top.
+        accepted: how many of them are AR's own text; the bonus token comes on top.
     """
 
     plan: Plan
@@ -89,27 +89,30 @@ class LosslessStats:
     """Figures of one row's lossless generation.
 
     Attributes:
-        rounds: every round; the prompt's next token comes without one.
-        tokens_per_round: new tokens per round; None without a round.
-        acceptance_by_place: per drafted place the share of drafts accepted there, of those accepted up to
-            there; None where none came so far.
+        draft_records: every round; the prompt's next token comes without one.
+        mean_acceptance_length: new tokens per round, the bonus token included, as in vLLM; None without a
+            round. Beyond vLLM's 1 + accepted / drafts, rounds without a draft count too, the prompt's next
+            token is a new one, and tokens cut at the end are none.
+        acceptance_rate_per_position: the share of drafts accepted at a drafted position, of those accepted up
+            to it; None where none came so far. The rate per position in vLLM is of all drafts: with drafts of
+            one length, the product of these rates up to the position. The bonus token has no position.
         costs: what the policy measured; None where nothing was left to it.
-        estimates: limit on the steps → the policy's acceptance per drafted place, after this generation;
+        estimates: limit on the steps → the policy's acceptance per drafted position, after this generation;
             empty where nothing was left to it.
     """
 
-    rounds: tuple[Round, ...]
-    tokens_per_round: float | None
-    acceptance_by_place: tuple[float | None, ...]
+    draft_records: tuple[DraftRecord, ...]
+    mean_acceptance_length: float | None
+    acceptance_rate_per_position: tuple[float | None, ...]
     costs: Costs | None
     estimates: Mapping[int, tuple[float, ...]]
 
 
-def acceptance_by_place(rounds: Sequence[Round]) -> tuple[float | None, ...]:
-    """Per drafted place, accepted drafts over those that were accepted up to there."""
+def acceptance_rate_per_position(rounds: Sequence[DraftRecord]) -> tuple[float | None, ...]:
+    """Return, per drafted position, accepted drafts over those accepted up to it; see `LosslessStats`."""
     shares: list[float | None] = []
-    for place in range(max((each.drafted for each in rounds), default=0)):
-        reached = [each for each in rounds if each.drafted > place and each.accepted >= place]
-        accepted = sum(each.accepted > place for each in reached)
+    for i in range(max((each.drafted for each in rounds), default=0)):
+        reached = [each for each in rounds if each.drafted > i and each.accepted >= i]
+        accepted = sum(each.accepted > i for each in reached)
         shares.append(accepted / len(reached) if reached else None)
     return tuple(shares)

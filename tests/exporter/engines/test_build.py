@@ -7,13 +7,15 @@ import pytest
 
 from tests.support.build_models import content, write_model
 from ttc.errors import BackendError, InputError
-from ttc.exporter.engines import build as build_module
 from ttc.exporter.engines.build import build
-from ttc.exporter.engines.engine_specs import make_jobs
-from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.exporter.engines.build_graph import GraphBuilder
+from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.lower_graph import engine_specs
+from ttc.exporter.engines.planning import make_plan
 from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
+from ttc.model.config import LayerKind
 from ttc.profiles.build_profile import load_build_profile
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -64,18 +66,18 @@ def test_tensors_and_ranges_are_the_contract(bundles, tmp_path):
 
 def test_a_fixed_profile_gives_an_engine_for_each_length(bundles, tmp_path):
     profile = load_build_profile("latency").override({"capacity": {"max": 2048}})
-    plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", Settings(profile=profile))
+    plan = make_plan(bundles("tiny_a") / "context.onnx", tmp_path / "out", BuildSettings(profile=profile))
     (graph,) = plan.graphs
-    assert [network.name for network in graph.networks] == ["context-1", "context-16", "context-128"]
-    jobs, _ = make_jobs(graph.source, "whole", graph.networks, bake=False)
-    for job, length in zip(jobs, (1, 16, 128), strict=True):
-        tensors = {tensor.name: tensor for tensor in (*job.inputs, *job.outputs)}
+    assert [variant.name for variant in graph.variants] == ["context-1", "context-16", "context-128"]
+    specs, _ = engine_specs(graph.source, "whole", graph.variants, bake=False)
+    for spec, length in zip(specs, (1, 16, 128), strict=True):
+        tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
         assert tensors["input_ids"].shape == (1, length)
         assert tensors["saved_xbc.0"].shape[:2] == (1, length)
         positions = tensors["logit_positions"]
         assert (positions.min, positions.max) == ((1, 1), (1, min(length, 16)))
         assert tensors["k_cache.3"].shape[2] == "C"
-    assert len(make_jobs(graph.source, "cut", graph.networks[:1], bake=False)[0]) > 1
+    assert len(engine_specs(graph.source, "cut", graph.variants[:1], bake=False)[0]) > 1
 
 
 def test_baked_weights_are_inside(bundles, tmp_path):
@@ -100,9 +102,9 @@ def test_two_builds_are_the_same_bytes(bundles, tmp_path, role, form):
 
 def test_a_build_that_is_not_reproducible_is_told(step, tmp_path, monkeypatch):
     made = iter(range(100))
-    real = build_module._Work._build
+    real = GraphBuilder._build
     monkeypatch.setattr(
-        build_module._Work, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
+        GraphBuilder, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
     )
     with pytest.raises(BackendError, match="step: two builds of it differ"):
         build(step, tmp_path / "out", check_reproducible=True)
@@ -134,14 +136,16 @@ def test_layers_are_written_when_asked_for(step, tmp_path):
 
 
 def test_the_plan_counts_memory(bundles):
-    plan = make_plan(bundles("tiny_a"), None, Settings(shapes={"capacity": {"max": 4096}}))
+    plan = make_plan(bundles("tiny_a"), None, BuildSettings(shapes={"capacity": {"max": 4096}}))
     assert not plan.problems
     with Bundle.open(bundles("tiny_a")) as bundle:
         config = bundle.config
         for graph in plan.graphs:
             names = [n for n, entry in bundle.weights.items() if graph.source.role in entry.graphs]
             assert graph.memory.weights == sum(bundle.read_weight(name).nbytes for name in names)
-    cache = 2 * config.pattern.count("*") * config.num_key_value_heads * 4096 * config.head_dim * 4
+    cache = (
+        2 * config.layers.count(LayerKind.ATTENTION) * config.num_key_value_heads * 4096 * config.head_dim * 4
+    )
     denoiser = next(graph for graph in plan.graphs if graph.source.role == "denoiser")
     assert denoiser.memory.kv_cache == cache
     assert 0 < denoiser.memory.mamba_state < cache

@@ -12,7 +12,8 @@ from ttc.errors import BundleError, InputError, MissingDependencyError
 from ttc.exporter.engines import build as build_module
 from ttc.exporter.engines import tensorrt_api
 from ttc.exporter.engines.build import build
-from ttc.exporter.engines.planning import Settings, make_plan
+from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.planning import make_plan
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytestmark = pytest.mark.usefixtures("cache_folder")
@@ -46,7 +47,7 @@ def test_what_cannot_be_built_is_said_before_it_starts(tmp_path, kind):
     text, complaint = BAD_MODELS[kind]
     path = write_model(tmp_path / "bad.onnx", text)
     shapes = {"N": {"max": 8}}
-    assert any(complaint in p for p in make_plan(path, None, Settings(shapes=shapes)).problems)
+    assert any(complaint in p for p in make_plan(path, None, BuildSettings(shapes=shapes)).problems)
     with pytest.raises(InputError, match=complaint):
         build(path, shapes=shapes)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx"]
@@ -114,15 +115,15 @@ def test_what_does_not_fit_the_profiles_gpu_is_noted(bundles, tmp_path):
     path.write_text(
         text.replace("gpu_memory_gb = 32", "gpu_memory_gb = 1").replace("max = 8192", "max = 4096")
     )
-    assert not make_plan(bundles("tiny_a"), None, Settings(profile=path)).notes
-    many = Settings(profile=path, shapes={"batch": {"max": 4096}})
+    assert not make_plan(bundles("tiny_a"), None, BuildSettings(profile=path)).notes
+    many = BuildSettings(profile=path, shapes={"batch": {"max": 4096}})
     (note,) = [n for n in make_plan(bundles("tiny_a"), None, many).notes if "both towers" in n]
     assert note.endswith("GB on one GPU, and profile small is for 1 GB")
 
 
 def test_an_output_that_cannot_be_is_said_before_it_starts(step, tmp_path):
     (tmp_path / "file").touch()
-    plan = make_plan(step, tmp_path / "file" / "out", Settings())
+    plan = make_plan(step, tmp_path / "file" / "out", BuildSettings())
     assert plan.problems == (
         f"{tmp_path / 'file' / 'out'}: {tmp_path / 'file'} is a file; name another output",
     )

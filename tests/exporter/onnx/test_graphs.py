@@ -15,10 +15,10 @@ from tests.support.golden import golden
 from ttc.exporter.passes import pipeline, run_passes
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
+from ttc.model.config import LayerKind
+from ttc.model.graphs import graph_inputs, graph_outputs
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.ops import DOMAIN
-
-LAYERS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
 @pytest.fixture(params=["tiny_a", "tiny_b", "tiny_c"])
@@ -40,8 +40,8 @@ def test_inputs_and_outputs_are_the_contract(bundle):
     F, W1, D = config.conv_dim, config.conv_kernel - 1, config.head_dim
     ssm = [config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size]
     state, new, saved, mamba = {}, {}, {}, {}
-    for i, kind in enumerate(config.pattern):
-        if kind == "M":
+    for i, kind in enumerate(config.layers):
+        if kind == LayerKind.MAMBA:
             own = {
                 f"conv_state.{i}": ("FLOAT", ["B", F, W1]),
                 f"ssm_state.{i}": ("FLOAT", ["B", *ssm]),
@@ -49,7 +49,7 @@ def test_inputs_and_outputs_are_the_contract(bundle):
             mamba |= own
             saved[f"saved_xbc.{i}"] = ("FLOAT", ["B", "L", F])
             saved[f"saved_dt.{i}"] = ("FLOAT", ["B", "L", config.mamba_num_heads])
-        elif kind == "*":
+        elif kind == LayerKind.ATTENTION:
             cache = ("FLOAT", ["B", config.num_key_value_heads, "C", D])
             own = {f"k_cache.{i}": cache, f"v_cache.{i}": cache}
         else:
@@ -96,6 +96,22 @@ def test_inputs_and_outputs_are_the_contract(bundle):
         assert [value.name for value in graph(bundle, role).outputs] == outputs[role], role
 
 
+def test_the_model_lists_them(bundle):
+    """`ttc.model.graphs` has the inputs and outputs of the files, outputs in order."""
+    for role in GRAPH_ROLES:
+        listed = {
+            tensor.name: (tensor.dtype_in("float32"), [str(dim) for dim in tensor.shape])
+            for tensor in graph_inputs(bundle.config, role)
+        }
+        inputs = {
+            value.name: (str(value.dtype.numpy()), [str(dim) for dim in value.shape])
+            for value in graph(bundle, role).inputs
+        }
+        assert inputs == listed, role
+        outputs = [tensor.name for tensor in graph_outputs(bundle.config, role)]
+        assert [value.name for value in graph(bundle, role).outputs] == outputs, role
+
+
 def test_files_say_what_they_are(bundle):
     for role in GRAPH_ROLES:
         path = bundle.graph_path(role)
@@ -112,7 +128,7 @@ def test_files_say_what_they_are(bundle):
 
 def test_every_node_carries_its_layer(bundle):
     """Names that read in a viewer: layers.<i>.<kind>/…, embedding, time, head, step."""
-    pattern = bundle.config.pattern
+    layers = bundle.config.layers
     for role in GRAPH_ROLES:
         names = [node.name for node in graph(bundle, role)]
         assert len(set(names)) == len(names)
@@ -120,11 +136,11 @@ def test_every_node_carries_its_layer(bundle):
             match = re.fullmatch(r"(embedding|time|head|step|layers\.(\d+)\.(\w+))/\w+", name)
             assert match, name
             if match[2]:
-                assert LAYERS[pattern[int(match[2])]] == match[3]
-    layers = {
+                assert layers[int(match[2])].scope == match[3]
+    numbers = {
         int(node.name.split(".")[1]) for node in graph(bundle, "context") if node.name.startswith("layers")
     }
-    assert layers == set(range(len(pattern)))
+    assert numbers == set(range(len(layers)))
 
 
 def test_every_ttc_call_is_a_plugin_with_a_body(bundle):

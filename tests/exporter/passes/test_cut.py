@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close
-from tests.support.stitching import feeds, run_cut, run_whole
+from tests.support.partitioned import feeds, run_cut, run_whole
 from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import cut
@@ -19,6 +19,7 @@ from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.program import ENGINE, OP, Program
 from ttc.formats.strictjson import Fields, parse_json
 from ttc.model.bundle import Bundle
+from ttc.model.config import LayerKind
 from ttc.plugins.ops import DOMAIN
 
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
@@ -40,7 +41,7 @@ def prepared(path):
 @pytest.mark.parametrize("role", GRAPH_ROLES)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("level", ["DISABLE_ALL", "ENABLE_BASIC"])
-def test_stitched_equals_whole(bundles, name, role, level):
+def test_partitioned_equals_whole(bundles, name, role, level):
     with Bundle.open(bundles(name)) as bundle:
         path = bundle.graph_path(role)
         model = prepared(path)
@@ -51,11 +52,11 @@ def test_stitched_equals_whole(bundles, name, role, level):
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
     whole = run_whole(freed(path), inputs | weights, level)
-    stitched = run_cut(parts, inputs | weights, level, model)
-    assert stitched.keys() == whole.keys()
+    partitioned = run_cut(parts, inputs | weights, level, model)
+    assert partitioned.keys() == whole.keys()
     for output, want in whole.items():
-        assert stitched[output].dtype == want.dtype
-        assert stitched[output].tobytes() == want.tobytes(), output
+        assert partitioned[output].dtype == want.dtype
+        assert partitioned[output].tobytes() == want.tobytes(), output
         assert np.isfinite(want[want < np.inf]).all()
     naive = run_cut(parts, inputs | weights, level, None)
     for output, want in whole.items():
@@ -70,11 +71,11 @@ def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     parts = cut(prepared(path), "denoiser")
     assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
     assert set(parts.program.engines) == set(parts.segments)
-    ops = collections.Counter(step.name for step in parts.program.steps if step.kind == OP)
-    assert ops["MambaScan"] == ops["MambaConv"] == config.pattern.count("M")
-    assert ops["MoeRouting"] == ops["MoeUp"] == config.pattern.count("E")
+    ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
+    assert ops["MambaScan"] == ops["MambaConv"] == config.layers.count(LayerKind.MAMBA)
+    assert ops["MoeRouting"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
     assert set(ops) <= set(LEAVES)
-    calls = [step.name for step in parts.program.steps if step.kind == ENGINE]
+    calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
     pairs = {config.pattern[i : i + 2] for i in range(len(config.pattern))}
     assert len(parts.segments) <= len(calls) <= config.num_layers + 1
@@ -182,7 +183,7 @@ def test_rows_of_a_cache_are_what_was_scattered_into_it(bundles, name):
     inputs = feeds(whole.graph, {}, config.vocab_size, seed=7)
     want, got = (run_whole(model, inputs, "DISABLE_ALL") for model in (whole, rows))
     caches = [output for output in want if "_cache." in output]
-    assert len(caches) == 2 * config.pattern.count("*")
+    assert len(caches) == 2 * config.layers.count(LayerKind.ATTENTION)
     assert not any("_cache." in output for output in got)
     L = inputs["input_ids"].shape[1]
     for output in caches:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.support.golden import golden
-from tests.support.stitching import feeds, run_whole
+from tests.support.partitioned import feeds, run_whole
 from ttc.errors import InputError
 from ttc.exporter.passes.fold_layers import fold_layers
 from ttc.exporter.passes.inline_ops import inline_ops
@@ -33,8 +33,7 @@ def test_layers_as_nodes_compute_the_same(bundles, role):
     onnx.checker.check_model(ir.to_proto(model))
 
     layers = [node.name for node in model.graph if node.name.startswith("layers.")]
-    kinds = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
-    assert layers == [f"layers.{i}.{kinds[k]}" for i, k in enumerate(golden("tiny_a").config.pattern)]
+    assert layers == [f"layers.{i}.{kind.scope}" for i, kind in enumerate(golden("tiny_a").config.layers)]
     got = run_whole(model, inputs, "DISABLE_ALL")
     assert got.keys() == due.keys()
     assert all(np.array_equal(got[name], due[name]) for name in due)

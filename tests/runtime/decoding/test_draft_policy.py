@@ -8,28 +8,33 @@ import pytest
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.runtime.decoding.speculative.acceptance import Experience, expected_tokens
-from ttc.runtime.decoding.speculative.costs import at_best, measure
-from ttc.runtime.decoding.speculative.policy import AutoPolicy, Learned
-from ttc.runtime.decoding.speculative.stats import Costs, Line, Round, acceptance_by_place
+from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
+from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
+from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
+from ttc.runtime.decoding.speculative.stats import (
+    Costs,
+    DraftRecord,
+    LinearCost,
+    acceptance_rate_per_position,
+)
 from ttc.runtime.engine import Engine
 
 # In AR steps: a draft step of 16 tokens costs 1.4, a verification 2.
-CPU = Costs(1.0, Line(2, 16, 1.2, 2.0), Line(2, 16, 1.0, 1.4))
+CPU = Costs(1.0, LinearCost(2, 16, 1.2, 2.0), LinearCost(2, 16, 1.0, 1.4))
 # Where weights are what is read, the width costs nothing.
-GPU = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 1.0, 1.0))
-DEAR_DRAFTS = Costs(1.0, Line(2, 16, 1.05, 1.05), Line(2, 16, 9.0, 9.0))
+GPU = Costs(1.0, LinearCost(2, 16, 1.05, 1.05), LinearCost(2, 16, 1.0, 1.0))
+DEAR_DRAFTS = Costs(1.0, LinearCost(2, 16, 1.05, 1.05), LinearCost(2, 16, 9.0, 9.0))
 
 
-def play(costs, quality, rounds, learned=None, block_size=16, seed=0):
+def play(costs, quality, rounds, history=None, block_size=16, seed=0):
     """Rounds in which a draft of T steps is right with probability quality(T) at each place."""
-    policy, draw = AutoPolicy(costs, learned or Learned(block_size, 16)), np.random.default_rng(seed)
+    policy, draw = AutoPolicy(costs, history or DraftHistory(block_size, 16)), np.random.default_rng(seed)
     plans = []
     for _ in range(rounds):
         plan = policy.plan(block_size - 1)
         right = draw.random(plan.length) < (quality(plan.steps) if plan.length else 0)
         accepted = int(np.argmin([*right, False]))
-        policy.learn(Round(plan, plan.length, plan.steps, accepted))
+        policy.learn(DraftRecord(plan, plan.length, plan.steps, accepted))
         plans.append(plan)
     return policy, plans
 
@@ -67,27 +72,27 @@ def test_more_steps_where_they_pay():
 
 
 def test_short_drafts_where_width_costs_and_acceptance_is_low():
-    wide = Costs(1.0, Line(2, 16, 1.0, 4.0), Line(2, 16, 0.3, 1.2))
+    wide = Costs(1.0, LinearCost(2, 16, 1.0, 4.0), LinearCost(2, 16, 0.3, 1.2))
     _, plans = play(wide, lambda steps: 0.6, 200)
     chosen = [plan.length for plan in plans[50:] if plan.reason == "best"]
     assert 1 <= min(chosen) <= max(chosen) < 8
 
 
 def test_it_notices_that_drafts_became_good():
-    learned = Learned(16, 16)
-    play(GPU, lambda steps: 0.0, 200, learned)
-    _, plans = play(GPU, lambda steps: 1.0, 900, learned)
+    history = DraftHistory(16, 16)
+    play(GPU, lambda steps: 0.0, 200, history)
+    _, plans = play(GPU, lambda steps: 1.0, 900, history)
     assert plans[-1].length == 15
 
 
 @pytest.mark.parametrize(("block_size", "max_steps"), [(1, 16), (2, 16), (4, 2), (16, 1)])
 def test_limits_are_kept(block_size, max_steps):
-    policy = AutoPolicy(GPU, Learned(block_size, max_steps))
+    policy = AutoPolicy(GPU, DraftHistory(block_size, max_steps))
     for most in [*range(block_size), block_size - 1]:
         plan = policy.plan(most)
         assert plan.length <= most
         assert plan.steps <= min(max_steps, plan.length)
-        policy.learn(Round(plan, plan.length, plan.steps, plan.length))
+        policy.learn(DraftRecord(plan, plan.length, plan.steps, plan.length))
     assert policy.plan(0).reason == "nothing to draft"
 
 
@@ -96,28 +101,33 @@ def test_expected_tokens():
     assert expected_tokens(np.ones((2, 3))).tolist() == [[2, 3, 4]] * 2
 
 
-def test_experience_counts_what_was_reached():
-    """Nothing is learned behind a disagreement; what is old weighs less."""
-    seen = Experience((1, 4), 3)
+def test_the_estimator_counts_what_was_reached():
+    """Nothing is learned after a disagreement; what is old weighs less."""
+    estimator = AcceptanceEstimator((1, 4), 3)
     for _ in range(500):
-        seen.add(4, 3, 2, 1)
-    rates = seen.acceptance[1]
+        estimator.add(4, 3, 2, 1)
+    rates = estimator.acceptance[1]
     assert rates[0] > 0.98
     assert rates[1] < 0.03
-    assert rates[2] == pytest.approx((seen._accepted[1].sum() + 1) / (seen._reached[1].sum() + 2))
-    assert seen.steps.tolist() == [1.0, pytest.approx(2.0)]
+    assert rates[2] == pytest.approx((estimator._accepted[1].sum() + 1) / (estimator._reached[1].sum() + 2))
+    assert estimator.steps.tolist() == [1.0, pytest.approx(2.0)]
     for _ in range(100):
-        seen.add(4, 3, 4, 0)
-    assert seen.acceptance[1][0] < 0.2
-    assert seen.steps[1] > 3.5
+        estimator.add(4, 3, 4, 0)
+    assert estimator.acceptance[1][0] < 0.2
+    assert estimator.steps[1] > 3.5
 
 
-def test_acceptance_by_place():
-    plan = AutoPolicy(CPU, Learned(4, 4)).plan(3)
-    rounds = [Round(plan, 3, 1, 3), Round(plan, 3, 1, 1), Round(plan, 1, 1, 1), Round(plan, 3, 1, 0)]
-    assert acceptance_by_place(rounds) == (0.75, 0.5, 1.0)
-    assert acceptance_by_place([Round(plan, 2, 1, 0)]) == (0.0, None)
-    assert acceptance_by_place([]) == ()
+def test_acceptance_rate_per_position():
+    plan = AutoPolicy(CPU, DraftHistory(4, 4)).plan(3)
+    rounds = [
+        DraftRecord(plan, 3, 1, 3),
+        DraftRecord(plan, 3, 1, 1),
+        DraftRecord(plan, 1, 1, 1),
+        DraftRecord(plan, 3, 1, 0),
+    ]
+    assert acceptance_rate_per_position(rounds) == (0.75, 0.5, 1.0)
+    assert acceptance_rate_per_position([DraftRecord(plan, 2, 1, 0)]) == (0.0, None)
+    assert acceptance_rate_per_position([]) == ()
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 64])
@@ -143,13 +153,13 @@ def test_an_engine_remembers():
         return engine.generate([1, 2], "lossless", **given).stats.lossless
 
     first, second = stats(), stats()
-    assert second.costs == at_best(first.costs, second.costs), "measured again, and the better kept"
-    assert first.rounds[0].plan.reason == "trial"
+    assert second.costs == elementwise_min(first.costs, second.costs), "measured again, and the better kept"
+    assert first.draft_records[0].plan.reason == "trial"
     assert second.estimates[1][0] > first.estimates[1][0] or second.estimates[1][0] > 0.95
     for _ in range(20):
         last = stats()
     assert stats().costs is stats().costs, "not measured for ever"
-    assert last.costs == at_best(first.costs, last.costs)
+    assert last.costs == elementwise_min(first.costs, last.costs)
     assert stats(max_new_tokens=200).costs != last.costs
     other = stats(block_size=8)
     assert len(other.estimates[1]) == 7
@@ -158,14 +168,14 @@ def test_an_engine_remembers():
 
 
 def test_threads_share_what_is_learned():
-    learned = Learned(16, 16)
+    history = DraftHistory(16, 16)
     threads = [
-        threading.Thread(target=play, args=(GPU, lambda steps: 0.7, 200, learned), kwargs={"seed": i})
+        threading.Thread(target=play, args=(GPU, lambda steps: 0.7, 200, history), kwargs={"seed": i})
         for i in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert learned.rounds == 800
-    assert learned.experience.rounds.sum() <= 800
+    assert history.num_plans == 800
+    assert history.estimator.num_drafts.sum() <= 800

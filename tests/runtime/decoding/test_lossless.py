@@ -56,7 +56,7 @@ def test_golden_checkpoints(name, engines, backend):
     """Random weights, so that nearly every draft is rejected: alone and in a ragged batch of 8."""
     engine, prompts = engines(name, backend), prompts_of(name)
     together = check_identical(engine, prompts, {"draft_steps": 2}, max_new_tokens=20, stop_at_eos=False)
-    assert sum(each.accepted for result in together for each in result.stats.lossless.rounds) < 80
+    assert sum(each.accepted for result in together for each in result.stats.lossless.draft_records) < 80
     alone = check_identical(engine, prompts[2:3], {"draft_steps": 2}, max_new_tokens=20, stop_at_eos=False)
     assert alone[0].token_ids == together[2].token_ids
 
@@ -81,7 +81,7 @@ def test_the_miniature(engines, bundles):
             results = check_identical(engine, prompts, drafting, max_new_tokens=64, **choice)
             assert all(len(result.token_ids) > 10 for result in results)
             if "draft_steps" in drafting:
-                rounds = [each for result in results for each in result.stats.lossless.rounds]
+                rounds = [each for result in results for each in result.stats.lossless.draft_records]
                 assert sum(each.accepted for each in rounds) / len(rounds) > 2
     diffusion = engine.generate(prompts, max_new_tokens=64)
     assert tokens(diffusion) != tokens(engine.generate(prompts, "ar", max_new_tokens=64)), (
@@ -116,7 +116,7 @@ def test_any_number_of_new_tokens(engine, count, block_size):
 def test_eos_first(engine):
     first = engine.generate(PROMPT, "ar", max_new_tokens=1, stop_at_eos=False).token_ids[0]
     result = check_identical(engine, [PROMPT], {}, max_new_tokens=20, eos_token_id=first)[0]
-    assert (result.token_ids, result.stats.lossless.rounds) == ((first,), ())
+    assert (result.token_ids, result.stats.lossless.draft_records) == ((first,), ())
     assert (result.finish_reason, result.stats.context_calls) == ("eos", 1)
 
 
@@ -180,21 +180,21 @@ def test_every_draft_quality(seed, quality, rows, block_size, draft_steps, tempe
         assert sum((event.token_ids for event in own), ()) == result.token_ids
         assert [event.block_index for event in own] == list(range(len(own)))
         assert [event.step for event in own] == list(result.stats.nfe_per_block)
-        rounds = result.stats.lossless.rounds
-        assert tuple(event.round for event in own) == (None, *rounds)
+        rounds = result.stats.lossless.draft_records
+        assert tuple(event.draft_record for event in own) == (None, *rounds)
         for event in own[1:]:
-            assert event.round.drafted == event.round.accepted + len(event.rejected)
-            assert event.round.drafted <= block_size - 1
-            assert len(event.token_ids) <= event.round.accepted + 1
+            assert event.draft_record.drafted == event.draft_record.accepted + len(event.rejected)
+            assert event.draft_record.drafted <= block_size - 1
+            assert len(event.token_ids) <= event.draft_record.accepted + 1
         assert result.stats.context_calls == 1 + len(rounds)
     if temperature == 0 and draft_steps == 1 and rows == 1:
-        drafts = [each for each in got[0].stats.lossless.rounds if each.drafted]
+        drafts = [each for each in got[0].stats.lossless.draft_records if each.drafted]
         for each, right in zip(drafts, backend.right, strict=True):
             leading = int(np.argmin([*right[0], False]))
             assert each.accepted == min(leading, each.drafted)
 
 
-def test_tokens_per_round_follow_the_formula():
+def test_the_mean_acceptance_length_follows_the_formula():
     """1 + Σ pⁱ tokens a round for a denoiser that is right with probability p."""
     for quality in (0.2, 0.6, 0.9):
         result = engine_over(chain(3, quality)).generate(
@@ -203,9 +203,11 @@ def test_tokens_per_round_follow_the_formula():
         figures = result.stats.lossless
         (want,) = expected_tokens([quality] * 7)[-1:]
         assert want == pytest.approx(1 + sum(quality**i for i in range(1, 8)))
-        spread = np.std([each.accepted for each in figures.rounds]) / math.sqrt(len(figures.rounds))
-        assert abs(figures.tokens_per_round - want) < 4 * spread
-        for rate in figures.acceptance_by_place[:3]:
+        spread = np.std([each.accepted for each in figures.draft_records]) / math.sqrt(
+            len(figures.draft_records)
+        )
+        assert abs(figures.mean_acceptance_length - want) < 4 * spread
+        for rate in figures.acceptance_rate_per_position[:3]:
             assert rate == pytest.approx(quality, abs=0.1)
 
 
@@ -274,7 +276,9 @@ def test_a_draft_is_accepted_with_its_probability():
     )
     exact = token_probabilities(backend.logits, 1.3, None, None)
     for pending in range(6):
-        first = [result.stats.lossless.rounds[0] for result in results if result.token_ids[0] == pending]
+        first = [
+            result.stats.lossless.draft_records[0] for result in results if result.token_ids[0] == pending
+        ]
         want, n = exact[pending].max(), len(first)
         accepted = sum(each.accepted for each in first)
         assert abs(accepted - n * want) <= 5 * math.sqrt(n * want * (1 - want)), f"after {pending}"
@@ -299,7 +303,7 @@ def test_drafts_share_the_noise_of_ar():
         seed=4,
         stop_at_eos=False,
     )[0]
-    assert [(each.drafted, each.accepted) for each in result.stats.lossless.rounds] == [(15, 15)] * 3
+    assert [(each.drafted, each.accepted) for each in result.stats.lossless.draft_records] == [(15, 15)] * 3
     assert len(set(result.token_ids)) > 20
 
 
@@ -321,7 +325,7 @@ def test_the_prompt_is_read_once(engines, backend):
         prompt, "lossless", max_new_tokens=20, draft_steps=1, stop_at_eos=False
     )
     assert widths[:2] == [64, 6]
-    assert [each.drafted + 1 for each in result.stats.lossless.rounds] == widths[2:]
+    assert [each.drafted + 1 for each in result.stats.lossless.draft_records] == widths[2:]
 
 
 def test_nan_in_the_denoiser_is_reported(engines):

@@ -8,6 +8,7 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
+from ttc.model.graphs import is_kv_cache
 from ttc.runtime.decoding.loop import Stopwatch, prefill
 from ttc.runtime.decoding.options import make_options
 from ttc.runtime.decoding.rows import Row
@@ -60,7 +61,7 @@ def check_row(backend, state, r, want, what):
     assert int(state.lengths[r]) == n, what
     for name, tensor in want.tensors.items():
         got, expected = backend.fetch(state.tensors[name])[r], backend.fetch(tensor)[0]
-        if name.startswith(("k_cache", "v_cache")):
+        if is_kv_cache(name):
             got, expected = got[:, :n], expected[:, :n]
         assert_close(got, expected, tolerances.CACHES, f"{what}: {name}")
 
@@ -95,7 +96,7 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
         ]
         verdict = verify(inner, Stopwatch(), rows, drafts, options_for(config, **given), state)
         assert verdict.accepted.tolist() == [right for _, right in plan], f"round {number}"
-        for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.next_ids.tolist(), strict=True):
+        for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.bonus_ids.tolist(), strict=True):
             read_as_ar(inner, in_ar[row.index], [row.tokens[-1], *tokens[:right]])
             check_row(inner, state, row.index, in_ar[row.index], f"round {number}, row {row.index}")
             row.tokens += [*tokens[:right], own]
@@ -128,4 +129,4 @@ def test_nan_leaves_the_state_alone(engines, backend):
     assert all(state.tensors[name] is tensor for name, tensor in before.items())
     assert (state.lengths == lengths).all()
     verdict = verify(watched, Stopwatch(), [row], [text[1:5]], options, state)
-    assert (verdict.accepted.tolist(), verdict.next_ids.tolist()) == ([4], [text[5]])
+    assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([4], [text[5]])

@@ -14,7 +14,7 @@ from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
 from ttc.runtime.gpu import cuda as layer
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import DeviceArray, Memory
-from ttc.runtime.gpu.faults import _KEPT, keeps_failing
+from ttc.runtime.gpu.faults import _STICKY, is_sticky
 
 core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
@@ -115,7 +115,7 @@ def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
 
     def step():
         device.copy(array(), array())
-        device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+        device.enqueue(lambda handle: log.append(("enqueued", (handle,))))
 
     def last(condition):
         device.launch("kernel", (2, 1, 1), 64, 0, [4096, np.uint64(condition)])
@@ -126,7 +126,7 @@ def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
         "own.create_graph_builder",
         "builder0.begin_building",
         "driver.cuMemcpyDtoDAsync",
-        "leaf",
+        "enqueued",
         "builder0.end_building",
         "own.create_graph_builder",
         "builder1.begin_building",
@@ -149,7 +149,7 @@ def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
     assert {called[f"{name}.begin_building"] for name in ("builder0", "builder1", "body")} == {("relaxed",)}
     assert called["body.embed"][0]._name == "builder0"
     assert called["driver.cuMemcpyDtoDAsync"][3] == 100, "copies go to the own stream"
-    assert called["leaf"] == (100,), "and engine calls"
+    assert called["enqueued"] == (100,), "and engine calls"
     stream, config, kernel, *arguments = called["core.launch"]
     assert (stream._name, kernel) == ("body", "kernel")
     assert config == {"grid": (2, 1, 1), "block": (64, 1, 1), "shmem_size": 0}
@@ -159,9 +159,9 @@ def test_a_loop_is_captured_as_the_builder_wants_it(device, log):
 
 
 def test_outside_a_capture_work_goes_to_the_own_stream(device, log):
-    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
+    device.enqueue(lambda handle: log.append(("enqueued", (handle,))))
     device.fill(array(), 0)
-    assert dict(log)["leaf"] == (100,)
+    assert dict(log)["enqueued"] == (100,)
     assert dict(log)["driver.cuMemsetD8Async"] == (4096, 0, 256, 100)
     assert device.launches == 2
 
@@ -182,8 +182,8 @@ def test_a_capture_that_fails_leaves_the_device_usable(device, log):
         "builder2.close",
         "builder1.close",
     ]
-    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
-    assert dict(log)["leaf"] == (100,)
+    device.enqueue(lambda handle: log.append(("enqueued", (handle,))))
+    assert dict(log)["enqueued"] == (100,)
 
 
 def test_a_capture_that_cuda_declares_invalid(device, log, monkeypatch, caplog):
@@ -202,8 +202,8 @@ def test_a_capture_that_cuda_declares_invalid(device, log, monkeypatch, caplog):
         device.capture_loop(lambda: None, lambda condition: refused())
     assert names(log)[-3:] == ["body.close", "builder1.close", "builder0.close"]
     assert caplog.text.count("has been invalidated") == 3
-    device.enqueue(lambda handle: log.append(("leaf", (handle,))))
-    assert dict(log)["leaf"] == (100,)
+    device.enqueue(lambda handle: log.append(("enqueued", (handle,))))
+    assert dict(log)["enqueued"] == (100,)
 
 
 @pytest.mark.parametrize(
@@ -233,16 +233,16 @@ def test_an_error_that_stays_is_remembered(device, said):
 def test_every_text_of_a_kept_error_is_known():
     """The names and texts are CUDA's own."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    for in_driver, in_runtime, text in _KEPT:
+    for in_driver, in_runtime, text in _STICKY:
         assert hasattr(driver.CUresult, f"CUDA_ERROR_{in_driver}")
         code = getattr(runtime.cudaError_t, f"cudaError{in_runtime}")
         said = runtime.cudaGetErrorString(code)[1].decode()
         assert text in said
         for words in (f"CUDA_ERROR_{in_driver}", f"cudaError{in_runtime}", f"CUDA error: {said}"):
-            assert keeps_failing(words), words
+            assert is_sticky(words), words
     for passing in ("InvalidValue", "MemoryAllocation", "StreamCaptureInvalidated", "NotReady"):
         code = getattr(runtime.cudaError_t, f"cudaError{passing}")
-        assert not keeps_failing(runtime.cudaGetErrorString(code)[1].decode())
+        assert not is_sticky(runtime.cudaGetErrorString(code)[1].decode())
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_work_is_timed_by_two_events_around_it(device, log):
     device._own.__dict__["_answers"]["record"] = record
     device._core.__dict__["_answers"]["EventOptions"] = core.EventOptions
     assert hasattr(core.Event, "__sub__")
-    seconds = device.timed(lambda: device.enqueue(lambda handle: log.append(("leaf", (handle,)))))
+    seconds = device.timed(lambda: device.enqueue(lambda handle: log.append(("enqueued", (handle,)))))
     assert seconds == pytest.approx(0.0055)
-    assert names(log) == ["own.record", "leaf", "own.record", "own.sync"]
+    assert names(log) == ["own.record", "enqueued", "own.record", "own.sync"]
     assert [option.timing_enabled for option in options] == [True, True]

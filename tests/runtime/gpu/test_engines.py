@@ -1,5 +1,5 @@
 """Engines on a device that pretends: what is refused before TensorRT is asked anything, and the golden tokens
-through whole engines and stitched programs.
+through whole engines and partitioned graphs.
 """
 
 import importlib
@@ -123,7 +123,7 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, 
         ar = engine.generate(rows, mode="ar", max_new_tokens=10, stop_at_eos=False)
         lossless = engine.generate(rows, mode="lossless", max_new_tokens=10, stop_at_eos=False)
         assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
-    assert not any(device.blocks or device.pages for device in two_pretended)
+    assert not any(device.blocks or device.pinned_bytes for device in two_pretended)
     assert all(device.closed for device in two_pretended)
 
 
@@ -352,7 +352,7 @@ def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended
 
 def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, pretended, monkeypatch):
     """What an older `ttc build` made."""
-    monkeypatch.setattr("ttc.exporter.engines.engine_specs.cache_rows", lambda model: False)
+    monkeypatch.setattr("ttc.exporter.engines.build_input.cache_rows", lambda model: False)
     for form in ("cut", "whole"):
         folder = write_engines(bundles("tiny_a"), tmp_path / form, form)
         with (

@@ -12,7 +12,7 @@ LONG = {"max_new_tokens": 40, "block_size": 8, "steps": 8, "stop_at_eos": False}
 EARLY, LATE = 5, 120
 
 
-@pytest.mark.parametrize("leaves", [EARLY, LATE])
+@pytest.mark.parametrize("operations", [EARLY, LATE])
 @pytest.mark.parametrize(
     ("said", "error"),
     [
@@ -20,10 +20,10 @@ EARLY, LATE = 5, 120
         ("CUDA out of memory. Tried to allocate 2.00 GiB", DeviceMemoryError),
     ],
 )
-def test_after_an_error_that_passes_the_engine_goes_on(on_device, host_device, leaves, said, error):
+def test_after_an_error_that_passes_the_engine_goes_on(on_device, host_device, operations, said, error):
     engine = on_device("tiny_a")
     want = engine.generate(PROMPT, **LONG).token_ids
-    host_device.fail_with, host_device.fail_in = said, leaves
+    host_device.fail_with, host_device.fail_in = said, operations
     with pytest.raises(error, match=f"cuda:0: {said[:16]}"):
         [engine.generate(PROMPT, **LONG) for _ in range(20)]
     assert engine.generate(PROMPT, **LONG).token_ids == want
@@ -33,11 +33,11 @@ def test_after_an_error_that_passes_the_engine_goes_on(on_device, host_device, l
     assert on_device("tiny_a").generate(PROMPT, **LONG).token_ids == want
 
 
-@pytest.mark.parametrize("leaves", [EARLY, LATE])
-def test_after_an_error_that_stays_every_call_says_so(on_device, host_device, leaves):
+@pytest.mark.parametrize("operations", [EARLY, LATE])
+def test_after_an_error_that_stays_every_call_says_so(on_device, host_device, operations):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
-    host_device.fail_in = leaves
+    host_device.fail_in = operations
     kept = r"cuda:0: CUDA_ERROR_ILLEGAL_ADDRESS; .*start the process again"
     with pytest.raises(BackendError, match=kept):
         [engine.generate(PROMPT, **LONG) for _ in range(20)]

@@ -16,7 +16,7 @@ from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDepen
 from ttc.runtime.gpu.cuda import loop_problem
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.lengths import padded_length
-from ttc.runtime.gpu.mirror import Mirror
+from ttc.runtime.gpu.pinned_staging import PinnedStaging
 from ttc.runtime.interface.backend import Limits
 
 LEVELS = (0, 1, 2)
@@ -260,11 +260,11 @@ def test_closing_gives_everything_back(on_device, host_device, mode):
             engine.generate(prompt, mode=mode, **LONG)
         engine.context_logits(PROMPT)
         assert host_device.blocks
-        assert host_device.pages
+        assert host_device.pinned_bytes
         assert host_device.graphs
         engine.close()
         assert not host_device.blocks
-        assert not host_device.pages
+        assert not host_device.pinned_bytes
         assert all(graph.closed for graph in host_device.graphs)
     finally:
         gc.enable()
@@ -272,16 +272,16 @@ def test_closing_gives_everything_back(on_device, host_device, mode):
 
 def test_pinned_memory_for_logits_is_bounded(host_device):
     """One piece of it, as large as the largest array, and never larger than its bound."""
-    mirror, scope = Mirror(host_device, most=100), Scope(host_device)
+    staging, scope = PinnedStaging(host_device, most=100), Scope(host_device)
     for count in (5, 20, 10, 75):
         values = np.arange(count, dtype=np.int32)
         array = scope.array("int32", (count,))
-        mirror.write(array, values)
-        assert_equal(mirror.read(array), values, str(count))
-        assert list(host_device.pages.values()) == [max(host_device.pages.values())]
-    assert list(host_device.pages.values()) == [100]
-    mirror.close()
-    assert not host_device.pages
+        staging.write(array, values)
+        assert_equal(staging.read(array), values, str(count))
+        assert list(host_device.pinned_bytes.values()) == [max(host_device.pinned_bytes.values())]
+    assert list(host_device.pinned_bytes.values()) == [100]
+    staging.close()
+    assert not host_device.pinned_bytes
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from tests.support.host_device import HostDevice
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
-from ttc.formats.program import OP, Step
+from ttc.formats.program import OP, Instruction
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.planning.models import released_config
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.executor import cache_specs, mamba_specs, rows_specs
@@ -68,7 +68,7 @@ def test_bytes_of_a_row(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
         config = bundle.config
     small, large = (row_bytes(config, "float32", capacity, 8, in_place=True) for capacity in (64, 128))
-    caches = 2 * config.pattern.count("*") * config.num_key_value_heads * config.head_dim * 4
+    caches = 2 * config.layers.count(LayerKind.ATTENTION) * config.num_key_value_heads * config.head_dim * 4
     assert large - small == 64 * caches
     beside = row_bytes(config, "float32", 128, 8, in_place=False) - large
     assert beside > 8 * caches, "a second Mamba state, and the rows of a block"
@@ -167,7 +167,7 @@ def conv_step(scope, **changes):
     } | changes
     inputs = [scope.array(*spec) for spec in shapes.values()]
     return (
-        Step(OP, "MambaConv", tuple(shapes), ("y",), {"W": 4}),
+        Instruction(OP, "MambaConv", tuple(shapes), ("y",), {"W": 4}),
         inputs,
         [scope.array("float32", (2, 5, 12))],
     )
@@ -218,7 +218,7 @@ def test_an_op_without_a_kernel():
     with pytest.raises(
         BackendError, match="no kernel for the op Nobody; build the engines with --form whole"
     ):
-        PtxOps(scope.device, "float32")(scope, Step(OP, "Nobody", (), (), {}), [], [])
+        PtxOps(scope.device, "float32")(scope, Instruction(OP, "Nobody", (), (), {}), [], [])
 
 
 def test_a_kernel_that_does_not_compile_is_named():

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tests.support.host_device import HostDevice
 from ttc.errors import BundleError
-from ttc.formats.program import ENGINE, OP, Buffer, Program, Step
+from ttc.formats.program import ENGINE, OP, Buffer, Instruction, Program
 from ttc.runtime.gpu.device import ALIGNMENT, Scope
-from ttc.runtime.gpu.partitioned import StitchedProgram, plan_buffers
+from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
 SIZES = {"B": 2, "L": 3, "C": 8, "R": 1}
 
@@ -21,8 +21,8 @@ def chain(*lengths):
     buffers = {"in": Buffer("input", "float32", ("B", 4)), "out": Buffer("output", "float32", ("B", 4))}
     for name, length in zip(names[1:-1], lengths, strict=True):
         buffers[name] = Buffer("between", "float32", (length,))
-    steps = [Step(OP, "x", (a,), (b,), {}) for a, b in itertools.pairwise(names)]
-    return Program(buffers, tuple(steps))
+    instructions = [Instruction(OP, "x", (a,), (b,), {}) for a, b in itertools.pairwise(names)]
+    return Program(buffers, tuple(instructions))
 
 
 def test_buffers_share_memory_where_their_lifetimes_do_not_meet():
@@ -34,18 +34,18 @@ def test_buffers_share_memory_where_their_lifetimes_do_not_meet():
 
 @st.composite
 def programs(draw):
-    """Programs whose steps read any buffers written before."""
+    """Programs whose instructions read any buffers written before."""
     buffers = {"in": Buffer("input", "float32", (4,))}
-    steps, ready = [], ["in"]
+    instructions, ready = [], ["in"]
     for place in range(draw(st.integers(1, 12))):
         made = [f"{place}.{k}" for k in range(draw(st.integers(1, 3)))]
         read = draw(st.lists(st.sampled_from(ready), min_size=1, max_size=3, unique=True))
         for name in made:
             dtype = draw(st.sampled_from(["float32", "bfloat16", "int64"]))
             buffers[name] = Buffer("between", dtype, (draw(st.integers(1, 400)), "B"))
-        steps.append(Step(ENGINE, f"e{place}", tuple(read), tuple(made), {}))
+        instructions.append(Instruction(ENGINE, f"e{place}", tuple(read), tuple(made), {}))
         ready += made
-    return Program(buffers, tuple(steps))
+    return Program(buffers, tuple(instructions))
 
 
 @given(programs())
@@ -59,7 +59,7 @@ def test_live_buffers_never_overlap(program):
         assert offset % ALIGNMENT == 0
         nbytes = buffer.shape[0] * SIZES["B"] * size[buffer.dtype]
         assert offset + nbytes <= plan.arena_bytes
-        touching = [k for k, s in enumerate(program.steps) if name in (*s.inputs, *s.outputs)]
+        touching = [k for k, s in enumerate(program.instructions) if name in (*s.inputs, *s.outputs)]
         places[name] = (offset, offset + nbytes, min(touching), max(touching))
     for a in places.values():
         for b in places.values():
@@ -72,15 +72,15 @@ def bound(program, **changes):
     tensors = {"in": scope.array("float32", (2, 4)), "out": scope.array("float32", (2, 4))} | changes
     seen = []
 
-    def step(scope, step, inputs, outputs):
+    def bind(scope, instruction, inputs, outputs):
         seen.append([array.address for array in (*inputs, *outputs)])
         return lambda: None
 
-    StitchedProgram(program, step, step).bind(scope, tensors, SIZES)
+    PartitionedGraph(program, bind, bind).bind(scope, tensors, SIZES)
     return tensors, seen
 
 
-def test_steps_get_the_addresses_of_the_plan():
+def test_instructions_get_the_addresses_of_the_plan():
     tensors, seen = bound(chain(7, 9))
     assert seen[0][0] == tensors["in"].address
     assert seen[-1][1] == tensors["out"].address

@@ -143,8 +143,8 @@ def test_a_lossless_round_downloads_no_logits(on_device, host_device):
     before = counters(host_device)
     result = engine.generate(PROMPT, "lossless", **options)
     launches, waits, downloaded = counters(host_device) - before
-    rounds = len(result.stats.lossless.rounds)
-    drafting = sum(each.drafted > 0 for each in result.stats.lossless.rounds)
+    rounds = len(result.stats.lossless.draft_records)
+    drafting = sum(each.drafted > 0 for each in result.stats.lossless.draft_records)
     # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
     assert launches == 2 + 3 * drafting + (rounds - drafting)
     assert waits == 1 + 3 * drafting + (rounds - drafting)
@@ -230,7 +230,7 @@ def test_logits_that_are_no_numbers(on_device, host_device, value):
         np.testing.assert_array_equal(host_device.values(tensor), same, err_msg=name)
     wrong = [draft[0] + 1, *draft[1:]]
     verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
-    assert (verdict.accepted.tolist(), verdict.next_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
+    assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
     seen.spoil = lambda logits: logits.fill_(value)
     with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 0"):
         engine.generate(PROMPT, "ar", **FREE)

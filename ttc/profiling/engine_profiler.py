@@ -1,8 +1,8 @@
 """Times of everything that TensorRT engines, and the kernels between them, put on the GPU's stream.
 
-Every leaf is timed by two CUDA events and waited for; what an engine did inside its leaf is told by
-TensorRT's own profiler, layer by layer. No CUDA graphs: a captured leaf is not seen. Written against TensorRT
-11.4 and TensorRT-RTX 1.7; none of it has run on a GPU yet.
+Every operation is timed by two CUDA events and waited for; what an engine did inside its operation is told by
+TensorRT's own profiler, layer by layer. No CUDA graphs: a captured operation is not seen. Written against
+TensorRT 11.4 and TensorRT-RTX 1.7; none of it has run on a GPU yet.
 """
 
 import json
@@ -11,37 +11,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ttc.formats.program import Step
-from ttc.runtime.gpu.device import Device, DeviceArray, Leaf, Work
-from ttc.runtime.gpu.watch import Watch
+from ttc.formats.program import Instruction
+from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, StreamFn
+from ttc.runtime.gpu.profiler import Profiler
 
-__all__ = ["EngineWatch", "LeafTime", "engine_layers", "layer_profiler"]
+__all__ = ["EngineProfiler", "OperationTime", "engine_layers", "layer_profiler"]
 
 # Layer of an engine → what the inspector says of it.
 Told = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(slots=True)
-class LeafTime:
-    """One leaf of the stream.
+class OperationTime:
+    """One operation of the stream.
 
     Attributes:
         what: "enqueue", "copy", "fill", or the name of a kernel.
-        step: of a program, that it belongs to; None for whole engines, and for what the backend does itself.
+        instruction: of a program, that it belongs to; None for whole engines, and for what the backend does
+            itself.
         begin: when the host began to enqueue it, in seconds.  seconds: on the device.
         engine: that ran in it, if one did.  layers: its layers in order, with their seconds.
     """
 
     what: str
-    step: Step | None
+    instruction: Instruction | None
     begin: float
     seconds: float = 0.0
     engine: str | None = None
     layers: list[tuple[str, float]] = field(default_factory=list)
 
 
-class EngineWatch(Watch):
-    """Keeps the leaves of one call.
+class EngineProfiler(Profiler):
+    """Keeps the operations of one call.
 
     Args:
         api: the module tensorrt or tensorrt_rtx.
@@ -54,33 +55,33 @@ class EngineWatch(Watch):
         self._api = api
         self.told: dict[str, Told] = {}
         self.notes: list[str] = []
-        self._leaves: list[LeafTime] | None = None
-        self._step: Step | None = None
+        self._operations: list[OperationTime] | None = None
+        self._instruction: Instruction | None = None
         self._profilers: dict[str, Any] = {}
 
-    def record(self, call: Callable[[], object]) -> list[LeafTime]:
-        """Make one call; its leaves in order."""
-        leaves: list[LeafTime] = []
-        self._leaves = leaves
+    def record(self, call: Callable[[], object]) -> list[OperationTime]:
+        """Make one call; its operations in order."""
+        operations: list[OperationTime] = []
+        self._operations = operations
         try:
             call()
         finally:
-            self._leaves = None
-        return leaves
+            self._operations = None
+        return operations
 
     def device(self, device: Device) -> Device:
-        """The device with its leaves watched."""
-        return cast(Device, _WatchedDevice(device, self))
+        """The device, whose operations go through this profiler."""
+        return cast(Device, _ProfiledDevice(device, self))
 
-    def step(self, step: Step, work: Work) -> Work:
-        """The work, during which leaves are known to be the step's."""
+    def instruction(self, instruction: Instruction, work: Enqueue) -> Enqueue:
+        """The work, during which operations are known to be the instruction's."""
 
         def run() -> None:
-            self._step = step
+            self._instruction = instruction
             try:
                 work()
             finally:
-                self._step = None
+                self._instruction = None
 
         return run
 
@@ -93,19 +94,19 @@ class EngineWatch(Watch):
         # The engine's call then waits for its layers and reports them before it returns.
         context.enqueue_emits_profile = True
 
-    def leaf(self, device: Device, what: str, work: Work) -> None:
-        """Enqueue one leaf, and time it if a call is recorded."""
-        if self._leaves is None:
+    def operation(self, device: Device, what: str, work: Enqueue) -> None:
+        """Enqueue one operation, and time it if a call is recorded."""
+        if self._operations is None:
             work()
             return
-        found = LeafTime(what, self._step, time.perf_counter())
-        self._leaves.append(found)
+        found = OperationTime(what, self._instruction, time.perf_counter())
+        self._operations.append(found)
         found.seconds = device.timed(work)
 
     def _layer(self, engine: str, layer: str, milliseconds: float) -> None:
-        if self._leaves:
-            self._leaves[-1].engine = engine
-            self._leaves[-1].layers.append((layer, milliseconds / 1e3))
+        if self._operations:
+            self._operations[-1].engine = engine
+            self._operations[-1].layers.append((layer, milliseconds / 1e3))
 
     def _inspect(self, name: str, engine: Any) -> Told:
         try:
@@ -115,11 +116,11 @@ class EngineWatch(Watch):
             return {}
 
 
-class _WatchedDevice:
-    """A device whose leaves go through a watch; everything else is the device's own."""
+class _ProfiledDevice:
+    """A device whose operations go through a profiler; everything else is the device's own."""
 
-    def __init__(self, device: Device, watch: EngineWatch) -> None:
-        self._device, self._watch = device, watch
+    def __init__(self, device: Device, profiler: EngineProfiler) -> None:
+        self._device, self._profiler = device, profiler
         self._names: dict[int, str] = {}  # kernels by identity: the device keeps them as long as it lives
 
     def __getattr__(self, name: str) -> Any:
@@ -132,16 +133,16 @@ class _WatchedDevice:
 
     def launch(self, kernel: Any, *arguments: Any) -> None:
         name = self._names.get(id(kernel), "kernel")
-        self._watch.leaf(self._device, name, lambda: self._device.launch(kernel, *arguments))
+        self._profiler.operation(self._device, name, lambda: self._device.launch(kernel, *arguments))
 
-    def enqueue(self, leaf: Leaf) -> None:
-        self._watch.leaf(self._device, "enqueue", lambda: self._device.enqueue(leaf))
+    def enqueue(self, fn: StreamFn) -> None:
+        self._profiler.operation(self._device, "enqueue", lambda: self._device.enqueue(fn))
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
-        self._watch.leaf(self._device, "copy", lambda: self._device.copy(target, source))
+        self._profiler.operation(self._device, "copy", lambda: self._device.copy(target, source))
 
     def fill(self, target: DeviceArray, byte: int) -> None:
-        self._watch.leaf(self._device, "fill", lambda: self._device.fill(target, byte))
+        self._profiler.operation(self._device, "fill", lambda: self._device.fill(target, byte))
 
 
 def layer_profiler(api: Any, layer: Callable[[str, float], None]) -> Any:

@@ -1,4 +1,4 @@
-"""Arrays of a device on the host, and back, through pinned memory of bounded size."""
+"""Large arrays between device and host, through a staging buffer in pinned memory of bounded size."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +9,17 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.device import Device, DeviceArray
 
-__all__ = ["Mirror"]
+__all__ = ["PinnedStaging"]
 
 MOST_BYTES = 64 * 2**20
 
 
-class Mirror:
-    """Pinned memory as large as the largest array so far, at most `most` bytes; larger arrays go through it
-    piece by piece. Used by one thread at a time.
+class PinnedStaging:
+    """Pinned memory as large as the largest array so far; larger arrays go through it piece by piece. Used by
+    one thread at a time.
+
+    Args:
+        most: its largest size in bytes.
     """
 
     def __init__(self, device: Device, most: int = MOST_BYTES) -> None:
@@ -24,7 +27,7 @@ class Mirror:
         self._pinned: npt.NDArray[np.uint8] | None = None
 
     def read(self, array: DeviceArray) -> npt.NDArray[Any]:
-        """A copy of the array; waits for what writes it."""
+        """Return a copy of the array; waits for what writes it."""
         raw = np.empty(array.nbytes, np.uint8)
         for start, part, pinned in self._pieces(array):
             self._device.download(pinned, part)
@@ -33,7 +36,7 @@ class Mirror:
 
     def write(self, array: DeviceArray, values: npt.NDArray[Any]) -> None:
         """Fill the array with values of its shape, converted to its dtype; waits for the copy."""
-        assert values.shape == array.shape, f"{values.shape} given, {array.shape} due"
+        assert values.shape == array.shape, f"{values.shape} given, {array.shape} expected"
         raw = np.ascontiguousarray(values, numpy_dtype(array.dtype)).reshape(-1).view(np.uint8)
         for start, part, pinned in self._pieces(array):
             pinned[...] = raw[start : start + part.nbytes]
@@ -45,11 +48,11 @@ class Mirror:
         self._pinned = None
 
     def _pieces(self, array: DeviceArray) -> Iterator[tuple[int, DeviceArray, npt.NDArray[np.uint8]]]:
-        """First byte, bytes on the device, and pinned memory of the same size."""
-        due = min(array.nbytes, self._most)
-        if self._pinned is None or self._pinned.nbytes < due:
+        """Yield the first byte of each piece, the piece on the device, and pinned memory of its size."""
+        needed = min(array.nbytes, self._most)
+        if self._pinned is None or self._pinned.nbytes < needed:
             self._pinned = None  # before the next is asked for: the two need not fit together
-            self._pinned = self._device.pinned(due)
+            self._pinned = self._device.pinned(needed)
         offset = array.address - array.memory.address
         for start in range(0, array.nbytes, self._most):
             nbytes = min(self._most, array.nbytes - start)

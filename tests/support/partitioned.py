@@ -13,13 +13,13 @@ import torch
 
 from tests.support.host_device import HostDevice
 from ttc.exporter.passes.cut import Cut
-from ttc.formats.program import Step
+from ttc.formats.program import Instruction
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
-from ttc.runtime.gpu.device import DeviceArray, Scope, Work
-from ttc.runtime.gpu.partitioned import StitchedProgram, plan_buffers
+from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
+from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
 Arrays = dict[str, npt.NDArray[Any]]
 SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
@@ -89,7 +89,7 @@ def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) ->
     }
     segments = OrtSteps(device, cut.segments, level)
     ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
-    work = StitchedProgram(program, segments, ops).bind(scope, tensors, SIZES)
+    work = PartitionedGraph(program, segments, ops).bind(scope, tensors, SIZES)
     for name, array in inputs.items():
         device.write(tensors[name], array)
     graph = device.capture(work)
@@ -118,9 +118,13 @@ class OrtSteps:
         self._sessions: dict[Any, onnxruntime.InferenceSession] = {}
 
     def __call__(
-        self, scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
-    ) -> Work:
-        run = self._session(step, inputs)
+        self,
+        scope: Scope,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+    ) -> Enqueue:
+        run = self._session(instruction, inputs)
         binding = run.io_binding()
         for place, array in enumerate(inputs):
             binding.bind_input(f"in_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
@@ -128,16 +132,22 @@ class OrtSteps:
             binding.bind_output(f"out_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
         return lambda: self._device.enqueue(lambda stream: run.run_with_iobinding(binding))
 
-    def _session(self, step: Step, inputs: Sequence[DeviceArray]) -> onnxruntime.InferenceSession:
+    def _session(
+        self, instruction: Instruction, inputs: Sequence[DeviceArray]
+    ) -> onnxruntime.InferenceSession:
         if self._functions is None:
-            key: Any = step.name
+            key: Any = instruction.name
         else:
-            key = (step.name, tuple(step.attributes.items()), *((a.dtype, a.shape) for a in inputs))
+            key = (
+                instruction.name,
+                tuple(instruction.attributes.items()),
+                *((a.dtype, a.shape) for a in inputs),
+            )
         if key not in self._sessions:
             model = (
-                self._segments[step.name]
+                self._segments[instruction.name]
                 if self._functions is None
-                else _op_model(step, inputs, self._functions)
+                else _op_model(instruction, inputs, self._functions)
             )
             self._sessions[key] = session(model, self._level)
         return self._sessions[key]
@@ -147,22 +157,24 @@ def naive_steps(device: HostDevice) -> Any:
     """Ops as their naive twins."""
     specs = {op.name: op for op in OPS}
 
-    def bind(scope: Scope, step: Step, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]) -> Work:
+    def bind(
+        scope: Scope, instruction: Instruction, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
+    ) -> Enqueue:
         read = [torch.from_numpy(device.values(array)) for array in inputs]
         written = [torch.from_numpy(device.values(array)) for array in outputs]
 
-        def leaf(stream: int) -> None:
-            made = run_naive(specs[step.name], *read, **step.attributes)
+        def run(stream: int) -> None:
+            made = run_naive(specs[instruction.name], *read, **instruction.attributes)
             for target, source in zip(written, made, strict=True):
                 assert target.shape == source.shape
                 target.copy_(source)
 
-        return lambda: device.enqueue(leaf)
+        return lambda: device.enqueue(run)
 
     return bind
 
 
-def _op_model(step: Step, arrays: Sequence[DeviceArray], functions: ir.Model) -> ir.Model:
+def _op_model(instruction: Instruction, arrays: Sequence[DeviceArray], functions: ir.Model) -> ir.Model:
     """A model that calls one op."""
     inputs = [
         ir.Value(
@@ -172,10 +184,10 @@ def _op_model(step: Step, arrays: Sequence[DeviceArray], functions: ir.Model) ->
         )
         for place, array in enumerate(arrays)
     ]
-    attributes = ir.convenience.convert_attributes({**step.attributes, **PLUGIN_ATTRIBUTES})
-    node = ir.Node(DOMAIN, step.name, inputs, attributes, num_outputs=len(step.outputs))
+    attributes = ir.convenience.convert_attributes({**instruction.attributes, **PLUGIN_ATTRIBUTES})
+    node = ir.Node(DOMAIN, instruction.name, inputs, attributes, num_outputs=len(instruction.outputs))
     for place, value in enumerate(node.outputs):
         value.name = f"out_{place}"
     imports = dict(functions.graph.opset_imports)
-    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name=step.name)
+    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name=instruction.name)
     return ir.Model(graph, ir_version=functions.ir_version, functions=list(functions.functions.values()))

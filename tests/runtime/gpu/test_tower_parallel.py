@@ -15,7 +15,7 @@ from ttc.errors import DeviceMemoryError, InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
-from ttc.runtime.gpu.two import TwoDevices
+from ttc.runtime.gpu.tower_parallel import TowerParallelBackend
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def two(bundles, tower_weights):
             )
             backends.append(DeviceBackend(config, device, executor, None, no_compiler))
             devices.append(device)
-    with Engine(TwoDevices(*backends)) as engine:
+    with Engine(TowerParallelBackend(*backends)) as engine:
         yield engine, devices
     gc.collect()
     assert not any(device.blocks for device in devices), "closing gives all memory back"
@@ -80,10 +80,10 @@ def test_the_state_follows_before_the_host_waits(two):
     backend = engine._backend
     state = backend.new_state(1, 64)
     order = []
-    send, wait, follow = second.receive, first.wait, first.follow
-    second.receive = lambda *arguments: order.append(arguments[0].nbytes) or send(*arguments)
+    copy_from, wait, wait_event = second.copy_from, first.wait, first.wait_event
+    second.copy_from = lambda *arguments: order.append(arguments[0].nbytes) or copy_from(*arguments)
     first.wait = lambda: order.append("wait") or wait()
-    first.follow = lambda event: order.append("after the copy") or follow(event)
+    first.wait_event = lambda event: order.append("after the copy") or wait_event(event)
     ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
     backend.context(state, ids, four, place)
     mamba, rows = order[:2]
@@ -95,8 +95,8 @@ def test_the_state_follows_before_the_host_waits(two):
     backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
     assert order[-4:] == ["wait", "after the copy", "wait", mamba]
     for name, tensor in state.tensors.items():
-        twin = state.tensors.twin.tensors[name]
-        np.testing.assert_array_equal(first.values(tensor), second.values(twin), err_msg=name)
+        replica = state.tensors.replica.tensors[name]
+        np.testing.assert_array_equal(first.values(tensor), second.values(replica), err_msg=name)
 
 
 def test_lengths_that_are_set_back_count_on_both(two, engines):

@@ -1,4 +1,4 @@
-"""The two towers on two GPUs: the context tower on one, the denoiser on the other.
+"""Tower parallelism: the context tower on one GPU, the denoiser on another.
 
 The context tower's GPU owns the state; a slot of the same size on the denoiser's GPU follows it. Whatever
 moves the state is followed by a copy of what it changed, over the link between the two: the Mamba state, and
@@ -34,20 +34,20 @@ from ttc.runtime.interface.backend import (
 from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
-__all__ = ["TwoDevices", "on_two"]
+__all__ = ["TowerParallelBackend", "load_tower_parallel"]
 
 
-def on_two(load: Callable[[int], DeviceBackend]) -> "TwoDevices":
-    """Both backends, of the context tower (place 0) and of the denoiser (place 1), or neither."""
+def load_tower_parallel(load: Callable[[int], DeviceBackend]) -> "TowerParallelBackend":
+    """Load both backends, of the context tower (`load(0)`) and of the denoiser (`load(1)`), or neither."""
     context = load(0)
     try:
-        return TwoDevices(context, load(1))
+        return TowerParallelBackend(context, load(1))
     except BaseException:
         context.close()
         raise
 
 
-class TwoDevices(Backend):
+class TowerParallelBackend(Backend):
     """Args: backends of the same bundle, one that has the context tower and one that has the denoiser; their
     executors do not write the state in place.
     """
@@ -133,7 +133,7 @@ class TwoDevices(Backend):
             self._send(source.moved_mamba(), target.moved_mamba())
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
-        return self._denoiser.denoise(self._twin(state), block_ids, t)
+        return self._denoiser.denoise(self._replica(state), block_ids, t)
 
     def fetch(self, logits: Any) -> Floats:
         return self._where(logits).fetch(logits)
@@ -145,7 +145,7 @@ class TwoDevices(Backend):
         return self._denoiser.step(logits, inputs)
 
     def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
-        return self._denoiser.fill_block(self._twin(state), inputs)
+        return self._denoiser.fill_block(self._replica(state), inputs)
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         with self._lock:
@@ -178,9 +178,9 @@ class TwoDevices(Backend):
         return self._context if isinstance(logits, ContextLogits) else self._denoiser
 
     def _paired(self, state: ContextState) -> ContextState:
-        """The state with its twin on the denoiser's GPU, which lives as long as it does."""
-        twin = self._denoiser.new_state(state.batch, state.capacity)
-        state.tensors.twin = twin  # type: ignore[attr-defined]  # of the mapping a device backend makes
+        """The state with its replica on the denoiser's GPU, which lives as long as it does."""
+        replica = self._denoiser.new_state(state.batch, state.capacity)
+        state.tensors.replica = replica  # type: ignore[attr-defined]  # of the mapping a device backend makes
         return state
 
     def _make_ready(self, state: ContextState, tokens: int) -> None:
@@ -190,10 +190,10 @@ class TwoDevices(Backend):
         self._await_sent()
         room = state.capacity - int(state.lengths.max())
         length = padded_length(tokens, room, self.limits)
-        self._denoiser.make_room_for_rows(self._twin(state), length)
+        self._denoiser.make_room_for_rows(self._replica(state), length)
 
     def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
-        """Enqueue bringing the twin up to a context call over L tokens that started at these lengths."""
+        """Enqueue bringing the replica up to a context call over L tokens that started at these lengths."""
         source, target = self._slots(state)
         rows = source.moved_rows(length)
         self._send([*source.moved_mamba(), *rows], [*target.moved_mamba(), *target.moved_rows(length)])
@@ -207,23 +207,23 @@ class TwoDevices(Backend):
     def _send(self, source: Sequence[DeviceArray], target: Sequence[DeviceArray]) -> None:
         """Enqueue copies from the context tower's GPU to the denoiser's."""
         for there, here in zip(source, target, strict=True):
-            self._denoiser.device.receive(here, self._context.device, there)
-        self._sent = self._denoiser.device.mark()
+            self._denoiser.device.copy_from(here, self._context.device, there)
+        self._sent = self._denoiser.device.record_event()
 
     def _await_sent(self) -> None:
         """Let what the context tower does next wait for the last copy, which reads what it will change: the
         same state, or one whose slot was that state's.
         """
         if self._sent is not None:
-            self._context.device.follow(self._sent)
+            self._context.device.wait_event(self._sent)
             self._sent = None
 
     def _slots(self, state: ContextState) -> tuple[Slot, Slot]:
-        return self._context.slot(state), self._denoiser.slot(self._twin(state))
+        return self._context.slot(state), self._denoiser.slot(self._replica(state))
 
     @staticmethod
-    def _twin(state: ContextState) -> ContextState:
-        """The twin, at the state's lengths, which a caller may have set back."""
-        twin: ContextState = state.tensors.twin  # type: ignore[attr-defined]  # as above
-        twin.lengths = state.lengths
-        return twin
+    def _replica(state: ContextState) -> ContextState:
+        """The replica, at the state's lengths, which a caller may have set back."""
+        replica: ContextState = state.tensors.replica  # type: ignore[attr-defined]  # as above
+        replica.lengths = state.lengths
+        return replica

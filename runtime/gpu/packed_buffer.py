@@ -14,7 +14,7 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.device import DeviceArray, Memory, Scope, aligned
 from ttc.runtime.gpu.executor import Specs
 
-__all__ = ["Page", "pack"]
+__all__ = ["PackedBuffer", "pack"]
 
 
 def pack(scope: Scope, specs: Specs, sizes: Mapping[str, int]) -> tuple[DeviceArray, dict[str, DeviceArray]]:
@@ -31,32 +31,35 @@ def pack(scope: Scope, specs: Specs, sizes: Mapping[str, int]) -> tuple[DeviceAr
     return DeviceArray.at(memory, 0, "uint8", (end,)), tensors
 
 
-class Page:
-    """Tensors on the device and their mirror in pinned memory.
+class PackedBuffer:
+    """Small tensors on the device and their copy in pinned memory, each in one piece.
+
+    Args:
+        specs: name → dtype and shape, in numbers or in the letters of `sizes`.
 
     Attributes:
         device: name → tensor on the device.
-        host: name → view of the mirror, to write before `upload` and to read after `download`.
+        host: name → view of the pinned copy, to write before `upload` and to read after `download`.
     """
 
     def __init__(self, scope: Scope, specs: Specs, sizes: Mapping[str, int]) -> None:
         self._device = scope.device
         self.whole, self.device = pack(scope, specs, sizes)
-        self._mirror = self._device.pinned(self.whole.nbytes)
+        self._pinned = self._device.pinned(self.whole.nbytes)
         self.host: dict[str, npt.NDArray[Any]] = {}
         for name, array in self.device.items():
             start = array.address - self.whole.address
-            raw = self._mirror[start : start + array.nbytes]
+            raw = self._pinned[start : start + array.nbytes]
             self.host[name] = raw.view(numpy_dtype(array.dtype)).reshape(array.shape)
 
     def upload(self, **values: npt.ArrayLike) -> None:
-        """Set these tensors, every one of the page, with one copy."""
-        assert values.keys() == self.host.keys(), f"{sorted(values)} given, {sorted(self.host)} due"
+        """Set these tensors, every one of the buffer, with one copy."""
+        assert values.keys() == self.host.keys(), f"{sorted(values)} given, {sorted(self.host)} expected"
         for name, value in values.items():
             self.host[name][...] = np.asarray(value)
-        self._device.upload(self.whole, self._mirror)
+        self._device.upload(self.whole, self._pinned)
 
     def download(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of all tensors, with one copy from the device; waits for it."""
-        self._device.download(self._mirror, self.whole)
+        self._device.download(self._pinned, self.whole)
         return {name: view.copy() for name, view in self.host.items()}

@@ -1,0 +1,161 @@
+"""One graph → its engines, out of the cache or from the builder."""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttc import __version__
+from ttc.errors import BackendError, InputError
+from ttc.exporter.engines.build_phases import Stage, joined
+from ttc.exporter.engines.build_report import GraphReport
+from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_folder
+from ttc.exporter.engines.isolated import IsolatedCompiler
+from ttc.exporter.engines.lower_graph import engine_specs
+from ttc.exporter.engines.planning import BuildPlan, GraphPlan
+from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
+from ttc.formats.engines import EngineRecord
+
+__all__ = ["BuiltGraph", "GraphBuilder", "Progress"]
+
+logger = logging.getLogger(__name__)
+
+# Called with (what, done, total).
+Progress = Callable[[str, int, int], None]
+_RECORDS_FILE = "records.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """What one graph became.
+
+    Attributes:
+        role: the graph's role.
+        files: name → content: engines, layers and, in cut form, the program.
+        engines: name → what the manifest says of it.
+        program: name of the program's file; None in whole form.
+        report: what it cost.
+    """
+
+    role: str
+    files: Mapping[str, bytes]
+    engines: Mapping[str, EngineRecord]
+    program: str | None
+    report: GraphReport
+
+
+class GraphBuilder:
+    """Builds the graphs of a plan, or takes them from the cache.
+
+    Attributes:
+        notes: what the user should know afterwards, one sentence each.
+    """
+
+    def __init__(self, plan: BuildPlan, progress: Progress, folder: Path) -> None:
+        """`folder`: where the work lies while it is done; must not be there yet."""
+        settings = plan.settings
+        self._plan, self._progress = plan, progress
+        self._cache = EngineCache(default_cache_folder()) if settings.cache else None
+        self._timing_file = None if settings.timing_cache is None else Path(settings.timing_cache)
+        self._role = ""
+        self._stages: dict[str, Stage] = {}
+        self.notes: list[str] = []
+        timing = None
+        if self._timing_file is not None:
+            timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
+        self._compiler = IsolatedCompiler(settings.backend, plan.targets, folder, self._step, timing)
+
+    def build(self, graph: GraphPlan) -> BuiltGraph:
+        """Build one graph; twice, where the builds are to be compared.
+
+        Raises:
+            BackendError: the backend refuses it, or two builds of it differ.
+        """
+        start = time.perf_counter()
+        self._role, self._stages = graph.source.role, {}
+        twice = self._plan.settings.check_reproducible
+        key = cache_key(self._about(graph) | {"kernels": kernel_digests(), "builder": builder_digest()})
+        files = None if self._cache is None or twice else self._cache.get(key)
+        cached = files is not None
+        if files is None:
+            files = self._build(graph)
+            if twice and self._build(graph) != files:
+                raise BackendError(
+                    f"{graph.source.role}: two builds of it differ; nothing was written. "
+                    "The library orders some tensors by chance; try again on an idle machine"
+                )
+            self._put_into_cache(key, files, graph)
+        return self._built(files, cached, time.perf_counter() - start)
+
+    def save_timing_cache(self) -> None:
+        """Write the timing cache back, if there is one."""
+        if self._timing_file is not None and self._compiler.timing_cache is not None:
+            aside = self._timing_file.with_name(f".{self._timing_file.name}.{os.getpid()}")
+            aside.write_bytes(self._compiler.timing_cache)
+            os.replace(aside, self._timing_file)
+
+    def _build(self, graph: GraphPlan) -> dict[str, bytes]:
+        """Return the files of a graph, as the cache keeps them."""
+        settings = self._plan.settings
+        specs, program = engine_specs(graph.source, settings.form, graph.variants, settings.bake)
+        files: dict[str, bytes] = {}
+        records = {}
+        for done, spec in enumerate(specs):
+            self._progress(spec.name, done, len(specs))
+            built = self._compiler.build(spec)
+            self._stages = joined(self._stages, built.stages)
+            files[f"{spec.name}.engine"] = built.engine
+            files[f"{spec.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
+            records[spec.name] = dataclasses.asdict(
+                EngineRecord(spec.role, spec.inputs, spec.outputs, len(built.layers))
+            )
+        self._progress(graph.source.role, len(specs), len(specs))
+        if program is not None:
+            files[f"{graph.source.role}.program.json"] = json.dumps(program.to_dict()).encode()
+        return files | {_RECORDS_FILE: json.dumps(records).encode()}
+
+    def _built(self, files: Mapping[str, bytes], cached: bool, seconds: float) -> BuiltGraph:
+        content = dict(files)
+        records = json.loads(content.pop(_RECORDS_FILE))
+        engines = {name: EngineRecord.of(record) for name, record in records.items()}
+        sizes = {name: len(content[f"{name}.engine"]) for name in engines}
+        layers = sum(engine.layers for engine in engines.values())
+        program = f"{self._role}.program.json"
+        report = GraphReport(self._role, sizes, cached, seconds, layers, self._stages)
+        return BuiltGraph(self._role, content, engines, program if program in content else None, report)
+
+    def _put_into_cache(self, key: str, files: Mapping[str, bytes], graph: GraphPlan) -> None:
+        if self._cache is None:
+            return
+        try:
+            self._cache.put(key, files, self._about(graph))
+        except InputError as fault:  # what was built is good without the cache
+            logger.warning("%s", fault)
+            self.notes.append(f"not kept in the cache: {fault}")
+
+    def _about(self, graph: GraphPlan) -> dict[str, Any]:
+        """Return what decides what becomes of a graph, but for the sources of kernels and builder."""
+        settings = self._plan.settings
+        return {
+            "graph": graph.source.sha256,
+            "role": graph.source.role,
+            "dtype": graph.source.compute_dtype,
+            "networks": {
+                variant.name: [dict(sizes) for sizes in variant.ranges] for variant in graph.variants
+            },
+            "backend": settings.backend,
+            "version": self._plan.version,
+            "ttc": __version__,
+            "form": settings.form,
+            "targets": list(self._plan.targets),
+            "baked": settings.bake or graph.source.foreign,
+        }
+
+    def _step(self, phase: str, done: int, total: int) -> bool:
+        self._progress(f"{self._role}: {phase}", done, total)
+        return True

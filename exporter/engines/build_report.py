@@ -1,0 +1,70 @@
+"""What a build made, and what it cost."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttc.exporter.engines.build_phases import Stage
+
+__all__ = ["BuildReport", "GraphReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """What a build made of one graph.
+
+    Attributes:
+        role: the graph's role.
+        engines: name → size in bytes.
+        cached: whether they came from the cache.
+        seconds: of all of it but writing.
+        layers: of all its networks.
+        stages: "parse" and "build" (each engine in a process of its own; absent from the cache) and "write"
+            (this process), with seconds and peak memory.
+    """
+
+    role: str
+    engines: Mapping[str, int]
+    cached: bool
+    seconds: float
+    layers: int
+    stages: Mapping[str, Stage]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest resident memory of the processes that built it; 0 from the cache."""
+        return max((stage.peak_bytes for name, stage in self.stages.items() if name != "write"), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build made.
+
+    Attributes:
+        output: folder of the engines.
+        backend: the name of the backend.
+        backend_version: its version.
+        form: "whole" or "cut".
+        targets: compute capabilities; empty: what the backend builds for by default.
+        graphs: one report for each, in the order of their roles.
+        seconds: of all of it.
+        notes: what was chosen for the user, one sentence each.
+        reproducible: whether a second build gave the same bytes; None where not asked.
+    """
+
+    output: Path
+    backend: str
+    backend_version: str
+    form: str
+    targets: tuple[str, ...]
+    graphs: tuple[GraphReport, ...]
+    seconds: float
+    notes: tuple[str, ...]
+    reproducible: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `ttc build --json` prints."""
+        graphs = [dataclasses.asdict(graph) | {"peak_bytes": graph.peak_bytes} for graph in self.graphs]
+        return dataclasses.asdict(self) | {"output": str(self.output), "graphs": graphs}

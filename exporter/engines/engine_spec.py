@@ -1,0 +1,98 @@
+"""One engine to build, and what became of it: both as files too, since another process builds it.
+
+The process that builds (`ttc.exporter.engines.worker`) imports this module, which therefore needs no ONNX
+library: what that process allocates moves the order of tensors in its engine.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ttc.errors import BundleError
+from ttc.exporter.engines.build_phases import Stage
+from ttc.formats.engines import TensorRecord
+from ttc.formats.strictjson import Fields, parse_json
+
+__all__ = ["BuiltEngine", "EngineSpec"]
+
+_SPEC_FILE, _NETWORK_FILE = "spec.json", "network.onnx"
+_RESULT_FILE, _ENGINE_FILE = "result.json", "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One engine to build.
+
+    Attributes:
+        name: of the engine.
+        role: of the graph that the engine is, or is a part of.
+        inputs: what the network must take, with the profile's ranges.
+        outputs: what the network must give, likewise.
+        network: returns the network as serialised ONNX. A function, since a network with its weights is
+            large, and no more than one at a time should be in memory.
+    """
+
+    name: str
+    role: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    network: Callable[[], bytes]
+
+    def write(self, folder: Path) -> None:
+        """Write the spec and its network into a folder."""
+        (folder / _NETWORK_FILE).write_bytes(self.network())
+        content: dict[str, Any] = {"name": self.name, "role": self.role}
+        for key, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            content[key] = [dataclasses.asdict(tensor) for tensor in tensors]
+        (folder / _SPEC_FILE).write_text(json.dumps(content))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read what `write` wrote."""
+        fields = Fields(
+            parse_json((folder / _SPEC_FILE).read_bytes(), _SPEC_FILE, BundleError), _SPEC_FILE, BundleError
+        )
+        inputs, outputs = (
+            tuple(
+                TensorRecord.take(Fields(item, f"{_SPEC_FILE}: {key}", BundleError))
+                for item in fields.items(key)
+            )
+            for key in ("inputs", "outputs")
+        )
+        name, role = fields.string("name"), fields.string("role")
+        fields.end()
+        return cls(name, role, inputs, outputs, (folder / _NETWORK_FILE).read_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A serialised engine.
+
+    Attributes:
+        engine: its bytes.
+        layers: those of its network, as (type, name).
+        stages: "parse" and "build".
+    """
+
+    engine: bytes
+    layers: tuple[tuple[str, str], ...]
+    stages: Mapping[str, Stage]
+
+    def write(self, folder: Path) -> None:
+        """Write the engine, then its description: where that is, the engine is whole."""
+        (folder / _ENGINE_FILE).write_bytes(self.engine)
+        stages = {name: dataclasses.asdict(stage) for name, stage in self.stages.items()}
+        (folder / _RESULT_FILE).write_text(json.dumps({"layers": self.layers, "stages": stages}))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read what `write` wrote; None where it wrote nothing."""
+        if not (folder / _RESULT_FILE).is_file():
+            return None
+        found = json.loads((folder / _RESULT_FILE).read_bytes())
+        layers = tuple((kind, name) for kind, name in found["layers"])
+        stages = {name: Stage(**told) for name, told in found["stages"].items()}
+        return cls((folder / _ENGINE_FILE).read_bytes(), layers, stages)

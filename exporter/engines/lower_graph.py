@@ -1,0 +1,118 @@
+"""From a graph to the engines that it becomes.
+
+In whole form that is one engine for every variant of the graph; in cut form one for every distinct segment,
+and the program that says how segments and ops alternate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import onnx_ir as ir
+
+from ttc.base.dims import letters, sizes_of
+from ttc.errors import BackendError, InputError
+from ttc.exporter.engines.build_input import GraphSource
+from ttc.exporter.engines.engine_spec import EngineSpec
+from ttc.exporter.passes.cut import Cut, cut
+from ttc.exporter.passes.fix_dims import fix_dims
+from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.shapes import shape_of
+from ttc.formats.engines import TensorRecord
+from ttc.formats.program import Program
+
+__all__ = ["FORMS", "EngineVariant", "Ranges", "cut_graph", "engine_specs", "spec_problems"]
+
+FORMS = ("whole", "cut")
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+# Sizes of the letters at min, opt and max.
+Ranges = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVariant:
+    """What one engine of a graph in whole form is built for: its name, and the ranges of its letters."""
+
+    name: str
+    ranges: Ranges
+
+
+def engine_specs(
+    source: GraphSource, form: str, variants: Sequence[EngineVariant], bake: bool
+) -> tuple[list[EngineSpec], Program | None]:
+    """Return the engines of one graph and, in cut form, its program.
+
+    Args:
+        source: the graph.
+        form: one of `FORMS`.
+        variants: what whole graphs are built for; in cut form exactly one, whose ranges all segments take.
+        bake: whether the weights are put into the engines.
+    """
+    if form == "whole":
+        return [_whole(source, variant, bake) for variant in variants], None
+    (variant,) = variants
+    parts = cut_graph(source, bake)
+    specs = [_spec(name, source.role, part, variant.ranges) for name, part in parts.segments.items()]
+    return specs, parts.program
+
+
+def cut_graph(source: GraphSource, bake: bool) -> Cut:
+    """Return a graph cut at its ops; the same source gives the same program."""
+    model = source.network_model(bake)
+    inline_composites(model)
+    return cut(model, source.role)
+
+
+def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model: ir.Model) -> Iterator[str]:
+    """Give the reasons why a graph has no engines in this form, known before any is made."""
+    if source.foreign and form == "cut":
+        yield f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
+    try:
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            _record(value, variant.ranges)
+    except InputError as fault:
+        yield str(fault)
+
+
+def _whole(source: GraphSource, variant: EngineVariant, bake: bool) -> EngineSpec:
+    model = source.network_model(bake)
+    low, _, high = variant.ranges
+    fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
+    return _spec(variant.name, source.role, model, variant.ranges)
+
+
+def _spec(name: str, role: str, model: ir.Model, ranges: Ranges) -> EngineSpec:
+    graph = model.graph
+    return EngineSpec(
+        name,
+        role,
+        tuple(_record(value, ranges) for value in graph.inputs),
+        tuple(_record(value, ranges) for value in graph.outputs),
+        partial(_serialised, name, model),
+    )
+
+
+def _serialised(name: str, model: ir.Model) -> bytes:
+    """Return the network with its weights inside, since the library reads it from memory."""
+    ir.external_data.load_to_model(model)
+    proto = ir.to_proto(model)
+    if (size := proto.ByteSize()) > PROTOBUF_LIMIT_BYTES:
+        raise BackendError(
+            f"{name}: {size} bytes with its weights, more than a network may have; build it without --bake"
+        )
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _record(value: ir.Value, ranges: Ranges) -> TensorRecord:
+    shape = shape_of(value)
+    name = str(value.name)
+    assert value.dtype is not None, f"{name} has no dtype"
+    if unknown := {letter for dim in shape for letter in letters(dim)} - ranges[0].keys():
+        raise InputError(
+            f"tensor {name!r} has the dynamic dimension {sorted(unknown)[0]!r}; give its sizes with "
+            f"--min-shapes, --opt-shapes and --max-shapes, as {sorted(unknown)[0]}:NUMBER"
+        )
+    kind = "weight" if value.metadata_props.get("ttc.kind") == "weight" else "tensor"
+    low, usual, high = (sizes_of(shape, sizes) for sizes in ranges)
+    return TensorRecord(name, kind, str(value.dtype.numpy()), shape, low, usual, high)

@@ -1,0 +1,149 @@
+"""An op is its folder: one that is put beside the others is found by everything that works on ops."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+FOLDER = {
+    "__init__": """
+from ttc.plugins.ops import OpSpec
+
+SCALE_ROWS = OpSpec.make(
+    __name__,
+    "ScaleRows",
+    "Every row times its scale.",
+    inputs=["x: compute (T, D)", "scale: float32 (T)"],
+    outputs=["y: compute (T, D)"],
+)
+OPS = (SCALE_ROWS,)
+ORDER = 99
+""",
+    "naive": """
+def scale_rows(x, scale):
+    return ((x.float() * scale[:, None]).to(x.dtype),)
+""",
+    "function": '''
+from ttc.plugins.onnx_text import render
+
+TEXT = """
+ScaleRows (x, scale) => (y)
+{
+    column_shape = Constant <value_ints: ints = [-1, 1]> ()
+    column = Reshape (scale, column_shape)
+    wide = Constant <value_ints: ints = [1, $D]> ()
+    scales = Expand (column, wide)
+    x_f = Cast <to: int = 1> (x)
+    product = Mul (x_f, scales)
+    y = CastLike (product, x)
+}
+"""
+
+
+def scale_rows(values):
+    return render(TEXT, values)
+''',
+    "kernel": """
+import triton
+import triton.language as tl
+
+from ttc.plugins import launch
+from ttc.plugins.scale_rows import SCALE_ROWS
+
+
+@triton.jit
+def scale(x_ptr, scale_ptr, y_ptr, D: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    at = row * D + columns
+    x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
+    y = x * tl.load(scale_ptr + row)
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=columns < D)
+
+
+scale_rows = launch.Leaf(
+    op=SCALE_ROWS,
+    kernel=scale,
+    changing=("T",),
+    integers=(),
+    tiles=(launch.Tile("all", {}, num_warps=4),),
+    choose=lambda dims: 0,
+    constants=lambda problem, tile: {"D": problem.dims["D"], "BLOCK": launch.power_of_two(problem.dims["D"])},
+    grid=lambda dims, constants, minimum: (dims["T"],),
+)
+""",
+    "cost": """
+def scale_rows(dims):
+    return dims["T"] * dims["D"]
+""",
+}
+
+FOUND = """
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import ttc.plugins
+
+ttc.plugins.__path__.append(sys.argv[1])
+
+from tests.support.kernels import check_against_twin
+from tests.support.single_op import run_body
+from ttc.exporter.engines.source_digests import kernel_digests
+from ttc.plugins.costs import Cost, op_cost
+from ttc.plugins.kernels import LEAVES
+from ttc.plugins.naive import run_naive
+from ttc.plugins.registration import register_all
+from ttc.plugins.table import OPS, markdown
+
+op = OPS[-1]
+assert op.name == "ScaleRows" and len(OPS) > 1
+assert "`ScaleRows`" in markdown()
+
+x, scale = torch.arange(12.0).view(3, 4), torch.tensor([1.0, 2.0, -3.0])
+(y,) = run_naive(op, x, scale)
+assert torch.equal(y, x * scale[:, None])
+(body,) = run_body(op, [x.numpy(), scale.numpy()], {})
+assert np.array_equal(body, y.numpy())
+assert LEAVES[op.name].op is op
+check_against_twin(op, (x, scale), "cpu", atol=0.0)
+
+assert op_cost(op, {"T": 3, "D": 4}, 4) == Cost(12, (12 + 3 + 12) * 4)
+
+registered = defaultdict(list)
+def registers(kind):
+    return lambda name: lambda function: registered[name].append(kind)
+kinds = ("TensorDesc", "AutoTuneCombination", "KernelLaunchParams", "SymIntExprs")
+steps = {kind: registers(kind) for kind in ("register", "autotune", "aot_impl")}
+trtp = SimpleNamespace(op=SimpleNamespace(), **{kind: int for kind in kinds}, **steps)
+register_all(trtp, lambda: "9.0")
+assert registered["ttc::ScaleRows"] == ["register", "autotune", "aot_impl"]
+
+before = kernel_digests()["ScaleRows"]
+Path(sys.argv[1], "scale_rows", "cost.py").write_text("# another formula")
+assert kernel_digests()["ScaleRows"] == before
+Path(sys.argv[1], "scale_rows", "kernel.py").write_text("# another kernel")
+assert kernel_digests()["ScaleRows"] != before
+"""
+
+
+def test_an_op_is_found_by_its_folder_alone(tmp_path):
+    folder = tmp_path / "scale_rows"
+    folder.mkdir()
+    for name, text in FOLDER.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", FOUND, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
