@@ -180,8 +180,9 @@ class Engine:
     def generate(
         self,
         prompt: Prompt,
-        options: GenerationOptions | None = None,
+        mode: str | None = None,
         *,
+        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
         **given: Any,
     ) -> Result | list[Result]:
@@ -190,9 +191,10 @@ class Engine:
         Args:
             prompt: text, token ids, a `ttc.Request` with options of its own, or a sequence of any (a batch,
                 whose rows do not affect each other: each is what a call for it alone gives).
+            mode: how to write; see `GenerationOptions`, which lists this and all other options.
             options: of all rows.
             cancel: stops the call from another thread.
-            **given: single options in place of those, by the names that `GenerationOptions` lists.
+            **given: single options in place of those, by name.
 
         Returns:
             One result; a list for a batch, and for several choices (`n`).
@@ -206,13 +208,14 @@ class Engine:
                 In a batch the last three but the failed backend end their own row, with finish_reason
                 "error".
         """
-        return self._start(prompt, options, given, cancel, streams=False).run()
+        return self._start(prompt, mode, options, given, cancel, streams=False).run()
 
     def stream(
         self,
         prompt: Prompt,
-        options: GenerationOptions | None = None,
+        mode: str | None = None,
         *,
+        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
         **given: Any,
     ) -> Stream:
@@ -223,7 +226,7 @@ class Engine:
         `generate` returns; its times do not count what the caller does between events. Closing it ends the
         generation.
         """
-        return Stream(self._start(prompt, options, given, cancel, streams=True))
+        return Stream(self._start(prompt, mode, options, given, cancel, streams=True))
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the context tower's logits at every position of one sequence: (L, V)."""
@@ -297,6 +300,7 @@ class Engine:
     def _start(
         self,
         prompt: Prompt,
+        mode: str | None,
         options: GenerationOptions | None,
         given: dict[str, Any],
         cancel: Cancel | None,
@@ -305,6 +309,8 @@ class Engine:
     ) -> Generation:
         """Check what is asked for and queue its rows; nothing is computed yet."""
         self._check_usable()
+        if mode is not None:
+            given = {"mode": mode, **given}
         asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
         if self._backend.limits is not None:
             check_rows(self._backend.limits, len(asked.rows))
@@ -352,7 +358,7 @@ class Engine:
 
 
 def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int) -> PrefixCache | None:
-    if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, numbers.Integral) or limit_bytes < 0:
+    if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
         raise InputError(f"prefix_cache_bytes is {limit_bytes!r}; valid: a number of bytes, 0 for no cache")
     if not limit_bytes:
         return None
@@ -360,7 +366,7 @@ def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int) -> PrefixCache
         raise InputError(
             f"backend {backend.name!r} keeps no copies of rows; leave out prefix_cache_bytes, or give 0"
         )
-    return PrefixCache(backend, chunk, int(limit_bytes))
+    return PrefixCache(backend, chunk, limit_bytes)
 
 
 def _is_count(value: object) -> bool:

@@ -138,7 +138,8 @@ class RequestReader:
         if needed > self._room:
             return CapacityError(
                 f"{prompt_tokens} prompt tokens and max_new_tokens {max_new_tokens or 0} need {needed} "
-                f"places, the capacity is {self._room}; shorten the prompt, ask for fewer, or load with more capacity"
+                f"places, the capacity is {self._room}; shorten the prompt, ask for fewer, or load "
+                "with more capacity"
             )
         try:
             fitting_capacity(self._backend.limits, needed, needed)

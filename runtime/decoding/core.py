@@ -219,15 +219,13 @@ class Core:
 
     def _settle(self, row: Row, due: Due, outcome: Outcome) -> None:
         """Let a row take in what came of its part of a call."""
-        prompt = (
-            row.mode.prompt(row) if isinstance(due, Read) and due.prompt and row.mode is not None else None
-        )
-        if self._prefixes is not None and prompt is not None and row.seat is not None:
-            self._prefixes.collect(row.id, prompt, row.length + len(due.tokens), self.seats, row.seat)
+        cache, reads_prompt = self._prefixes, isinstance(due, Read) and due.prompt
+        if cache is not None and isinstance(due, Read) and due.prompt:
+            assert row.seat is not None, "a row that runs sits"
+            cache.collect(row.id, row.request.prompt, row.length + len(due.tokens), self.seats, row.seat)
         row.settle(due, outcome)
-        read = prompt is not None and row.phase is Phase.RUNNING and row.error is None
-        if self._prefixes is not None and read:
-            self._prefixes.publish(row.id)
+        if cache is not None and reads_prompt and row.phase is Phase.RUNNING and row.error is None:
+            cache.publish(row.id)
         self._after(row)
 
     def _after(self, row: Row) -> None:

@@ -189,7 +189,8 @@ def _refuse_for_mode(options: Options) -> None:
         raise InputError(f"finish_early does not apply to mode {mode!r}; it is for mode 'diffusion'")
     if options.logprobs and mode == "prompt-lookup":
         raise InputError(
-            "logprobs does not apply to mode 'prompt-lookup'; use 'ar' or 'lossless', which give the same text"
+            "logprobs does not apply to mode 'prompt-lookup'; "
+            "use 'ar' or 'lossless', which give the same text"
         )
     if options.max_new_tokens is not None and options.min_tokens > options.max_new_tokens:
         raise InputError(
@@ -218,7 +219,8 @@ def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:
     elif isinstance(given, Mapping | str | bytes):
         raise InputError(f"eos_token_id is {given!r}; valid: a token id or several")
     else:
-        several = given if hasattr(given, "__iter__") and getattr(given, "ndim", 1) else [given]
+        is_one = isinstance(given, numbers.Integral) or getattr(given, "shape", None) == ()
+        several: Any = [given] if is_one or not hasattr(given, "__iter__") else given
         ids = _token_ids("eos_token_id", several, config)
         if config.mask_token_id in ids:
             raise InputError(f"eos_token_id is {given!r}; {config.mask_token_id} is the mask id")

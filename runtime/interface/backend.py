@@ -176,6 +176,13 @@ class Backend(ABC):
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         """Copy one row into row `to` of a state whose capacity holds it; the two may be the same state."""
 
+    def select(self, state: ContextState, rows: Ints) -> ContextState:
+        """Return a copy of only these rows, in this order."""
+        chosen = self.new_state(len(rows), state.capacity)
+        for i, row in enumerate(rows.tolist()):
+            self.copy_row(state, row, chosen, i)
+        return chosen
+
     def sample_next(
         self,
         state: ContextState,

@@ -137,7 +137,7 @@ def generate(
         check_format(save_steps)
 
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
-        check_options(opened.config, eos_token_id=None, **options)
+        check_options(opened.config, options)
     with contextlib.ExitStack() as open_until_the_end:
         with loading("loading the bundle", quiet=as_json) as progress:
             engine = open_until_the_end.enter_context(

@@ -98,7 +98,7 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
         assert held.capacity == sizes.capacity
         return lambda: backend.step(logits, inputs)
 
-    greedy = SamplingParams(0.0, None, None, np.zeros(B, np.int64), filled_state.lengths)
+    greedy = SamplingParams.greedy(B)
     one_more = on_state(lambda s: backend.sample_next(s, one, filled(B, 1), filled((B, 1), 0), greedy))
     calls: dict[str, tuple[int, Prepare]] = {
         "prefill chunk": (sizes.chunk, read(chunk)),

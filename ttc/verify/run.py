@@ -18,7 +18,7 @@ from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
-from ttc.runtime.prompts import Prompt, read_prompts
+from ttc.runtime.prompts import Prompt, read_ids, split_prompts
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import (
@@ -119,7 +119,8 @@ class _References:
         self.max_new_tokens = max_new_tokens
         tokenizer = None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
         asked = built_in_prompts(bundle.config) if prompts is None else prompts
-        self.prompts = [list(ids) for ids in read_prompts(asked, bundle.config, tokenizer)[0]]
+        encode = None if tokenizer is None else lambda text: tokenizer.encode(text).ids
+        self.prompts = [read_ids(row, bundle.config, encode) for row in split_prompts(asked)[0]]
         self._sides = {}
         for dtype in dict.fromkeys(("float32", bundle.compute_dtype)):
             say(f"reference in {dtype}")

@@ -231,9 +231,7 @@ class TorchBackend(Backend):
         ]
 
     def _append_kv(self, state: ContextState, rows: Ints, name: str, new: Tensor, counts: Ints) -> None:
-        """Put each row's new keys or values (B, KV heads, L, P) after what its cache holds, the first `counts`
-        of them.
-        """
+        """Put the first `counts` new keys or values (B, KV heads, L, P) of each row after those it has."""
         for i, row in enumerate(rows.tolist()):
             start, count = int(state.lengths[row]), int(counts[i])
             state.tensors[name][row, :, start : start + count] = new[i, :, :count]

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from ttc.runtime.decoding.loop import Stopwatch, prefill
+from ttc.runtime.decoding.speculative.verify import verify
 
 import ttc
 from tests.support import tolerances
@@ -9,10 +11,8 @@ from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
 from ttc.model.graphs import is_kv_cache
-from ttc.runtime.decoding.loop import Stopwatch, prefill
 from ttc.runtime.decoding.options import make_options
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.verify import verify
 
 PROMPTS = ("p12", "p01", "p33", "p05", "p02", "p23", "p03", "p12_1")
 NEW = 24

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from ttc.runtime.decoding.loop import Stopwatch, prefill
+from ttc.runtime.decoding.speculative.verify import verify
 
 import ttc
 from tests.support.compare import assert_equal
@@ -11,10 +13,8 @@ from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
-from ttc.runtime.decoding.loop import Stopwatch, prefill
 from ttc.runtime.decoding.options import make_options
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID
 from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, SamplingParams
 
