@@ -19,9 +19,9 @@ from ttc.runtime.gpu import block_loop, cache_rows
 from ttc.runtime.gpu.block_loop import read_record
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.cuda_graphs import CudaGraphMode, CudaGraphs
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
-from ttc.runtime.gpu.graphs import HOST, PER_BLOCK, PER_STEP, Levels
 from ttc.runtime.gpu.leases import Lease, StateTensors
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.nvrtc import compile_ptx
@@ -59,7 +59,7 @@ class DeviceBackend(Backend):
 
     Args:
         executor: computes the graphs; closed with the backend, as the device is.
-        graph_level: at most this one (`ttc.runtime.gpu.graphs`); None for the highest that can be had.
+        graph_level: at most this one (`ttc.runtime.gpu.cuda_graphs`); None for the highest that is available.
         compile_kernel: (name, source, compute capability) → PTX.
 
     Attributes:
@@ -76,14 +76,14 @@ class DeviceBackend(Backend):
     ) -> None:
         self.name, self.config = executor.name, config
         self._device, self._executor = device, executor
-        self._levels = Levels(device, graph_level, executor)
+        self._graphs = CudaGraphs(device, graph_level, executor)
         self._compile_kernel = compile_kernel
         self._kernel = None
-        if self._levels.level >= PER_BLOCK:
-            self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, PER_STEP)
+        if self._graphs.mode >= CudaGraphMode.BLOCK:
+            self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, CudaGraphMode.STEP)
         writes = None
-        if not executor.in_place and LayerKind.ATTENTION in config.layers and self._levels.level > HOST:
-            writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, HOST)
+        if not executor.in_place and LayerKind.ATTENTION in config.layers and self._graphs.mode > CudaGraphMode.NONE:
+            writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, CudaGraphMode.NONE)
         self._writer = CacheWriter(device, writes)
         self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
@@ -93,14 +93,14 @@ class DeviceBackend(Backend):
         self._closed = False
 
     @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
+    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a mode falls back
         """What is not as asked."""
-        return (*self._executor.notes, *self._levels.notes, *self._own_notes)
+        return (*self._executor.notes, *self._graphs.notes, *self._own_notes)
 
     @property
     def graph_level(self) -> int:  # type: ignore[override]  # it may fall
-        """The level in force."""
-        return self._levels.level
+        """The mode in force, as a level."""
+        return self._graphs.mode.value
 
     @property
     def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's
@@ -366,13 +366,13 @@ class DeviceBackend(Backend):
             self._idle.clear()
             self._staging.close()
 
-    def _loaded(self, name: str, source: str, otherwise: int) -> Any:
-        """A kernel of ours; where it cannot be had None, and the level falls to `otherwise`."""
+    def _loaded(self, name: str, source: str, otherwise: CudaGraphMode) -> Any:
+        """Return a kernel of ours; None where it is not available, and the mode falls to `otherwise`."""
         try:
             ptx = self._compile_kernel(name, source, self._device.compute_capability)
             return self._device.load_kernel(name, ptx)
         except BackendError as fault:
-            self._levels.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
+            self._graphs.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
             return None
 
     def _lease(self, batch: int, capacity: int) -> Lease:
@@ -389,7 +389,7 @@ class DeviceBackend(Backend):
             return Slot(
                 scope,
                 self._executor,
-                self._levels,
+                self._graphs,
                 self.config,
                 self._kernel,
                 self._writer,

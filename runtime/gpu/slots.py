@@ -14,6 +14,7 @@ from ttc.model.config import ModelConfig
 from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.cuda_graphs import CudaGraphs, StepGraph
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import (
     CONTEXT_INPUTS,
@@ -29,7 +30,6 @@ from ttc.runtime.gpu.executor import (
     saved_specs,
     state_specs,
 )
-from ttc.runtime.gpu.graphs import Levels, StepGraph
 from ttc.runtime.gpu.packed_buffer import PackedBuffer, pack
 from ttc.runtime.gpu.sampling import bind_sampling
 from ttc.runtime.interface.backend import BlockInputs
@@ -48,7 +48,7 @@ class Slot:
         self,
         scope: Scope,
         executor: Executor,
-        levels: Levels,
+        graphs: CudaGraphs,
         config: ModelConfig,
         block_kernel: Any,
         writer: CacheWriter,
@@ -57,7 +57,7 @@ class Slot:
         *,
         chooses: bool,
     ) -> None:
-        self.scope, self.executor, self.levels, self.config = scope, executor, levels, config
+        self.scope, self.executor, self.graphs, self.config = scope, executor, graphs, config
         self.writer, self._chooses = writer, chooses
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
         dtype = executor.compute_dtype
@@ -143,7 +143,7 @@ class Slot:
             work()
             self._commit_mamba()
 
-        return inputs, StepGraph(self.scope.device, self.levels, f"advancing by {length} tokens", run)
+        return inputs, StepGraph(self.scope.device, self.graphs, f"advancing by {length} tokens", run)
 
     def commit_state(self, inputs: PackedBuffer, length: int) -> None:
         """Enqueue making the new state of a context call over L tokens the state; its lengths are inputs."""
@@ -216,7 +216,7 @@ class ContextBuffers:
             slot.commit_state(inputs, length)
             choose()
 
-        self.step = StepGraph(scope.device, slot.levels, f"a context call over {length} tokens", run)
+        self.step = StepGraph(scope.device, slot.graphs, f"a context call over {length} tokens", run)
 
 
 class BlockBuffers:
@@ -255,16 +255,16 @@ class BlockBuffers:
             denoise()
             commit()
 
-        levels, what = slot.levels, f"a denoise step over {length} tokens"
-        self.denoise = StepGraph(device, levels, what, denoise)
-        self.commit = StepGraph(device, levels, "a diffusion step", commit)
+        graphs, what = slot.graphs, f"a denoise step over {length} tokens"
+        self.denoise = StepGraph(device, graphs, what, denoise)
+        self.commit = StepGraph(device, graphs, "a diffusion step", commit)
         choose = slot.choice(self.inputs, self.logits, self.outputs, slot.sizes(length, length))
-        self.choose = StepGraph(device, levels, "a choice of tokens", choose)
-        self.fill = StepGraph(device, levels, what, step)
+        self.choose = StepGraph(device, graphs, "a choice of tokens", choose)
+        self.fill = StepGraph(device, graphs, what, step)
         self.loop: BlockLoop | None = None
         if slot.block_kernel is not None:
             tensors = self.inputs.device, self.outputs.device
-            self.loop = BlockLoop(scope, levels, slot.block_kernel, step, *tensors)
+            self.loop = BlockLoop(scope, graphs, slot.block_kernel, step, *tensors)
 
     def upload(
         self,

@@ -60,13 +60,13 @@ class TowerParallelBackend(Backend):
         self._sent: Any = None  # event of the last copy
 
     @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
+    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a mode falls back
         """What is not as asked, on either GPU."""
         return tuple(dict.fromkeys((*self._context.notes, *self._denoiser.notes)))
 
     @property
     def graph_level(self) -> int:  # type: ignore[override]  # it may fall
-        """The level in force; blocks are the denoiser's."""
+        """The mode in force, as a level; blocks are the denoiser's."""
         return self._denoiser.graph_level
 
     @property

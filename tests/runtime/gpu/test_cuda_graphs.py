@@ -1,4 +1,4 @@
-"""Graph levels 0, 1 and 2 over a device that pretends: same tokens, same steps, and nothing moves."""
+"""The modes of CUDA graphs over a device that pretends: same tokens, same steps, and nothing moves."""
 
 import gc
 import threading
