@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.model.config import LayerKind, ModelConfig
-from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu import append_kv, block_loop
+from ttc.runtime.gpu.append_kv import KvAppender
 from ttc.runtime.gpu.block_loop import read_record
-from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda_graphs import CudaGraphMode, CudaGraphs
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
@@ -81,10 +81,14 @@ class DeviceBackend(Backend):
         self._kernel = None
         if self._graphs.mode >= CudaGraphMode.BLOCK:
             self._kernel = self._loaded(block_loop.KERNEL, block_loop.SOURCE, CudaGraphMode.STEP)
-        writes = None
-        if not executor.in_place and LayerKind.ATTENTION in config.layers and self._graphs.mode > CudaGraphMode.NONE:
-            writes = self._loaded(cache_rows.KERNEL, cache_rows.SOURCE, CudaGraphMode.NONE)
-        self._writer = CacheWriter(device, writes)
+        append = None
+        if (
+            not executor.in_place
+            and LayerKind.ATTENTION in config.layers
+            and self._graphs.mode > CudaGraphMode.NONE
+        ):
+            append = self._loaded(append_kv.KERNEL, append_kv.SOURCE, CudaGraphMode.NONE)
+        self._appender = KvAppender(device, append)
         self._sampling_problem = sampling_problem(executor, device, config.vocab_size)
         self._idle: list[Slot] = []
         self._staging = PinnedStaging(device)
@@ -194,15 +198,15 @@ class DeviceBackend(Backend):
             then(length)
         return buffers, length
 
-    def make_room_for_rows(self, state: ContextState, length: int) -> None:
-        """Allocate what the new rows of a context call over L tokens come in, where it is not there yet.
+    def reserve_new_kv(self, state: ContextState, length: int) -> None:
+        """Allocate memory for the new keys and values of a context call over L tokens, unless it is there.
 
         Raises:
             DeviceMemoryError: there is no room for it, even without the slots that wait.
         """
         with self.lock:
             slot = self.slot(state)
-            self._making_room(lambda: slot.moved_rows(length))
+            self._making_room(lambda: slot.changed_kv(length))
 
     def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.lock:
@@ -392,7 +396,7 @@ class DeviceBackend(Backend):
                 self._graphs,
                 self.config,
                 self._kernel,
-                self._writer,
+                self._appender,
                 batch,
                 capacity,
                 chooses=self._sampling_problem is None,

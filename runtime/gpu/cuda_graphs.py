@@ -57,7 +57,7 @@ class CudaGraphs:
             self.lower(CudaGraphMode.STEP, device.loop_problem)
 
     def allow(self, mode: CudaGraphMode) -> bool:
-        """Return whether work may be captured in this mode, also by what the executor has learnt of its work."""
+        """Return whether work may be captured in this mode, as far as the executor knows by now."""
         if self._executor.capture_problem is not None:
             self.lower(CudaGraphMode.NONE, self._executor.capture_problem)
         return self.mode >= mode

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.model.config import ModelConfig
+from ttc.runtime.gpu.append_kv import KvAppender
 from ttc.runtime.gpu.block_loop import BlockLoop
-from ttc.runtime.gpu.cache_rows import CacheWriter
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda_graphs import CudaGraphs, StepGraph
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
@@ -26,7 +26,7 @@ from ttc.runtime.gpu.executor import (
     Executor,
     cache_specs,
     mamba_specs,
-    rows_specs,
+    new_kv_specs,
     saved_specs,
     state_specs,
 )
@@ -37,7 +37,7 @@ from ttc.runtime.interface.state import ContextState
 
 __all__ = ["BlockBuffers", "ContextBuffers", "Slot"]
 
-# The lengths behind the rows; no graph has a tensor of this name.
+# The lengths after the new keys and values; no graph has a tensor of this name.
 _LENGTHS = "lengths_before"
 
 
@@ -51,14 +51,14 @@ class Slot:
         graphs: CudaGraphs,
         config: ModelConfig,
         block_kernel: Any,
-        writer: CacheWriter,
+        appender: KvAppender,
         batch: int,
         capacity: int,
         *,
         chooses: bool,
     ) -> None:
         self.scope, self.executor, self.graphs, self.config = scope, executor, graphs, config
-        self.writer, self._chooses = writer, chooses
+        self.appender, self._chooses = appender, chooses
         self.block_kernel, self.batch, self.capacity = block_kernel, batch, capacity
         dtype = executor.compute_dtype
         self._whole, self.state = pack(scope, state_specs(config, dtype, batch, capacity), {})
@@ -74,7 +74,7 @@ class Slot:
         self._contexts: dict[tuple[int, int], ContextBuffers] = {}
         self._blocks: dict[int, BlockBuffers] = {}
         self._saved: dict[int, dict[str, DeviceArray]] = {}
-        self._rows: dict[int, tuple[DeviceArray, dict[str, DeviceArray]]] = {}
+        self._new_kv: dict[int, tuple[DeviceArray, dict[str, DeviceArray]]] = {}
         self._advances: dict[int, tuple[PackedBuffer, StepGraph]] = {}
 
     @property
@@ -91,7 +91,7 @@ class Slot:
         key = (length, places)
         if key not in self._contexts:
             self.saved(length)
-            self.rows(length)
+            self.new_kv(length)
             with self.scope.all_or_nothing():
                 self._contexts[key] = ContextBuffers(self, length, places)
         return self._contexts[key]
@@ -110,22 +110,22 @@ class Slot:
             self._saved[length] = pack(self.scope, specs, {})[1]
         return self._saved[length]
 
-    def rows(self, length: int) -> dict[str, DeviceArray]:
-        """Where context calls over L tokens put their keys and values, and behind them the lengths before the
+    def new_kv(self, length: int) -> dict[str, DeviceArray]:
+        """Where context calls over L tokens put their keys and values, and after them the lengths before the
         call; nothing where the executor writes into the caches itself.
         """
-        return self._packed_rows(length)[1] if self._moves_rows else {}
+        return self._packed_new_kv(length)[1] if self._appends_kv else {}
 
     @property
-    def _moves_rows(self) -> bool:
+    def _appends_kv(self) -> bool:
         return bool(self._caches) and not self.executor.in_place
 
-    def _packed_rows(self, length: int) -> tuple[DeviceArray, dict[str, DeviceArray]]:
-        if length not in self._rows:
-            specs = rows_specs(self.config, self.executor.compute_dtype, self.batch, length)
+    def _packed_new_kv(self, length: int) -> tuple[DeviceArray, dict[str, DeviceArray]]:
+        if length not in self._new_kv:
+            specs = new_kv_specs(self.config, self.executor.compute_dtype, self.batch, length)
             lengths = {_LENGTHS: ("int32", (self.batch,))}
-            self._rows[length] = pack(self.scope, {**specs, **lengths}, {})
-        return self._rows[length]
+            self._new_kv[length] = pack(self.scope, {**specs, **lengths}, {})
+        return self._new_kv[length]
 
     def advance(self, length: int) -> tuple[PackedBuffer, StepGraph]:
         """Moving the state over saved inputs of L tokens: its one input, and the step."""
@@ -148,29 +148,29 @@ class Slot:
     def commit_state(self, inputs: PackedBuffer, length: int) -> None:
         """Enqueue making the new state of a context call over L tokens the state; its lengths are inputs."""
         self._commit_mamba()
-        if self._moves_rows:
-            self.scope.device.copy(self.rows(length)[_LENGTHS], inputs.device["lengths"])
-            self.write_rows(length, inputs.host["lengths"])
+        if self._appends_kv:
+            self.scope.device.copy(self.new_kv(length)[_LENGTHS], inputs.device["lengths"])
+            self.append_kv(length, inputs.host["lengths"])
 
-    def write_rows(self, length: int, lengths: npt.NDArray[np.int32]) -> None:
-        """Enqueue putting the rows of a call over L tokens into the caches; `lengths`: those before it."""
-        rows = dict(self.rows(length))
-        on_device = rows.pop(_LENGTHS)
-        self.writer.write(list(rows.values()), self._caches, on_device, lengths)
+    def append_kv(self, length: int, lengths: npt.NDArray[np.int32]) -> None:
+        """Enqueue appending the keys and values of a call over L tokens; `lengths`: tokens before it."""
+        new_kv = dict(self.new_kv(length))
+        on_device = new_kv.pop(_LENGTHS)
+        self.appender.append(list(new_kv.values()), self._caches, on_device, lengths)
 
-    def moved_mamba(self) -> list[DeviceArray]:
+    def changed_mamba(self) -> list[DeviceArray]:
         """What `advance` changes, as pieces of memory that are equal in every slot of this size."""
         if self._new_mamba is None:
             return []
         return [DeviceArray.at(self._whole.memory, 0, "uint8", self._new_mamba.shape)]
 
-    def moved_rows(self, length: int) -> list[DeviceArray]:
+    def changed_kv(self, length: int) -> list[DeviceArray]:
         """What a context call over L tokens brings beside that, in the same way."""
-        return [self._packed_rows(length)[0]] if self._moves_rows else []
+        return [self._packed_new_kv(length)[0]] if self._appends_kv else []
 
     def _commit_mamba(self) -> None:
         if self._new_mamba is not None:
-            (old,) = self.moved_mamba()
+            (old,) = self.changed_mamba()
             self.scope.device.copy(old, self._new_mamba)
 
     def choice(
@@ -192,7 +192,7 @@ class Slot:
         blocks = self._blocks.values()
         close_all([*(step.close for step in steps), *(block.close for block in blocks), self.scope.close])
         # Pinned memory goes with its last reference, and work refers to the slot.
-        for made in (self._contexts, self._blocks, self._saved, self._rows, self._advances):
+        for made in (self._contexts, self._blocks, self._saved, self._new_kv, self._advances):
             made.clear()
 
 
@@ -207,7 +207,7 @@ class ContextBuffers:
         self.chosen = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
         self.logits = scope.array("float32", (slot.batch, places, slot.config.vocab_size))
         own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
-        tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.rows(length)
+        tensors = own | slot.state | slot.new_state | slot.saved(length) | slot.new_kv(length)
         work = slot.executor.bind(scope, "context", tensors, sizes)
         choose = slot.choice(inputs, self.logits, self.chosen, sizes)
 

@@ -2,8 +2,8 @@
 
 The context tower's GPU owns the state; a slot of the same size on the denoiser's GPU follows it. Whatever
 moves the state is followed by a copy of what it changed, over the link between the two: the Mamba state, and
-the rows that are new in the caches, which a kernel there puts in their place. Whole states are copied only
-where rows leave the batch, or a state comes from the host.
+the new keys and values, which a kernel there appends to the caches. Whole states are copied only where rows
+leave the batch, or a state comes from the host.
 
 The copy is ordered by events alone: the denoiser's stream waits for the context tower, not the host, which
 takes in what the context tower gave and prepares the next block meanwhile. Only what next changes the state
@@ -130,7 +130,7 @@ class TowerParallelBackend(Backend):
             self._await_sent()
             self._context.advance(state, saved, commit_len)
             source, target = self._slots(state)
-            self._send(source.moved_mamba(), target.moved_mamba())
+            self._send(source.changed_mamba(), target.changed_mamba())
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
         return self._denoiser.denoise(self._replica(state), block_ids, t)
@@ -190,15 +190,15 @@ class TowerParallelBackend(Backend):
         self._await_sent()
         room = state.capacity - int(state.lengths.max())
         length = padded_length(tokens, room, self.limits)
-        self._denoiser.make_room_for_rows(self._replica(state), length)
+        self._denoiser.reserve_new_kv(self._replica(state), length)
 
     def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
         """Enqueue bringing the replica up to a context call over L tokens that started at these lengths."""
         source, target = self._slots(state)
-        rows = source.moved_rows(length)
-        self._send([*source.moved_mamba(), *rows], [*target.moved_mamba(), *target.moved_rows(length)])
-        if rows:
-            target.write_rows(length, before)
+        new_kv = source.changed_kv(length)
+        self._send([*source.changed_mamba(), *new_kv], [*target.changed_mamba(), *target.changed_kv(length)])
+        if new_kv:
+            target.append_kv(length, before)
 
     def _send_whole(self, state: ContextState) -> None:
         source, target = self._slots(state)

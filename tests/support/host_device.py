@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu import append_kv, block_loop
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
 from ttc.runtime.gpu.faults import Faults
 
@@ -234,7 +234,7 @@ class _HostGraph(Graph):
 
 def with_loop_kernel(**settings: Any) -> HostDevice:
     """A pretended device that can run the two kernels in CUDA C."""
-    return HostDevice({block_loop.KERNEL: block_update, cache_rows.KERNEL: write_cache_rows}, **settings)
+    return HostDevice({block_loop.KERNEL: block_update, append_kv.KERNEL: append_kv_kernel}, **settings)
 
 
 def block_update(device: HostDevice, *arguments: Any) -> None:
@@ -261,9 +261,9 @@ def block_update(device: HostDevice, *arguments: Any) -> None:
         device.condition = int(goes_on)
 
 
-def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
-    """`cache_rows.write` with the arguments of the CUDA kernel, cache by cache, row by row of the batch."""
-    rows, lengths, H, L, C, words, rows_apart, caches_apart, caches = arguments
+def append_kv_kernel(device: HostDevice, *arguments: Any) -> None:
+    """`append_kv.append_kv` with the arguments of the CUDA kernel, cache by cache."""
+    new_kv, lengths, H, L, C, words, new_kv_apart, caches_apart, caches = arguments
     grid = device.grid
     B, count = grid[0] // int(H * L), grid[1]
 
@@ -273,8 +273,8 @@ def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
 
     taken = device.at(lengths, 4 * B).view(np.int32)
     for cache in range(count):
-        cache_rows.write(
-            at(rows + 2 * cache * int(rows_apart), 1, B, H, L, words),
+        append_kv.append_kv(
+            at(new_kv + 2 * cache * int(new_kv_apart), 1, B, H, L, words),
             taken,
             at(caches + 2 * cache * int(caches_apart), 1, B, H, C, words),
         )

@@ -18,7 +18,7 @@ from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryErr
 from ttc.formats.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.formats.signing import sign
 from ttc.model.bundle import Bundle
-from ttc.runtime.gpu import cache_rows
+from ttc.runtime.gpu import append_kv
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
 from ttc.runtime.gpu.ptx_ops import PtxOps
@@ -321,10 +321,10 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
 
 
 @pytest.mark.parametrize(("level", "kernel"), [(None, True), (None, False), (0, True)])
-def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended, level, kernel):
-    """Golden tokens, however the rows get into the caches, and no copy as large as a cache."""
+def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, pretended, level, kernel):
+    """Golden tokens, however the new keys and values get into the caches, and no copy as large as a cache."""
     if not kernel:
-        pretended.kernels.pop(cache_rows.KERNEL)
+        pretended.kernels.pop(append_kv.KERNEL)
     copied = []
     copy = pretended.copy
     pretended.copy = lambda target, source: copied.append(source.nbytes) or copy(target, source)

@@ -20,7 +20,7 @@ from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.planning.models import released_config
 from ttc.runtime.gpu.device import Scope
-from ttc.runtime.gpu.executor import cache_specs, mamba_specs, rows_specs
+from ttc.runtime.gpu.executor import cache_specs, mamba_specs, new_kv_specs
 from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
@@ -71,7 +71,7 @@ def test_bytes_of_a_row(bundles):
     caches = 2 * config.layers.count(LayerKind.ATTENTION) * config.num_key_value_heads * config.head_dim * 4
     assert large - small == 64 * caches
     beside = row_bytes(config, "float32", 128, 8, in_place=False) - large
-    assert beside > 8 * caches, "a second Mamba state, and the rows of a block"
+    assert beside > 8 * caches, "a second Mamba state, and the keys and values of a block"
     assert row_bytes(config, "float32", 4096, 8, in_place=False) - large == beside + (4096 - 128) * caches
 
 
@@ -83,7 +83,7 @@ def test_bytes_of_a_context_call_at_the_real_size():
         for specs in (
             mamba_specs(config, "bfloat16", 1),
             cache_specs(config, "bfloat16", 1, 8192),
-            rows_specs(config, "bfloat16", 1, 16),
+            new_kv_specs(config, "bfloat16", 1, 16),
         )
     )
     said = (ROOT / "docs" / "gpu.md").read_text()
