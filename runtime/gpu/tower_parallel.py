@@ -9,7 +9,7 @@ The copy is ordered by events alone: the denoiser's stream waits for the context
 takes in what the context tower gave and prepares the next block meanwhile. Only what next changes the state
 waits for the copy.
 
-Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
+Nothing here has run on GPUs; the tests run it over two fake devices that share no memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

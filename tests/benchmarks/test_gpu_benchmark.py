@@ -143,10 +143,10 @@ def test_a_dry_run_has_the_form_of_a_report():
 
 
 def test_one_gpu_against_two():
-    """Over devices that pretend: the form, and the bytes that follow a block."""
+    """Over fake devices: the form, and the bytes that follow a block."""
     from benchmarks import gpu_two
     from benchmarks.gpu import SMALL
-    from tests.support.host_device import no_compiler, with_loop_kernel
+    from tests.support.fake_device import no_compiler, with_loop_kernel
     from ttc.plugins.naive import run_naive
     from ttc.runtime.gpu.executor import mamba_specs, new_kv_specs
 

@@ -8,8 +8,8 @@ import pytest
 import ttc
 from tests.support import tolerances
 from tests.support.compare import assert_close
+from tests.support.fake_device import no_compiler, with_loop_kernel
 from tests.support.golden import golden
-from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import DeviceMemoryError, InputError
 from ttc.model.bundle import Bundle
