@@ -97,7 +97,7 @@ class _Measured(TowerParallelBackend):
     def copies_alone(self, batch: int, repeats: int) -> dict[str, Any]:
         """Milliseconds and bytes of what follows the reading of a block."""
         state = self.new_state(batch, CAPACITY)
-        source, _ = self._slots(state)
+        source, _ = self._buffers(state)
         self._send_block(state, BLOCK, state.lengths)
         self._denoiser.device.wait()
         start = time.perf_counter()

@@ -67,7 +67,7 @@ class Executor(ABC):
             some libraries tell only when the work has run once.
         in_place: whether it writes the new state over the old one. Otherwise it gives the new Mamba state
             beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the block's keys and values
-            (`new_kv_specs`), and the slot moves them.
+            (`new_kv_specs`), and `StateBuffers` moves them.
         limits: sizes it can compute; None where any will do.
     """
 
@@ -84,7 +84,7 @@ class Executor(ABC):
     ) -> Enqueue:
         """The work of one run of the graph `role` over these inputs and outputs.
 
-        The role "choose", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
+        The role "sample", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
         and `SAMPLING_INPUTS`.
 
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the

@@ -76,7 +76,7 @@ class TorchExecutor(Executor):
             "context": self._context,
             "denoiser": self._denoiser,
             "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
-            "choose": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
+            "sample": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
             "advance": self._advance,
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}

@@ -99,7 +99,7 @@ def test_an_executor_that_cannot_choose(on_device, fake_device, monkeypatch):
     bind = TorchExecutor.bind
 
     def refuse(self, scope, role, *rest):
-        if role == "choose":
+        if role == "sample":
             raise BackendError("no kernel of that kind")
         return bind(self, scope, role, *rest)
 
@@ -214,7 +214,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
     assert first.tolist() == [text[0]]
     row, draft = Row(0, PROMPT, tokens=[text[0]]), text[1:5]
     lengths = state.lengths.copy()
-    before = fake_device.values(backend.slot(state).whole_state).copy()
+    before = fake_device.values(backend.buffers_of(state).whole_state).copy()
 
     def spoil(logits):
         logits[:, 1, 7] = value
@@ -225,7 +225,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
     assert (state.lengths == lengths).all()
     mamba = {n: t for n, t in state.tensors.items() if "cache" not in n}
     for name, tensor in mamba.items():
-        start = tensor.address - backend.slot(state).whole_state.address
+        start = tensor.address - backend.buffers_of(state).whole_state.address
         same = before[start : start + tensor.nbytes].view(np.float32).reshape(tensor.shape)
         np.testing.assert_array_equal(fake_device.values(tensor), same, err_msg=name)
     wrong = [draft[0] + 1, *draft[1:]]
