@@ -62,7 +62,8 @@ class Timeline:
     """Everything that is drawn of one row.
 
     Attributes:
-        mode: of the generation.  prompt: as text.
+        mode: of the generation.
+        prompt: as text.
         piece: what a token looks like, by its id.
         headlines: one per frame.
         tokens: in the order in which they first appeared.

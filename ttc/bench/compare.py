@@ -12,8 +12,9 @@ __all__ = ["Comparison", "compare"]
 class Comparison:
     """One case at one batch size in both runs. `faster`: tokens per second of the second over the first.
 
-    `clear`: whether the repeats of the two do not overlap.  `same_answers`: whether both wrote as many tokens
-    and got as many answers right.
+    Attributes:
+        clear: whether the repeats of the two do not overlap.
+        same_answers: whether both wrote as many tokens and got as many answers right.
     """
 
     name: str

@@ -43,7 +43,8 @@ def describe(
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
 
     Raises:
-        InputError: none of these.  BundleError, CheckpointError: one of these, but damaged.
+        InputError: none of these.
+        BundleError, CheckpointError: one of these, but damaged.
     """
     try:
         return _describe(Path(path), checkpoint)

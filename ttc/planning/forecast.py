@@ -49,7 +49,8 @@ class Question:
     """What is asked: the model, the machine, and how it is used.
 
     Attributes:
-        context: tokens in the caches.  itemsize: bytes of the compute dtype.
+        context: tokens in the caches.
+        itemsize: bytes of the compute dtype.
         accepted, draft_steps: tokens that a lossless round keeps, and NFE that its draft takes.
     """
 
@@ -111,7 +112,8 @@ class Forecast:
     """One batch size.
 
     Attributes:
-        memory_bytes: weights of both towers and the state of all rows.  fits: on the machine.
+        memory_bytes: weights of both towers and the state of all rows.
+        fits: on the machine.
         nfe_in_ar_steps: time of an NFE over that of an AR step, without the extension.
         break_even: tokens per NFE with which diffusion is as fast as AR; None where none is enough.
     """

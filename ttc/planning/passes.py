@@ -48,7 +48,9 @@ def context_pass(
     """One call of the context tower, by part.
 
     Args:
-        rows: B.  length: L tokens of each row.  context: tokens already in the caches.
+        rows: B.
+        length: L tokens of each row.
+        context: tokens already in the caches.
         itemsize: bytes of the compute dtype.
         logits: positions of each row that get logits.
     """

@@ -30,9 +30,12 @@ class BundleInputs:
     """A Polygraphy data loader: `iterations` sets of inputs for one graph of a bundle, or for generations.
 
     Args:
-        bundle: its folder.  graph: one of `GRAPHS`, or `LOOP`.
-        iterations: sets of inputs.  seed: the same seed gives the same inputs.
-        context: tokens that the state has read.  block: tokens of a block.
+        bundle: its folder.
+        graph: one of `GRAPHS`, or `LOOP`.
+        iterations: sets of inputs.
+        seed: the same seed gives the same inputs.
+        context: tokens that the state has read.
+        block: tokens of a block.
     """
 
     def __init__(

@@ -52,8 +52,10 @@ class TowerRunner(_BundleRunner):
     """One tower on a backend of ours.
 
     Args:
-        bundle: its folder.  graph: "context" or "denoiser".
-        backend: as `ttc.load` knows it, or `REFERENCE`.  device: as in `ttc.load`.
+        bundle: its folder.
+        graph: "context" or "denoiser".
+        backend: as `ttc.load` knows it, or `REFERENCE`.
+        device: as in `ttc.load`.
     """
 
     def __init__(

@@ -60,7 +60,9 @@ def profile(
         bundle: the folder that `ttc export` wrote.
         backend: one of `ttc.base.names.BACKENDS`.
         device, checkpoint, engines, threads: as in `ttc.load`, but for one device only.
-        batch: rows.  context: tokens already read.  repeats: calls of each phase; the fastest is shown.
+        batch: rows.
+        context: tokens already read.
+        repeats: calls of each phase; the fastest is shown.
         peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches on
             the CPU, and leaves them unknown on a GPU.
         progress: called with a line of text before each piece of work.
@@ -69,7 +71,8 @@ def profile(
         The profile, and its spans for a trace.
 
     Raises:
-        InputError: an option is not valid.  BundleError, BackendError: as `ttc.load`.
+        InputError: an option is not valid.
+        BundleError, BackendError: as `ttc.load`.
     """
     say = progress or (lambda line: None)
     if backend not in _PROFILERS:

@@ -31,8 +31,9 @@ def check_backends(
     """Raise what each backend would raise later for want of packages, engines or a GPU; no weight is read.
 
     Raises:
-        InputError: the device is none.  BundleError: no engines, or not this bundle's.  BackendError: the
-            backend cannot run here.
+        InputError: the device is none.
+        BundleError: no engines, or not this bundle's.
+        BackendError: the backend cannot run here.
     """
     from ttc.runtime.gpu.cuda import requirements
     from ttc.runtime.gpu.engine_files import open_engines
