@@ -134,7 +134,7 @@ class Forecast:
 
 
 def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) -> Forecast:
-    """Everything for one batch size."""
+    """Return everything that is foretold for one batch size."""
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"batch is {batch}; valid: 1 to {MAX_BATCH}")
     for rate in tokens_per_nfe:
@@ -170,8 +170,8 @@ def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) ->
 
 
 def winning_batches(question: Question, tokens_per_nfe: float) -> tuple[int, int] | None:
-    """The smallest and the largest batch, up to 4096, at which diffusion is faster than AR; None where none
-    is.
+    """Return the smallest and the largest batch, up to 4096, at which diffusion is faster than AR; None where
+    none is.
 
     Small batches of a mixture of experts favour AR, whose one token per row reads few experts; large ones run
     into the arithmetic, of which diffusion does more per token. Between the ends there is taken to be no gap.
@@ -189,7 +189,7 @@ def winning_batches(question: Question, tokens_per_nfe: float) -> tuple[int, int
 
 
 def _edge(question: Question, rate: float, winning: int, losing: int) -> int:
-    """The last batch that wins on the way from one that does to one that does not."""
+    """Return the last batch that wins on the way from one that does to one that does not."""
     while abs(losing - winning) > 1:
         middle = (winning + losing) // 2
         if _wins(question, middle, rate):
@@ -204,7 +204,7 @@ def _wins(question: Question, batch: int, rate: float) -> bool:
 
 
 def _passes(question: Question, batch: int) -> tuple[Pass, Pass, Pass, Pass]:
-    """An AR step, an NFE, an extension, a verification."""
+    """Return the passes: an AR step, an NFE, an extension, a verification."""
     config, S, C, size = question.config, question.block_size, question.context, question.itemsize
     routing = question.routing
     one = context_pass(config, batch, 1, C, size, routing)

@@ -96,8 +96,8 @@ class BundleInputs:
 
 
 def input_types(bundle: Bundle, graph: str) -> dict[str, tuple[np.dtype[Any], list[int | None]]]:
-    """The graph's inputs in order, with dtype and shape, None for an open dimension; weights of a bundle by
-    reference are among them.
+    """Return the graph's inputs in order, with dtype and shape, None for an open dimension; weights of a
+    bundle by reference are among them.
     """
     import onnx_ir as ir
 

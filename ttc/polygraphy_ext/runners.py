@@ -66,7 +66,7 @@ class TowerRunner(_BundleRunner):
         self._graph = graph
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """The graph's inputs."""
+        """Return the graph's inputs."""
         with Bundle.open(self._path) as bundle:
             metadata = TensorMetadata()
             for name, (dtype, shape) in input_types(bundle, self._graph).items():
@@ -114,7 +114,7 @@ class LoopRunner(_BundleRunner):
         self._options = {"max_new_tokens": max_new_tokens, "threshold": threshold, "stop_at_eos": False}
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """The prompt."""
+        """Return the prompt."""
         return TensorMetadata().add("prompt_ids", np.int32, (1, None))
 
     def infer_impl(self, feed_dict: dict[str, npt.NDArray[Any]]) -> Outputs:

@@ -142,7 +142,7 @@ class Profile:
         return Expensive(phase.name, total, total.kernel / whole if whole else 0.0)
 
     def by(self, phase: PhaseProfile, key: Callable[[Part], str]) -> list[Total]:
-        """The phase's parts added up by a key, the longest first."""
+        """Return the phase's parts added up by a key, the longest first."""
         return totals(phase.parts, key, self.limits)
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Profile:
 
 
 def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[str, float]) -> list[Total]:
-    """Parts added up by a key, the one with the longest kernels first."""
+    """Return the parts added up by a key, the one with the longest kernels first."""
     whole = sum(part.kernel for part in parts)
     groups: dict[str, list[Part]] = {}
     for part in parts:
