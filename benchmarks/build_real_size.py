@@ -57,7 +57,7 @@ def shorten(source: Path, target: Path, layers: int) -> None:
 
 
 def _number(name: str) -> int:
-    """The layer that a state belongs to; −1 for what is of no layer."""
+    """Return the layer that a state belongs to; −1 for what is of no layer."""
     word = name.rpartition(".")[2]
     return int(word) if word.isdecimal() else -1
 
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The rows, and what they were measured on and with."""
+    """Return the rows, and what they were measured on and with."""
     return {
         "command": "python benchmarks/build_real_size.py " + " ".join(sys.argv[1:]),
         "finished": now(),

@@ -28,7 +28,7 @@ g (float[T, K] x) => (float y) { p = MatMul (x, w) y = ReduceMax <keepdims = 0> 
 
 
 def measure_limits(clock: Callable[[], float] = time.perf_counter) -> Machine:
-    """The limits of one thread; `clock` as in `ttc.bench.trace.watch`."""
+    """Return the limits of one thread; `clock` as in `ttc.bench.trace.watch`."""
     matrix = _product(np.ones((_WIDTH, _COLUMNS), np.float32))
     stack = _product(np.ones((_STACK, _WIDTH, _WIDTH), np.float32))
     bandwidth = 4 * _WIDTH * _COLUMNS / _seconds(matrix, 1, clock)
@@ -46,7 +46,7 @@ def measure_limits(clock: Callable[[], float] = time.perf_counter) -> Machine:
 
 
 def _product(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> onnxruntime.InferenceSession:
-    """A session that multiplies by a constant; only the largest element of the product comes out."""
+    """Return a session that multiplies by a constant; only the largest element of the product comes out."""
     model = onnx.parser.parse_model(_MODEL)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     options = onnxruntime.SessionOptions()
@@ -57,7 +57,7 @@ def _product(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> onnxr
 
 
 def _seconds(session: onnxruntime.InferenceSession, rows: int, clock: Callable[[], float]) -> float:
-    """The fastest call with so many rows."""
+    """Return the seconds of the fastest call with so many rows."""
     feeds, found = {"x": np.ones((rows, _WIDTH), np.float32)}, []
     for _ in range(_TRIES):
         start = clock()

@@ -2,7 +2,7 @@
 
     make gpu                            tests marked gpu first, then this
     python -m benchmarks.gpu --two      one GPU against two
-    python -m benchmarks.gpu --dry      a tiny model on a device that pretends: the report's form, no figures
+    python -m benchmarks.gpu --dry      a tiny model on a fake device: the report's form, no figures
 
 Weights are random bfloat16 made on the GPU, in the real shapes. Random weights have no realistic routing, so
 the routing op's outputs are replaced by ones that hit exactly d experts a layer (its kernel still runs); and
@@ -107,7 +107,7 @@ def two_report(given: argparse.Namespace) -> dict[str, Any]:
 
     settings: dict[str, Any] = {}
     if given.dry:
-        from tests.support.host_device import no_compiler, with_loop_kernel
+        from tests.support.fake_device import no_compiler, with_loop_kernel
 
         devices: list[Device] = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
         config, run_op, batches, distinct = ModelConfig.from_hf(SMALL), run_naive, (1, 2), 4
@@ -132,8 +132,8 @@ def two_report(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def dry_report() -> dict[str, Any]:
-    """The same through a device that pretends and a tiny model: shows the form, measures nothing."""
-    from tests.support.host_device import no_compiler, with_loop_kernel
+    """The same through a fake device and a tiny model: shows the form, measures nothing."""
+    from tests.support.fake_device import no_compiler, with_loop_kernel
 
     config, device = ModelConfig.from_hf(SMALL), with_loop_kernel()
     bench = Bench(

@@ -67,13 +67,13 @@ class Bench:
         with self._backend(weights, work, 0 if eager else 1, eager=eager) as backend:
             state = backend.new_state(work.batch, CAPACITY)
             state.lengths[:] = CONTEXT_TOKENS
-            slot = state.tensors.lease.slot
+            static = backend.buffers_of(state)
             if work.kind == "denoise":
-                buffers = slot.block(BLOCK)
+                buffers = static.block(BLOCK)
                 buffers.inputs.upload(**_block_inputs(work.batch, self.config.mask_token_id))
                 steps = [buffers.denoise, buffers.commit]
             else:
-                buffers = slot.context(work.length, 1)
+                buffers = static.context(work.length, 1)
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
                 # AR needs a token of its one place; nobody asks for one behind an extension.

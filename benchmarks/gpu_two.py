@@ -97,7 +97,7 @@ class _Measured(TowerParallelBackend):
     def copies_alone(self, batch: int, repeats: int) -> dict[str, Any]:
         """Milliseconds and bytes of what follows the reading of a block."""
         state = self.new_state(batch, CAPACITY)
-        source, _ = self._slots(state)
+        source, _ = self._buffers(state)
         self._send_block(state, BLOCK, state.lengths)
         self._denoiser.device.wait()
         start = time.perf_counter()
@@ -105,7 +105,7 @@ class _Measured(TowerParallelBackend):
             self._send_block(state, BLOCK, state.lengths)
         self._denoiser.device.wait()
         seconds = (time.perf_counter() - start) / repeats
-        pieces = [*source.moved_mamba(), *source.moved_rows(BLOCK)]
+        pieces = [*source.changed_mamba(), *source.changed_kv(BLOCK)]
         return {"copies_ms": seconds * 1e3, "copied_bytes": sum(piece.nbytes for piece in pieces)}
 
 

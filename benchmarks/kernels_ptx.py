@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def dtypes_of(leaf: Leaf, wanted: list[str]) -> list[str]:
-    """The wanted dtypes, but one only for a kernel that has no tensor of the compute dtype."""
+    """Return the wanted dtypes, but one only for a kernel that has no tensor of the compute dtype."""
     has_compute = any(spec.dtype == "compute" for spec in (*leaf.op.inputs, *leaf.op.outputs))
     return wanted if has_compute else wanted[:1]
 

@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def problems(checkpoint: Path, count: int) -> list[Problem]:
-    """The checkpoint's problems, then such with other numbers of as many digits, no prompt twice."""
+    """Return the checkpoint's problems, then such with other numbers of as many digits, no prompt twice."""
     lines = (checkpoint / "problems.jsonl").read_text("utf-8").splitlines()
     known = [Problem(item["prompt"], item["answer"]) for item in map(json.loads, lines)]
     chosen, seen, draw = known[:count], {problem.prompt for problem in known}, random.Random(1)
@@ -106,12 +106,12 @@ def problems(checkpoint: Path, count: int) -> list[Problem]:
 
 
 def other_number(draw: random.Random, number: str) -> str:
-    """A number of as many digits, not 0."""
+    """Return a number of as many digits, not 0."""
     return str(draw.randint(max(10 ** (len(number) - 1), 1), 10 ** len(number) - 1))
 
 
 def run(engine: ttc.Engine, chosen: Sequence[Problem]) -> Results:
-    """Every prompt through every candidate, after a prompt that does not count."""
+    """Run every prompt through every candidate, after a prompt that does not count."""
     results: Results = {name: [] for name in CANDIDATES}
     for place, problem in enumerate([chosen[-1], *chosen]):
         for name, options in CANDIDATES.items():
@@ -161,20 +161,20 @@ def figures(name: str, results: Results, chosen: Sequence[Problem]) -> dict[str,
 
 
 def plan_counts(plans: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """The ten plans most often made: "tokens x steps" → how often."""
+    """Return the ten plans most often made: "tokens x steps" → how often."""
     counts = {plan: plans.count(plan) for plan in set(plans)}
     often = sorted(counts, key=lambda plan: -counts[plan])[:10]
     return {f"{length} x {steps}": counts[length, steps] for length, steps in often}
 
 
 def is_right(text: str, answer: str) -> bool:
-    """Whether the text ends with the answer."""
+    """Return whether the text ends with the answer."""
     return re.search(rf"(?<![\w.]){re.escape(answer)}\.?$", text.strip()) is not None
 
 
 def cost_factors(results: Sequence[ttc.Result]) -> dict[str, float]:
-    """A draft step and a verification of a whole block, in AR steps, as the policy measured them at its
-    start.
+    """Return the cost of a draft step and of a verification of a whole block, in AR steps, as the policy
+    measured them at its start.
     """
     found = results[-1].stats.lossless
     assert found is not None, "lossless results"
@@ -213,7 +213,7 @@ def sampled(engine: ttc.Engine, chosen: Sequence[Problem]) -> dict[str, Any]:
 def differences(
     engine: ttc.Engine, chosen: Sequence[Problem], ar: Sequence[ttc.Result], own: Sequence[ttc.Result]
 ) -> dict[str, Any]:
-    """How many prompts' tokens are AR's, and the gap of AR's two best logits wherever they part."""
+    """Return how many prompts' tokens are AR's, and the gap of AR's two best logits wherever they part."""
     margins = []
     for problem, a, b in zip(chosen, ar, own, strict=True):
         if a.token_ids != b.token_ids:
@@ -226,13 +226,13 @@ def differences(
 
 
 def one(result: ttc.Result | list[ttc.Result]) -> ttc.Result:
-    """The result of one prompt."""
+    """Return the result of one prompt."""
     assert isinstance(result, ttc.Result), "one prompt, one result"
     return result
 
 
 def many(results: ttc.Result | list[ttc.Result]) -> list[ttc.Result]:
-    """The results of a batch."""
+    """Return the results of a batch."""
     assert isinstance(results, list), "a batch, a list"
     return results
 

@@ -122,8 +122,8 @@ def main() -> None:
 def measure(
     sizes: dict[str, Any], folder: Path, batches: Sequence[int], rounds: int, clock: Callable[[], float]
 ) -> dict[int, Seconds]:
-    """Median seconds of each kind of call by batch size; in every round all batch sizes take their turn, and
-    the first round is not counted.
+    """Return the median seconds of each kind of call by batch size; in every round all batch sizes take their
+    turn, and the first round is not counted.
     """
     bundle = ttc.export(random_checkpoint(sizes, folder), folder / "model.bundle", "float32")
     prompts = random_prompts(ModelConfig.from_hf(released_config() | sizes), max(batches), PROMPT_TOKENS, 0)
@@ -149,7 +149,9 @@ def medians(times: Mapping[str, Sequence[float]]) -> Seconds:
 
 
 def random_checkpoint(sizes: dict[str, Any], folder: Path) -> Path:
-    """A checkpoint of these sizes whose weights are normal numbers; no eos, so that nothing ends early."""
+    """Return a checkpoint of these sizes whose weights are normal numbers; no eos, so that nothing ends
+    early.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir()
@@ -182,7 +184,7 @@ def compare(found: Forecast, seen: Seconds, overhead: Seconds) -> dict[str, Any]
 
 
 def milliseconds(seconds: Seconds) -> dict[str, float]:
-    """The same in milliseconds."""
+    """Return the same in milliseconds."""
     return {call: 1e3 * value for call, value in seconds.items()}
 
 

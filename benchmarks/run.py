@@ -136,7 +136,7 @@ def measure(
 
 
 def summary(seconds: list[float], tokens: Tokens, stats: list[ttc.Stats]) -> dict[str, Any]:
-    """Median and spread of the time, and what the statistics of the last turn add."""
+    """Return the median and spread of the time, and what the statistics of the last turn add."""
     new = sum(map(len, tokens))
     figures: dict[str, Any] = {
         "seconds": statistics.median(seconds),
@@ -158,8 +158,8 @@ def summary(seconds: list[float], tokens: Tokens, stats: list[ttc.Stats]) -> dic
 
 
 def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The comparisons people ask for; above 1 means the first is faster (but for the cost of an NFE and the
-    loop's share).
+    """Return the comparisons people ask for; above 1 means the first is faster (but for the cost of an NFE
+    and the loop's share).
     """
     seconds = {name: figure["seconds"] for name, figure in figures.items()}
     ar_step = seconds["onnxruntime ar"] / figures["onnxruntime ar"]["tokens"]

@@ -49,7 +49,8 @@ class Figures:
     Attributes:
         setting: its name.
         accuracy: task → share of problems solved.
-        tokens: new ones up to and with eos.  nfe: denoiser evaluations.
+        tokens: new ones up to and with eos.
+        nfe: denoiser evaluations.
         tokens_per_nfe, steps_per_block: None in AR.
         unfinished: rows that met no eos in `MAX_NEW_TOKENS`.
     """

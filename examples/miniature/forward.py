@@ -32,7 +32,9 @@ def context_hidden(
     """Read whole sequences.
 
     Args:
-        ids: (B, L) int64.  real: (B, L) bool, false at padding.  size: S, tokens per chunk; divides L.
+        ids: (B, L) int64.
+        real: (B, L) bool, false at padding.
+        size: S, tokens per chunk; divides L.
         loads: what the experts get is added here.
 
     Returns:
@@ -77,8 +79,10 @@ def denoiser_logits(
     """Evaluate every block of the answers, each over the context tower's state before it.
 
     Args:
-        blocks: (B, A, S) int64, the last A chunks of each sequence.  t: (B, A) share of masked positions.
-        seeds, real: of `context_hidden`.  loads: as there.
+        blocks: (B, A, S) int64, the last A chunks of each sequence.
+        t: (B, A) share of masked positions.
+        seeds, real: of `context_hidden`.
+        loads: as there.
 
     Returns:
         logits (B, A, S, V).

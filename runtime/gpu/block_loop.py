@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.model.graphs import STEP_OUTPUTS
+from ttc.runtime.gpu.cuda_graphs import BlockGraph, CudaGraphs
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
-from ttc.runtime.gpu.graphs import BlockGraph, Levels
 from ttc.runtime.interface.backend import StepOutputs
 
 __all__ = ["KERNEL", "SOURCE", "BlockLoop", "read_record", "record_words", "update"]
@@ -118,7 +118,7 @@ class BlockLoop:
     def __init__(
         self,
         scope: Scope,
-        levels: Levels,
+        graphs: CudaGraphs,
         kernel: Any,
         step: Enqueue,
         given: Mapping[str, DeviceArray],
@@ -137,7 +137,7 @@ class BlockLoop:
             sizes = [np.int32(B), np.int32(L), np.uint64(condition)]
             device.launch(kernel, (1, 1, 1), THREADS, 0, [*arguments, *sizes, *written])
 
-        self._graph = BlockGraph(device, levels, f"a block of {L} tokens", step, last)
+        self._graph = BlockGraph(device, graphs, f"a block of {L} tokens", step, last)
 
     def warm_up(self) -> None:
         """Run on its own what only the loop runs; the step's buffers must hold a step."""

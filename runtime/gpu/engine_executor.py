@@ -64,7 +64,7 @@ class EngineExecutor(Executor):
     ) -> Enqueue:
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
-        if role == "choose":
+        if role == "sample":
             inputs, outputs = (
                 [spec.name for spec in specs]
                 for specs in (DIFFUSION_PREDICT.inputs, DIFFUSION_PREDICT.outputs)

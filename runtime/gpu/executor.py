@@ -28,7 +28,7 @@ __all__ = [
     "Specs",
     "cache_specs",
     "mamba_specs",
-    "rows_specs",
+    "new_kv_specs",
     "saved_specs",
     "state_specs",
 ]
@@ -66,8 +66,8 @@ class Executor(ABC):
         capture_problem: why its work cannot be captured into a graph; None where it can, as far as is known:
             some libraries tell only when the work has run once.
         in_place: whether it writes the new state over the old one. Otherwise it gives the new Mamba state
-            beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the rows that are new in the caches
-            (`k_rows.i`, `v_rows.i`), and the slot moves them.
+            beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the block's keys and values
+            (`new_kv_specs`), and `StateBuffers` moves them.
         limits: sizes it can compute; None where any will do.
     """
 
@@ -84,7 +84,7 @@ class Executor(ABC):
     ) -> Enqueue:
         """The work of one run of the graph `role` over these inputs and outputs.
 
-        The role "choose", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
+        The role "sample", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
         and `SAMPLING_INPUTS`.
 
         `sizes` are those of the letters B, L, C and R. Whatever the work needs is allocated here, in the
@@ -115,8 +115,11 @@ def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> S
     return _specs(graphs.kv_cache(config), dtype, B=batch, C=capacity)
 
 
-def rows_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
-    """The keys and values of a block, in the order of the caches that they belong to."""
+def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
+    """The new keys and values of a block, in the order of the caches that they belong to.
+
+    Their names, `k_rows.i` and `v_rows.i`, are tensor names inside built engines, so they stay.
+    """
     return _specs(graphs.block_rows(config), dtype, B=batch, L=length)
 
 

@@ -7,7 +7,7 @@ from math import prod
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import DeviceMemoryError
 from ttc.model.config import ModelConfig
-from ttc.runtime.gpu.executor import Specs, mamba_specs, rows_specs, saved_specs, state_specs
+from ttc.runtime.gpu.executor import Specs, mamba_specs, new_kv_specs, saved_specs, state_specs
 
 __all__ = ["Gpu", "MemoryPlan", "Need", "plan_memory", "row_bytes"]
 
@@ -80,7 +80,7 @@ def row_bytes(config: ModelConfig, dtype: str, capacity: int, block: int, *, in_
     held = state + _bytes(saved_specs(config, dtype, 1, block)) + logits
     if in_place:
         return held
-    return held + _bytes(mamba_specs(config, dtype, 1)) + _bytes(rows_specs(config, dtype, 1, block))
+    return held + _bytes(mamba_specs(config, dtype, 1)) + _bytes(new_kv_specs(config, dtype, 1, block))
 
 
 def plan_memory(need: Need, gpus: Sequence[Gpu]) -> MemoryPlan:

@@ -32,14 +32,14 @@ SAMPLE_NOTHING: Mapping[str, npt.ArrayLike] = dict.fromkeys(SAMPLING_INPUTS, 0)
 
 @dataclass(frozen=True, slots=True)
 class ContextLogits:
-    """What a context call left on the device; the first `places` of them were asked for."""
+    """What a context call left on the device; the first `positions` of them were asked for."""
 
     logits: DeviceArray
-    places: int
+    positions: int
 
 
 def sampling_problem(executor: Executor, device: Device, vocabulary: int) -> str | None:
-    """Why the executor cannot choose tokens on this device; None where it can."""
+    """Return why the executor cannot sample tokens on this device; None where it can."""
     scope, sizes = Scope(device), {"B": 1, "L": 1, "R": 1}
     try:
         inputs, outputs = (PackedBuffer(scope, specs, sizes) for specs in (SAMPLING_INPUTS, SAMPLING_OUTPUTS))
@@ -64,7 +64,7 @@ def bind_sampling(
     """The work that makes `SAMPLING_OUTPUTS`, in `outputs`, from logits (B, R, V)."""
     tensors = {name: inputs.device[name] for name in SAMPLING_INPUTS} | {"logits": logits}
     tensors |= {name: outputs.device[name] for name in SAMPLING_OUTPUTS}
-    return executor.bind(scope, "choose", tensors, sizes)
+    return executor.bind(scope, "sample", tensors, sizes)
 
 
 def sampling_inputs(how: SamplingParams) -> dict[str, npt.ArrayLike]:

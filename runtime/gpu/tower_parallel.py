@@ -1,26 +1,27 @@
 """Tower parallelism: the context tower on one GPU, the denoiser on another.
 
-The context tower's GPU owns the state; a slot of the same size on the denoiser's GPU follows it. Whatever
+The context tower's GPU owns the state; a replica of it on the denoiser's GPU follows. Whatever
 moves the state is followed by a copy of what it changed, over the link between the two: the Mamba state, and
-the rows that are new in the caches, which a kernel there puts in their place. Whole states are copied only
-where rows leave the batch, or a state comes from the host.
+the new keys and values, which a kernel there appends to the caches. Whole states are copied only where rows
+leave the batch, or a state comes from the host.
 
 The copy is ordered by events alone: the denoiser's stream waits for the context tower, not the host, which
 takes in what the context tower gave and prepares the next block meanwhile. Only what next changes the state
 waits for the copy.
 
-Nothing here has run on GPUs; the tests run it over two devices that pretend and share no memory.
+Nothing here has run on GPUs; the tests run it over two fake devices that share no memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
+from ttc.runtime.gpu.buffer_pool import tensors_of
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray
 from ttc.runtime.gpu.lengths import padded_length
 from ttc.runtime.gpu.sampling import ContextLogits
-from ttc.runtime.gpu.slots import Slot
+from ttc.runtime.gpu.static_buffers import StaticBuffers
 from ttc.runtime.interface.backend import (
     Backend,
     BlockInputs,
@@ -56,17 +57,17 @@ class TowerParallelBackend(Backend):
         self.name, self.config = context.name, context.config
         self._context, self._denoiser = context, denoiser
         # A copy of the state uses both streams: nobody may capture on either meanwhile.
-        self._lock = denoiser.lock = context.lock
+        self._lock = denoiser.runtime.lock = context.runtime.lock
         self._sent: Any = None  # event of the last copy
 
     @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a level falls back
+    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a mode falls back
         """What is not as asked, on either GPU."""
         return tuple(dict.fromkeys((*self._context.notes, *self._denoiser.notes)))
 
     @property
     def graph_level(self) -> int:  # type: ignore[override]  # it may fall
-        """The level in force; blocks are the denoiser's."""
+        """The mode in force, as a level; blocks are the denoiser's."""
         return self._denoiser.graph_level
 
     @property
@@ -129,8 +130,8 @@ class TowerParallelBackend(Backend):
         with self._lock:
             self._await_sent()
             self._context.advance(state, saved, commit_len)
-            source, target = self._slots(state)
-            self._send(source.moved_mamba(), target.moved_mamba())
+            source, target = self._buffers(state)
+            self._send(source.changed_mamba(), target.changed_mamba())
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
         return self._denoiser.denoise(self._replica(state), block_ids, t)
@@ -180,7 +181,7 @@ class TowerParallelBackend(Backend):
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its replica on the denoiser's GPU, which lives as long as it does."""
         replica = self._denoiser.new_state(state.batch, state.capacity)
-        state.tensors.replica = replica  # type: ignore[attr-defined]  # of the mapping a device backend makes
+        tensors_of(state).replica = replica
         return state
 
     def _make_ready(self, state: ContextState, tokens: int) -> None:
@@ -190,18 +191,18 @@ class TowerParallelBackend(Backend):
         self._await_sent()
         room = state.capacity - int(state.lengths.max())
         length = padded_length(tokens, room, self.limits)
-        self._denoiser.make_room_for_rows(self._replica(state), length)
+        self._denoiser.reserve_new_kv(self._replica(state), length)
 
     def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
         """Enqueue bringing the replica up to a context call over L tokens that started at these lengths."""
-        source, target = self._slots(state)
-        rows = source.moved_rows(length)
-        self._send([*source.moved_mamba(), *rows], [*target.moved_mamba(), *target.moved_rows(length)])
-        if rows:
-            target.write_rows(length, before)
+        source, target = self._buffers(state)
+        new_kv = source.changed_kv(length)
+        self._send([*source.changed_mamba(), *new_kv], [*target.changed_mamba(), *target.changed_kv(length)])
+        if new_kv:
+            target.append_kv(length, before)
 
     def _send_whole(self, state: ContextState) -> None:
-        source, target = self._slots(state)
+        source, target = self._buffers(state)
         self._send([source.whole_state], [target.whole_state])
 
     def _send(self, source: Sequence[DeviceArray], target: Sequence[DeviceArray]) -> None:
@@ -212,18 +213,19 @@ class TowerParallelBackend(Backend):
 
     def _await_sent(self) -> None:
         """Let what the context tower does next wait for the last copy, which reads what it will change: the
-        same state, or one whose slot was that state's.
+        same state, or one whose buffers were that state's.
         """
         if self._sent is not None:
             self._context.device.wait_event(self._sent)
             self._sent = None
 
-    def _slots(self, state: ContextState) -> tuple[Slot, Slot]:
-        return self._context.slot(state), self._denoiser.slot(self._replica(state))
+    def _buffers(self, state: ContextState) -> tuple[StaticBuffers, StaticBuffers]:
+        return self._context.buffers_of(state), self._denoiser.buffers_of(self._replica(state))
 
     @staticmethod
     def _replica(state: ContextState) -> ContextState:
         """The replica, at the state's lengths, which a caller may have set back."""
-        replica: ContextState = state.tensors.replica  # type: ignore[attr-defined]  # as above
+        replica = tensors_of(state).replica
+        assert replica is not None, "a state of another backend"
         replica.lengths = state.lengths
         return replica

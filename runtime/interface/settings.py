@@ -34,7 +34,7 @@ class LoadSettings:
             if getattr(self, name) is not None:
                 raise InputError(f"backend {backend!r} runs no engines; leave out {name}")
 
-    def refuse_graphs(self, where: str) -> None:
+    def refuse_cuda_graphs(self, where: str) -> None:
         """For backends without CUDA graphs."""
         if self.graph_level not in (None, 0):
             raise InputError(f"{where} has no CUDA graphs; leave out graph_level, or give 0")

@@ -143,12 +143,12 @@ def test_a_dry_run_has_the_form_of_a_report():
 
 
 def test_one_gpu_against_two():
-    """Over devices that pretend: the form, and the bytes that follow a block."""
+    """Over fake devices: the form, and the bytes that follow a block."""
     from benchmarks import gpu_two
     from benchmarks.gpu import SMALL
-    from tests.support.host_device import no_compiler, with_loop_kernel
+    from tests.support.fake_device import no_compiler, with_loop_kernel
     from ttc.plugins.naive import run_naive
-    from ttc.runtime.gpu.executor import mamba_specs, rows_specs
+    from ttc.runtime.gpu.executor import mamba_specs, new_kv_specs
 
     config = ModelConfig.from_hf(SMALL)
     devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
@@ -158,7 +158,7 @@ def test_one_gpu_against_two():
         assert min(line[f"{key}_ms"] for key in ("one", "two", "two_without_copies", "copies")) > 0
         specs = [
             *mamba_specs(config, "bfloat16", line["batch"]).values(),
-            *rows_specs(config, "bfloat16", line["batch"], BLOCK).values(),
+            *new_kv_specs(config, "bfloat16", line["batch"], BLOCK).values(),
         ]
         due = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
         assert due <= line["copied_bytes"] < due + 256 * (len(specs) + 1)

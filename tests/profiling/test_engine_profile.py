@@ -1,13 +1,13 @@
-"""`ttc profile` of engines: over a device and a TensorRT that pretend, and by names against NVIDIA's API."""
+"""`ttc profile` of engines: over a fake device and a fake TensorRT, and by names against NVIDIA's API."""
 
 import json
 
 import pytest
 from click.testing import CliRunner
 
+from tests.support.fake_device import with_loop_kernel
+from tests.support.fake_engines import LAYER_MILLISECONDS, install, load_onto, write_engines
 from tests.support.golden import golden
-from tests.support.host_device import with_loop_kernel
-from tests.support.pretended_engines import LAYER_MILLISECONDS, install, load_onto, write_engines
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.cli import program
 from ttc.errors import BackendError, BundleError, InputError
@@ -19,7 +19,7 @@ from ttc.profiling.run import profile
 
 @pytest.fixture(scope="module")
 def folders(bundles, tmp_path_factory):
-    """Form → a set of pretended engines of tiny_a."""
+    """Form → a set of fake engines of tiny_a."""
     where = tmp_path_factory.mktemp("engines")
     return {form: write_engines(bundles("tiny_a"), where / form, form) for form in ("cut", "whole")}
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from tests.support.host_device import HostDevice
+from tests.support.fake_device import FakeDevice
 from ttc.exporter.passes.cut import Cut
 from ttc.formats.program import Instruction
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
@@ -78,7 +78,7 @@ def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) ->
 
     functions: the model whose function bodies stand for the ops; None: the naive twins do.
     """
-    device = HostDevice()
+    device = FakeDevice()
     scope = Scope(device)
     program = cut.program
     shapes = plan_buffers(program, SIZES).shapes
@@ -109,7 +109,7 @@ class OrtSteps:
 
     def __init__(
         self,
-        device: HostDevice,
+        device: FakeDevice,
         segments: Mapping[str, ir.Model],
         level: str,
         functions: ir.Model | None = None,
@@ -153,7 +153,7 @@ class OrtSteps:
         return self._sessions[key]
 
 
-def naive_steps(device: HostDevice) -> Any:
+def naive_steps(device: FakeDevice) -> Any:
     """Ops as their naive twins."""
     specs = {op.name: op for op in OPS}
 

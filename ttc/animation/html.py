@@ -74,7 +74,7 @@ if (matchMedia("(prefers-reduced-motion: reduce)").matches) {{ pause(); show(las
 
 
 def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> str:
-    """The whole file."""
+    """Return the whole file."""
     pieces = [
         [piece.row, piece.column, piece.cells, piece.text, piece.token and piece.token.changes]
         for piece in sheet.pieces

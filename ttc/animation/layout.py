@@ -43,7 +43,7 @@ class _Pen:
         self.row, self.column = row, column
 
     def write(self, text: str, token: Token | None) -> list[Piece]:
-        """A word or token: whole on one row unless it is longer than one; a line end ends the row."""
+        """Write a word or token, whole on one row unless it is longer than one; a line end ends the row."""
         pieces = []
         for i, line in enumerate(text.split("\n")):
             if i:

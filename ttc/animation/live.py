@@ -19,7 +19,7 @@ _PROMPT, _SETTLED, _OPEN, _FRESH, _UNDECIDED = "dim", "", "green", "bold black o
 
 
 def pieces(tokenizer: Tokenizer | None) -> Callable[[int], str]:
-    """What one token looks like: its text in the middle of a line, or its id without a tokenizer."""
+    """Return what one token looks like: its text in the middle of a line, or its id without a tokenizer."""
     if tokenizer is None:
         return str
 
@@ -113,7 +113,7 @@ class StepView:
         return accepted_text, bonus, rejected
 
     def _headline(self, event: Event) -> str:
-        """Where the generation stands, without times: the same run gives the same lines."""
+        """Return where the generation stands, without times: the same run gives the same lines."""
         if self._mode == "lossless":
             return self._round_headline(event)
         if self._mode != "diffusion":
@@ -148,7 +148,9 @@ class StepView:
         return f"{where}  {drafted}, {ending}, {len(event.rejected):2} rejected  ({grounds})"
 
     def _drafted(self, event: Event) -> list[tuple[str, bool, bool]]:
-        """The cells of a step's block, in lossless mode without the first: it stands in the text already."""
+        """Return the cells of a step's block, in lossless mode without the first: it stands in the text
+        already.
+        """
         return self._cells(event)[1:] if self._mode == "lossless" else self._cells(event)
 
     def _cells(self, event: Event) -> list[tuple[str, bool, bool]]:
@@ -159,7 +161,7 @@ class StepView:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """A panel with the end of the text, as much as the screen holds."""
+        """Yield a panel with the end of the text, as much as the screen holds."""
         title, below = Text("reading the prompt"), Text()
         body = Text().append(visible(self._prompt, keep_newlines=True) + self._gap, _PROMPT)
         body.append_text(self._settled_text())
@@ -179,7 +181,9 @@ class StepView:
         )
 
     def _settled_text(self) -> Text:
-        """The final text; what a round has just added is marked, and what it rejected stands behind it."""
+        """Return the final text; what a round has just added is marked, and what it rejected stands behind
+        it.
+        """
         event = self._event
         if event is None or event.draft_record is None:
             return Text(visible(self.text, keep_newlines=True), _SETTLED)
@@ -199,7 +203,7 @@ class StepView:
         return block
 
     def _map(self, event: Event) -> Text:
-        """The block's positions, one cell each."""
+        """Return the block's positions, one cell each."""
         cells = Text()
         for _, masked, fresh in self._drafted(event):
             settled = "bright_green" if fresh else "green"

@@ -15,7 +15,7 @@ Changes = tuple[tuple[int, State], ...]
 
 
 def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> str:
-    """The whole file."""
+    """Return the whole file."""
     frames = timeline.frames + HOLD_FRAMES
     kinds: dict[Changes, int] = {}
     for piece in sheet.pieces:
@@ -82,7 +82,7 @@ def _rules(changes: Changes, kind: int, frames: int, duration: str) -> list[str]
 
 
 def _title_rules(at: int, shown: int, frames: int, duration: str) -> list[str]:
-    """A headline is seen in its own frame; the last one stays."""
+    """Return the rules that show a headline in its own frame; the last one stays."""
     begin, is_last = 100 * at / frames, at == shown - 1
     steps = ["0%{opacity:0}", f"{begin:.3f}%{{opacity:1}}"]
     if not is_last:

@@ -45,7 +45,7 @@ class Token:
         return bool(self.changes) and self.changes[-1][1] is not State.GONE
 
     def at(self, frame: int) -> State:
-        """How it looks in a frame."""
+        """Return how it looks in a frame."""
         return next((state for begin, state in reversed(self.changes) if begin <= frame), State.GONE)
 
     def become(self, frame: int, state: State) -> None:
@@ -62,7 +62,8 @@ class Timeline:
     """Everything that is drawn of one row.
 
     Attributes:
-        mode: of the generation.  prompt: as text.
+        mode: of the generation.
+        prompt: as text.
         piece: what a token looks like, by its id.
         headlines: one per frame.
         tokens: in the order in which they first appeared.
@@ -135,7 +136,7 @@ class Timeline:
 
 
 def recorded(events: Generation, timeline: Timeline) -> Generation:
-    """The same events, each fed to the timeline on its way."""
+    """Yield the same events, each fed to the timeline on its way."""
     while True:
         try:
             event = next(events)

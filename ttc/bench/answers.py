@@ -41,7 +41,7 @@ def judge(
     problems: Sequence[Problem] | None,
     scored: Sequence[int],
 ) -> dict[str, Answers]:
-    """The answers of every case; the first case is AR, which the others are held against.
+    """Return the answers of every case; the first case is AR, which the others are held against.
 
     scored: indices of the prompts that the context tower is asked about.
     """
@@ -140,7 +140,7 @@ def _context_nll(engine: Engine, prompts: Sequence[Sequence[int]], results: Sequ
 
 
 def _steps_per_block(rows: Sequence[RowTrace]) -> tuple[float, ...]:
-    """Mean number of steps of the first, second, … block, over the rows that have one."""
+    """Return the mean number of steps of the first, second, … block, over the rows that have one."""
     longest = max((len(row.commit_steps) for row in rows), default=0)
     means = []
     for block in range(longest):
@@ -150,7 +150,7 @@ def _steps_per_block(rows: Sequence[RowTrace]) -> tuple[float, ...]:
 
 
 def _commit_order(blocks: Sequence[Sequence[int]]) -> tuple[tuple[float, ...], ...]:
-    """Share of the blocks that committed each position at each step: (steps, positions)."""
+    """Return the share of the blocks that committed each position at each step: (steps, positions)."""
     if not blocks:
         return ()
     counts = np.zeros((max(map(max, blocks)) + 1, len(blocks[0])))

@@ -36,7 +36,7 @@ class Case:
         return " ".join(words)
 
     def options(self) -> dict[str, Any]:
-        """The case as options of `Engine.generate`."""
+        """Return the case as options of `Engine.generate`."""
         given = {"threshold": self.threshold, "steps": self.steps, "block_size": self.block_size}
         return {"mode": self.mode} | {key: value for key, value in given.items() if value is not None}
 
@@ -48,7 +48,7 @@ def make_cases(
     block_sizes: Sequence[int],
     grid: bool = False,
 ) -> tuple[Case, ...]:
-    """The cases of a run; AR is always among them and comes first, for everything is compared with it.
+    """Return the cases of a run; AR is always among them and comes first, for everything is compared with it.
 
     Args:
         modes: of `BENCH_MODES`.

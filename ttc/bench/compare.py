@@ -12,8 +12,9 @@ __all__ = ["Comparison", "compare"]
 class Comparison:
     """One case at one batch size in both runs. `faster`: tokens per second of the second over the first.
 
-    `clear`: whether the repeats of the two do not overlap.  `same_answers`: whether both wrote as many tokens
-    and got as many answers right.
+    Attributes:
+        clear: whether the repeats of the two do not overlap.
+        same_answers: whether both wrote as many tokens and got as many answers right.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Comparison:
 
 
 def compare(first: Report, second: Report, names: tuple[str, str] = ("first", "second")) -> list[Comparison]:
-    """Every case that both runs have, at every batch size both have.
+    """Return every case that both runs have, at every batch size both have.
 
     Raises `InputError` where a comparison would mean nothing: other weights, other prompts or problems, other
     sampling or length, or no case in common. Machine, backend and compute dtype may differ: they are what is
@@ -74,7 +75,7 @@ def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Compariso
 
 
 def _seed(report: Report) -> int | None:
-    """The seed where it counts: greedy runs draw nothing."""
+    """Return the seed where it counts: greedy runs draw nothing."""
     return report.work.seed if report.work.temperature > 0 else None
 
 

@@ -62,12 +62,12 @@ def machine() -> Machine:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
+    """Return the time in UTC, to the second, as ISO 8601."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def load_average() -> float | None:
-    """The system's load average over the last minute; None where it tells none."""
+    """Return the system's load average over the last minute; None where it tells none."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
@@ -94,7 +94,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _tensors(bundle: Bundle, shards: ExitStack) -> Iterator[tuple[str, Array]]:
-    """Every checkpoint tensor that the bundle's weights are made of; by reference nothing is copied."""
+    """Yield every checkpoint tensor that the bundle's weights are made of; by reference nothing is copied."""
     if bundle.weights_mode == "reference":
         root = Path(str(bundle.describe()["weights"]["root"]))
         wanted = {tensor for entry in bundle.weights.values() for tensor in entry.tensors}

@@ -21,7 +21,7 @@ svg .axis { stroke: #333; fill: none } svg .grid { stroke: #ddd; fill: none }
 
 
 def page(report: Report) -> str:
-    """The whole page. Every figure in it stands in the report's JSON too."""
+    """Return the whole page. Every figure in it stands in the report's JSON too."""
     broken = [case.name for case in report.cases if case.answers.broken]
     body = [
         "<h1>ttc bench</h1>",
@@ -98,7 +98,7 @@ def _quality_against_speed(report: Report, batch: int) -> str:
 
 
 def _spread(speed: Speed) -> tuple[float, float]:
-    """Tokens per second of the slowest and the fastest repeat."""
+    """Return tokens per second of the slowest and the fastest repeat."""
     return speed.tokens / max(speed.seconds_of_repeats), speed.tokens / min(speed.seconds_of_repeats)
 
 
@@ -122,7 +122,7 @@ def _over_batch(report: Report) -> str:
 
 
 def _over_threshold(report: Report) -> str:
-    """The cases that share the base's steps and block size."""
+    """Return the cases that share the base's steps and block size."""
     swept = [case for case in report.cases if case.mode == "diffusion" and case.threshold is not None]
     if not swept:
         return ""

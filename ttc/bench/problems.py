@@ -61,7 +61,7 @@ def load_problems(path: Path, limit: int | None = None) -> tuple[Problem, ...]:
 
 
 def random_prompts(config: ModelConfig, count: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Prompts of random token ids, the mask id and eos left out: for speed where there is no task."""
+    """Return prompts of random token ids, the mask id and eos left out: for speed where there is no task."""
     banned = {config.mask_token_id, *config.eos_token_ids}
     allowed = np.array([token for token in range(config.vocab_size) if token not in banned])
     drawn = np.random.default_rng(seed).choice(allowed, (count, tokens))

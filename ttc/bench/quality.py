@@ -28,7 +28,7 @@ _MAX_PERIOD, _MIN_TURNS, _MIN_TOKENS = 64, 3, 24
 
 
 def is_right(problem: Problem, text: str) -> bool:
-    """Whether `text`, the new tokens decoded, answers the problem."""
+    """Return whether `text`, the new tokens decoded, answers the problem."""
     for stop in problem.stop:
         text = text.split(stop, 1)[0]
     match problem.check:
@@ -45,7 +45,7 @@ def is_right(problem: Problem, text: str) -> bool:
 
 
 def is_looping(tokens: Sequence[int]) -> bool:
-    """Whether a piece of the tokens repeats itself over and over, anywhere in them."""
+    """Return whether a piece of the tokens repeats itself over and over, anywhere in them."""
     for period in range(1, min(_MAX_PERIOD, len(tokens) // _MIN_TURNS) + 1):
         needed = max(_MIN_TURNS * period, _MIN_TOKENS) - period
         run = 0
@@ -67,7 +67,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 
 def _plain(stated: str) -> str:
-    """An answer without what does not matter: case, blanks, currency; a number in its shortest form."""
+    """Return an answer without case, blanks and currency; a number in its shortest form."""
     text = " ".join(stated.split()).rstrip(".").lower()
     number = text.strip("$€£ ")
     if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", number):

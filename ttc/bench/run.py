@@ -124,7 +124,7 @@ class _Clock:
 
 
 def _answer(engine: Engine, plan: Plan, say: Say) -> dict[str, Written]:
-    """Every case's answers to all problems, in batches."""
+    """Return every case's answers to all problems, in batches."""
     size, written = max(plan.batch_sizes), {}
     for case in plan.cases:
         traces = []
@@ -172,7 +172,7 @@ def _take_turn(engine: Engine, plan: Plan, case: Case, clock: _Clock) -> None:
 
 
 def _pairs(plan: Plan, turn: int) -> Iterator[tuple[Case, int]]:
-    """All cases at all batch sizes; every turn starts with another case."""
+    """Yield all cases at all batch sizes; every turn starts with another case."""
     first = turn % len(plan.cases)
     for batch in plan.batch_sizes:
         for case in (*plan.cases[first:], *plan.cases[:first]):
@@ -180,7 +180,7 @@ def _pairs(plan: Plan, turn: int) -> Iterator[tuple[Case, int]]:
 
 
 def _groups(plan: Plan, batch: int) -> list[Prompts]:
-    """The timed prompts in full batches; what does not fill one is left out."""
+    """Return the timed prompts in full batches; what does not fill one is left out."""
     timed = [plan.prompts[i] for i in plan.timed]
     return [timed[start : start + batch] for start in range(0, len(timed) // batch * batch, batch)]
 

@@ -243,7 +243,9 @@ class Report:
 
     @classmethod
     def from_dict(cls, value: object, where: str) -> "Report":
-        """The inverse of `to_dict`, through JSON; `InputError` for anything not as it should be."""
+        """Read what `to_dict` gave, through JSON; raise `InputError` for anything that is not as it should
+        be.
+        """
         fields = Fields(value, where, InputError)
         if (schema := fields.take("schema")) != SCHEMA:
             fields.refuse("schema", schema, repr(SCHEMA))
@@ -255,7 +257,7 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """The report in a file that `ttc bench --json` or `-o` wrote."""
+    """Return the report in a file that `ttc bench --json` or `-o` wrote."""
     return Report.from_dict(read_json(path, _MAX_BYTES, InputError), str(path))
 
 

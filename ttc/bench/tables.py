@@ -102,7 +102,7 @@ def run_rows(names: Sequence[str], reports: Sequence[Report]) -> list[tuple[str,
 
 
 def context(report: Report) -> list[tuple[str, str]]:
-    """What the figures hold for: model, machine, work; one (name, text) each."""
+    """Return what the figures hold for: model, machine, work; one (name, text) each."""
     machine, model, work, conditions = report.machine, report.model, report.work, report.conditions
     asked = f"{work.problems} problems of {work.tasks}" if work.tasks else f"{work.problems} random prompts"
     sampling = "greedy" if work.temperature == 0 else f"temperature {work.temperature:g}, seed {work.seed}"
@@ -132,7 +132,7 @@ def _backend(model: Model) -> str:
 
 
 def _load(conditions: Conditions) -> str:
-    """The load averages before and after."""
+    """Return the load averages before and after."""
     loads = (conditions.load_at_start, conditions.load_at_end)
     return " to ".join("unknown" if load is None else f"{load:.2f}" for load in loads)
 

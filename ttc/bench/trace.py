@@ -102,7 +102,7 @@ def watch(
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the values do not exceed, between neighbours in proportion."""
+    """Return the value that `share` of the values do not exceed, between neighbours in proportion."""
     ordered = sorted(values)
     rank = share * (len(ordered) - 1)
     low = int(rank)
@@ -111,12 +111,12 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def latency(values: Sequence[float]) -> Latency | None:
-    """Median and 95th percentile; None of nothing."""
+    """Return the median and the 95th percentile; None of nothing."""
     return Latency(statistics.median(values), quantile(values, 0.95)) if values else None
 
 
 def _kind(before: tuple[int, int, bool], after: tuple[int, int, bool], mode: str) -> str | None:
-    """What was computed between two events; None where it was not one call."""
+    """Return what was computed between two events; None where it was not one call."""
     if mode == "ar":
         return "ar" if after[0] == before[0] + 1 else None
     if mode != "diffusion" or after[2]:

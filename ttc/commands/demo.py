@@ -65,7 +65,7 @@ def demo(backend: str, prompts: int, keep: Path | None, as_json: bool, save_step
 
 
 def _folder(keep: Path | None, until_the_end: contextlib.ExitStack) -> Path:
-    """Where the bundle goes: below the folder to keep, or below one that goes away."""
+    """Return where the bundle goes: below the folder to keep, or below one that goes away."""
     if keep is not None:
         return keep
     return Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="ttc-demo-")))

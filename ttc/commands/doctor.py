@@ -61,7 +61,7 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _remedies(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What to run, and for what: first what ttc lacks, then packages that would add to it."""
+    """Yield what to run, and for what: first what ttc lacks, then packages that would add to it."""
     for ability in found["abilities"]:
         for i, step in enumerate(ability["remedy"]):
             yield f"  {step}", ability["what"] if i == 0 else ""

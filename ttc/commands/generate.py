@@ -168,7 +168,7 @@ def generate(
 
 
 def result_json(result: "Result") -> dict[str, Any]:
-    """A result as the one flat object of `--json`."""
+    """Return a result as the one flat object of `--json`."""
     stats = result.stats
     return {
         "token_ids": list(result.token_ids),

@@ -186,7 +186,7 @@ def _build_profile(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _ranges(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A build profile: its name, and the sizes that its engines take."""
+    """Yield a build profile: its name, and the sizes that its engines take."""
     yield "profile", str(profile.get("name", "unnamed"))
     for name in DIMENSIONS:
         if name in profile:

@@ -51,7 +51,7 @@ def play(events: Generation, view: StepView | None, keep: bool = False) -> Resul
 def recording(
     file: Path | None, mode: str, prompt: str, tokenizer: Tokenizer | None
 ) -> Iterator[Callable[[Generation], Generation]]:
-    """What to send the events through so that, at the end, the picture is in `file`; None records nothing."""
+    """Yield what to send the events through: at the end the picture is in `file`; None records nothing."""
     if file is None:
         yield lambda events: events
         return

@@ -35,7 +35,7 @@ class Several(click.ParamType[tuple[Any, ...]]):
         self.kind, self.name = kind, "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A text from the command line as a tuple; a tuple, which is a default, as it is."""
+        """Return the numbers of a text; a default, which is a tuple, as it is."""
         if isinstance(value, tuple):
             return value
         try:
@@ -45,7 +45,7 @@ class Several(click.ParamType[tuple[Any, ...]]):
 
 
 def stderr_console() -> "Console":
-    """A console on standard error."""
+    """Return a console on standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -84,7 +84,7 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def is_animated(console: "Console") -> bool:
-    """Whether a picture on this console can be redrawn; forced colours do not make a file a terminal."""
+    """Return whether a picture on this console can be redrawn; forced colours make no terminal of a file."""
     return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
@@ -138,7 +138,7 @@ def loading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], Non
 
 
 def size(count: int) -> str:
-    """A number of bytes in words."""
+    """Return a number of bytes in words."""
     value, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
@@ -148,5 +148,5 @@ def size(count: int) -> str:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

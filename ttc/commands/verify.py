@@ -110,7 +110,7 @@ def _show(report: "Report", layers: bool) -> None:
 
 
 def _rows(backend: "BackendReport") -> Iterator[tuple[str, str, str, str]]:
-    """The worst of every kind of tensor."""
+    """Yield the worst of every kind of tensor."""
     groups: dict[tuple[str, str], list[Any]] = {}
     for item in backend.comparisons:
         what = "state" if item.tensor not in ("logits", "residual") else item.tensor

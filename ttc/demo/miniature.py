@@ -60,13 +60,13 @@ class Total:
 
 @contextlib.contextmanager
 def miniature() -> Iterator[Path]:
-    """The folder of the miniature checkpoint, as long as the context lasts."""
+    """Yield the folder of the miniature checkpoint, as long as the context lasts."""
     with as_file(files("ttc") / "miniature") as folder:
         yield folder
 
 
 def problems(checkpoint: Path, count: int) -> list[Problem]:
-    """The first `count` problems that lie beside the miniature, word problems and others as they come."""
+    """Return the first `count` problems that lie beside the miniature, of all kinds as they come."""
     lines = (checkpoint / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     if not 1 <= count <= len(lines):
         raise InputError(
@@ -77,7 +77,9 @@ def problems(checkpoint: Path, count: int) -> list[Problem]:
 
 
 def measure(engine: Engine, prompts: Sequence[str]) -> dict[str, list[Result]]:
-    """Every prompt in every mode, greedy, the modes in turn; one call of each to warm up is not counted."""
+    """Generate after every prompt in every mode, greedily, the modes in turn; one call of each to warm up is
+    not counted.
+    """
     results: dict[str, list[Result]] = {mode: [] for mode in _MODES}
     for mode in _MODES:
         _generate(engine, prompts[0], mode)
@@ -88,7 +90,7 @@ def measure(engine: Engine, prompts: Sequence[str]) -> dict[str, list[Result]]:
 
 
 def total(mode: str, results: Sequence[Result]) -> Total:
-    """The sums of one mode's results."""
+    """Return the sums of one mode's results."""
     tokens = sum(len(result.token_ids) for result in results)
     nfe = sum(result.stats.nfe for result in results)
     seconds = sum(result.stats.seconds for result in results)

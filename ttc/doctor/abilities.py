@@ -75,7 +75,7 @@ class Ability:
 
 
 def examine() -> dict[str, Any]:
-    """Everything `ttc doctor` shows, ready for JSON."""
+    """Return everything `ttc doctor` shows, ready for JSON."""
     versions = {package.module: _version(package) for package in PACKAGES}
     gpu, driver = _gpu(), examine_driver()
     providers, runtime_fault = _onnxruntime() if versions["onnxruntime"] else ((), None)
@@ -158,7 +158,7 @@ def _abilities(
 
 
 def _tools(versions: dict[str, str | None], faults: dict[str, str | None]) -> list[Ability]:
-    """What looks at a model rather than running it."""
+    """Return what looks at a model rather than running it."""
 
     def needs(what: str, modules: tuple[str, ...], remedy: str) -> Ability:
         missing = [m for m in modules if versions[m] is None or faults.get(m) is not None]
@@ -177,7 +177,7 @@ def _tools(versions: dict[str, str | None], faults: dict[str, str | None]) -> li
 
 
 def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
-    """What can be built here."""
+    """Return what can be built here."""
     rtx, whole = "build, TensorRT-RTX", "build --backend tensorrt"
     found = [
         Ability(rtx, True, "tensorrt_rtx; needs no GPU")
@@ -195,8 +195,8 @@ def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
 
 
 def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_gpu: bool) -> list[Ability]:
-    """What CUDA graphs can hold here; nothing to say without a GPU. The kernel that writes into caches is
-    compiled by NVRTC too, in the PTX version of the loop's.
+    """Return what CUDA graphs can hold here; nothing to say without a GPU. The kernel that writes into caches
+    is compiled by NVRTC too, in the PTX version of the loop's.
     """
     if not has_gpu:
         return []
@@ -213,7 +213,7 @@ def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_
 
 
 def _nvrtc_fault() -> str | None:
-    """Why NVRTC, which compiles the kernel that ends a step of the loop, is not available."""
+    """Return why NVRTC, which compiles the kernel that ends a step of the loop, is not available."""
     try:
         import_module("cuda.bindings.nvrtc").nvrtcVersion()
     except Exception as fault:  # a missing library is a RuntimeError of the bindings
@@ -222,7 +222,7 @@ def _nvrtc_fault() -> str | None:
 
 
 def _pairs(driver: dict[str, Any] | None) -> list[Ability]:
-    """Whether several GPUs reach each other's memory; nothing to say of fewer than two."""
+    """Return whether several GPUs reach each other's memory; nothing to say of fewer than two."""
     if driver is None or len(driver["devices"]) < 2:
         return []
     apart = [f"{a}–{b}" for a, row in enumerate(driver["peers"]) for b, can in enumerate(row) if not can]
@@ -249,7 +249,7 @@ def _ability(what: str, works: bool, module: str, faults: dict[str, str | None],
 
 
 def _version(package: Package) -> str | None:
-    """The version of the first distribution that is installed, if its module is there too."""
+    """Return the version of the first distribution that is installed, if its module is there too."""
     try:
         if find_spec(package.module) is None:
             return None
@@ -286,7 +286,7 @@ def _onnxruntime() -> tuple[tuple[str, ...], str | None]:
 
 
 def _torch_cuda() -> tuple[str | None, str | None]:
-    """The CUDA version torch was built for where it sees a device, and why it cannot be imported."""
+    """Return the CUDA version torch was built for where it sees a device, and why it cannot be imported."""
     try:
         torch = import_module("torch")
         return (str(torch.version.cuda) if torch.cuda.is_available() else None), None
@@ -328,7 +328,7 @@ def _usable_cores() -> int | None:
 
 
 def _memory_bytes() -> int | None:
-    """Physical memory; None where the system does not say."""
+    """Return the bytes of physical memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

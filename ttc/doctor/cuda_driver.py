@@ -12,7 +12,8 @@ _NAME_BYTES = 128
 
 
 def examine_driver(load: Callable[[str], Any] = ctypes.CDLL) -> dict[str, Any] | None:
-    """The highest CUDA version the driver takes, its GPUs, and which of them reach each other's memory.
+    """Return the highest CUDA version the driver takes, its GPUs, and which of them reach each other's
+    memory.
 
     load: opens the driver's library by name.
 

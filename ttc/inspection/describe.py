@@ -35,7 +35,7 @@ _PREFIX = "ttc."
 def describe(
     path: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """What `path` is and holds; bundles and checkpoints are checked on the way.
+    """Describe what `path` is and holds; bundles and checkpoints are checked on the way.
 
     Args:
         path: of a bundle, a checkpoint folder, a set of engines, or a `.safetensors`, `.onnx`, `.engine`,
@@ -43,7 +43,8 @@ def describe(
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
 
     Raises:
-        InputError: none of these.  BundleError, CheckpointError: one of these, but damaged.
+        InputError: none of these.
+        BundleError, CheckpointError: one of these, but damaged.
     """
     try:
         return _describe(Path(path), checkpoint)
@@ -180,13 +181,15 @@ def _value(value: Any) -> dict[str, Any]:
 
 
 def _dtype(dtype: Any) -> str:
-    """An ONNX dtype by its usual name; ONNX calls float32 FLOAT, float64 DOUBLE."""
+    """Return an ONNX dtype by its usual name; ONNX calls float32 FLOAT, float64 DOUBLE."""
     name = "undefined" if dtype is None else str(dtype.name).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _graph_bytes(weights: Iterable[Any]) -> dict[str, int]:
-    """Bytes per dtype of ONNX tensors or values; none for what has no fixed size (strings, open shapes)."""
+    """Return the bytes per dtype of ONNX tensors or values; none for what has no fixed size (strings, open
+    shapes).
+    """
     bits: Counter[str] = Counter()
     for weight in weights:
         if weight.shape is None or weight.dtype is None or weight.dtype.name in ("STRING", "UNDEFINED"):
@@ -201,7 +204,7 @@ def _op(domain: str, name: str) -> str:
 
 
 def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata as written; what `ttc` wrote as JSON is taken apart."""
+    """Return the metadata as written; what `ttc` wrote as JSON is taken apart."""
     found: dict[str, Any] = dict(properties)
     for key in (f"{_PREFIX}model", f"{_PREFIX}ops"):
         try:
@@ -222,13 +225,15 @@ def _layers(config: ModelConfig, tensors: Mapping[str, tuple[str, tuple[int, ...
 
 
 def _verification(manifest: Path) -> dict[str, Any] | None:
-    """What the bundle's record says of each backend; None where there is none that speaks of it as it is."""
+    """Return what the bundle's record says of each backend; None where there is none that speaks of it as it
+    is.
+    """
     record = Verification.read(manifest, manifest)
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Parameters per tower; the time embedding belongs to the denoiser."""
+    """Return the parameters per tower; the time embedding belongs to the denoiser."""
     counts = {"context_tower": 0, "denoiser_tower": 0}
     for name, shape in shapes.items():
         counts["context_tower" if name.startswith("context_") else "denoiser_tower"] += math.prod(shape)
@@ -251,7 +256,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _vocabulary(path: Path) -> int:
-    """How many tokens a tokenizer knows."""
+    """Return how many tokens a tokenizer knows."""
     from tokenizers import Tokenizer
 
     try:

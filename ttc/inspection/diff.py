@@ -28,7 +28,7 @@ def _walk(where: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _named(value: Any) -> Any:
-    """A list of objects that have names, as an object by name."""
+    """Return a list of objects that have names, as an object by name."""
     if isinstance(value, list) and value and all(isinstance(v, Mapping) and "name" in v for v in value):
         return {v["name"]: {key: item for key, item in v.items() if key != "name"} for v in value}
     return value

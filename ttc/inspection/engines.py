@@ -19,7 +19,7 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 
 def describe_engines(path: Path) -> dict[str, Any]:
-    """A folder that `ttc build` made; every digest is checked."""
+    """Describe a folder that `ttc build` made; every digest is checked."""
     opened = EngineFolder.open(path)
     manifest = opened.manifest
     return {
@@ -43,7 +43,9 @@ def describe_engines(path: Path) -> dict[str, Any]:
 
 
 def describe_engine(path: Path) -> dict[str, Any]:
-    """One `.engine` file, by the manifest beside it; its content is executable code and is not loaded."""
+    """Describe one `.engine` file, by the manifest beside it; its content is executable code and is not
+    loaded.
+    """
     if not (path.parent / MANIFEST_FILE).is_file():
         raise InputError(
             f"{path}: no {MANIFEST_FILE} beside it, so nothing is known of it; "
@@ -63,13 +65,14 @@ def describe_engine(path: Path) -> dict[str, Any]:
 
 
 def describe_program(path: Path) -> dict[str, Any]:
-    """A `.program.json` file."""
+    """Describe a `.program.json` file."""
     fields = Fields(read_json(path, _MAX_JSON_BYTES, BundleError), str(path), BundleError)
     return {"kind": "program", "path": str(path), **_program(Program.take(fields, str(path)))}
 
 
 def _verification(manifest: Path) -> dict[str, Any] | None:
-    """What the record beside the engines says of each backend; None where none speaks of them as they are.
+    """Return what the record beside the engines says of each backend; None where none speaks of them as they
+    are.
 
     The bundle may lie elsewhere, so whether the record is of the bundle as it is now is not looked at.
     """

@@ -32,8 +32,8 @@ def by_layer(config: ModelConfig, tensors: Tensors) -> list[dict[str, Any]]:
 
 
 def by_kind(config: ModelConfig, tensors: Tensors) -> dict[str, dict[str, int]]:
-    """Parameters and bytes of every kind of layer, of embeddings and heads, and of the time embedding; the
-    largest first.
+    """Return the parameters and bytes of every kind of layer, of embeddings and heads, and of the time
+    embedding; the largest first.
     """
     found: dict[str, dict[str, int]] = {}
     for name, dtype, shape in tensors:

@@ -35,20 +35,20 @@ class Routing:
             raise InputError(f"overlap is {self.overlap}; valid: 0 (independent) to 1 (all tokens alike)")
 
     def experts(self, experts: int, per_token: int, rows: int, length: int) -> float:
-        """How many experts a pass over `rows` blocks of `length` tokens reads."""
+        """Return how many experts a pass over `rows` blocks of `length` tokens reads."""
         if self.dense:
             return float(experts)
         return distinct_experts(experts, per_token, rows * (1 + (length - 1) * (1 - self.overlap)))
 
 
 def distinct_experts(experts: int, per_token: int, tokens: float) -> float:
-    """Mean number of experts that `tokens` independent tokens choose together."""
+    """Return the mean number of experts that `tokens` independent tokens choose together."""
     missed: float = (1 - per_token / experts) ** tokens
     return experts * (1 - missed)
 
 
 def fit_overlap(experts: int, per_token: int, length: int, measured: float) -> float:
-    """The overlap with which blocks of `length` tokens choose `measured` experts on average, in 0 … 1."""
+    """Return the overlap, 0 to 1, at which blocks of `length` tokens choose `measured` experts."""
     if length < 2:
         raise InputError(f"a block of {length} tokens tells nothing of overlap; valid: at least 2")
     if not per_token <= measured <= experts:

@@ -49,7 +49,8 @@ class Question:
     """What is asked: the model, the machine, and how it is used.
 
     Attributes:
-        context: tokens in the caches.  itemsize: bytes of the compute dtype.
+        context: tokens in the caches.
+        itemsize: bytes of the compute dtype.
         accepted, draft_steps: tokens that a lossless round keeps, and NFE that its draft takes.
     """
 
@@ -111,7 +112,8 @@ class Forecast:
     """One batch size.
 
     Attributes:
-        memory_bytes: weights of both towers and the state of all rows.  fits: on the machine.
+        memory_bytes: weights of both towers and the state of all rows.
+        fits: on the machine.
         nfe_in_ar_steps: time of an NFE over that of an AR step, without the extension.
         break_even: tokens per NFE with which diffusion is as fast as AR; None where none is enough.
     """
@@ -132,7 +134,7 @@ class Forecast:
 
 
 def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) -> Forecast:
-    """Everything for one batch size."""
+    """Return everything that is foretold for one batch size."""
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"batch is {batch}; valid: 1 to {MAX_BATCH}")
     for rate in tokens_per_nfe:
@@ -168,8 +170,8 @@ def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) ->
 
 
 def winning_batches(question: Question, tokens_per_nfe: float) -> tuple[int, int] | None:
-    """The smallest and the largest batch, up to 4096, at which diffusion is faster than AR; None where none
-    is.
+    """Return the smallest and the largest batch, up to 4096, at which diffusion is faster than AR; None where
+    none is.
 
     Small batches of a mixture of experts favour AR, whose one token per row reads few experts; large ones run
     into the arithmetic, of which diffusion does more per token. Between the ends there is taken to be no gap.
@@ -187,7 +189,7 @@ def winning_batches(question: Question, tokens_per_nfe: float) -> tuple[int, int
 
 
 def _edge(question: Question, rate: float, winning: int, losing: int) -> int:
-    """The last batch that wins on the way from one that does to one that does not."""
+    """Return the last batch that wins on the way from one that does to one that does not."""
     while abs(losing - winning) > 1:
         middle = (winning + losing) // 2
         if _wins(question, middle, rate):
@@ -202,7 +204,7 @@ def _wins(question: Question, batch: int, rate: float) -> bool:
 
 
 def _passes(question: Question, batch: int) -> tuple[Pass, Pass, Pass, Pass]:
-    """An AR step, an NFE, an extension, a verification."""
+    """Return the passes: an AR step, an NFE, an extension, a verification."""
     config, S, C, size = question.config, question.block_size, question.context, question.itemsize
     routing = question.routing
     one = context_pass(config, batch, 1, C, size, routing)

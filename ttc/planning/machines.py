@@ -42,13 +42,13 @@ class Machine:
 
 
 def known_machines() -> dict[str, Machine]:
-    """Everything in `machines.toml`, by the name that `--gpu` takes."""
+    """Return everything in `machines.toml`, by the name that `--gpu` takes."""
     text = files(__package__).joinpath("machines.toml").read_text("utf-8")
     return {key: _machine(table, key) for key, table in tomllib.loads(text).items()}
 
 
 def load_machine(name_or_path: str) -> Machine:
-    """A known machine by name, or the one in a TOML file of the same keys, without a heading."""
+    """Return a known machine by name, or the one in a TOML file of the same keys, without a heading."""
     known = known_machines()
     if name_or_path in known:
         return known[name_or_path]

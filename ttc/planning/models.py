@@ -19,7 +19,7 @@ _MAX_BYTES = 2**20
 
 
 def released_config() -> dict[str, Any]:
-    """The released model's `config.json`, without what does not change the arithmetic."""
+    """Return the released model's `config.json`, without what does not change the arithmetic."""
     text = files(__package__).joinpath(f"{RELEASED}.json").read_text("utf-8")
     content = json.loads(text)
     assert isinstance(content, dict)
@@ -27,7 +27,7 @@ def released_config() -> dict[str, Any]:
 
 
 def load_config(path: Path | None) -> tuple[str, ModelConfig]:
-    """A name and the configuration: of the released model (None), or of what lies at `path`.
+    """Return a name and the configuration: of the released model (None), or of what lies at `path`.
 
     Raises `CheckpointError` or `BundleError` where that is no configuration.
     """

@@ -45,10 +45,12 @@ def context_pass(
     routing: Routing,
     logits: int = 1,
 ) -> Parts:
-    """One call of the context tower, by part.
+    """Return the cost of one call of the context tower, by part.
 
     Args:
-        rows: B.  length: L tokens of each row.  context: tokens already in the caches.
+        rows: B.
+        length: L tokens of each row.
+        context: tokens already in the caches.
         itemsize: bytes of the compute dtype.
         logits: positions of each row that get logits.
     """
@@ -64,7 +66,7 @@ def context_pass(
 def denoiser_pass(
     config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
 ) -> Parts:
-    """One evaluation of the denoiser and the diffusion step after it, by part; arguments as above."""
+    """Return the cost of one denoiser evaluation and its diffusion step, by part; arguments as above."""
     parts = _tower(config, rows, length, context, itemsize, routing)
     D = config.hidden_size
     # The modulation before the mixer, and the gate after it.
@@ -82,12 +84,12 @@ def denoiser_pass(
 
 
 def total(parts: Parts) -> Cost:
-    """The sum of all parts."""
+    """Return the sum of all parts."""
     return sum(parts.values(), Cost(0.0, 0.0))
 
 
 def parameters(config: ModelConfig) -> int:
-    """Parameters of the whole checkpoint, both towers and the time conditioning."""
+    """Return the parameters of the whole checkpoint, both towers and the time conditioning."""
     return sum(map(math.prod, expected_tensors(config).values()))
 
 
@@ -101,7 +103,7 @@ def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> 
 
 
 def expert_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Weights of all routed experts of a tower."""
+    """Return the bytes of the weights of all routed experts of a tower."""
     one = 2 * config.moe_intermediate_size * config.hidden_size * itemsize
     return len(config.layers_of(LayerKind.MOE)) * config.n_routed_experts * one
 
@@ -109,7 +111,9 @@ def expert_bytes(config: ModelConfig, itemsize: int) -> int:
 def _tower(
     config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
 ) -> dict[str, Cost]:
-    """What both towers share: embedding, norms and residuals, and all mixers, by layer kind."""
+    """Return the cost of what both towers share: embedding, norms and residuals, and all mixers, by layer
+    kind.
+    """
     tokens, D = rows * length, config.hidden_size
     around = norm_cost(tokens, D, itemsize) + elementwise_cost(tokens * D, 2, itemsize)
     parts = {"embedding": Cost(0.0, 2.0 * tokens * D * itemsize), "norms": around * config.num_layers}
@@ -174,7 +178,7 @@ def _attention(config: ModelConfig, rows: int, length: int, context: int, itemsi
 
 
 def _experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
-    """The routed experts of a layer."""
+    """Return the cost of the routed experts of a layer."""
     tokens, E = rows * length, config.n_routed_experts
     read = routing.experts(E, config.num_experts_per_tok, rows, length)
     routed = op_cost(MOE_EXPERTS, _moe_dims(config, tokens), itemsize, experts=read)
@@ -187,7 +191,7 @@ def _experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing
 
 
 def _beside_experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
-    """The rest of a mixture layer: the gate, the routing, the shared expert and the sum."""
+    """Return the cost of a mixture layer's rest: the gate, the routing, the shared expert and the sum."""
     tokens, E = rows * length, config.n_routed_experts
     read = routing.experts(E, config.num_experts_per_tok, rows, length)
     return (
@@ -217,7 +221,7 @@ def _mlp(config: ModelConfig, tokens: int, width: int, itemsize: int) -> Cost:
 
 
 def _head(config: ModelConfig, positions: int, itemsize: int) -> Cost:
-    """The last norm and the logits, which are float32."""
+    """Return the cost of the last norm and the logits, which are float32."""
     written = Cost(0.0, 4.0 * positions * config.vocab_size)
     return (
         norm_cost(positions, config.hidden_size, itemsize)

@@ -23,7 +23,7 @@ __all__ = ["argument_groups"]
 
 
 def argument_groups() -> list[BaseArgs]:
-    """What the entry point gives Polygraphy."""
+    """Return what the entry point gives Polygraphy."""
     return [TtcBundleArgs(), TtcRunnerArgs(), TtcReferenceArgs(), TtcLoopArgs(), TtcLoopReferenceArgs()]
 
 
@@ -95,7 +95,7 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
             self.arg_groups[DataLoaderArgs] = BundleInputsArgs(loader, self.bundle, graph)
 
     def runner_arguments(self, option: str) -> str:
-        """The bundle, for a runner that was chosen by this option.
+        """Return the bundle, for a runner that was chosen by this option.
 
         Without one it is refused as Polygraphy refuses: a logged line, and an exception that its tools end on
         without a traceback.
@@ -140,7 +140,6 @@ class TtcRunnerArgs(BaseRunnerArgs):  # type: ignore[misc]
     """
 
     def get_name_opt_impl(self) -> tuple[str, str]:
-        """Name and option."""
         return "a ttc backend", "ttc"
 
     def add_to_script_impl(self, script: Any) -> None:
@@ -162,7 +161,6 @@ class TtcReferenceArgs(BaseRunnerArgs):  # type: ignore[misc]
     """
 
     def get_name_opt_impl(self) -> tuple[str, str]:
-        """Name and option."""
         return "ttc's reference, the towers in plain torch", "ttc-ref"
 
     def add_to_script_impl(self, script: Any) -> None:
@@ -184,7 +182,6 @@ class TtcLoopArgs(BaseRunnerArgs):  # type: ignore[misc]
     backend: str | None = None
 
     def get_name_opt_impl(self) -> tuple[str, str]:
-        """Name and option."""
         return "a whole generation on a ttc backend", "ttc-loop"
 
     def add_to_script_impl(self, script: Any) -> None:
@@ -214,7 +211,6 @@ class TtcLoopReferenceArgs(TtcLoopArgs):
     backend = REFERENCE
 
     def get_name_opt_impl(self) -> tuple[str, str]:
-        """Name and option."""
         return "a whole generation on ttc's reference", "ttc-loop-ref"
 
 

@@ -38,7 +38,7 @@ def top1(first: Mapping[str, Any], second: Mapping[str, Any]) -> OrderedDict[str
 
 
 def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> OrderedDict[str, bool]:
-    """Whether no confidence, or probability of the most probable token, moves by more than 0.02."""
+    """Return whether no confidence, or probability of the most probable token, moves by more than 0.02."""
     found: OrderedDict[str, bool] = OrderedDict()
     for name in _common(first, second):
         a, b = np.asarray(first[name], np.float64), np.asarray(second[name], np.float64)
@@ -59,7 +59,7 @@ FUNCTIONS = {"top1": top1, "drift": drift}
 
 
 def _nothing(wanted: str) -> OrderedDict[str, bool]:
-    """A verdict for two sides that share nothing that could be judged: not passed."""
+    """Return a verdict for two sides that share nothing that could be judged: not passed."""
     G_LOGGER.error(f"nothing to compare: both sides must have outputs of the same name with {wanted}")
     return OrderedDict({"nothing in common": False})
 

@@ -30,9 +30,12 @@ class BundleInputs:
     """A Polygraphy data loader: `iterations` sets of inputs for one graph of a bundle, or for generations.
 
     Args:
-        bundle: its folder.  graph: one of `GRAPHS`, or `LOOP`.
-        iterations: sets of inputs.  seed: the same seed gives the same inputs.
-        context: tokens that the state has read.  block: tokens of a block.
+        bundle: its folder.
+        graph: one of `GRAPHS`, or `LOOP`.
+        iterations: sets of inputs.
+        seed: the same seed gives the same inputs.
+        context: tokens that the state has read.
+        block: tokens of a block.
     """
 
     def __init__(
@@ -93,8 +96,8 @@ class BundleInputs:
 
 
 def input_types(bundle: Bundle, graph: str) -> dict[str, tuple[np.dtype[Any], list[int | None]]]:
-    """The graph's inputs in order, with dtype and shape, None for an open dimension; weights of a bundle by
-    reference are among them.
+    """Return the graph's inputs in order, with dtype and shape, None for an open dimension; weights of a
+    bundle by reference are among them.
     """
     import onnx_ir as ir
 

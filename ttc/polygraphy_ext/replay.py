@@ -26,7 +26,9 @@ def save_inputs(bundle: Path, graph: str, path: Path, iterations: int = 1, seed:
 
 
 def load_inputs(path: Path) -> Iterator[dict[str, Any]]:
-    """The sets of inputs in a file that `--save-inputs` or `save_inputs` wrote; `InputError` for another."""
+    """Yield the sets of inputs in a file that `--save-inputs` or `save_inputs` wrote; `InputError` for
+    another.
+    """
     try:
         content = load_json(os.fspath(path))
     except Exception as fault:  # Polygraphy and the JSON library raise each their own

@@ -53,8 +53,10 @@ class TowerRunner(_BundleRunner):
     """One tower on a backend of ours.
 
     Args:
-        bundle: its folder.  graph: "context" or "denoiser".
-        backend: as `ttc.load` knows it, or `REFERENCE`.  device: as in `ttc.load`.
+        bundle: its folder.
+        graph: "context" or "denoiser".
+        backend: as `ttc.load` knows it, or `REFERENCE`.
+        device: as in `ttc.load`.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class TowerRunner(_BundleRunner):
         self._graph = graph
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """The graph's inputs."""
+        """Return the graph's inputs."""
         with Bundle.open(self._path) as bundle:
             metadata = TensorMetadata()
             for name, (dtype, shape) in input_types(bundle, self._graph).items():
@@ -115,7 +117,7 @@ class LoopRunner(_BundleRunner):
         )
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """The prompt."""
+        """Return the prompt."""
         return TensorMetadata().add("prompt_ids", np.int32, (1, None))
 
     def infer_impl(self, feed_dict: dict[str, npt.NDArray[Any]]) -> Outputs:

@@ -48,8 +48,10 @@ def node_cost(
     inputs: Sequence[Mapping[str, Sequence[int]]],
     outputs: Sequence[Mapping[str, Sequence[int]]],
 ) -> Cost:
-    """A standard operator by the types and shapes of its tensors, `[{"float": [1, 16, 128]}, …]`: a product's
-    multiplications and additions, else one operation per element that comes out.
+    """Return the cost of a standard operator, given the types and shapes of its tensors.
+
+    A product costs its multiplications and additions, another operator one operation per element that comes
+    out. Tensors are given as `[{"float": [1, 16, 128]}, …]`.
     """
     if op in _NO_WORK:
         return Cost(0, 0)
@@ -64,8 +66,8 @@ def node_cost(
 
 
 def measure_limits() -> dict[str, float]:
-    """What this machine reaches in a large matrix product and a large copy, by numpy, now: floating-point
-    operations and bytes per second, with whatever else runs on it.
+    """Return what this machine reaches in a large matrix product and a large copy, by numpy, now:
+    floating-point operations and bytes per second, with whatever else runs on it.
     """
     size = 512
     a = np.ones((size, size), np.float32)

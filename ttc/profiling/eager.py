@@ -48,7 +48,7 @@ class Watched:
 
 
 def open_watched(bundle: Bundle, device: str | None) -> Watched:
-    """The torch backend of a bundle, watched."""
+    """Return the torch backend of a bundle, watched."""
     opened = open_candidate("torch", bundle, device, layers=False)
     backend: Any = opened.backend
     if not hasattr(backend, "record"):
@@ -83,7 +83,9 @@ def parts_of(
     batch: int,
     itemsize: int,
 ) -> tuple[tuple[Part, ...], tuple[Span, ...]]:
-    """The call's parts: every op, what else its layer computed, and what came before and after the layers."""
+    """Return the call's parts: every op, what else its layer computed, and what came before and after the
+    layers.
+    """
     begin, end = clock
     cuts: list[tuple[str, int | None, float]] = [("before the layers", None, begin)]
     cuts += [(f"layers.{layer}", layer, done) for layer, done in marks.layers]

@@ -58,8 +58,8 @@ class Run:
 def open_profiled(
     bundle: Bundle, device: str | None, threads: int | None, folder: Path
 ) -> tuple[Backend, str, Callable[[], dict[str, list[Run]]]]:
-    """The backend with every session profiled, where it runs, and a function that ends the profiles and gives
-    each role's runs in order.
+    """Return the backend with every session profiled, where it runs, and a function that ends the profiles
+    and gives each role's runs in order.
 
     folder: where ONNX Runtime writes its files.
     """
@@ -83,7 +83,7 @@ def open_profiled(
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs in a file of ONNX Runtime's profiler."""
+    """Return the runs in a file of ONNX Runtime's profiler."""
     events = json.loads(path.read_text(encoding="utf-8"))
     timed = (e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time"))
     every = sorted(timed, key=lambda e: (e["ts"], e["dur"]))
@@ -100,8 +100,8 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def parts_of(run: Run, config: ModelConfig, batch: int, tokens: int, itemsize: int) -> tuple[Part, ...]:
-    """The nodes of one run added up by place and op; a `ttc` op's cost is that of the op, not of the nodes
-    that stand in for it here.
+    """Return the nodes of one run added up by place and op; a `ttc` op's cost is that of the op, not of the
+    nodes that stand in for it here.
     """
     groups: dict[tuple[str, str], list[NodeTime]] = {}
     for node in run.nodes:

@@ -46,8 +46,8 @@ PHASES = {
 
 
 def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
-    """A call for every phase, to be prepared outside the clock: each starts from a copy of the same state of
-    `sizes.context` tokens, which backends on a GPU change in place. The calls are those of the loop
+    """Return a call for every phase, to be prepared outside the clock: each starts from a copy of the same
+    state of `sizes.context` tokens, which backends on a GPU change in place. The calls are those of the loop
     (`ttc.runtime.decoding.loop`).
     """
     draw = np.random.default_rng(7)
@@ -65,7 +65,7 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
         backend.context(filled_state, ids(width), filled(B, width), filled((B, 1), width - 1))
 
     def state() -> ContextState:
-        """The filled state again."""
+        """Return the filled state again."""
         return backend.select(filled_state, np.arange(B, dtype=np.int32))
 
     chunk, block, one = ids(sizes.chunk), ids(S), ids(1)

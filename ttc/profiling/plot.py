@@ -21,7 +21,7 @@ _WIDTH, _ROW, _LEFT, _RIGHT = 760, 34, 130, 110
 
 
 def svg(profile: Profile) -> str:
-    """The picture: a bar is as long as its phase's call takes; what is not attributed is left white.
+    """Return the picture: a bar is as long as its phase's call takes; what is not attributed is left white.
 
     Of the time that is, each kind gets its own with what the library spends on it.
     """

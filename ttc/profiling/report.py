@@ -18,10 +18,12 @@ class Part:
     Attributes:
         place: "layers.3", "embedding", "time", "head", "step", "state" (copies of it on a GPU),
             "layers.3 + layers.4" where an engine fused them, or "other" where the backend does not say.
-        layer: its number, None outside the layers.  kind: the layer's, or the place.
+        layer: its number, None outside the layers.
+        kind: the layer's, or the place.
         op: "ttc::MambaScan", or an operator of the backend.
         seconds: in one call of the phase, with what the library spends until the next op begins.
-        kernel: the part of it that the op itself computed.  calls: how often in the phase's call.
+        kernel: the part of it that the op itself computed.
+        calls: how often in the phase's call.
         cost: least bytes and arithmetic of all calls together.
     """
 
@@ -40,7 +42,8 @@ class PhaseProfile:
     """One phase: the fastest of its repeated calls, which the rest of the machine disturbed least.
 
     Attributes:
-        name: of the phase.  tokens: L of its call.
+        name: of the phase.
+        tokens: L of its call.
         seconds: around the backend call, as the loop sees it.
         unprofiled: the fastest call without the profiler, which takes time of its own.
         median, slowest: of the repeated calls.
@@ -139,7 +142,7 @@ class Profile:
         return Expensive(phase.name, total, total.kernel / whole if whole else 0.0)
 
     def by(self, phase: PhaseProfile, key: Callable[[Part], str]) -> list[Total]:
-        """The phase's parts added up by a key, the longest first."""
+        """Return the phase's parts added up by a key, the longest first."""
         return totals(phase.parts, key, self.limits)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class Profile:
 
 
 def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[str, float]) -> list[Total]:
-    """Parts added up by a key, the one with the longest kernels first."""
+    """Return the parts added up by a key, the one with the longest kernels first."""
     whole = sum(part.kernel for part in parts)
     groups: dict[str, list[Part]] = {}
     for part in parts:

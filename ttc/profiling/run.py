@@ -60,7 +60,9 @@ def profile(
         bundle: the folder that `ttc export` wrote.
         backend: one of `ttc.base.names.BACKENDS`.
         device, checkpoint, engines, threads: as in `ttc.load`, but for one device only.
-        batch: rows.  context: tokens already read.  repeats: calls of each phase; the fastest is shown.
+        batch: rows.
+        context: tokens already read.
+        repeats: calls of each phase; the fastest is shown.
         peak_flops, peak_bandwidth: the hardware's limits, per second; None measures what numpy reaches on
             the CPU, and leaves them unknown on a GPU.
         progress: called with a line of text before each piece of work.
@@ -69,7 +71,8 @@ def profile(
         The profile, and its spans for a trace.
 
     Raises:
-        InputError: an option is not valid.  BundleError, BackendError: as `ttc.load`.
+        InputError: an option is not valid.
+        BundleError, BackendError: as `ttc.load`.
     """
     say = progress or (lambda line: None)
     if backend not in _PROFILERS:
@@ -127,7 +130,7 @@ def profile(
 def _settings(
     backend: str, device: str | None, threads: int | None, engines: str | os.PathLike[str] | None
 ) -> LoadSettings:
-    """What the profiled backend is loaded with; no CUDA graphs, which would hide what is in them."""
+    """Return what the profiled backend is loaded with; no CUDA graphs, which would hide what is in them."""
     if threads is not None and backend != "onnxruntime":
         raise InputError(f"threads is for backend 'onnxruntime'; leave it out for {backend!r}")
     if device is not None and "," in device:
@@ -141,7 +144,7 @@ def _settings(
 def _onnxruntime(
     bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
 ) -> dict[Phase, Timed]:
-    """Every phase by ONNX Runtime's profiler: its k-th run of a session is our k-th call of that graph."""
+    """Time every phase by ONNX Runtime's profiler: its k-th run of a session is the graph's k-th call."""
     with tempfile.TemporaryDirectory(prefix="ttc-profile-") as folder:
         backend, _, end = onnxruntime.open_profiled(bundle, settings.device, settings.threads, Path(folder))
         try:
@@ -168,7 +171,7 @@ def _onnxruntime(
 
 
 def _spans(phase: Phase, clock: tuple[float, float], run: onnxruntime.Run) -> tuple[Span, ...]:
-    """The call and its nodes on one clock; the run is laid to the end of the call."""
+    """Return the call and its nodes on one clock; the run is laid to the end of the call."""
     begin, end = clock
     offset = (end - begin) * 1e6 - run.micros
     nodes = (
@@ -181,7 +184,7 @@ def _spans(phase: Phase, clock: tuple[float, float], run: onnxruntime.Run) -> tu
 def _torch(
     bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
 ) -> dict[Phase, Timed]:
-    """Every phase by clocks around the layers and ops of the eager towers."""
+    """Time every phase by clocks around the layers and ops of the eager towers."""
     watched = eager.open_watched(bundle, settings.device)
     try:
         found = {}
@@ -216,7 +219,7 @@ def _unprofiled(backend: Backend, sizes: Sizes, repeats: int) -> dict[str, float
 
 
 def _loops(backend: Backend, block_size: int) -> tuple[LoopTime, ...]:
-    """A generation in each mode, after one that warms up."""
+    """Time a generation in each mode, after one that warms up."""
     engine = Engine(backend)
     found = []
     for mode in ("diffusion", "ar"):
@@ -241,7 +244,7 @@ def _check_context(bundle: Bundle, context: int) -> None:
 
 
 def _sizes(bundle: Bundle, batch: int, context: int, limits: Limits | None) -> Sizes:
-    """Sizes that the model holds and the engines, if there are any, were built for."""
+    """Return the sizes that the model holds and the engines, if there are any, were built for."""
     check_rows(limits, batch)
     chunk = fitting_chunk(limits)
     block = _BLOCK if limits is None else min(max(_BLOCK, limits.block[0]), limits.block[1])
@@ -259,7 +262,7 @@ def _given_limits(peak_flops: float | None, peak_bandwidth: float | None) -> dic
 
 
 def _limits(given: dict[str, float], device: str, notes: list[str]) -> dict[str, float]:
-    """The limits that were given, completed by measured ones on the CPU."""
+    """Return the limits that were given, completed by measured ones on the CPU."""
     if len(given) == 2:
         return given
     if device != "cpu":

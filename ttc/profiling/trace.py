@@ -25,7 +25,7 @@ class Span:
 
 
 def trace_events(spans: Sequence[Span]) -> dict[str, Any]:
-    """The trace: one process per phase, so that each starts at the left; the earliest span is time 0."""
+    """Return the trace: one process per phase, so that each starts at the left, its first span at time 0."""
     phases = list(dict.fromkeys(span.phase for span in spans))
     zero = {phase: min(s.begin for s in spans if s.phase == phase) for phase in phases}
     events: list[dict[str, Any]] = [

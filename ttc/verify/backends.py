@@ -46,7 +46,7 @@ class Candidate:
 
 
 def open_reference(bundle: Bundle, dtype: str) -> Candidate:
-    """The towers in plain torch on the CPU, computing in `dtype` with the bundle's weights.
+    """Return the towers in plain torch on the CPU, computing in `dtype` with the bundle's weights.
 
     The time embedding is rounded as the bundle's compute dtype rounds it, whatever `dtype` is.
     """
@@ -76,7 +76,9 @@ def open_candidate(
     threads: int | None = None,
     engines: str | os.PathLike[str] | None = None,
 ) -> Candidate:
-    """A backend of the bundle by name; with `layers` its residual streams are kept where it can show them."""
+    """Return a backend of the bundle by name; with `layers` its residual streams are kept where it can show
+    them.
+    """
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
     settings = LoadSettings(device, threads if name == "onnxruntime" else None, engines)
@@ -89,7 +91,7 @@ def open_candidate(
 
 
 def _recorded(backend: Any, dtype: str) -> Candidate:
-    """A torch backend with its residual streams recorded."""
+    """Return a torch backend with its residual streams recorded."""
     watched = Candidate(backend, dtype, library_version("torch"), backend.device_name, shows_layers=True)
 
     def record(layer: int, x: "torch.Tensor") -> None:

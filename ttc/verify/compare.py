@@ -32,8 +32,8 @@ def distance(got: Floats, expected: Floats, by_rms: bool) -> float:
 def compare(
     got: Observation, expected: Observation, tolerances: Tolerances, reference: str, noise: Noise
 ) -> Iterator[Comparison]:
-    """Every tensor that both sides show of one call: layer by layer its state, then its residual stream; then
-    the logits.
+    """Yield every tensor that both sides show of one call: layer by layer its state, then its residual
+    stream; then the logits.
     """
     near = tolerances.context if expected.tower == "context" else tolerances.denoiser
     for tensor, layer, a, b in _pairs(got, expected):
@@ -45,12 +45,12 @@ def compare(
 
 
 def noise_of(low: Observation, exact: Observation) -> dict[tuple[str, int | None], float]:
-    """How far a low-precision reference is from the float32 one, tensor by tensor."""
+    """Return how far a low-precision reference is from the float32 one, tensor by tensor."""
     return {(tensor, layer): distance(a, b, by_rms=True) for tensor, layer, a, b in _pairs(low, exact)}
 
 
 def _pairs(got: Observation, expected: Observation) -> list[tuple[str, int | None, Floats, Floats]]:
-    """Name, layer and values of what both sides show, in the order of the computation."""
+    """Return the name, layer and values of what both sides show, in the order of the computation."""
     states: list[tuple[str, int | None, Floats, Floats]] = []
     if expected.state is not None and got.state is not None:
         for name in expected.state.keys() & got.state.keys():
@@ -65,7 +65,7 @@ def _pairs(got: Observation, expected: Observation) -> list[tuple[str, int | Non
 
 
 def first_fault(config: ModelConfig, comparisons: Sequence[Comparison]) -> Finding | None:
-    """The first tensor out of tolerance: of the first call that has one, the lowest layer.
+    """Return the first tensor out of tolerance: of the first call that has one, the lowest layer.
 
     An error grows on its way through the layers and may pass the tolerance late. So the search goes back from
     there as long as the residual stream before it was off by nearly as much (a tenth), and by more than a

@@ -27,20 +27,20 @@ _LENGTHS = (1, 5, 29)
 
 
 def built_in_prompts(config: ModelConfig) -> list[list[int]]:
-    """Prompts of several lengths with ids drawn evenly: the same for the same model."""
+    """Return prompts of several lengths, their ids drawn evenly: the same for the same model."""
     draw = np.random.default_rng(_SEED)
     return [draw.integers(0, config.vocab_size, length).tolist() for length in _LENGTHS]
 
 
 def reference_modes() -> list[str]:
-    """The modes whose text is their own."""
+    """Return the modes whose text is their own."""
     return [mode for mode in MODE_OPTIONS if mode not in _SAME_TEXT]
 
 
 def generate_all(
     engine: Engine, prompts: Sequence[Any], max_new_tokens: int, modes: Sequence[str]
 ) -> dict[str, list[Result]]:
-    """Every prompt in these modes, greedily; eos ends nothing, so that there is as much to compare."""
+    """Generate after every prompt in these modes, greedily; eos ends nothing, so that all can be compared."""
     found = {}
     for mode in modes:
         options = MODE_OPTIONS[mode]
@@ -110,7 +110,7 @@ def _check(
 def _margin(
     reference: Engine, mode: str, before: Sequence[int], tolerances: Tolerances
 ) -> tuple[float | None, float]:
-    """How far the two best logits are apart where AR chose, and below what distance either may win.
+    """Return how far the two best logits are apart where AR chose, and below what distance either may win.
 
     In diffusion a token depends on the steps before it, so there is no such figure.
     """

@@ -70,7 +70,7 @@ def observe(
 
 
 def _state(backend: Backend, state: ContextState) -> dict[str, Floats] | None:
-    """The state, of caches only what is committed: what lies beyond is never read."""
+    """Return the state, of caches only what is committed: what lies beyond is never read."""
     try:
         tensors: dict[str, Any] = backend.read_state(state)
     except BackendError:

@@ -15,7 +15,7 @@ __all__ = ["check_backends", "check_memory", "check_names"]
 
 
 def check_names(backends: Sequence[str] | None) -> None:
-    """`InputError` for no backend or an unknown one; None means all and is right."""
+    """Raise `InputError` for no backend or an unknown one; None means all and is right."""
     if backends is None:
         return
     if not backends:
@@ -31,8 +31,9 @@ def check_backends(
     """Raise what each backend would raise later for want of packages, engines or a GPU; no weight is read.
 
     Raises:
-        InputError: the device is none.  BundleError: no engines, or not this bundle's.  BackendError: the
-            backend cannot run here.
+        InputError: the device is none.
+        BundleError: no engines, or not this bundle's.
+        BackendError: the backend cannot run here.
     """
     from ttc.runtime.gpu.cuda import requirements
     from ttc.runtime.gpu.engine_files import open_engines
@@ -50,8 +51,8 @@ def check_backends(
 
 
 def check_memory(bundle: Bundle) -> None:
-    """`InputError` where the weights in float32, which the reference computes with, exceed this machine's
-    memory. Systems that do not tell their memory are let through.
+    """Raise `InputError` where the weights in float32, which the reference computes with, exceed this
+    machine's memory. Systems that do not tell their memory are let through.
     """
     has = _physical_bytes()
     parameters = sum(math.prod(entry.shape) for entry in bundle.weights.values())
@@ -64,7 +65,7 @@ def check_memory(bundle: Bundle) -> None:
 
 
 def _physical_bytes() -> int | None:
-    """Physical memory; None where the system does not say."""
+    """Return the bytes of physical memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -25,8 +25,8 @@ class Comparison:
         call, tower: where in the scenario.
         tensor: "logits", "residual" or a state tensor's kind ("conv_state", …).
         layer: its number, None for logits.
-        distance, tolerance: as `ttc.verify.tolerances` measures.  top1: share of positions where the most
-            probable token is the same; None for anything but logits.
+        distance, tolerance: as `ttc.verify.tolerances` measures.
+        top1: share of positions where the most probable token is the same; None for anything but logits.
     """
 
     reference: str
@@ -72,7 +72,8 @@ class GenerationCheck:
 
     Attributes:
         mode, prompt: prompt as its number in the list.
-        tokens: compared.  agreement: share of equal ones.
+        tokens: compared.
+        agreement: share of equal ones.
         first_difference: index of the first token that differs, None where all are the same.
         due, got: the token there on either side, None where one side had ended.
         margin: how much more the reference's logits favour its own token there over the next best.

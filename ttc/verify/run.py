@@ -134,7 +134,7 @@ class _References:
         self._observed: dict[tuple[Shapes, int], _Observed] = {}
 
     def observed(self, limits: Limits | None) -> "_Observed":
-        """What the references computed in calls that a backend with these limits can run too."""
+        """Return what the references computed in calls that a backend with these limits can run too."""
         shapes = Shapes.within(limits)
         scenario = make_scenario(self._config, shapes)
         tokens = scenario.tokens
@@ -202,7 +202,7 @@ def _verify_backend(
 
 
 def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Comparison]:
-    """All comparisons with all references, call by call."""
+    """Return all comparisons with all references, call by call."""
     found: list[Comparison] = []
     expected = sides.observed(candidate.backend.limits)
     for i, got in enumerate(observe(candidate, expected.scenario, expected.capacity, say)):

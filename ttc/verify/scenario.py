@@ -69,7 +69,7 @@ class Shapes:
 
     @classmethod
     def within(cls, limits: Limits | None) -> "Shapes":
-        """The usual shapes, lowered or raised to what a backend can run."""
+        """Return the usual shapes, lowered or raised to what a backend can run."""
         if limits is None:
             return cls()
         usual = cls()
@@ -95,7 +95,7 @@ class Scenario:
 
 
 def make_scenario(config: ModelConfig, shapes: Shapes | None = None) -> Scenario:
-    """The built-in calls for a model: the same for the same model and shapes."""
+    """Return the built-in calls for a model: the same for the same model and shapes."""
     shapes = shapes or Shapes()
     block, chunk, B = shapes.block, shapes.chunk, shapes.batch
     draw = np.random.default_rng(_SEED)

@@ -54,8 +54,8 @@ TRANSFORMERS = 3e-4
 
 
 def tolerances_of(computes_in: str, reference: str = "float32") -> Tolerances:
-    """The tolerances of a backend that computes in one dtype, against a reference that computes in another
-    or the same.
+    """Return the tolerances of a backend that computes in one dtype, against a reference that computes in
+    another or the same.
     """
     if reference == "float32":
         return _TABLE[computes_in]

@@ -29,7 +29,13 @@ _SHOWN = 5
 def check_weights(
     bundle: Bundle, checkpoint: str | os.PathLike[str] | None, say: Callable[[str], None]
 ) -> WeightsCheck:
-    """Read everything; see the module's text. checkpoint: for a packed bundle, what to compare it with."""
+    """Read everything, as the module's text says.
+
+    Args:
+        bundle: opened.
+        checkpoint: for a packed bundle, what to compare it with.
+        say: called with a line of text before each piece of work.
+    """
     faults: list[str] = []
     notes: list[str] = []
     shards: Mapping[str, str] = {}
@@ -79,7 +85,7 @@ def _changed(bundle: Bundle, shards: Mapping[str, str], notes: list[str]) -> Ite
 
 
 def _against(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterator[str]:
-    """Differences of the bundle's weights from a checkpoint's tensors, expert by expert."""
+    """Yield the differences of the bundle's weights from a checkpoint's tensors, expert by expert."""
     say(f"comparing with {folder}")
     with Checkpoint.open(folder) as source:
         for name, entry in bundle.weights.items():

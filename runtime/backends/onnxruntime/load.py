@@ -47,7 +47,7 @@ def load(
         kind_of: what is made of the sessions.
     """
     settings.refuse_engines("onnxruntime")
-    settings.refuse_graphs("backend 'onnxruntime'")
+    settings.refuse_cuda_graphs("backend 'onnxruntime'")
     threads = settings.threads
     kind, index = _device(settings.device)
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]

@@ -35,8 +35,8 @@ class TorchExecutor(Executor):
     computes the ops of `ttc`; `used`: the towers that there are weights of; `in_place`: as `Executor` has it,
     False where another GPU is to have what changed too.
 
-    In place, a cache gets its new rows when its layer has read it, and Mamba's state is overwritten behind
-    all layers.
+    In place, a cache gets its new keys and values when its layer has read it, and Mamba's state is
+    overwritten after all layers.
     """
 
     name = "torch"
@@ -76,7 +76,7 @@ class TorchExecutor(Executor):
             "context": self._context,
             "denoiser": self._denoiser,
             "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
-            "choose": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
+            "sample": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
             "advance": self._advance,
         }
         views = {name: view_of(self._device, array) for name, array in tensors.items()}
@@ -108,7 +108,7 @@ class TorchExecutor(Executor):
             a["commit_len"],
             a["logit_positions"],
             self._by_layer(a),
-            write=write_cache_in_place if self.in_place else _rows,
+            write=write_cache_in_place if self.in_place else _new_kv,
         )
         a["logits"].copy_(logits)
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
@@ -168,7 +168,7 @@ class TorchExecutor(Executor):
                 yield
 
 
-def _rows(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
     """In place of a cache with them: the block's keys and values."""
     return keys, values
 

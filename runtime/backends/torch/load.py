@@ -63,9 +63,9 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
             logger.warning(note)
         if chosen.resident:
             return _on_cuda(bundle, target.index or 0, chosen, settings)
-        settings.refuse_graphs("backend 'torch' without cuda-core")
+        settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
-        settings.refuse_graphs("backend 'torch' on the CPU")
+        settings.refuse_cuda_graphs("backend 'torch' on the CPU")
     weights = {name: as_tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)
 

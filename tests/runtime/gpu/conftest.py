@@ -1,18 +1,18 @@
-"""Engines over a device that pretends."""
+"""Engines over a fake device."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.host_device import HostDevice, no_compiler, with_loop_kernel
+from tests.support.fake_device import FakeDevice, no_compiler, with_loop_kernel
 from ttc.model.bundle import Bundle
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
 
 
 @pytest.fixture
-def host_device() -> HostDevice:
+def fake_device() -> FakeDevice:
     return with_loop_kernel()
 
 
@@ -35,9 +35,9 @@ def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
 
 @pytest.fixture
 def on_device(
-    host_device: HostDevice, tower_weights: Callable[[str], Any]
+    fake_device: FakeDevice, tower_weights: Callable[[str], Any]
 ) -> Iterator[Callable[..., Engine]]:
-    """`on_device(name, level=None)`: an engine over the pretended device, computing with the naive ops."""
+    """`on_device(name, level=None)`: an engine over the fake device, computing with the naive ops."""
     from ttc.plugins.naive import run_naive
     from ttc.runtime.backends.torch.executor import TorchExecutor
 
@@ -47,10 +47,10 @@ def on_device(
         name: str, level: int | None = None, compile_kernel: Any = no_compiler, **changes: Any
     ) -> Engine:
         config, weights = tower_weights(name)
-        executor = TorchExecutor(config, host_device, weights, "float32", run_naive, None)
+        executor = TorchExecutor(config, fake_device, weights, "float32", run_naive, None)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
-        backend = DeviceBackend(config, host_device, executor, level, compile_kernel)
+        backend = DeviceBackend(config, fake_device, executor, level, compile_kernel)
         made.append(Engine(backend))
         return made[-1]
 

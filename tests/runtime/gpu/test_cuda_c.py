@@ -10,7 +10,7 @@ import pytest
 from tests.support.cuda_tools import load_nvrtc, ptxas
 from ttc.errors import BackendError
 from ttc.plugins.targets import TARGETS
-from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu import append_kv, block_loop
 from ttc.runtime.gpu.block_loop import SOURCE, read_record, record_words, update
 from ttc.runtime.gpu.nvrtc import compile_ptx
 
@@ -42,7 +42,7 @@ def host_kernel(tmp_path_factory):
         pytest.skip("no g++ to compile the CUDA C with")
     folder = tmp_path_factory.mktemp("kernel")
     source = folder / "kernel.cpp"
-    source.write_text(HOST_CUDA + SOURCE + cache_rows.SOURCE + SET)
+    source.write_text(HOST_CUDA + SOURCE + append_kv.SOURCE + SET)
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", source, "-o", folder / "kernel.so"], check=True)
     return ctypes.CDLL(str(folder / "kernel.so"))
 
@@ -111,17 +111,17 @@ def test_a_record_gives_back_the_step():
 
 
 @pytest.mark.parametrize(("B", "H", "L", "P", "dtype"), [(1, 1, 1, 1, "float16"), (3, 2, 5, 6, "float32")])
-def test_rows_land_where_their_twin_puts_them(host_kernel, B, H, L, P, dtype):
+def test_new_kv_lands_where_the_reference_puts_it(host_kernel, B, H, L, P, dtype):
     draw, C, count = np.random.default_rng(L), 9, 4
-    rows = draw.standard_normal((count, B, H, L, P)).astype(dtype)
+    new_kv = draw.standard_normal((count, B, H, L, P)).astype(dtype)
     lengths = np.array([C - L, 0, C - 1][:B], np.int32)  # the last row has no room for all of its tokens
     want = draw.standard_normal((count, B, H, C, P)).astype(dtype)
     got, before = want.copy(), want.copy()
-    cache_rows.write(rows, lengths, want)
-    words = rows.dtype.itemsize * P // 2
+    append_kv.append_kv(new_kv, lengths, want)
+    words = new_kv.dtype.itemsize * P // 2
     sizes = [ctypes.c_int(size) for size in (H, L, C, words)]
-    apart = [ctypes.c_longlong(a.nbytes // count // 2) for a in (rows, got)]
-    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (rows, lengths, got)]
+    apart = [ctypes.c_longlong(a.nbytes // count // 2) for a in (new_kv, got)]
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (new_kv, lengths, got)]
     for cache in range(count):
         for row in range(B * H * L):
             host_kernel.set_program(row, cache)
@@ -131,7 +131,7 @@ def test_rows_land_where_their_twin_puts_them(host_kernel, B, H, L, P, dtype):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kernel", [block_loop, cache_rows], ids=["loop", "rows"])
+@pytest.mark.parametrize("kernel", [block_loop, append_kv], ids=["loop", "append"])
 def test_ptx_assembles(tmp_path, target, kernel):
     load_nvrtc()
     ptx = compile_ptx(kernel.KERNEL, kernel.SOURCE, target)

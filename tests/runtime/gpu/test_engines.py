@@ -1,4 +1,4 @@
-"""Engines on a device that pretends: what is refused before TensorRT is asked anything, and the golden tokens
+"""Engines on a fake device: what is refused before TensorRT is asked anything, and the golden tokens
 through whole engines and partitioned graphs.
 """
 
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import ttc
+from tests.support.fake_device import with_loop_kernel
+from tests.support.fake_engines import PROFILE, FakeContext, FakeEngine, install, load_onto, write_engines
 from tests.support.golden import CHECKPOINTS, golden
-from tests.support.host_device import with_loop_kernel
-from tests.support.pretended_engines import PROFILE, _Context, _Engine, install, load_onto, write_engines
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import BackendError, BundleError, CapacityError, DeviceMemoryError, DigestError, InputError
 from ttc.formats.engines import MANIFEST_FILE, SIGNATURE_FILE, EngineFolder
 from ttc.formats.signing import sign
 from ttc.model.bundle import Bundle
-from ttc.runtime.gpu import cache_rows
+from ttc.runtime.gpu import append_kv
 from ttc.runtime.gpu import load_engines as loading
 from ttc.runtime.gpu.device import ALIGNMENT
 from ttc.runtime.gpu.ptx_ops import PtxOps
@@ -31,7 +31,7 @@ from ttc.verify.tolerances import tolerances_of
 
 @pytest.fixture(scope="session")
 def engine_folders(bundles, tmp_path_factory):
-    """`engine_folders(name, form)`: a set of pretended engines."""
+    """`engine_folders(name, form)`: a set of fake engines."""
     made = {}
 
     def get(name, form="cut"):
@@ -49,14 +49,14 @@ def api(monkeypatch):
 
 
 @pytest.fixture
-def pretended(monkeypatch, api):
+def fake_gpu(monkeypatch, api):
     device = with_loop_kernel()
     load_onto(monkeypatch, [device])
     return device
 
 
 @pytest.fixture
-def two_pretended(monkeypatch, api):
+def fake_gpus(monkeypatch, api):
     """Two of them."""
     devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
     load_onto(monkeypatch, devices)
@@ -85,7 +85,7 @@ def changed(folder, tmp_path, change):
 
 @pytest.mark.parametrize("form", ["cut", "whole"])
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_golden_tokens(bundles, engine_folders, pretended, name, form):
+def test_golden_tokens(bundles, engine_folders, fake_gpu, name, form):
     g = golden(name)
     with ttc.load(bundles(name), "tensorrt-rtx", engines=engine_folders(name, form)) as engine:
         taken = 0
@@ -100,11 +100,11 @@ def test_golden_tokens(bundles, engine_folders, pretended, name, form):
             taken += 1
         assert taken >= 3
         assert engine.backend == "tensorrt-rtx"
-    assert not pretended.blocks, "closing gives all memory back"
+    assert not fake_gpu.blocks, "closing gives all memory back"
 
 
 @pytest.mark.parametrize("form", ["cut", "whole"])
-def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, form):
+def test_golden_tokens_on_two_gpus(bundles, engine_folders, fake_gpus, api, form):
     """Each tower's engines and weights on a GPU of its own, which nothing of the other tower reaches."""
     g, bundle, engines = golden("tiny_a"), bundles("tiny_a"), engine_folders("tiny_a", form)
     with ttc.load(bundle, "tensorrt-rtx", "cuda:0,cuda:1", engines=engines) as engine:
@@ -123,12 +123,12 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, two_pretended, api, 
         ar = engine.generate(rows, mode="ar", max_new_tokens=10, stop_at_eos=False)
         lossless = engine.generate(rows, mode="lossless", max_new_tokens=10, stop_at_eos=False)
         assert [row.token_ids for row in lossless] == [row.token_ids for row in ar]
-    assert not any(device.blocks or device.pinned_bytes for device in two_pretended)
-    assert all(device.closed for device in two_pretended)
+    assert not any(device.blocks or device.pinned_bytes for device in fake_gpus)
+    assert all(device.closed for device in fake_gpus)
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
-def test_verify_sees_the_states(bundles, engines, engine_folders, two_pretended, device):
+def test_verify_sees_the_states(bundles, engines, engine_folders, fake_gpus, device):
     """Its calls, on engines and on the torch towers: every state tensor is compared after each of them."""
     load = {"engines": engine_folders("tiny_a"), "device": device}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
@@ -144,17 +144,17 @@ def test_verify_sees_the_states(bundles, engines, engine_folders, two_pretended,
         assert tensors >= {"conv_state", "ssm_state", "k_cache", "v_cache"}, a.call
 
 
-def test_the_second_gpu_is_too_small(bundles, engine_folders, two_pretended):
-    two_pretended[1].total = 2**30
+def test_the_second_gpu_is_too_small(bundles, engine_folders, fake_gpus):
+    fake_gpus[1].total = 2**30
     with pytest.raises(DeviceMemoryError, match=r"cuda:1 has 1\.1 GB free, .* due: weights denoiser"):
         ttc.load(bundles("tiny_a"), "tensorrt-rtx", "cuda:0,cuda:1", engines=engine_folders("tiny_a"))
-    assert not any(device.blocks for device in two_pretended)
-    assert all(device.closed for device in two_pretended)
+    assert not any(device.blocks for device in fake_gpus)
+    assert all(device.closed for device in fake_gpus)
 
 
 @pytest.mark.parametrize("form", ["cut", "whole"])
 @pytest.mark.parametrize("choice", [{}, {"temperature": 0.9, "seed": 3}], ids=["greedy", "sampled"])
-def test_the_modes_that_write_what_ar_writes(bundles, engines, engine_folders, pretended, form, choice):
+def test_the_modes_that_write_what_ar_writes(bundles, engines, engine_folders, fake_gpu, form, choice):
     prompts, options = [[5, 6, 7, 8], [9, 10], list(range(3, 30))], {"max_new_tokens": 10} | choice
     want = engines("tiny_a", "torch").generate(prompts, "ar", **options)
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a", form)) as engine:
@@ -165,7 +165,7 @@ def test_the_modes_that_write_what_ar_writes(bundles, engines, engine_folders, p
 
 
 def test_whole_engines_without_triton_choose_on_the_host(
-    bundles, engines, engine_folders, pretended, monkeypatch
+    bundles, engines, engine_folders, fake_gpu, monkeypatch
 ):
     monkeypatch.setattr(loading, "PtxOps", PtxOps)
     monkeypatch.setitem(sys.modules, "ttc.plugins.kernels", None)
@@ -287,7 +287,7 @@ def test_settings_that_mean_nothing(bundles, engine_folders):
         ttc.load(bundle, "tensorrt", "cpu")
 
 
-def test_beyond_what_the_engines_were_built_for(bundles, engine_folders, pretended):
+def test_beyond_what_the_engines_were_built_for(bundles, engine_folders, fake_gpu):
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")) as engine:
         with pytest.raises(InputError, match=r"a batch of 5; the engines were built for 1 to 4"):
             engine.generate([[5, 6]] * 5, max_new_tokens=8)
@@ -302,7 +302,7 @@ def test_beyond_what_the_engines_were_built_for(bundles, engine_folders, pretend
         assert engine.generate([5, 6], mode="mock-ar", max_new_tokens=3).token_ids
 
 
-def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
+def test_engines_of_fixed_lengths(bundles, tmp_path, fake_gpu):
     """Block and chunk fixed: one engine reads a token, one a block, one a chunk; the rest is filled up."""
     fixed = PROFILE.override({"block": {"min": 8, "max": 8}, "chunk": {"min": 16, "opt": 16}})
     folder = write_engines(bundles("tiny_a"), tmp_path / "fixed", "whole", fixed)
@@ -321,13 +321,13 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, pretended):
 
 
 @pytest.mark.parametrize(("level", "kernel"), [(None, True), (None, False), (0, True)])
-def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended, level, kernel):
-    """Golden tokens, however the rows get into the caches, and no copy as large as a cache."""
+def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, fake_gpu, level, kernel):
+    """Golden tokens, however the new keys and values get into the caches, and no copy as large as a cache."""
     if not kernel:
-        pretended.kernels.pop(cache_rows.KERNEL)
+        fake_gpu.kernels.pop(append_kv.KERNEL)
     copied = []
-    copy = pretended.copy
-    pretended.copy = lambda target, source: copied.append(source.nbytes) or copy(target, source)
+    copy = fake_gpu.copy
+    fake_gpu.copy = lambda target, source: copied.append(source.nbytes) or copy(target, source)
     g = golden("tiny_a")
     load = {"engines": engine_folders("tiny_a"), "graph_level": level}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
@@ -350,7 +350,7 @@ def test_a_context_call_moves_rows_not_caches(bundles, engine_folders, pretended
         assert gaps < min(caches.values())
 
 
-def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, pretended, monkeypatch):
+def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, fake_gpu, monkeypatch):
     """What an older `ttc build` made."""
     monkeypatch.setattr("ttc.exporter.engines.build_input.cache_rows", lambda model: False)
     for form in ("cut", "whole"):
@@ -362,7 +362,7 @@ def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, pretended
             engine.generate([5, 6], max_new_tokens=8)
 
 
-def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_folders, pretended, api):
+def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_folders, fake_gpu, api):
     load = {"backend": "tensorrt-rtx", "engines": engine_folders("tiny_a")}
     options = {"max_new_tokens": 40, "block_size": 8, "stop_at_eos": False}
     with ttc.load(bundles("tiny_a"), **load) as engine:
@@ -377,17 +377,17 @@ def test_an_engine_that_cannot_be_captured_runs_without_graphs(bundles, engine_f
     assert any("says that engine context-00 cannot be captured" in note for note in result.stats.notes)
 
 
-def test_memory_that_runs_out_between_engines(bundles, engine_folders, pretended, monkeypatch):
+def test_memory_that_runs_out_between_engines(bundles, engine_folders, fake_gpu, monkeypatch):
     """Wherever it does: the next try binds them to scratch memory that is there."""
-    run, allocate = _Context.execute_async_v3, pretended.allocate
+    run, allocate = FakeContext.execute_async_v3, fake_gpu.allocate
     scratch = property(lambda engine: 1000 * len(engine.session.get_inputs()))
-    monkeypatch.setattr(_Engine, "device_memory_size_v2", scratch)
+    monkeypatch.setattr(FakeEngine, "device_memory_size_v2", scratch)
 
     def execute(context, stream):
-        assert context.memory[0] in pretended.blocks, "scratch memory that was given back"
+        assert context.memory[0] in fake_gpu.blocks, "scratch memory that was given back"
         return run(context, stream)
 
-    monkeypatch.setattr(_Context, "execute_async_v3", execute)
+    monkeypatch.setattr(FakeContext, "execute_async_v3", execute)
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")) as engine:
         backend, refused = engine._backend, 0
         state = backend.new_state(1, 64)
@@ -399,9 +399,9 @@ def test_memory_that_runs_out_between_engines(bundles, engine_folders, pretended
                     raise DeviceMemoryError("cuda:0: too little is free")
                 return allocate(nbytes)
 
-            pretended.allocate = scarce
+            fake_gpu.allocate = scarce
             try:
-                backend.slot(state).context(4, 1)
+                backend.buffers_of(state).context(4, 1)
                 break
             except DeviceMemoryError:
                 refused += 1
@@ -411,26 +411,26 @@ def test_memory_that_runs_out_between_engines(bundles, engine_folders, pretended
 
 
 @pytest.mark.parametrize("call", ["deserialize", "set_input_shape", "execute"])
-def test_an_engine_that_refuses_is_named(bundles, engine_folders, pretended, api, call):
+def test_an_engine_that_refuses_is_named(bundles, engine_folders, fake_gpu, api, call):
     api.refuse = call
     with pytest.raises(BackendError, match=r"engine (context|denoiser|step|advance)-\d\d"):
         ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")).generate(
             [5, 6], max_new_tokens=16
         )
     if call == "deserialize":
-        assert not pretended.blocks
-        assert pretended.closed
+        assert not fake_gpu.blocks
+        assert fake_gpu.closed
 
 
-def test_too_little_memory_is_known_before_an_engine_is_touched(bundles, engine_folders, pretended, api):
-    pretended.total = 2**30
+def test_too_little_memory_is_known_before_an_engine_is_touched(bundles, engine_folders, fake_gpu, api):
+    fake_gpu.total = 2**30
     with pytest.raises(DeviceMemoryError, match=r"cuda:0 has 1\.1 GB free, .* are due: weights"):
         ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a"))
     assert not api.calls
-    assert not pretended.blocks
+    assert not fake_gpu.blocks
 
 
-def test_the_progress_of_the_weights(bundles, engine_folders, pretended):
+def test_the_progress_of_the_weights(bundles, engine_folders, fake_gpu):
     seen = []
     load = {"engines": engine_folders("tiny_a"), "progress": lambda done, total: seen.append((done, total))}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load), Bundle.open(bundles("tiny_a")) as bundle:

@@ -20,24 +20,24 @@ EARLY, LATE = 5, 120
         ("CUDA out of memory. Tried to allocate 2.00 GiB", DeviceMemoryError),
     ],
 )
-def test_after_an_error_that_passes_the_engine_goes_on(on_device, host_device, operations, said, error):
+def test_after_an_error_that_passes_the_engine_goes_on(on_device, fake_device, operations, said, error):
     engine = on_device("tiny_a")
     want = engine.generate(PROMPT, **LONG).token_ids
-    host_device.fail_with, host_device.fail_in = said, operations
+    fake_device.fail_with, fake_device.fail_in = said, operations
     with pytest.raises(error, match=f"cuda:0: {said[:16]}"):
         [engine.generate(PROMPT, **LONG) for _ in range(20)]
     assert engine.generate(PROMPT, **LONG).token_ids == want
     engine.close()
     gc.collect()
-    assert not host_device.blocks
+    assert not fake_device.blocks
     assert on_device("tiny_a").generate(PROMPT, **LONG).token_ids == want
 
 
 @pytest.mark.parametrize("operations", [EARLY, LATE])
-def test_after_an_error_that_stays_every_call_says_so(on_device, host_device, operations):
+def test_after_an_error_that_stays_every_call_says_so(on_device, fake_device, operations):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
-    host_device.fail_in = operations
+    fake_device.fail_in = operations
     kept = r"cuda:0: CUDA_ERROR_ILLEGAL_ADDRESS; .*start the process again"
     with pytest.raises(BackendError, match=kept):
         [engine.generate(PROMPT, **LONG) for _ in range(20)]
@@ -45,7 +45,7 @@ def test_after_an_error_that_stays_every_call_says_so(on_device, host_device, op
         engine.generate(PROMPT, **LONG)
     engine.close()
     engine.close()
-    assert host_device.closed
+    assert fake_device.closed
     with pytest.raises(BackendError, match="closed"):
         engine.generate(PROMPT, **LONG)
     # A new engine on the same GPU in the same process says so too.
@@ -53,19 +53,19 @@ def test_after_an_error_that_stays_every_call_says_so(on_device, host_device, op
         on_device("tiny_a", 0).generate(PROMPT, **LONG)
 
 
-def test_closing_goes_on_whatever_a_library_raises(on_device, host_device, caplog):
+def test_closing_goes_on_whatever_a_library_raises(on_device, fake_device, caplog):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
 
     def refuse(*_):
         raise RuntimeError("a library's own error")
 
-    executor = engine._backend._executor
-    for graph in host_device.graphs:
+    executor = engine._backend.runtime.executor
+    for graph in fake_device.graphs:
         graph.close = refuse
     executor.close = refuse
     engine.close()
     gc.collect()
-    assert not host_device.blocks
-    assert host_device.closed
-    assert caplog.text.count("RuntimeError: a library's own error") == len(host_device.graphs) + 1
+    assert not fake_device.blocks
+    assert fake_device.closed
+    assert caplog.text.count("RuntimeError: a library's own error") == len(fake_device.graphs) + 1

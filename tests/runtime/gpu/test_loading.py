@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.fake_device import FakeDevice
 from tests.support.golden import golden
-from tests.support.host_device import HostDevice
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
 from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
@@ -20,7 +20,7 @@ from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.planning.models import released_config
 from ttc.runtime.gpu.device import Scope
-from ttc.runtime.gpu.executor import cache_specs, mamba_specs, rows_specs
+from ttc.runtime.gpu.executor import cache_specs, mamba_specs, new_kv_specs
 from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
@@ -71,7 +71,7 @@ def test_bytes_of_a_row(bundles):
     caches = 2 * config.layers.count(LayerKind.ATTENTION) * config.num_key_value_heads * config.head_dim * 4
     assert large - small == 64 * caches
     beside = row_bytes(config, "float32", 128, 8, in_place=False) - large
-    assert beside > 8 * caches, "a second Mamba state, and the rows of a block"
+    assert beside > 8 * caches, "a second Mamba state, and the keys and values of a block"
     assert row_bytes(config, "float32", 4096, 8, in_place=False) - large == beside + (4096 - 128) * caches
 
 
@@ -83,7 +83,7 @@ def test_bytes_of_a_context_call_at_the_real_size():
         for specs in (
             mamba_specs(config, "bfloat16", 1),
             cache_specs(config, "bfloat16", 1, 8192),
-            rows_specs(config, "bfloat16", 1, 16),
+            new_kv_specs(config, "bfloat16", 1, 16),
         )
     )
     said = (ROOT / "docs" / "gpu.md").read_text()
@@ -93,7 +93,7 @@ def test_bytes_of_a_context_call_at_the_real_size():
 
 @pytest.mark.parametrize("staging_bytes", [64, 1000, 2**20])
 def test_weights_arrive_as_they_are_read(bundles, staging_bytes):
-    device = HostDevice()
+    device = FakeDevice()
     scope = Scope(device)
     with Bundle.open(bundles("tiny_a")) as bundle:
         names = [name for name in bundle.weights if "layers.0." in name or "layers.1." in name]
@@ -130,7 +130,7 @@ def test_a_stack_of_experts_comes_expert_by_expert():
 
 def test_out_of_memory_while_loading_gives_everything_back(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
-        device = HostDevice(total=weight_bytes(bundle, bundle.weights) // 2)
+        device = FakeDevice(total=weight_bytes(bundle, bundle.weights) // 2)
         scope = Scope(device)
         with pytest.raises(DeviceMemoryError):
             upload_weights(bundle, bundle.weights, scope)
@@ -180,7 +180,7 @@ def test_a_kernel_gets_what_its_launch_says():
     from ttc.plugins.ptx import CompiledKernel
 
     seen, compiled = [], []
-    device = HostDevice({"conv": lambda device, *arguments: seen.append(arguments)})
+    device = FakeDevice({"conv": lambda device, *arguments: seen.append(arguments)})
     scope = Scope(device)
 
     def compile_launch(launch, target):
@@ -206,7 +206,7 @@ def test_a_kernel_gets_what_its_launch_says():
 
 def test_a_kernel_is_not_given_another_dtype():
     pytest.importorskip("triton", reason="triton is not installed")
-    scope = Scope(HostDevice())
+    scope = Scope(FakeDevice())
     step, inputs, outputs = conv_step(scope, bias=("float16", (12,)))
     with pytest.raises(BackendError, match="MambaConv is given float16 where its kernel takes float32"):
         PtxOps(scope.device, "float32", lambda launch, target: None)(scope, step, inputs, outputs)
@@ -214,7 +214,7 @@ def test_a_kernel_is_not_given_another_dtype():
 
 def test_an_op_without_a_kernel():
     pytest.importorskip("triton", reason="triton is not installed")
-    scope = Scope(HostDevice())
+    scope = Scope(FakeDevice())
     with pytest.raises(
         BackendError, match="no kernel for the op Nobody; build the engines with --form whole"
     ):
@@ -223,7 +223,7 @@ def test_an_op_without_a_kernel():
 
 def test_a_kernel_that_does_not_compile_is_named():
     pytest.importorskip("triton", reason="triton is not installed")
-    scope = Scope(HostDevice())
+    scope = Scope(FakeDevice())
     step, inputs, outputs = conv_step(scope)
 
     def refuse(launch, target):

@@ -1,4 +1,4 @@
-"""Lossless mode over a device that pretends, where blocks and their graphs have one width."""
+"""Lossless mode over a fake device, where blocks and their graphs have one width."""
 
 import pytest
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.host_device import HostDevice
+from tests.support.fake_device import FakeDevice
 from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, OP, Buffer, Instruction, Program
 from ttc.runtime.gpu.device import ALIGNMENT, Scope
@@ -68,7 +68,7 @@ def test_live_buffers_never_overlap(program):
 
 
 def bound(program, **changes):
-    scope = Scope(HostDevice())
+    scope = Scope(FakeDevice())
     tensors = {"in": scope.array("float32", (2, 4)), "out": scope.array("float32", (2, 4))} | changes
     seen = []
 
@@ -90,7 +90,7 @@ def test_instructions_get_the_addresses_of_the_plan():
 
 @pytest.mark.parametrize("wrong", ["missing", "dtype", "shape"])
 def test_a_tensor_that_does_not_fit_is_refused(wrong):
-    scope = Scope(HostDevice())
+    scope = Scope(FakeDevice())
     made = {"dtype": ("int32", (2, 4)), "shape": ("float32", (4, 2)), "missing": ("float32", (1,))}[wrong]
     with pytest.raises(BundleError, match=r"the program's input 'in' is float32 \[2, 4\], it was given"):
         bound(chain(7), **{"in": None if wrong == "missing" else scope.array(*made)})

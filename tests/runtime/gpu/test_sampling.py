@@ -92,14 +92,14 @@ def test_filters_are_applied_on_the_host_and_said(on_device, engines):
     assert "because top_k and top_p need the logits" in on_host(got)[0]
 
 
-def test_an_executor_that_cannot_choose(on_device, host_device, monkeypatch):
+def test_an_executor_that_cannot_choose(on_device, fake_device, monkeypatch):
     from ttc.runtime.backends.torch.executor import TorchExecutor
 
     want = on_device("tiny_a").generate(PROMPT, "ar", **FREE)
     bind = TorchExecutor.bind
 
     def refuse(self, scope, role, *rest):
-        if role == "choose":
+        if role == "sample":
             raise BackendError("no kernel of that kind")
         return bind(self, scope, role, *rest)
 
@@ -112,7 +112,7 @@ def test_an_executor_that_cannot_choose(on_device, host_device, monkeypatch):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("choice", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level, choice):
+def test_an_ar_step_is_one_launch_and_a_few_words(on_device, fake_device, level, choice):
     engine = on_device("tiny_a", level)
     prompts = RAGGED[:2] * 2
     engine.generate(prompts, "ar", **FREE)
@@ -120,9 +120,9 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level,
     real = backend.sample_next
 
     def counting(*arguments):
-        before = counters(host_device)
+        before = counters(fake_device)
         made = real(*arguments)
-        counted.append((counters(host_device) - before).tolist())
+        counted.append((counters(fake_device) - before).tolist())
         return made
 
     backend.sample_next = counting
@@ -136,13 +136,13 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, host_device, level,
     assert len(prompts) * 4 * engine.config.vocab_size > 512, "logits would show"
 
 
-def test_a_lossless_round_downloads_no_logits(on_device, host_device):
+def test_a_lossless_round_downloads_no_logits(on_device, fake_device):
     engine = on_device("tiny_a")
     options = FREE | {"draft_steps": 1, "block_size": 8}
     engine.generate(PROMPT, "lossless", **options)
-    before = counters(host_device)
+    before = counters(fake_device)
     result = engine.generate(PROMPT, "lossless", **options)
-    launches, waits, downloaded = counters(host_device) - before
+    launches, waits, downloaded = counters(fake_device) - before
     rounds = len(result.stats.lossless.draft_records)
     drafting = sum(each.drafted > 0 for each in result.stats.lossless.draft_records)
     # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
@@ -153,21 +153,21 @@ def test_a_lossless_round_downloads_no_logits(on_device, host_device):
     assert downloaded < drafting * verified / 2
 
 
-def test_a_step_of_mock_ar(on_device, host_device):
+def test_a_step_of_mock_ar(on_device, fake_device):
     engine = on_device("tiny_a", 1)
     few, more = FREE | {"max_new_tokens": 4}, FREE | {"max_new_tokens": 9}
     for options in (few, few):
         engine.generate(PROMPT, "mock-ar", **options)
     taken = []
     for options in (few, more):
-        before = counters(host_device)
+        before = counters(fake_device)
         engine.generate(PROMPT, "mock-ar", **options)
-        taken.append(counters(host_device) - before)
+        taken.append(counters(fake_device) - before)
     # Evaluation, choice, context call; four tensors of a word in pieces of 256 bytes.
     assert ((taken[1] - taken[0]) / 5).tolist() == [3, 3, 1024]
 
 
-def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device):
+def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device):
     seen = Seen()
     backend = on_device("tiny_a", 1, _run_op=seen)._backend
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
@@ -178,9 +178,9 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, host_device)
         real = getattr(backend, method)
 
         def counting(*arguments, real=real, method=method):
-            before = counters(host_device)
+            before = counters(fake_device)
             made = real(*arguments)
-            counts.append((method, *(counters(host_device) - before).tolist()[-2:], seen.choices[-1]))
+            counts.append((method, *(counters(fake_device) - before).tolist()[-2:], seen.choices[-1]))
             return made
 
         setattr(backend, method, counting)
@@ -204,7 +204,7 @@ def given(choice):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_no_numbers(on_device, host_device, value):
+def test_logits_that_are_no_numbers(on_device, fake_device, value):
     """Refused at the place where AR would have looked, before the state moves."""
     seen = Seen()
     engine = on_device("tiny_a", 1, _run_op=seen)
@@ -214,7 +214,7 @@ def test_logits_that_are_no_numbers(on_device, host_device, value):
     assert first.tolist() == [text[0]]
     row, draft = Row(0, PROMPT, tokens=[text[0]]), text[1:5]
     lengths = state.lengths.copy()
-    before = host_device.values(backend.slot(state).whole_state).copy()
+    before = fake_device.values(backend.buffers_of(state).whole_state).copy()
 
     def spoil(logits):
         logits[:, 1, 7] = value
@@ -225,9 +225,9 @@ def test_logits_that_are_no_numbers(on_device, host_device, value):
     assert (state.lengths == lengths).all()
     mamba = {n: t for n, t in state.tensors.items() if "cache" not in n}
     for name, tensor in mamba.items():
-        start = tensor.address - backend.slot(state).whole_state.address
+        start = tensor.address - backend.buffers_of(state).whole_state.address
         same = before[start : start + tensor.nbytes].view(np.float32).reshape(tensor.shape)
-        np.testing.assert_array_equal(host_device.values(tensor), same, err_msg=name)
+        np.testing.assert_array_equal(fake_device.values(tensor), same, err_msg=name)
     wrong = [draft[0] + 1, *draft[1:]]
     verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
     assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([0], [text[1]]), "nobody looks there"

@@ -8,8 +8,8 @@ import pytest
 import ttc
 from tests.support import tolerances
 from tests.support.compare import assert_close
+from tests.support.fake_device import no_compiler, with_loop_kernel
 from tests.support.golden import golden
-from tests.support.host_device import no_compiler, with_loop_kernel
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.errors import DeviceMemoryError, InputError
 from ttc.model.bundle import Bundle
@@ -86,12 +86,12 @@ def test_the_state_follows_before_the_host_waits(two):
     first.wait_event = lambda event: order.append("after the copy") or wait_event(event)
     ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
     backend.context(state, ids, four, place)
-    mamba, rows = order[:2]
-    assert order == [mamba, rows, "wait"], "the host waits for the call, not for the copies"
+    mamba, new_kv = order[:2]
+    assert order == [mamba, new_kv, "wait"], "the host waits for the call, not for the copies"
     caches = sum(array.nbytes for name, array in state.tensors.items() if "_cache." in name)
-    assert caches * 4 // 64 <= rows < caches // 4, "rows, not caches"
+    assert caches * 4 // 64 <= new_kv < caches // 4, "not caches"
     backend.context(state, ids, four * 0, place)
-    assert order[3:] == ["after the copy", mamba, rows, "wait"], "which read what the next call changes"
+    assert order[3:] == ["after the copy", mamba, new_kv, "wait"], "which read what the next call changes"
     backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
     assert order[-4:] == ["wait", "after the copy", "wait", mamba]
     for name, tensor in state.tensors.items():
@@ -143,7 +143,7 @@ def test_devices_that_are_no_two_gpus(bundles, device):
 
 
 def test_no_room_on_the_second_gpu_leaves_both_as_they_were(two, engines):
-    """What new rows arrive in is made before the context tower moves its state."""
+    """What new keys and values arrive in is made before the context tower moves its state."""
     engine, (_, second) = two
     backend, reference = engine._backend, engines("tiny_a", "torch")._backend
     ids, places = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.support.host_device import HostDevice, no_compiler
+from tests.support.fake_device import FakeDevice, no_compiler
 from tests.support.partitioned import naive_steps
 from ttc import __version__
 from ttc.exporter.engines.build_settings import BuildSettings
@@ -71,15 +71,15 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     return folder
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> "PretendedTensorRT":
-    """A TensorRT-RTX that pretends, as what is installed; of version 1.7.0.1."""
-    pretended = PretendedTensorRT()
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", pretended)
+def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
+    """A fake TensorRT-RTX, as what is installed; of version 1.7.0.1."""
+    fake = FakeTensorRT()
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
     monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
-    return pretended
+    return fake
 
 
-def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[HostDevice]) -> None:
+def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[FakeDevice]) -> None:
     """Let engines be loaded onto these devices; ops are the naive twins."""
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
     monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
@@ -87,7 +87,7 @@ def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[HostDevice]) ->
     monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
 
 
-class PretendedTensorRT:
+class FakeTensorRT:
     """What `ttc.runtime.gpu.tensorrt` uses of the module tensorrt_rtx. `calls`: what was called, in order."""
 
     def __init__(self) -> None:
@@ -106,11 +106,11 @@ class PretendedTensorRT:
 
             def deserialize_cuda_engine(self, content: bytes) -> Any:
                 outer.calls.append("deserialize")
-                outer.made_on.append(HostDevice.current)
+                outer.made_on.append(FakeDevice.current)
                 if outer.refuse == "deserialize":
                     self.logger.log(ILogger.ERROR, "this engine is for another GPU")
                     return None
-                return _Engine(outer, content)
+                return FakeEngine(outer, content)
 
         class _Names:
             def __getattr__(self, name: str) -> str:
@@ -130,14 +130,14 @@ class PretendedTensorRT:
         self.__spec__ = importlib.machinery.ModuleSpec("tensorrt_rtx", None)
 
 
-class _Engine:
+class FakeEngine:
     device_memory_size_v2 = 1000
 
-    def __init__(self, api: PretendedTensorRT, content: bytes) -> None:
+    def __init__(self, api: FakeTensorRT, content: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.api, self.made_on = api, HostDevice.current
+        self.api, self.made_on = api, FakeDevice.current
         nodes = [node.name for node in onnx.load_from_string(content).graph.node]
         # Three nodes a layer; layers in one way of TensorRT's, or in the other.
         self.layers = [
@@ -165,12 +165,12 @@ class _Engine:
         assert config.cuda_graph_strategy == "DISABLED"
         assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
         self.api.calls.append("context")
-        assert HostDevice.current == self.made_on, "made on the GPU that its engine is on"
-        return _Context(self)
+        assert FakeDevice.current == self.made_on, "made on the GPU that its engine is on"
+        return FakeContext(self)
 
 
-class _Context:
-    def __init__(self, engine: _Engine) -> None:
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.api = engine, engine.api
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -218,7 +218,7 @@ class _Context:
         return True
 
 
-# What every layer of a pretended engine takes.
+# What every layer of a fake engine takes.
 LAYER_MILLISECONDS = 0.25
 _DTYPES = {
     "tensor(float)": np.float32,

@@ -1,4 +1,4 @@
-"""Graph levels 0, 1 and 2 over a device that pretends: same tokens, same steps, and nothing moves."""
+"""The modes of CUDA graphs over a fake device: same tokens, same steps, and nothing moves."""
 
 import gc
 import threading
@@ -8,8 +8,8 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
+from tests.support.fake_device import FakeDevice
 from tests.support.golden import CHECKPOINTS, golden
-from tests.support.host_device import HostDevice
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
@@ -121,17 +121,17 @@ def test_lossless_writes_what_ar_writes(on_device):
     assert lossless[0].stats.graph_level == 2
 
 
-def test_nothing_is_allocated_after_the_first_generation(on_device, host_device):
+def test_nothing_is_allocated_after_the_first_generation(on_device, fake_device):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
     gc.collect()
-    allocations, blocks = host_device.allocations, sorted(host_device.blocks)
+    allocations, blocks = fake_device.allocations, sorted(fake_device.blocks)
     for _ in range(2):
         engine.generate(PROMPT, **LONG)
-    assert (host_device.allocations, sorted(host_device.blocks)) == (allocations, blocks)
+    assert (fake_device.allocations, sorted(fake_device.blocks)) == (allocations, blocks)
 
 
-def test_a_block_is_one_launch_and_one_wait(on_device, host_device):
+def test_a_block_is_one_launch_and_one_wait(on_device, fake_device):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
     backend = engine._backend
@@ -140,9 +140,9 @@ def test_a_block_is_one_launch_and_one_wait(on_device, host_device):
     real = backend.fill_block
 
     def counting(*arguments):
-        before = host_device.launches, host_device.waits
+        before = fake_device.launches, fake_device.waits
         steps = list(real(*arguments))
-        counted.append((host_device.launches - before[0], host_device.waits - before[1], len(steps)))
+        counted.append((fake_device.launches - before[0], fake_device.waits - before[1], len(steps)))
         yield from steps
 
     backend.fill_block = counting
@@ -154,14 +154,14 @@ def test_a_block_is_one_launch_and_one_wait(on_device, host_device):
     assert max(steps for *_, steps in counted) > 1
 
 
-def test_warming_up_captures_everything(on_device, host_device):
+def test_warming_up_captures_everything(on_device, fake_device):
     engine = on_device("tiny_a")
     engine.warm_up(tokens=64, block_size=8)
-    allocations = host_device.allocations
-    graphs = count_captures(host_device)
+    allocations = fake_device.allocations
+    graphs = count_captures(fake_device)
     result = engine.generate(PROMPT, **LONG)
     assert result.stats.graph_level == 2
-    assert host_device.allocations == allocations
+    assert fake_device.allocations == allocations
     assert not graphs
 
 
@@ -173,7 +173,7 @@ def count_captures(device):
     return made
 
 
-def test_a_slot_serves_the_next_state_of_its_size(on_device, host_device):
+def test_a_slot_serves_the_next_state_of_its_size(on_device, fake_device):
     backend = on_device("tiny_a")._backend
     one, other = backend.new_state(1, 64), backend.new_state(1, 64)
     addresses = {state.tensors["ssm_state.0"].address for state in (one, other)}
@@ -182,7 +182,7 @@ def test_a_slot_serves_the_next_state_of_its_size(on_device, host_device):
     gc.collect()
     again = backend.new_state(1, 64)
     assert again.tensors["ssm_state.0"].address in addresses
-    assert not host_device.values(again.tensors["ssm_state.0"]).any()
+    assert not fake_device.values(again.tensors["ssm_state.0"]).any()
 
 
 def test_two_threads_generate_what_one_does(on_device):
@@ -200,25 +200,25 @@ def test_two_threads_generate_what_one_does(on_device):
     assert found == [want, want]
 
 
-def test_an_old_driver_gives_level_1(on_device, host_device):
+def test_an_old_driver_gives_level_1(on_device, fake_device):
     assert loop_problem(12040) is None
-    host_device.loop_problem = loop_problem(12030)
+    fake_device.loop_problem = loop_problem(12030)
     result = on_device("tiny_a").generate(PROMPT, **LONG)
     assert result.stats.graph_level == 1
     assert any("level 1 in place of 2" in note and "CUDA 12.3" in note for note in result.stats.notes)
 
 
-def test_a_refused_capture_falls_back_one_level_at_a_time(on_device, host_device):
+def test_a_refused_capture_falls_back_one_level_at_a_time(on_device, fake_device):
     want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
     engine = on_device("tiny_a")
-    real = host_device.capture_loop
-    host_device.capture_loop = lambda *_: (_ for _ in ()).throw(BackendError("no loops today"))
+    real = fake_device.capture_loop
+    fake_device.capture_loop = lambda *_: (_ for _ in ()).throw(BackendError("no loops today"))
     result = engine.generate(PROMPT, **LONG)
     assert result.token_ids == want
     assert result.stats.graph_level == 1
     assert "no loops today" in result.stats.notes[0]
-    host_device.capture_loop = real
-    host_device.refuse_capture = "no captures today"
+    fake_device.capture_loop = real
+    fake_device.refuse_capture = "no captures today"
     engine = on_device("tiny_a")
     result = engine.generate(PROMPT, **LONG)
     assert (result.token_ids, result.stats.graph_level) == (want, 0)
@@ -237,20 +237,20 @@ def test_a_level_that_is_none(on_device):
         on_device("tiny_a", 3)
 
 
-def test_out_of_memory_leaves_the_engine_usable(on_device, host_device):
+def test_out_of_memory_leaves_the_engine_usable(on_device, fake_device):
     engine = on_device("tiny_a")
     want = engine.generate(PROMPT, **LONG).token_ids
-    used = host_device.total - host_device.free_bytes()[0]
-    host_device.total = 3 * used
+    used = fake_device.total - fake_device.free_bytes()[0]
+    fake_device.total = 3 * used
     with pytest.raises(DeviceMemoryError, match=r"are free; ask for a smaller batch or capacity"):
         engine.generate([PROMPT] * 64, **LONG)
     gc.collect()
-    assert host_device.total - host_device.free_bytes()[0] <= 2 * used
+    assert fake_device.total - fake_device.free_bytes()[0] <= 2 * used
     assert engine.generate(PROMPT, **LONG).token_ids == want
 
 
 @pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar", "lossless"])
-def test_closing_gives_everything_back(on_device, host_device, mode):
+def test_closing_gives_everything_back(on_device, fake_device, mode):
     gc.collect()
     gc.disable()  # nothing may have to wait for the collector
     try:
@@ -259,49 +259,49 @@ def test_closing_gives_everything_back(on_device, host_device, mode):
             engine.generate(prompt, mode=mode, **LONG)
             engine.generate(prompt, mode=mode, **LONG)
         engine.context_logits(PROMPT)
-        assert host_device.blocks
-        assert host_device.pinned_bytes
-        assert host_device.graphs
+        assert fake_device.blocks
+        assert fake_device.pinned_bytes
+        assert fake_device.graphs
         engine.close()
-        assert not host_device.blocks
-        assert not host_device.pinned_bytes
-        assert all(graph.closed for graph in host_device.graphs)
+        assert not fake_device.blocks
+        assert not fake_device.pinned_bytes
+        assert all(graph.closed for graph in fake_device.graphs)
     finally:
         gc.enable()
 
 
-def test_pinned_memory_for_logits_is_bounded(host_device):
+def test_pinned_memory_for_logits_is_bounded(fake_device):
     """One piece of it, as large as the largest array, and never larger than its bound."""
-    staging, scope = PinnedStaging(host_device, most=100), Scope(host_device)
+    staging, scope = PinnedStaging(fake_device, most=100), Scope(fake_device)
     for count in (5, 20, 10, 75):
         values = np.arange(count, dtype=np.int32)
         array = scope.array("int32", (count,))
         staging.write(array, values)
         assert_equal(staging.read(array), values, str(count))
-        assert list(host_device.pinned_bytes.values()) == [max(host_device.pinned_bytes.values())]
-    assert list(host_device.pinned_bytes.values()) == [100]
+        assert list(fake_device.pinned_bytes.values()) == [max(fake_device.pinned_bytes.values())]
+    assert list(fake_device.pinned_bytes.values()) == [100]
     staging.close()
-    assert not host_device.pinned_bytes
+    assert not fake_device.pinned_bytes
 
 
 @pytest.mark.parametrize(
     ("capture", "growths", "level"), [("capture_loop", 1, 2), ("capture_loop", 2, 1), ("capture", 2, 0)]
 )
-def test_a_capture_that_takes_scratch_memory_is_not_used(on_device, host_device, capture, growths, level):
+def test_a_capture_that_takes_scratch_memory_is_not_used(on_device, fake_device, capture, growths, level):
     """Once: it is captured again. Twice: one level less."""
     want = on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
-    taken, real = [], getattr(host_device, capture)
+    taken, real = [], getattr(fake_device, capture)
 
     def growing(*work):
         if len(taken) < growths:
             taken.append(1)
         return real(*work)
 
-    setattr(host_device, capture, growing)
+    setattr(fake_device, capture, growing)
     result = on_device("tiny_a", scratch=lambda: len(taken)).generate(PROMPT, **LONG)
     assert (result.token_ids, result.stats.graph_level) == (want, level)
     assert any("took scratch memory each time" in note for note in result.stats.notes) == (level < 2)
-    assert sum(graph.closed for graph in host_device.graphs) == growths
+    assert sum(graph.closed for graph in fake_device.graphs) == growths
 
 
 def refuse_to_compile(name, source, compute_capability):
@@ -317,15 +317,15 @@ def test_without_nvrtc_a_step_is_a_graph(on_device):
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_below_level_2_no_kernel_is_asked_for(on_device, host_device, level):
-    host_device.kernels.clear()
+def test_below_level_2_no_kernel_is_asked_for(on_device, fake_device, level):
+    fake_device.kernels.clear()
     result = on_device("tiny_a", level, compile_kernel=refuse_to_compile).generate(PROMPT, **LONG)
     assert result.stats.graph_level == level
     assert not any("graph" in note for note in result.stats.notes)
 
 
-def test_a_kernel_that_the_driver_refuses(on_device, host_device):
-    host_device.kernels.clear()
+def test_a_kernel_that_the_driver_refuses(on_device, fake_device):
+    fake_device.kernels.clear()
     result = on_device("tiny_a").generate(PROMPT, **LONG)
     assert result.stats.graph_level == 1
     assert "refuses the kernel ttc_block_update" in result.stats.notes[0]
@@ -348,8 +348,8 @@ def test_context_calls_come_in_few_lengths(length, room, reads, padded):
     assert padded_length(length, room, None) == (padded if reads == 128 else 8)
 
 
-def test_the_pretended_device_notices_a_capture_that_does_more_than_launch():
-    device = HostDevice()
+def test_the_fake_device_notices_a_capture_that_does_more_than_launch():
+    device = FakeDevice()
     with pytest.raises(AssertionError, match="nothing may be allocated"):
         device.capture(lambda: device.allocate(1))
     with pytest.raises(AssertionError, match="nothing may wait"):

@@ -1,4 +1,4 @@
-"""A device that only pretends: memory of the host with real addresses, work that runs when its turn comes.
+"""A fake device: memory of the host with real addresses, work that runs when its turn comes.
 
 What it proves of the code above it: which operations go onto the stream and in which order, that a captured
 graph holds nothing but operations (its Python runs once, when captured), that addresses stay, that nothing
@@ -17,23 +17,23 @@ import numpy.typing as npt
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.runtime.gpu import block_loop, cache_rows
+from ttc.runtime.gpu import append_kv, block_loop
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
 from ttc.runtime.gpu.faults import Faults
 
 Bytes = npt.NDArray[np.uint8]
-HostKernel = Callable[..., None]
+FakeKernel = Callable[..., None]
 POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is −1
 
 
-class HostDevice(Device):
+class FakeDevice(Device):
     """kernels: name → function that stands for a CUDA kernel; it gets the launch's arguments."""
 
     current: str | None = None  # the GPU that a thread of CUDA would have
 
     def __init__(
         self,
-        kernels: Mapping[str, HostKernel] | None = None,
+        kernels: Mapping[str, FakeKernel] | None = None,
         total: int = 2**40,
         name: str = "cuda:0",
         loop_problem: str | None = None,
@@ -51,13 +51,13 @@ class HostDevice(Device):
         self.fail_with = "CUDA_ERROR_ILLEGAL_ADDRESS"  # what CUDA, or a library, says then
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
-        self.graphs: list[_HostGraph] = []
+        self.graphs: list[_FakeGraph] = []
         self.waited_events: list[Any] = []  # events of other devices that were waited for
         self._recording: list[Callable[[], None]] | None = None
 
     def activate(self) -> None:
         self._check()
-        HostDevice.current = self.name
+        FakeDevice.current = self.name
 
     def free_bytes(self) -> tuple[int, int]:
         return self.total - sum(block.nbytes for block in self.blocks.values()), self.total
@@ -100,7 +100,7 @@ class HostDevice(Device):
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), self.bytes_of(source)))
 
     def copy_from(self, target: DeviceArray, sender: Device, source: DeviceArray) -> None:
-        assert isinstance(sender, HostDevice)
+        assert isinstance(sender, FakeDevice)
         assert sender is not self
         assert self._recording is None
         assert target.nbytes == source.nbytes
@@ -137,10 +137,10 @@ class HostDevice(Device):
         self._put(run)
 
     def capture(self, work: Enqueue) -> Graph:
-        return _HostGraph(self, self._record(work), loop=False)
+        return _FakeGraph(self, self._record(work), loop=False)
 
     def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
-        return _HostGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
+        return _FakeGraph(self, [*self._record(work), *self._record(lambda: last(1))], loop=True)
 
     def wait(self) -> None:
         assert self._recording is None, "nothing may wait inside a capture"
@@ -209,8 +209,8 @@ class HostDevice(Device):
         self.faults.check()
 
 
-class _HostGraph(Graph):
-    def __init__(self, device: HostDevice, operations: list[Callable[[], None]], loop: bool) -> None:
+class _FakeGraph(Graph):
+    def __init__(self, device: FakeDevice, operations: list[Callable[[], None]], loop: bool) -> None:
         self._device, self.operations, self._loop = device, operations, loop
         self.closed = False
         device.graphs.append(self)
@@ -232,12 +232,12 @@ class _HostGraph(Graph):
         self.closed = True
 
 
-def with_loop_kernel(**settings: Any) -> HostDevice:
-    """A pretended device that can run the two kernels in CUDA C."""
-    return HostDevice({block_loop.KERNEL: block_update, cache_rows.KERNEL: write_cache_rows}, **settings)
+def with_loop_kernel(**settings: Any) -> FakeDevice:
+    """A fake device that can run the two kernels in CUDA C."""
+    return FakeDevice({block_loop.KERNEL: block_update, append_kv.KERNEL: append_kv_kernel}, **settings)
 
 
-def block_update(device: HostDevice, *arguments: Any) -> None:
+def block_update(device: FakeDevice, *arguments: Any) -> None:
     """`block_loop.update` with the arguments of the CUDA kernel."""
     next_ids, predicted, confidence, masked, B, L, condition, block, t, step, left, records = arguments
     shape = {"i": np.dtype(np.int32), "f": np.dtype(np.float32)}
@@ -261,9 +261,9 @@ def block_update(device: HostDevice, *arguments: Any) -> None:
         device.condition = int(goes_on)
 
 
-def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
-    """`cache_rows.write` with the arguments of the CUDA kernel, cache by cache, row by row of the batch."""
-    rows, lengths, H, L, C, words, rows_apart, caches_apart, caches = arguments
+def append_kv_kernel(device: FakeDevice, *arguments: Any) -> None:
+    """`append_kv.append_kv` with the arguments of the CUDA kernel, cache by cache."""
+    new_kv, lengths, H, L, C, words, new_kv_apart, caches_apart, caches = arguments
     grid = device.grid
     B, count = grid[0] // int(H * L), grid[1]
 
@@ -273,13 +273,13 @@ def write_cache_rows(device: HostDevice, *arguments: Any) -> None:
 
     taken = device.at(lengths, 4 * B).view(np.int32)
     for cache in range(count):
-        cache_rows.write(
-            at(rows + 2 * cache * int(rows_apart), 1, B, H, L, words),
+        append_kv.append_kv(
+            at(new_kv + 2 * cache * int(new_kv_apart), 1, B, H, L, words),
             taken,
             at(caches + 2 * cache * int(caches_apart), 1, B, H, C, words),
         )
 
 
 def no_compiler(name: str, source: str, compute_capability: str) -> bytes:
-    """The pretended device runs no PTX."""
+    """The fake device runs no PTX."""
     return b""

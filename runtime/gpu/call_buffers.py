@@ -1,0 +1,154 @@
+"""One call of a backend: its inputs and outputs at fixed addresses, and the work and graphs over them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ttc.runtime.gpu.block_loop import BlockLoop
+from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.cuda_graphs import StepGraph
+from ttc.runtime.gpu.executor import (
+    CONTEXT_INPUTS,
+    DENOISER_INPUTS,
+    SAMPLING_INPUTS,
+    SAMPLING_OUTPUTS,
+    STEP_INPUTS,
+    STEP_OUTPUTS,
+)
+from ttc.runtime.gpu.packed_buffer import PackedBuffer
+from ttc.runtime.gpu.state_buffers import StateBuffers
+from ttc.runtime.interface.backend import BlockInputs
+from ttc.runtime.interface.state import ContextState
+
+__all__ = ["AdvanceBuffers", "BlockBuffers", "ContextBuffers"]
+
+
+class ContextBuffers:
+    """A context call over L tokens with logits at R positions.
+
+    Attributes:
+        inputs: the small inputs of the call, and those of sampling.
+        logits: (B, R, V) float32.
+        samples: the sampled tokens, `SAMPLING_OUTPUTS`.
+        step: runs the call, moves the state and makes `samples` of the logits.
+    """
+
+    def __init__(self, state: StateBuffers, length: int, positions: int) -> None:
+        runtime, scope, sizes = state.runtime, state.scope, state.sizes(length, positions)
+        inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
+        self.samples = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
+        self.logits = scope.array("float32", (state.batch, positions, runtime.config.vocab_size))
+        own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
+        tensors = own | state.state | state.new_state | state.saved(length) | state.new_kv(length)
+        work = runtime.executor.bind(scope, "context", tensors, sizes)
+        sample = state.bind_sampling(inputs, self.logits, self.samples, sizes)
+
+        def run() -> None:
+            work()
+            state.commit(inputs, length)
+            sample()
+
+        self.step = StepGraph(scope.device, runtime.graphs, f"a context call over {length} tokens", run)
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self.step.close()
+
+
+class AdvanceBuffers:
+    """Moving the state over the saved inputs of a context call over L tokens.
+
+    Attributes:
+        inputs: `commit_len` (B,).
+        step: runs it.
+    """
+
+    def __init__(self, state: StateBuffers, length: int) -> None:
+        scope, runtime = state.scope, state.runtime
+        self.inputs = PackedBuffer(scope, {"commit_len": ("int32", (state.batch,))}, {})
+        tensors = self.inputs.device | state.saved(length) | state.mamba | state.new_state
+        work = runtime.executor.bind(scope, "advance", tensors, state.sizes(length))
+
+        def run() -> None:
+            work()
+            state.commit_mamba()
+
+        self.step = StepGraph(scope.device, runtime.graphs, f"advancing by {length} tokens", run)
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self.step.close()
+
+
+class BlockBuffers:
+    """Denoising a block of L tokens.
+
+    Attributes:
+        inputs, outputs: of a step.
+        logits: (B, L, V) float32.
+        denoise, commit: the two halves of a step, each on its own.
+        sample: AR's sampling in place of the second half.
+        fill: both halves.
+        loop: fills a whole block; None where there is no kernel for it.
+    """
+
+    def __init__(self, state: StateBuffers, length: int) -> None:
+        runtime, scope, B = state.runtime, state.scope, state.batch
+        device, graphs, sizes = scope.device, runtime.graphs, state.sizes(length)
+        self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS}, sizes)
+        self.outputs = PackedBuffer(scope, STEP_OUTPUTS, sizes)
+        self.logits = scope.array("float32", (B, length, runtime.config.vocab_size))
+        small, logits = self.inputs.device, {"logits": self.logits}
+        read = {name: small[name] for name in DENOISER_INPUTS}
+        denoise = runtime.executor.bind(scope, "denoiser", read | state.state | logits, sizes)
+        # The step graph's own t is not used: the host or the loop's kernel writes the next one.
+        unused = {"t": scope.array("float32", (B,))}
+        read = {name: small[name] for name in STEP_INPUTS}
+        commit = runtime.executor.bind(scope, "step", read | logits | self.outputs.device | unused, sizes)
+
+        def step() -> None:
+            denoise()
+            commit()
+
+        what = f"a denoise step over {length} tokens"
+        self.denoise = StepGraph(device, graphs, what, denoise)
+        self.commit = StepGraph(device, graphs, "a diffusion step", commit)
+        sample = state.bind_sampling(self.inputs, self.logits, self.outputs, state.sizes(length, length))
+        self.sample = StepGraph(device, graphs, "a choice of tokens", sample)
+        self.fill = StepGraph(device, graphs, what, step)
+        self.loop: BlockLoop | None = None
+        if runtime.block_kernel is not None:
+            self.loop = BlockLoop(scope, graphs, runtime.block_kernel, step, small, self.outputs.device)
+
+    def upload(
+        self,
+        state: ContextState,
+        inputs: BlockInputs,
+        block: npt.NDArray[np.int32],
+        masked_count: npt.NDArray[Any],
+        step: int,
+    ) -> None:
+        """Enqueue the copy of what one step of filling a block reads.
+
+        Args:
+            block: (B, L) as the steps before left it.
+            masked_count: (B,) its masked positions.
+            step: number of the step, from 0.
+        """
+        self.inputs.upload(
+            block_ids=block,
+            t=masked_count / block.shape[1],
+            lengths=state.lengths,
+            threshold=inputs.threshold,
+            temperature=inputs.temperature,
+            row_key=inputs.row_key,
+            position=state.lengths,
+            step=step if inputs.redraw else 0,
+            steps_left=inputs.steps - step,
+        )
+
+    def close(self) -> None:
+        """Let go of the graphs. Never raises."""
+        graphs = (self.denoise, self.commit, self.sample, self.fill, self.loop)
+        close_all(graph.close for graph in graphs if graph is not None)
