@@ -103,7 +103,7 @@ class Seats:
         seat.capacity, seat.index = new.capacity, new.index
 
     def compact(self) -> None:
-        """Fill every hole by the last row of its state."""
+        """Fill every hole by the last row of its state: the rows in use are all that there are."""
         for room in self._rooms.values():
             while None in room.seats:
                 hole, last = room.seats.index(None), room.seats.pop()
@@ -114,6 +114,8 @@ class Seats:
                 last.index = hole
                 room.seats[hole] = last
                 room.trim()
+            if len(room.seats) < room.state.batch:
+                self._backend.resize(room.state, len(room.seats))
 
     def state(self, capacity: int) -> ContextState:
         """Return the state of this capacity."""

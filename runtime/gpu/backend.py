@@ -4,7 +4,7 @@ Everything that a generation needs stays on the device; what crosses are the few
 copy in, and what the host must know, one copy out.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.pinned_staging import PinnedStaging
+from ttc.runtime.gpu.rows import RowsOfWholes
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, ContextLogits, sampled_tokens, sampling_inputs
 from ttc.runtime.gpu.static_buffers import StaticBuffers
 from ttc.runtime.interface.backend import (
@@ -33,13 +34,13 @@ from ttc.runtime.interface.backend import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
+from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["DeviceBackend", "warm_up_context"]
 
 
-class DeviceBackend(Backend):
+class DeviceBackend(RowsOfWholes):
     """A bundle on one device.
 
     Args:
@@ -90,13 +91,16 @@ class DeviceBackend(Backend):
         """Return the buffers that a state lives in. Raises `BackendError` once the backend is closed."""
         return self._pool.buffers_of(state)
 
-    def new_state(self, batch: int, capacity: int) -> ContextState:
+    def rows_of(self, state: ContextState) -> int:
+        return self.buffers_of(state).batch
+
+    def new_whole(self, batch: int, capacity: int) -> ContextState:
         with self.runtime.lock:
             handle = self._pool.lease(batch, capacity)
             handle.buffers.clear()
             return ContextState(capacity, np.zeros(batch, np.int32), handle.tensors())
 
-    def context(
+    def context_whole(
         self,
         state: ContextState,
         input_ids: Ints,
@@ -105,7 +109,7 @@ class DeviceBackend(Backend):
         save: bool = False,
         then: Callable[[int], None] | None = None,
     ) -> ContextCall:
-        """Read a block, as `Backend.context`.
+        """Read a block, as `RowsOfWholes.context_whole`.
 
         `then(length)` runs after the call is enqueued and before the host waits, so that the copy of the
         state to a second GPU overlaps with this call; `length` is the number of tokens read, L after padding.
@@ -116,7 +120,7 @@ class DeviceBackend(Backend):
             self.runtime.device.wait()  # the inputs may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
-    def sample_next(
+    def sample_next_whole(
         self,
         state: ContextState,
         input_ids: Ints,
@@ -126,10 +130,10 @@ class DeviceBackend(Backend):
         save: bool = False,
         then: Callable[[int], None] | None = None,
     ) -> tuple[SampledTokens, Any]:
-        """Read a block and sample, as `Backend.sample_next`, in one launch; `then` as in `context`."""
+        """Read a block and sample in one launch; `then` as in `context_whole`."""
         if not self._samples(how):
-            call = self.context(state, input_ids, commit_len, logit_positions, save, then)
-            return self.sample(call.logits, how), call.saved
+            call = self.context_whole(state, input_ids, commit_len, logit_positions, save, then)
+            return LazySamples(self.fetch_whole(call.logits), how), call.saved
         with self.runtime.lock:
             sampling = sampling_inputs(how)
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, sampling, then)
@@ -159,7 +163,7 @@ class DeviceBackend(Backend):
             **sampling,
         )
         call.step.run()
-        state.lengths = state.lengths + commit_len
+        state.lengths[:] += commit_len
         if then is not None:
             then(length)
         return call, length
@@ -174,16 +178,16 @@ class DeviceBackend(Backend):
             buffers = self.buffers_of(state)
             self._pool.evict_until_fits(lambda: buffers.changed_kv(length))
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+    def advance_whole(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self.runtime.lock:
             buffers = self.buffers_of(state)
             call = self._pool.evict_until_fits(lambda: buffers.advance(saved))
             call.inputs.upload(commit_len=commit_len)
             call.step.run()
             self.runtime.device.wait()  # the inputs may be written again
-            state.lengths = state.lengths + commit_len
+            state.lengths[:] += commit_len
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
+    def denoise_whole(self, state: ContextState, block_ids: Ints, t: Floats) -> BlockBuffers:
         with self.runtime.lock:
             buffers = self.buffers_of(state)
             call = self._pool.evict_until_fits(lambda: buffers.block(block_ids.shape[1]))
@@ -193,9 +197,21 @@ class DeviceBackend(Backend):
             self.runtime.device.wait()
             return call
 
-    def sample(self, logits: BlockBuffers | ContextLogits, how: SamplingParams) -> SampledTokens:
+    def denoise_step_whole(self, state: ContextState, t: Floats, inputs: StepInputs) -> StepOutputs:
+        with self.runtime.lock:
+            buffers = self.buffers_of(state)
+            call = self._pool.evict_until_fits(lambda: buffers.block(inputs.block_ids.shape[1]))
+            small = {name: getattr(inputs, name) for name in STEP_INPUTS}
+            call.inputs.upload(**small, t=t, lengths=state.lengths)
+            call.fill.run()
+            outputs = StepOutputs(**call.outputs.download())
+            if call.loop is not None:
+                call.loop.warm_up()
+            return outputs
+
+    def sample_whole(self, logits: BlockBuffers | ContextLogits, how: SamplingParams) -> SampledTokens | None:
         if isinstance(logits, ContextLogits) or not self._samples(how):
-            return super().sample(logits, how)
+            return None
         with self.runtime.lock:
             self.runtime.check_open()
             nothing = dict.fromkeys((*STEP_INPUTS, *DENOISER_INPUTS), 0)
@@ -212,14 +228,14 @@ class DeviceBackend(Backend):
             self.runtime.note(f"tokens are chosen on the host, which fetches their logits, because {problem}")
         return problem is None
 
-    def fetch(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
+    def fetch_whole(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.runtime.lock:
             self.runtime.check_open()
             values = self._staging.read(array)
         return values[:, : logits.positions] if isinstance(logits, ContextLogits) else values
 
-    def step(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
+    def step_whole(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         with self.runtime.lock:
             self.runtime.check_open()
             small = {name: getattr(inputs, name) for name in STEP_INPUTS}
@@ -227,31 +243,48 @@ class DeviceBackend(Backend):
             logits.commit.run()
             return StepOutputs(**logits.outputs.download())
 
-    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
+    def fill_whole(self, state: ContextState, inputs: BlockInputs) -> Sequence[StepOutputs] | None:
         return self._filler.fill(state, inputs)
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
+    def call_length(self, length: int) -> int:
+        return padded_length(length, length * 2, self.limits)
+
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
         with self.runtime.lock:
-            source = self.buffers_of(state)
-            handle = self._pool.lease(len(rows), state.capacity)
-            for name, tensor in handle.buffers.state.items():
-                for i, row in enumerate(rows.tolist()):
-                    self.runtime.device.copy(tensor.part(i, 1), source.state[name].part(row, 1))
+            for tensor in self.buffers_of(state).state.values():
+                for row in rows.tolist():
+                    self.runtime.device.fill(tensor.part(row, 1), 0)
+            self.runtime.device.wait()
+            state.lengths[rows] = state.touched[rows] = 0
+
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        with self.runtime.lock:
+            into = self.buffers_of(target).state
+            for name, tensor in self.buffers_of(source).state.items():
+                old, new = tensor.part(row, 1), into[name].part(to, 1)
+                if old.nbytes == new.nbytes:
+                    self.runtime.device.copy(new, old)
+                else:  # caches of two capacities: a piece for every head
+                    for here, there in zip(_heads(new, old), _heads(old, new), strict=True):
+                        self.runtime.device.copy(here, there)
             # The old buffers may be taken, and cleared, as soon as nobody holds their state.
             self.runtime.device.wait()
-            return ContextState(state.capacity, state.lengths[rows], handle.tensors())
+            target.lengths[to] = source.lengths[row]
 
-    def read_state(self, state: ContextState) -> dict[str, Floats]:
+    def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
+        which = state.rows(rows)
         with self.runtime.lock:
             tensors = self.buffers_of(state).state
-            return {name: self._staging.read(array).astype(np.float32) for name, array in tensors.items()}
+            return {name: self._staging.read(a).astype(np.float32)[which] for name, a in tensors.items()}
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self.runtime.lock:
             state = self.new_state(len(lengths), capacity)
             for name, array in self.buffers_of(state).state.items():
-                self._staging.write(array, np.asarray(tensors[name], np.float32))
-            state.lengths = np.asarray(lengths, np.int32)
+                values = np.zeros(array.shape, np.float32)
+                values[: len(lengths)] = tensors[name]
+                self._staging.write(array, values)
+            state.lengths[:] = lengths
             return state
 
     def warm_up(self, batch: int, capacity: int, block_size: int, chunk: int) -> None:
@@ -265,8 +298,11 @@ class DeviceBackend(Backend):
             masks = np.full((batch, block_size), self.config.mask_token_id, np.int32)
             zeros = np.zeros(batch, np.float32)
             block = BlockInputs(masks, 1, zeros, zeros, np.zeros(batch, np.int64))
+            zero = np.zeros(batch, np.int32)
+            one = StepInputs(masks, zeros, zeros, block.row_key, zero, zero, zero + 1)
             for _ in range(2):
-                list(self.fill_block(state, block))
+                self.denoise_step(state, zeros + 1, one)
+                self.fill_blocks(state, block)
 
     def close(self) -> None:
         runtime = self.runtime
@@ -286,3 +322,11 @@ def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int
     for length in call_lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
         for _ in range(2):
             backend.context(state, np.zeros((batch, length), np.int32), nothing, positions)
+
+
+def _heads(cache: DeviceArray, other: DeviceArray) -> list[DeviceArray]:
+    """The cache of one row (1, KV heads, C, P) as one array per head, as long as both caches are."""
+    _, heads, capacity, width = cache.shape
+    tokens = min(capacity, other.shape[2])
+    head = DeviceArray(cache.memory, cache.address, cache.dtype, (heads * capacity, width))
+    return [head.part(i * capacity, tokens) for i in range(heads)]

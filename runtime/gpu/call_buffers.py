@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.gpu.block_loop import BlockLoop
@@ -121,31 +120,18 @@ class BlockBuffers:
         if runtime.block_kernel is not None:
             self.loop = BlockLoop(scope, graphs, runtime.block_kernel, step, small, self.outputs.device)
 
-    def upload(
-        self,
-        state: ContextState,
-        inputs: BlockInputs,
-        block: npt.NDArray[np.int32],
-        masked_count: npt.NDArray[Any],
-        step: int,
-    ) -> None:
-        """Enqueue the copy of what one step of filling a block reads.
-
-        Args:
-            block: (B, L) as the steps before left it.
-            masked_count: (B,) its masked positions.
-            step: number of the step, from 0.
-        """
+    def upload(self, state: ContextState, inputs: BlockInputs, masked_count: npt.NDArray[Any]) -> None:
+        """Enqueue the copy of what the first step of filling blocks reads; masked_count (B,)."""
         self.inputs.upload(
-            block_ids=block,
-            t=masked_count / block.shape[1],
+            block_ids=inputs.block_ids,
+            t=masked_count / inputs.block_ids.shape[1],
             lengths=state.lengths,
             threshold=inputs.threshold,
             temperature=inputs.temperature,
             row_key=inputs.row_key,
             position=state.lengths,
-            step=step if inputs.redraw else 0,
-            steps_left=inputs.steps - step,
+            step=0,
+            steps_left=inputs.steps,
         )
 
     def close(self) -> None:

@@ -81,4 +81,5 @@ def sampling_inputs(how: SamplingParams) -> dict[str, npt.ArrayLike]:
 def sampled_tokens(outputs: Mapping[str, npt.NDArray[Any]]) -> SampledTokens:
     """Downloaded `SAMPLING_OUTPUTS`. A probability that is NaN comes from logits that are NaN or infinite."""
     usable = ~np.isnan(outputs["confidence"])
-    return EagerSamples(np.where(usable, outputs["predicted_ids"], np.int32(INVALID_TOKEN)))
+    tokens = np.where(usable, outputs["predicted_ids"], np.int32(INVALID_TOKEN))
+    return EagerSamples(tokens, outputs["confidence"])

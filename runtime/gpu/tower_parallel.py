@@ -12,7 +12,7 @@ waits for the copy.
 Nothing here has run on GPUs; the tests run it over two fake devices that share no memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
@@ -20,10 +20,10 @@ from ttc.runtime.gpu.buffer_pool import tensors_of
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import DeviceArray
 from ttc.runtime.gpu.lengths import padded_length
+from ttc.runtime.gpu.rows import RowsOfWholes
 from ttc.runtime.gpu.sampling import ContextLogits
 from ttc.runtime.gpu.static_buffers import StaticBuffers
 from ttc.runtime.interface.backend import (
-    Backend,
     BlockInputs,
     ContextCall,
     Floats,
@@ -48,7 +48,7 @@ def load_tower_parallel(load: Callable[[int], DeviceBackend]) -> "TowerParallelB
         raise
 
 
-class TowerParallelBackend(Backend):
+class TowerParallelBackend(RowsOfWholes):
     """Args: backends of the same bundle, one that has the context tower and one that has the denoiser; their
     executors do not write the state in place.
     """
@@ -79,12 +79,15 @@ class TowerParallelBackend(Backend):
         """Sizes that can be computed."""
         return self._context.limits
 
-    def new_state(self, batch: int, capacity: int) -> ContextState:
+    def rows_of(self, state: ContextState) -> int:
+        return self._context.rows_of(state)
+
+    def new_whole(self, batch: int, capacity: int) -> ContextState:
         with self._lock:
             self._await_sent()
-            return self._paired(self._context.new_state(batch, capacity))
+            return self._paired(self._context.new_whole(batch, capacity))
 
-    def context(
+    def context_whole(
         self,
         state: ContextState,
         input_ids: Ints,
@@ -93,9 +96,9 @@ class TowerParallelBackend(Backend):
         save: bool = False,
     ) -> ContextCall:
         with self._lock:
-            before = state.lengths
+            before = state.lengths.copy()
             self._make_ready(state, input_ids.shape[1])
-            return self._context.context(
+            return self._context.context_whole(
                 state,
                 input_ids,
                 commit_len,
@@ -104,7 +107,7 @@ class TowerParallelBackend(Backend):
                 then=lambda length: self._send_block(state, length, before),
             )
 
-    def sample_next(
+    def sample_next_whole(
         self,
         state: ContextState,
         input_ids: Ints,
@@ -114,9 +117,9 @@ class TowerParallelBackend(Backend):
         save: bool = False,
     ) -> tuple[SampledTokens, Any]:
         with self._lock:
-            before = state.lengths
+            before = state.lengths.copy()
             self._make_ready(state, input_ids.shape[1])
-            return self._context.sample_next(
+            return self._context.sample_next_whole(
                 state,
                 input_ids,
                 commit_len,
@@ -126,37 +129,48 @@ class TowerParallelBackend(Backend):
                 then=lambda length: self._send_block(state, length, before),
             )
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
+    def advance_whole(self, state: ContextState, saved: Any, commit_len: Ints) -> None:
         with self._lock:
             self._await_sent()
-            self._context.advance(state, saved, commit_len)
+            self._context.advance_whole(state, saved, commit_len)
             source, target = self._buffers(state)
             self._send(source.changed_mamba(), target.changed_mamba())
 
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
-        return self._denoiser.denoise(self._replica(state), block_ids, t)
+    def denoise_whole(self, state: ContextState, block_ids: Ints, t: Floats) -> Any:
+        return self._denoiser.denoise_whole(self._replica(state), block_ids, t)
 
-    def fetch(self, logits: Any) -> Floats:
-        return self._where(logits).fetch(logits)
+    def denoise_step_whole(self, state: ContextState, t: Floats, inputs: StepInputs) -> StepOutputs:
+        return self._denoiser.denoise_step_whole(self._replica(state), t, inputs)
 
-    def sample(self, logits: Any, how: SamplingParams) -> SampledTokens:
-        return self._where(logits).sample(logits, how)
+    def fetch_whole(self, logits: Any) -> Floats:
+        return self._where(logits).fetch_whole(logits)
 
-    def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
-        return self._denoiser.step(logits, inputs)
+    def sample_whole(self, logits: Any, how: SamplingParams) -> SampledTokens | None:
+        return self._where(logits).sample_whole(logits, how)
 
-    def fill_block(self, state: ContextState, inputs: BlockInputs) -> Iterator[StepOutputs]:
-        return self._denoiser.fill_block(self._replica(state), inputs)
+    def step_whole(self, logits: Any, inputs: StepInputs) -> StepOutputs:
+        return self._denoiser.step_whole(logits, inputs)
 
-    def select(self, state: ContextState, rows: Ints) -> ContextState:
+    def fill_whole(self, state: ContextState, inputs: BlockInputs) -> Sequence[StepOutputs] | None:
+        return self._denoiser.fill_whole(self._replica(state), inputs)
+
+    def call_length(self, length: int) -> int:
+        return self._context.call_length(length)
+
+    def clear_rows(self, state: ContextState, rows: Ints) -> None:
         with self._lock:
             self._await_sent()
-            chosen = self._paired(self._context.select(state, rows))
-            self._send_whole(chosen)
-            return chosen
+            self._denoiser.clear_rows(self._replica(state), rows)
+            self._context.clear_rows(state, rows)
 
-    def read_state(self, state: ContextState) -> dict[str, Floats]:
-        return self._context.read_state(state)
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        with self._lock:
+            self._await_sent()
+            self._denoiser.copy_row(self._replica(source), row, self._replica(target), to)
+            self._context.copy_row(source, row, target, to)
+
+    def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
+        return self._context.read_state(state, rows)
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
         with self._lock:
@@ -180,7 +194,7 @@ class TowerParallelBackend(Backend):
 
     def _paired(self, state: ContextState) -> ContextState:
         """The state with its replica on the denoiser's GPU, which lives as long as it does."""
-        replica = self._denoiser.new_state(state.batch, state.capacity)
+        replica = self._denoiser.new_whole(self._context.rows_of(state), state.capacity)
         tensors_of(state).replica = replica
         return state
 
