@@ -3,7 +3,7 @@
 import numbers
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -38,7 +38,7 @@ from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 from ttc.runtime.interface.state import ContextState
 from ttc.runtime.prompts import Prompt, check_ids
-from ttc.runtime.requests import RequestReader
+from ttc.runtime.requests import Asked, RequestReader
 from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Engine", "load"]
@@ -208,7 +208,7 @@ class Engine:
                 In a batch the last three but the failed backend end their own row, with finish_reason
                 "error".
         """
-        return self._start(prompt, mode, options, given, cancel, streams=False).run()
+        return self.enter(self.read(prompt, mode, given, cancel, options=options), streams=False).run()
 
     def stream(
         self,
@@ -226,7 +226,8 @@ class Engine:
         `generate` returns; its times do not count what the caller does between events. Closing it ends the
         generation.
         """
-        return Stream(self._start(prompt, mode, options, given, cancel, streams=True))
+        asked = self.read(prompt, mode, given, cancel, options=options, streams=True)
+        return Stream(self.enter(asked, streams=True))
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the context tower's logits at every position of one sequence: (L, V)."""
@@ -297,23 +298,26 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(
+    def read(
         self,
         prompt: Prompt,
         mode: str | None,
-        options: GenerationOptions | None,
-        given: dict[str, Any],
+        given: Mapping[str, Any],
         cancel: Cancel | None,
         *,
-        streams: bool,
-    ) -> Generation:
-        """Check what is asked for and queue its rows; nothing is computed yet."""
+        options: GenerationOptions | None = None,
+        streams: bool = False,
+    ) -> Asked:
+        """Check what a call asks for, as `generate` does; nothing is queued yet."""
         self._check_usable()
         if mode is not None:
             given = {"mode": mode, **given}
         asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
-        if self._backend.limits is not None:
-            check_rows(self._backend.limits, len(asked.rows))
+        check_rows(self._backend.limits, len(asked.rows))
+        return asked
+
+    def enter(self, asked: Asked, *, streams: bool) -> Generation:
+        """Queue the rows of a call; whoever holds the generation ticks until they have ended."""
         return Generation(
             self.core,
             self.lock,

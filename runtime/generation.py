@@ -50,7 +50,7 @@ class Generation:
         self._abandoned = Cancel()
         self._events: deque[Event] = deque()
         self._rows: list[Row] = []
-        self._results: dict[int, Result] = {}
+        self._settled: set[int] = set()
         self._seconds = 0.0
         with lock:
             self._device_seconds = core.counts.seconds
@@ -67,8 +67,6 @@ class Generation:
         else:
             row = self._core.submit(request)
         self._rows.append(row)
-        if row.finish_reason is not None and streams:
-            self._end(row)
 
     @property
     def done(self) -> bool:
@@ -83,9 +81,27 @@ class Generation:
 
     def next_event(self) -> Event | None:
         """Tick until there is an event; None when all are out."""
-        while not self._events and not self.done:
+        while not self._events:
+            self.settle()
+            if self._events or self.done:
+                break
             self._tick()
         return self._events.popleft() if self._events else None
+
+    def take_events(self) -> list[Event]:
+        """Return the events since the last time, without ticking."""
+        self.settle()
+        taken = list(self._events)
+        self._events.clear()
+        return taken
+
+    def settle(self) -> None:
+        """Put results into the last events of rows that have ended since, in whoever's tick that was."""
+        for row in self._rows:
+            if row.finish_reason is not None and row.request.index not in self._settled:
+                self._settled.add(row.request.index)
+                if row.request.listener is not None:
+                    self._end(row)
 
     def abandon(self) -> None:
         """Let the rows that still run leave when somebody next ticks. Safe wherever Python may collect
@@ -118,7 +134,6 @@ class Generation:
         with self._lock:
             self._check()
             if not self.done:
-                before = [row for row in self._rows if row.finish_reason is None]
                 try:
                     self._core.tick()
                 except TtcError as fault:
@@ -126,10 +141,7 @@ class Generation:
                 except BaseException:
                     self._core.fail_all(BackendError("the call of another thread was interrupted; ask again"))
                     raise
-                self._seconds += self._core.clock.now() - started
-                for row in before:
-                    if row.finish_reason is not None and row.request.listener is not None:
-                        self._end(row)
+        self._seconds += self._core.clock.now() - started
 
     def _heard(self, asked: AskedRow, event: Event) -> None:
         """Take in an event as the core makes it, with the text that it adds."""

@@ -18,12 +18,15 @@ from ttc.errors import (
     BundleError,
     CapacityError,
     CheckpointError,
+    DeadlineExceeded,
     DeviceMemoryError,
     DigestError,
+    EngineDead,
     ExportError,
     InputError,
     MissingDependencyError,
     NumericsError,
+    QueueFull,
     TtcError,
 )
 
@@ -31,28 +34,39 @@ if TYPE_CHECKING:
     from ttc.exporter.engines.build import build
     from ttc.exporter.engines.build_report import BuildReport
     from ttc.exporter.onnx.export import export
+    from ttc.runtime.async_engine import AsyncEngine, Update
+    from ttc.runtime.decoding.options import GenerationOptions
+    from ttc.runtime.decoding.request import Cancel, Request
     from ttc.runtime.decoding.result import Event, Result, Stats
     from ttc.runtime.engine import Engine, load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncEngine",
     "BackendError",
     "BuildReport",
     "BundleError",
+    "Cancel",
     "CapacityError",
     "CheckpointError",
+    "DeadlineExceeded",
     "DeviceMemoryError",
     "DigestError",
     "Engine",
+    "EngineDead",
     "Event",
     "ExportError",
+    "GenerationOptions",
     "InputError",
     "MissingDependencyError",
     "NumericsError",
+    "QueueFull",
+    "Request",
     "Result",
     "Stats",
     "TtcError",
+    "Update",
     "__version__",
     "build",
     "export",
@@ -60,11 +74,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncEngine": "ttc.runtime.async_engine",
     "BuildReport": "ttc.exporter.engines.build_report",
+    "Cancel": "ttc.runtime.decoding.request",
     "Engine": "ttc.runtime.engine",
     "Event": "ttc.runtime.decoding.result",
+    "GenerationOptions": "ttc.runtime.decoding.options",
+    "Request": "ttc.runtime.decoding.request",
     "Result": "ttc.runtime.decoding.result",
     "Stats": "ttc.runtime.decoding.result",
+    "Update": "ttc.runtime.async_engine",
     "build": "ttc.exporter.engines.build",
     "export": "ttc.exporter.onnx.export",
     "load": "ttc.runtime.engine",

@@ -31,6 +31,7 @@ class Core:
     """Decodes for all rows that are submitted to it.
 
     Attributes:
+        limits: what is taken on at once.
         chunk: prompt tokens of one piece; pieces begin at its multiples.
         counts: what was asked of the backend so far.
         ended: called with every row once, when it has ended and its seat is free.
@@ -47,7 +48,7 @@ class Core:
         prefixes: PrefixCache | None = None,
     ) -> None:
         """most_tokens: that one row may hold."""
-        self._backend, self._make_mode, self._limits, self.chunk = backend, make_mode, limits, chunk
+        self._backend, self._make_mode, self.limits, self.chunk = backend, make_mode, limits, chunk
         self.clock: Clock = clock or WallClock()
         self.seats = Seats(backend, most_tokens)
         self._device = Device(backend, self.seats, self.clock)
@@ -95,11 +96,11 @@ class Core:
         now = self.clock.now()
         for row in [*self._queue.values(), *self._rows.values()]:
             self._leave_if_asked(row, now)
-        self._start(admit(*self._books(), self._limits))
+        self._start(admit(*self._books(), self.limits))
         self.seats.compact()
         for stage in STAGES:
             dues = self._dues()
-            for call in stage(self._view(dues), self._limits):
+            for call in stage(self._view(dues), self.limits):
                 self._perform(call, dues)
         self._device.forget()
 

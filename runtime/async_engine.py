@@ -1,0 +1,242 @@
+"""The engine for asyncio programs: one core and one thread for all callers."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ttc.errors import BackendError, InputError, TtcError
+from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.request import Cancel
+from ttc.runtime.decoding.result import Event, FinishReason, Result
+from ttc.runtime.engine import Engine, load
+from ttc.runtime.generation import Generation
+from ttc.runtime.prompts import Prompt
+from ttc.runtime.requests import Asked
+from ttc.runtime.room import Room
+
+__all__ = ["AsyncEngine", "Update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of one row.
+
+    Attributes:
+        kind: "committed" (text that stays) or "provisional" (a block as it is now).
+        row: number of the row in its call.
+        text: what is new; of a provisional block None.
+        token_ids: new tokens; of a provisional block all of its positions, the mask id where undecided.
+        finish_reason, result: of the row's last update, how it ended and its result.
+    """
+
+    kind: str
+    row: int
+    text: str | None
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    result: Result | None = None
+
+    def merged(self, later: "Update") -> "Update":
+        """Return one update in place of two committed ones, for a reader that is slow."""
+        text = None if self.text is None else self.text + (later.text or "")
+        return replace(later, text=text, token_ids=(*self.token_ids, *later.token_ids))
+
+
+class _Call:
+    """One caller's side of a call; what the room's thread brings is handed over in the caller's loop."""
+
+    def __init__(self, asked: Asked, *, streams: bool, provisional: bool) -> None:
+        self.asked, self.streams, self._provisional = asked, streams, provisional
+        self._loop = asyncio.get_running_loop()
+        self.results: asyncio.Future[Result | list[Result]] = self._loop.create_future()
+        self._updates: list[Update] = []
+        self._news = asyncio.Event()
+
+    def tell(self, generation: Generation) -> None:
+        """As `Guest.tell`."""
+        events = generation.take_events()
+        updates = [self._update(event) for event in events if event.committed or self._provisional]
+        outcome: Result | list[Result] | TtcError | None = None
+        if generation.done:
+            try:
+                outcome = generation.results()
+            except TtcError as error:
+                outcome = error
+        if updates or outcome is not None:
+            self._post(updates, outcome)
+
+    def fail(self, error: TtcError) -> None:
+        """As `Guest.fail`."""
+        self._post([], error)
+
+    async def updates(self) -> AsyncIterator[Update]:
+        """Yield updates until the results are there."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            updates, self._updates = self._updates, []
+            for update in updates:
+                yield update
+            if self.results.done() and not self._updates:
+                self.results.result()
+                return
+
+    @staticmethod
+    def _update(event: Event) -> Update:
+        kind = "committed" if event.committed else "provisional"
+        return Update(kind, event.row, event.text, event.token_ids, event.finish_reason, event.result)
+
+    def _post(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._take, updates, outcome)
+        except RuntimeError:  # the caller's event loop is closed: nobody listens any more
+            return
+
+    def _take(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:
+        for update in updates:
+            self._add(update)
+        if outcome is not None and not self.results.done():
+            if isinstance(outcome, TtcError):
+                self.results.set_exception(outcome)
+                # A stream may have been left before; then nobody asks.
+                self.results.exception()
+            else:
+                self.results.set_result(outcome)
+        self._news.set()
+
+    def _add(self, update: Update) -> None:
+        """Keep an update; what nobody has read yet is merged, so that a slow reader costs what it has to
+        read.
+        """
+        for i, other in enumerate(self._updates):
+            if other.row == update.row and other.kind == "provisional":
+                del self._updates[i]
+                break
+        last = next((i for i, other in enumerate(self._updates) if other.row == update.row), None)
+        if last is not None and update.kind == "committed":
+            self._updates[last] = self._updates[last].merged(update)
+        else:
+            self._updates.append(update)
+
+
+class AsyncEngine:
+    """Generates for many callers of one event loop, who share its calls. Make one with `load`; close it, or
+    use it as an asynchronous context manager.
+    """
+
+    def __init__(self, engine: Engine, max_queued: int = 64, max_queued_tokens: int | None = None) -> None:
+        self._engine = engine
+        self._room = Room(engine, max_queued, max_queued_tokens)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str],
+        backend: str = "onnxruntime",
+        *,
+        max_rows: int = 16,
+        max_queued: int = 64,
+        max_queued_tokens: int | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Open a bundle on a backend.
+
+        Args:
+            bundle, backend: as `ttc.load`.
+            max_rows: rows that run at once.
+            max_queued: rows that wait; more are refused with `QueueFull`.
+            max_queued_tokens: prompt tokens that wait; None for no bound.
+            max_tokens: tokens that running rows may come to hold together; None for no bound.
+            **options: the other options of `ttc.load`.
+        """
+        for name, value in (("max_rows", max_rows), ("max_queued", max_queued)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}; valid: an integer from 1")
+        engine = load(bundle, backend, **options)
+        engine.core.limits = Limits(max_rows, max_tokens, engine.core.limits.prompt_tokens)
+        return cls(engine, max_queued, max_queued_tokens)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; its properties may be read, its calls are the room's."""
+        return self._engine
+
+    @property
+    def alive(self) -> bool:
+        """Whether new calls are taken."""
+        return self._room.alive
+
+    @property
+    def heartbeat_age(self) -> float:
+        """Seconds since the last tick; grows while nothing is asked for."""
+        return self._engine.core.clock.now() - self._room.heartbeat
+
+    async def generate(
+        self, prompt: Prompt, mode: str | None = None, **options: Any
+    ) -> Result | list[Result]:
+        """Generate as `Engine.generate`. Cancelling the task takes the rows out at the next tick.
+
+        Raises:
+            QueueFull: too much is waiting.
+            EngineDead: the engine failed.
+        """
+        call, cancel = self._enter(prompt, mode, options, streams=False, provisional=False)
+        try:
+            return await asyncio.shield(call.results)
+        finally:
+            self._leave(cancel)
+
+    async def stream(
+        self, prompt: Prompt, mode: str | None = None, *, provisional: bool = False, **options: Any
+    ) -> AsyncIterator[Update]:
+        """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
+
+        Leaving the loop, or cancelling the task, takes the rows out at the next tick.
+        """
+        call, cancel = self._enter(prompt, mode, options, streams=True, provisional=provisional)
+        try:
+            async for update in call.updates():
+                yield update
+        finally:
+            self._leave(cancel)
+
+    async def close(self) -> None:
+        """End every call and release the model."""
+        await asyncio.get_running_loop().run_in_executor(None, self._room.close)
+
+    async def __aenter__(self) -> Self:
+        self._check()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _enter(
+        self, prompt: Prompt, mode: str | None, options: dict[str, Any], *, streams: bool, provisional: bool
+    ) -> tuple[_Call, Cancel]:
+        self._check()
+        cancel = Cancel()
+        asked = self._engine.read(prompt, mode, options, cancel, streams=streams)
+        call = _Call(asked, streams=streams, provisional=provisional)
+        self._room.enter(call)
+        return call, cancel
+
+    def _leave(self, cancel: Cancel) -> None:
+        cancel.cancel()
+        self._room.nudge()
+
+    def _check(self) -> None:
+        if os.getpid() != self._process:
+            raise BackendError("this engine was loaded before a fork; load the bundle in the new process")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise BackendError(
+                "this engine belongs to another event loop; load one for each, or use ttc.Engine from threads"
+            )
