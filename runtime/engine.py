@@ -129,7 +129,7 @@ class Engine:
         """capacity: tokens that a row may hold; None for the model's positions.
         limits: what the core takes on; None for what an engine in a program needs.
         """
-        self._backend, self.tokenizer = backend, tokenizer
+        self.runner, self.tokenizer = backend, tokenizer
         self._room = capacity or backend.config.max_position_embeddings
         self._chunk = fitting_chunk(backend.limits, prefill_chunk)
         self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
@@ -150,27 +150,27 @@ class Engine:
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self._backend.config
+        return self.runner.config
 
     @property
     def backend(self) -> str:
         """Name of the backend."""
-        return self._backend.name
+        return self.runner.name
 
     @property
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
-        return self._backend.device_name
+        return self.runner.device_name
 
     @property
     def threads(self) -> int | None:
         """CPU threads of one call; None where a GPU computes."""
-        return self._backend.threads
+        return self.runner.threads
 
     @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" are available; old bundles lack a graph."""
-        return self._backend.can_advance
+        return self.runner.can_advance
 
     @property
     def prefix_cache(self) -> PrefixStats | None:
@@ -233,10 +233,10 @@ class Engine:
         """Return the context tower's logits at every position of one sequence: (L, V)."""
         self._check_usable()
         tokens = np.array(check_ids(ids, self.config, "ids"), np.int32)
-        check_rows(self._backend.limits, 1)
+        check_rows(self.runner.limits, 1)
         width = self._chunk
-        if self._backend.limits is not None:
-            width = min(width, self._backend.limits.positions[1])
+        if self.runner.limits is not None:
+            width = min(width, self.runner.limits.positions[1])
         state = self._state_for(len(tokens))
         return np.concatenate(
             [self._read(state, tokens[start : start + width]) for start in range(0, len(tokens), width)]
@@ -257,13 +257,13 @@ class Engine:
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
             raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
-        check_rows(self._backend.limits, 1)
-        check_block(self._backend.limits, block.shape[1])
+        check_rows(self.runner.limits, 1)
+        check_block(self.runner.limits, block.shape[1])
         state = self._state_for(len(context))
         for start in range(0, len(context), self._chunk):
             self._read(state, context[start : start + self._chunk], last_only=True)
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
-        logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
+        logits: npt.NDArray[np.float32] = self.runner.fetch(self.runner.denoise(state, block, share))[0]
         return logits
 
     def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:
@@ -279,9 +279,9 @@ class Engine:
         ):
             if not _is_count(value) or value > most:
                 raise InputError(f"{name} is {value!r}; valid: an integer from 1 to {most}")
-        check_rows(self._backend.limits, batch)
-        check_block(self._backend.limits, block_size)
-        self._backend.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
+        check_rows(self.runner.limits, batch)
+        check_block(self.runner.limits, block_size)
+        self.runner.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
 
     def close(self) -> None:
         """Release the model. Generations under way end in an error, later calls are refused; a second close
@@ -290,7 +290,7 @@ class Engine:
         self._closed = True
         with self.lock:
             self.core.fail_all(BackendError("the engine was closed while this was generated"))
-            self._backend.close()
+            self.runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -313,7 +313,7 @@ class Engine:
         if mode is not None:
             given = {"mode": mode, **given}
         asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
-        check_rows(self._backend.limits, len(asked.rows))
+        check_rows(self.runner.limits, len(asked.rows))
         return asked
 
     def enter(self, asked: Asked, *, streams: bool) -> Generation:
@@ -321,7 +321,7 @@ class Engine:
         return Generation(
             self.core,
             self.lock,
-            self._backend,
+            self.runner,
             self.tokenizer,
             asked,
             streams=streams,
@@ -344,20 +344,20 @@ class Engine:
                 "give fewer, or load with more capacity"
             )
         wanted = max(min(capacity_bucket(tokens), self._room), tokens)
-        return fitting_capacity(self._backend.limits, tokens, wanted)
+        return fitting_capacity(self.runner.limits, tokens, wanted)
 
     def _state_for(self, tokens: int) -> ContextState:
-        return self._backend.new_state(1, self._capacity_for(tokens))
+        return self.runner.new_state(1, self._capacity_for(tokens))
 
     def _read(
         self, state: ContextState, tokens: npt.NDArray[np.int32], *, last_only: bool = False
     ) -> npt.NDArray[np.float32]:
         """Let the context tower read tokens into a state of one row; logits (R, V)."""
         positions = np.arange(len(tokens), dtype=np.int32)[-1:] if last_only else np.arange(len(tokens))
-        call = self._backend.context(
+        call = self.runner.context(
             state, tokens[None], np.array([len(tokens)], np.int32), positions.astype(np.int32)[None]
         )
-        logits: npt.NDArray[np.float32] = self._backend.fetch(call.logits)[0]
+        logits: npt.NDArray[np.float32] = self.runner.fetch(call.logits)[0]
         return logits
 
 
