@@ -272,8 +272,7 @@ class _Kept:
 
 
 def _greedy(batch: int) -> SamplingParams:
-    zeros = np.zeros(batch, np.int32)
-    return SamplingParams(0.0, None, None, zeros.astype(np.int64), zeros)
+    return SamplingParams.greedy(batch)
 
 
 def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:

@@ -1,4 +1,4 @@
-"""The core as a state machine over a model without weights: seats, ends, and tokens whatever comes and goes."""
+"""The core over a model without weights: seats, ends, and tokens, whatever comes and goes."""
 
 import numpy as np
 import pytest
