@@ -334,10 +334,10 @@ def test_nan_is_reported_not_decoded(engines, mode):
     """NaN anywhere in the state reaches the logits, and the engine says so."""
 
     class Poisoned(Wrapped):
-        def context(self, state, input_ids, commit_len, logit_positions, save=False):
-            call = super().context(state, input_ids, commit_len, logit_positions, save)
-            for name, value in state.tensors.items():
-                state.tensors[name] = self.inner._value(np.full_like(value.numpy(), np.nan))
+        def context(self, state, input_ids, commit_len, logit_positions, save=False, rows=None):
+            call = super().context(state, input_ids, commit_len, logit_positions, save, rows)
+            for tensor in state.tensors.values():
+                tensor.fill(np.nan)
             nan = self.inner._value(np.full_like(call.logits.numpy(), np.nan))
             return dataclasses.replace(call, logits=nan)
 

@@ -78,5 +78,7 @@ def test_seeds_matter_and_are_told(engines, options):
     assert run(1).token_ids == run(1).token_ids
     assert len({run(seed).token_ids for seed in range(5)}) > 1
     pair = engine.generate([prompt, prompt], max_new_tokens=32, seed=3, stop_at_eos=False, **options)
-    assert pair[0].token_ids != pair[1].token_ids, "rows of a batch draw their own numbers"
-    assert pair[0].token_ids == run(3).token_ids, "row 0 of a batch is the row alone"
+    assert [row.token_ids for row in pair] == [run(3).token_ids] * 2, "a row of a batch is the row alone"
+    two = engine.generate(prompt, n=2, max_new_tokens=32, seed=3, stop_at_eos=False, **options)
+    assert two[0].token_ids == run(3).token_ids
+    assert two[1].token_ids != two[0].token_ids, "choices of one prompt draw their own numbers"
