@@ -1,9 +1,9 @@
 """One kernel launch of a leaf op, described without torch, triton or tensorrt.
 
-`Leaf` says once per leaf op which kernel runs it, which dimensions may change from call to call, which block
-sizes there are to choose from, and how large the grid is. `Leaf.bind` fixes the static sizes and gives a
-`Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors, `ttc.plugins.ptx`
-compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
+`KernelSpec` says once per leaf op which kernel runs it, which dimensions may change from call to call, which
+block sizes there are to choose from, and how large the grid is. `KernelSpec.bind` fixes the static sizes and
+gives a `Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors,
+`ttc.plugins.ptx` compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
 
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
 the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every
@@ -18,7 +18,18 @@ from ttc.base.dims import evaluate
 from ttc.errors import InputError
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["ALIGNMENT", "Dim", "Grid", "Launch", "Leaf", "Minimum", "Problem", "Tile", "cdiv", "power_of_two"]
+__all__ = [
+    "ALIGNMENT",
+    "Dim",
+    "Grid",
+    "KernelSpec",
+    "Launch",
+    "Minimum",
+    "Problem",
+    "Tile",
+    "cdiv",
+    "power_of_two",
+]
 
 # Bytes; compiled kernels take it for granted of every pointer.
 ALIGNMENT = 16
@@ -110,7 +121,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class KernelSpec:
     """The kernel of one leaf op.
 
     Attributes:

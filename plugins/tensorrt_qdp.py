@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ttc.base.dims import letters
 from ttc.errors import BackendError, InputError
-from ttc.plugins.launch import Dim, Launch, Leaf, Problem
+from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem
 from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
 
 __all__ = ["Target", "register_leaf"]
@@ -48,9 +48,9 @@ def register_leaf(trtp: ModuleType, op: OpSpec, target: Target) -> None:
     """
     identity = f"{DOMAIN}::{op.name}"
 
-    def kernel() -> Leaf:
-        leaf: Leaf = op.load("kernel")
-        return leaf
+    def kernel() -> KernelSpec:
+        kernel_spec: KernelSpec = op.load("kernel")
+        return kernel_spec
 
     trtp.register(identity)(_declaration(trtp, op))
     trtp.autotune(identity)(_autotune(trtp, op, kernel))
@@ -75,7 +75,7 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
     return _signed(declare, _inputs(trtp, op) | _attributes(op), returns)
 
 
-def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf]) -> Callable[..., Any]:
+def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) -> Callable[..., Any]:
     """The supported dtypes, and a tactic for every choice of block sizes."""
 
     def combinations(*_: Any) -> Any:
@@ -89,7 +89,7 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf]) -> Calla
 
 
 def _ahead_of_time(
-    trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf], target: Target
+    trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec], target: Target
 ) -> Callable[..., Any]:
     """The kernel's name, its PTX, its launch and its int arguments, for one choice of dtypes and tactic."""
 
@@ -98,8 +98,8 @@ def _ahead_of_time(
 
         inputs = arguments[: len(op.inputs)]
         attributes = dict(zip(op.attributes, arguments[len(op.inputs) : -2], strict=True))
-        leaf = kernel()
-        launch, dims = _bind(leaf, inputs, attributes, tactic=arguments[-1])
+        kernel_spec = kernel()
+        launch, dims = _bind(kernel_spec, inputs, attributes, tactic=arguments[-1])
         compiled = compile_launch(launch, target())
         x, y, z = launch.programs(dims, _minimum(trtp))
         threads, shared = 32 * compiled.num_warps, compiled.shared_bytes
@@ -113,7 +113,7 @@ def _ahead_of_time(
 
 
 def _bind(
-    leaf: Leaf, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
+    kernel_spec: KernelSpec, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
 ) -> tuple[Launch, dict[str, Dim]]:
     """The launch for one tactic, and the dimensions it depends on: ints where they are fixed in the network.
 
@@ -124,21 +124,22 @@ def _bind(
         [size if size >= 0 else symbol for size, symbol in zip(desc.shape, desc.shape_expr, strict=True)]
         for desc in inputs
     ]
-    dims = leaf.op.dims(shapes, attributes)
+    dims = kernel_spec.op.dims(shapes, attributes)
     fixed = {dim: size for dim, size in dims.items() if isinstance(size, int)}
     unknown = dims.keys() - fixed.keys() - attributes.keys()
-    dynamic = sorted(dim for dim in unknown if not letters(dim) & set(leaf.changing))
+    dynamic = sorted(dim for dim in unknown if not letters(dim) & set(kernel_spec.changing))
     if dynamic:
         raise BackendError(
-            f"plugin {leaf.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
-            f"{', '.join(leaf.changing)} may be. Export the bundle again; its graphs fix the others"
+            f"plugin {kernel_spec.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
+            f"{', '.join(kernel_spec.changing)} may be. Export the bundle again; its graphs fix the others"
         )
-    if not 1 <= tactic <= len(leaf.tiles):
+    if not 1 <= tactic <= len(kernel_spec.tiles):
         raise BackendError(
-            f"plugin {leaf.op.name}: tactic {tactic} does not exist; there are 1 to {len(leaf.tiles)}"
+            f"plugin {kernel_spec.op.name}: tactic {tactic} does not exist; there are 1 to "
+            f"{len(kernel_spec.tiles)}"
         )
-    problem = Problem(fixed, attributes, _compute_dtype(leaf.op, inputs))
-    return leaf.bind(problem, tactic - 1), dims
+    problem = Problem(fixed, attributes, _compute_dtype(kernel_spec.op, inputs))
+    return kernel_spec.bind(problem, tactic - 1), dims
 
 
 def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from ttc.errors import BackendError, InputError
-from ttc.plugins.kernels import LEAVES
-from ttc.plugins.launch import ALIGNMENT, Launch, Leaf, Problem
+from ttc.plugins.kernels import KERNELS
+from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem
 from ttc.plugins.ops import OpSpec, TensorSpec
 
 __all__ = ["run_triton"]
@@ -53,26 +53,26 @@ def run_triton(
     named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     wanted = dict(zip((spec.name for spec in op.outputs), out or (), strict=out is not None))
     for name in op.launches or (op.name,):
-        leaf = LEAVES[name]
-        own = {key: attributes[key] for key in leaf.op.attributes}
-        tensors = [named[spec.name] for spec in leaf.op.inputs]
-        named.update(_run_leaf(leaf, tensors, wanted, tile, own))
+        kernel_spec = KERNELS[name]
+        own = {key: attributes[key] for key in kernel_spec.op.attributes}
+        tensors = [named[spec.name] for spec in kernel_spec.op.inputs]
+        named.update(_run_leaf(kernel_spec, tensors, wanted, tile, own))
     return tuple(named[spec.name] for spec in op.outputs)
 
 
 def _run_leaf(
-    leaf: Leaf,
+    kernel_spec: KernelSpec,
     inputs: Sequence[Tensor],
     wanted: Mapping[str, Tensor],
     tile: int | None,
     attributes: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """One launch; output name → tensor, which is the wanted one where there is one of that name."""
-    op, device = leaf.op, inputs[0].device
+    op, device = kernel_spec.op, inputs[0].device
     shapes = [tuple(tensor.shape) for tensor in inputs]
     dims = op.dims(shapes, attributes)
     problem = Problem(dims, attributes, _compute_dtype(op, inputs), interpreted=device.type == "cpu")
-    launch = leaf.bind(problem, leaf.choose(dims) if tile is None else tile)
+    launch = kernel_spec.bind(problem, kernel_spec.choose(dims) if tile is None else tile)
     outputs = {}
     due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
     for spec, dtype, shape in due:

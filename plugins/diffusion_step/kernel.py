@@ -14,7 +14,7 @@ import triton.language as tl
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT
 from ttc.plugins.kernel_math import decode_place, order_key
-from ttc.plugins.launch import Leaf, Tile
+from ttc.plugins.launch import KernelSpec, Tile
 
 __all__ = ["commit", "diffusion_commit", "diffusion_predict", "predict"]
 
@@ -157,7 +157,7 @@ def commit(
     tl.store(masked_count_ptr + row, (num_masked - tl.sum(committed_lanes, 0)).to(tl.int32))
 
 
-diffusion_predict = Leaf(
+diffusion_predict = KernelSpec(
     op=DIFFUSION_PREDICT,
     kernel=predict,
     changing=("B", "L"),
@@ -175,7 +175,7 @@ diffusion_predict = Leaf(
     },
     grid=lambda dims, constants, minimum: (dims["L"], dims["B"]),
 )
-diffusion_commit = Leaf(
+diffusion_commit = KernelSpec(
     op=DIFFUSION_COMMIT,
     kernel=commit,
     changing=("B", "L"),

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.kernel_math import chunk_decay
-from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 
 __all__ = ["advance", "mamba_advance"]
@@ -108,7 +108,7 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-mamba_advance = Leaf(
+mamba_advance = KernelSpec(
     op=MAMBA_ADVANCE,
     kernel=advance,
     changing=("B", "L"),

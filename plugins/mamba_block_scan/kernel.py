@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.kernel_math import chunk_decay
-from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
 
 __all__ = ["convolve", "mamba_conv", "mamba_scan", "scan"]
@@ -148,7 +148,7 @@ def _scan_constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-mamba_conv = Leaf(
+mamba_conv = KernelSpec(
     op=MAMBA_CONV,
     kernel=convolve,
     changing=("B", "L"),
@@ -170,7 +170,7 @@ mamba_conv = Leaf(
         dims["B"],
     ),
 )
-mamba_scan = Leaf(
+mamba_scan = KernelSpec(
     op=MAMBA_SCAN,
     kernel=scan,
     changing=("B", "L"),

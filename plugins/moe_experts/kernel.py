@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from ttc.base.dims import evaluate
-from ttc.plugins.launch import Dim, Leaf, Minimum, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import Dim, KernelSpec, Minimum, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.ops import OpSpec
 
@@ -157,9 +157,9 @@ def _product_tile(dims: Mapping[str, int]) -> int:
     return 0 if dims["T"] * dims["K"] <= 16 * dims["E"] else 2
 
 
-def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf:
+def _product_spec(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> KernelSpec:
     """One of the two products; `gathered` ones read tokens and square what is positive."""
-    return Leaf(
+    return KernelSpec(
         op=op,
         kernel=grouped_product,
         changing=("T",),
@@ -171,9 +171,9 @@ def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf
     )
 
 
-moe_up = _product_leaf(MOE_UP, "D", "I", gathered=True)
-moe_down = _product_leaf(MOE_DOWN, "I", "D", gathered=False)
-moe_combine = Leaf(
+moe_up = _product_spec(MOE_UP, "D", "I", gathered=True)
+moe_down = _product_spec(MOE_DOWN, "I", "D", gathered=False)
+moe_combine = KernelSpec(
     op=MOE_COMBINE,
     kernel=combine,
     changing=("T",),

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.kernel_math import decode_place, order_key
-from ttc.plugins.launch import Leaf, Problem, Tile, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, power_of_two
 from ttc.plugins.moe_routing import MOE_ROUTING
 
 __all__ = ["moe_routing", "route"]
@@ -149,7 +149,7 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-moe_routing = Leaf(
+moe_routing = KernelSpec(
     op=MOE_ROUTING,
     kernel=route,
     changing=("T",),

@@ -7,7 +7,7 @@ from tests.support import tolerances
 from tests.support.kernels import check_against_twin
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT, DIFFUSION_STEP
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 
 MASK = 3
 SHAPES = [(1, 1, 8), (2, 5, 24), (1, 16, 320), (2, 3, 9000)]  # B, L, V
@@ -34,7 +34,7 @@ def test_predict(device, shape, temperature):
     random = torch.Generator().manual_seed(sum(shape))
     logits = torch.randn(*shape, generator=random) * 3
     inputs = [logits, some_masked(*shape[:2], random), *rows(shape[0], temperature, random)]
-    for tile in range(len(LEAVES["DiffusionPredict"].tiles)):
+    for tile in range(len(KERNELS["DiffusionPredict"].tiles)):
         check_against_twin(
             DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, tile=tile, mask_id=MASK
         )
@@ -86,7 +86,7 @@ def test_commit(device, L, steps_left):
     predicted = torch.where(block == MASK, 11, block).int()
     threshold = torch.tensor([0.5, 1.0, 0.0])
     left = torch.tensor([steps_left, 2, 1]).int()
-    for tile in range(len(LEAVES["DiffusionCommit"].tiles)):
+    for tile in range(len(KERNELS["DiffusionCommit"].tiles)):
         inputs = [block, predicted, confidence, threshold, left]
         check_against_twin(DIFFUSION_COMMIT, inputs, device, 0.0, tile=tile, mask_id=MASK)
 

@@ -6,7 +6,7 @@ import torch
 from tests.plugins.test_mamba import example
 from tests.support import tolerances
 from tests.support.kernels import check_against_twin, guarded
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN
 from ttc.plugins.naive import run_naive
@@ -46,9 +46,9 @@ def test_block_scan(device, shape, dtype):
     named = tensors(shape, dtype)
     named["activated"] = run_naive(MAMBA_CONV, *pick(MAMBA_CONV, named), W=W)[0]
     atol = tolerances.KERNEL[dtype]
-    for tile in range(len(LEAVES["MambaConv"].tiles)):
+    for tile in range(len(KERNELS["MambaConv"].tiles)):
         check_against_twin(MAMBA_CONV, pick(MAMBA_CONV, named), device, atol, tile=tile, W=W)
-    for tile in range(len(LEAVES["MambaScan"].tiles)):
+    for tile in range(len(KERNELS["MambaScan"].tiles)):
         near = max(atol, tolerances.SCAN)
         check_against_twin(MAMBA_SCAN, pick(MAMBA_SCAN, named), device, near, tile=tile, G=G)
 

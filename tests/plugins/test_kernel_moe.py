@@ -5,7 +5,7 @@ import torch
 
 from tests.support import tolerances
 from tests.support.kernels import check_against_twin
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.moe_routing.naive import moe_routing
@@ -44,7 +44,7 @@ def test_routing(device, shape, values):
     else:  # few distinct values: ties between experts and between groups are the rule
         logits = torch.randint(-2, 3, (T, E), generator=random).float()
         bias = torch.randint(-1, 2, (E,), generator=random).float()
-    for tile in range(len(LEAVES["MoeRouting"].tiles)):
+    for tile in range(len(KERNELS["MoeRouting"].tiles)):
         chosen = attributes(K, n_group, topk_group, norm=tile % 2)
         check_against_twin(
             MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, tile=tile, **chosen
@@ -83,10 +83,10 @@ def test_grouped_products(device, shape, dtype):
     activated = run_naive(MOE_UP, x, up, expert_ids, pairs, offsets)[0]
     grouped = run_naive(MOE_DOWN, activated, down, expert_ids, pairs, offsets)[0]
     atol = tolerances.KERNEL[dtype]
-    for tile in range(len(LEAVES["MoeUp"].tiles)):
+    for tile in range(len(KERNELS["MoeUp"].tiles)):
         check_against_twin(MOE_UP, [x, up, expert_ids, pairs, offsets], device, atol, tile=tile)
         check_against_twin(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
-    for tile in range(len(LEAVES["MoeCombine"].tiles)):
+    for tile in range(len(KERNELS["MoeCombine"].tiles)):
         check_against_twin(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
 
 
@@ -95,7 +95,7 @@ def test_grouped_products(device, shape, dtype):
 def test_grouped_products_of_the_real_size(device, T):
     x, up, down, expert_ids, weights, pairs, rows, offsets = routed(T, 2688, 1856, 128, 6, "bfloat16")
     x *= 0.5  # relu² stays below ten
-    for tile in range(len(LEAVES["MoeUp"].tiles)):
+    for tile in range(len(KERNELS["MoeUp"].tiles)):
         inputs = [x, up, expert_ids, pairs, offsets]
         check_against_twin(MOE_UP, inputs, device, tolerances.KERNEL["bfloat16"], tile=tile)
     inputs = [x, up, down, expert_ids, weights, pairs, rows, offsets]

@@ -175,7 +175,7 @@ def conv_step(scope, **changes):
 
 def test_a_kernel_gets_what_its_launch_says():
     pytest.importorskip("triton", reason="triton is not installed")
-    from ttc.plugins.kernels import LEAVES
+    from ttc.plugins.kernels import KERNELS
     from ttc.plugins.launch import Problem
     from ttc.plugins.ptx import CompiledKernel
 
@@ -195,9 +195,9 @@ def test_a_kernel_gets_what_its_launch_says():
     for _ in range(2):
         ops(scope, step, inputs, outputs)()
     assert compiled == [("MambaConv", "9.0")], "compiled once"
-    leaf = LEAVES["MambaConv"]
-    dims = leaf.op.dims([array.shape for array in inputs], {"W": 4})
-    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.choose(dims))
+    spec = KERNELS["MambaConv"]
+    dims = spec.op.dims([array.shape for array in inputs], {"W": 4})
+    launch = spec.bind(Problem(dims, {"W": 4}, "float32"), spec.choose(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
     grid, threads, shared, _ = launched[0]
