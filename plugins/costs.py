@@ -3,7 +3,7 @@
 Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
 of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
 multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. An
-op of several launches costs what its launches cost, so what passes between them through memory is counted.
+composite op costs what its parts cost, so what passes between them through memory is counted.
 Standard operators that carry weight in a tower have a function each.
 
 A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
@@ -61,9 +61,9 @@ def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: fl
     known = dict(dims)
     if "T" not in known and {"B", "L"} <= known.keys():
         known["T"] = known["B"] * known["L"]
-    if op.launches:
+    if op.parts:
         total = Cost(0, 0)
-        for name in op.launches:
+        for name in op.parts:
             total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts)
         return total
     if experts is None and "E" in known and "K" in known:

@@ -57,7 +57,7 @@ def _add_body(model: ir.Model, op_type: str, values: Mapping[str, Any]) -> bool:
     function = function_body(op_type, values)
     model.functions[function.identifier()] = function
     for node in function.all_nodes():
-        if node.domain == DOMAIN:  # an op and its launches have the same names for attributes and dimensions
+        if node.domain == DOMAIN:  # an op and its parts have the same names for attributes and dimensions
             _add_body(model, node.op_type, values)
     return True
 

@@ -1,8 +1,8 @@
-"""One kernel launch of a leaf op, described without torch, triton or tensorrt.
+"""One kernel launch of a primitive op, described without torch, triton or tensorrt.
 
-`KernelSpec` says once per leaf op which kernel runs it, which dimensions may change from call to call, which
-block sizes there are to choose from, and how large the grid is. `KernelSpec.bind` fixes the static sizes and
-gives a `Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors,
+`KernelSpec` says once per primitive op which kernel runs it, which dimensions may change from call to call,
+which block sizes there are to choose from, and how large the grid is. `KernelSpec.bind` fixes the static
+sizes and gives a `Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors,
 `ttc.plugins.ptx` compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
 
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
@@ -91,7 +91,7 @@ class Launch:
     """A kernel with all its constants: what is left open are the tensors and the changing dimensions.
 
     Attributes:
-        op: name of the leaf op.
+        op: name of the primitive op.
         kernel: the `triton.jit` function.
         inputs, outputs: dtypes of the tensors, numpy names and "bfloat16".
         integers: the dimensions passed as int32 arguments, in order.
@@ -122,7 +122,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
-    """The kernel of one leaf op.
+    """The kernel of one primitive op.
 
     Attributes:
         op: its signature.

@@ -49,7 +49,8 @@ class OpSpec:
         name: op type in the domain `ttc`; differs from every ONNX and TensorRT op name.
         inputs, outputs: tensors in order.
         attributes: attribute name → type name ("int" or "float"), in order.
-        launches: the leaf ops it consists of, one kernel launch each; empty for a leaf.
+        parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
+            is one kernel launch.
         doc: one sentence.
     """
 
@@ -58,7 +59,7 @@ class OpSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     attributes: Mapping[str, str]
-    launches: tuple[str, ...]
+    parts: tuple[str, ...]
     doc: str
 
     @classmethod
@@ -71,7 +72,7 @@ class OpSpec:
         inputs: Sequence[str],
         outputs: Sequence[str],
         attributes: Mapping[str, str] | None = None,
-        launches: Sequence[str] = (),
+        parts: Sequence[str] = (),
     ) -> "OpSpec":
         """Build a signature from its text form (see `TensorSpec.parse`)."""
         return cls(
@@ -80,7 +81,7 @@ class OpSpec:
             tuple(map(TensorSpec.parse, inputs)),
             tuple(map(TensorSpec.parse, outputs)),
             dict(attributes or {}),
-            tuple(launches),
+            tuple(parts),
             doc,
         )
 

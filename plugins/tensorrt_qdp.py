@@ -1,4 +1,4 @@
-"""Makes a TensorRT plugin of a leaf op: its declaration, its tactics and its kernel compiled ahead of time.
+"""Makes a TensorRT plugin of a primitive op: declaration, tactics and a kernel compiled ahead of time.
 
 Works on the module `tensorrt.plugin` it is given and imports neither tensorrt nor, before a kernel is asked
 for, triton. What TensorRT 11.4 demands and does not say: attribute names and order equal everywhere, all of
@@ -16,7 +16,7 @@ from ttc.errors import BackendError, InputError
 from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem
 from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
 
-__all__ = ["Target", "register_leaf"]
+__all__ = ["Target", "register_primitive"]
 
 # Compute capability to compile for, such as "9.0"; asked when TensorRT asks for a kernel.
 Target = Callable[[], str]
@@ -38,12 +38,12 @@ _AUTOTUNE_NAMES: Final[Mapping[str, str]] = {
 _ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
 
 
-def register_leaf(trtp: ModuleType, op: OpSpec, target: Target) -> None:
-    """Register one leaf op as the plugin `ttc::<name>`, for ahead-of-time use.
+def register_primitive(trtp: ModuleType, op: OpSpec, target: Target) -> None:
+    """Register one primitive op as the plugin `ttc::<name>`, for ahead-of-time use.
 
     Args:
         trtp: the module `tensorrt.plugin`.
-        op: the leaf. Its kernel imports triton, so it is imported when TensorRT asks for tactics.
+        op: the op. Its kernel imports triton, so it is imported when TensorRT asks for tactics.
         target: compute capability to compile for.
     """
     identity = f"{DOMAIN}::{op.name}"

@@ -29,38 +29,38 @@ def run_triton(
     tile: int | None = None,
     **attributes: Any,
 ) -> tuple[Tensor, ...]:
-    """Outputs of one op, each leaf by one kernel launch on the current stream.
+    """Return the outputs of one op, each of its parts by one kernel launch on the current stream.
 
     Args:
-        op: a leaf, or an op that consists of leaves.
+        op: a primitive op or a composite one.
         *inputs: the op's inputs, contiguous, on one device, 16-byte aligned.
         out: tensors to write the outputs into, in the signature's order, instead of new ones. Between the
-            leaves of a composite op there are still tensors made here; whoever needs those at fixed addresses
-            (a CUDA graph takes them from its own pool) calls the leaves. `MambaAdvance` may be given its own
+            parts of a composite op there are still tensors made here; whoever needs those at fixed addresses
+            (a CUDA graph takes them from its own pool) calls the parts. `MambaAdvance` may be given its own
             input states.
-        tile: index into the leaf's choices of block sizes; by default what suits the sizes. Leaves only.
+        tile: index into a primitive op's choices of block sizes; by default what suits the sizes.
         **attributes: the op's attributes.
 
     Raises:
         InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
         BackendError: CPU tensors without the interpreter, or CUDA tensors with it; Triton fails.
     """
-    if op.launches and tile is not None:
-        raise InputError(f"{op.name}: tile is for leaves; this op consists of {', '.join(op.launches)}")
+    if op.parts and tile is not None:
+        raise InputError(f"{op.name}: tile is for primitive ops; this op consists of {', '.join(op.parts)}")
     if out is not None and len(out) != len(op.outputs):
         raise InputError(f"{op.name}: out holds {len(out)} tensors, expected {_names(op.outputs)}")
     _check_inputs(op, inputs, attributes)
     named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     wanted = dict(zip((spec.name for spec in op.outputs), out or (), strict=out is not None))
-    for name in op.launches or (op.name,):
+    for name in op.parts or (op.name,):
         kernel_spec = KERNELS[name]
         own = {key: attributes[key] for key in kernel_spec.op.attributes}
         tensors = [named[spec.name] for spec in kernel_spec.op.inputs]
-        named.update(_run_leaf(kernel_spec, tensors, wanted, tile, own))
+        named.update(_run_primitive(kernel_spec, tensors, wanted, tile, own))
     return tuple(named[spec.name] for spec in op.outputs)
 
 
-def _run_leaf(
+def _run_primitive(
     kernel_spec: KernelSpec,
     inputs: Sequence[Tensor],
     wanted: Mapping[str, Tensor],

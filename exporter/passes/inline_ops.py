@@ -1,8 +1,8 @@
 """Every `ttc` op is replaced by the standard operators of its body, under names that tell where they were.
 
 1. Every function is inlined; afterwards the model has none.
-2. A node out of a leaf op is named "<place>/<op>/<operator>_<number>", where the place is the first part of
-   the calling node's name ("layers.3.moe"); other nodes keep their names.
+2. A node out of a primitive op is named "<place>/<op>/<operator>_<number>", where the place is the first part
+   of the calling node's name ("layers.3.moe"); other nodes keep their names.
 
 For tools that read names or do not know functions: a profiler, and graph surgery, which drops inputs of a
 function that its body does not use.

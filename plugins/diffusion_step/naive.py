@@ -1,4 +1,4 @@
-"""The meaning of `DiffusionStep` and its two launches in torch (spec § 5, mask diffusion, step 2)."""
+"""The meaning of `DiffusionStep` and its two parts in torch (spec § 5, mask diffusion, step 2)."""
 
 import torch
 from torch import Tensor

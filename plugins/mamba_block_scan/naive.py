@@ -1,4 +1,4 @@
-"""The meaning of `MambaBlockScan` and its two launches in torch (spec § 3, Mamba-2 mixer, steps 2 to 4)."""
+"""The meaning of `MambaBlockScan` and its two parts in torch (spec § 3, Mamba-2 mixer, steps 2 to 4)."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """MoE experts: down(relu(up·x)²) of every routed pair, and their weighted sum per token.
 
-One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by expert,
-`MoeCombine` sums.
+One composite op of three parts: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by
+expert, `MoeCombine` sums.
 """
 
 from ttc.plugins.ops import OpSpec
@@ -56,7 +56,7 @@ MOE_EXPERTS = OpSpec.make(
         "expert_offsets: int32 (E+1)",
     ],
     outputs=["combined: float32 (T, D)"],
-    launches=("MoeUp", "MoeDown", "MoeCombine"),
+    parts=("MoeUp", "MoeDown", "MoeCombine"),
 )
 OPS = (MOE_EXPERTS, MOE_UP, MOE_DOWN, MOE_COMBINE)
 ORDER = 20

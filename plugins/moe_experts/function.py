@@ -1,4 +1,4 @@
-"""`MoeExperts` in standard ONNX operators: three nested functions, one per launch.
+"""`MoeExperts` in standard ONNX operators: three nested functions, one per part.
 
 Every expert is applied to every token as one batched matrix product, and the rows of the routed pairs are
 picked from it (`MoeUp`), or set into it (`MoeDown`). That reads each expert's weights once and copies none,

@@ -1,4 +1,4 @@
-"""The meaning of `MoeExperts` and its three launches in torch (spec § 3, MoE): a loop over the experts that
+"""The meaning of `MoeExperts` and its three parts in torch (spec § 3, MoE): a loop over the experts that
 were hit.
 """
 

@@ -7,7 +7,7 @@ from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.base.dims import sizes_of
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
-from ttc.plugins.registration import PLUGINS
+from ttc.plugins.table import PRIMITIVE_OPS
 
 SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "V": 40}
 SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4}
@@ -30,23 +30,23 @@ def case(op, number=0, dynamic=CHANGING, **changes):
     }
 
 
-CASES = [case(op, number) for number, op in enumerate(PLUGINS)]
+CASES = [case(op, number) for number, op in enumerate(PRIMITIVE_OPS)]
 # A network without dynamic dimensions gives plain numbers where there were symbols.
-FIXED = [case(op, 2, dynamic=[]) for op in PLUGINS if op.name in ("MoeUp", "MambaScan")]
+FIXED = [case(op, 2, dynamic=[]) for op in PRIMITIVE_OPS if op.name in ("MoeUp", "MambaScan")]
 
 
 @pytest.fixture(scope="session")
 def nvidia(tmp_path_factory):
     """What NVIDIA's code got from our plugins."""
-    (up,) = (op for op in PLUGINS if op.name == "MoeUp")
+    (up,) = (op for op in PRIMITIVE_OPS if op.name == "MoeUp")
     refused = [case(up, tactic=9), case(up, dynamic=["T", "D"]), case(up, dtypes=["int32"] * 5)]
     stubs = make_stubs(tmp_path_factory.mktemp("tensorrt_stubs"))
     code = "from tests.support.tensorrt_plugins import main\nmain()"
     return run_with_tensorrt(stubs, code, {"cases": CASES + FIXED, "refused": refused})
 
 
-def test_every_leaf_is_a_plugin(nvidia):
-    assert nvidia["registered"] == sorted(KERNELS) == sorted(op.name for op in PLUGINS)
+def test_every_primitive_op_is_a_plugin(nvidia):
+    assert nvidia["registered"] == sorted(KERNELS) == sorted(op.name for op in PRIMITIVE_OPS)
 
 
 @pytest.mark.parametrize("number", range(len(CASES + FIXED)), ids=lambda n: (CASES + FIXED)[n]["op"])

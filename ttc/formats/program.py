@@ -10,7 +10,7 @@ again:
     steps      the instructions in order of execution; each {kind, name, inputs, outputs, attributes}
                kind "engine": `name` is the engine, its tensors in_0, in_1, … and out_0, out_1, … are bound to
                the buffers listed in `inputs` and `outputs`
-               kind "op": `name` is a leaf op of `ttc.plugins.table`, one kernel launch, with these attributes
+               kind "op": `name` is a primitive op of `ttc.plugins.table`, one launch with these attributes
 
 A buffer is written by one instruction at most and only read by later ones, so the program runs on any
 executor of segments, and on one stream without waiting.

@@ -13,7 +13,7 @@ from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import cut
 from ttc.exporter.passes.free_weights import free_weights
-from ttc.exporter.passes.inline_composites import LEAVES, inline_composites
+from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.program import ENGINE, OP, Program
@@ -21,6 +21,7 @@ from ttc.formats.strictjson import Fields, parse_json
 from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind
 from ttc.plugins.ops import DOMAIN
+from ttc.plugins.table import PRIMITIVE_OPS
 
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
 
@@ -74,7 +75,7 @@ def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
     assert ops["MambaScan"] == ops["MambaConv"] == config.layers.count(LayerKind.MAMBA)
     assert ops["MoeRouting"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
-    assert set(ops) <= set(LEAVES)
+    assert set(ops) <= {op.name for op in PRIMITIVE_OPS}
     calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
     pairs = {config.pattern[i : i + 2] for i in range(len(config.pattern))}
