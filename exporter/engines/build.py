@@ -9,7 +9,7 @@ from pathlib import Path
 from ttc import __version__
 from ttc.errors import InputError
 from ttc.exporter.engines.build_graph import BuiltGraph, GraphBuilder, Progress
-from ttc.exporter.engines.build_phases import stage
+from ttc.exporter.engines.build_phases import timed_phase
 from ttc.exporter.engines.build_report import BuildReport, GraphReport
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.planning import BuildPlan, make_plan
@@ -113,12 +113,12 @@ def build_engines(
 
 def _write(graph: BuiltGraph, folder: Path, layers: bool) -> GraphReport:
     """Write the files of a graph; return its report with what that cost."""
-    stages = dict(graph.report.stages)
-    with stage(stages, "write"):
+    phases = dict(graph.report.phases)
+    with timed_phase(phases, "write"):
         for name, content in graph.files.items():
             if layers or not name.endswith(".layers.json"):
                 (folder / name).write_bytes(content)
-    return dataclasses.replace(graph.report, stages=stages)
+    return dataclasses.replace(graph.report, phases=phases)
 
 
 def _manifest(plan: BuildPlan, graphs: Sequence[BuiltGraph]) -> EnginesManifest:

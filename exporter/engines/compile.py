@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ttc.errors import BackendError
-from ttc.exporter.engines.build_phases import Stage, stage
+from ttc.exporter.engines.build_phases import BuildPhase, timed_phase
 from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.formats.engines import TensorRecord
@@ -43,7 +43,7 @@ class Compiler:
 
     def build(self, spec: EngineSpec) -> BuiltEngine:
         """Parse, give the profile, build. Raises `BackendError` with what the library said."""
-        stages: dict[str, Stage] = {}
+        phases: dict[str, BuildPhase] = {}
         self._messages.clear()
         api = self._backend.api
         builder = api.Builder(self._logger)
@@ -51,7 +51,7 @@ class Compiler:
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
         onnx = spec.network()
-        with stage(stages, "parse"):
+        with timed_phase(phases, "parse"):
             parsed = parser.parse(onnx)
         if not parsed:
             raise self._refusal(spec, "does not parse", _parser_errors(parser))
@@ -61,7 +61,7 @@ class Compiler:
         config.add_optimization_profile(_profile(builder, spec))
         if self.timing_cache is not None:
             self._backend.use_timing_cache(config, self.timing_cache)
-        with stage(stages, "build"):
+        with timed_phase(phases, "build"):
             engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise self._refusal(spec, "cannot be built", [])
@@ -71,7 +71,7 @@ class Compiler:
             (str(layer.type).rpartition(".")[2], str(layer.name))
             for layer in (network.get_layer(place) for place in range(network.num_layers))
         )
-        return BuiltEngine(bytes(engine), layers, stages)
+        return BuiltEngine(bytes(engine), layers, phases)
 
     def _log(self, severity: str, text: str) -> None:
         if severity == "error":

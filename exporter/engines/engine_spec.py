@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ttc.errors import BundleError
-from ttc.exporter.engines.build_phases import Stage
+from ttc.exporter.engines.build_phases import BuildPhase
 from ttc.formats.engines import TensorRecord
 from ttc.formats.strictjson import Fields, parse_json
 
@@ -74,18 +74,18 @@ class BuiltEngine:
     Attributes:
         engine: its bytes.
         layers: those of its network, as (type, name).
-        stages: "parse" and "build".
+        phases: "parse" and "build".
     """
 
     engine: bytes
     layers: tuple[tuple[str, str], ...]
-    stages: Mapping[str, Stage]
+    phases: Mapping[str, BuildPhase]
 
     def write(self, folder: Path) -> None:
         """Write the engine, then its description: where that is, the engine is whole."""
         (folder / _ENGINE_FILE).write_bytes(self.engine)
-        stages = {name: dataclasses.asdict(stage) for name, stage in self.stages.items()}
-        (folder / _RESULT_FILE).write_text(json.dumps({"layers": self.layers, "stages": stages}))
+        phases = {name: dataclasses.asdict(phase) for name, phase in self.phases.items()}
+        (folder / _RESULT_FILE).write_text(json.dumps({"layers": self.layers, "phases": phases}))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -94,5 +94,5 @@ class BuiltEngine:
             return None
         found = json.loads((folder / _RESULT_FILE).read_bytes())
         layers = tuple((kind, name) for kind, name in found["layers"])
-        stages = {name: Stage(**told) for name, told in found["stages"].items()}
-        return cls((folder / _ENGINE_FILE).read_bytes(), layers, stages)
+        phases = {name: BuildPhase(**told) for name, told in found["phases"].items()}
+        return cls((folder / _ENGINE_FILE).read_bytes(), layers, phases)

@@ -194,13 +194,13 @@ def _report_lines(report: "BuildReport") -> list[str]:
     lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
     for graph in report.graphs:
         how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
-        stages = "".join(
-            f"; {name} {stage.seconds:.1f} s, peak {size(stage.peak_bytes)}"
-            for name, stage in graph.stages.items()
+        phases = "".join(
+            f"; {name} {phase.seconds:.1f} s, peak {size(phase.peak_bytes)}"
+            for name, phase in graph.phases.items()
         )
         lines.append(
             f"{graph.role:<9} {len(graph.engines)} engine(s), {size(sum(graph.engines.values()))}, "
-            f"{graph.layers} layers, {how}{stages}"
+            f"{graph.layers} layers, {how}{phases}"
         )
     if report.reproducible:
         lines.append("two builds gave the same bytes")
