@@ -131,9 +131,9 @@ def _manifest(plan: BuildPlan, graphs: Sequence[BuiltGraph]) -> EnginesManifest:
         targets=plan.targets,
         compute_dtype=first.compute_dtype,
         profile=plan.profile.to_dict(),
-        baked=plan.settings.bake or first.foreign,
+        baked=plan.settings.bake or first.third_party,
         sources={graph.source.role: graph.source.sha256 for graph in plan.graphs},
-        kernels={} if first.foreign else kernel_digests(),
+        kernels={} if first.third_party else kernel_digests(),
         engines={name: engine for graph in graphs for name, engine in graph.engines.items()},
         programs={graph.role: graph.program for graph in graphs if graph.program is not None},
     )

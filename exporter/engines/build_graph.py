@@ -153,7 +153,7 @@ class GraphBuilder:
             "ttc": __version__,
             "form": settings.form,
             "targets": list(self._plan.targets),
-            "baked": settings.bake or graph.source.foreign,
+            "baked": settings.bake or graph.source.third_party,
         }
 
     def _step(self, phase: str, done: int, total: int) -> bool:

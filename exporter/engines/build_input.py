@@ -1,4 +1,6 @@
-"""What `ttc build` is given: a bundle, one of its graphs as a single file, or a foreign ONNX file."""
+"""What `ttc build` is given: a bundle, one of its graphs as a single file, or an ONNX file of
+another exporter.
+"""
 
 import hashlib
 import os
@@ -25,16 +27,18 @@ class GraphSource:
     """One ONNX file to build.
 
     Attributes:
-        role: of our graphs; the file's name without ending for a foreign one.
-        path, sha256: the file, and the digest of it and its external data.
-        foreign: whether it was not exported by us.
-        config, compute_dtype: the model it is a part of; None for a foreign one.
+        role: the graph's role; of a third-party graph the file's name without its ending.
+        path: the file.
+        sha256: digest of the file and its external data (`ttc.formats.bundle.graph_digest`).
+        third_party: whether it was not exported by ttc.
+        config: the model that it is a part of; None for a third-party graph.
+        compute_dtype: the model's; None for a third-party graph.
     """
 
     role: str
     path: Path
     sha256: str
-    foreign: bool
+    third_party: bool
     config: ModelConfig | None
     compute_dtype: str | None
 
@@ -45,7 +49,7 @@ class GraphSource:
             bake: whether the weights stay inside, as initializers; else they are inputs.
         """
         model = _load(self.path)
-        if self.foreign:
+        if self.third_party:
             return model
         if not bake:
             free_weights(model)

@@ -65,7 +65,7 @@ def cut_graph(source: GraphSource, bake: bool) -> Cut:
 
 def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model: ir.Model) -> Iterator[str]:
     """Give the reasons why a graph has no engines in this form, known before any is made."""
-    if source.foreign and form == "cut":
+    if source.third_party and form == "cut":
         yield f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
     try:
         for value in (*model.graph.inputs, *model.graph.outputs):

@@ -93,7 +93,7 @@ def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
 
 def _bytes(value: ir.Value, sizes: Mapping[str, int]) -> int:
     if value.dtype is None or value.shape is None:
-        return 0  # inside a foreign graph without inferred shapes
+        return 0  # inside a third-party graph without inferred shapes
     count = 1
     for dim in shape_of(value):
         count *= evaluate(dim, sizes)

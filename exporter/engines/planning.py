@@ -187,7 +187,11 @@ def _option_problems(settings: BuildSettings) -> Iterator[str]:
 def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> BuildProfile:
     """The profile with its overrides; without one, the default fitted to the model."""
     changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
-    if unknown := sorted(settings.shapes.keys() - set(DIMENSIONS)) if not source.graphs[0].foreign else []:
+    if (
+        unknown := sorted(settings.shapes.keys() - set(DIMENSIONS))
+        if not source.graphs[0].third_party
+        else []
+    ):
         raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
     if isinstance(settings.profile, BuildProfile):
         return settings.profile.override(changes)
@@ -214,7 +218,7 @@ def _graph_plan(
     variants = _variants(source, profile, settings, ranges)
     whole = nodes * len(variants) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
-    memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
+    memory = Memory(0, 0, 0, 0, 0, 0) if source.third_party else graph_memory(model, ranges[2])
     return GraphPlan(source, variants, memory, nodes, seconds)
 
 
@@ -223,7 +227,7 @@ def _variants(
 ) -> tuple[EngineVariant, ...]:
     """Return one variant, or one for each length that the context tower reads at once."""
     lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
-    if source.foreign or len(lengths) < 2:
+    if source.third_party or len(lengths) < 2:
         return (EngineVariant(source.role, ranges),)
     low, usual, high = ranges
     variants = []
@@ -234,7 +238,7 @@ def _variants(
 
 
 def _ranges(source: GraphSource, profile: BuildProfile, settings: BuildSettings) -> Ranges:
-    if not source.foreign:
+    if not source.third_party:
         low, usual, high = (profile.sizes(source.role, end) for end in ("min", "opt", "max"))
         return low, usual, high
     named: list[dict[str, int]] = [{}, {}, {}]

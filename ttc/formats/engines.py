@@ -19,7 +19,7 @@ A folder of plain files:
                              what built it; engines run with the same backend version only
     form                     "whole" or "cut"
     targets                  compute capabilities like "8.9"; empty: what the backend builds for by default
-    compute_dtype            of the graphs, null for a foreign graph
+    compute_dtype            of the graphs, null for a third-party graph
     profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them
     baked                    whether the weights are inside the engines; else they are inputs, named as in
                              the bundle
