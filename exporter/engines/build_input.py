@@ -19,7 +19,7 @@ from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 
-__all__ = ["GraphSource", "Source", "read_source"]
+__all__ = ["BuildInput", "GraphSource", "read_build_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,26 @@ class GraphSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """All graphs to build, and where engines go unless told otherwise."""
+class BuildInput:
+    """All graphs to build.
+
+    Attributes:
+        path: the bundle's folder, or the ONNX file.
+        graphs: in the order of their roles.
+        default_output: where the engines go unless another folder is named.
+    """
 
     path: Path
     graphs: tuple[GraphSource, ...]
     default_output: Path
 
 
-def read_source(path: str | os.PathLike[str]) -> Source:
+def read_build_input(path: str | os.PathLike[str]) -> BuildInput:
     """Open a bundle's folder (its digests are checked) or an `.onnx` file.
 
-    Raises `BundleError` for a damaged bundle, `InputError` for anything that is neither.
+    Raises:
+        BundleError: a damaged bundle.
+        InputError: neither a bundle nor an ONNX file that can be read.
     """
     found = Path(path)
     if found.is_dir():
@@ -80,10 +88,10 @@ def read_source(path: str | os.PathLike[str]) -> Source:
             f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file"
         )
     graph = _single(found)
-    return Source(found, (graph,), found.with_name(f"{found.stem}.engines"))
+    return BuildInput(found, (graph,), found.with_name(f"{found.stem}.engines"))
 
 
-def _bundle(folder: Path) -> Source:
+def _bundle(folder: Path) -> BuildInput:
     with Bundle.open(folder) as bundle:
         graphs = tuple(
             GraphSource(
@@ -97,7 +105,7 @@ def _bundle(folder: Path) -> Source:
             for role in GRAPH_ROLES
             if role in bundle.manifest.graphs
         )
-    return Source(folder, graphs, folder / "engines")
+    return BuildInput(folder, graphs, folder / "engines")
 
 
 def _single(path: Path) -> GraphSource:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ttc.base.names import ENGINE_BACKENDS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
-from ttc.exporter.engines.build_input import GraphSource, Source, read_source
+from ttc.exporter.engines.build_input import BuildInput, GraphSource, read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
 from ttc.exporter.engines.lower_graph import FORMS, EngineVariant, Ranges, spec_problems
@@ -52,7 +52,7 @@ class GraphPlan:
 class BuildPlan:
     """A build that was checked. `problems`: why it cannot be; `notes`: what was chosen for the user."""
 
-    source: Source
+    build_input: BuildInput
     output: Path
     settings: BuildSettings
     profile: BuildProfile
@@ -70,7 +70,7 @@ class BuildPlan:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
-            "source": str(self.source.path),
+            "source": str(self.build_input.path),
             "output": str(self.output),
             "backend": self.settings.backend,
             "backend_version": self.version,
@@ -113,32 +113,32 @@ def make_plan(
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
     if settings.form not in FORMS:
         raise InputError(f"form is {settings.form!r}; valid: {', '.join(FORMS)}")
-    source = read_source(model)
+    build_input = read_build_input(model)
     notes: list[str] = []
-    profile = _profile(source, settings, notes)
+    profile = _profile(build_input, settings, notes)
     targets = profile.targets if settings.targets is None else settings.targets
     problems: list[str] = []
     version = None
     try:
         version = backend_version(settings.backend)
-        check_targets(settings.backend, targets, source.graphs[0].compute_dtype)
+        check_targets(settings.backend, targets, build_input.graphs[0].compute_dtype)
     except TtcError as fault:
         problems.append(str(fault))
-    problems.extend(profile_problems(source.graphs[0], profile))
+    problems.extend(profile_problems(build_input.graphs[0], profile))
     graphs = []
-    for graph in source.graphs:
+    for graph in build_input.graphs:
         network = graph.network_model(settings.bake)
         problems.extend(graph_problems(graph, network, settings.backend))
         planned = _graph_plan(graph, network, profile, settings)
         problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
-    place = Path(output) if output is not None else source.default_output
+    place = Path(output) if output is not None else build_input.default_output
     if reason := _unusable(place):
         problems.append(reason)
     problems.extend(_option_problems(settings))
     return BuildPlan(
-        source,
+        build_input,
         place,
         settings,
         profile,
@@ -184,12 +184,12 @@ def _option_problems(settings: BuildSettings) -> Iterator[str]:
             yield str(fault)
 
 
-def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> BuildProfile:
+def _profile(build_input: BuildInput, settings: BuildSettings, notes: list[str]) -> BuildProfile:
     """The profile with its overrides; without one, the default fitted to the model."""
     changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
     if (
         unknown := sorted(settings.shapes.keys() - set(DIMENSIONS))
-        if not source.graphs[0].third_party
+        if not build_input.graphs[0].third_party
         else []
     ):
         raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
@@ -198,7 +198,7 @@ def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> Build
     if settings.profile is not None:
         return load_build_profile(os.fspath(settings.profile)).override(changes)
     profile = load_build_profile(DEFAULT_PROFILE)
-    config = source.graphs[0].config
+    config = build_input.graphs[0].config
     if config is not None and profile.capacity.max > config.max_position_embeddings:
         limit = config.max_position_embeddings
         block, chunk, capacity = (

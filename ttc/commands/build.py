@@ -166,7 +166,7 @@ def _progress() -> Callable[[str, int, int], None]:
 def _plan_lines(plan: "BuildPlan") -> list[str]:
     profile = plan.profile
     lines = [
-        f"{plan.source.path} → {plan.output}",
+        f"{plan.build_input.path} → {plan.output}",
         f"backend   {plan.settings.backend} {plan.version or '(not installed)'}, form {plan.settings.form}",
         f"targets   {', '.join(plan.targets) or 'what the backend builds for by default'}",
         (
