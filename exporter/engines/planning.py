@@ -187,11 +187,8 @@ def _option_problems(settings: BuildSettings) -> Iterator[str]:
 def _profile(build_input: BuildInput, settings: BuildSettings, notes: list[str]) -> BuildProfile:
     """The profile with its overrides; without one, the default fitted to the model."""
     changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
-    if (
-        unknown := sorted(settings.shapes.keys() - set(DIMENSIONS))
-        if not build_input.graphs[0].third_party
-        else []
-    ):
+    unknown = sorted(settings.shapes.keys() - set(DIMENSIONS))
+    if unknown and not build_input.graphs[0].third_party:
         raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
     if isinstance(settings.profile, BuildProfile):
         return settings.profile.override(changes)
