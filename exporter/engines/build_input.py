@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ttc.errors import BundleError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.describe import PREFIX
-from ttc.exporter.passes.free_weights import free_weights
+from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.formats.bundle import graph_digest
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
@@ -52,7 +52,7 @@ class GraphSource:
         if self.third_party:
             return model
         if not bake:
-            free_weights(model)
+            initializers_to_inputs(model)
         if self.role == "context":
             cache_rows(model)
         return model

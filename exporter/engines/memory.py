@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ttc.base.dims import evaluate
-from ttc.exporter.passes.free_weights import CONSTANT_PREFIX
+from ttc.exporter.passes.initializers_to_inputs import CONSTANT_PREFIX
 from ttc.exporter.passes.shapes import shape_of
 from ttc.model.graphs import is_kv_cache, is_mamba_state
 from ttc.plugins.ops import DOMAIN

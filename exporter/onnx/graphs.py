@@ -1,7 +1,7 @@
 """Makes the model's four ONNX graphs (`ttc.model.graphs`) out of traced pieces.
 
 Weights are graph inputs named as in the checkpoint (expert stacks as `….experts.up_proj.weight`); the pass
-`pack_weights` turns them into initializers where a bundle is packed.
+`inputs_to_initializers` turns them into initializers where a bundle is packed.
 """
 
 from collections.abc import Callable, Mapping

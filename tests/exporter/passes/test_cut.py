@@ -12,7 +12,7 @@ from tests.support.partitioned import feeds, run_cut, run_whole
 from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
 from ttc.exporter.passes.cut import cut
-from ttc.exporter.passes.free_weights import free_weights
+from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.formats.manifest import GRAPH_ROLES
@@ -26,14 +26,14 @@ from ttc.plugins.table import PRIMITIVE_OPS
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
 
 
-def freed(path):
+def with_weight_inputs(path):
     model = ir.load(path)
-    free_weights(model)
+    initializers_to_inputs(model)
     return model
 
 
 def prepared(path):
-    model = freed(path)
+    model = with_weight_inputs(path)
     plain_reshapes(model)
     inline_composites(model)
     return model
@@ -52,7 +52,7 @@ def test_partitioned_equals_whole(bundles, name, role, level):
         weights = {n: bundle.read_weight(n) for n in taken}
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
-    whole = run_whole(freed(path), inputs | weights, level)
+    whole = run_whole(with_weight_inputs(path), inputs | weights, level)
     partitioned = run_cut(parts, inputs | weights, level, model)
     assert partitioned.keys() == whole.keys()
     for output, want in whole.items():
@@ -110,7 +110,7 @@ def test_the_graph_stays_as_it_is_and_cutting_repeats_itself(bundles):
 def test_a_second_run_of_the_passes_changes_nothing(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
         model = prepared(bundle.graph_path("context"))
-    assert not free_weights(model)
+    assert not initializers_to_inputs(model)
     assert not plain_reshapes(model)
     assert not inline_composites(model)
 
