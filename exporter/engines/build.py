@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ttc import __version__
 from ttc.errors import InputError
-from ttc.exporter.engines.build_graph import BuiltGraph, GraphBuilder, Progress
 from ttc.exporter.engines.build_phases import timed_phase
 from ttc.exporter.engines.build_report import BuildReport, GraphReport
 from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.engine_builder import BuiltGraph, EngineBuilder, Progress
 from ttc.exporter.engines.planning import BuildPlan, make_plan
 from ttc.exporter.engines.source_digests import kernel_digests
 from ttc.formats.atomic_folder import folder_writer
@@ -93,7 +93,7 @@ def build_engines(
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     with folder_writer(plan.output, True, ENGINES) as staging:
-        builder = GraphBuilder(plan, progress or (lambda what, done, total: None), staging.path / "work")
+        builder = EngineBuilder(plan, progress or (lambda what, done, total: None), staging.path / "work")
         graphs = [builder.build(graph) for graph in plan.graphs]
         reports = [_write(graph, staging.path, settings.layers) for graph in graphs]
         made = staging.commit(_manifest(plan, graphs), _signer(settings.sign))

@@ -21,7 +21,7 @@ from ttc.exporter.engines.planning import BuildPlan, GraphPlan
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.engines import EngineRecord
 
-__all__ = ["BuiltGraph", "GraphBuilder", "Progress"]
+__all__ = ["BuiltGraph", "EngineBuilder", "Progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class BuiltGraph:
     report: GraphReport
 
 
-class GraphBuilder:
+class EngineBuilder:
     """Builds the graphs of a plan, or takes them from the cache.
 
     Attributes:
