@@ -14,14 +14,14 @@ from ttc.base.dims import letters, sizes_of
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_spec import EngineSpec
-from ttc.exporter.passes.cut import Cut, cut
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.partition import Partition, partition
 from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
 
-__all__ = ["FORMS", "EngineVariant", "Ranges", "cut_graph", "engine_specs", "spec_problems"]
+__all__ = ["FORMS", "EngineVariant", "Ranges", "engine_specs", "partition_graph", "spec_problems"]
 
 FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -51,16 +51,16 @@ def engine_specs(
     if form == "whole":
         return [_whole(source, variant, bake) for variant in variants], None
     (variant,) = variants
-    parts = cut_graph(source, bake)
+    parts = partition_graph(source, bake)
     specs = [_spec(name, source.role, part, variant.ranges) for name, part in parts.segments.items()]
     return specs, parts.program
 
 
-def cut_graph(source: GraphSource, bake: bool) -> Cut:
+def partition_graph(source: GraphSource, bake: bool) -> Partition:
     """Return a graph cut at its ops; the same source gives the same program."""
     model = source.network_model(bake)
     inline_composites(model)
-    return cut(model, source.role)
+    return partition(model, source.role)
 
 
 def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model: ir.Model) -> Iterator[str]:

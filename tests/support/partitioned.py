@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from tests.support.fake_device import FakeDevice
-from ttc.exporter.passes.cut import Cut
+from ttc.exporter.passes.partition import Partition
 from ttc.formats.program import Instruction
 from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
@@ -73,21 +73,21 @@ def run_whole(model: ir.Model, inputs: Arrays, level: str) -> Arrays:
     return dict(zip((output.name for output in run.get_outputs()), run.run(None, inputs), strict=True))
 
 
-def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
+def run_partition(partition: Partition, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
     """Buffers with the role "output" after two runs of the program at the same addresses.
 
     functions: the model whose function bodies stand for the ops; None: the naive twins do.
     """
     device = FakeDevice()
     scope = Scope(device)
-    program = cut.program
+    program = partition.program
     shapes = plan_buffers(program, SIZES).shapes
     tensors = {
         name: scope.array(buffer.dtype, shapes[name])
         for name, buffer in program.buffers.items()
         if buffer.role != "between"
     }
-    segments = OrtSteps(device, cut.segments, level)
+    segments = OrtSteps(device, partition.segments, level)
     ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
     work = PartitionedGraph(program, segments, ops).bind(scope, tensors, SIZES)
     for name, array in inputs.items():

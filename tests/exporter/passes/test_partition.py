@@ -1,4 +1,4 @@
-"""Cutting: segments and ops strung together again are the whole graph, bit for bit."""
+"""Segments and ops of a partitioned graph, run in order, are the whole graph, bit for bit."""
 
 import collections
 
@@ -8,12 +8,12 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close
-from tests.support.partitioned import feeds, run_cut, run_whole
+from tests.support.partitioned import feeds, run_partition, run_whole
 from ttc.errors import BundleError, ExportError, InputError
 from ttc.exporter.passes.cache_rows import cache_rows
-from ttc.exporter.passes.cut import cut
 from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.partition import partition
 from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.program import ENGINE, OP, Program
@@ -46,20 +46,20 @@ def test_partitioned_equals_whole(bundles, name, role, level):
     with Bundle.open(bundles(name)) as bundle:
         path = bundle.graph_path(role)
         model = prepared(path)
-        parts = cut(model, role)
+        parts = partition(model, role)
         inputs = feeds(ir.load(path).graph, {}, bundle.config.vocab_size, seed=7)
         taken = [n for n, buffer in parts.program.buffers.items() if buffer.role == "weight"]
         weights = {n: bundle.read_weight(n) for n in taken}
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
     whole = run_whole(with_weight_inputs(path), inputs | weights, level)
-    partitioned = run_cut(parts, inputs | weights, level, model)
+    partitioned = run_partition(parts, inputs | weights, level, model)
     assert partitioned.keys() == whole.keys()
     for output, want in whole.items():
         assert partitioned[output].dtype == want.dtype
         assert partitioned[output].tobytes() == want.tobytes(), output
         assert np.isfinite(want[want < np.inf]).all()
-    naive = run_cut(parts, inputs | weights, level, None)
+    naive = run_partition(parts, inputs | weights, level, None)
     for output, want in whole.items():
         exact = want.dtype.kind == "i"
         assert_close(naive[output], want, 0.0 if exact else tolerances.DENOISER_LOGITS, f"naive {output}")
@@ -69,7 +69,7 @@ def test_partitioned_equals_whole(bundles, name, role, level):
 def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     with Bundle.open(bundles(name)) as bundle:
         config, path = bundle.config, bundle.graph_path("denoiser")
-    parts = cut(prepared(path), "denoiser")
+    parts = partition(prepared(path), "denoiser")
     assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
     assert set(parts.program.engines) == set(parts.segments)
     ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
@@ -87,17 +87,17 @@ def test_tensors_of_shapes_do_not_cross(bundles):
     for name in CHECKPOINTS:
         with Bundle.open(bundles(name)) as bundle:
             for role in ("context", "denoiser"):
-                program = cut(prepared(bundle.graph_path(role)), role).program
+                program = partition(prepared(bundle.graph_path(role)), role).program
                 between = [b for b in program.buffers.values() if b.role == "between"]
                 assert between
                 assert not [b for b in between if b.dtype == "int64" or len(b.shape) == 0]
 
 
-def test_the_graph_stays_as_it_is_and_cutting_repeats_itself(bundles):
+def test_the_graph_stays_as_it_is_and_partitions_are_repeatable(bundles):
     with Bundle.open(bundles("tiny_b")) as bundle:
         model = prepared(bundle.graph_path("context"))
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    first, second = cut(model, "context"), cut(model, "context")
+    first, second = partition(model, "context"), partition(model, "context")
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     assert first.program == second.program
     serialised = [
@@ -122,13 +122,13 @@ def test_a_graph_inside_a_node_is_refused():
     import onnx.parser
 
     with pytest.raises(InputError, match=r"holds a graph.*--form whole"):
-        cut(ir.from_proto(onnx.parser.parse_model(text)), "g")
+        partition(ir.from_proto(onnx.parser.parse_model(text)), "g")
 
 
 @pytest.fixture
 def program(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
-        return cut(prepared(bundle.graph_path("denoiser")), "denoiser").program
+        return partition(prepared(bundle.graph_path("denoiser")), "denoiser").program
 
 
 def taken(content):
