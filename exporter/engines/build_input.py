@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ttc.errors import BundleError, InputError
-from ttc.exporter.passes.cache_rows import cache_rows
+from ttc.exporter.passes.caches_to_new_kv import caches_to_new_kv
 from ttc.exporter.passes.describe import PREFIX
 from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.formats.bundle import graph_digest
@@ -54,7 +54,7 @@ class GraphSource:
         if not bake:
             initializers_to_inputs(model)
         if self.role == "context":
-            cache_rows(model)
+            caches_to_new_kv(model)
         return model
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ttc.base.dims import Dim
 from ttc.exporter.passes.shapes import shape_of
+from ttc.exporter.passes.unread import remove_unread_nodes
 
 __all__ = ["plain_reshapes"]
 
@@ -69,9 +70,7 @@ def _constant(graph: ir.Graph, target: tuple[int, ...]) -> ir.Value:
 
 
 def _remove_unread(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
+    remove_unread_nodes(graph)
     unread = [name for name, value in graph.initializers.items() if not value.uses()]
     for name in unread:
         if not graph.initializers[name].is_graph_output():

@@ -116,11 +116,8 @@ def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> S
 
 
 def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
-    """The new keys and values of a block, in the order of the caches that they belong to.
-
-    Their names, `k_rows.i` and `v_rows.i`, are tensor names inside built engines, so they stay.
-    """
-    return _specs(graphs.block_rows(config), dtype, B=batch, L=length)
+    """The new keys and values of a block, in the order of the caches that they belong to."""
+    return _specs(graphs.new_kv(config), dtype, B=batch, L=length)
 
 
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:

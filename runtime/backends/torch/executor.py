@@ -16,7 +16,7 @@ from torch import Tensor
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
-from ttc.model.graphs import SAVED_NAMES, layer_names, new_name, numbered, rows_name
+from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
 from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
@@ -116,7 +116,7 @@ class TorchExecutor(Executor):
                 self._keep_mamba(a, i, after)
             if kind == LayerKind.ATTENTION and not self.in_place:
                 for name, tensor in zip(layer_names(self._config, i), after, strict=True):
-                    a[rows_name(name)].copy_(tensor)
+                    a[new_kv_name(name)].copy_(tensor)
             for name, tensor in zip(SAVED_NAMES, kept, strict=False):
                 a[numbered(name, i)].copy_(tensor)
 

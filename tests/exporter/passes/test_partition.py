@@ -9,8 +9,7 @@ import pytest
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.partitioned import feeds, run_partition, run_whole
-from ttc.errors import BundleError, ExportError, InputError
-from ttc.exporter.passes.cache_rows import cache_rows
+from ttc.errors import BundleError, InputError
 from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.partition import partition
@@ -163,34 +162,3 @@ def test_a_damaged_program_is_refused(program, change, complaint):
     change(content)
     with pytest.raises(BundleError, match=complaint):
         taken(content)
-
-
-def test_a_cache_made_otherwise_is_refused(bundles):
-    with Bundle.open(bundles("tiny_a")) as bundle:
-        model = ir.load(bundle.graph_path("context"))
-    (output, *_) = [value for value in model.graph.outputs if str(value.name).startswith("new_k_cache")]
-    output.producer().op_type = "Add"
-    with pytest.raises(ExportError, match=r"new_k_cache.* is made by Add; .* export the checkpoint again"):
-        cache_rows(model)
-
-
-@pytest.mark.parametrize("name", ["tiny_a", "tiny_c"])
-def test_rows_of_a_cache_are_what_was_scattered_into_it(bundles, name):
-    with Bundle.open(bundles(name)) as bundle:
-        path, config = bundle.graph_path("context"), bundle.config
-    whole, rows = ir.load(path), ir.load(path)
-    assert cache_rows(rows)
-    assert not cache_rows(rows), "a second run changes nothing"
-    inputs = feeds(whole.graph, {}, config.vocab_size, seed=7)
-    want, got = (run_whole(model, inputs, "DISABLE_ALL") for model in (whole, rows))
-    caches = [output for output in want if "_cache." in output]
-    assert len(caches) == 2 * config.layers.count(LayerKind.ATTENTION)
-    assert not any("_cache." in output for output in got)
-    L = inputs["input_ids"].shape[1]
-    for output in caches:
-        block = got.pop(output.replace("new_", "").replace("_cache.", "_rows."))
-        for b, length in enumerate(inputs["lengths"]):
-            np.testing.assert_array_equal(block[b], want[output][b, :, length : length + L], err_msg=output)
-    assert got.keys() == want.keys() - set(caches)
-    for output, array in got.items():
-        np.testing.assert_array_equal(array, want[output], err_msg=output)

@@ -352,7 +352,7 @@ def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, fake_gp
 
 def test_engines_that_give_whole_caches_are_refused(bundles, tmp_path, fake_gpu, monkeypatch):
     """What an older `ttc build` made."""
-    monkeypatch.setattr("ttc.exporter.engines.build_input.cache_rows", lambda model: False)
+    monkeypatch.setattr("ttc.exporter.engines.build_input.caches_to_new_kv", lambda model: False)
     for form in ("cut", "whole"):
         folder = write_engines(bundles("tiny_a"), tmp_path / form, form)
         with (
