@@ -1,14 +1,14 @@
 """`ttc` inside Polygraphy: `polygraphy run` with our runners, replay both ways, `polygraphy debug reduce`."""
 
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from tests.support.commands import command_environment, run_polygraphy
 from tests.support.faults import plant
 from ttc.model import mixers, towers
 
@@ -20,36 +20,13 @@ from ttc.polygraphy_ext.replay import load_inputs, replay, save_inputs
 from ttc.polygraphy_ext.runners import REFERENCE, LoopRunner
 
 ROOT = Path(__file__).parents[2]
-POINT = "[polygraphy.run.plugins]\nttc = ttc.polygraphy_ext.arguments:argument_groups\n"
 
 
 @pytest.fixture(scope="module")
 def polygraphy(tmp_path_factory):
     """`polygraphy(*words, folder=…)`: the tool, with the entry point as an installed `ttc` declares it."""
-    site = tmp_path_factory.mktemp("site") / "ttc_entry_point-0.dist-info"
-    site.mkdir()
-    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: ttc-entry-point\nVersion: 0\n")
-    (site / "entry_points.txt").write_text(POINT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{site.parent}",
-        "POLYGRAPHY_AUTOINSTALL_DEPS": "0",
-        "POLYGRAPHY_USE_TENSORRT_RTX": "1",
-    }
-    code = "import sys; from polygraphy.tools._main import main; sys.exit(main())"
-
-    def run(*words, folder):
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-
-    return run
+    path = command_environment(tmp_path_factory.mktemp("site"))["PYTHONPATH"]
+    return partial(run_polygraphy, PYTHONPATH=path)
 
 
 def test_the_entry_point_is_the_one_of_the_package():
