@@ -160,6 +160,6 @@ def test_one_gpu_against_two():
             *mamba_specs(config, "bfloat16", line["batch"]).values(),
             *new_kv_specs(config, "bfloat16", line["batch"], BLOCK).values(),
         ]
-        due = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
-        assert due <= line["copied_bytes"] < due + 256 * (len(specs) + 1)
+        expected = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
+        assert expected <= line["copied_bytes"] < expected + 256 * (len(specs) + 1)
     assert not any(device.blocks for device in devices)

@@ -259,8 +259,8 @@ def test_engines(tmp_path: Path) -> None:
     for words in (folder, folder / "step-00.engine", folder / "step.program.json"):
         assert CliRunner().invoke(program, ["inspect", str(words)]).exit_code == 0
     told = CliRunner().invoke(program, ["inspect", str(folder)]).stdout
-    for due in ("capacity 128 to 8192 (tuned for 2048)", "sources of 1 ttc ops", "not as it is now"):
-        assert due in told
+    for expected in ("capacity 128 to 8192 (tuned for 2048)", "sources of 1 ttc ops", "not as it is now"):
+        assert expected in told
     assert re.search(r"signature +none", told)
     (folder / "engines.json.sig").write_bytes(bytes(64))
     digest = hashlib.sha256((folder / "engines.json").read_bytes()).hexdigest()
@@ -289,8 +289,8 @@ def test_a_build_profile_by_name_or_path(which: str, monkeypatch: pytest.MonkeyP
     found = describe(which)
     assert (found["kind"], found["profile"]) == ("profile", load_build_profile("h100").to_dict())
     told = CliRunner().invoke(program, ["inspect", which]).stdout
-    for due in ("batch 1 to 16 (tuned for 16)", "block 1 to 32 (tuned for 16)", "9.0", "any"):
-        assert due in told
+    for expected in ("batch 1 to 16 (tuned for 16)", "block 1 to 32 (tuned for 16)", "9.0", "any"):
+        assert expected in told
 
 
 def test_an_engine_by_itself_is_refused(tmp_path: Path) -> None:
