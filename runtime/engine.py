@@ -1,7 +1,6 @@
 """The engine: a loaded bundle that generates."""
 
 import dataclasses
-import inspect
 import numbers
 import os
 import time
@@ -34,7 +33,12 @@ from ttc.runtime.decoding.loop import (
     mock_autoregress,
     prefill,
 )
-from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, Options, make_options
+from ttc.runtime.decoding.options import (
+    MAX_BLOCK_SIZE,
+    CheckedOptions,
+    GenerationOptions,
+    check_options,
+)
 from ttc.runtime.decoding.result import Event, Result, Stats
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.lossless import speculate
@@ -150,60 +154,28 @@ class Engine:
         return self._backend.can_advance
 
     def generate(
-        self,
-        prompt: Prompt,
-        mode: str = "diffusion",
-        max_new_tokens: int = 128,
-        block_size: int = 16,
-        steps: int = 16,
-        threshold: float = 0.9,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        stop_at_eos: bool = True,
-        draft_steps: int | str = "auto",
+        self, prompt: Prompt, options: GenerationOptions | str | None = None, **overrides: Any
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
 
+        Options may be named directly, as in `engine.generate(prompt, mode="ar", max_new_tokens=64)`;
+        `GenerationOptions` says what they mean and has their defaults.
+
         Args:
             prompt: text, token ids, or a sequence of either (a batch, whose rows do not affect each other).
-            mode: "diffusion", "ar" or "mock-ar" (spec § 5), or "lossless": AR's text, drafted by the denoiser
-                and verified by the context tower (docs/lossless.md), or "prompt-lookup": AR's text, drafted
-                from what stood behind the same tokens before.
-            max_new_tokens: need not be a multiple of the block.
-            block_size, steps, threshold: of mask diffusion; at most `steps` denoiser evaluations fill a block
-                of `block_size` tokens, committing every prediction more probable than `threshold`.
-            temperature: 0 is greedy.  top_k, top_p: in all modes but diffusion.  seed: makes a sampled run
-                repeatable; the one that was used is in the statistics.
-            eos_token_id: one id or several; None means the model's own.  stop_at_eos: False ignores them.
-            draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
-                "auto" chooses its length and its evaluations by what they cost and what they bring.
+            options: how to generate; a text is the mode, all else by default.
+            overrides: single options by name, in place of those in `options`.
 
         Returns:
             One result, or a list for a batch.
 
         Raises:
-            InputError: an option or a prompt is not valid.  CapacityError: too many tokens.
-            NumericsError: the model computed NaN.  BackendError: the engine is closed.
+            InputError: an option or a prompt is not valid.
+            CapacityError: too many tokens.
+            NumericsError: the model computed NaN.
+            BackendError: the engine is closed.
         """
-        run = self._start(
-            prompt,
-            mode=mode,
-            max_new_tokens=max_new_tokens,
-            block_size=block_size,
-            steps=steps,
-            threshold=threshold,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            eos_token_id=eos_token_id,
-            stop_at_eos=stop_at_eos,
-            draft_steps=draft_steps,
-        )
-        events = self._play(run, with_text=False)
+        events = self._play(self._start(prompt, _merged(options, overrides)), with_text=False)
         while True:
             try:
                 next(events)
@@ -211,17 +183,16 @@ class Engine:
                 outcome: Result | list[Result] = end.value
                 return outcome
 
-    def stream(self, prompt: Prompt, **options: Any) -> Generator[Event, None, Result | list[Result]]:
-        """Generate as `generate` does, with its options, and give every denoise step and finished block as an
-        event.
+    def stream(
+        self, prompt: Prompt, options: GenerationOptions | str | None = None, **overrides: Any
+    ) -> Generator[Event, None, Result | list[Result]]:
+        """Generate as `generate` does, and give every denoise step and finished block as an event.
 
         Options and prompt are checked at the call, not at the first event. The generator's return value (what
         `yield from` gives) is what `generate` returns; its times do not count what the caller does between
         events.
         """
-        bound = inspect.signature(self.generate).bind(prompt, **options)
-        bound.apply_defaults()
-        return self._play(self._start(**bound.arguments), with_text=True)
+        return self._play(self._start(prompt, _merged(options, overrides)), with_text=True)
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Context tower logits at every position of one sequence: (L, V)."""
@@ -282,9 +253,9 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, prompt: Prompt, **given: Any) -> "_Run":
+    def _start(self, prompt: Prompt, given: GenerationOptions) -> "_Run":
         """Check options and prompts and set up the loop; nothing is computed yet."""
-        options = make_options(self.config, **given)
+        options = check_options(given, self.config)
         prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
         rows = [Row(i, ids) for i, ids in enumerate(prompts)]
         check_rows(self._backend.limits, len(rows))
@@ -374,9 +345,18 @@ class _Run:
 
     rows: list[Row]
     is_batch: bool
-    options: Options
+    options: CheckedOptions
     timed: Stopwatch
     events: Iterator[Event]
+
+
+def _merged(options: GenerationOptions | str | None, overrides: dict[str, Any]) -> GenerationOptions:
+    """Return the options of a call; an unknown name is a TypeError, as of any keyword argument."""
+    if options is None:
+        return GenerationOptions(**overrides)
+    if isinstance(options, GenerationOptions):
+        return dataclasses.replace(options, **overrides)
+    return GenerationOptions(mode=options, **overrides)
 
 
 def _is_count(value: object) -> bool:

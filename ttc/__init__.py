@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ttc.exporter.engines.build import build
     from ttc.exporter.engines.build_report import BuildReport
     from ttc.exporter.onnx.export import export
+    from ttc.runtime.decoding.options import GenerationOptions
     from ttc.runtime.decoding.result import Event, Result, Stats
     from ttc.runtime.engine import Engine, load
 
@@ -47,6 +48,7 @@ __all__ = [
     "Engine",
     "Event",
     "ExportError",
+    "GenerationOptions",
     "InputError",
     "MissingDependencyError",
     "NumericsError",
@@ -63,6 +65,7 @@ _HOMES = {
     "BuildReport": "ttc.exporter.engines.build_report",
     "Engine": "ttc.runtime.engine",
     "Event": "ttc.runtime.decoding.result",
+    "GenerationOptions": "ttc.runtime.decoding.options",
     "Result": "ttc.runtime.decoding.result",
     "Stats": "ttc.runtime.decoding.result",
     "build": "ttc.exporter.engines.build",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.plugins.counter_rng import row_key
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.interface.backend import Backend, BlockInputs, StepOutputs
@@ -55,7 +55,12 @@ class Stopwatch:
 
 
 def diffuse(
-    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    options: CheckedOptions,
+    capacity: int,
+    chunk: int,
 ) -> Iterator[Event]:
     """Mask diffusion: fill block after block, each in as many denoiser evaluations as the commit rule
     needs.
@@ -80,7 +85,12 @@ def diffuse(
 
 
 def autoregress(
-    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    options: CheckedOptions,
+    capacity: int,
+    chunk: int,
 ) -> Iterator[Event]:
     """AR: the context tower alone, one token per call."""
     state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
@@ -98,7 +108,12 @@ def autoregress(
 
 
 def mock_autoregress(
-    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    options: CheckedOptions,
+    capacity: int,
+    chunk: int,
 ) -> Iterator[Event]:
     """Mock-AR: the denoiser, unconditioned, reads the last token over the state before it and gives the
     next.
@@ -130,7 +145,7 @@ def prefill(
     prompts: Sequence[Sequence[int]],
     capacity: int,
     chunk: int,
-    options: Options | None = None,
+    options: CheckedOptions | None = None,
 ) -> tuple[ContextState, npt.NDArray[np.int32]]:
     """Read prompts of any lengths, chunk by chunk.
 
@@ -167,7 +182,7 @@ def fill_block(
     rows: Sequence[Row],
     block: npt.NDArray[np.int32],
     steps: int,
-    options: Options,
+    options: CheckedOptions,
     state: ContextState,
     *,
     redraw: bool = True,
@@ -214,17 +229,21 @@ def _step_event(row: Row, step: int, r: int, outputs: StepOutputs, mask_id: int)
     )
 
 
-def _committed(row: Row, tokens: Sequence[int], options: Options, *, steps: int, block_index: int) -> Event:
+def _committed(
+    row: Row, tokens: Sequence[int], options: CheckedOptions, *, steps: int, block_index: int
+) -> Event:
     taken = tuple(row.extend(tokens, options))
     return Event(row.index, block_index, steps, taken, (False,) * len(taken), None, committed=True, text=None)
 
 
-def _take_tokens(rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: Options) -> Iterator[Event]:
+def _take_tokens(
+    rows: Sequence[Row], tokens: npt.NDArray[np.int32], options: CheckedOptions
+) -> Iterator[Event]:
     for row, token in zip(rows, tokens.tolist(), strict=True):
         yield _committed(row, [token], options, steps=1, block_index=len(row.tokens))
 
 
-def sampling_params(rows: Sequence[Row], options: Options) -> SamplingParams:
+def sampling_params(rows: Sequence[Row], options: CheckedOptions) -> SamplingParams:
     """How AR chooses every row's next token, and those behind it."""
     position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
     keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
@@ -261,7 +280,7 @@ def drop_finished(
     return state, [rows[r] for r in kept.tolist()], kept
 
 
-def row_keys(rows: Sequence[Row], options: Options) -> npt.NDArray[np.int64]:
+def row_keys(rows: Sequence[Row], options: CheckedOptions) -> npt.NDArray[np.int64]:
     """The generator's keys of these rows: (B,)."""
     return np.array([row_key(options.seed or 0, row.index) for row in rows], np.int64)
 

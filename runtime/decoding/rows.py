@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.result import FinishReason
 from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats
 
@@ -34,7 +34,7 @@ class Row:
     context_calls: int = 0
     finish_reason: FinishReason | None = None
 
-    def extend(self, block: Sequence[int], options: Options) -> list[int]:
+    def extend(self, block: Sequence[int], options: CheckedOptions) -> list[int]:
         """Take a finished block; returns what of it goes into the result and sets `finish_reason` if this was
         the last.
         """

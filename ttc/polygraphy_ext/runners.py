@@ -16,6 +16,7 @@ from polygraphy.common import TensorMetadata
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import is_kv_cache, new_name
 from ttc.polygraphy_ext.inputs import GRAPHS, input_types
+from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -111,7 +112,9 @@ class LoopRunner(_BundleRunner):
         threshold: float = 0.9,
     ) -> None:
         super().__init__(bundle, backend, device, f"ttc {backend} loop")
-        self._options = {"max_new_tokens": max_new_tokens, "threshold": threshold, "stop_at_eos": False}
+        self._options = GenerationOptions(
+            max_new_tokens=max_new_tokens, threshold=threshold, stop_at_eos=False
+        )
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         """Return the prompt."""
@@ -124,7 +127,7 @@ class LoopRunner(_BundleRunner):
         tokens: list[int] = []
         confidence: list[float] = []
         nfe, block = 0, _Block()
-        for event in engine.stream(np.asarray(feed_dict["prompt_ids"])[0].tolist(), **self._options):
+        for event in engine.stream(np.asarray(feed_dict["prompt_ids"])[0].tolist(), self._options):
             if event.committed:
                 tokens += event.token_ids
                 confidence += block.confidence[: len(event.token_ids)]

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from ttc.runtime.decoding.loop import Stopwatch, drop_finished, fill_block, prefill
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.costs import draft_width
@@ -28,7 +28,7 @@ def speculate(
     backend: Backend,
     timed: Stopwatch,
     rows: Sequence[Row],
-    options: Options,
+    options: CheckedOptions,
     capacity: int,
     chunk: int,
     policies: DraftPolicies,
@@ -59,7 +59,7 @@ def speculate(
         row.lossless = _figures(row, policy)
 
 
-def _most_to_draft(rows: Sequence[Row], options: Options, state: ContextState) -> int:
+def _most_to_draft(rows: Sequence[Row], options: CheckedOptions, state: ContextState) -> int:
     """Drafted tokens that can be of use to some row and that every row's cache has room for.
 
     A row that wants one more token gets it from verification, without a draft.
@@ -75,7 +75,7 @@ def _draft(
     rows: Sequence[Row],
     length: int,
     steps: int,
-    options: Options,
+    options: CheckedOptions,
     state: ContextState,
 ) -> Generator[Event, None, list[list[int]]]:
     """The denoiser's continuation of every row: `length` tokens, fewer where the row wants fewer."""
@@ -91,7 +91,7 @@ def _draft(
     return [tokens[1 : 1 + most] for tokens, most in zip(filled.tolist(), wanted, strict=True)]
 
 
-def _settled(row: Row, draft: list[int], token: int, accepted: int, options: Options) -> Event:
+def _settled(row: Row, draft: list[int], token: int, accepted: int, options: CheckedOptions) -> Event:
     """Append the accepted draft and the bonus token to the row, and return the event that reports them.
 
     The prompt's first token has an empty draft.

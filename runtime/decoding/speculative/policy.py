@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.decoding.loop import Stopwatch
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
@@ -166,15 +166,15 @@ class DraftPolicies:
         self._lock = threading.Lock()
 
     def policy(
-        self, backend: Backend, timed: Stopwatch, options: Options, batch: int, capacity: int
+        self, backend: Backend, timed: Stopwatch, options: CheckedOptions, batch: int, capacity: int
     ) -> Policy:
         """The policy of a generation.
 
         Measures the costs where batch size, capacity or block are new, and once more in each of the next
         generations, until a busy moment at the start can no longer have spoiled the figures.
         """
-        if options.draft_steps is not None:
-            return FixedPolicy(options.draft_steps)
+        if not isinstance(options.draft_steps, str):
+            return FixedPolicy(int(options.draft_steps))
         o, shape = options, (batch, capacity, options.block_size)
         settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
         with self._lock:

@@ -9,7 +9,7 @@ where it does not: without a match a round is an AR step.
 from collections.abc import Iterator, Sequence
 
 from ttc.runtime.decoding.loop import Stopwatch, drop_finished, prefill
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
@@ -34,7 +34,12 @@ def look_up(tokens: Sequence[int], most: int) -> list[int]:
 
 
 def speculate_from_prompt(
-    backend: Backend, timed: Stopwatch, rows: Sequence[Row], options: Options, capacity: int, chunk: int
+    backend: Backend,
+    timed: Stopwatch,
+    rows: Sequence[Row],
+    options: CheckedOptions,
+    capacity: int,
+    chunk: int,
 ) -> Iterator[Event]:
     """Look up, verify, commit, until every row has ended. One event per round and row; round 0 is the
     prompt's next token.
@@ -56,12 +61,14 @@ def speculate_from_prompt(
         state, active, _ = drop_finished(backend, timed, state, active)
 
 
-def _most(row: Row, options: Options, room: int) -> int:
+def _most(row: Row, options: CheckedOptions, room: int) -> int:
     """Drafted tokens that can be of use; verification gives one more."""
     return max(0, min(MAX_DRAFT, options.max_new_tokens - len(row.tokens) - 1, room))
 
 
-def _settled(row: Row, draft: list[int], token: int, accepted: int, rounds: int, options: Options) -> Event:
+def _settled(
+    row: Row, draft: list[int], token: int, accepted: int, rounds: int, options: CheckedOptions
+) -> Event:
     taken = tuple(row.extend([*draft[:accepted], token], options))
     return Event(
         row.index,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.runtime.decoding.loop import Stopwatch, count_context_call, sampled, sampling_params
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.sampling import SampledTokens
@@ -47,7 +47,7 @@ def verify(
     timed: Stopwatch,
     rows: Sequence[Row],
     drafts: Sequence[Sequence[int]],
-    options: Options,
+    options: CheckedOptions,
     state: ContextState,
 ) -> Verdict:
     """Read every row's pending token and draft, and commit what AR would have written.

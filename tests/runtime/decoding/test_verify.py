@@ -10,7 +10,7 @@ from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
 from ttc.model.graphs import is_kv_cache
 from ttc.runtime.decoding.loop import Stopwatch, prefill
-from ttc.runtime.decoding.options import make_options
+from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
 
@@ -19,20 +19,8 @@ NEW = 24
 
 
 def options_for(config, **given):
-    defaults = {
-        "mode": "ar",
-        "max_new_tokens": NEW,
-        "block_size": 16,
-        "steps": 16,
-        "threshold": 0.9,
-        "temperature": 0.0,
-        "top_k": None,
-        "top_p": None,
-        "seed": None,
-        "eos_token_id": None,
-        "stop_at_eos": False,
-    }
-    return make_options(config, **(defaults | given))
+    options = GenerationOptions(mode="ar", max_new_tokens=NEW, stop_at_eos=False, **given)
+    return check_options(options, config)
 
 
 def draft(ar_text, place, right, length, vocabulary):

@@ -93,7 +93,7 @@ def test_golden_tokens(bundles, engine_folders, fake_gpu, name, form):
             if case["block_size"] > 16 or case["max_new_tokens"] + g.prompt(case).shape[1] > 128:
                 continue
             prompt = g.prompt(case)[0].tolist()
-            result = engine.generate(prompt, **options_of(case))
+            result = engine.generate(prompt, options_of(case))
             assert list(result.token_ids) == tokens_of(g, case_name), case_name
             assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
             assert result.stats.graph_level == 2
@@ -114,7 +114,7 @@ def test_golden_tokens_on_two_gpus(bundles, engine_folders, fake_gpus, api, form
         checked = 0
         for case_name, case in recorded("tiny_a", 40).items():
             if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
-                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
                 assert list(result.token_ids) == tokens_of(g, case_name), case_name
                 assert result.stats.graph_level == 2
                 checked += 1
@@ -311,7 +311,7 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, fake_gpu):
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder) as engine:
         for case_name, case in recorded("tiny_a", 40).items():
             if case["block_size"] == 8:
-                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
                 assert list(result.token_ids) == tokens_of(g, case_name), case_name
                 checked += 1
         assert checked >= 3
@@ -333,7 +333,7 @@ def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, fake_gp
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
         for case_name, case in recorded("tiny_a", 40).items():
             if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
-                result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+                result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
                 assert list(result.token_ids) == tokens_of(g, case_name), case_name
                 assert result.stats.graph_level == (2 if kernel and level is None else 0)
         assert any("ttc_write_cache_rows cannot be had" in n for n in result.stats.notes) != kernel

@@ -6,13 +6,13 @@ import pytest
 import ttc
 from tests.support.compare import assert_equal
 from tests.support.golden import CHECKPOINTS, golden
-from tests.support.recorded import tokens_of
+from tests.support.recorded import options_of, tokens_of
 from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
 from ttc.runtime.decoding.loop import Stopwatch, prefill
-from ttc.runtime.decoding.options import make_options
+from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID
@@ -58,13 +58,7 @@ def test_golden_tokens(on_device, name, level):
     g, engine = golden(name), on_device(name, level)
     cases = {n: c for n, c in g.cases_of("generate_ar/").items() if g.prompt(c).shape[0] == 1}
     for case_name, case in list(cases.items())[:: max(1, len(cases) // 3)]:
-        eos = case["eos_token_id"]
-        given = {
-            "max_new_tokens": case["max_new_tokens"],
-            "eos_token_id": eos,
-            "stop_at_eos": eos is not None,
-        }
-        result = engine.generate(g.prompt(case)[0].tolist(), "ar", **given)
+        result = engine.generate(g.prompt(case)[0].tolist(), options_of(case, "ar"))
         assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
         assert not on_host([result])
 
@@ -172,7 +166,7 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device)
     backend = on_device("tiny_a", 1, _run_op=seen)._backend
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
     rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
-    options = make_options(backend.config, **given(SAMPLED))
+    options = options_for(backend.config, SAMPLED)
     counts = []
     for method in ("context", "sample_next"):
         real = getattr(backend, method)
@@ -196,11 +190,8 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device)
     assert none.tolist() == [INVALID_TOKEN] * 3
 
 
-def given(choice):
-    """All arguments of `make_options`."""
-    defaults = {"mode": "ar", "max_new_tokens": 8, "block_size": 8, "steps": 8, "threshold": 0.9}
-    open_ones = dict.fromkeys(("top_k", "top_p", "seed", "eos_token_id"))
-    return defaults | open_ones | {"temperature": 0.0, "stop_at_eos": False} | choice
+def options_for(config, choice):
+    return check_options(GenerationOptions(mode="ar", max_new_tokens=8, stop_at_eos=False, **choice), config)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -208,7 +199,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
     """Refused at the place where AR would have looked, before the state moves."""
     seen = Seen()
     engine = on_device("tiny_a", 1, _run_op=seen)
-    backend, options = engine._backend, make_options(engine.config, **given(GREEDY))
+    backend, options = engine._backend, options_for(engine.config, GREEDY)
     text = engine.generate(PROMPT, "ar", **FREE).token_ids
     state, first = prefill(backend, Stopwatch(), [Row(0, PROMPT)], [PROMPT], 64, 64, options)
     assert first.tolist() == [text[0]]

@@ -47,7 +47,7 @@ def test_golden_tokens(two):
     engine, _ = two
     g = golden("tiny_a")
     for case_name, case in recorded("tiny_a").items():
-        result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+        result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
         assert list(result.token_ids) == tokens_of(g, case_name), case_name
         assert result.stats.graph_level == 2
 
