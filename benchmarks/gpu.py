@@ -29,9 +29,9 @@ import torch
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_measuring import CONTEXT_TOKENS, Bench, timed
-from benchmarks.gpu_reckoning import CONTEXT, DENOISER
 from ttc.bench.identity import commit
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.runtime.gpu.device import Device, Scope
 

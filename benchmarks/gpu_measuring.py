@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import gpu_reckoning as reckoning
-from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.weights import DENOISER
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.exporter.onnx.checkpoint import expected_tensors
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER, GRAPH_OF, in_dtype, model_weights
 from ttc.runtime.gpu.executor import state_specs
 
 # Published figures (docs/model.md, Real sizes): early blocks take 10 to 13 steps, late ones about 2, and at a
@@ -24,9 +24,6 @@ BLOCK = 16
 DISTINCT = (6, 14, 25, 68, 128)
 BATCHES = (1, 8)
 ROUTING_OUTPUTS = ("expert_ids", "weights", "grouped_pairs", "grouped_rows", "expert_offsets")
-CONTEXT, DENOISER = "context_tower", "denoiser_tower"
-HEADS = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
-_FLOAT32 = ("gate.weight", "gate.e_score_correction_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +60,8 @@ def draw_steps(blocks: int, seed: int = 0) -> list[int]:
 
 def weight_shapes(config: ModelConfig, tower: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Graph weight → dtype and shape of one tower in bfloat16, experts stacked."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, shape in expected_tensors(config).items():
-        own = name.startswith(f"{tower}.") or name == HEADS[tower]
-        if not own and not (tower == DENOISER and name.startswith(("t_", "scale_shift"))):
-            continue
-        head, found_expert, rest = name.partition(".mixer.experts.")
-        if found_expert:
-            number, _, kind = rest.partition(".")
-            if number != "0":
-                continue
-            name, shape = f"{head}.mixer.experts.{kind}", (config.n_routed_experts, *shape)
-        found[name] = ("float32" if name.endswith(_FLOAT32) else "bfloat16", shape)
-    return found
+    specs = (in_dtype(spec, "bfloat16") for spec in model_weights(config).values())
+    return {spec.name: (spec.dtype, spec.shape) for spec in specs if GRAPH_OF[tower] in spec.graphs}
 
 
 def tower_bytes(config: ModelConfig, tower: str) -> int:

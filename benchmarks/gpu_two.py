@@ -17,8 +17,9 @@ import numpy as np
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_measuring import CAPACITY, CONTEXT_TOKENS, OneTower, TowerWeights, forced_routing
-from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.nvrtc import compile_ptx

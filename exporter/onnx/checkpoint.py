@@ -15,12 +15,13 @@ from typing import Self
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import CheckpointError, MissingDependencyError
+from ttc.formats.manifest import WeightSpec
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
 from ttc.model.config import ModelConfig
-from ttc.model.weights import TOWERS, WeightSource, expected_tensors, first_of, match_weights
+from ttc.model.weights import first_of, match_weights
 
-__all__ = ["TOWERS", "Checkpoint", "WeightSource", "expected_tensors"]
+__all__ = ["Checkpoint"]
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -32,8 +33,12 @@ _MAX_TOKENIZER_BYTES = 256 * 2**20
 class Checkpoint:
     """An open checkpoint, all its tensor headers checked. Reading is thread-safe.
 
-    Attributes: `folder`; `config`; `tokenizer_path` (None without one); `shards` (file name → `Shard`);
-    `weights` (graph weight → `WeightSource`, context tower first).
+    Attributes:
+        folder: where it lies.
+        config: the model.
+        tokenizer_path: of tokenizer.json; None without one.
+        shards: file name → shard.
+        weights: name → weight of the graphs, context tower first (`ttc.model.weights.match_weights`).
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer_path: Path | None,
         shards: Mapping[str, Shard],
-        weights: Mapping[str, WeightSource],
+        weights: Mapping[str, WeightSpec],
     ) -> None:
         self.folder = folder
         self.config = config

@@ -10,12 +10,12 @@ import onnx_ir as ir
 
 from ttc.exporter.onnx import pieces as stages
 from ttc.exporter.onnx.graph_builder import GraphBuilder
-from ttc.exporter.onnx.pieces import Stage, WeightShapes
+from ttc.exporter.onnx.pieces import Stage, Weights
 from ttc.exporter.onnx.tracing import trace
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import SAVED_NAMES, STATE_NAMES, graph_outputs, numbered
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import CONTEXT, DENOISER, HEADS
 
 __all__ = ["GraphMaker"]
 
@@ -25,13 +25,13 @@ class GraphMaker:
 
     Args:
         config: the model.
-        weights: graph weight name → (dtype name in the graph, shape).
+        weights: name → weight of the graphs, in their dtypes.
         dtype: name of the compute dtype.
         progress: called with what is about to be traced.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: WeightShapes, dtype: str, progress: Callable[[str], None]
+        self, config: ModelConfig, weights: Weights, dtype: str, progress: Callable[[str], None]
     ) -> None:
         self._config, self._weights, self._dtype, self._progress = config, weights, dtype, progress
         self._layer_names = {
@@ -100,7 +100,7 @@ class GraphMaker:
 
     def _head(self, build: GraphBuilder, tower: str, x: ir.Value) -> ir.Value:
         stage = stages.head_stage(self._config, self._dtype, tower)
-        names = {"norm": f"{tower}.norm_f.weight", "head": towers.HEADS[tower]}
+        names = {"norm": f"{tower}.norm_f.weight", "head": HEADS[tower]}
         return self._stamp(build, stage, "head", {"x": x}, **names)["logits"]
 
     def _stamp_layer(
@@ -124,7 +124,7 @@ class GraphMaker:
             self._templates[stage.key] = trace(stage.run, stage.arguments)
         return build.stamp(self._templates[stage.key], scope, bound or {}, names)
 
-    def _layer_weights(self, tower: str, i: int) -> WeightShapes:
+    def _layer_weights(self, tower: str, i: int) -> Weights:
         return {inside: self._weights[name] for inside, name in self._layer_names[tower][i].items()}
 
     @staticmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttc.exporter.onnx.tracing import run_symbolic
+from ttc.formats.manifest import WeightSpec
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import (
@@ -30,12 +31,12 @@ from ttc.model.graphs import (
     layer_state,
     new_name,
 )
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import ADVANCE_WEIGHTS, CONTEXT, DENOISER, TIME_WEIGHTS
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 
 __all__ = [
     "Stage",
-    "WeightShapes",
+    "Weights",
     "advance_stage",
     "embed_stage",
     "head_stage",
@@ -44,9 +45,8 @@ __all__ = [
     "time_stage",
 ]
 
-# Weight name → dtype name and shape in the graph.
-WeightShapes = Mapping[str, tuple[str, tuple[int, ...]]]
-ADVANCE_WEIGHTS = ("mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias", "mixer.A_log")
+# Name in a piece → the weight.
+Weights = Mapping[str, WeightSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ def embed_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
     )
 
 
-def time_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
+def time_stage(config: ModelConfig, dtype: str, weights: Weights) -> Stage:
     """t (B,) → modulation (B, 3, D)."""
     arguments = (
         T,
-        *(GraphTensor(name, *weights[name]) for name in towers.TIME_WEIGHTS),
+        *(_weight(name, weights[name]) for name in TIME_WEIGHTS),
     )
     return Stage(
         "time embedding",
@@ -86,7 +86,7 @@ def time_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
     )
 
 
-def layer_stage(config: ModelConfig, dtype: str, weights: WeightShapes, tower: str, kind: LayerKind) -> Stage:
+def layer_stage(config: ModelConfig, dtype: str, weights: Weights, tower: str, kind: LayerKind) -> Stage:
     """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was
     saved.
 
@@ -94,7 +94,7 @@ def layer_stage(config: ModelConfig, dtype: str, weights: WeightShapes, tower: s
     """
     state = [tensor.typed(dtype) for tensor in layer_state(config, kind)]
     x = GraphTensor("x", dtype, ("B", "L", config.hidden_size))
-    weight_arguments = tuple(GraphTensor(inside, *weights[inside]) for inside in weights)
+    weight_arguments = tuple(_weight(inside, spec) for inside, spec in weights.items())
 
     def run_context(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
         before = tuple(a[s.name] for s in state)
@@ -142,13 +142,13 @@ def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
     )
 
 
-def advance_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
+def advance_stage(config: ModelConfig, dtype: str, weights: Weights) -> Stage:
     """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside
     it.
     """
     saved = [tensor.typed(dtype) for tensor in layer_saved(config, LayerKind.MAMBA)]
     state = [tensor.typed(dtype) for tensor in layer_state(config, LayerKind.MAMBA)]
-    weight_arguments = tuple(GraphTensor(inside, *weights[inside]) for inside in ADVANCE_WEIGHTS)
+    weight_arguments = tuple(_weight(inside, weights[inside]) for inside in ADVANCE_WEIGHTS)
 
     def run(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
         xbc, dt = (a[s.name] for s in saved)
@@ -171,3 +171,8 @@ def step_stage(config: ModelConfig) -> Stage:
         return named | {"t": named["masked_count"].float() / a["block_ids"].shape[1]}
 
     return Stage("diffusion step", arguments, run)
+
+
+def _weight(name: str, spec: WeightSpec) -> GraphTensor:
+    """Return a weight as an input of a piece, under its name there."""
+    return GraphTensor(name, spec.dtype, spec.shape)

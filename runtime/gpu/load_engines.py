@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
+from ttc.model.weights import GRAPH_OF
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda import CudaDevice
@@ -100,10 +101,8 @@ def _load_on(
 def _need(bundle: Bundle, engines: Engines, names: list[str], engine_bytes: int) -> Need:
     """Memory for the smallest generation that the engines allow."""
     limits = engines.limits
-    towers: dict[str, list[str]] = {}
-    for name in names:
-        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
     batch, capacity = limits.batch[0], limits.capacity[0]
     row = row_bytes(bundle.config, bundle.compute_dtype, capacity, limits.block[1], in_place=False)
-    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
+    taken = {role: bundle.weights_for(tower).keys() & names for tower, role in GRAPH_OF.items()}
+    weights = {role: weight_bytes(bundle, own) for role, own in taken.items() if own}
     return Need(weights, row, engine_bytes, batch, capacity)

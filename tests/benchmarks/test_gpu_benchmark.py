@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
-from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 
 ROOT = Path(__file__).parents[2]
 GB = 1e9

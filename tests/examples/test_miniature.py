@@ -25,7 +25,8 @@ from ttc.errors import InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import layer_state
-from ttc.model.towers import CONTEXT, DENOISER, TowerWeights, context_forward, denoiser_forward
+from ttc.model.towers import TowerWeights, context_forward, denoiser_forward
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 
 ROOT = Path(__file__).parents[2]

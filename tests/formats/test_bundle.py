@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from ttc.errors import BundleError, DigestError, NumericsError
 from ttc.formats.atomic_folder import bundle_writer
-from ttc.formats.manifest import GRAPH_ROLES, FileRecord, Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import GRAPH_ROLES, FileRecord, Manifest, ShardRecord, WeightMap, WeightSpec
 from ttc.formats.shard import Shard
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
@@ -68,7 +68,7 @@ SMALL = Manifest(
     ops={"DiffusionStep": 1},
     weights=WeightMap(
         "reference",
-        {"stack": WeightEntry(("e.0", "e.1"), True, (2, 3), "float32", ("context", "denoiser"))},
+        {"stack": WeightSpec("stack", ("e.0", "e.1"), True, (2, 3), "float32", ("context", "denoiser"))},
         "/models/tiny",
         {"model.safetensors": ShardRecord("a" * 64, 10, 1700000000000000001)},
     ),
@@ -120,15 +120,17 @@ counts = st.integers(0, 2**63 - 1)
 roles = st.lists(st.sampled_from(REQUIRED), min_size=1, max_size=3, unique=True).map(tuple)
 dtypes = st.sampled_from(["float32", "float16", "bfloat16"])
 shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
-single = st.builds(lambda name, *rest: WeightEntry((name,), False, *rest), words, shapes, dtypes, roles)
+single = st.builds(lambda name, *rest: WeightSpec("", (name,), False, *rest), words, shapes, dtypes, roles)
 stack = st.builds(
-    lambda tensors, shape, *rest: WeightEntry(tuple(tensors), True, (len(tensors), *shape), *rest),
+    lambda tensors, shape, *rest: WeightSpec("", tuple(tensors), True, (len(tensors), *shape), *rest),
     st.lists(words, min_size=1, max_size=4),
     shapes,
     dtypes,
     roles,
 )
-maps = st.dictionaries(words, single | stack, max_size=4)
+maps = st.dictionaries(words, single | stack, max_size=4).map(
+    lambda specs: {name: dataclasses.replace(spec, name=name) for name, spec in specs.items()}
+)
 shards = st.dictionaries(names, st.builds(ShardRecord, digests, counts, counts), min_size=1, max_size=3)
 weight_maps = st.builds(WeightMap, st.just("packed"), maps) | st.builds(
     WeightMap, st.just("reference"), maps, st.just("/somewhere/else"), shards
@@ -265,10 +267,10 @@ WEIGHTS: dict[str, Any] = {
     "scalar": np.array(2.5, np.float32),
 }
 ENTRIES = {
-    "w.f32": WeightEntry(("w.f32",), False, (2, 3), "float32", ("context",)),
-    "w.bf16": WeightEntry(("w.bf16",), False, (4,), "float32", ("denoiser",)),
-    "stack": WeightEntry(("e.0", "e.1"), True, (2, 1, 3), "float32", ("context", "denoiser")),
-    "scalar": WeightEntry(("scalar",), False, (), "float32", ("context",)),
+    "w.f32": WeightSpec("w.f32", ("w.f32",), False, (2, 3), "float32", ("context",)),
+    "w.bf16": WeightSpec("w.bf16", ("w.bf16",), False, (4,), "float32", ("denoiser",)),
+    "stack": WeightSpec("stack", ("e.0", "e.1"), True, (2, 1, 3), "float32", ("context", "denoiser")),
+    "scalar": WeightSpec("scalar", ("scalar",), False, (), "float32", ("context",)),
 }
 
 
@@ -456,16 +458,16 @@ def test_changed_shard(referenced: Path, checkpoint: Path) -> None:
     ("weight", "message"),
     [
         (
-            WeightEntry(("none",), False, (2, 3), "float32", ("context",)),
+            WeightSpec("w.f32", ("none",), False, (2, 3), "float32", ("context",)),
             "no tensor 'none' there, but the weight 'w.f32'",
         ),
         (
-            WeightEntry(("w.f32",), False, (6,), "float32", ("context",)),
+            WeightSpec("w.f32", ("w.f32",), False, (6,), "float32", ("context",)),
             r"'w.f32' is float32 \[2, 3\], which does not fit",
         ),
     ],
 )
-def test_map_that_does_not_fit_the_shards(weight: WeightEntry, message: str, referenced: Path) -> None:
+def test_map_that_does_not_fit_the_shards(weight: WeightSpec, message: str, referenced: Path) -> None:
     manifest = Manifest.from_json((referenced / "bundle.json").read_bytes())
     weights = dataclasses.replace(manifest.weights, map={"w.f32": weight})
     (referenced / "bundle.json").write_bytes(dataclasses.replace(manifest, weights=weights).to_json())
@@ -477,7 +479,8 @@ def test_value_too_large_for_the_dtype(tmp_path: Path, checkpoint: Path) -> None
     path = checkpoint / "big.safetensors"
     save_file({"fits": np.array([6e4, np.inf], np.float32), "big": np.array([7e4]).astype(BF16)}, path)
     entries = {
-        name: WeightEntry((name,), False, (n,), "float16", ("step",)) for name, n in (("fits", 2), ("big", 1))
+        name: WeightSpec(name, (name,), False, (n,), "float16", ("step",))
+        for name, n in (("fits", 2), ("big", 1))
     }
     weights = WeightMap("reference", entries, str(checkpoint), {path.name: ShardRecord.of(Shard.open(path))})
     with bundle_writer(tmp_path / "half") as staging:

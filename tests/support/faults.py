@@ -16,10 +16,10 @@ from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model import towers
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import STATE_NAMES, numbered
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import GRAPH_OF
 from ttc.plugins.functions import add_function_bodies
 
-_TOWERS = {"context": CONTEXT, "denoiser": DENOISER}
+_TOWERS = {role: tower for tower, role in GRAPH_OF.items()}
 
 
 def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], Any]) -> Path:
@@ -34,9 +34,9 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
         manifest, config = bundle.manifest, bundle.config
         tower, kind = _TOWERS[role], bundle.config.layers[layer]
         names = towers.layer_weight_names(config, tower, bundle.weights)[layer]
-        shapes = {inside: (bundle.weights[n].dtype, bundle.weights[n].shape) for inside, n in names.items()}
+        weights = {inside: bundle.weights[name] for inside, name in names.items()}
     patch()
-    stage = stages.layer_stage(config, manifest.compute_dtype, shapes, tower, kind)
+    stage = stages.layer_stage(config, manifest.compute_dtype, weights, tower, kind)
     template = trace(stage.run, stage.arguments)
     path = copy / manifest.graphs[role]
     model = ir.load(path)

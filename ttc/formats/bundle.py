@@ -57,7 +57,7 @@ from ttc.formats.manifest import (
     MANIFEST_FILE,
     FileRecord,
     Manifest,
-    WeightEntry,
+    WeightSpec,
     checked_path,
 )
 from ttc.formats.shard import Array
@@ -137,7 +137,7 @@ class BundleFolder:
         return self.manifest.compute_dtype
 
     @property
-    def weights(self) -> Mapping[str, WeightEntry]:
+    def weights(self) -> Mapping[str, WeightSpec]:
         """Graph weight → what it is and which graphs take it."""
         return MappingProxyType(dict(self.manifest.weights.map))
 
@@ -170,7 +170,7 @@ class BundleFolder:
         which the caller may drop. Packed weights come from the graph file, which stays in memory after the
         first. A weight too large for the dtype is a `NumericsError`.
         """
-        return self._weights.read(name, self._entry(name))
+        return self._weights.read(self._spec(name))
 
     def weight_parts(self, name: str) -> Iterator[Array]:
         """The graph weight `name` piece by piece along its first axis, for a reader that puts the pieces into
@@ -179,7 +179,7 @@ class BundleFolder:
         A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
         stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
         """
-        return self._weights.parts(name, self._entry(name))
+        return self._weights.parts(self._spec(name))
 
     def _graph_file(self, role: str) -> str:
         if role not in self.manifest.graphs:
@@ -187,13 +187,13 @@ class BundleFolder:
             raise BundleError(f"{self.path}: no graph for the role {quoted(role)}; it has: {known}")
         return self.manifest.graphs[role]
 
-    def _entry(self, name: str) -> WeightEntry:
-        entry = self.manifest.weights.map.get(name)
-        if entry is None:
+    def _spec(self, name: str) -> WeightSpec:
+        spec = self.manifest.weights.map.get(name)
+        if spec is None:
             raise BundleError(
                 f"{self.path}: no weight {quoted(name)} among its {len(self.manifest.weights.map)}"
             )
-        return entry
+        return spec
 
     def describe(self) -> dict[str, Any]:
         """What `ttc inspect` shows, ready for JSON."""
@@ -216,7 +216,7 @@ class BundleFolder:
             "weights": {
                 "mode": weights.mode,
                 "count": len(weights.map),
-                "tensors": sum(len(entry.tensors) for entry in weights.map.values()),
+                "tensors": sum(len(spec.tensors) for spec in weights.map.values()),
                 "root": str(self._weights.root) if isinstance(self._weights, ReferencedWeights) else None,
                 "shards": len(weights.shards),
                 "shard_bytes": sum(shard.size_bytes for shard in weights.shards.values()),

@@ -22,8 +22,8 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "ShardRecord",
-    "WeightEntry",
     "WeightMap",
+    "WeightSpec",
     "checked_path",
 ]
 
@@ -61,28 +61,44 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightEntry:
-    """One graph weight. `tensors` are its checkpoint tensors: one, or (`stacked`) those to stack along a new
-    first axis.
+class WeightSpec:
+    """One weight of the graphs, and what it is made of.
 
-    `shape` and `dtype` are the graph's; `graphs` are the roles of the graphs that take the weight.
+    Attributes:
+        name: in the graphs, and the key in the manifest.
+        tensors: the checkpoint tensors it is made of: one, or those to stack along a new first axis.
+        stacked: whether they are to be stacked.
+        shape: in the graphs.
+        dtype: in the graphs.
+        graphs: roles of the graphs that take it; the first is that of its tower.
     """
 
+    name: str
     tensors: tuple[str, ...]
     stacked: bool
     shape: tuple[int, ...]
     dtype: str
     graphs: tuple[str, ...]
 
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """The shape of one of its tensors."""
+        return self.shape[1:] if self.stacked else self.shape
+
 
 @dataclass(frozen=True, slots=True)
 class WeightMap:
-    """All graph weights. `mode` is "packed" (initializers of the graphs; no root, no shards) or
-    "reference".
+    """All weights of the graphs.
+
+    Attributes:
+        mode: "packed" (initializers of the graphs; no root, no shards) or "reference".
+        map: name → weight.
+        root: the checkpoint's folder.
+        shards: file name in it → what was seen of the file at export.
     """
 
     mode: str
-    map: Mapping[str, WeightEntry]
+    map: Mapping[str, WeightSpec]
     root: str | None = None
     shards: Mapping[str, ShardRecord] = field(default_factory=dict)
 
@@ -176,9 +192,10 @@ def _shard_record(fields: Fields, name: str) -> ShardRecord:
     return record
 
 
-def _weight_entry(fields: Fields, name: str) -> WeightEntry:
+def _weight_spec(fields: Fields, name: str) -> WeightSpec:
     inner = fields.fields(name)
-    entry = WeightEntry(
+    spec = WeightSpec(
+        name=name,
         tensors=inner.strings("tensors"),
         stacked=inner.boolean("stacked"),
         shape=inner.integers("shape"),
@@ -186,7 +203,7 @@ def _weight_entry(fields: Fields, name: str) -> WeightEntry:
         graphs=inner.strings("graphs"),
     )
     inner.end()
-    return entry
+    return spec
 
 
 def _weight_map(fields: Fields) -> WeightMap:
@@ -195,7 +212,7 @@ def _weight_map(fields: Fields) -> WeightMap:
         fields.refuse("root", root, "a path or null")
     weights = WeightMap(
         mode=fields.string("mode"),
-        map=fields.each("map", _weight_entry),
+        map=fields.each("map", _weight_spec),
         root=root,
         shards=fields.each("shards", _shard_record),
     )
@@ -251,27 +268,29 @@ def _check_weights(manifest: Manifest, where: str) -> None:
             raise BundleError(
                 f"{place}: shard {quoted(name)} is not a plain file name with a sha256 of its header"
             )
-    for name, entry in weights.map.items():
-        if len(entry.tensors) != (entry.shape[0] if entry.stacked and entry.shape else 1):
+    for name, spec in weights.map.items():
+        if len(spec.tensors) != (spec.shape[0] if spec.stacked and spec.shape else 1):
             raise BundleError(
-                f"{place}: {quoted(name)} of shape {quoted(entry.shape)} "
-                f"cannot be made of {len(entry.tensors)} tensors"
+                f"{place}: {quoted(name)} of shape {quoted(spec.shape)} "
+                f"cannot be made of {len(spec.tensors)} tensors"
             )
-        if entry.stacked and not entry.shape:
+        if spec.stacked and not spec.shape:
             raise BundleError(f"{place}: {quoted(name)} is stacked, but has no axis")
-        if entry.dtype not in _WEIGHT_DTYPES:
+        if spec.dtype not in _WEIGHT_DTYPES:
             raise BundleError(
-                f"{place}: {quoted(name)} has the dtype {quoted(entry.dtype)}, "
+                f"{place}: {quoted(name)} has the dtype {quoted(spec.dtype)}, "
                 f"one of {', '.join(_WEIGHT_DTYPES)} is due"
             )
-        if not entry.graphs or not set(entry.graphs) <= set(manifest.graphs):
+        if not spec.graphs or not set(spec.graphs) <= set(manifest.graphs):
             raise BundleError(
-                f"{place}: {quoted(name)} is taken by {quoted(entry.graphs)}, roles of graphs are due"
+                f"{place}: {quoted(name)} is taken by {quoted(spec.graphs)}, roles of graphs are due"
             )
 
 
 def _plain(value: object) -> Any:
     """`value` made of dicts, lists and scalars only."""
+    if isinstance(value, WeightSpec):  # its name is its key
+        return {key: _plain(item) for key, item in dataclasses.asdict(value).items() if key != "name"}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

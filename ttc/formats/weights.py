@@ -11,7 +11,7 @@ import numpy as np
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
-from ttc.formats.manifest import Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
 from ttc.formats.shard import Array, Shard
 from ttc.formats.strictjson import quoted
 
@@ -42,50 +42,54 @@ class ReferencedWeights:
             for name, record in weights.shards.items():
                 self._shards.append(_shard(self.root / name, record, moved=root is not None))
             self._owner = {name: shard for shard in self._shards for name in shard.tensors}
-            for weight, entry in weights.map.items():
-                self._check(weight, entry)
+            for spec in weights.map.values():
+                self._check(spec)
         except BaseException:
             self.close()
             raise
 
-    def _check(self, weight: str, entry: WeightEntry) -> None:
-        for tensor in entry.tensors:
+    def _check(self, spec: WeightSpec) -> None:
+        for tensor in spec.tensors:
             if tensor not in self._owner:
                 raise BundleError(
-                    f"{self.root}: no tensor {quoted(tensor)} there, but the weight {quoted(weight)} needs it"
+                    f"{self.root}: no tensor {quoted(tensor)} there, "
+                    f"but the weight {quoted(spec.name)} needs it"
                 )
             info = self._owner[tensor].tensors[tensor]
-            if info.shape != (entry.shape[1:] if entry.stacked else entry.shape) or info.dtype not in _RANGE:
+            if info.shape != spec.part_shape or info.dtype not in _RANGE:
                 raise BundleError(
                     f"{self._owner[tensor].path}: tensor {quoted(tensor)} is {info.dtype} "
-                    f"{list(info.shape)}, which does not fit the weight {quoted(weight)} {list(entry.shape)}"
+                    f"{list(info.shape)}, which does not fit the weight {quoted(spec.name)} "
+                    f"{list(spec.shape)}"
                 )
 
-    def read(self, name: str, entry: WeightEntry) -> Array:
+    def read(self, spec: WeightSpec) -> Array:
         """As `Bundle.read_weight`."""
-        stored = [self._owner[tensor].read(tensor) for tensor in entry.tensors]
-        dtype = numpy_dtype(entry.dtype)
-        if not entry.stacked and stored[0].dtype == dtype and stored[0].flags.aligned:
-            return stored[0]
-        made = np.empty(entry.shape, dtype)
-        parts = made if entry.stacked else made[np.newaxis]
-        for place, array in enumerate(stored):
-            _convert(array, parts[place], name, entry.tensors[place])
+        if not spec.stacked:
+            return self._part(spec, spec.tensors[0])
+        made = np.empty(spec.shape, numpy_dtype(spec.dtype))
+        for i, tensor in enumerate(spec.tensors):
+            self._part(spec, tensor, out=made[i, ...])
         made.flags.writeable = False
         return made
 
-    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+    def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """As `Bundle.weight_parts`."""
-        dtype = numpy_dtype(entry.dtype)
-        shape = entry.shape[1:] if entry.stacked else entry.shape
-        for tensor in entry.tensors:
-            stored = self._owner[tensor].read(tensor)
-            if stored.dtype == dtype and stored.flags.aligned:
-                yield stored
-            else:
-                made = np.empty(shape, dtype)
-                _convert(stored, made, name, tensor)
-                yield made
+        return (self._part(spec, tensor) for tensor in spec.tensors)
+
+    def _part(self, spec: WeightSpec, tensor: str, out: Array | None = None) -> Array:
+        """Return one tensor of a weight in the weight's dtype, written to `out` if that is given.
+
+        Without `out` it is a view of the mapped file where no conversion is needed.
+        """
+        stored = self._owner[tensor].read(tensor)
+        if out is None and stored.dtype == numpy_dtype(spec.dtype) and stored.flags.aligned:
+            return stored
+        made = np.empty(spec.part_shape, numpy_dtype(spec.dtype)) if out is None else out
+        _convert(stored, made, spec.name, tensor)
+        if out is None:
+            made.flags.writeable = False
+        return made
 
     def close(self) -> None:
         """Let go of the shards."""
@@ -105,9 +109,9 @@ class PackedWeights:
         self._parsed: dict[Path, Mapping[str, onnx_ir.Value]] = {}
         self._lock = threading.Lock()
 
-    def read(self, name: str, entry: WeightEntry) -> Array:
+    def read(self, spec: WeightSpec) -> Array:
         """As `Bundle.read_weight`."""
-        path = self._graphs[entry.graphs[0]]
+        name, path = spec.name, self._graphs[spec.graphs[0]]
         with self._lock:
             if path not in self._parsed:
                 self._parsed[path] = _initializers(path)
@@ -122,17 +126,17 @@ class PackedWeights:
             array = np.require(tensor.numpy(), requirements=["C", "ALIGNED"])
         except Exception as fault:  # whatever the library finds wrong in a graph file
             raise BundleError(f"{path}: initializer {quoted(name)} cannot be read ({fault})") from None
-        if array.shape != entry.shape or array.dtype != numpy_dtype(entry.dtype):
+        if array.shape != spec.shape or array.dtype != numpy_dtype(spec.dtype):
             raise BundleError(
                 f"{path}: initializer {quoted(name)} is {array.dtype} {list(array.shape)}, "
-                f"the manifest says {entry.dtype} {list(entry.shape)}"
+                f"the manifest says {spec.dtype} {list(spec.shape)}"
             )
         array.flags.writeable = False
         return array
 
-    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
+    def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """As `Bundle.weight_parts`."""
-        yield self.read(name, entry)
+        yield self.read(spec)
 
     def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
         """External data must be one of the files that were verified, not whatever the graph names."""

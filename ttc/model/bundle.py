@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Self
 
 from ttc.formats.bundle import BundleFolder
-from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.manifest import MANIFEST_FILE, WeightSpec
 from ttc.model.config import ModelConfig
+from ttc.model.weights import GRAPH_OF
 
 __all__ = ["Bundle"]
 
@@ -29,3 +30,8 @@ class Bundle(BundleFolder):
             bundle.close()
             raise
         return bundle
+
+    def weights_for(self, *towers: str) -> dict[str, WeightSpec]:
+        """Return name → weight of these towers, each one of the keys of `ttc.model.weights.GRAPH_OF`."""
+        roles = {GRAPH_OF[tower] for tower in towers}
+        return {name: spec for name, spec in self.weights.items() if roles.intersection(spec.graphs)}

@@ -12,14 +12,14 @@ for `E` and `-`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.mixers import (
     LayerState,
     RunOp,
@@ -32,13 +32,10 @@ from ttc.model.mixers import (
     write_cache,
     write_cache_in_place,
 )
+from ttc.model.weights import DENOISER, HEADS, TIME_WEIGHTS
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
 
 __all__ = [
-    "CONTEXT",
-    "DENOISER",
-    "HEADS",
-    "TIME_WEIGHTS",
     "LayerState",
     "Record",
     "RunOp",
@@ -61,17 +58,7 @@ Record = Callable[[int, Tensor], None]
 # (cache, keys, values, lengths) → cache.
 WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
 
-CONTEXT, DENOISER = "context_tower", "denoiser_tower"
-HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
-TIME_WEIGHTS = (
-    "t_embedder.mlp.0.weight",
-    "t_embedder.mlp.0.bias",
-    "t_embedder.mlp.2.weight",
-    "t_embedder.mlp.2.bias",
-    "t_block.1.weight",
-    "t_block.1.bias",
-)
-TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = 128, 10000.0, 1000.0
+TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = TIME_FEATURES // 2, 10000.0, 1000.0
 
 
 def context_forward(

@@ -17,7 +17,8 @@ from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
-from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
+from ttc.model.towers import LayerState, TowerWeights, write_cache_in_place
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope

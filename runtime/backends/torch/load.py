@@ -25,7 +25,7 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import CONTEXT, DENOISER, GRAPH_OF
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
@@ -38,13 +38,11 @@ from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
+__all__ = ["Cuda", "as_tensor", "choose", "load"]
 
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
 _USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
-# Tower → role of its graph, in the order of the GPUs.
-_TOWERS = {CONTEXT: "context", DENOISER: "denoiser"}
 
 
 def load(bundle: Bundle, settings: LoadSettings) -> Backend:
@@ -113,7 +111,9 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     chosen = choose(_has("triton"), _has("cuda.core"))
     if not chosen.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
-    return load_tower_parallel(lambda i: _on_cuda(bundle, indices[i], chosen, settings, (list(_TOWERS)[i],)))
+    return load_tower_parallel(
+        lambda i: _on_cuda(bundle, indices[i], chosen, settings, ((CONTEXT, DENOISER)[i],))
+    )
 
 
 def _on_cuda(
@@ -131,9 +131,9 @@ def _on_cuda(
     device = CudaDevice(index, "torch")
     scope = Scope(device)
     try:
-        names = weights_of(bundle, towers)
+        names = list(bundle.weights_for(*towers))
         plan_memory(
-            _need(bundle, names, in_place=len(towers) > 1), [Gpu(device.name, device.free_bytes()[0])]
+            _need(bundle, towers, in_place=len(towers) > 1), [Gpu(device.name, device.free_bytes()[0])]
         ).check()
         weights = upload_weights(bundle, names, scope, settings.progress)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
@@ -156,18 +156,9 @@ def _on_cuda(
         raise
 
 
-def weights_of(bundle: Bundle, towers: Sequence[str]) -> list[str]:
-    """The bundle's weights that these towers are made of."""
-    roles = {_TOWERS[tower] for tower in towers}
-    return [name for name, entry in bundle.weights.items() if roles.intersection(entry.graphs)]
-
-
-def _need(bundle: Bundle, names: Sequence[str], *, in_place: bool) -> Need:
+def _need(bundle: Bundle, towers: Sequence[str], *, in_place: bool) -> Need:
     """Memory for one row of usual size."""
-    towers: dict[str, list[str]] = {}
-    for name in names:
-        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
-    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
+    weights = {GRAPH_OF[tower]: weight_bytes(bundle, bundle.weights_for(tower)) for tower in towers}
     capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
     row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, in_place=in_place)
     return Need(weights, row, 0, 1, capacity)

@@ -12,7 +12,7 @@ from tests.support.fake_device import FakeDevice
 from tests.support.golden import golden
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import ShardRecord, WeightMap, WeightSpec
 from ttc.formats.program import OP, Instruction
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
@@ -116,10 +116,10 @@ def test_a_stack_of_experts_comes_expert_by_expert():
     own = tuple(sorted((n for n in experts if n.startswith(layer)), key=lambda n: int(n.split(".")[-3])))
     info = next(shard.tensors[own[0]] for shard in shards.values() if own[0] in shard.tensors)
     for dtype in (info.dtype, "float16"):
-        entry = WeightEntry(own, True, (len(own), *info.shape), dtype, ("context",))
+        spec = WeightSpec("w", own, True, (len(own), *info.shape), dtype, ("context",))
         records = {name: ShardRecord.of(shard) for name, shard in shards.items()}
-        weights = ReferencedWeights(WeightMap("reference", {"w": entry}, str(root), records), None, "test")
-        parts, whole = list(weights.parts("w", entry)), weights.read("w", entry)
+        weights = ReferencedWeights(WeightMap("reference", {"w": spec}, str(root), records), None, "test")
+        parts, whole = list(weights.parts(spec)), weights.read(spec)
         assert len(parts) == len(own) > 1
         np.testing.assert_array_equal(np.stack(parts), whole)
         assert parts[0].dtype == whole.dtype

@@ -23,13 +23,12 @@ def two(bundles, tower_weights):
     """An engine over two devices with the weights of one tower each, and the devices."""
     from ttc.plugins.naive import run_naive
     from ttc.runtime.backends.torch.executor import TorchExecutor
-    from ttc.runtime.backends.torch.load import weights_of
 
     config, weights = tower_weights("tiny_a")
     devices, backends = [], []
     with Bundle.open(bundles("tiny_a")) as bundle:
         for place, tower in enumerate(("context_tower", "denoiser_tower")):
-            own = {name: weights[name] for name in weights_of(bundle, (tower,))}
+            own = {name: weights[name] for name in bundle.weights_for(tower)}
             assert 0 < len(own) < len(weights)
             device = with_loop_kernel(name=f"cuda:{place}")
             executor = TorchExecutor(
