@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from ttc.exporter.onnx import pieces as stages
+from ttc.exporter.onnx import pieces
 from ttc.exporter.onnx.graph_builder import GraphBuilder
-from ttc.exporter.onnx.pieces import Stage, Weights
+from ttc.exporter.onnx.pieces import TracedPiece, Weights
 from ttc.exporter.onnx.tracing import trace
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
@@ -65,7 +65,7 @@ class GraphMaker:
     def _denoiser(self) -> ir.Model:
         config, build = self._config, GraphBuilder("denoiser")
         x = self._stamp(build, self._embed(DENOISER), "embedding", table=f"{DENOISER}.embeddings.weight")["x"]
-        time = stages.time_stage(config, self._dtype, self._weights)
+        time = pieces.time_piece(config, self._dtype, self._weights)
         modulation = self._stamp(build, time, "time")["modulation"]
         for i in range(config.num_layers):
             x, _ = self._layer(build, DENOISER, i, {"x": x, "modulation": modulation})
@@ -73,56 +73,54 @@ class GraphMaker:
 
     def _step(self) -> ir.Model:
         build = GraphBuilder("step")
-        return self._finish(build, self._stamp(build, stages.step_stage(self._config), "step"))
+        return self._finish(build, self._stamp(build, pieces.step_piece(self._config), "step"))
 
     def _advance(self) -> ir.Model:
         config, build = self._config, GraphBuilder("advance")
         outputs: dict[str, ir.Value] = {}
         for i in config.layers_of(LayerKind.MAMBA):
-            stage = stages.advance_stage(config, self._dtype, self._layer_weights(CONTEXT, i))
-            outputs |= self._numbered(i, self._stamp_layer(build, stage, CONTEXT, i, {}))
+            piece = pieces.advance_piece(config, self._dtype, self._layer_weights(CONTEXT, i))
+            outputs |= self._numbered(i, self._stamp_layer(build, piece, CONTEXT, i, {}))
         return self._finish(build, outputs)
 
-    # Pieces.
-
-    def _embed(self, tower: str) -> Stage:
-        return stages.embed_stage(self._config, self._dtype, tower)
+    def _embed(self, tower: str) -> TracedPiece:
+        return pieces.embed_piece(self._config, self._dtype, tower)
 
     def _layer(
         self, build: GraphBuilder, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> tuple[ir.Value, dict[str, ir.Value]]:
         """Stamp layer i; its x, and its other outputs under names that carry the layer number."""
         weights = self._layer_weights(tower, i)
-        stage = stages.layer_stage(self._config, self._dtype, weights, tower, self._config.layers[i])
-        outputs = self._stamp_layer(build, stage, tower, i, bound)
+        piece = pieces.layer_piece(self._config, self._dtype, weights, tower, self._config.layers[i])
+        outputs = self._stamp_layer(build, piece, tower, i, bound)
         x = outputs.pop("x")
         return x, self._numbered(i, outputs)
 
     def _head(self, build: GraphBuilder, tower: str, x: ir.Value) -> ir.Value:
-        stage = stages.head_stage(self._config, self._dtype, tower)
+        piece = pieces.head_piece(self._config, self._dtype, tower)
         names = {"norm": f"{tower}.norm_f.weight", "head": HEADS[tower]}
-        return self._stamp(build, stage, "head", {"x": x}, **names)["logits"]
+        return self._stamp(build, piece, "head", {"x": x}, **names)["logits"]
 
     def _stamp_layer(
-        self, build: GraphBuilder, stage: Stage, tower: str, i: int, bound: Mapping[str, ir.Value]
+        self, build: GraphBuilder, piece: TracedPiece, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> dict[str, ir.Value]:
         kind = self._config.layers[i]
         names = {name: numbered(name, i) for name in (*STATE_NAMES[kind], *SAVED_NAMES)}
         names |= self._layer_names[tower][i]
-        return self._stamp(build, stage, f"layers.{i}.{kind.scope}", bound, **names)
+        return self._stamp(build, piece, f"layers.{i}.{kind.scope}", bound, **names)
 
     def _stamp(
         self,
         build: GraphBuilder,
-        stage: Stage,
+        piece: TracedPiece,
         scope: str,
         bound: Mapping[str, ir.Value] | None = None,
         **names: str,
     ) -> dict[str, ir.Value]:
-        if stage.key not in self._templates:
-            self._progress(stage.key)
-            self._templates[stage.key] = trace(stage.run, stage.arguments)
-        return build.stamp(self._templates[stage.key], scope, bound or {}, names)
+        if piece.key not in self._templates:
+            self._progress(piece.key)
+            self._templates[piece.key] = trace(piece.run, piece.arguments)
+        return build.stamp(self._templates[piece.key], scope, bound or {}, names)
 
     def _layer_weights(self, tower: str, i: int) -> Weights:
         return {inside: self._weights[name] for inside, name in self._layer_names[tower][i].items()}

@@ -1,9 +1,9 @@
 """The pieces of the towers that are traced on their own: embedding, time embedding, one layer of each kind,
 heads, advance, step.
 
-A stage is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers
-of one kind share a stage, so a name inside a stage carries no layer number; `ttc.exporter.onnx.graphs` gives
-it one.
+A piece is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers
+of one kind share a piece, so a name inside a piece carries no layer number; `ttc.exporter.onnx.graphs` adds
+it.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,14 +35,14 @@ from ttc.model.weights import ADVANCE_WEIGHTS, CONTEXT, DENOISER, TIME_WEIGHTS
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 
 __all__ = [
-    "Stage",
+    "TracedPiece",
     "Weights",
-    "advance_stage",
-    "embed_stage",
-    "head_stage",
-    "layer_stage",
-    "step_stage",
-    "time_stage",
+    "advance_piece",
+    "embed_piece",
+    "head_piece",
+    "layer_piece",
+    "step_piece",
+    "time_piece",
 ]
 
 # Name in a piece → the weight.
@@ -50,12 +50,12 @@ Weights = Mapping[str, WeightSpec]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One piece.
+class TracedPiece:
+    """A function that is traced on its own.
 
     Attributes:
         key: equal keys mean equal traces.
-        arguments: what it takes; weights under their names inside the stage.
+        arguments: what it takes; weights under their names inside the piece.
         run: named tensors → named tensors.
     """
 
@@ -64,29 +64,31 @@ class Stage:
     run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def embed_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
+def embed_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
     """Token ids (B, L) → x (B, L, D)."""
     table = GraphTensor("table", dtype, (config.vocab_size, config.hidden_size))
     ids = INPUT_IDS if tower == CONTEXT else BLOCK_IDS
-    return Stage(
+    return TracedPiece(
         f"embedding of {ids.name}", (ids, table), lambda a: {"x": towers.embed(a["table"], a[ids.name])}
     )
 
 
-def time_stage(config: ModelConfig, dtype: str, weights: Weights) -> Stage:
+def time_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
     """t (B,) → modulation (B, 3, D)."""
     arguments = (
         T,
         *(_weight(name, weights[name]) for name in TIME_WEIGHTS),
     )
-    return Stage(
+    return TracedPiece(
         "time embedding",
         arguments,
         lambda a: {"modulation": towers.time_embedding(config, a, a["t"], getattr(torch, dtype))},
     )
 
 
-def layer_stage(config: ModelConfig, dtype: str, weights: Weights, tower: str, kind: LayerKind) -> Stage:
+def layer_piece(
+    config: ModelConfig, dtype: str, weights: Weights, tower: str, kind: LayerKind
+) -> TracedPiece:
     """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was
     saved.
 
@@ -113,13 +115,13 @@ def layer_stage(config: ModelConfig, dtype: str, weights: Weights, tower: str, k
 
     if tower == CONTEXT:
         arguments = (x, LENGTHS, COMMIT_LEN, *state, *weight_arguments)
-        return Stage(f"context layer {kind}", arguments, run_context)
+        return TracedPiece(f"context layer {kind}", arguments, run_context)
     modulation = GraphTensor("modulation", dtype, ("B", 3, config.hidden_size))
     arguments = (x, modulation, T, LENGTHS, *state, *weight_arguments)
-    return Stage(f"denoiser layer {kind}", arguments, run_denoiser)
+    return TracedPiece(f"denoiser layer {kind}", arguments, run_denoiser)
 
 
-def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
+def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
     """x (B, L, D) → logits float32: the context tower's (B, R, V) at requested places, the denoiser's (B, L,
     V).
     """
@@ -130,19 +132,19 @@ def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
         GraphTensor("head", dtype, (V, D)),
     )
     if tower == DENOISER:
-        return Stage(
+        return TracedPiece(
             "denoiser head",
             (x, norm, head),
             lambda a: {"logits": towers.denoiser_head(config, a["norm"], a["head"], a["x"])},
         )
-    return Stage(
+    return TracedPiece(
         "context head",
         (x, LOGIT_POSITIONS, norm, head),
         lambda a: {"logits": towers.context_head(config, a["norm"], a["head"], a["x"], a["logit_positions"])},
     )
 
 
-def advance_stage(config: ModelConfig, dtype: str, weights: Weights) -> Stage:
+def advance_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
     """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside
     it.
     """
@@ -156,10 +158,10 @@ def advance_stage(config: ModelConfig, dtype: str, weights: Weights) -> Stage:
         after = towers.advance_layer(config, a, run_symbolic, xbc, dt, a["commit_len"], before)
         return {new_name(s.name): tensor for s, tensor in zip(state, after, strict=True)}
 
-    return Stage("advance", (*saved, COMMIT_LEN, *state, *weight_arguments), run)
+    return TracedPiece("advance", (*saved, COMMIT_LEN, *state, *weight_arguments), run)
 
 
-def step_stage(config: ModelConfig) -> Stage:
+def step_piece(config: ModelConfig) -> TracedPiece:
     """The diffusion step, and the t of the next denoiser evaluation."""
     arguments = graph_inputs(config, "step")
 
@@ -170,7 +172,7 @@ def step_stage(config: ModelConfig) -> Stage:
         named = dict(zip((tensor.name for tensor in STEP_OUTPUTS), outputs, strict=True))
         return named | {"t": named["masked_count"].float() / a["block_ids"].shape[1]}
 
-    return Stage("diffusion step", arguments, run)
+    return TracedPiece("diffusion step", arguments, run)
 
 
 def _weight(name: str, spec: WeightSpec) -> GraphTensor:

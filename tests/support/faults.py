@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ttc.exporter.onnx import pieces as stages
+from ttc.exporter.onnx import pieces
 from ttc.exporter.onnx.tracing import trace
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model import towers
@@ -36,8 +36,8 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
         names = towers.layer_weight_names(config, tower, bundle.weights)[layer]
         weights = {inside: bundle.weights[name] for inside, name in names.items()}
     patch()
-    stage = stages.layer_stage(config, manifest.compute_dtype, weights, tower, kind)
-    template = trace(stage.run, stage.arguments)
+    piece = pieces.layer_piece(config, manifest.compute_dtype, weights, tower, kind)
+    template = trace(piece.run, piece.arguments)
     path = copy / manifest.graphs[role]
     model = ir.load(path)
     state = {name: numbered(name, layer) for name in STATE_NAMES[kind]}
