@@ -1,7 +1,7 @@
 """Builds a tower's graph out of traced templates.
 
-A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then stamped into the
-tower's graph once per layer, with the layer's own weights and names. Export time so depends on the number of
+A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then copied into the
+tower's graph once per layer, with the layer's own weights and names. So export time depends on the number of
 kinds, not of layers, and every node carries its layer's name in a viewer.
 """
 
@@ -25,7 +25,7 @@ class GraphBuilder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._inputs: dict[str, ir.Value] = {}
 
-    def stamp(
+    def append_copy(
         self, template: ir.Graph, scope: str, bound: Mapping[str, ir.Value], names: Mapping[str, str]
     ) -> dict[str, ir.Value]:
         """Copy a template into the graph.

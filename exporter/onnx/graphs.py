@@ -51,7 +51,7 @@ class GraphMaker:
 
     def _context(self) -> ir.Model:
         config, build = self._config, GraphBuilder("context")
-        x = self._stamp(build, self._embed(CONTEXT), "embedding", table=f"{CONTEXT}.embeddings.weight")["x"]
+        x = self._append(build, self._embed(CONTEXT), "embedding", table=f"{CONTEXT}.embeddings.weight")["x"]
         outputs: dict[str, ir.Value] = {}
         for i in range(config.num_layers):
             x, layer_outputs = self._layer(build, CONTEXT, i, {"x": x})
@@ -64,23 +64,25 @@ class GraphMaker:
 
     def _denoiser(self) -> ir.Model:
         config, build = self._config, GraphBuilder("denoiser")
-        x = self._stamp(build, self._embed(DENOISER), "embedding", table=f"{DENOISER}.embeddings.weight")["x"]
+        x = self._append(build, self._embed(DENOISER), "embedding", table=f"{DENOISER}.embeddings.weight")[
+            "x"
+        ]
         time = pieces.time_piece(config, self._dtype, self._weights)
-        modulation = self._stamp(build, time, "time")["modulation"]
+        modulation = self._append(build, time, "time")["modulation"]
         for i in range(config.num_layers):
             x, _ = self._layer(build, DENOISER, i, {"x": x, "modulation": modulation})
         return self._finish(build, {"logits": self._head(build, DENOISER, x)})
 
     def _step(self) -> ir.Model:
         build = GraphBuilder("step")
-        return self._finish(build, self._stamp(build, pieces.step_piece(self._config), "step"))
+        return self._finish(build, self._append(build, pieces.step_piece(self._config), "step"))
 
     def _advance(self) -> ir.Model:
         config, build = self._config, GraphBuilder("advance")
         outputs: dict[str, ir.Value] = {}
         for i in config.layers_of(LayerKind.MAMBA):
             piece = pieces.advance_piece(config, self._dtype, self._layer_weights(CONTEXT, i))
-            outputs |= self._numbered(i, self._stamp_layer(build, piece, CONTEXT, i, {}))
+            outputs |= self._numbered(i, self._append_layer(build, piece, CONTEXT, i, {}))
         return self._finish(build, outputs)
 
     def _embed(self, tower: str) -> TracedPiece:
@@ -89,27 +91,27 @@ class GraphMaker:
     def _layer(
         self, build: GraphBuilder, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> tuple[ir.Value, dict[str, ir.Value]]:
-        """Stamp layer i; its x, and its other outputs under names that carry the layer number."""
+        """Append layer i and return its x, and its other outputs under names that carry the layer number."""
         weights = self._layer_weights(tower, i)
         piece = pieces.layer_piece(self._config, self._dtype, weights, tower, self._config.layers[i])
-        outputs = self._stamp_layer(build, piece, tower, i, bound)
+        outputs = self._append_layer(build, piece, tower, i, bound)
         x = outputs.pop("x")
         return x, self._numbered(i, outputs)
 
     def _head(self, build: GraphBuilder, tower: str, x: ir.Value) -> ir.Value:
         piece = pieces.head_piece(self._config, self._dtype, tower)
         names = {"norm": f"{tower}.norm_f.weight", "head": HEADS[tower]}
-        return self._stamp(build, piece, "head", {"x": x}, **names)["logits"]
+        return self._append(build, piece, "head", {"x": x}, **names)["logits"]
 
-    def _stamp_layer(
+    def _append_layer(
         self, build: GraphBuilder, piece: TracedPiece, tower: str, i: int, bound: Mapping[str, ir.Value]
     ) -> dict[str, ir.Value]:
         kind = self._config.layers[i]
         names = {name: numbered(name, i) for name in (*STATE_NAMES[kind], *SAVED_NAMES)}
         names |= self._layer_names[tower][i]
-        return self._stamp(build, piece, f"layers.{i}.{kind.scope}", bound, **names)
+        return self._append(build, piece, f"layers.{i}.{kind.scope}", bound, **names)
 
-    def _stamp(
+    def _append(
         self,
         build: GraphBuilder,
         piece: TracedPiece,
@@ -120,7 +122,7 @@ class GraphMaker:
         if piece.key not in self._templates:
             self._progress(piece.key)
             self._templates[piece.key] = trace(piece.run, piece.arguments)
-        return build.stamp(self._templates[piece.key], scope, bound or {}, names)
+        return build.append_copy(self._templates[piece.key], scope, bound or {}, names)
 
     def _layer_weights(self, tower: str, i: int) -> Weights:
         return {inside: self._weights[name] for inside, name in self._layer_names[tower][i].items()}
