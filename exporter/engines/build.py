@@ -92,11 +92,11 @@ def build_engines(
     plan = make_plan(model, output, settings)
     if plan.problems:
         raise InputError("; ".join(plan.problems))
-    with folder_writer(plan.output, True, ENGINES) as staging:
-        builder = EngineBuilder(plan, progress or (lambda what, done, total: None), staging.path / "work")
+    with folder_writer(plan.output, True, ENGINES) as draft:
+        builder = EngineBuilder(plan, progress or (lambda what, done, total: None), draft.path / "work")
         graphs = [builder.build(graph) for graph in plan.graphs]
-        reports = [_write(graph, staging.path, settings.layers) for graph in graphs]
-        made = staging.commit(_manifest(plan, graphs), _signer(settings.sign))
+        reports = [_write(graph, draft.path, settings.layers) for graph in graphs]
+        made = draft.commit(_manifest(plan, graphs), _signer(settings.sign))
     builder.save_timing_cache()
     return BuildReport(
         output=made,

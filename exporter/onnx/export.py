@@ -62,7 +62,7 @@ def export(
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
-    with bundle_writer(output, force) as staging, Checkpoint.open(checkpoint) as source:
+    with bundle_writer(output, force) as draft, Checkpoint.open(checkpoint) as source:
         compute_dtype = dtype or source.default_dtype
         packed = source.total_bytes <= PACK_LIMIT_BYTES if pack is None else pack
         specs = {name: in_dtype(spec, compute_dtype) for name, spec in source.weights.items()}
@@ -80,13 +80,13 @@ def export(
                 say(f"writing {role}.onnx")
                 metadata = _metadata(role, source, compute_dtype, packed)
                 run_passes(model, pipeline(readers, metadata, packed=packed))
-                _save(model, staging.path / f"{role}.onnx")
+                _save(model, draft.path / f"{role}.onnx")
         finally:
             weights.close()
         if source.tokenizer_path is not None:
-            (staging.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
+            (draft.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
         say("writing bundle.json")
-        return staging.commit(
+        return draft.commit(
             Manifest(
                 ttc_version=__version__,
                 created_by={

@@ -288,11 +288,11 @@ def referenced(tmp_path: Path, checkpoint: Path) -> Path:
     """A bundle that takes its weights from `checkpoint`."""
     records = {path.name: ShardRecord.of(Shard.open(path)) for path in sorted(checkpoint.iterdir())}
     manifest = dataclasses.replace(SMALL, weights=WeightMap("reference", ENTRIES, str(checkpoint), records))
-    with bundle_writer(tmp_path / "bundle") as staging:
+    with bundle_writer(tmp_path / "bundle") as draft:
         for role in REQUIRED:
-            (staging.path / f"{role}.onnx").write_bytes(role.encode())
-        (staging.path / "tokenizer.json").write_text("{}")
-        return staging.commit(manifest)
+            (draft.path / f"{role}.onnx").write_bytes(role.encode())
+        (draft.path / "tokenizer.json").write_text("{}")
+        return draft.commit(manifest)
 
 
 def graph(weights: dict[str, Any], external: str | None = None) -> onnx.ModelProto:
@@ -310,11 +310,11 @@ def packed_bundle(destination: Path, external: str | None = None) -> Path:
         "denoiser": {"w.bf16": WEIGHTS["w.bf16"].astype(np.float32), "stack": stacked},
         "step": {},
     }
-    with bundle_writer(destination) as staging:
+    with bundle_writer(destination) as draft:
         for role, weights in held.items():
             data = external if role == "context" else None
-            onnx.save(graph(weights, data), staging.path / f"{role}.onnx")
-        return staging.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", ENTRIES)))
+            onnx.save(graph(weights, data), draft.path / f"{role}.onnx")
+        return draft.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", ENTRIES)))
 
 
 def expect_weights(bundle: Bundle) -> None:
@@ -378,11 +378,11 @@ def test_packed_weights(external: str | None, tmp_path: Path) -> None:
 
 def test_packed_graph_that_does_not_fit_its_manifest(tmp_path: Path) -> None:
     entries = ENTRIES | {"w.f32": dataclasses.replace(ENTRIES["w.f32"], shape=(3, 2))}
-    with bundle_writer(tmp_path / "bundle") as staging:
-        onnx.save(graph({"w.f32": WEIGHTS["w.f32"]}), staging.path / "context.onnx")
-        (staging.path / "denoiser.onnx").write_bytes(b"\xff not onnx")
-        (staging.path / "step.onnx").write_bytes(b"")
-        path = staging.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", entries)))
+    with bundle_writer(tmp_path / "bundle") as draft:
+        onnx.save(graph({"w.f32": WEIGHTS["w.f32"]}), draft.path / "context.onnx")
+        (draft.path / "denoiser.onnx").write_bytes(b"\xff not onnx")
+        (draft.path / "step.onnx").write_bytes(b"")
+        path = draft.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", entries)))
     with Bundle.open(path) as bundle:
         with pytest.raises(
             BundleError, match=r"context.onnx: initializer 'w.f32' is float32 \[2, 3\], the manifest says"
@@ -402,11 +402,11 @@ def test_external_data_outside_the_bundle_is_refused(tmp_path: Path) -> None:
     for item in tensor.external_data:
         if item.key == "location":
             item.value = "../secret"
-    with bundle_writer(tmp_path / "bundle") as staging:
-        (staging.path / "context.onnx").write_bytes(model.SerializeToString())
+    with bundle_writer(tmp_path / "bundle") as draft:
+        (draft.path / "context.onnx").write_bytes(model.SerializeToString())
         for role in ("denoiser", "step"):
-            (staging.path / f"{role}.onnx").write_bytes(b"")
-        path = staging.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", ENTRIES)))
+            (draft.path / f"{role}.onnx").write_bytes(b"")
+        path = draft.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", ENTRIES)))
     with Bundle.open(path) as bundle, pytest.raises(BundleError, match=r"takes data from '../secret'"):
         bundle.read_weight("w.f32")
 
@@ -483,10 +483,10 @@ def test_value_too_large_for_the_dtype(tmp_path: Path, checkpoint: Path) -> None
         for name, n in (("fits", 2), ("big", 1))
     }
     weights = WeightMap("reference", entries, str(checkpoint), {path.name: ShardRecord.of(Shard.open(path))})
-    with bundle_writer(tmp_path / "half") as staging:
+    with bundle_writer(tmp_path / "half") as draft:
         for role in REQUIRED:
-            (staging.path / f"{role}.onnx").write_bytes(b"")
-        staging.commit(dataclasses.replace(SMALL, weights=weights))
+            (draft.path / f"{role}.onnx").write_bytes(b"")
+        draft.commit(dataclasses.replace(SMALL, weights=weights))
     with Bundle.open(tmp_path / "half") as bundle:
         assert bundle.read_weight("fits").tolist() == [6e4, np.inf]
         with pytest.raises(NumericsError, match=r"weight 'big'.* too large for float16"):

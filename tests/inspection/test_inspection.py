@@ -241,12 +241,12 @@ def test_engines(tmp_path: Path) -> None:
         {"step-00": EngineRecord("step", (tensor, weight), (tensor,), 2)},
         {"step": "step.program.json"},
     )
-    with folder_writer(tmp_path / "engines", False, ENGINES) as staging:
-        (staging.path / "step-00.engine").write_bytes(b"machine code")
+    with folder_writer(tmp_path / "engines", False, ENGINES) as draft:
+        (draft.path / "step-00.engine").write_bytes(b"machine code")
         layers = [["MATRIX_MULTIPLY", "layers.0.mamba/MatMul"], ["ACTIVATION", "layers.0.mamba/Relu"]]
-        (staging.path / "step-00.layers.json").write_text(json.dumps(layers))
-        (staging.path / "step.program.json").write_text(json.dumps(program_file))
-        folder = staging.commit(manifest)
+        (draft.path / "step-00.layers.json").write_text(json.dumps(layers))
+        (draft.path / "step.program.json").write_text(json.dumps(program_file))
+        folder = draft.commit(manifest)
     found = describe(folder)
     assert (found["kind"], found["targets"], found["form"]) == ("engines", ["8.9"], "cut")
     assert found["engines"]["step-00"]["weights"] == 1
