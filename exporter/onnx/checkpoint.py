@@ -58,8 +58,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
-        """Check the checkpoint in `folder`; every defect of its files is a `CheckpointError` that names
-        them.
+        """Check the checkpoint in `folder` and open it.
+
+        Raises:
+            CheckpointError: one of its files has a defect; it is named.
         """
         folder = Path(folder)
         try:
@@ -102,8 +104,10 @@ class Checkpoint:
 
     @property
     def default_dtype(self) -> str:
-        """The compute dtype that `config.json` names; `CheckpointError` when it is none that can be computed
-        in.
+        """The compute dtype that `config.json` names.
+
+        Raises:
+            CheckpointError: nothing can be computed in it.
         """
         if self.config.dtype not in COMPUTE_DTYPES:
             raise CheckpointError(
@@ -114,11 +118,11 @@ class Checkpoint:
         return self.config.dtype
 
     def info(self, name: str) -> TensorInfo:
-        """Dtype, shape and place of the stored tensor `name`."""
+        """Return dtype, shape and offset of the stored tensor `name`."""
         return self._shard(name).info(name)
 
     def read(self, name: str) -> Array:
-        """The stored tensor `name` as a read-only view of its mapped file."""
+        """Return the stored tensor `name` as a read-only view of its mapped file."""
         return self._shard(name).read(name)
 
     def _shard(self, name: str) -> Shard:
@@ -127,7 +131,7 @@ class Checkpoint:
         return self._owner[name]
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Unmap all files."""
         for shard in self.shards.values():
             shard.close()
 
@@ -157,8 +161,9 @@ def _json_object(path: Path) -> dict[str, object]:
 
 
 def _index(folder: Path) -> dict[str, str] | None:
-    """Tensor → file name by the index; None where one file holds all. As in transformers, that one file goes
-    before an index.
+    """Return tensor → file name by the index; None where one file holds all.
+
+    As in transformers, that one file is preferred to an index.
     """
     single, path = folder / _SINGLE_FILE, folder / _INDEX_FILE
     if single.exists():
@@ -200,8 +205,10 @@ def _is_plain_name(name: object) -> bool:
 def _stored(
     folder: Path, shards: Mapping[str, Shard], placed: Mapping[str, str] | None
 ) -> tuple[dict[str, TensorInfo], list[str]]:
-    """All tensors of all shards, and what an index says otherwise than they do; a name in two shards is
-    refused.
+    """Return all tensors of all shards, and where an index says otherwise.
+
+    Raises:
+        CheckpointError: a name is in two shards.
     """
     stored: dict[str, TensorInfo] = {}
     owner: dict[str, str] = {}

@@ -56,8 +56,10 @@ def export(
         The bundle's folder. On any error, and when killed, nothing stands there that did not before.
 
     Raises:
-        CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not
-            valid.
+        CheckpointError: the checkpoint is not complete and sound.
+        InputError: an option or the output is not valid.
+        NumericsError: a packed weight is too large for the dtype.
+        MissingDependencyError: torch or onnxscript is not installed.
     """
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")

@@ -21,7 +21,7 @@ __all__ = ["GraphMaker"]
 
 
 class GraphMaker:
-    """Makes the graphs of one model. Stages with equal keys are traced once.
+    """Makes the graphs of one model. Pieces with equal keys are traced once.
 
     Args:
         config: the model.
@@ -40,7 +40,7 @@ class GraphMaker:
         self._templates: dict[str, ir.Graph] = {}
 
     def make(self, role: str) -> ir.Model:
-        """The graph of one role, without function bodies."""
+        """Return the graph of one role, without function bodies."""
         makers = {
             "context": self._context,
             "denoiser": self._denoiser,
@@ -51,22 +51,19 @@ class GraphMaker:
 
     def _context(self) -> ir.Model:
         config, build = self._config, GraphBuilder("context")
-        x = self._append(build, self._embed(CONTEXT), "embedding", table=f"{CONTEXT}.embeddings.weight")["x"]
+        x = self._embed(build, CONTEXT)
         outputs: dict[str, ir.Value] = {}
         for i in range(config.num_layers):
             x, layer_outputs = self._layer(build, CONTEXT, i, {"x": x})
             outputs |= layer_outputs
-        logits = self._head(build, CONTEXT, x)
-        outputs["logits"] = logits
+        outputs["logits"] = self._head(build, CONTEXT, x)
         # New state first: saved inputs are only for those who commit afterwards.
         ordered = (tensor.name for tensor in graph_outputs(config, "context"))
         return self._finish(build, {name: outputs[name] for name in ordered})
 
     def _denoiser(self) -> ir.Model:
         config, build = self._config, GraphBuilder("denoiser")
-        x = self._append(build, self._embed(DENOISER), "embedding", table=f"{DENOISER}.embeddings.weight")[
-            "x"
-        ]
+        x = self._embed(build, DENOISER)
         time = pieces.time_piece(config, self._dtype, self._weights)
         modulation = self._append(build, time, "time")["modulation"]
         for i in range(config.num_layers):
@@ -85,8 +82,9 @@ class GraphMaker:
             outputs |= self._numbered(i, self._append_layer(build, piece, CONTEXT, i, {}))
         return self._finish(build, outputs)
 
-    def _embed(self, tower: str) -> TracedPiece:
-        return pieces.embed_piece(self._config, self._dtype, tower)
+    def _embed(self, build: GraphBuilder, tower: str) -> ir.Value:
+        piece = pieces.embed_piece(self._config, self._dtype, tower)
+        return self._append(build, piece, "embedding", table=f"{tower}.embeddings.weight")["x"]
 
     def _layer(
         self, build: GraphBuilder, tower: str, i: int, bound: Mapping[str, ir.Value]

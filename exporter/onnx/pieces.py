@@ -65,7 +65,7 @@ class TracedPiece:
 
 
 def embed_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
-    """Token ids (B, L) → x (B, L, D)."""
+    """Make the embedding of a tower: token ids (B, L) → x (B, L, D)."""
     table = GraphTensor("table", dtype, (config.vocab_size, config.hidden_size))
     ids = INPUT_IDS if tower == CONTEXT else BLOCK_IDS
     return TracedPiece(
@@ -74,11 +74,8 @@ def embed_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
 
 
 def time_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
-    """t (B,) → modulation (B, 3, D)."""
-    arguments = (
-        T,
-        *(_weight(name, weights[name]) for name in TIME_WEIGHTS),
-    )
+    """Make the time embedding: t (B,) → modulation (B, 3, D)."""
+    arguments = (T, *(_weight(name, weights[name]) for name in TIME_WEIGHTS))
     return TracedPiece(
         "time embedding",
         arguments,
@@ -89,10 +86,17 @@ def time_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece
 def layer_piece(
     config: ModelConfig, dtype: str, weights: Weights, tower: str, kind: LayerKind
 ) -> TracedPiece:
-    """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was
-    saved.
+    """Make a layer of one kind.
 
-    weights: those of the layer, by their names inside it.
+    It takes x (B, L, D), the layer's state and what its tower takes, and gives x. In the context tower it
+    also gives the new state, and what `advance` needs of the block.
+
+    Args:
+        config: the model.
+        dtype: the compute dtype.
+        weights: those of the layer, by their names inside it.
+        tower: the layer's.
+        kind: the layer's.
     """
     state = [tensor.typed(dtype) for tensor in layer_state(config, kind)]
     x = GraphTensor("x", dtype, ("B", "L", config.hidden_size))
@@ -122,8 +126,9 @@ def layer_piece(
 
 
 def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
-    """x (B, L, D) → logits float32: the context tower's (B, R, V) at requested places, the denoiser's (B, L,
-    V).
+    """Make the head of a tower: x (B, L, D) → logits float32.
+
+    The context tower gives them at requested positions, (B, R, V); the denoiser at all, (B, L, V).
     """
     D, V = config.hidden_size, config.vocab_size
     x, norm, head = (
@@ -145,8 +150,12 @@ def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
 
 
 def advance_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
-    """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside
-    it.
+    """Make what moves a Mamba layer's state later: saved block inputs, state → new state.
+
+    Args:
+        config: the model.
+        dtype: the compute dtype.
+        weights: those of the layer, by their names inside it.
     """
     saved = [tensor.typed(dtype) for tensor in layer_saved(config, LayerKind.MAMBA)]
     state = [tensor.typed(dtype) for tensor in layer_state(config, LayerKind.MAMBA)]
@@ -162,7 +171,7 @@ def advance_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPi
 
 
 def step_piece(config: ModelConfig) -> TracedPiece:
-    """The diffusion step, and the t of the next denoiser evaluation."""
+    """Make the diffusion step, and the t of the next denoiser evaluation."""
     arguments = graph_inputs(config, "step")
 
     def run(a: Mapping[str, Tensor]) -> dict[str, Tensor]:

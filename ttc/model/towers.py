@@ -178,9 +178,6 @@ def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) ->
     return layers
 
 
-# Layers.
-
-
 def context_layer(
     config: ModelConfig,
     kind: LayerKind,
@@ -253,9 +250,6 @@ def advance_layer(
     conv_weight, conv_bias = w["mixer.conv1d.weight"], w["mixer.conv1d.bias"]
     (activated,) = run_op(MAMBA_CONV, xbc, state[0], conv_weight, conv_bias, W=config.conv_kernel)
     return advance(config, w, run_op, xbc, activated, dt, state, commit_len)
-
-
-# What stands before and after the layers.
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:
