@@ -58,7 +58,7 @@ class Program:
     instructions: tuple[Instruction, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return {
             "buffers": {name: _plain(buffer) for name, buffer in self.buffers.items()},
             "steps": [_plain(each) for each in self.instructions],
@@ -66,7 +66,7 @@ class Program:
 
     @classmethod
     def take(cls, fields: Fields, where: str) -> "Program":
-        """Read what `to_dict` wrote; `BundleError` for anything else."""
+        """Read what `to_dict` wrote; raise `BundleError` for anything else."""
         buffers = fields.each("buffers", _buffer)
         instructions = tuple(
             _instruction(Fields(each, f"{where}: steps", BundleError)) for each in fields.items("steps")

@@ -28,8 +28,16 @@ class ReferencedWeights:
     """Weights read from the shards of a checkpoint, each shard checked to be the one that was exported."""
 
     def __init__(self, weights: WeightMap, root: Path | None, where: str) -> None:
-        """`root`: where the checkpoint lies now (None: where it lay); `where`: the manifest's name in
-        messages.
+        """Open and check the shards.
+
+        Args:
+            weights: of the manifest.
+            root: where the checkpoint lies now; None: where it lay at export.
+            where: the manifest's name in messages.
+
+        Raises:
+            BundleError: the checkpoint or one of its tensors is not there, or does not fit.
+            DigestError: a shard is not the one that was exported.
         """
         self._shards: list[Shard] = []
         self.root = Path(str(weights.root)) if root is None else root
@@ -64,7 +72,7 @@ class ReferencedWeights:
                 )
 
     def read(self, spec: WeightSpec) -> Array:
-        """As `Bundle.read_weight`."""
+        """Return what `Bundle.read_weight` does."""
         if not spec.stacked:
             return self._part(spec, spec.tensors[0])
         made = np.empty(spec.shape, numpy_dtype(spec.dtype))
@@ -74,7 +82,7 @@ class ReferencedWeights:
         return made
 
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
-        """As `Bundle.weight_parts`."""
+        """Return what `Bundle.weight_parts` does."""
         return (self._part(spec, tensor) for tensor in spec.tensors)
 
     def _part(self, spec: WeightSpec, tensor: str, out: Array | None = None) -> Array:
@@ -92,25 +100,26 @@ class ReferencedWeights:
         return made
 
     def close(self) -> None:
-        """Let go of the shards."""
+        """Close the shards."""
         for shard in self._shards:
             shard.close()
 
 
 class PackedWeights:
-    """Weights read from the initializers of a bundle's graphs; a graph file is parsed when first needed,
-    then kept.
+    """Weights read from the initializers of a bundle's graphs.
+
+    A graph file is parsed when a weight of it is first read, and then kept.
     """
 
     def __init__(self, manifest: Manifest, graphs: Mapping[str, Path]) -> None:
-        """`graphs`: role → verified ONNX file."""
+        """Remember the files; `graphs`: role → verified ONNX file."""
         self._manifest = manifest
         self._graphs = dict(graphs)
         self._parsed: dict[Path, Mapping[str, onnx_ir.Value]] = {}
         self._lock = threading.Lock()
 
     def read(self, spec: WeightSpec) -> Array:
-        """As `Bundle.read_weight`."""
+        """Return what `Bundle.read_weight` does."""
         name, path = spec.name, self._graphs[spec.graphs[0]]
         with self._lock:
             if path not in self._parsed:
@@ -135,7 +144,7 @@ class PackedWeights:
         return array
 
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
-        """As `Bundle.weight_parts`."""
+        """Return what `Bundle.weight_parts` does."""
         yield self.read(spec)
 
     def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
