@@ -20,7 +20,7 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, CheckpointError
 from ttc.formats.shard import Shard, TensorInfo
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def raw_file(header: object, data: bytes = b"") -> bytes:
