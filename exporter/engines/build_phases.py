@@ -14,8 +14,12 @@ _STATUS = bytearray(8192)
 
 @dataclass(frozen=True, slots=True)
 class BuildPhase:
-    """Wall seconds, and the largest resident memory, in bytes, of the process from its start to the end of
-    the phase; 0 where the system does not tell.
+    """What a phase cost.
+
+    Attributes:
+        seconds: wall time.
+        peak_bytes: the largest resident memory of the process from its start to the end of the phase; 0 where
+            the system does not tell.
     """
 
     seconds: float
@@ -24,14 +28,14 @@ class BuildPhase:
 
 @contextmanager
 def timed_phase(phases: MutableMapping[str, BuildPhase], name: str) -> Iterator[None]:
-    """Put what happens inside into `phases`, added to what already has the name."""
+    """Put what the body of the `with` costs into `phases`, added to what already has the name."""
     start = time.perf_counter()
     yield
     phases.update(joined(phases, {name: BuildPhase(time.perf_counter() - start, _peak_bytes())}))
 
 
 def joined(first: Mapping[str, BuildPhase], second: Mapping[str, BuildPhase]) -> dict[str, BuildPhase]:
-    """Seconds added up, the larger of the peaks."""
+    """Return the phases of both, with seconds added up and the larger of the peaks."""
     found = dict(first)
     for name, new in second.items():
         old = found.get(name, BuildPhase(0.0, 0))
@@ -40,10 +44,11 @@ def joined(first: Mapping[str, BuildPhase], second: Mapping[str, BuildPhase]) ->
 
 
 def _peak_bytes() -> int:
-    """Of this process. Linux's ru_maxrss will not do: a process has it from the one that started it.
+    """Return the peak of this process.
 
-    Reads into memory that is there: what a building process allocates in between moves the order of tensors
-    in its engine (`ttc.exporter.engines.isolated`).
+    Linux's ru_maxrss will not do: a process inherits it from the one that started it. The status is read into
+    memory that is there already, since what a building process allocates moves the order of tensors in its
+    engine (`ttc.exporter.engines.isolated`).
     """
     try:
         file = os.open("/proc/self/status", os.O_RDONLY)
@@ -58,7 +63,7 @@ def _peak_bytes() -> int:
 
 
 def _peak_elsewhere() -> int:
-    """Where there is no /proc."""
+    """Return the peak where there is no /proc."""
     try:
         import resource
     except ImportError:

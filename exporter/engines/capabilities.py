@@ -31,7 +31,7 @@ _MAX_TOP_K = 3840
 
 
 def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterator[str]:
-    """One sentence for every kind of thing in the graph that cannot be built."""
+    """Give one sentence for every kind of thing in the graph that the backend cannot build."""
     opset = next((model.opset_imports[domain] for domain in _STANDARD if domain in model.opset_imports), None)
     if opset is None or opset not in OPSETS:
         valid = f"{OPSETS.start} to {OPSETS.stop - 1}"
@@ -75,7 +75,7 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
 
 
 def profile_problems(source: GraphSource, profile: BuildProfile) -> Iterator[str]:
-    """What of a profile does not fit the model."""
+    """Give what in a profile does not fit the model, one sentence each."""
     if source.config is None:
         return
     limit = source.config.max_position_embeddings

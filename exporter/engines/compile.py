@@ -25,7 +25,11 @@ _DTYPES = {
 
 
 class Compiler:
-    """Builds engines with one backend, for one list of targets."""
+    """Builds engines with one backend, for one list of targets.
+
+    Attributes:
+        timing_cache: its content: to start from and, after a build, what it has become (TensorRT only).
+    """
 
     def __init__(
         self,
@@ -34,7 +38,7 @@ class Compiler:
         step: Callable[[str, int, int], bool],
         timing_cache: bytes | None = None,
     ) -> None:
-        """step: see `TensorRT.progress_monitor`.  timing_cache: content to start from (TensorRT only)."""
+        """`step`: see `TensorRT.progress_monitor`."""
         self._backend, self._targets = backend, targets
         self._messages: list[str] = []
         self._logger = backend.logger(self._log)
@@ -42,7 +46,11 @@ class Compiler:
         self.timing_cache = timing_cache
 
     def build(self, spec: EngineSpec) -> BuiltEngine:
-        """Parse, give the profile, build. Raises `BackendError` with what the library said."""
+        """Parse the network, check that it is what the spec says, and build it for the spec's ranges.
+
+        Raises:
+            BackendError: the library refuses, with what it said.
+        """
         phases: dict[str, BuildPhase] = {}
         self._messages.clear()
         api = self._backend.api
@@ -69,7 +77,7 @@ class Compiler:
             self.timing_cache = self._backend.timing_cache(config)
         layers = tuple(
             (str(layer.type).rpartition(".")[2], str(layer.name))
-            for layer in (network.get_layer(place) for place in range(network.num_layers))
+            for layer in (network.get_layer(i) for i in range(network.num_layers))
         )
         return BuiltEngine(bytes(engine), layers, phases)
 
@@ -86,8 +94,8 @@ class Compiler:
 
 def _parser_errors(parser: Any) -> list[str]:
     found = []
-    for place in range(parser.num_errors):
-        error = parser.get_error(place)
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
         found.append(
             f"node {error.node_name() or error.node()} ({error.node_operator()}): "
             + " ".join(error.desc().split())
@@ -107,18 +115,18 @@ def _profile(builder: Any, spec: EngineSpec) -> Any:
 
 
 def _check_contract(api: Any, network: Any, spec: EngineSpec) -> None:
-    """What the parser made has the tensors that the graph has."""
+    """Raise `BackendError` unless what the parser made has the tensors that the graph has."""
     made = (
-        [network.get_input(place) for place in range(network.num_inputs)],
-        [network.get_output(place) for place in range(network.num_outputs)],
+        [network.get_input(i) for i in range(network.num_inputs)],
+        [network.get_output(i) for i in range(network.num_outputs)],
     )
-    for tensors, due in zip(made, (spec.inputs, spec.outputs), strict=True):
+    for tensors, expected in zip(made, (spec.inputs, spec.outputs), strict=True):
         found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
-        if len(found) != len(due):
+        if len(found) != len(expected):
             raise BackendError(
-                f"{spec.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+                f"{spec.name}: the network has {len(found)} inputs or outputs, the graph {len(expected)}"
             )
-        for record in due:
+        for record in expected:
             _check_tensor(api, spec, record, found.get(record.name))
 
 
