@@ -4,8 +4,7 @@ In whole form that is one engine for every variant of the graph; in cut form one
 and the program that says how segments and ops alternate.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import onnx_ir as ir
@@ -14,6 +13,7 @@ from ttc.base.dims import letters, sizes_of
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_spec import EngineSpec
+from ttc.exporter.engines.variants import EngineVariant, Ranges
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.partition import Partition, partition
@@ -21,20 +21,10 @@ from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
 
-__all__ = ["FORMS", "EngineVariant", "Ranges", "engine_specs", "partition_graph", "spec_problems"]
+__all__ = ["FORMS", "engine_specs", "partition_graph", "spec_problems"]
 
 FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-# Sizes of the letters at min, opt and max.
-Ranges = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineVariant:
-    """What one engine of a graph in whole form is built for: its name, and the ranges of its letters."""
-
-    name: str
-    ranges: Ranges
 
 
 def engine_specs(
@@ -57,7 +47,7 @@ def engine_specs(
 
 
 def partition_graph(source: GraphSource, bake: bool) -> Partition:
-    """Return a graph cut at its ops; the same source gives the same program."""
+    """Partition a graph at its ops; the same source gives the same program."""
     model = source.network_model(bake)
     inline_composites(model)
     return partition(model, source.role)

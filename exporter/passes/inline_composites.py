@@ -1,4 +1,4 @@
-"""Ops that consist of other ops are replaced by those, so that every `ttc` node left is one kernel launch.
+"""Replace composite ops by their parts, so that every `ttc` node left is one kernel launch.
 
 1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body
    calls.
@@ -20,7 +20,7 @@ _PRIMITIVES = {op.name: op for op in PRIMITIVE_OPS}
 
 
 def inline_composites(model: ir.Model) -> bool:
-    """Apply the rules above; whether anything was inlined."""
+    """Apply the rules above; return whether anything was inlined."""
     changed = InlinePass(lambda function: all(node.domain == DOMAIN for node in function))(model).modified
     for node in model.graph:
         if node.domain == DOMAIN and node.op_type in _PRIMITIVES:
@@ -29,7 +29,7 @@ def inline_composites(model: ir.Model) -> bool:
 
 
 def _annotate(node: ir.Node, op: OpSpec) -> None:
-    """Dtypes and shapes of the outputs that have none."""
+    """Set the dtypes and shapes of the outputs if they have none."""
     if all(value.type is not None and value.shape is not None for value in node.outputs):
         return
     inputs = [value for value in node.inputs if value is not None]

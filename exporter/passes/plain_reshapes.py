@@ -1,7 +1,7 @@
-"""Reshapes whose target is computed from shapes get a constant target where the graph knows enough.
+"""Give Reshapes a constant target instead of one that is computed from shapes, where the graph knows enough.
 
-1. A Reshape to a shape that has the same dimensions as its input, in the same places, and static ones, and at
-   most one other, takes the constant [0 or number or −1 …] for it (0 copies the input's dimension).
+1. A Reshape takes a constant target if every dimension of its output, but for at most one (−1), is a number
+   (which the target then holds) or the input's dimension of the same index (0, which copies it).
 2. Expand and everything else stay.
 3. Nodes that nobody reads any more are removed.
 
@@ -19,7 +19,7 @@ __all__ = ["plain_reshapes"]
 
 
 def plain_reshapes(model: ir.Model) -> bool:
-    """Apply the rules above; whether a Reshape changed."""
+    """Apply the rules above; return whether a Reshape changed."""
     graph = model.graph
     constants: dict[tuple[int, ...], ir.Value] = {}
     changed = False
@@ -45,14 +45,14 @@ def plain_reshapes(model: ir.Model) -> bool:
 
 
 def _plain(source: tuple[Dim, ...], output: tuple[Dim, ...]) -> tuple[int, ...] | None:
-    """The constant target, or None where more than one dimension would be open."""
+    """Return the constant target, or None where more than one dimension would be open."""
     target = []
-    for place, dim in enumerate(output):
+    for i, dim in enumerate(output):
         if isinstance(dim, int):
             if dim == 0:
                 return None
             target.append(dim)
-        elif place < len(source) and source[place] == dim:
+        elif i < len(source) and source[i] == dim:
             target.append(0)
         else:
             target.append(-1)
