@@ -21,9 +21,8 @@ from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
 
-__all__ = ["FORMS", "engine_specs", "partition_graph", "spec_problems"]
+__all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
-FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
@@ -34,7 +33,7 @@ def engine_specs(
 
     Args:
         source: the graph.
-        form: one of `FORMS`.
+        form: one of `ENGINE_FORMS`.
         variants: what whole graphs are built for; in cut form exactly one, whose ranges all segments take.
         bake: whether the weights are put into the engines.
     """

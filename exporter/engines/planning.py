@@ -9,13 +9,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import BuildInput, GraphSource, read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
-from ttc.exporter.engines.lower_graph import FORMS, spec_problems
+from ttc.exporter.engines.lower_graph import spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
 from ttc.exporter.engines.variants import EngineVariant, choose_profile, engine_variants, graph_ranges
@@ -123,8 +123,8 @@ def make_plan(
     """
     if settings.backend not in ENGINE_BACKENDS:
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
-    if settings.form not in FORMS:
-        raise InputError(f"form is {settings.form!r}; valid: {', '.join(FORMS)}")
+    if settings.form not in ENGINE_FORMS:
+        raise InputError(f"form is {settings.form!r}; valid: {', '.join(ENGINE_FORMS)}")
     build_input = read_build_input(model)
     notes: list[str] = []
     profile = choose_profile(build_input.graphs[0], settings, notes)

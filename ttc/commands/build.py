@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.commands.terminal import size
 from ttc.errors import InputError
 
@@ -27,7 +27,7 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
 @click.option("--backend", type=click.Choice(ENGINE_BACKENDS), default="tensorrt-rtx", show_default=True)
 @click.option(
     "--form",
-    type=click.Choice(["whole", "cut"]),
+    type=click.Choice(ENGINE_FORMS),
     default="whole",
     show_default=True,
     help="Whole graphs, or cut at the ttc ops.",
