@@ -108,7 +108,11 @@ def build(
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """Compute capabilities out of "89,120" or "8.9,12.0"."""
+    """Return the compute capabilities in "89,120" or "8.9,12.0", without repetitions, as "8.9".
+
+    Raises:
+        InputError: a word is no compute capability.
+    """
     found = []
     for word in text.split(","):
         digits = word.strip().replace(".", "")
@@ -122,7 +126,14 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
-    """{"batch": {"max": 8}} out of {"max": "batch:8"}."""
+    """Return {"batch": {"max": 8}} for {"max": "batch:8"}.
+
+    Args:
+        texts: "min", "opt" and "max" → sizes as the user wrote them; None: none.
+
+    Raises:
+        InputError: a part is not NAME:NUMBER.
+    """
     found: dict[str, dict[str, int]] = {}
     for end, text in texts.items():
         for part in text.split(",") if text else ():
@@ -137,7 +148,7 @@ def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """A bar on a terminal, else a line per engine; both on standard error."""
+    """Return what shows progress on standard error: a bar on a terminal, else a line per engine."""
     if not sys.stderr.isatty():
         told: set[str] = set()
 
