@@ -7,8 +7,9 @@ what TensorRT would make of it. So all of the run time but TensorRT itself can b
 import hashlib
 import importlib.machinery
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,20 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     manifest = EnginesManifest(**fields)
     (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
     return folder
+
+
+def changed_engines(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Copy a set of engines, change its manifest, and give that its own digest again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / MANIFEST_FILE).read_text())
+    change(content)
+    content.pop("manifest_sha256")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (copy / MANIFEST_FILE).write_text(json.dumps(content))
+    EnginesManifest.from_json((copy / MANIFEST_FILE).read_bytes(), "test")
+    return copy
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":

@@ -78,21 +78,26 @@ def test_the_state_follows_before_the_host_waits(two):
     engine, (first, second) = two
     backend = engine._backend
     state = backend.new_state(1, 64)
-    order = []
-    copy_from, wait, wait_event = second.copy_from, first.wait, first.wait_event
-    second.copy_from = lambda *arguments: order.append(arguments[0].nbytes) or copy_from(*arguments)
-    first.wait = lambda: order.append("wait") or wait()
-    first.wait_event = lambda event: order.append("after the copy") or wait_event(event)
+    log = first.log = second.log = []
     ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
+
+    def logged():
+        calls = [(each.device, each.call) for each in log]
+        log.clear()
+        return calls
+
+    waited, copied = ("cuda:0", "wait"), ("cuda:1", "copy_from")
+    after_the_copy, event = ("cuda:0", "wait_event"), ("cuda:1", "record_event")
     backend.context(state, ids, four, place)
-    mamba, new_kv = order[:2]
-    assert order == [mamba, new_kv, "wait"], "the host waits for the call, not for the copies"
     caches = sum(array.nbytes for name, array in state.tensors.items() if "_cache." in name)
-    assert caches * 4 // 64 <= new_kv < caches // 4, "not caches"
+    assert caches * 4 // 64 <= log[1].nbytes < caches // 4, "new keys and values, not caches"
+    assert logged() == [copied, copied, event, waited], "the host waits for the call, not for the copies"
     backend.context(state, ids, four * 0, place)
-    assert order[3:] == ["after the copy", mamba, new_kv, "wait"], "which read what the next call changes"
-    backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
-    assert order[-4:] == ["wait", "after the copy", "wait", mamba]
+    assert logged() == [after_the_copy, copied, copied, event, waited], "which read what the call changes"
+    saved = backend.context(state, ids, four * 0, place, save=True).saved
+    log.clear()
+    backend.advance(state, saved, four)
+    assert logged() == [after_the_copy, waited, copied, event]
     for name, tensor in state.tensors.items():
         replica = state.tensors.replica.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(replica), err_msg=name)
