@@ -38,7 +38,7 @@ from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["Cuda", "as_tensor", "choose", "load"]
+__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "load"]
 
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
@@ -56,11 +56,11 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         return _on_two_gpus(bundle, settings)
     target = _device(settings.device)
     if target.type == "cuda":
-        chosen = choose(_has("triton"), _has("cuda.core"))
-        for note in chosen.notes:
+        features = cuda_features(_has("triton"), _has("cuda.core"))
+        for note in features.notes:
             logger.warning(note)
-        if chosen.resident:
-            return _on_cuda(bundle, target.index or 0, chosen, settings)
+        if features.resident:
+            return _on_cuda(bundle, target.index or 0, features, settings)
         settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_cuda_graphs("backend 'torch' on the CPU")
@@ -69,7 +69,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Cuda:
+class CudaFeatures:
     """How the towers run on CUDA.
 
     Attributes:
@@ -85,7 +85,7 @@ class Cuda:
     notes: tuple[str, ...]
 
 
-def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
+def cuda_features(has_triton: bool, has_cuda_core: bool) -> CudaFeatures:
     """What can be done with the packages that are installed."""
     notes = []
     problem = None
@@ -100,7 +100,7 @@ def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
             "no CUDA graphs and no static buffers, because cuda-core is not installed; "
             "install it with: pip install 'ttc[gpu]'"
         )
-    return Cuda(has_triton, has_cuda_core, problem, tuple(notes))
+    return CudaFeatures(has_triton, has_cuda_core, problem, tuple(notes))
 
 
 def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
@@ -108,23 +108,23 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     assert settings.device is not None
     indices = parse_gpus(settings.device, "torch")
     _device(f"cuda:{indices[0]}")
-    chosen = choose(_has("triton"), _has("cuda.core"))
-    if not chosen.resident:
+    features = cuda_features(_has("triton"), _has("cuda.core"))
+    if not features.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
     return load_tower_parallel(
-        lambda i: _on_cuda(bundle, indices[i], chosen, settings, ((CONTEXT, DENOISER)[i],))
+        lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],))
     )
 
 
 def _on_cuda(
     bundle: Bundle,
     index: int,
-    chosen: Cuda,
+    features: CudaFeatures,
     settings: LoadSettings,
     towers: Sequence[str] = (CONTEXT, DENOISER),
 ) -> DeviceBackend:
     run_op: RunOp = run_naive
-    if chosen.kernels:
+    if features.kernels:
         from ttc.plugins.triton import run_triton
 
         run_op = run_triton
@@ -143,8 +143,8 @@ def _on_cuda(
             tensors,
             bundle.compute_dtype,
             run_op,
-            chosen.capture_problem,
-            chosen.notes,
+            features.capture_problem,
+            features.notes,
             scope,
             towers,
             in_place=len(towers) > 1,

@@ -148,13 +148,13 @@ def test_out_of_memory_while_loading_gives_everything_back(bundles):
     ],
 )
 def test_torch_on_cuda_takes_what_is_there(triton, cuda_core, resident, problem, notes):
-    from ttc.runtime.backends.torch.load import choose
+    from ttc.runtime.backends.torch.load import cuda_features
 
-    chosen = choose(triton, cuda_core)
-    assert (chosen.kernels, chosen.resident) == (triton, resident)
-    assert (chosen.capture_problem is not None) == problem
-    assert len(chosen.notes) == len(notes)
-    assert all(note in said for note, said in zip(notes, chosen.notes, strict=True))
+    features = cuda_features(triton, cuda_core)
+    assert (features.kernels, features.resident) == (triton, resident)
+    assert (features.capture_problem is not None) == problem
+    assert len(features.notes) == len(notes)
+    assert all(note in said for note, said in zip(notes, features.notes, strict=True))
 
 
 def conv_step(scope, **changes):
