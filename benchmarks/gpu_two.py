@@ -62,7 +62,7 @@ def compare(
             forced_routing(run_op, routed),
             None,
             used=[tower.name for tower in weights],
-            in_place=len(weights) > 1,
+            in_place=len(weights) == 2,  # both towers here: no other GPU needs to see what changed
         )
         return OneTower(config, device, executor, None, compile_kernel)
 

@@ -25,16 +25,16 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
-from ttc.model.weights import CONTEXT, DENOISER, GRAPH_OF
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
-from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.memory import Gpu, need_of, plan_memory
 from ttc.runtime.gpu.tower_parallel import load_tower_parallel
-from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
@@ -86,7 +86,7 @@ class CudaFeatures:
 
 
 def cuda_features(has_triton: bool, has_cuda_core: bool) -> CudaFeatures:
-    """What can be done with the packages that are installed."""
+    """Return what can be done with the packages that are installed."""
     notes = []
     problem = None
     if not has_triton:
@@ -128,13 +128,15 @@ def _on_cuda(
         from ttc.plugins.triton import run_triton
 
         run_op = run_triton
+    # Both towers here: no other GPU needs to see what changed, so the state may be overwritten.
+    single_gpu = len(towers) == 2
     device = CudaDevice(index, "torch")
     scope = Scope(device)
     try:
         names = list(bundle.weights_for(*towers))
-        plan_memory(
-            _need(bundle, towers, in_place=len(towers) > 1), [Gpu(device.name, device.free_bytes()[0])]
-        ).check()
+        capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
+        need = need_of(bundle, names, batch=1, capacity=capacity, block=_USUAL_BLOCK, in_place=single_gpu)
+        plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
         weights = upload_weights(bundle, names, scope, settings.progress)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
         executor = TorchExecutor(
@@ -147,21 +149,13 @@ def _on_cuda(
             features.notes,
             scope,
             towers,
-            in_place=len(towers) > 1,
+            in_place=single_gpu,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
         scope.close()
         device.close()
         raise
-
-
-def _need(bundle: Bundle, towers: Sequence[str], *, in_place: bool) -> Need:
-    """Memory for one row of usual size."""
-    weights = {GRAPH_OF[tower]: weight_bytes(bundle, bundle.weights_for(tower)) for tower in towers}
-    capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
-    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, in_place=in_place)
-    return Need(weights, row, 0, 1, capacity)
 
 
 def _has(module: str) -> bool:
