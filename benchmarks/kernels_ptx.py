@@ -20,7 +20,8 @@ from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BackendError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Problem
-from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, assemble, compile_launch
+from ttc.plugins.ptx import MAX_SHARED_BYTES, assemble, compile_launch
+from ttc.plugins.targets import TARGETS
 
 # Of the released model (docs/model.md, Real sizes), in the letters of the ops' signatures.
 DIMS = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ttc.base.dims import evaluate
+from ttc.base.dtypes import numpy_dtype
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.table import OPS_BY_NAME
 
@@ -26,8 +27,6 @@ __all__ = [
     "norm_cost",
     "op_cost",
 ]
-
-_ITEM_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1
 
 
 def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
-    itemsize = compute_bytes if spec.dtype == "compute" else _ITEM_BYTES[spec.dtype]
+    itemsize = compute_bytes if spec.dtype == "compute" else numpy_dtype(spec.dtype).itemsize
     size: float = itemsize
     for place, dim in enumerate(spec.shape):
         of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None

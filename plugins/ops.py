@@ -95,6 +95,24 @@ class OpSpec:
         """
         return getattr(import_module(f"{self.package}.{file}"), _snake_case(self.name))
 
+    def compute_dtype(self, dtypes: Sequence[Any], names: Mapping[Any, str]) -> str:
+        """Return what "compute" stands for in a call: the dtype of the first input so marked, else "float32".
+
+        Args:
+            dtypes: dtype of each input, as the caller's library has it.
+            names: the dtypes that "compute" may stand for, as that library has them → their names.
+
+        Raises:
+            InputError: the dtype is none of them.
+        """
+        for spec, dtype in zip(self.inputs, dtypes, strict=True):
+            if spec.dtype == "compute":
+                if dtype not in names:
+                    allowed = ", ".join(map(str, names))
+                    raise InputError(f"{self.name}: {spec.name} is {dtype}, expected one of {allowed}")
+                return names[dtype]
+        return "float32"
+
     def dims(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the size of every dimension of the inputs, by its text, and every attribute by its name.
 

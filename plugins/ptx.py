@@ -9,7 +9,6 @@ memory, more shared memory than every GPU grants unasked) is refused.
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,21 +17,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ttc.base.dtypes import triton_pointer
 from ttc.errors import BackendError
 from ttc.plugins.launch import ALIGNMENT, Launch
 from ttc.plugins.targets import TARGETS
 
-__all__ = ["MAX_SHARED_BYTES", "TARGETS", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
+__all__ = ["MAX_SHARED_BYTES", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
 
 MAX_SHARED_BYTES: Final = 48 * 1024  # what a kernel may use without asking the driver for more
 _HIDDEN_POINTERS: Final = 2  # global scratch and profiler scratch, in triton 3.5 to 3.9
-_POINTER: Final[Mapping[str, str]] = {
-    "float32": "*fp32",
-    "float16": "*fp16",
-    "bfloat16": "*bf16",
-    "int32": "*i32",
-    "int64": "*i64",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +71,9 @@ def compile_launch(launch: Launch, target: str) -> CompiledKernel:
         )
     names = list(launch.kernel.arg_names)
     types = [
-        *(_POINTER[dtype] for dtype in launch.inputs),
+        *map(triton_pointer, launch.inputs),
         *("i32" for _ in launch.integers),
-        *(_POINTER[dtype] for dtype in launch.outputs),
+        *map(triton_pointer, launch.outputs),
     ]
     tensors_and_integers, constants = names[: len(types)], names[len(types) :]
     assert sorted(constants) == sorted(launch.constants), f"{launch.op}: {constants}, {launch.constants}"

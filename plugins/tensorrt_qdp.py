@@ -12,7 +12,9 @@ from types import GenericAlias, ModuleType
 from typing import Any, Final
 
 from ttc.base.dims import letters
-from ttc.errors import BackendError, InputError
+from ttc.base.dtypes import tensorrt_format, tensorrt_name
+from ttc.base.names import COMPUTE_DTYPES
+from ttc.errors import BackendError
 from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem
 from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
 
@@ -21,20 +23,9 @@ __all__ = ["Target", "register_primitive"]
 # Compute capability to compile for, such as "9.0"; asked when TensorRT asks for a kernel.
 Target = Callable[[], str]
 
-_TRT_NAMES: Final[Mapping[str, str]] = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int32": "INT32",
-    "int64": "INT64",
-}
-_DTYPES: Final = {trt: name for name, trt in _TRT_NAMES.items()}
-_AUTOTUNE_NAMES: Final[Mapping[str, str]] = {
-    "compute": "FP32|FP16|BF16",  # the same choice for all tensors so marked
-    "float32": "FP32",
-    "int32": "INT32",
-    "int64": "INT64",
-}
+_COMPUTE: Final = {tensorrt_name(name): name for name in COMPUTE_DTYPES}
+# The same choice for all tensors of the compute dtype.
+_COMPUTE_FORMATS: Final = "|".join(map(tensorrt_format, COMPUTE_DTYPES))
 _ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
 
 
@@ -65,7 +56,7 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
         kinds = type(inputs[0].dtype)
         shapes = op.output_shapes([tuple(desc.shape_expr) for desc in inputs], attributes)
         outputs = tuple(
-            trtp.from_shape_expr(tuple(shape), getattr(kinds, _TRT_NAMES[_resolved(spec, dtype)]))
+            trtp.from_shape_expr(tuple(shape), getattr(kinds, tensorrt_name(_resolved(spec, dtype))))
             for spec, shape in zip(op.outputs, shapes, strict=True)
         )
         return outputs if len(outputs) > 1 else outputs[0]
@@ -79,7 +70,7 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) ->
     """The supported dtypes, and a tactic for every choice of block sizes."""
 
     def combinations(*_: Any) -> Any:
-        types = ",".join(_AUTOTUNE_NAMES[spec.dtype] for spec in (*op.inputs, *op.outputs))
+        types = ",".join(_formats(spec) for spec in (*op.inputs, *op.outputs))
         tactics = list(range(1, len(kernel().tiles) + 1))
         return [trtp.AutoTuneCombination(types, "LINEAR", tactics)]
 
@@ -150,15 +141,11 @@ def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:
 
 
 def _compute_dtype(op: OpSpec, inputs: Sequence[Any]) -> str:
-    """What "compute" stands for: the dtype of the first input so marked."""
-    for spec, desc in zip(op.inputs, inputs, strict=True):
-        if spec.dtype == "compute":
-            if desc.dtype.name not in ("FLOAT", "HALF", "BF16"):
-                raise InputError(
-                    f"plugin {op.name}: {spec.name} is {desc.dtype.name}, expected FLOAT, HALF or BF16"
-                )
-            return _DTYPES[desc.dtype.name]
-    return "float32"
+    return op.compute_dtype([desc.dtype.name for desc in inputs], _COMPUTE)
+
+
+def _formats(spec: TensorSpec) -> str:
+    return _COMPUTE_FORMATS if spec.dtype == "compute" else tensorrt_format(spec.dtype)
 
 
 def _resolved(spec: TensorSpec, compute: str) -> str:

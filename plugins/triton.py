@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 from triton.errors import TritonError
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BackendError, InputError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem
@@ -19,7 +20,7 @@ from ttc.plugins.ops import OpSpec, TensorSpec
 
 __all__ = ["run_triton"]
 
-_COMPUTE = (torch.bfloat16, torch.float16, torch.float32)
+_COMPUTE = {getattr(torch, name): name for name in COMPUTE_DTYPES}
 
 
 def run_triton(
@@ -71,7 +72,12 @@ def _run_primitive(
     op, device = kernel_spec.op, inputs[0].device
     shapes = [tuple(tensor.shape) for tensor in inputs]
     dims = op.dims(shapes, attributes)
-    problem = Problem(dims, attributes, _compute_dtype(op, inputs), interpreted=device.type == "cpu")
+    problem = Problem(
+        dims,
+        attributes,
+        op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE),
+        interpreted=device.type == "cpu",
+    )
     launch = kernel_spec.bind(problem, kernel_spec.choose(dims) if tile is None else tile)
     outputs = {}
     due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
@@ -131,7 +137,7 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
             if device.type == "cpu"
             else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
         )
-    compute = _compute_dtype(op, inputs)
+    compute = op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE)
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = compute if spec.dtype == "compute" else spec.dtype
         _check_tensor(op, spec.name, tensor, getattr(torch, dtype), device)
@@ -152,17 +158,6 @@ def _check_tensor(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, dev
             f"{op.name}: {name} starts {tensor.data_ptr() % ALIGNMENT} bytes past a multiple of "
             f"{ALIGNMENT}; kernels need that alignment: call .clone()"
         )
-
-
-def _compute_dtype(op: OpSpec, inputs: Sequence[Tensor]) -> str:
-    """Name of the dtype that "compute" stands for: that of the first input so marked, float32 without one."""
-    for spec, tensor in zip(op.inputs, inputs, strict=True):
-        if spec.dtype == "compute":
-            if tensor.dtype not in _COMPUTE:
-                allowed = ", ".join(str(dtype) for dtype in _COMPUTE)
-                raise InputError(f"{op.name}: {spec.name} is {tensor.dtype}, expected one of {allowed}")
-            return str(tensor.dtype).removeprefix("torch.")
-    return "float32"
 
 
 def _names(tensors: Sequence[TensorSpec]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ttc.base.dtypes import tensorrt_name
 from ttc.errors import BackendError
 from ttc.exporter.engines.build_phases import BuildPhase, timed_phase
 from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
@@ -10,18 +11,6 @@ from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.formats.engines import TensorRecord
 
 __all__ = ["Compiler"]
-
-# ONNX → TensorRT names of dtypes.
-_DTYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int64": "INT64",
-    "int32": "INT32",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "bool": "BOOL",
-}
 
 
 class Compiler:
@@ -133,7 +122,7 @@ def _check_contract(api: Any, network: Any, spec: EngineSpec) -> None:
 def _check_tensor(
     api: Any, spec: EngineSpec, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
 ) -> None:
-    dtype = getattr(api.DataType, _DTYPES[record.dtype])
+    dtype = getattr(api.DataType, tensorrt_name(record.dtype))
     shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
     known = found is not None and found[0] == dtype and len(found[1]) == len(shape)
     # The parser may not see that an output's dimension is static; the other way round is a fault.

@@ -12,7 +12,8 @@ from ttc.errors import BackendError
 from ttc.plugins import ptx
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
-from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, CompiledKernel, assemble, compile_launch
+from ttc.plugins.ptx import MAX_SHARED_BYTES, CompiledKernel, assemble, compile_launch
+from ttc.plugins.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}

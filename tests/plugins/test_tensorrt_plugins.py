@@ -86,7 +86,7 @@ def test_what_is_refused(nvidia):
     tactic, dynamic, dtype = nvidia["refusals"]
     assert "tactic 9 does not exist; there are 1 to 4" in tactic
     assert "dimensions D are dynamic in the network; only T may be" in dynamic
-    assert "x is INT32, expected FLOAT, HALF or BF16" in dtype
+    assert "x is INT32, expected one of FLOAT, HALF, BF16" in dtype
     assert "registered in this process already" in nvidia["twice"]
 
 
