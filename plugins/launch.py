@@ -131,7 +131,7 @@ class KernelSpec:
             the compiled kernel, since they come from the model's configuration.
         integers: dimensions made of those ("L", "T*K") that the kernel takes as arguments, in order.
         tiles: the choices of block sizes; tactic n is tiles[n − 1].
-        choose: all dimensions → index into tiles, where nobody measures.
+        select_tile: all dimensions → index into tiles, where nobody measures.
         constants: (problem, tile) → constexpr arguments by name.
         grid: see `Grid`.
     """
@@ -141,7 +141,7 @@ class KernelSpec:
     changing: tuple[str, ...]
     integers: tuple[str, ...]
     tiles: tuple[Tile, ...]
-    choose: Callable[[Mapping[str, int]], int]
+    select_tile: Callable[[Mapping[str, int]], int]
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
 
@@ -153,16 +153,16 @@ class KernelSpec:
         """
         if not 0 <= tile < len(self.tiles):
             raise InputError(f"{self.op.name}: tile is {tile}, expected 0 to {len(self.tiles) - 1}")
-        chosen = self.tiles[tile]
+        selected = self.tiles[tile]
         return Launch(
             op=self.op.name,
             kernel=self.kernel,
             inputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.inputs),
             outputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.outputs),
             integers=self.integers,
-            constants={**self.constants(problem, chosen)},
+            constants={**self.constants(problem, selected)},
             grid=self.grid,
-            tile=chosen,
+            tile=selected,
         )
 
 

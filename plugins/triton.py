@@ -78,7 +78,7 @@ def _run_primitive(
         op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE),
         interpreted=device.type == "cpu",
     )
-    launch = kernel_spec.bind(problem, kernel_spec.choose(dims) if tile is None else tile)
+    launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
     due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
     for spec, dtype, shape in due:

@@ -167,7 +167,7 @@ diffusion_predict = KernelSpec(
         Tile("4096x3", {"BLOCK_V": 4096, "STAGES": 3}, num_warps=16),
         Tile("1024x3", {"BLOCK_V": 1024, "STAGES": 3}, num_warps=4),
     ),
-    choose=lambda dims: 2 if dims["V"] <= 8192 else 0,
+    select_tile=lambda dims: 2 if dims["V"] <= 8192 else 0,
     constants=lambda problem, tile: {
         "V": problem.dims["V"],
         "MASK_ID": problem.attributes["mask_id"],
@@ -184,7 +184,7 @@ diffusion_commit = KernelSpec(
         Tile("16", {"BLOCK_L": 16}, num_warps=1),
         Tile("64", {"BLOCK_L": 64}, num_warps=4),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 1,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 1,
     constants=lambda problem, tile: {"MASK_ID": problem.attributes["mask_id"], **tile.blocks},
     grid=lambda dims, constants, minimum: (dims["B"],),
 )

@@ -118,7 +118,7 @@ mamba_advance = KernelSpec(
         Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4),
         Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 2,
     constants=_constants,
     grid=lambda dims, constants, minimum: (
         constants["H"],

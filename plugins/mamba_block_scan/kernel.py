@@ -158,7 +158,7 @@ mamba_conv = KernelSpec(
         Tile("1x256", {"BLOCK_L": 1, "BLOCK_F": 256}, num_warps=2),
         Tile("16x256", {"BLOCK_L": 16, "BLOCK_F": 256}, num_warps=8),
     ),
-    choose=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
+    select_tile=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
     constants=lambda problem, tile: {
         "F": problem.dims["F"],
         "W": problem.attributes["W"],
@@ -180,7 +180,7 @@ mamba_scan = KernelSpec(
         Tile("16x64", {"BLOCK_L": 16, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=4),
         Tile("32x64", {"BLOCK_L": 32, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=8),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 2,
     constants=_scan_constants,
     grid=lambda dims, constants, minimum: (
         constants["H"],

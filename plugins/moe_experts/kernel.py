@@ -150,7 +150,7 @@ def _product_grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum
     return cdiv(constants["OUT"], constants["BLOCK_N"]), slots
 
 
-def _product_tile(dims: Mapping[str, int]) -> int:
+def _select_product_tile(dims: Mapping[str, int]) -> int:
     """Decode tiles while an expert has at most one row tile on average; beyond, the product is bound by
     arithmetic.
     """
@@ -165,7 +165,7 @@ def _product_spec(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Kern
         changing=("T",),
         integers=("T*K",),
         tiles=_PRODUCT_TILES,
-        choose=_product_tile,
+        select_tile=_select_product_tile,
         constants=lambda problem, tile: _product(problem, tile, inner, outer, gathered),
         grid=_product_grid,
     )
@@ -179,7 +179,7 @@ moe_combine = KernelSpec(
     changing=("T",),
     integers=(),
     tiles=_COMBINE_TILES,
-    choose=lambda dims: 0 if dims["T"] <= 64 else 1,
+    select_tile=lambda dims: 0 if dims["T"] <= 64 else 1,
     constants=lambda problem, tile: {"D": problem.dims["D"], "K": problem.dims["K"], **tile.blocks},
     grid=lambda dims, constants, minimum: (dims["T"], cdiv(constants["D"], constants["BLOCK_D"])),
 )

@@ -159,7 +159,7 @@ moe_routing = KernelSpec(
         Tile("1", {"BLOCK_T": 1}, num_warps=1),
         Tile("32", {"BLOCK_T": 32}, num_warps=16),
     ),
-    choose=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
+    select_tile=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
     constants=_constants,
     grid=lambda dims, constants, minimum: (1,),
 )

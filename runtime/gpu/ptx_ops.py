@@ -43,7 +43,7 @@ class PtxOps:
             )
         dims = kernel_spec.op.dims([array.shape for array in inputs], instruction.attributes)
         problem = problem_of(dims, instruction.attributes, self._compute_dtype)
-        launch = kernel_spec.bind(problem, kernel_spec.choose(dims))
+        launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims))
         self._check(instruction, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
         key = (
             instruction.name,

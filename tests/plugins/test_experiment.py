@@ -69,7 +69,7 @@ scale_rows = launch.KernelSpec(
     changing=("T",),
     integers=(),
     tiles=(launch.Tile("all", {}, num_warps=4),),
-    choose=lambda dims: 0,
+    select_tile=lambda dims: 0,
     constants=lambda problem, tile: {"D": problem.dims["D"], "BLOCK": launch.power_of_two(problem.dims["D"])},
     grid=lambda dims, constants, minimum: (dims["T"],),
 )

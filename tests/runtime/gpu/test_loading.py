@@ -197,7 +197,7 @@ def test_a_kernel_gets_what_its_launch_says():
     assert compiled == [("MambaConv", "9.0")], "compiled once"
     spec = KERNELS["MambaConv"]
     dims = spec.op.dims([array.shape for array in inputs], {"W": 4})
-    launch = spec.bind(Problem(dims, {"W": 4}, "float32"), spec.choose(dims))
+    launch = spec.bind(Problem(dims, {"W": 4}, "float32"), spec.select_tile(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
     grid, threads, shared, _ = launched[0]
