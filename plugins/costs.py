@@ -107,7 +107,7 @@ def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1
 def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
     itemsize = compute_bytes if spec.dtype == "compute" else numpy_dtype(spec.dtype).itemsize
     size: float = itemsize
-    for place, dim in enumerate(spec.shape):
-        of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
+    for axis, dim in enumerate(spec.shape):
+        of_a_stack = axis == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
         size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size

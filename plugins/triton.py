@@ -80,8 +80,8 @@ def _run_primitive(
     )
     launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
-    due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
-    for spec, dtype, shape in due:
+    expected = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
+    for spec, dtype, shape in expected:
         if spec.name in wanted:
             outputs[spec.name] = wanted[spec.name]
             _check_tensor(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)

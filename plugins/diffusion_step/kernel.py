@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT
-from ttc.plugins.kernel_math import decode_place, order_key
+from ttc.plugins.kernel_math import decode_index, order_key
 from ttc.plugins.launch import KernelSpec, Tile
 
 __all__ = ["commit", "diffusion_commit", "diffusion_predict", "predict"]
@@ -46,11 +46,11 @@ def predict(
     −inf, and +inf.
     """
     row = tl.program_id(1).to(tl.int64)
-    place = row * L + tl.program_id(0)
-    token = tl.load(block_ids_ptr + place)
+    at = row * L + tl.program_id(0)
+    token = tl.load(block_ids_ptr + at)
     if token != MASK_ID:
-        tl.store(predicted_ptr + place, token)
-        tl.store(confidence_ptr + place, float("inf"))
+        tl.store(predicted_ptr + at, token)
+        tl.store(confidence_ptr + at, float("inf"))
     else:
         temperature = tl.load(temperature_ptr + row)
         hot = temperature > 0.0
@@ -63,7 +63,7 @@ def predict(
         best = tl.full((BLOCK_V,), _LOWEST, tl.int64)
         for start in tl.range(0, V, BLOCK_V, num_stages=STAGES):  # stages by name, or nothing is prefetched
             ids = start + tl.arange(0, BLOCK_V)
-            logits = tl.load(logits_ptr + place * V + ids, mask=ids < V, other=float("-inf"))
+            logits = tl.load(logits_ptr + at * V + ids, mask=ids < V, other=float("-inf"))
             logits = tl.where(ids == MASK_ID, float("-inf"), logits)
             higher = tl.maximum(highest, logits)
             # While a lane has met nothing but −inf the shift is 0, so that exp gives 0 and not NaN.
@@ -75,14 +75,14 @@ def predict(
                 uniform = ((_absorb(drawn, ids.to(tl.int64)) >> 8).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
                 choice = tl.div_rn(logits, temperature + tl.zeros_like(logits)) - tl.log(-tl.log(uniform))
             best = tl.maximum(best, tl.where(ids < V, order_key(choice, ids), _LOWEST))
-        predicted = decode_place(tl.max(best, 0))
+        predicted = decode_index(tl.max(best, 0))
         top = tl.max(highest, 0)
         shift = tl.where(top == float("-inf"), 0.0, top)
         total = tl.sum(weight * tl.exp(highest - shift), 0)
-        logit = tl.load(logits_ptr + place * V + predicted)
+        logit = tl.load(logits_ptr + at * V + predicted)
         logit = tl.where(predicted == MASK_ID, float("-inf"), logit)
-        tl.store(predicted_ptr + place, predicted)
-        tl.store(confidence_ptr + place, tl.exp(logit - shift) / total)
+        tl.store(predicted_ptr + at, predicted)
+        tl.store(confidence_ptr + at, tl.exp(logit - shift) / total)
 
 
 @triton.jit

@@ -25,7 +25,7 @@ def diffusion_step(
     Args:
         logits: (B, L, V) float32.  block_ids: (B, L) int32, mask_id where undecided.
         threshold: (B,) γ.  temperature: (B,), 0 for greedy.
-        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, place of the block's first
+        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, that of the block's first
             token in the sequence.  step: (B,) int32, denoise steps already taken in this block.  steps_left:
             (B,) int32, this one included.
 
@@ -61,8 +61,10 @@ def diffusion_predict(
     allowed = torch.where(vocabulary == mask_id, -torch.inf, logits)
     choice = allowed
     if bool((temperature > 0).any()):
-        places = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
-        uniform = counter_rng.uniform(row_key[:, None, None], places, step.long()[:, None, None], vocabulary)
+        positions = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
+        uniform = counter_rng.uniform(
+            row_key[:, None, None], positions, step.long()[:, None, None], vocabulary
+        )
         gumbel = -torch.log(-torch.log(uniform.float()))
         hot = temperature[:, None, None] > 0
         choice = torch.where(

@@ -16,9 +16,9 @@ Ints = npt.NDArray[np.int32]
 def uniforms(row_key: npt.NDArray[np.int64], position: Ints, step: Ints, shape: tuple[int, int]) -> Floats:
     """The generator's uniforms for a block's logits: (B, L, V) float32, shape = (L, V)."""
     L, V = shape
-    places = position.astype(np.int64)[:, None, None] + np.arange(L, dtype=np.int64)[:, None]
+    positions = position.astype(np.int64)[:, None, None] + np.arange(L, dtype=np.int64)[:, None]
     drawn = counter_rng.uniform(
-        row_key[:, None, None], places, step.astype(np.int64)[:, None, None], np.arange(V, dtype=np.int64)
+        row_key[:, None, None], positions, step.astype(np.int64)[:, None, None], np.arange(V, dtype=np.int64)
     )
     result: Floats = drawn.astype(np.float32)
     return result

@@ -62,14 +62,14 @@ def advance(
     state = tl.load(ssm_state_ptr + at_state, mask=own[:, None] & dense[None, :], other=0.0)
     first_b = H * P + head // (H // G) * N
     for start in range(0, count, BLOCK_L):
-        places = start + chunk
-        live = places < count
-        at = (row * L + places)[:, None] * F
+        tokens = start + chunk
+        live = tokens < count
+        at = (row * L + tokens)[:, None] * F
         x_at = activated_ptr + at + (head * P + parts)[None, :]
         b_at = activated_ptr + at + (first_b + states)[None, :]
         x = tl.load(x_at, mask=live[:, None] & own[None, :], other=0.0).to(tl.float32)
         b = tl.load(b_at, mask=live[:, None] & dense[None, :], other=0.0).to(tl.float32)
-        step, total = chunk_decay(dt_ptr + (row * L + places) * H + head, dt_bias_ptr, a_log_ptr, head, live)
+        step, total = chunk_decay(dt_ptr + (row * L + tokens) * H + head, dt_bias_ptr, a_log_ptr, head, live)
         last = tl.sum(tl.where(chunk == BLOCK_L - 1, total, 0.0), 0)
         left = tl.exp(last - total) * step
         state = tl.exp(last) * state + tl.dot(tl.trans(x * left[:, None]), b, input_precision="ieee")

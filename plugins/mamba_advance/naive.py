@@ -34,8 +34,8 @@ def mamba_advance(
     """
     B, L, F = xbc.shape
     columns = torch.cat([conv_state, xbc.transpose(1, 2)], dim=2)
-    places = commit_len.long()[:, None] + torch.arange(conv_state.shape[2], device=xbc.device)
-    new_conv_state = columns.gather(2, places[:, None, :].expand(B, F, -1))
+    last_columns = commit_len.long()[:, None] + torch.arange(conv_state.shape[2], device=xbc.device)
+    new_conv_state = columns.gather(2, last_columns[:, None, :].expand(B, F, -1))
 
     H, P, N = ssm_state.shape[1:]
     x, b, _ = split_heads(activated, H, P, N, G)

@@ -40,21 +40,21 @@ def convolve(
     """
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
-    places = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
+    tokens = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
     real = channels < F
-    inside = (places < L)[:, None] & real[None, :]
+    inside = (tokens < L)[:, None] & real[None, :]
     xbc_ptr += row * L * F
     states = conv_state_ptr + (row * F + channels)[None, :] * (W - 1)
     bias = tl.load(bias_ptr + channels, mask=real, other=0.0).to(tl.float32)
     total = tl.zeros((BLOCK_L, BLOCK_F), tl.float32) + bias[None, :]
     for k in tl.static_range(W):
-        source = (places + (k - (W - 1)))[:, None]  # negative: a column of before the block
+        source = (tokens + (k - (W - 1)))[:, None]  # negative: a column of before the block
         new = tl.load(xbc_ptr + source * F + channels[None, :], mask=inside & (source >= 0), other=0.0)
         old = tl.load(states + (source + (W - 1)), mask=inside & (source < 0), other=0.0)
         weight = tl.load(weight_ptr + channels * W + k, mask=real, other=0.0).to(tl.float32)
         total += tl.where(source >= 0, new, old).to(tl.float32) * weight[None, :]
     activated = total / (1.0 + tl.exp(-total))
-    target = activated_ptr + (row * L + places)[:, None] * F + channels[None, :]
+    target = activated_ptr + (row * L + tokens)[:, None] * F + channels[None, :]
     tl.store(target, activated.to(activated_ptr.dtype.element_ty), mask=inside)
 
 
@@ -88,19 +88,19 @@ def scan(
     parts = tl.program_id(1) % num_parts * BLOCK_P + tl.arange(0, BLOCK_P)
     chunk_number = tl.program_id(1) // num_parts
     chunk = tl.arange(0, BLOCK_L)
-    places = chunk_number * BLOCK_L + chunk
-    live = places < L
+    tokens = chunk_number * BLOCK_L + chunk
+    live = tokens < L
     own = parts < P
     activated_ptr += row * L * F
     dt_ptr += row * L * H + head
     first_b = H * P + head // (H // G) * N
-    rows_c = activated_ptr + places.to(tl.int64)[:, None] * F + first_b + G * N
-    _, total = chunk_decay(dt_ptr + places * H, dt_bias_ptr, a_log_ptr, head, live)
+    rows_c = activated_ptr + tokens.to(tl.int64)[:, None] * F + first_b + G * N
+    _, total = chunk_decay(dt_ptr + tokens * H, dt_bias_ptr, a_log_ptr, head, live)
 
     y = tl.zeros((BLOCK_L, BLOCK_P), tl.float32)
     between = 0.0  # sum of step·A over the whole chunks after the one at hand and before this program's
     for back in range(chunk_number + 1):
-        sources = places - back * BLOCK_L
+        sources = tokens - back * BLOCK_L
         present = sources < L
         step, source_total = chunk_decay(dt_ptr + sources * H, dt_bias_ptr, a_log_ptr, head, present)
         rows_x = activated_ptr + sources.to(tl.int64)[:, None] * F
@@ -131,9 +131,9 @@ def scan(
 
     columns = (head * P + parts)[None, :]
     inside = live[:, None] & own[None, :]
-    x = tl.load(activated_ptr + places.to(tl.int64)[:, None] * F + columns, mask=inside, other=0.0)
+    x = tl.load(activated_ptr + tokens.to(tl.int64)[:, None] * F + columns, mask=inside, other=0.0)
     y += x.to(tl.float32) * tl.load(d_ptr + head).to(tl.float32)
-    target = y_ptr + (row * L + places)[:, None] * (H * P) + columns
+    target = y_ptr + (row * L + tokens)[:, None] * (H * P) + columns
     tl.store(target, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 

@@ -51,7 +51,7 @@ MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 }
 """
 
-# The place of every row among the (expert, token) cells: pair p belongs to token p div K.
+# The index of every row among the (expert, token) cells: pair p belongs to token p div K.
 _CELL = """
     minus_one = Constant <value_ints: ints = [-1]> ()
     column = Constant <value_ints: ints = [-1, 1]> ()

@@ -43,7 +43,7 @@ def test_predict(device, shape, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
 def test_predict_as_ar_chooses(device, shape, temperature):
-    """With a mask id that is no token nothing is banned, and places that do not hold it are left alone."""
+    """With a mask id that is no token nothing is banned, and positions that do not hold it are left alone."""
     random = torch.Generator().manual_seed(sum(shape))
     logits = torch.randn(*shape, generator=random)
     logits[:, :, MASK] += 9.0

@@ -73,7 +73,7 @@ def test_plugin_does_what_the_launcher_does(nvidia, number):
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: CASES[n]["op"])
 def test_kernel_takes_what_tensorrt_passes(nvidia, number):
-    """(inputs …, int32 …, outputs …) and nothing behind."""
+    """(inputs …, int32 …, outputs …) and nothing after them."""
     got, spec = nvidia["cases"][number], KERNELS[CASES[number]["op"]]
     head = got["ptx"].split(f".entry {got['kernel']}(", 1)[1].split(")", 1)[0]
     kinds = ["u32" if ".u32" in line else "u64" for line in head.strip().split(",\n")]

@@ -12,7 +12,7 @@ from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.triton import run_triton
 
-_GUARD = 64  # elements before and behind, which keeps the alignment
+_GUARD = 64  # elements before and after, which keeps the alignment
 
 
 def poison(dtype: torch.dtype) -> float:
