@@ -80,7 +80,7 @@ def advance(
     channels = (program * SHARE + lanes)[:, None]
     widths = tl.arange(0, BLOCK_W)[None, :]
     inside = (lanes < SHARE)[:, None] & (channels < F) & (widths < W1)
-    column = count + widths  # of the old columns and the block's behind one another
+    column = count + widths  # of the old columns followed by the block's
     at_conv = (row * F + channels) * W1
     old = tl.load(conv_state_ptr + at_conv + column, mask=inside & (column < W1), other=0.0)
     at_new = (row * L + column - W1) * F + channels

@@ -1,11 +1,11 @@
 """Triton kernels of `MambaConv` and `MambaScan`.
 
-`MambaScan` is the closed form of the naive twin over chunks of BLOCK_L tokens, every chunk of outputs a
-program of its own: it reads the tokens up to its own, chunk by chunk backwards, and then the state, once. So
-a block of up to BLOCK_L tokens costs its own size and the state (2 MB a layer and row in the real model), and
-a longer one grows quadratically, but for every chunk at the same time. Programs also split heads, and the
-rows of a head's state (head_dim); the products of B and C are repeated by the programs of one head. All
-products are full float32.
+`MambaScan` is the closed form of `naive.py` (state space duality, Dao and Gu 2024) over chunks of BLOCK_L
+tokens, every chunk of outputs a program of its own: it reads the tokens up to its own, chunk by chunk
+backwards, and then the state, once. So a block of up to BLOCK_L tokens costs its own size and the state (2 MB
+a layer and row in the real model), and a longer one grows quadratically, but for every chunk at the same
+time. Programs also split heads, and the rows of a head's state (head_dim); the products of B and C are
+repeated by the programs of one head. All products are full float32.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,10 @@
 """Triton kernels of `MoeUp`, `MoeDown` and `MoeCombine`.
 
-The two products are one kernel. Its rows are the (token, expert) pairs in the order of the experts; a row
-tile never holds rows of two experts, so a program multiplies by one expert's weights. Row tiles are numbered
-over the experts that were hit: each program finds its own from `expert_offsets`, so the grid depends on
-shapes only and the host need not know who was hit. Surplus programs leave at once.
+The two products are one kernel: a grouped GEMM over tokens sorted by expert, as in MegaBlocks (Gale et al.
+2022) and vLLM's fused MoE. Its rows are the (token, expert) pairs in the order of the experts; a row tile
+never holds rows of two experts, so a program multiplies by one expert's weights. Row tiles are numbered over
+the experts that were hit: each program finds its own from `expert_offsets`, so the grid depends on shapes
+only and the host need not know who was hit. Surplus programs leave at once.
 
 Up to BLOCK_M tokens an expert has one row tile (a token chooses an expert once at most), so every hit
 expert's weights are read exactly once, the others' never. Room for quantised weights: `_weights` is where a
@@ -47,9 +48,13 @@ def grouped_product(
 ):
     """out[r] = f(weight[e(r)] · x[row of r]), fp32 accumulation.
 
-    x: (rows, IN); row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where PAIRS_PER_ROW is 0.
-    weight: (E, OUT, IN).  out: (R, OUT).  f: relu² or nothing.  Program (n, slot): columns n·BLOCK_N …, row
-    tile number slot.
+    Program (n, slot): columns n·BLOCK_N …, row tile number slot.
+
+    x_ptr: (rows, IN); the row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where that is 0.
+    weight_ptr: (E, OUT, IN).
+    R: number of pairs, T·K.
+    out_ptr: (R, OUT).
+    SQUARED_RELU: f is relu², else nothing.
     """
     slot = tl.program_id(1)
     experts = tl.arange(0, BLOCK_E)

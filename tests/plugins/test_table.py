@@ -1,4 +1,4 @@
-"""The table of signatures: every op has a twin and a body that agree with it, and the docs show it."""
+"""The table of signatures: every op has a naive function and a body that agree with it; the docs show it."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_signature_twin_and_body_agree(op):
+def test_signature_naive_function_and_body_agree(op):
     function = function_body(op.name, VALUES.get(op.name, {}))
     assert callable(op.load("naive"))
     assert [value.name for value in function.inputs] == [spec.name for spec in op.inputs]

@@ -66,7 +66,7 @@ def run_guarded(
     return results
 
 
-def check_against_twin(
+def check_against_naive(
     op: OpSpec,
     inputs: Sequence[Tensor],
     device: str,
@@ -74,7 +74,7 @@ def check_against_twin(
     tile: int | None = None,
     **attributes: Any,
 ) -> None:
-    """Kernel and naive twin give the same: integers and NaN exactly, floats within the tolerance."""
+    """Kernel and `naive.py` give the same: integers and NaN exactly, floats within the tolerance."""
     got = run_guarded(op, inputs, device, tile, **attributes)
     want = run_naive(op, *inputs, **attributes)
     for spec, a, b in zip(op.outputs, got, want, strict=True):
