@@ -82,7 +82,7 @@ class Executor(ABC):
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
     ) -> Enqueue:
-        """The work of one run of the graph `role` over these inputs and outputs.
+        """Return the work of one run of the graph `role` over these inputs and outputs.
 
         The role "sample", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
         and `SAMPLING_INPUTS`.
@@ -92,7 +92,7 @@ class Executor(ABC):
         """
 
     def scratch(self) -> object:
-        """What scratch memory it has beside that of the scopes, comparable with ==; here there is none."""
+        """Return what scratch memory it has beside that of the scopes, comparable with ==; None here."""
         return None
 
     @abstractmethod

@@ -34,14 +34,17 @@ _HALVES = (("context", "advance"), ("denoiser", "step"))
 def load_engines(
     backend: str, bundle: Bundle, settings: LoadSettings, profiler: Profiler | None = None
 ) -> Backend:
-    """The backend "tensorrt" or "tensorrt-rtx" over a bundle, on one GPU or with a tower on each of two.
+    """Return an engine backend over a bundle, on one GPU or with a tower on each of two.
 
-    profiler: sees what engines and kernels put on the stream.
+    Args:
+        backend: "tensorrt" or "tensorrt-rtx".
+        profiler: sees what engines and kernels put on the stream.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
         InputError: settings that mean nothing here.
-        BackendError: no GPU, or the engines are refused.  DeviceMemoryError: they do not fit.
+        BackendError: no GPU, or the engines are refused.
+        DeviceMemoryError: they do not fit.
     """
     if settings.threads is not None:
         raise InputError(f"threads is for backend 'onnxruntime'; backend {backend!r} has no such setting")
@@ -68,7 +71,7 @@ def _load_on(
     settings: LoadSettings,
     profiler: Profiler | None,
 ) -> DeviceBackend:
-    """The graphs of these roles on one GPU, which is let go of if that fails."""
+    """Load the graphs of these roles onto one GPU, which is let go of if that fails."""
     records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
     names, limits = weight_names(engines, roles), engines.limits
     scope = Scope(device)

@@ -152,7 +152,7 @@ def test_one_gpu_against_two():
     from ttc.runtime.gpu.executor import mamba_specs, new_kv_specs
 
     config = ModelConfig.from_hf(SMALL)
-    devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+    devices = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
     lines = gpu_two.compare(config, devices, run_naive, (1, 2), 4, 2, no_compiler)
     assert [line["batch"] for line in lines] == [1, 2]
     for line in lines:

@@ -95,7 +95,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
 
 
 def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[FakeDevice]) -> None:
-    """Let engines be loaded onto these devices; ops are the naive twins."""
+    """Let engines be loaded onto these devices; ops are the naive ops."""
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
     monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
     made = backend_module.DeviceBackend

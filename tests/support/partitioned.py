@@ -1,5 +1,5 @@
 """Runs whole and cut graphs on the CPU: `ttc.runtime.gpu.partitioned` with ONNX Runtime for the segments, and
-the ops between them by their function bodies or their naive twins.
+the ops between them by their function bodies or their naive ops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def run_whole(model: ir.Model, inputs: Arrays, level: str) -> Arrays:
 def run_partition(partition: Partition, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
     """Buffers with the role "output" after two runs of the program at the same addresses.
 
-    functions: the model whose function bodies stand for the ops; None: the naive twins do.
+    functions: the model whose function bodies stand for the ops; None: the naive ops do.
     """
     device = FakeDevice()
     scope = Scope(device)
@@ -126,10 +126,10 @@ class OrtSteps:
     ) -> Enqueue:
         run = self._session(instruction, inputs)
         binding = run.io_binding()
-        for place, array in enumerate(inputs):
-            binding.bind_input(f"in_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
-        for place, array in enumerate(outputs):
-            binding.bind_output(f"out_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        for i, array in enumerate(inputs):
+            binding.bind_input(f"in_{i}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        for i, array in enumerate(outputs):
+            binding.bind_output(f"out_{i}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
         return lambda: self._device.enqueue(lambda stream: run.run_with_iobinding(binding))
 
     def _session(
@@ -154,7 +154,7 @@ class OrtSteps:
 
 
 def naive_steps(device: FakeDevice) -> Any:
-    """Ops as their naive twins."""
+    """Ops as their naive ops."""
     specs = {op.name: op for op in OPS}
 
     def bind(
@@ -178,16 +178,16 @@ def _op_model(instruction: Instruction, arrays: Sequence[DeviceArray], functions
     """A model that calls one op."""
     inputs = [
         ir.Value(
-            name=f"in_{place}",
+            name=f"in_{i}",
             type=ir.TensorType(ir.DataType.from_numpy(np.dtype(array.dtype))),
             shape=ir.Shape(array.shape),
         )
-        for place, array in enumerate(arrays)
+        for i, array in enumerate(arrays)
     ]
     attributes = ir.convenience.convert_attributes({**instruction.attributes, **PLUGIN_ATTRIBUTES})
     node = ir.Node(DOMAIN, instruction.name, inputs, attributes, num_outputs=len(instruction.outputs))
-    for place, value in enumerate(node.outputs):
-        value.name = f"out_{place}"
+    for i, value in enumerate(node.outputs):
+        value.name = f"out_{i}"
     imports = dict(functions.graph.opset_imports)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name=instruction.name)
     return ir.Model(graph, ir_version=functions.ir_version, functions=list(functions.functions.values()))

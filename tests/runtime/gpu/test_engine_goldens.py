@@ -72,11 +72,11 @@ def test_verify_sees_the_states(bundles, engines, engine_folders, fake_gpus, dev
     load = {"engines": engine_folders("tiny_a"), "device": device}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
         scenario = make_scenario(engine.config, Shapes.within(engine._backend.limits))
-        got, due = (
+        got, want = (
             list(observe(Candidate(backend, "float32", "", "", shows_layers=False), scenario, 128))
             for backend in (engine._backend, engines("tiny_a", "torch")._backend)
         )
-    for a, b in zip(got, due, strict=True):
+    for a, b in zip(got, want, strict=True):
         compared = list(compare(a, b, tolerances_of("float32"), "torch", {}))
         assert not [line for line in compared if not line.passed], a.call
         tensors = {line.tensor for line in compared}
