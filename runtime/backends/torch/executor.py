@@ -32,12 +32,18 @@ RunOp = Callable[..., tuple[Tensor, ...]]
 
 
 class TorchExecutor(Executor):
-    """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
-    computes the ops of `ttc`; `used`: the towers that there are weights of; `in_place`: as `Executor` has it,
-    False where another GPU is to have what changed too.
+    """Computes the graphs by the towers in torch.
 
     In place, a cache gets its new keys and values when its layer has read it, and Mamba's state is
     overwritten after all layers.
+
+    Args:
+        weights: checkpoint name → weight on the device.
+        run_op: computes the ops of `ttc`.
+        capture_problem: as `Executor` has it.
+        weight_scope: memory of the weights, closed with the executor.
+        used: the towers that there are weights of.
+        in_place: as `Executor` has it; False where another GPU needs what changed too.
     """
 
     name = "torch"
@@ -170,11 +176,11 @@ class TorchExecutor(Executor):
 
 
 def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """In place of a cache with them: the block's keys and values."""
+    """Return the block's keys and values in place of a cache with them."""
     return keys, values
 
 
 def view_of(device: Device, array: DeviceArray) -> Tensor:
-    """A device array as a tensor, without a copy."""
+    """Return a device array as a tensor, without a copy."""
     raw = torch.as_tensor(device.exchange(array))
     return raw.view(getattr(torch, array.dtype)).view(array.shape)
