@@ -42,12 +42,12 @@ Grid = Callable[[Mapping[str, Dim], Mapping[str, Any], Minimum], tuple[Dim, ...]
 
 
 def cdiv(a: Dim, b: int) -> Dim:
-    """⌈a / b⌉ of a dimension that may be symbolic."""
+    """Return ⌈a / b⌉ of a dimension that may be symbolic."""
     return (a + (b - 1)) // b
 
 
 def power_of_two(n: int, at_least: int = 1) -> int:
-    """The smallest power of two that is at least n and at_least."""
+    """Return the smallest power of two that is at least n and at_least."""
     return max(at_least, 1 << (max(n, 1) - 1).bit_length())
 
 
@@ -93,7 +93,8 @@ class Launch:
     Attributes:
         op: name of the primitive op.
         kernel: the `triton.jit` function.
-        inputs, outputs: dtypes of the tensors, numpy names and "bfloat16".
+        inputs: dtypes of the inputs, numpy names and "bfloat16".
+        outputs: dtypes of the outputs.
         integers: the dimensions passed as int32 arguments, in order.
         constants: constexpr arguments by name; ints, bools, strings and floats.
         grid: see `Grid`; call `programs` for a concrete one.
@@ -110,13 +111,13 @@ class Launch:
     tile: Tile
 
     def programs(self, dims: Mapping[str, Dim], minimum: Minimum = min) -> tuple[Dim, Dim, Dim]:
-        """The grid (x, y, z) for these dimensions."""
+        """Return the grid (x, y, z) for these dimensions."""
         x, *rest = self.grid(dims, self.constants, minimum)
         y, z = [*rest, 1, 1][:2]
         return x, y, z
 
     def integer_values(self, dims: Mapping[str, Dim]) -> tuple[Dim, ...]:
-        """The int32 arguments for these dimensions."""
+        """Return the int32 arguments for these dimensions."""
         return tuple(evaluate(dim, dims) for dim in self.integers)
 
 
@@ -146,7 +147,11 @@ class KernelSpec:
     grid: Grid
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
-        """The launch for one problem and one choice of block sizes, an index into `tiles`.
+        """Return the launch for one problem and one choice of block sizes.
+
+        Args:
+            problem: what is fixed.
+            tile: index into `tiles`.
 
         Raises:
             InputError: there is no such index.

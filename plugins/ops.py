@@ -16,10 +16,13 @@ from typing import Any
 from ttc.base.dims import evaluate, letters
 from ttc.errors import InputError
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "PLUGIN_ATTRIBUTES", "OpSpec", "TensorSpec"]
 
 DOMAIN = "ttc"
 DOMAIN_VERSION = 1
+# What every call of a `ttc` op carries in a graph: TensorRT then prefers the plugin of that name, ahead of
+# time (`ttc.plugins.tensorrt_qdp`), and everything else ignores the two and inlines the op's body.
+PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class OpSpec:
     Attributes:
         package: the folder that holds the op, such as "ttc.plugins.moe_experts"; see `load`.
         name: op type in the domain `ttc`; differs from every ONNX and TensorRT op name.
-        inputs, outputs: tensors in order.
+        inputs: tensors in order.
+        outputs: tensors in order.
         attributes: attribute name → type name ("int" or "float"), in order.
         parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
             is one kernel launch.
@@ -74,7 +78,17 @@ class OpSpec:
         attributes: Mapping[str, str] | None = None,
         parts: Sequence[str] = (),
     ) -> "OpSpec":
-        """Build a signature from its text form (see `TensorSpec.parse`)."""
+        """Return the signature whose tensors are written as text (see `TensorSpec.parse`).
+
+        Args:
+            package: `__name__` of the folder that holds the op.
+            name: op type.
+            doc: one sentence.
+            inputs: texts such as "x: compute (T, D)".
+            outputs: texts of the same kind.
+            attributes: name → "int" or "float".
+            parts: names of primitive ops.
+        """
         return cls(
             package,
             name,

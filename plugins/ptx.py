@@ -49,7 +49,13 @@ class CompiledKernel:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What ptxas reports of a kernel: registers a thread, bytes spilled a thread, static shared bytes."""
+    """What ptxas reports of a kernel.
+
+    Attributes:
+        registers: per thread.
+        spill_bytes: per thread, stores and loads.
+        static_shared_bytes: shared memory beside `CompiledKernel.shared_bytes`.
+    """
 
     registers: int
     spill_bytes: int
@@ -57,7 +63,11 @@ class Assembled:
 
 
 def compile_launch(launch: Launch, target: str) -> CompiledKernel:
-    """PTX of a launch for one of `TARGETS`.
+    """Return the PTX of a launch for one of `TARGETS`.
+
+    Args:
+        launch: the kernel with its constants.
+        target: compute capability, such as "9.0".
 
     Raises:
         BackendError: unknown target, Triton in interpreter mode, Triton or ptxas fails, or the kernel asks
@@ -162,7 +172,7 @@ def _check_plain(launch: Launch, target: str, metadata: Any) -> None:
 
 
 def _without_hidden_pointers(ptx: str, num_parameters: int) -> str:
-    """PTX without the two parameters that Triton appends; refuses where they are not as expected."""
+    """The PTX without the two parameters that Triton appends; refuses where they are not as expected."""
     head = re.search(r"\.entry \w+\(\n(.*?)\n\)", ptx, re.DOTALL)
     parameters = head[1].split(",\n") if head else []
     if head is None or len(parameters) != num_parameters + _HIDDEN_POINTERS:

@@ -27,7 +27,7 @@ PRIMITIVE_OPS: tuple[OpSpec, ...] = tuple(op for op in OPS if not op.parts)
 
 
 def markdown() -> str:
-    """The table of signatures as a Markdown document's body."""
+    """Return the table of signatures as the body of a Markdown document."""
     lines = ["| op | inputs | outputs | attributes | parts |", "| --- | --- | --- | --- | --- |"]
     for op in OPS:
         inputs = "<br>".join(f"`{t.name}` {t.dtype} ({', '.join(t.shape)})" for t in op.inputs)

@@ -68,7 +68,7 @@ def _run_primitive(
     tile: int | None,
     attributes: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """One launch; output name → tensor, which is the wanted one where there is one of that name."""
+    """Launch one kernel; return output name → tensor, the wanted one if there is one of that name."""
     op, device = kernel_spec.op, inputs[0].device
     shapes = [tuple(tensor.shape) for tensor in inputs]
     dims = op.dims(shapes, attributes)

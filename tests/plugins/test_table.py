@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ttc.plugins.functions import PLUGIN_ATTRIBUTES, function_body
+from ttc.plugins.functions import function_body
+from ttc.plugins.ops import PLUGIN_ATTRIBUTES
 from ttc.plugins.table import OPS, PRIMITIVE_OPS, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "ops.md"

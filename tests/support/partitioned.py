@@ -14,9 +14,8 @@ import torch
 from tests.support.fake_device import FakeDevice
 from ttc.exporter.passes.partition import Partition
 from ttc.formats.program import Instruction
-from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
-from ttc.plugins.ops import DOMAIN
+from ttc.plugins.ops import DOMAIN, PLUGIN_ATTRIBUTES
 from ttc.plugins.table import OPS
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
