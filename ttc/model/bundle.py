@@ -13,7 +13,11 @@ __all__ = ["Bundle"]
 
 
 class Bundle(BundleFolder):
-    """An open, verified bundle of a model. Attribute: `config`, the model's configuration."""
+    """An open, verified bundle of a model.
+
+    Attributes:
+        config: the model.
+    """
 
     config: ModelConfig
 
@@ -21,7 +25,7 @@ class Bundle(BundleFolder):
     def open(
         cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
     ) -> Self:
-        """As `BundleFolder.open`; a `BundleError` also where the manifest's `model` is none."""
+        """Open as `BundleFolder` does; raise `BundleError` also where the manifest's `model` is none."""
         bundle = super().open(path, checkpoint_root)
         try:
             where = f"{Path(path) / MANIFEST_FILE}: model"

@@ -135,7 +135,7 @@ def _refuse_differences(
 
 
 def first_of(names: list[str], count: int = 5) -> str:
-    """The first `count` of `names` for a message, and how many more there are."""
+    """Return the first `count` of `names` for a message, and how many more there are."""
     shortened = [name if len(name) <= 160 and name.isprintable() else quoted(name) for name in names[:count]]
     return ", ".join(shortened) + (f", and {len(names) - count} more" if len(names) > count else "")
 

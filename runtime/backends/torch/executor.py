@@ -17,18 +17,17 @@ from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
-from ttc.model.towers import LayerState, TowerWeights, write_cache_in_place
+from ttc.model.mixers import LayerState, RunOp, write_cache_in_place
+from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
-__all__ = ["RunOp", "TorchExecutor", "view_of"]
+__all__ = ["TorchExecutor", "view_of"]
 
 Tensors = Mapping[str, Tensor]
-# Called with the op's signature, its inputs, and its attributes by name.
-RunOp = Callable[..., tuple[Tensor, ...]]
 
 
 class TorchExecutor(Executor):

@@ -25,9 +25,10 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
+from ttc.model.mixers import RunOp
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
-from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
+from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice

@@ -12,7 +12,8 @@ from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import COMPUTE, GraphTensor, layer_names, state_tensors
-from ttc.model.towers import RunOp, TowerWeights
+from ttc.model.mixers import RunOp
+from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
