@@ -250,7 +250,7 @@ def test_killed_export_is_swept_by_the_next(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        # Alive: another writer to the same place leaves it alone.
+        # Alive: another writer to the same destination leaves it alone.
         with bundle_writer(tmp_path / "bundle"):
             assert len(os.listdir(tmp_path)) == 2
         process.send_signal(signal.SIGKILL)

@@ -16,18 +16,18 @@ from ttc.model.bundle import Bundle
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     name=st.sampled_from(["context.onnx", "tokenizer.json", "bundle.json"]),
-    place=st.integers(0),
+    position=st.integers(0),
     bit=st.integers(0, 7),
     cut=st.booleans(),
 )
 def test_damaged_file_is_always_noticed_and_named(
-    name: str, place: int, bit: int, cut: bool, referenced: Path
+    name: str, position: int, bit: int, cut: bool, referenced: Path
 ) -> None:
     path = referenced / name
     good = path.read_bytes()
     bad = bytearray(good)
-    bad[place % len(bad)] ^= 1 << bit
-    path.write_bytes(good[: place % len(good)] if cut else bad)
+    bad[position % len(bad)] ^= 1 << bit
+    path.write_bytes(good[: position % len(good)] if cut else bad)
     try:
         with pytest.raises(BundleError) as caught:
             Bundle.open(referenced)

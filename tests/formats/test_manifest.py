@@ -94,9 +94,9 @@ def test_manifest_round_trip(manifest: Manifest) -> None:
 
 @settings(max_examples=300)
 @given(st.integers(0), st.integers(0, 7))
-def test_bit_flipped_manifest_is_always_noticed(place: int, bit: int) -> None:
+def test_bit_flipped_manifest_is_always_noticed(position: int, bit: int) -> None:
     raw = bytearray(SMALL.to_json())
-    raw[place % len(raw)] ^= 1 << bit
+    raw[position % len(raw)] ^= 1 << bit
     with pytest.raises(BundleError):
         Manifest.from_json(bytes(raw))
 
@@ -119,16 +119,16 @@ anything = st.recursive(
 @given(st.data())
 def test_any_value_anywhere_is_taken_or_refused(data: st.DataObject) -> None:
     content = json.loads(SMALL.to_json())
-    place: Any = content
+    inner: Any = content
     while True:
-        key = data.draw(st.sampled_from(sorted(place)))
-        if not isinstance(place[key], dict) or not place[key] or data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(inner)))
+        if not isinstance(inner[key], dict) or not inner[key] or data.draw(st.booleans()):
             break
-        place = place[key]
+        inner = inner[key]
     if data.draw(st.booleans()):
-        place[key] = data.draw(anything)
+        inner[key] = data.draw(anything)
     else:
-        place[data.draw(st.text(max_size=6))] = place.pop(key)
+        inner[data.draw(st.text(max_size=6))] = inner.pop(key)
     try:
         Manifest.from_json(resigned(content))
     except BundleError:
@@ -137,10 +137,10 @@ def test_any_value_anywhere_is_taken_or_refused(data: st.DataObject) -> None:
 
 def replaced(path: str, value: object) -> bytes:
     content = json.loads(SMALL.to_json())
-    place, keys = content, path.split("/")
+    inner, keys = content, path.split("/")
     for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+        inner = inner[key]
+    inner[keys[-1]] = value
     return resigned(content)
 
 

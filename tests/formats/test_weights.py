@@ -44,14 +44,14 @@ def packed_bundle(destination: Path, external: str | None = None) -> Path:
 
 
 def expect_weights(bundle: Bundle) -> None:
-    due = {
+    expected = {
         "w.f32": WEIGHTS["w.f32"],
         "w.bf16": np.array([0, 1, 2, 3], np.float32),
         "stack": np.array([[[1, 2, 3]], [[4, 5, 6]]], np.float32),
         "scalar": np.array(2.5, np.float32),
     }
-    assert set(bundle.weights) == set(due)
-    for name, array in due.items():
+    assert set(bundle.weights) == set(expected)
+    for name, array in expected.items():
         found = bundle.read_weight(name)
         assert (found.dtype.name, found.shape) == ("float32", bundle.weights[name].shape)
         assert found.flags.aligned

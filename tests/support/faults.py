@@ -78,7 +78,7 @@ def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: 
             name=f"fault.{number}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
         )
         graph.register_initializer(known[value])
-    place = own[0]
+    first = own[0]
     for node in template:
         new = ir.Node(
             node.domain,
@@ -93,7 +93,7 @@ def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: 
             if old.dtype == ir.DataType.INT64 and old.shape is not None and len(old.shape) == 0:
                 output.shape = None  # as in ttc.exporter.onnx.graph_builder
             known[old] = output
-        graph.insert_before(place, new)
+        graph.insert_before(first, new)
     for output in template.outputs:
         name = str(output.name)
         old = made[f"{scope}x"] if name == "x" else made[f"{name}.{layer}"]
@@ -107,6 +107,6 @@ def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     new.name, new.type, new.shape = name, old.type, old.shape
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, new)
-    for place, value in enumerate(graph.outputs):
+    for i, value in enumerate(graph.outputs):
         if value is old:
-            graph.outputs[place] = new
+            graph.outputs[i] = new
