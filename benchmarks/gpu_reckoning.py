@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, GRAPH_OF, in_dtype, model_weights
-from ttc.runtime.gpu.executor import state_specs
+from ttc.runtime.gpu.executor import cache_specs, mamba_specs
 
 # Published figures (docs/model.md, Real sizes): early blocks take 10 to 13 steps, late ones about 2, and at a
 # threshold of 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.
@@ -110,8 +110,8 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
         if name not in experts and not name.endswith("embeddings.weight")
     )
     one_expert = sum(_bytes(dtype, shape[1:]) for dtype, shape in experts.values())
-    mamba = work.batch * _state(config, ("conv_state.", "ssm_state."), 1)
-    per_token = work.batch * _state(config, ("k_cache.", "v_cache."), 1)
+    mamba = sum(_bytes(*spec) for spec in mamba_specs(config, "bfloat16", work.batch).values())
+    per_token = sum(_bytes(*spec) for spec in cache_specs(config, "bfloat16", work.batch, 1).values())
     moves = work.tower == CONTEXT
     places = BLOCK if work.kind == "denoise" else 1
     return {
@@ -248,11 +248,6 @@ def check_report(report: Mapping[str, Any]) -> None:
     for line in report["rows"]:
         assert line["ms"] > 0
         assert line["floor_ms"] > 0
-
-
-def _state(config: ModelConfig, prefixes: tuple[str, ...], capacity: int) -> int:
-    specs = state_specs(config, "bfloat16", 1, capacity)
-    return sum(_bytes(dtype, shape) for name, (dtype, shape) in specs.items() if name.startswith(prefixes))
 
 
 def _bytes(dtype: str, shape: Sequence[Any]) -> int:
