@@ -52,19 +52,22 @@ class EngineSpec:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read what `write` wrote."""
-        fields = Fields(
-            parse_json((folder / _SPEC_FILE).read_bytes(), _SPEC_FILE, BundleError), _SPEC_FILE, BundleError
+        content = parse_json((folder / _SPEC_FILE).read_bytes(), _SPEC_FILE, BundleError)
+        fields = Fields(content, _SPEC_FILE, BundleError)
+        spec = cls(
+            fields.string("name"),
+            fields.string("role"),
+            _tensors(fields, "inputs"),
+            _tensors(fields, "outputs"),
+            (folder / _NETWORK_FILE).read_bytes,
         )
-        inputs, outputs = (
-            tuple(
-                TensorRecord.take(Fields(item, f"{_SPEC_FILE}: {key}", BundleError))
-                for item in fields.items(key)
-            )
-            for key in ("inputs", "outputs")
-        )
-        name, role = fields.string("name"), fields.string("role")
         fields.end()
-        return cls(name, role, inputs, outputs, (folder / _NETWORK_FILE).read_bytes)
+        return spec
+
+
+def _tensors(fields: Fields, key: str) -> tuple[TensorRecord, ...]:
+    where = f"{_SPEC_FILE}: {key}"
+    return tuple(TensorRecord.take(Fields(item, where, BundleError)) for item in fields.items(key))
 
 
 @dataclass(frozen=True, slots=True)
