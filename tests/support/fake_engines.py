@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 
 from tests.support.fake_device import FakeDevice, no_compiler
-from tests.support.partitioned import naive_steps
+from tests.support.partitioned import naive_binder
 from ttc import __version__
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.lower_graph import engine_specs
@@ -97,7 +97,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
 def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[FakeDevice]) -> None:
     """Let engines be loaded onto these devices; ops are the naive ops."""
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
-    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
+    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_binder(device))
     made = backend_module.DeviceBackend
     monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
 

@@ -86,8 +86,8 @@ def run_partition(partition: Partition, inputs: Arrays, level: str, functions: i
         for name, buffer in program.buffers.items()
         if buffer.role != "between"
     }
-    segments = OrtSteps(device, partition.segments, level)
-    ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
+    segments = OrtBinder(device, partition.segments, level)
+    ops = naive_binder(device) if functions is None else OrtBinder(device, {}, level, functions)
     work = PartitionedGraph(program, segments, ops).bind(scope, tensors, SIZES)
     for name, array in inputs.items():
         device.write(tensors[name], array)
@@ -103,8 +103,8 @@ def run_partition(partition: Partition, inputs: Arrays, level: str, functions: i
     return made
 
 
-class OrtSteps:
-    """Steps as ONNX Runtime sessions that read and write the buffers where they lie."""
+class OrtBinder:
+    """Instructions as ONNX Runtime sessions that read and write the buffers where they lie."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class OrtSteps:
         return self._sessions[key]
 
 
-def naive_steps(device: FakeDevice) -> Any:
+def naive_binder(device: FakeDevice) -> Any:
     """Ops as their naive ops."""
     specs = {op.name: op for op in OPS}
 
