@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import gpu_reckoning as reckoning
-from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.weights import DENOISER
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -76,7 +77,7 @@ class Bench:
                 buffers = static.context(work.length, 1)
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
-                # AR needs a token of its one place; nobody asks for one behind an extension.
+                # AR needs a token of its one position; nobody asks for one after an extension.
                 choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
                 small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
                 buffers.inputs.upload(**small, **choice)
@@ -102,7 +103,7 @@ class Bench:
         return found
 
     def context_calls(self, weights: "TowerWeights") -> list[dict[str, Any]]:
-        """An AR step, a chunk of a prompt and a verification with the advance behind it, at every graph
+        """An AR step, a chunk of a prompt and a verification with the advance after it, at every graph
         level: milliseconds, launches and waits each.
         """
         found = []
@@ -117,7 +118,7 @@ class Bench:
         return found
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
-        """Mean of some calls behind two that warm up and capture."""
+        """Mean of some calls after two that warm up and capture."""
         for _ in range(2):
             call()
         launches, waits, start = self.device.launches, self.device.waits, time.perf_counter()

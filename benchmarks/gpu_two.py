@@ -24,8 +24,9 @@ from benchmarks.gpu_measuring import (
     fill_block,
     forced_routing,
 )
-from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.nvrtc import compile_ptx

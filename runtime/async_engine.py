@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ttc.errors import BackendError, InputError, TtcError
+from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.plan import Limits
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Event, FinishReason, Result
@@ -177,7 +178,7 @@ class AsyncEngine:
         return self._engine.core.clock.now() - self._room.heartbeat
 
     async def generate(
-        self, prompt: Prompt, mode: str | None = None, **options: Any
+        self, prompt: Prompt, options: GenerationOptions | str | None = None, **overrides: Any
     ) -> Result | list[Result]:
         """Generate as `Engine.generate`. Cancelling the task takes the rows out at the next tick.
 
@@ -185,20 +186,25 @@ class AsyncEngine:
             QueueFull: too much is waiting.
             EngineDead: the engine failed.
         """
-        call, cancel = self._enter(prompt, mode, options, streams=False, provisional=False)
+        call, cancel = self._enter(prompt, options, overrides, streams=False, provisional=False)
         try:
             return await asyncio.shield(call.results)
         finally:
             self._leave(cancel)
 
     async def stream(
-        self, prompt: Prompt, mode: str | None = None, *, provisional: bool = False, **options: Any
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | str | None = None,
+        *,
+        provisional: bool = False,
+        **overrides: Any,
     ) -> AsyncIterator[Update]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
 
         Leaving the loop, or cancelling the task, takes the rows out at the next tick.
         """
-        call, cancel = self._enter(prompt, mode, options, streams=True, provisional=provisional)
+        call, cancel = self._enter(prompt, options, overrides, streams=True, provisional=provisional)
         try:
             async for update in call.updates():
                 yield update
@@ -217,11 +223,17 @@ class AsyncEngine:
         await self.close()
 
     def _enter(
-        self, prompt: Prompt, mode: str | None, options: dict[str, Any], *, streams: bool, provisional: bool
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | str | None,
+        overrides: dict[str, Any],
+        *,
+        streams: bool,
+        provisional: bool,
     ) -> tuple[_Call, Cancel]:
         self._check()
         cancel = Cancel()
-        asked = self._engine.read(prompt, mode, options, cancel, streams=streams)
+        asked = self._engine.read(prompt, options, overrides, cancel, streams=streams)
         call = _Call(asked, streams=streams, provisional=provisional)
         self._room.enter(call)
         return call, cancel

@@ -180,21 +180,22 @@ class Engine:
     def generate(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
+
+        Options may be named directly, as in `engine.generate(prompt, mode="ar", max_new_tokens=64)`;
+        `GenerationOptions` says what they mean and has their defaults.
 
         Args:
             prompt: text, token ids, a `ttc.Request` with options of its own, or a sequence of any (a batch,
                 whose rows do not affect each other: each is what a call for it alone gives).
-            mode: how to write; see `GenerationOptions`, which lists this and all other options.
-            options: of all rows.
+            options: how to generate, for all rows; a text is the mode, all else by default.
             cancel: stops the call from another thread.
-            **given: single options in place of those, by name.
+            overrides: single options by name, in place of those in `options`.
 
         Returns:
             One result; a list for a batch, and for several choices (`n`).
@@ -208,16 +209,15 @@ class Engine:
                 In a batch the last three but the failed backend end their own row, with finish_reason
                 "error".
         """
-        return self.enter(self.read(prompt, mode, given, cancel, options=options), streams=False).run()
+        return self.enter(self.read(prompt, options, overrides, cancel), streams=False).run()
 
     def stream(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> Stream:
         """Generate as `generate` does, and give every denoise step and finished block as an event.
 
@@ -226,7 +226,7 @@ class Engine:
         `generate` returns; its times do not count what the caller does between events. Closing it ends the
         generation.
         """
-        asked = self.read(prompt, mode, given, cancel, options=options, streams=True)
+        asked = self.read(prompt, options, overrides, cancel, streams=True)
         return Stream(self.enter(asked, streams=True))
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -301,18 +301,15 @@ class Engine:
     def read(
         self,
         prompt: Prompt,
-        mode: str | None,
-        given: Mapping[str, Any],
+        options: GenerationOptions | str | None,
+        overrides: Mapping[str, Any],
         cancel: Cancel | None,
         *,
-        options: GenerationOptions | None = None,
         streams: bool = False,
     ) -> Asked:
         """Check what a call asks for, as `generate` does; nothing is queued yet."""
         self._check_usable()
-        if mode is not None:
-            given = {"mode": mode, **given}
-        asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
+        asked = self._reader.read(prompt, options, overrides, cancel, self.core.clock.now, streams=streams)
         check_rows(self.runner.limits, len(asked.rows))
         return asked
 

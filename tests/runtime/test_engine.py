@@ -68,6 +68,26 @@ def test_nonsense_options_are_refused(ort, options, says):
     assert "\n" not in str(error.value)
 
 
+def test_options_as_one_value_or_by_name(ort):
+    options = ttc.GenerationOptions(mode="ar", max_new_tokens=9, stop_at_eos=False)
+    want = ort.generate(PROMPT, mode="ar", max_new_tokens=9, stop_at_eos=False)
+    assert ort.generate(PROMPT, options).token_ids == want.token_ids
+    assert ort.generate(PROMPT, "ar", max_new_tokens=9, stop_at_eos=False).token_ids == want.token_ids
+    assert ort.generate(PROMPT, options, max_new_tokens=4).token_ids == want.token_ids[:4]
+    assert [event.token_ids for event in ort.stream(PROMPT, options)] == [
+        (token,) for token in want.token_ids
+    ]
+    for given in ({"no_such": 1}, {"options": options, "no_such": 1}, {"options": "ar", "mode": "ar"}):
+        with pytest.raises(TypeError):
+            ort.generate(PROMPT, **given)
+
+
+def test_every_option_is_explained():
+    text = ttc.GenerationOptions.__doc__
+    for field in dataclasses.fields(ttc.GenerationOptions):
+        assert f"        {field.name}: " in text, field.name
+
+
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [

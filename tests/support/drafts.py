@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.speculative import Speculative
-from ttc.runtime.decoding.options import check_options
+from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.plan import Limits
 from ttc.runtime.decoding.request import RowRequest
 
@@ -45,9 +45,8 @@ def make_rows(backend, prompts, texts, rounds, **given):
     core = Core(
         backend, lambda row: Speculative(drafters[row.request.index]), Limits(16, None, 4096), 64, 512
     )
-    options = check_options(
-        backend.config, {"mode": "lossless", "max_new_tokens": NEW, "stop_at_eos": False, **given}
-    )
+    asked = GenerationOptions(mode="lossless", max_new_tokens=NEW, stop_at_eos=False, **given)
+    options = check_options(asked, backend.config)
     key = row_key(options.seed or 0, 0)
     rows = [
         core.submit(RowRequest(tuple(prompt), options, key, NEW, index=i)) for i, prompt in enumerate(prompts)

@@ -18,10 +18,11 @@ from safetensors.numpy import save_file
 import ttc
 from tests.support.golden import golden
 from tests.support.real_size import REAL
-from ttc.exporter.onnx.checkpoint import Checkpoint, expected_tensors
+from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
+from ttc.model.weights import expected_tensors
 
 G = golden("tiny_c")
 PROMPT = G.vectors["prompt/p12"][0].tolist()

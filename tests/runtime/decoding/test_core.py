@@ -11,7 +11,7 @@ from ttc.errors import DeadlineExceeded, NumericsError
 from ttc.runtime.decoding.clock import VirtualClock
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.table import ModeTable
-from ttc.runtime.decoding.options import check_options
+from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.plan import Limits
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
@@ -56,7 +56,7 @@ def make_core(backend, clock=None, rows=4, tokens=None, prompt_tokens=16):
 
 def request(prompt, mode="ar", new=6, **changes):
     given = {"mode": mode, "max_new_tokens": new, "stop_at_eos": False, "draft_steps": 2}
-    options = check_options(CONFIG, given)
+    options = check_options(GenerationOptions(**given), CONFIG)
     return RowRequest(tuple(prompt), options, 1, new, **changes)
 
 

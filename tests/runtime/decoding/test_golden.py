@@ -6,6 +6,7 @@ import pytest
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
+from tests.support.recorded import options_of
 from tests.support.recording import RecordedNoise, Wrapped
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.state import ContextState
@@ -25,22 +26,8 @@ def runs(name, *, batch=False):
     return chosen
 
 
-def arguments(case_name, case):
-    """Keyword arguments of `Engine.generate` for a recorded case."""
-    eos = case["eos_token_id"]
-    given = {
-        "mode": MODES[case_name.split("/")[0]],
-        "max_new_tokens": case["max_new_tokens"],
-        "eos_token_id": eos,
-        "stop_at_eos": eos is not None,
-    }
-    if given["mode"] == "diffusion":
-        given |= {
-            "block_size": case["block_size"],
-            "steps": case["steps_per_block"],
-            "threshold": case["confidence_threshold"],
-        }
-    return given
+def mode_of(case_name):
+    return MODES[case_name.split("/")[0]]
 
 
 def until_eos(tokens, eos):
@@ -170,7 +157,7 @@ def test_runs_of_one_row(g, engine):
         watched = Wrapped(engine.runner)
         watching = Engine(watched)
         prompt = g.prompt(case)[0].tolist()
-        result = watching.generate(prompt, **arguments(name, case))
+        result = watching.generate(prompt, options_of(case, mode_of(name)))
         new = g.vectors[f"{name}/output"][0, len(prompt) :]
         assert_equal(result.token_ids, until_eos(new.tolist(), case["eos_token_id"]), f"{name}: tokens")
         ended = case["eos_token_id"] is not None and case["eos_token_id"] in new
@@ -190,8 +177,8 @@ def test_batches_are_their_rows_alone(g, engine):
     """
     for name, case in runs(g.name, batch=True).items():
         prompts = g.prompt(case)
-        given = arguments(name, case)
-        results = engine.generate(prompts.tolist(), **given)
+        options = options_of(case, mode_of(name))
+        results = engine.generate(prompts.tolist(), options)
         for row, result in enumerate(results):
             alone = f"{name}_row{row}_alone"
             if alone in g.cases:
@@ -200,7 +187,7 @@ def test_batches_are_their_rows_alone(g, engine):
                 assert_equal(result.token_ids, want, alone)
                 assert list(result.stats.nfe_per_block) == g.cases[alone]["nfe_per_block"], alone
             else:
-                single = engine.generate(prompts[row].tolist(), **given)
+                single = engine.generate(prompts[row].tolist(), options)
                 assert result.token_ids == single.token_ids, f"{name} row {row}"
                 if not case.get("batch_mean_t") and case["eos_token_id"] is None:
                     want = g.vectors[f"{name}/output"][row, prompts.shape[1] :]
@@ -215,7 +202,6 @@ def test_sampled_run_with_recorded_noise(g, engine):
         noise = g.vectors[f"{name}/step_noise"]
         replayed = Engine(RecordedNoise(engine.runner, list(noise)))
         prompt = g.prompt(case)[0].tolist()
-        given = arguments(name, case) | {"temperature": case["temperature"]}
-        result = replayed.generate(prompt, **given)
+        result = replayed.generate(prompt, options_of(case), temperature=case["temperature"])
         assert_equal(result.token_ids, g.vectors[f"{name}/output"][0, len(prompt) :], f"{name}: tokens")
         assert list(result.stats.nfe_per_block) == case["nfe_per_block"]

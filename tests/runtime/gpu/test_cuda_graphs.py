@@ -31,7 +31,7 @@ def test_golden_tokens(on_device, name, level):
     g = golden(name)
     for case_name, case in recorded(name).items():
         prompt = g.prompt(case)[0].tolist()
-        result = engine.generate(prompt, **options_of(case))
+        result = engine.generate(prompt, options_of(case))
         assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
         assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
         assert result.stats.graph_level == level
