@@ -130,7 +130,9 @@ class Room:
             self._guests[guest] = self.engine.enter(guest.asked, streams=guest.streams)
         try:
             self.engine.core.tick()
-        except TtcError as fault:  # a refusal of the backend, such as too little memory: the rows end, not the room
+        except (
+            TtcError
+        ) as fault:  # a refusal of the backend, such as too little memory: the rows end, not the room
             self.engine.core.fail_all(fault)
         self.heartbeat = self.engine.core.clock.now()
         for guest, generation in list(self._guests.items()):
