@@ -284,9 +284,12 @@ class Engine:
         self.runner.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
 
     def close(self) -> None:
-        """Release the model. Generations under way end in an error, later calls are refused; a second close
-        does nothing.
+        """Release the model. Generations under way end in an error, later calls are refused.
+
+        A second close does nothing, nor does one in a process that was forked from the one that loaded it.
         """
+        if os.getpid() != self._process:
+            return
         self._closed = True
         with self.lock:
             self.core.fail_all(BackendError("the engine was closed while this was generated"))

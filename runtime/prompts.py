@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.errors import InputError
+from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.request import Request
 
@@ -84,7 +85,7 @@ def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int
     checked = []
     for i, token in enumerate(ids):
         if not _is_number(token):
-            raise InputError(f"{what}: element {i} is {token!r}; valid: integer token ids")
+            raise InputError(f"{what}: element {i} is {quoted(token)}; valid: integer token ids")
         value = operator.index(token)  # type: ignore[arg-type]  # as checked
         if not 0 <= value < config.vocab_size:
             raise InputError(
@@ -107,7 +108,7 @@ def read_fixed(row: RowPrompt, config: ModelConfig, mode: str, max_new_tokens: i
     for position, token in row.fixed.items():
         if not _is_number(position) or not 0 <= operator.index(position) < max_new_tokens:
             raise InputError(
-                f"{row.what}: fixed has the position {position!r}; valid: 0 to {max_new_tokens - 1} "
+                f"{row.what}: fixed has the position {quoted(position)}; valid: 0 to {max_new_tokens - 1} "
                 "(of the new tokens)"
             )
         (checked[operator.index(position)],) = check_ids([token], config, f"{row.what}: fixed")

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from ttc.errors import BundleError, CapacityError, InputError
+from ttc.formats.strictjson import quoted
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
@@ -166,9 +168,10 @@ class RequestReader:
 def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
     """The options of one row; what it says must not contradict what was said of all rows."""
     for name, value in row.options.items():
-        if name in given and given[name] != value:
+        # Of arrays, == says more than one thing.
+        if name in given and not np.array_equal(given[name], value):
             raise InputError(
-                f"{row.what}: {name} is {value!r}, but the call says {given[name]!r} for all rows; "
-                "say it in one of the two places"
+                f"{row.what}: {name} is {quoted(value)}, but the call says {quoted(given[name])} for all "
+                "rows; say it in one of the two places"
             )
     return {**given, **row.options}

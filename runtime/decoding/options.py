@@ -12,6 +12,7 @@ from typing import Any
 
 from ttc.base.names import MODES
 from ttc.errors import InputError
+from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 
 __all__ = ["MAX_BLOCK_SIZE", "OPTION_NAMES", "CheckedOptions", "GenerationOptions", "check_options"]
@@ -132,8 +133,8 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
         InputError: an option is not valid, or the mode cannot honour it; the message says what is.
     """
     asked = options
-    if asked.mode not in MODES:
-        raise InputError(f"unknown mode {asked.mode!r}; valid: {', '.join(MODES)}")
+    if not isinstance(asked.mode, str) or asked.mode not in MODES:
+        raise InputError(f"unknown mode {quoted(asked.mode)}; valid: {', '.join(MODES)}")
     steps = _integer("steps", asked.steps, 1, 2**31 - 1)
     temperature = _temperature(asked.temperature)
     top_k = None if asked.top_k is None else _integer("top_k", asked.top_k, 1, 2**31 - 1)
@@ -167,6 +168,7 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
         notes=_notes(asked, temperature),
     )
     _refuse_for_mode(checked)
+    _refuse_full_ban(checked, config)
     return checked
 
 
@@ -194,6 +196,16 @@ def _refuse_for_mode(options: CheckedOptions) -> None:
         )
 
 
+def _refuse_full_ban(options: CheckedOptions, config: ModelConfig) -> None:
+    """Something must be left to sample, also while eos is not allowed yet."""
+    early = options.eos_token_ids if options.min_tokens else frozenset()
+    if len(early.union(options.banned_token_ids)) == config.vocab_size:
+        raise InputError(
+            "banned_token_ids holds the whole vocabulary (before min_tokens, the eos ids count as well); "
+            "leave a token to sample"
+        )
+
+
 def _notes(asked: GenerationOptions, temperature: float) -> tuple[str, ...]:
     notes = []
     if temperature == 0 and (asked.top_k is not None or asked.top_p is not None):
@@ -213,33 +225,35 @@ def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:
     if given is None:
         ids: tuple[int, ...] = config.eos_token_ids
     elif isinstance(given, Mapping | str | bytes):
-        raise InputError(f"eos_token_id is {given!r}; valid: a token id or several")
+        raise InputError(f"eos_token_id is {quoted(given)}; valid: a token id or several")
     else:
         is_one = isinstance(given, numbers.Integral) or getattr(given, "shape", None) == ()
         several: Any = [given] if is_one or not hasattr(given, "__iter__") else given
         ids = _token_ids("eos_token_id", several, config)
         if config.mask_token_id in ids:
-            raise InputError(f"eos_token_id is {given!r}; {config.mask_token_id} is the mask id")
+            raise InputError(f"eos_token_id is {quoted(given)}; {config.mask_token_id} is the mask id")
     return frozenset(ids) if _switch("stop_at_eos", asked.stop_at_eos) else frozenset()
 
 
 def _token_ids(name: str, ids: Any, config: ModelConfig) -> tuple[int, ...]:
     if isinstance(ids, Mapping | str | bytes) or not hasattr(ids, "__iter__"):
-        raise InputError(f"{name} is {ids!r}; valid: token ids")
+        raise InputError(f"{name} is {quoted(ids)}; valid: token ids")
     return tuple(_integer(name, token, 0, config.vocab_size - 1) for token in ids)
 
 
 def _temperature(value: Any) -> float:
     temperature = _number("temperature", value, 0.0, 1e4)
     if 0 < temperature < MIN_TEMPERATURE:
-        raise InputError(f"temperature is {value!r}; valid: 0 (greedy), or {MIN_TEMPERATURE:g} to 10000")
+        raise InputError(
+            f"temperature is {quoted(value)}; valid: 0 (greedy), or {MIN_TEMPERATURE:g} to 10000"
+        )
     return temperature
 
 
 def _draft_steps(value: Any, steps: int) -> int | None:
     if isinstance(value, str):
         if value != "auto":
-            raise InputError(f"draft_steps is {value!r}; valid: 'auto', or a number of steps")
+            raise InputError(f"draft_steps is {quoted(value)}; valid: 'auto', or a number of steps")
         return None
     return _integer("draft_steps", value, 1, steps, "steps is the most a block may take")
 
@@ -247,7 +261,7 @@ def _draft_steps(value: Any, steps: int) -> int | None:
 def _stop_texts(value: Any) -> tuple[str, ...]:
     texts = () if value is None else (value,) if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"stop is {value!r}; valid: a text, or up to {MAX_STOP_TEXTS} of them")
+        raise InputError(f"stop is {quoted(value)}; valid: a text, or up to {MAX_STOP_TEXTS} of them")
     if len(texts) > MAX_STOP_TEXTS:
         raise InputError(f"stop has {len(texts)} texts; valid: up to {MAX_STOP_TEXTS}")
     if "" in texts:
@@ -258,16 +272,18 @@ def _stop_texts(value: Any) -> tuple[str, ...]:
 def _deadline(value: Any) -> float | None:
     if value is None:
         return None
-    seconds = _number("deadline", value, -math.inf, math.inf)
+    seconds = _real(value)
+    if not math.isfinite(seconds):
+        raise InputError(f"deadline is {quoted(value)}; valid: seconds from now, above 0")
     if seconds <= 0:
-        raise InputError(f"deadline is {value!r}, which has passed; valid: seconds from now, above 0")
+        raise InputError(f"deadline is {quoted(value)}, which has passed; valid: seconds from now, above 0")
     return seconds
 
 
 def _switch(name: str, value: Any) -> bool:
     # numpy's booleans count as well; a text never does.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-        raise InputError(f"{name} is {value!r}; valid: True or False")
+        raise InputError(f"{name} is {quoted(value)}; valid: True or False")
     return bool(value)
 
 
@@ -280,14 +296,26 @@ def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> int:
             whole = False
     if not whole or not low <= int(value) <= high:
         raise InputError(
-            f"{name} is {value!r}; valid: an integer from {low} to {high}" + (f" ({why})" if why else "")
+            f"{name} is {quoted(value)}; valid: an integer from {low} to {high}"
+            + (f" ({why})" if why else "")
         )
     return int(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(float(value)):
-        raise InputError(f"{name} is {value!r}; valid: a number from {low:g} to {high:g}")
-    if not low <= float(value) <= high:
-        raise InputError(f"{name} is {value!r}; valid: {low:g} to {high:g}")
-    return float(value)
+    number = _real(value)
+    if not math.isfinite(number):
+        raise InputError(f"{name} is {quoted(value)}; valid: a number from {low:g} to {high:g}")
+    if not low <= number <= high:
+        raise InputError(f"{name} is {quoted(value)}; valid: {low:g} to {high:g}")
+    return number
+
+
+def _real(value: Any) -> float:
+    """The value as a float; NaN where it is no number, or one too large."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan

@@ -26,7 +26,7 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 def quoted(value: object) -> str:
     """Return `value` for a one-line message: escaped, and shortened when it is long or deep."""
-    return _SHORT.repr(value)
+    return _SHORT.repr(value).replace("\n", " ")
 
 
 def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bool = False) -> object:
