@@ -17,6 +17,7 @@ from ttc.formats.verification import check_verified, runs_from
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.runtime.backends import load_backend
+from ttc.runtime.decoding.generation import Generation
 from ttc.runtime.decoding.limits import (
     PREFILL_CHUNK,
     capacity_bucket,
@@ -27,7 +28,6 @@ from ttc.runtime.decoding.limits import (
 )
 from ttc.runtime.decoding.loop import (
     NO_CONDITIONING,
-    Stopwatch,
     autoregress,
     diffuse,
     mock_autoregress,
@@ -35,15 +35,14 @@ from ttc.runtime.decoding.loop import (
 )
 from ttc.runtime.decoding.options import (
     MAX_BLOCK_SIZE,
-    CheckedOptions,
     GenerationOptions,
     check_options,
 )
 from ttc.runtime.decoding.result import Event, Result, Stats
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.lossless import speculate
+from ttc.runtime.decoding.speculative.lossless import lossless
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
-from ttc.runtime.decoding.speculative.prompt_lookup import speculate_from_prompt
+from ttc.runtime.decoding.speculative.prompt_lookup import prompt_lookup
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 from ttc.runtime.prompts import Prompt, check_ids, read_prompts
@@ -51,7 +50,12 @@ from ttc.runtime.text import TextStream, decode, load_tokenizer
 
 __all__ = ["Engine", "load"]
 
-_LOOPS = {"diffusion": diffuse, "ar": autoregress, "mock-ar": mock_autoregress}
+_LOOPS = {
+    "diffusion": diffuse,
+    "ar": autoregress,
+    "mock-ar": mock_autoregress,
+    "prompt-lookup": prompt_lookup,
+}
 # Modes that learn from the logits how many tokens of a block count.
 _VERIFIED = ("lossless", "prompt-lookup")
 
@@ -226,8 +230,9 @@ class Engine:
         check_rows(self._backend.limits, 1)
         check_block(self._backend.limits, block.shape[1])
         capacity = self._capacity_for(len(context))
+        options = check_options(GenerationOptions(), self.config)
         state, _ = prefill(
-            self._backend, Stopwatch(), [Row(0, context)], [context], capacity, self._prefill_chunk
+            Generation(self._backend, [Row(0, context)], options, capacity, self._prefill_chunk), [context]
         )
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
         logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
@@ -253,7 +258,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, prompt: Prompt, given: GenerationOptions) -> "_Run":
+    def _start(self, prompt: Prompt, given: GenerationOptions) -> "_Call":
         """Check options and prompts and set up the loop; nothing is computed yet."""
         options = check_options(given, self.config)
         prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
@@ -262,28 +267,22 @@ class Engine:
         if options.mode != "ar":
             check_block(self._backend.limits, 1 if options.mode == "mock-ar" else options.block_size)
         capacity = self._capacity_for(max(len(ids) for ids in prompts), options.max_new_tokens)
-        timed = Stopwatch()
+        run = Generation(self._backend, rows, options, capacity, self._prefill_chunk)
         if options.max_new_tokens == 0:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
-        elif options.mode in _VERIFIED:
-            if not self._backend.can_advance:
-                raise BundleError(
-                    f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
-                    "one; export the checkpoint again (ttc export), or use mode 'ar', "
-                    "which gives the same text"
-                )
-            chunk = self._prefill_chunk
-            if options.mode == "lossless":
-                policies = self._draft_policies
-                events = speculate(self._backend, timed, rows, options, capacity, chunk, policies)
-            else:
-                events = speculate_from_prompt(self._backend, timed, rows, options, capacity, chunk)
+        elif options.mode in _VERIFIED and not self._backend.can_advance:
+            raise BundleError(
+                f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
+                "one; export the checkpoint again (ttc export), or use mode 'ar', "
+                "which gives the same text"
+            )
+        elif options.mode == "lossless":
+            events = lossless(run, self._draft_policies)
         else:
-            loop = _LOOPS[options.mode]
-            events = loop(self._backend, timed, rows, options, capacity, self._prefill_chunk)
-        return _Run(rows, is_batch, options, timed, events)
+            events = _LOOPS[options.mode](run)
+        return _Call(run, events, is_batch)
 
     def _capacity_for(self, prompt_tokens: int, max_new_tokens: int = 0) -> int:
         limit = self._capacity or self.config.max_position_embeddings
@@ -296,14 +295,15 @@ class Engine:
         wanted = self._capacity or capacity_bucket(needed)
         return fitting_capacity(self._backend.limits, needed, wanted)
 
-    def _play(self, run: "_Run", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
-        """Run the loop to its end; events with their text on the way, the results at the end."""
+    def _play(self, call: "_Call", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
+        """Run the loop to its end: yield events with their text, return the results."""
+        run = call.run
         streams = [
             TextStream(self.tokenizer, run.options.eos_token_ids) if self.tokenizer and with_text else None
             for _ in run.rows
         ]
         seconds, start = 0.0, time.perf_counter()
-        for event in run.events:
+        for event in call.events:
             text = streams[event.row]
             if event.committed and text is not None:
                 row = run.rows[event.row]
@@ -314,9 +314,9 @@ class Engine:
             start = time.perf_counter()
         seconds += time.perf_counter() - start
         results = [self._result(row, run, seconds) for row in run.rows]
-        return results if run.is_batch else results[0]
+        return results if call.is_batch else results[0]
 
-    def _result(self, row: Row, run: "_Run", seconds: float) -> Result:
+    def _result(self, row: Row, run: Generation, seconds: float) -> Result:
         assert row.finish_reason is not None, "the loop ends when every row has ended"
         options, nfe = run.options, sum(row.nfe_per_block)
         stats = Stats(
@@ -329,7 +329,7 @@ class Engine:
             context_calls=row.context_calls,
             seconds=seconds,
             tokens_per_second=len(row.tokens) / seconds,
-            backend_seconds=run.timed.seconds,
+            backend_seconds=run.backend_seconds,
             graph_level=self._backend.graph_level,
             seed=options.seed,
             lossless=row.lossless,
@@ -340,14 +340,12 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Run:
-    """One generation under way."""
+class _Call:
+    """One call of `generate` or `stream`: the generation, the loop that makes it, and the prompt's kind."""
 
-    rows: list[Row]
-    is_batch: bool
-    options: CheckedOptions
-    timed: Stopwatch
+    run: Generation
     events: Iterator[Event]
+    is_batch: bool
 
 
 def _merged(options: GenerationOptions | str | None, overrides: dict[str, Any]) -> GenerationOptions:

@@ -1,211 +1,170 @@
-"""The generation loops (spec § 5), one backend call after another.
+"""The generation loops (docs/model.md, Generation), one backend call after another.
 
-Every loop is a generator of events and fills the rows it is given. Rows are independent: each has its own t,
-its own number of steps and its own end; a row that is done leaves the batch before the context is extended.
+Every loop is a generator of events and fills the rows of the generation it is given. Rows are independent:
+each has its own t, its own number of steps and its own end; a row that is done leaves the batch before the
+context is extended.
 """
 
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import NumericsError
 from ttc.plugins.counter_rng import row_key
+from ttc.runtime.decoding.generation import Generation
 from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.interface.backend import Backend, BlockInputs, StepOutputs
+from ttc.runtime.interface.backend import BlockInputs, StepOutputs
 from ttc.runtime.interface.sampling import INVALID_TOKEN, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = [
-    "Stopwatch",
+    "NO_CONDITIONING",
     "autoregress",
     "count_context_call",
     "diffuse",
-    "drop_finished",
     "fill_block",
     "mock_autoregress",
     "prefill",
-    "row_keys",
     "sampled",
     "sampling_params",
 ]
 
-P = ParamSpec("P")
-T = TypeVar("T")
 NO_CONDITIONING = -1.0
 
 
-class Stopwatch:
-    """Adds up the time spent in the calls made through it."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` and return what it returns."""
-        start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            self.seconds += time.perf_counter() - start
-
-
-def diffuse(
-    backend: Backend,
-    timed: Stopwatch,
-    rows: Sequence[Row],
-    options: CheckedOptions,
-    capacity: int,
-    chunk: int,
-) -> Iterator[Event]:
-    """Mask diffusion: fill block after block, each in as many denoiser evaluations as the commit rule
-    needs.
-    """
-    state, _ = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk)
-    active = list(rows)
+def diffuse(run: Generation) -> Iterator[Event]:
+    """Fill block after block, each in as many denoiser evaluations as the commit rule needs."""
+    options = run.options
+    state, _ = prefill(run, [row.prompt for row in run.rows])
+    active = list(run.rows)
     while active:
-        empty = _full((len(active), options.block_size), backend.config.mask_token_id)
-        block = yield from fill_block(backend, timed, active, empty, options.steps, options, state)
+        empty = _full((len(active), options.block_size), run.config.mask_token_id)
+        block = yield from fill_block(run, active, empty, options.steps, state)
         for row, tokens in zip(active, block.tolist(), strict=True):
             yield _committed(
                 row, tokens, options, steps=row.nfe_per_block[-1], block_index=len(row.nfe_per_block) - 1
             )
-        state, active, kept = drop_finished(backend, timed, state, active)
+        state, active, kept = run.drop_finished(state, active)
         if active:
-            everything, last = (
-                _full(len(active), options.block_size),
-                _full((len(active), 1), options.block_size - 1),
-            )
-            timed(backend.context, state, block[kept], everything, last)
+            everything = _full(len(active), options.block_size)
+            last = _full((len(active), 1), options.block_size - 1)
+            run.context(state, block[kept], everything, last)
             count_context_call(active)
 
 
-def autoregress(
-    backend: Backend,
-    timed: Stopwatch,
-    rows: Sequence[Row],
-    options: CheckedOptions,
-    capacity: int,
-    chunk: int,
-) -> Iterator[Event]:
-    """AR: the context tower alone, one token per call."""
-    state, tokens = prefill(backend, timed, rows, [row.prompt for row in rows], capacity, chunk, options)
-    active = list(rows)
+def autoregress(run: Generation) -> Iterator[Event]:
+    """Generate with the context tower alone, one token per call (AR)."""
+    state, tokens = prefill(run, [row.prompt for row in run.rows], sample=True)
+    active = list(run.rows)
     while True:
-        yield from _take_tokens(active, tokens, options)
-        state, active, kept = drop_finished(backend, timed, state, active)
+        yield from _take_tokens(active, tokens, run.options)
+        state, active, kept = run.drop_finished(state, active)
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
-        how = sampling_params(active, options)
-        choices, _ = timed(backend.sample_next, state, tokens[kept, None], one, first, how)
+        params = sampling_params(active, run.options)
+        samples, _ = run.sample_next(state, tokens[kept, None], one, first, params)
         count_context_call(active)
-        tokens = sampled(choices, active, range(len(active)))
+        tokens = sampled(samples, active, range(len(active)))
 
 
-def mock_autoregress(
-    backend: Backend,
-    timed: Stopwatch,
-    rows: Sequence[Row],
-    options: CheckedOptions,
-    capacity: int,
-    chunk: int,
-) -> Iterator[Event]:
-    """Mock-AR: the denoiser, unconditioned, reads the last token over the state before it and gives the
-    next.
+def mock_autoregress(run: Generation) -> Iterator[Event]:
+    """Generate with the denoiser, unconditioned, which reads the last token over the state before it and
+    gives the next (mock-AR).
     """
-    state, _ = prefill(backend, timed, rows, [row.prompt[:-1] for row in rows], capacity, chunk)
+    rows = run.rows
+    state, _ = prefill(run, [row.prompt[:-1] for row in rows])
     active = list(rows)
     current = np.array([row.prompt[-1] for row in rows], np.int32)
     while True:
         unconditioned = np.full(len(active), NO_CONDITIONING, np.float32)
-        logits = timed(backend.denoise, state, current[:, None], unconditioned)
+        logits = run.denoise(state, current[:, None], unconditioned)
         for row in active:
             row.nfe_per_block.append(1)
-        choices = timed(backend.sample, logits, sampling_params(active, options))
-        tokens = sampled(choices, active, range(len(active)))
-        yield from _take_tokens(active, tokens, options)
-        state, active, kept = drop_finished(backend, timed, state, active)
+        samples = run.sample(logits, sampling_params(active, run.options))
+        tokens = sampled(samples, active, range(len(active)))
+        yield from _take_tokens(active, tokens, run.options)
+        state, active, kept = run.drop_finished(state, active)
         if not active:
             return
         one, first = _full(len(active), 1), _full((len(active), 1), 0)
-        timed(backend.context, state, current[kept, None], one, first)
+        run.context(state, current[kept, None], one, first)
         count_context_call(active)
         current = tokens[kept]
 
 
 def prefill(
-    backend: Backend,
-    timed: Stopwatch,
-    rows: Sequence[Row],
-    prompts: Sequence[Sequence[int]],
-    capacity: int,
-    chunk: int,
-    options: CheckedOptions | None = None,
+    run: Generation, prompts: Sequence[Sequence[int]], *, sample: bool = False
 ) -> tuple[ContextState, npt.NDArray[np.int32]]:
     """Read prompts of any lengths, chunk by chunk.
 
-    Returns the state and, where `options` say how to choose it, every row's next token (B,): logits are
-    looked at only in calls in which some prompt ends.
+    Args:
+        prompts: one for each of the generation's rows.
+        sample: also sample every row's next token. Logits are looked at only in calls in which some prompt
+            ends.
+
+    Returns:
+        The state, and the next tokens (B,) int32, `INVALID_TOKEN` where none was asked for.
     """
     counts = np.array([len(prompt) for prompt in prompts], np.int32)
-    state = timed(backend.new_state, len(prompts), capacity)
+    state = run.new_state(len(prompts))
     tokens = np.full(len(prompts), INVALID_TOKEN, np.int32)
-    for start in range(0, int(counts.max()), chunk):
-        width = min(chunk, int(counts.max()) - start)
-        ids = np.zeros(
-            (len(prompts), width), np.int32
-        )  # what stands behind a short row's end is never committed
+    for start in range(0, int(counts.max()), run.chunk):
+        width = min(run.chunk, int(counts.max()) - start)
+        # What stands after a short row's end is never committed.
+        ids = np.zeros((len(prompts), width), np.int32)
         for r, prompt in enumerate(prompts):
             piece = prompt[start : start + width]
             ids[r, : len(piece)] = piece
         commit_len = np.clip(counts - start, 0, width).astype(np.int32)
         last = np.maximum(commit_len - 1, 0)[:, None]
         end_here = np.flatnonzero((commit_len > 0) & (counts <= start + width))
-        if options is not None and len(end_here):
-            how = sampling_params(rows, options)
-            choices, _ = timed(backend.sample_next, state, ids, commit_len, last, how)
-            tokens[end_here] = sampled(choices, [rows[r] for r in end_here.tolist()], end_here)
+        if sample and len(end_here):
+            params = sampling_params(run.rows, run.options)
+            samples, _ = run.sample_next(state, ids, commit_len, last, params)
+            tokens[end_here] = sampled(samples, [run.rows[r] for r in end_here.tolist()], end_here)
         else:
-            timed(backend.context, state, ids, commit_len, last)
-        count_context_call([row for row, count in zip(rows, commit_len, strict=True) if count])
+            run.context(state, ids, commit_len, last)
+        count_context_call([row for row, count in zip(run.rows, commit_len, strict=True) if count])
     return state, tokens
 
 
 def fill_block(
-    backend: Backend,
-    timed: Stopwatch,
+    run: Generation,
     rows: Sequence[Row],
     block: npt.NDArray[np.int32],
     steps: int,
-    options: CheckedOptions,
     state: ContextState,
     *,
     redraw: bool = True,
 ) -> Generator[Event, None, npt.NDArray[np.int32]]:
-    """Fill the masked places of every row's block in at most `steps` denoiser evaluations.
-
-    Yields an event per row and step, returns the full blocks (B, S).
+    """Fill the masked positions of every row's block, and yield an event per row and step.
 
     Args:
-        block: (B, S), the mask id where a place is open. t is the masked share of the row's block, so a
-            partly filled one starts below 1.
+        rows: of the generation, B of them.
+        block: (B, L) int32, the mask id where a position is open. t is the masked share of the row's block,
+            so a partly filled one starts below 1.
+        steps: denoiser evaluations at most.
+        state: of these rows.
         redraw: with a temperature, draw anew in every step; otherwise every step uses the noise AR uses at
-            these places.
+            these positions.
+
+    Returns:
+        The full blocks (B, L).
+
+    Raises:
+        NumericsError: the denoiser gave NaN.
     """
-    B = len(rows)
-    mask_id = backend.config.mask_token_id
+    B, mask_id = len(rows), run.config.mask_token_id
     masked_count = (block == mask_id).sum(-1).astype(np.int32)
-    threshold, temperature = _floats(B, options.threshold), _floats(B, options.temperature)
+    threshold, temperature = _floats(B, run.options.threshold), _floats(B, run.options.temperature)
     for row in rows:
         row.nfe_per_block.append(0)
-    inputs = BlockInputs(block, steps, threshold, temperature, row_keys(rows, options), redraw)
-    outputs_of_steps, step = backend.fill_block(state, inputs), 0
-    while (outputs := timed(next, outputs_of_steps, None)) is not None:
+    inputs = BlockInputs(block, steps, threshold, temperature, _row_keys(rows, run.options), redraw)
+    for step, outputs in enumerate(run.denoise_steps(state, inputs)):
         if np.isnan(outputs.confidence).any():
             where = f"block {len(rows[0].nfe_per_block) - 1}, denoise step {step}"
             raise NumericsError(
@@ -216,7 +175,6 @@ def fill_block(
         for r in np.flatnonzero(live).tolist():
             rows[r].nfe_per_block[-1] += 1
             yield _step_event(rows[r], step, r, outputs, mask_id)
-        step += 1
     return block
 
 
@@ -244,24 +202,28 @@ def _take_tokens(
 
 
 def sampling_params(rows: Sequence[Row], options: CheckedOptions) -> SamplingParams:
-    """How AR chooses every row's next token, and those behind it."""
+    """Return how AR samples every row's next token, and those after it."""
     position = np.array([len(row.prompt) + len(row.tokens) for row in rows], np.int32)
-    keys = row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
+    keys = _row_keys(rows, options) if options.temperature else np.zeros(len(rows), np.int64)
     return SamplingParams(options.temperature, options.top_k, options.top_p, keys, position)
 
 
 def sampled(
-    choices: SampledTokens, rows: Sequence[Row], places: npt.ArrayLike, ahead: int = 0
+    samples: SampledTokens, rows: Sequence[Row], indices: npt.ArrayLike, ahead: int = 0
 ) -> npt.NDArray[np.int32]:
-    """AR's own token (B,) int32 for the next place of these rows, or for the place `ahead` tokens further.
+    """Return AR's token (B,) int32 for the next position of these rows, or for `ahead` positions further.
 
-    places: of the rows in the batch that was computed.
+    Args:
+        samples: of the batch that was computed.
+        rows: B of its rows.
+        indices: (B,), theirs in the batch.
+        ahead: positions after the next one.
 
     Raises:
-        NumericsError: NaN among the logits of one of them; on a GPU, whose choices show it by the
-            probability of what was chosen, infinite logits too.
+        NumericsError: NaN among the logits of one of them; on a GPU, whose samples show it by the
+            probability of what was sampled, infinite logits too.
     """
-    tokens = choices.at(places, ahead)
+    tokens = samples.at(indices, ahead)
     if (tokens == INVALID_TOKEN).any():
         raise NumericsError(
             f"the model gave NaN logits for new token {len(rows[0].tokens) + ahead} (on a GPU infinite ones "
@@ -270,23 +232,13 @@ def sampled(
     return tokens
 
 
-def drop_finished(
-    backend: Backend, timed: Stopwatch, state: ContextState, rows: Sequence[Row]
-) -> tuple[ContextState, list[Row], npt.NDArray[np.int32]]:
-    """State and rows of those that go on, and their places in the batch so far."""
-    kept = np.array([r for r, row in enumerate(rows) if row.finish_reason is None], np.int32)
-    if 0 < len(kept) < len(rows):
-        state = timed(backend.select, state, kept)
-    return state, [rows[r] for r in kept.tolist()], kept
-
-
-def row_keys(rows: Sequence[Row], options: CheckedOptions) -> npt.NDArray[np.int64]:
-    """The generator's keys of these rows: (B,)."""
+def _row_keys(rows: Sequence[Row], options: CheckedOptions) -> npt.NDArray[np.int64]:
+    """Return the random generator's keys (B,) of these rows."""
     return np.array([row_key(options.seed or 0, row.index) for row in rows], np.int64)
 
 
 def count_context_call(rows: Sequence[Row]) -> None:
-    """Note that the context tower has read tokens of these rows."""
+    """Count a call in which the context tower read tokens of these rows."""
     for row in rows:
         row.context_calls += 1
 

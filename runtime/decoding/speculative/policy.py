@@ -18,12 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.loop import Stopwatch
-from ttc.runtime.decoding.options import CheckedOptions
+from ttc.runtime.decoding.generation import Generation
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
-from ttc.runtime.interface.backend import Backend
 
 __all__ = ["AutoPolicy", "DraftHistory", "DraftPolicies", "FixedPolicy", "Policy"]
 
@@ -165,23 +163,22 @@ class DraftPolicies:
         self._histories: dict[Any, DraftHistory] = {}
         self._lock = threading.Lock()
 
-    def policy(
-        self, backend: Backend, timed: Stopwatch, options: CheckedOptions, batch: int, capacity: int
-    ) -> Policy:
-        """The policy of a generation.
+    def policy(self, run: Generation) -> Policy:
+        """Return the policy of a generation.
 
         Measures the costs where batch size, capacity or block are new, and once more in each of the next
         generations, until a busy moment at the start can no longer have spoiled the figures.
         """
-        if not isinstance(options.draft_steps, str):
-            return FixedPolicy(int(options.draft_steps))
-        o, shape = options, (batch, capacity, options.block_size)
+        o = run.options
+        if not isinstance(o.draft_steps, str):
+            return FixedPolicy(int(o.draft_steps))
+        shape = (len(run.rows), run.capacity, o.block_size)
         settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
         with self._lock:
             costs, turns = self._costs.get(shape, (None, 0))
             if turns < _MOST_TURNS:
                 more = 1 if costs else _FIRST_TURNS
-                new = timed(measure, backend, *shape, more, warm_up=costs is None)
+                new = run.timed(measure, run.backend, *shape, more, warm_up=costs is None)
                 costs, turns = elementwise_min(costs, new) if costs else new, turns + more
                 _remember(self._costs, shape, (costs, turns))
             if settings not in self._histories:

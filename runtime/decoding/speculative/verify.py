@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.errors import NumericsError
-from ttc.runtime.decoding.loop import Stopwatch, count_context_call, sampled, sampling_params
-from ttc.runtime.decoding.options import CheckedOptions
+from ttc.runtime.decoding.generation import Generation
+from ttc.runtime.decoding.loop import count_context_call, sampled, sampling_params
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.sampling import SampledTokens
 from ttc.runtime.interface.state import ContextState
 
@@ -43,11 +42,9 @@ class Verdict:
 
 
 def verify(
-    backend: Backend,
-    timed: Stopwatch,
+    run: Generation,
     rows: Sequence[Row],
     drafts: Sequence[Sequence[int]],
-    options: CheckedOptions,
     state: ContextState,
 ) -> Verdict:
     """Read every row's pending token and draft, and commit what AR would have written.
@@ -57,9 +54,11 @@ def verify(
     themselves are left to the caller, who takes `drafts[r][: accepted[r]]` and `bonus_ids[r]`.
 
     Args:
+        run: the generation, whose options say how AR samples.
+        rows: B of its rows, those that are not done.
         drafts: one per row, of any lengths, empty ones included; state.lengths + 1 + the longest must fit
             into the capacity.
-        options: how AR chooses (temperature, top_k, top_p, seed).
+        state: of these rows.
 
     Raises:
         NumericsError: NaN in the logits. The state is as it was, but for one case: a backend on a GPU writes
@@ -67,39 +66,43 @@ def verify(
             engine goes on.
     """
     block = _padded([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
-    (B, L), before, lengths = block.shape, state.tensors, state.lengths
-    places = np.tile(np.arange(L, dtype=np.int32), (B, 1))
+    (B, L), before = block.shape, state.snapshot()
+    positions = np.tile(np.arange(L, dtype=np.int32), (B, 1))
     # Without any draft the pending tokens are all there is to commit: an AR step.
     known = np.full(B, 1 if L == 1 else 0, np.int32)
-    how = sampling_params(rows, options)
-    choices, saved = timed(backend.sample_next, state, block, known, places, how, save=L > 1)
+    params = sampling_params(rows, run.options)
+    samples, saved = run.sample_next(state, block, known, positions, params, save=L > 1)
     count_context_call(rows)
     try:
-        verdict = _judge(choices, L, rows, drafts)
+        verdict = _judge(samples, L, rows, drafts)
     except NumericsError:
-        state.tensors, state.lengths = before, lengths
+        state.restore(before)
         raise
     if L > 1:
-        timed(backend.advance, state, saved, verdict.accepted + np.int32(1))
+        run.advance(state, saved, verdict.accepted + np.int32(1))
     return verdict
 
 
 def _judge(
-    choices: SampledTokens, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]
+    samples: SampledTokens, length: int, rows: Sequence[Row], drafts: Sequence[Sequence[int]]
 ) -> Verdict:
-    """Walk down the drafts with the rows that still agree; nothing is asked for behind a disagreement.
+    """Walk down the drafts with the rows that still agree; nothing is looked at after a disagreement.
 
-    choices: AR's tokens after the pending token and after every drafted one, `length` places.
+    Args:
+        samples: AR's tokens after the pending token and after every drafted one.
+        length: 1 + the tokens of the longest draft.
+        rows: as given to `verify`.
+        drafts: as given to `verify`.
     """
     accepted, bonus_ids = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
     agreeing = list(range(len(rows)))
-    for place in range(length):
-        own = sampled(choices, [rows[r] for r in agreeing], agreeing, ahead=place)
+    for i in range(length):
+        own = sampled(samples, [rows[r] for r in agreeing], agreeing, ahead=i)
         bonus_ids[agreeing] = own
         agreeing = [
             r
             for r, token in zip(agreeing, own.tolist(), strict=True)
-            if place < len(drafts[r]) and drafts[r][place] == token
+            if i < len(drafts[r]) and drafts[r][i] == token
         ]
         accepted[agreeing] += 1
         if not agreeing:
@@ -108,7 +111,7 @@ def _judge(
 
 
 def _padded(blocks: Sequence[Sequence[int]]) -> Ints:
-    """Rows (B, L) of the longest block's length; what stands behind a shorter one is never committed."""
+    """Return the blocks as (B, L) of the longest; what stands after a shorter one is never committed."""
     padded = np.zeros((len(blocks), max(map(len, blocks))), np.int32)
     for r, block in enumerate(blocks):
         padded[r, : len(block)] = block

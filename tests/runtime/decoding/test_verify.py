@@ -9,7 +9,8 @@ from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recording import Wrapped
 from ttc.model.graphs import is_kv_cache
-from ttc.runtime.decoding.loop import Stopwatch, prefill
+from ttc.runtime.decoding.generation import Generation
+from ttc.runtime.decoding.loop import prefill
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
@@ -18,9 +19,9 @@ PROMPTS = ("p12", "p01", "p33", "p05", "p02", "p23", "p03", "p12_1")
 NEW = 24
 
 
-def options_for(config, **given):
+def generation(backend, rows, **given):
     options = GenerationOptions(mode="ar", max_new_tokens=NEW, stop_at_eos=False, **given)
-    return check_options(options, config)
+    return Generation(backend, rows, check_options(options, backend.config), 64, 64)
 
 
 def draft(ar_text, place, right, length, vocabulary):
@@ -32,7 +33,7 @@ def draft(ar_text, place, right, length, vocabulary):
 
 
 def after_prompt(backend, prompt):
-    state, _ = prefill(backend, Stopwatch(), [Row(0, prompt)], [prompt], 64, 64)
+    state, _ = prefill(generation(backend, [Row(0, prompt)]), [prompt])
     return state
 
 
@@ -69,7 +70,8 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
     rows = [
         Row(r, prompt, tokens=[text[0]]) for r, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
-    state, _ = prefill(inner, Stopwatch(), rows, prompts, 64, 64)
+    run = generation(inner, rows, **given)
+    state, _ = prefill(run, prompts)
     # Per round and row: length of the draft, and how many of its tokens are right.
     rounds = [
         [(0, 0), (1, 0), (1, 1), (5, 3), (7, 7), (7, 0), (2, 2), (3, 1)],
@@ -82,7 +84,7 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
             draft(text, len(row.tokens), right, length, config.vocab_size)
             for row, text, (length, right) in zip(rows, texts, plan, strict=True)
         ]
-        verdict = verify(inner, Stopwatch(), rows, drafts, options_for(config, **given), state)
+        verdict = verify(run, rows, drafts, state)
         assert verdict.accepted.tolist() == [right for _, right in plan], f"round {number}"
         for row, tokens, (_, right), own in zip(rows, drafts, plan, verdict.bonus_ids.tolist(), strict=True):
             read_as_ar(inner, in_ar[row.index], [row.tokens[-1], *tokens[:right]])
@@ -109,12 +111,12 @@ def test_nan_leaves_the_state_alone(engines, backend):
     inner, prompt = engine._backend, golden("tiny_a").vectors["prompt/p12"][0].tolist()
     text = engine.generate(prompt, "ar", max_new_tokens=NEW, stop_at_eos=False).token_ids
     row = Row(0, prompt, tokens=[text[0]])
-    state, _ = prefill(inner, Stopwatch(), [row], [prompt], 64, 64)
+    state, _ = prefill(generation(inner, [row]), [prompt])
     before, lengths = dict(state.tensors), state.lengths.copy()
-    options, watched = options_for(engine.config), NanOnce(inner)
+    run = generation(NanOnce(inner), [row])
     with pytest.raises(ttc.NumericsError, match="NaN logits for new token 2"):
-        verify(watched, Stopwatch(), [row], [text[1:5]], options, state)
+        verify(run, [row], [text[1:5]], state)
     assert all(state.tensors[name] is tensor for name, tensor in before.items())
     assert (state.lengths == lengths).all()
-    verdict = verify(watched, Stopwatch(), [row], [text[1:5]], options, state)
+    verdict = verify(run, [row], [text[1:5]], state)
     assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([4], [text[5]])

@@ -11,7 +11,8 @@ from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
-from ttc.runtime.decoding.loop import Stopwatch, prefill
+from ttc.runtime.decoding.generation import Generation
+from ttc.runtime.decoding.loop import prefill
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.verify import verify
@@ -166,7 +167,6 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device)
     backend = on_device("tiny_a", 1, _run_op=seen)._backend
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
     rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
-    options = options_for(backend.config, SAMPLED)
     counts = []
     for method in ("context", "sample_next"):
         real = getattr(backend, method)
@@ -178,20 +178,21 @@ def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device)
             return made
 
         setattr(backend, method, counting)
-    _, found = prefill(backend, Stopwatch(), rows, prompts, 64, 8, options)
+    _, found = prefill(generation(backend, rows, SAMPLED, 8), prompts, sample=True)
     ends, passes = ("sample_next", 1, 512, 3), ("context", 1, 0, 0)
     assert counts == [ends, passes, ends, passes, ends]
     counts.clear()
-    alone = [prefill(backend, Stopwatch(), [row], [row.prompt], 64, 64, options)[1][0] for row in rows]
+    alone = [prefill(generation(backend, [row], SAMPLED), [row.prompt], sample=True)[1][0] for row in rows]
     assert found.tolist() == alone, "each row's token is from the chunk in which it ends"
     counts.clear()
-    _, none = prefill(backend, Stopwatch(), rows, prompts, 64, 64)
+    _, none = prefill(generation(backend, rows, SAMPLED), prompts)
     assert counts == [("context", 1, 0, 0)]
     assert none.tolist() == [INVALID_TOKEN] * 3
 
 
-def options_for(config, choice):
-    return check_options(GenerationOptions(mode="ar", max_new_tokens=8, stop_at_eos=False, **choice), config)
+def generation(backend, rows, choice, chunk=64):
+    options = GenerationOptions(mode="ar", max_new_tokens=8, stop_at_eos=False, **choice)
+    return Generation(backend, rows, check_options(options, backend.config), 64, chunk)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -199,11 +200,12 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
     """Refused at the place where AR would have looked, before the state moves."""
     seen = Seen()
     engine = on_device("tiny_a", 1, _run_op=seen)
-    backend, options = engine._backend, options_for(engine.config, GREEDY)
+    backend = engine._backend
     text = engine.generate(PROMPT, "ar", **FREE).token_ids
-    state, first = prefill(backend, Stopwatch(), [Row(0, PROMPT)], [PROMPT], 64, 64, options)
+    state, first = prefill(generation(backend, [Row(0, PROMPT)], GREEDY), [PROMPT], sample=True)
     assert first.tolist() == [text[0]]
     row, draft = Row(0, PROMPT, tokens=[text[0]]), text[1:5]
+    run = generation(backend, [row], GREEDY)
     lengths = state.lengths.copy()
     before = fake_device.values(backend.buffers_of(state).whole_state).copy()
 
@@ -212,7 +214,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
 
     seen.spoil = spoil
     with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 2"):
-        verify(backend, Stopwatch(), [row], [draft], options, state)
+        verify(run, [row], [draft], state)
     assert (state.lengths == lengths).all()
     mamba = {n: t for n, t in state.tensors.items() if "cache" not in n}
     for name, tensor in mamba.items():
@@ -220,7 +222,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
         same = before[start : start + tensor.nbytes].view(np.float32).reshape(tensor.shape)
         np.testing.assert_array_equal(fake_device.values(tensor), same, err_msg=name)
     wrong = [draft[0] + 1, *draft[1:]]
-    verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
+    verdict = verify(run, [row], [wrong], state)
     assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
     seen.spoil = lambda logits: logits.fill_(value)
     with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 0"):
