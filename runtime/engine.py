@@ -118,7 +118,15 @@ def load(
 
 
 class Engine:
-    """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager."""
+    """Generates text with one model on one backend. Thread-safe; close it, or use it as a context manager.
+
+    `load` makes one; tests and tools make theirs over any `Backend`.
+
+    Attributes:
+        runner: the backend itself, where `backend` is its name: the calls of `Backend`, for tests,
+            measurements and tools. It belongs to the engine, which closes it.
+        tokenizer: the bundle's; None where it has none.
+    """
 
     def __init__(
         self,
@@ -127,7 +135,7 @@ class Engine:
         capacity: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        self._backend, self._capacity = backend, capacity
+        self.runner, self._capacity = backend, capacity
         self._prefill_chunk = fitting_chunk(backend.limits, prefill_chunk)
         self.tokenizer = tokenizer
         self._draft_policies = DraftPolicies()
@@ -135,27 +143,27 @@ class Engine:
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self._backend.config
+        return self.runner.config
 
     @property
     def backend(self) -> str:
         """Name of the backend."""
-        return self._backend.name
+        return self.runner.name
 
     @property
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:N", or both GPUs with a comma between them."""
-        return self._backend.device_name
+        return self.runner.device_name
 
     @property
     def threads(self) -> int | None:
         """CPU threads of one call; None where a GPU computes."""
-        return self._backend.threads
+        return self.runner.threads
 
     @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
-        return self._backend.can_advance
+        return self.runner.can_advance
 
     def generate(
         self, prompt: Prompt, options: GenerationOptions | str | None = None, **overrides: Any
@@ -201,17 +209,17 @@ class Engine:
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Context tower logits at every position of one sequence: (L, V)."""
         tokens = np.array([check_ids(ids, self.config, "ids")], np.int32)
-        state = self._backend.new_state(1, self._capacity_for(tokens.shape[1]))
-        check_rows(self._backend.limits, 1)
+        state = self.runner.new_state(1, self._capacity_for(tokens.shape[1]))
+        check_rows(self.runner.limits, 1)
         pieces, width = [], self._prefill_chunk
-        if self._backend.limits is not None:
-            width = min(width, self._backend.limits.positions[1])
+        if self.runner.limits is not None:
+            width = min(width, self.runner.limits.positions[1])
         for start in range(0, tokens.shape[1], width):
             chunk = tokens[:, start : start + width]
             L = chunk.shape[1]
             places = np.arange(L, dtype=np.int32)[None]
-            call = self._backend.context(state, chunk, np.array([L], np.int32), places)
-            pieces.append(self._backend.fetch(call.logits)[0])
+            call = self.runner.context(state, chunk, np.array([L], np.int32), places)
+            pieces.append(self.runner.fetch(call.logits)[0])
         return np.concatenate(pieces)
 
     def denoiser_logits(
@@ -227,15 +235,15 @@ class Engine:
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
             raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
-        check_rows(self._backend.limits, 1)
-        check_block(self._backend.limits, block.shape[1])
+        check_rows(self.runner.limits, 1)
+        check_block(self.runner.limits, block.shape[1])
         capacity = self._capacity_for(len(context))
         options = check_options(GenerationOptions(), self.config)
         state, _ = prefill(
-            Generation(self._backend, [Row(0, context)], options, capacity, self._prefill_chunk), [context]
+            Generation(self.runner, [Row(0, context)], options, capacity, self._prefill_chunk), [context]
         )
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
-        logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
+        logits: npt.NDArray[np.float32] = self.runner.fetch(self.runner.denoise(state, block, share))[0]
         return logits
 
     def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:
@@ -243,14 +251,14 @@ class Engine:
 
         tokens: prompt and new ones together, which decides the capacity. Raises as `generate` does.
         """
-        check_rows(self._backend.limits, batch)
-        check_block(self._backend.limits, block_size)
+        check_rows(self.runner.limits, batch)
+        check_block(self.runner.limits, block_size)
         capacity = self._capacity_for(tokens)
-        self._backend.warm_up(batch, capacity, block_size, self._prefill_chunk)
+        self.runner.warm_up(batch, capacity, block_size, self._prefill_chunk)
 
     def close(self) -> None:
         """Let go of the model. Later calls are refused; a second close does nothing."""
-        self._backend.close()
+        self.runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -263,16 +271,16 @@ class Engine:
         options = check_options(given, self.config)
         prompts, is_batch = read_prompts(prompt, self.config, self.tokenizer)
         rows = [Row(i, ids) for i, ids in enumerate(prompts)]
-        check_rows(self._backend.limits, len(rows))
+        check_rows(self.runner.limits, len(rows))
         if options.mode != "ar":
-            check_block(self._backend.limits, 1 if options.mode == "mock-ar" else options.block_size)
+            check_block(self.runner.limits, 1 if options.mode == "mock-ar" else options.block_size)
         capacity = self._capacity_for(max(len(ids) for ids in prompts), options.max_new_tokens)
-        run = Generation(self._backend, rows, options, capacity, self._prefill_chunk)
+        run = Generation(self.runner, rows, options, capacity, self._prefill_chunk)
         if options.max_new_tokens == 0:
             for row in rows:
                 row.finish_reason = "length"
             events: Iterator[Event] = iter(())
-        elif options.mode in _VERIFIED and not self._backend.can_advance:
+        elif options.mode in _VERIFIED and not self.runner.can_advance:
             raise BundleError(
                 f"mode {options.mode!r} needs an advance graph, and this bundle was exported without "
                 "one; export the checkpoint again (ttc export), or use mode 'ar', "
@@ -293,7 +301,7 @@ class Engine:
                 f"the capacity is {limit}; shorten the prompt, ask for fewer, or load with more capacity"
             )
         wanted = self._capacity or capacity_bucket(needed)
-        return fitting_capacity(self._backend.limits, needed, wanted)
+        return fitting_capacity(self.runner.limits, needed, wanted)
 
     def _play(self, call: "_Call", *, with_text: bool) -> Generator[Event, None, Result | list[Result]]:
         """Run the loop to its end: yield events with their text, return the results."""
@@ -321,7 +329,7 @@ class Engine:
         options, nfe = run.options, sum(row.nfe_per_block)
         stats = Stats(
             mode=options.mode,
-            backend=self._backend.name,
+            backend=self.runner.name,
             prompt_tokens=len(row.prompt),
             nfe=nfe,
             nfe_per_block=tuple(row.nfe_per_block),
@@ -330,10 +338,10 @@ class Engine:
             seconds=seconds,
             tokens_per_second=len(row.tokens) / seconds,
             backend_seconds=run.backend_seconds,
-            graph_level=self._backend.graph_level,
+            graph_level=self.runner.graph_level,
             seed=options.seed,
             lossless=row.lossless,
-            notes=(*self._backend.notes, *options.notes),
+            notes=(*self.runner.notes, *options.notes),
         )
         text = None if self.tokenizer is None else decode(self.tokenizer, row.tokens, options.eos_token_ids)
         return Result(tuple(row.tokens), text, row.finish_reason, stats)

@@ -193,7 +193,7 @@ def word_problems(count: int) -> list[Problem]:
 
 def test_a_denoiser_without_its_seed_is_shown_as_broken(engines: Engines) -> None:
     whole = engines("miniature", "onnxruntime")
-    broken = Engine(DropsTheSeed(whole._backend), whole.tokenizer)
+    broken = Engine(DropsTheSeed(whole.runner), whole.tokenizer)
     assert whole.tokenizer is not None
     problems = word_problems(24)
     prompts = [whole.tokenizer.encode(problem.prompt).ids for problem in problems]

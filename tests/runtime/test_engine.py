@@ -236,7 +236,7 @@ def test_ragged_batch_is_its_rows_alone(engine, mode):
 
 def test_prefill_in_chunks_is_prefill_at_once(engines):
     """Chunks of any size give the same tokens: the state is what is carried over."""
-    inner = engines("tiny_a", "onnxruntime")._backend
+    inner = engines("tiny_a", "onnxruntime").runner
     prompt = golden("tiny_a").vectors["prompt/p70"][0].tolist()
     runs = []
     for chunk in (1, 3, 16, 70, 128):
@@ -361,7 +361,7 @@ def test_nan_is_reported_not_decoded(engines, mode):
             nan = self.inner._value(np.full_like(call.logits.numpy(), np.nan))
             return dataclasses.replace(call, logits=nan)
 
-    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime")._backend))
+    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime").runner))
     with pytest.raises(ttc.NumericsError, match="NaN"):
         engine.generate(PROMPT, mode, max_new_tokens=8)
 

@@ -48,7 +48,7 @@ def engine(g, engines, backend):
 
 def state_after(engine: Engine, prompt, *pieces, block_wise=True) -> ContextState:
     """Context state after the prompt (B, S) and further tokens, each piece one call or token by token."""
-    backend = engine._backend
+    backend = engine.runner
     state = backend.new_state(prompt.shape[0], 256)
     for piece in (prompt, *pieces):
         blocks = [piece] if block_wise or piece is prompt else np.split(piece, piece.shape[1], axis=1)
@@ -68,7 +68,7 @@ def check_state(engine, state, g, prefix):
         if not key.startswith(prefix):
             continue
         kind, layer = key.split("/")[-2:]
-        got = np.asarray(engine._backend.fetch(state.tensors[f"{names[kind]}.{layer}"]))
+        got = np.asarray(engine.runner.fetch(state.tensors[f"{names[kind]}.{layer}"]))
         if kind == "conv":
             want = want[..., 1:]  # the reference keeps one column more than it needs
         if kind in "kv":
@@ -118,7 +118,7 @@ def test_extension_committed_afterwards(g, engine):
     """
     case = g.cases["ext/b16"]
     block = g.vectors["ext/b16/tokens0"].astype(np.int32)
-    state, backend = state_after(engine, g.prompt(case)), engine._backend
+    state, backend = state_after(engine, g.prompt(case)), engine.runner
     none, places = np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
     call = backend.context(state, block, none, places, save=True)
     check_state(engine, state, g, "cache/p12/")
@@ -154,7 +154,7 @@ def test_runs_of_one_row(g, engine):
     cases = runs(g.name)
     assert len(cases) >= 40
     for name, case in cases.items():
-        watched = Wrapped(engine._backend)
+        watched = Wrapped(engine.runner)
         watching = Engine(watched)
         prompt = g.prompt(case)[0].tolist()
         result = watching.generate(prompt, options_of(case, mode_of(name)))
@@ -200,7 +200,7 @@ def test_sampled_run_with_recorded_noise(g, engine):
     for name in cases:
         case = g.cases[name]
         noise = g.vectors[f"{name}/step_noise"]
-        replayed = Engine(RecordedNoise(engine._backend, list(noise)))
+        replayed = Engine(RecordedNoise(engine.runner, list(noise)))
         prompt = g.prompt(case)[0].tolist()
         result = replayed.generate(prompt, options_of(case), temperature=case["temperature"])
         assert_equal(result.token_ids, g.vectors[f"{name}/output"][0, len(prompt) :], f"{name}: tokens")

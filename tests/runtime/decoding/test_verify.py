@@ -60,7 +60,7 @@ def check_row(backend, state, r, want, what):
 def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backend):
     """A ragged batch over several rounds: drafts of all lengths, right up to any place."""
     engine = engines(name, backend)
-    inner, config = engine._backend, engine.config
+    inner, config = engine.runner, engine.config
     prompts = [golden(name).vectors[f"prompt/{key}"][0].tolist() for key in PROMPTS]
     given = {"temperature": temperature, "seed": 4 if temperature else None}
     texts = [
@@ -108,7 +108,7 @@ def test_nan_leaves_the_state_alone(engines, backend):
                 values[:, 1] = np.nan
             return values
 
-    inner, prompt = engine._backend, golden("tiny_a").vectors["prompt/p12"][0].tolist()
+    inner, prompt = engine.runner, golden("tiny_a").vectors["prompt/p12"][0].tolist()
     text = engine.generate(prompt, "ar", max_new_tokens=NEW, stop_at_eos=False).token_ids
     row = Row(0, prompt, tokens=[text[0]])
     state, _ = prefill(generation(inner, [row]), [prompt])

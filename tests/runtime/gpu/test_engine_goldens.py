@@ -71,10 +71,10 @@ def test_verify_sees_the_states(bundles, engines, engine_folders, fake_gpus, dev
     """Its calls, on engines and on the torch towers: every state tensor is compared after each of them."""
     load = {"engines": engine_folders("tiny_a"), "device": device}
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", **load) as engine:
-        scenario = make_scenario(engine.config, Shapes.within(engine._backend.limits))
+        scenario = make_scenario(engine.config, Shapes.within(engine.runner.limits))
         got, want = (
             list(observe(Candidate(backend, "float32", "", "", shows_layers=False), scenario, 128))
-            for backend in (engine._backend, engines("tiny_a", "torch")._backend)
+            for backend in (engine.runner, engines("tiny_a", "torch").runner)
         )
     for a, b in zip(got, want, strict=True):
         compared = list(compare(a, b, tolerances_of("float32"), "torch", {}))
@@ -143,9 +143,9 @@ def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, fake_gp
                 assert result.stats.graph_level == (2 if kernel and level is None else 0)
         assert any("ttc_write_cache_rows cannot be had" in n for n in result.stats.notes) != kernel
         # A call of another size, which is not replayed from a graph.
-        state, four = engine._backend.new_state(2, 128), np.array([4, 4], np.int32)
+        state, four = engine.runner.new_state(2, 128), np.array([4, 4], np.int32)
         copied.clear()
-        engine._backend.context(state, np.full((2, 4), 5, np.int32), four, np.zeros((2, 1), np.int32))
+        engine.runner.context(state, np.full((2, 4), 5, np.int32), four, np.zeros((2, 1), np.int32))
         caches = {name: array.nbytes for name, array in state.tensors.items() if "_cache." in name}
         mamba = sum(array.nbytes for array in state.tensors.values()) - sum(caches.values())
         moved = 0 if kernel and level is None else sum(caches.values()) * 4 // 128

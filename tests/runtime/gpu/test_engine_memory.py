@@ -31,7 +31,7 @@ def test_memory_that_runs_out_between_engines(bundles, engine_folders, fake_gpu,
 
     monkeypatch.setattr(FakeContext, "execute_async_v3", execute)
     with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=engine_folders("tiny_a")) as engine:
-        backend, refused = engine._backend, 0
+        backend, refused = engine.runner, 0
         state = backend.new_state(1, 64)
         while True:
             left = iter(range(refused, -1, -1))

@@ -54,5 +54,5 @@ def test_out_of_memory_leaves_the_process_usable(bundles):
     with ttc.load(bundles("tiny_a"), "torch", "cuda") as engine:
         want = engine.generate([5, 6], max_new_tokens=16).token_ids
         with pytest.raises(DeviceMemoryError, match="ask for a smaller batch"):
-            engine._backend.new_state(2**22, 4096)
+            engine.runner.new_state(2**22, 4096)
         assert engine.generate([5, 6], max_new_tokens=16).token_ids == want

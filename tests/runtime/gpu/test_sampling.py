@@ -111,7 +111,7 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, fake_device, level,
     engine = on_device("tiny_a", level)
     prompts = RAGGED[:2] * 2
     engine.generate(prompts, "ar", **FREE)
-    backend, counted = engine._backend, []
+    backend, counted = engine.runner, []
     real = backend.sample_next
 
     def counting(*arguments):
@@ -164,7 +164,7 @@ def test_a_step_of_mock_ar(on_device, fake_device):
 
 def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device):
     seen = Seen()
-    backend = on_device("tiny_a", 1, _run_op=seen)._backend
+    backend = on_device("tiny_a", 1, _run_op=seen).runner
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
     rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
     counts = []
@@ -200,7 +200,7 @@ def test_logits_that_are_no_numbers(on_device, fake_device, value):
     """Refused at the place where AR would have looked, before the state moves."""
     seen = Seen()
     engine = on_device("tiny_a", 1, _run_op=seen)
-    backend = engine._backend
+    backend = engine.runner
     text = engine.generate(PROMPT, "ar", **FREE).token_ids
     state, first = prefill(generation(backend, [Row(0, PROMPT)], GREEDY), [PROMPT], sample=True)
     assert first.tolist() == [text[0]]

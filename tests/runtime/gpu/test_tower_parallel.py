@@ -76,7 +76,7 @@ def test_the_modes_that_write_what_ar_writes(two, engines, choice):
 
 def test_the_state_follows_before_the_host_waits(two):
     engine, (first, second) = two
-    backend = engine._backend
+    backend = engine.runner
     state = backend.new_state(1, 64)
     log = first.log = second.log = []
     ids, four, position = (
@@ -111,7 +111,7 @@ def test_lengths_that_are_set_back_count_on_both(two, engines):
     """As measuring drafts does."""
     block, ids, t = np.full((1, 8), 3, np.int32), np.array([[5, 6, 7, 8]], np.int32), np.ones(1, np.float32)
     logits = []
-    for backend in (two[0]._backend, engines("tiny_a", "torch")._backend):
+    for backend in (two[0].runner, engines("tiny_a", "torch").runner):
         state = backend.new_state(1, 64)
         backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
         state.lengths = np.array([2], np.int32)
@@ -124,7 +124,7 @@ def test_both_gpus_are_named(two):
 
 
 def test_a_state_written_from_the_host_reaches_both(two, engines):
-    backend, reference = two[0]._backend, engines("tiny_a", "torch")._backend
+    backend, reference = two[0].runner, engines("tiny_a", "torch").runner
     positions, t = np.zeros((1, 1), np.int32), np.ones(1, np.float32)
     before = reference.new_state(1, 64)
     reference.context(before, np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), positions)
@@ -153,7 +153,7 @@ def test_devices_that_are_no_two_gpus(bundles, device):
 def test_no_room_on_the_second_gpu_leaves_both_as_they_were(two, engines):
     """What new keys and values arrive in is made before the context tower moves its state."""
     engine, (_, second) = two
-    backend, reference = engine._backend, engines("tiny_a", "torch")._backend
+    backend, reference = engine.runner, engines("tiny_a", "torch").runner
     ids, positions = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)
     states = [b.new_state(1, 64) for b in (backend, reference)]
     second.total -= second.free_bytes()[0]
