@@ -97,7 +97,7 @@ def load(
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
         InputError: an unknown backend or device, a capacity that is none.
-        BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
+        BackendError: the backend is not available here; `DeviceMemoryError` where a GPU is too small.
     """
     opened = Bundle.open(bundle, checkpoint)
     if require_verified:
@@ -162,7 +162,7 @@ class Engine:
 
     @property
     def can_verify_drafts(self) -> bool:
-        """Whether modes "lossless" and "prompt-lookup" can be had; bundles made before them lack a graph."""
+        """Whether modes "lossless" and "prompt-lookup" are available; older bundles lack a graph for them."""
         return self.runner.can_advance
 
     def generate(
@@ -217,8 +217,8 @@ class Engine:
         for start in range(0, tokens.shape[1], width):
             chunk = tokens[:, start : start + width]
             L = chunk.shape[1]
-            places = np.arange(L, dtype=np.int32)[None]
-            call = self.runner.context(state, chunk, np.array([L], np.int32), places)
+            positions = np.arange(L, dtype=np.int32)[None]
+            call = self.runner.context(state, chunk, np.array([L], np.int32), positions)
             pieces.append(self.runner.fetch(call.logits)[0])
         return np.concatenate(pieces)
 
@@ -257,7 +257,7 @@ class Engine:
         self.runner.warm_up(batch, capacity, block_size, self._prefill_chunk)
 
     def close(self) -> None:
-        """Let go of the model. Later calls are refused; a second close does nothing."""
+        """Free the model. Later calls are refused; a second close does nothing."""
         self.runner.close()
 
     def __enter__(self) -> Self:

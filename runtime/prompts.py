@@ -47,12 +47,12 @@ def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int
     if not len(ids):
         raise InputError(f"{what} is empty; give at least one token id")
     checked = []
-    for place, token in enumerate(ids):
+    for i, token in enumerate(ids):
         if isinstance(token, bool) or not isinstance(token, numbers.Integral):
-            raise InputError(f"{what}: element {place} is {token!r}; valid: integer token ids")
+            raise InputError(f"{what}: element {i} is {token!r}; valid: integer token ids")
         if not 0 <= int(token) < config.vocab_size:
             raise InputError(
-                f"{what}: token id {token} at place {place} is outside the vocabulary; "
+                f"{what}: token id {token} at place {i} is outside the vocabulary; "
                 f"valid: 0 to {config.vocab_size - 1}"
             )
         checked.append(int(token))

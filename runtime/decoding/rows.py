@@ -15,7 +15,7 @@ class Row:
     """State of one row during a generation.
 
     Attributes:
-        index: place in the batch.
+        index: of the row in the batch.
         prompt: token ids.
         tokens: new token ids, cut after eos and at max_new_tokens.
         nfe_per_block: denoiser evaluations of every finished or running block.

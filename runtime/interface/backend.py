@@ -38,7 +38,7 @@ class ContextCall:
 class StepInputs:
     """The small inputs of a diffusion step, all on the host: block_ids (B, L), the others (B,).
 
-    `row_key` comes from `counter_rng.row_key`; `position` is the place of the block's first token in the
+    `row_key` comes from `counter_rng.row_key`; `position` is where the block's first token stands in the
     sequence; `step` counts the steps already taken in this block; `steps_left` includes this one.
     """
 
@@ -69,7 +69,7 @@ class BlockInputs:
 
     steps: at most so many denoiser evaluations.
     redraw: with a temperature, draw anew in every step; otherwise all steps take the noise that AR has at
-        these places, which makes a better draft, not another text.
+        these positions, which makes a better draft, not another text.
     """
 
     block_ids: Ints
@@ -104,7 +104,7 @@ class Backend(ABC):
         name: as `ttc.load` knows it.
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
-        can_advance: whether `advance` can be had; old bundles lack its graph.
+        can_advance: whether `advance` is available; old bundles lack its graph.
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
@@ -140,8 +140,8 @@ class Backend(ABC):
         """Read a block (B, L) with the context tower and move the state past its first `commit_len` (B,)
         tokens.
 
-        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are places in the block, R ≥ 1. With
-        `save` the result can be given to `advance`.
+        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are positions in the block, R ≥ 1.
+        With `save` the result can be given to `advance`.
         """
 
     @abstractmethod
@@ -173,9 +173,9 @@ class Backend(ABC):
         how: SamplingParams,
         save: bool = False,
     ) -> tuple[SampledTokens, Any]:
-        """`context`, with a token chosen from the logits of every requested place, and what `advance` needs.
+        """Call `context`; return a token sampled at every requested position, and what `advance` needs.
 
-        `logit_positions` are places one behind the other. A backend that keeps its logits elsewhere chooses
+        `logit_positions` are consecutive. A backend that keeps its logits elsewhere chooses
         in the same call.
         """
         call = self.context(state, input_ids, commit_len, logit_positions, save)
@@ -222,7 +222,7 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of weights and sessions; a second call does nothing."""
+        """Free weights and sessions; a second call does nothing."""
 
 
 def host_step(logits: Floats, inputs: StepInputs, mask_id: int) -> StepOutputs:

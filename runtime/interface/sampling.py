@@ -28,13 +28,13 @@ INVALID_TOKEN = -1
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen from logits (B, R, V) at R places in a row.
+    """How tokens are chosen from logits (B, R, V) at R positions of a row.
 
     Attributes:
         temperature, top_k, top_p: of all rows, as in `ttc.runtime.interface.sampling`.
         row_key: (B,) int64 from `counter_rng.row_key`.
         position: (B,) int32, where in the sequence the token stands that the first logits are for; those
-            behind it are for the tokens that follow.
+            after it are for the tokens that follow.
     """
 
     temperature: float
@@ -53,9 +53,9 @@ class SampledTokens(ABC):
     """The tokens chosen from the logits of one call."""
 
     @abstractmethod
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
-        """Return the tokens of these rows of the batch at one of the R places: int32, `INVALID_TOKEN` where
-        the logits hold NaN.
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
+        """Return the tokens of these rows of the batch at one of the R positions: int32, `INVALID_TOKEN`
+        where the logits hold NaN.
         """
 
 
@@ -65,10 +65,10 @@ class LazySamples(SampledTokens):
     def __init__(self, logits: npt.NDArray[np.float32], how: SamplingParams) -> None:
         self._logits, self._how = logits, how
 
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """As declared; computed here."""
         which, how = np.asarray(rows), self._how
-        logits = self._logits[which, place]
+        logits = self._logits[which, position]
         usable = ~np.isnan(logits).any(-1)
         tokens = np.full(len(which), INVALID_TOKEN, np.int32)
         tokens[usable] = next_tokens(
@@ -77,7 +77,7 @@ class LazySamples(SampledTokens):
             how.top_k,
             how.top_p,
             how.row_key[which[usable]],
-            how.position[which[usable]] + np.int32(place),
+            how.position[which[usable]] + np.int32(position),
         )
         return tokens
 
@@ -88,9 +88,9 @@ class EagerSamples(SampledTokens):
     def __init__(self, tokens: Ints) -> None:
         self._tokens = tokens
 
-    def at(self, rows: npt.ArrayLike, place: int) -> Ints:
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """As declared; looked up here."""
-        made: Ints = self._tokens[np.asarray(rows), place]
+        made: Ints = self._tokens[np.asarray(rows), position]
         return made
 
 

@@ -16,7 +16,7 @@ __all__ = ["draft_width", "elementwise_min", "measure"]
 
 
 def draft_width(backend: Backend, length: int, block_size: int) -> int:
-    """Tokens of the block in which the denoiser drafts `length` ≥ 1 tokens behind the pending one.
+    """Return the tokens of the block in which the denoiser drafts `length` ≥ 1 tokens after the pending one.
 
     No more than that, but for backends that keep buffers and graphs for every width, or were built for some
     widths only: they get the whole block.
