@@ -1,7 +1,7 @@
 """What a caller asks for → checked requests, one a row: the only place where they are made."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,14 @@ class Asked:
 
     rows: tuple[AskedRow, ...]
     single: bool
+
+    def also_cancelled_by(self, cancel: Cancel) -> "Asked":
+        """Return a copy whose rows end when this asks for it as well."""
+        rows = (
+            replace(row, request=row.request.replace(cancels=(*row.request.cancels, cancel)))
+            for row in self.rows
+        )
+        return replace(self, rows=tuple(rows))
 
 
 class RequestReader:
