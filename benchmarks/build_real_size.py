@@ -22,10 +22,10 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ttc.base.names import ENGINE_FORMS
 from ttc.bench.identity import load_average, machine, now
 from ttc.exporter.engines.build import build
 from ttc.exporter.engines.cache import CACHE_VARIABLE
-from ttc.exporter.engines.lower_graph import FORMS
 
 ROLES = ("context", "denoiser")
 
@@ -101,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--layers", type=int, nargs="+", default=[9, 18, 36, 52])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=ENGINE_FORMS, default=list(ENGINE_FORMS))
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     rows = []

@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ttc.exporter.onnx.checkpoint import expected_tensors
 from ttc.model.config import ModelConfig
+from ttc.model.weights import expected_tensors
 from ttc.planning.models import released_config
 
 ROOT = Path(__file__).parents[1]

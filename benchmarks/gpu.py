@@ -29,9 +29,9 @@ import torch
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_measuring import CONTEXT_TOKENS, Bench, timed
-from benchmarks.gpu_reckoning import CONTEXT, DENOISER
 from ttc.bench.identity import commit
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.runtime.gpu.device import Device, Scope
 
@@ -109,14 +109,14 @@ def two_report(given: argparse.Namespace) -> dict[str, Any]:
     if given.dry:
         from tests.support.fake_device import no_compiler, with_loop_kernel
 
-        devices: list[Device] = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+        devices: list[Device] = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
         config, run_op, batches, distinct = ModelConfig.from_hf(SMALL), run_naive, (1, 2), 4
         settings["compile_kernel"] = no_compiler
     else:
         from ttc.plugins.triton import run_triton
         from ttc.runtime.gpu.cuda import CudaDevice
 
-        devices = [CudaDevice(place, "torch") for place in range(2)]
+        devices = [CudaDevice(i, "torch") for i in range(2)]
         config = gpu_two.both_fit(ModelConfig.from_hf(CONFIG), devices[0].free_bytes()[0])
         run_op, batches, distinct = run_triton, reckoning.BATCHES, 68
     lines = gpu_two.compare(config, devices, run_op, batches, distinct, given.blocks, **settings)

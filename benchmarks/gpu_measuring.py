@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import gpu_reckoning as reckoning
-from benchmarks.gpu_reckoning import BLOCK, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.weights import DENOISER
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -19,7 +20,7 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.nvrtc import compile_ptx
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampling_inputs
-from ttc.runtime.interface.backend import BlockInputs
+from ttc.runtime.interface.backend import Backend, BlockInputs, StepInputs, StepOutputs
 from ttc.runtime.interface.sampling import SamplingParams
 from ttc.runtime.interface.state import ContextState
 
@@ -76,7 +77,7 @@ class Bench:
                 buffers = static.context(work.length, 1)
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
-                # AR needs a token of its one place; nobody asks for one behind an extension.
+                # AR needs a token of its one position; nobody asks for one after an extension.
                 choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
                 small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
                 buffers.inputs.upload(**small, **choice)
@@ -102,7 +103,7 @@ class Bench:
         return found
 
     def context_calls(self, weights: "TowerWeights") -> list[dict[str, Any]]:
-        """An AR step, a chunk of a prompt and a verification with the advance behind it, at every graph
+        """An AR step, a chunk of a prompt and a verification with the advance after it, at every graph
         level: milliseconds, launches and waits each.
         """
         found = []
@@ -117,7 +118,7 @@ class Bench:
         return found
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
-        """Mean of some calls behind two that warm up and capture."""
+        """Mean of some calls after two that warm up and capture."""
         for _ in range(2):
             call()
         launches, waits, start = self.device.launches, self.device.waits, time.perf_counter()
@@ -161,12 +162,12 @@ class Bench:
         never, greedy = np.ones(batch, np.float32), np.zeros(batch, np.float32)
         keys = np.zeros(batch, np.int64)
         for _ in range(2):
-            list(backend.fill_block(state, BlockInputs(masks, 2, never, greedy, keys)))
+            fill_block(backend, state, BlockInputs(masks, 2, never, greedy, keys))
         steps = reckoning.draw_steps(self._blocks)
         launches, waits = self.device.launches, self.device.waits
         taken, start = 0, time.perf_counter()
         for count in steps:
-            taken += len(list(backend.fill_block(state, BlockInputs(masks, count, never, greedy, keys))))
+            taken += len(fill_block(backend, state, BlockInputs(masks, count, never, greedy, keys)))
         seconds = (time.perf_counter() - start) / len(steps)
         # The wait for what the block gave comes after it.
         return {
@@ -272,8 +273,7 @@ class _Kept:
 
 
 def _greedy(batch: int) -> SamplingParams:
-    zeros = np.zeros(batch, np.int32)
-    return SamplingParams(0.0, None, None, zeros.astype(np.int64), zeros)
+    return SamplingParams.greedy(batch)
 
 
 def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
@@ -298,8 +298,26 @@ def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], ob
 
 def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
     """Tokens (B, length) to read over the same context every time."""
-    state.lengths = np.full(state.batch, CONTEXT_TOKENS, np.int32)
+    state.lengths[:] = CONTEXT_TOKENS
     return np.full((state.batch, length), 5, np.int32)
+
+
+def fill_block(backend: Backend, state: ContextState, inputs: BlockInputs) -> list[StepOutputs]:
+    """Fill blocks in one launch where the backend can, otherwise step by step; the outputs of every step."""
+    outputs = backend.fill_blocks(state, inputs)
+    if outputs is not None:
+        return list(outputs)
+    block, (B, L), mask_id = inputs.block_ids, inputs.block_ids.shape, backend.config.mask_token_id
+    taken: list[StepOutputs] = []
+    for step in range(inputs.steps):
+        masked = (block == mask_id).sum(-1)
+        if not masked.any():
+            break
+        draw, left = np.full(B, step, np.int32), np.full(B, inputs.steps - step, np.int32)
+        small = (inputs.threshold, inputs.temperature, inputs.row_key, state.lengths, draw, left)
+        taken.append(backend.denoise_step(state, (masked / L).astype(np.float32), StepInputs(block, *small)))
+        block = taken[-1].next_block_ids
+    return taken
 
 
 def _block_inputs(batch: int, mask_id: int) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.exporter.onnx.checkpoint import expected_tensors
 from ttc.model.config import ModelConfig
-from ttc.runtime.gpu.executor import state_specs
+from ttc.model.weights import CONTEXT, DENOISER, GRAPH_OF, in_dtype, model_weights
+from ttc.runtime.gpu.executor import cache_specs, mamba_specs
 
 # Published figures (docs/model.md, Real sizes): early blocks take 10 to 13 steps, late ones about 2, and at a
 # threshold of 0.9 a denoiser evaluation gives 2.65 tokens on average, so a block of 16 takes 6.04.
@@ -24,9 +24,6 @@ BLOCK = 16
 DISTINCT = (6, 14, 25, 68, 128)
 BATCHES = (1, 8)
 ROUTING_OUTPUTS = ("expert_ids", "weights", "grouped_pairs", "grouped_rows", "expert_offsets")
-CONTEXT, DENOISER = "context_tower", "denoiser_tower"
-HEADS = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
-_FLOAT32 = ("gate.weight", "gate.e_score_correction_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +60,8 @@ def draw_steps(blocks: int, seed: int = 0) -> list[int]:
 
 def weight_shapes(config: ModelConfig, tower: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Graph weight → dtype and shape of one tower in bfloat16, experts stacked."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, shape in expected_tensors(config).items():
-        own = name.startswith(f"{tower}.") or name == HEADS[tower]
-        if not own and not (tower == DENOISER and name.startswith(("t_", "scale_shift"))):
-            continue
-        head, found_expert, rest = name.partition(".mixer.experts.")
-        if found_expert:
-            number, _, kind = rest.partition(".")
-            if number != "0":
-                continue
-            name, shape = f"{head}.mixer.experts.{kind}", (config.n_routed_experts, *shape)
-        found[name] = ("float32" if name.endswith(_FLOAT32) else "bfloat16", shape)
-    return found
+    specs = (in_dtype(spec, "bfloat16") for spec in model_weights(config).values())
+    return {spec.name: (spec.dtype, spec.shape) for spec in specs if GRAPH_OF[tower] in spec.graphs}
 
 
 def tower_bytes(config: ModelConfig, tower: str) -> int:
@@ -124,8 +110,8 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
         if name not in experts and not name.endswith("embeddings.weight")
     )
     one_expert = sum(_bytes(dtype, shape[1:]) for dtype, shape in experts.values())
-    mamba = work.batch * _state(config, ("conv_state.", "ssm_state."), 1)
-    per_token = work.batch * _state(config, ("k_cache.", "v_cache."), 1)
+    mamba = sum(_bytes(*spec) for spec in mamba_specs(config, "bfloat16", work.batch).values())
+    per_token = sum(_bytes(*spec) for spec in cache_specs(config, "bfloat16", work.batch, 1).values())
     moves = work.tower == CONTEXT
     places = BLOCK if work.kind == "denoise" else 1
     return {
@@ -262,11 +248,6 @@ def check_report(report: Mapping[str, Any]) -> None:
     for line in report["rows"]:
         assert line["ms"] > 0
         assert line["floor_ms"] > 0
-
-
-def _state(config: ModelConfig, prefixes: tuple[str, ...], capacity: int) -> int:
-    specs = state_specs(config, "bfloat16", 1, capacity)
-    return sum(_bytes(dtype, shape) for name, (dtype, shape) in specs.items() if name.startswith(prefixes))
 
 
 def _bytes(dtype: str, shape: Sequence[Any]) -> int:

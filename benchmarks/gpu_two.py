@@ -16,9 +16,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks import gpu_reckoning as reckoning
-from benchmarks.gpu_measuring import CAPACITY, CONTEXT_TOKENS, OneTower, TowerWeights, forced_routing
-from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from benchmarks.gpu_measuring import (
+    CAPACITY,
+    CONTEXT_TOKENS,
+    OneTower,
+    TowerWeights,
+    fill_block,
+    forced_routing,
+)
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.nvrtc import compile_ptx
@@ -127,7 +135,7 @@ def _round(backend: Backend, state: ContextState) -> None:
     # No prediction is more probable than 1: each step commits what the steps left demand.
     never, greedy = np.ones(batch, np.float32), np.zeros(batch, np.float32)
     inputs = BlockInputs(masks, STEPS, never, greedy, np.zeros(batch, np.int64))
-    block = list(backend.fill_block(state, inputs))[-1].next_block_ids
+    block = fill_block(backend, state, inputs)[-1].next_block_ids
     last = np.full((batch, 1), BLOCK - 1, np.int32)
     backend.context(state, block, np.full(batch, BLOCK, np.int32), last)
 

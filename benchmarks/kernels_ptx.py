@@ -18,9 +18,10 @@ import triton
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BackendError
-from ttc.plugins.kernels import LEAVES
-from ttc.plugins.launch import Leaf, Problem
-from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, assemble, compile_launch
+from ttc.plugins.kernels import KERNELS
+from ttc.plugins.launch import KernelSpec, Problem
+from ttc.plugins.ptx import MAX_SHARED_BYTES, assemble, compile_launch
+from ttc.plugins.targets import TARGETS
 
 # Of the released model (docs/model.md, Real sizes), in the letters of the ops' signatures.
 DIMS = {
@@ -51,16 +52,16 @@ def main() -> None:
     """Compile, assemble, print a JSON; exit status 1 where a kernel could not be compiled."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
-    parser.add_argument("--ops", nargs="+", default=list(LEAVES), choices=list(LEAVES))
+    parser.add_argument("--ops", nargs="+", default=list(KERNELS), choices=list(KERNELS))
     parser.add_argument("--dtypes", nargs="+", default=sorted(COMPUTE_DTYPES))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--first-tile-only", action="store_true")
     options = parser.parse_args()
     kernels = [
-        report(leaf, tile, dtype, target)
-        for leaf in (LEAVES[name] for name in options.ops)
-        for tile in range(1 if options.first_tile_only else len(leaf.tiles))
-        for dtype in dtypes_of(leaf, options.dtypes)
+        report(spec, tile, dtype, target)
+        for spec in (KERNELS[name] for name in options.ops)
+        for tile in range(1 if options.first_tile_only else len(spec.tiles))
+        for dtype in dtypes_of(spec, options.dtypes)
         for target in options.targets
     ]
     result = {
@@ -79,18 +80,18 @@ def main() -> None:
     sys.exit(any("error" in kernel for kernel in kernels))
 
 
-def dtypes_of(leaf: Leaf, wanted: list[str]) -> list[str]:
+def dtypes_of(spec: KernelSpec, wanted: list[str]) -> list[str]:
     """Return the wanted dtypes, but one only for a kernel that has no tensor of the compute dtype."""
-    has_compute = any(spec.dtype == "compute" for spec in (*leaf.op.inputs, *leaf.op.outputs))
+    has_compute = any(tensor.dtype == "compute" for tensor in (*spec.op.inputs, *spec.op.outputs))
     return wanted if has_compute else wanted[:1]
 
 
-def report(leaf: Leaf, tile: int, dtype: str, target: str) -> dict[str, Any]:
+def report(spec: KernelSpec, tile: int, dtype: str, target: str) -> dict[str, Any]:
     """One kernel's figures, or the error."""
-    what = {"op": leaf.op.name, "tile": leaf.tiles[tile].name, "dtype": dtype, "target": target}
-    attributes = {name: ATTRIBUTES[name] for name in leaf.op.attributes}
+    what = {"op": spec.op.name, "tile": spec.tiles[tile].name, "dtype": dtype, "target": target}
+    attributes = {name: ATTRIBUTES[name] for name in spec.op.attributes}
     try:
-        compiled = compile_launch(leaf.bind(Problem(DIMS, attributes, dtype), tile), target)
+        compiled = compile_launch(spec.bind(Problem(DIMS, attributes, dtype), tile), target)
         assembled = assemble(compiled)
     except BackendError as error:
         return what | {"error": str(error)}

@@ -40,8 +40,8 @@ from benchmarks.cpu_limits import measure_limits
 from ttc.bench.identity import load_average, machine, now
 from ttc.bench.problems import random_prompts
 from ttc.bench.trace import watch
-from ttc.exporter.onnx.checkpoint import expected_tensors
 from ttc.model.config import ModelConfig
+from ttc.model.weights import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.planning.forecast import Forecast, Question, forecast
 from ttc.planning.models import released_config

@@ -3,7 +3,7 @@
 Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
 of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
 multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. An
-op of several launches costs what its launches cost, so what passes between them through memory is counted.
+composite op costs what its parts cost, so what passes between them through memory is counted.
 Standard operators that carry weight in a tower have a function each.
 
 A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ttc.base.dims import evaluate
+from ttc.base.dtypes import numpy_dtype
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.table import OPS_BY_NAME
 
@@ -26,8 +27,6 @@ __all__ = [
     "norm_cost",
     "op_cost",
 ]
-
-_ITEM_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +43,26 @@ class Cost:
         return type(self)(self.flops * count, self.bytes * count)
 
     def seconds_at_least(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The shortest time that a machine with these two limits can take."""
+        """Return the shortest time that a machine with these two limits can take."""
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
 def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None = None) -> Cost:
-    """Cost of one call of an op of the domain `ttc`.
+    """Return the cost of one call of an op of the domain `ttc`.
 
     Args:
         op: from `ttc.plugins.table`.
         dims: sizes of the letters in its signature and attributes (`ttc.plugins.ops`). T follows from B and L
             where it is missing. G is needed for Mamba's ops, K for experts.
-        compute_bytes: size of the compute dtype.
+        compute_bytes: size of an element of the compute dtype.
         experts: how many experts the tokens chose together; None: the mean under uniform routing.
     """
     known = dict(dims)
     if "T" not in known and {"B", "L"} <= known.keys():
         known["T"] = known["B"] * known["L"]
-    if op.launches:
+    if op.parts:
         total = Cost(0, 0)
-        for name in op.launches:
+        for name in op.parts:
             total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts)
         return total
     if experts is None and "E" in known and "K" in known:
@@ -74,21 +73,23 @@ def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: fl
 
 
 def experts_read(experts: int, per_token: int, tokens: int) -> float:
-    """How many of the experts at least one of the tokens chooses, on average, if all choices are equally
-    likely: E·(1 − (1 − K/E)^T).
+    """Return how many experts at least one of the tokens chooses, on average: E·(1 − (1 − K/E)^T).
+
+    That is if all choices are equally likely.
     """
     return experts * (1 - (1 - per_token / experts) ** tokens)
 
 
 def linear_cost(rows: int, inputs: int, outputs: int, itemsize: int) -> Cost:
-    """A matrix product (rows, inputs) · (inputs, outputs), everything read and written once."""
+    """Return that of a matrix product (rows, inputs) · (inputs, outputs), all read and written once."""
     moved = rows * inputs + inputs * outputs + rows * outputs
     return Cost(2 * rows * inputs * outputs, moved * itemsize)
 
 
 def attention_cost(B: int, L: int, C: int, heads: int, kv_heads: int, P: int, itemsize: int) -> Cost:
-    """Attention of L tokens over C cached ones and themselves, between the projections: both products and the
-    softmax. Scores stay on the chip.
+    """Return that of attention of L tokens over C cached ones and themselves, between the projections.
+
+    Counted are both products and the softmax. Scores stay on the chip.
     """
     keys = C + L
     moved = B * (2 * L * heads * P + 2 * keys * kv_heads * P)
@@ -96,19 +97,19 @@ def attention_cost(B: int, L: int, C: int, heads: int, kv_heads: int, P: int, it
 
 
 def norm_cost(rows: int, width: int, itemsize: int) -> Cost:
-    """RMSNorm: square, sum, scale, weight."""
+    """Return that of an RMSNorm: square, sum, scale, weight."""
     return Cost(4 * rows * width, (2 * rows * width + width) * itemsize)
 
 
 def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1) -> Cost:
-    """`operands` tensors in, one out, `flops` operations per element."""
+    """Return that of `operands` tensors in, one out, `flops` operations per element."""
     return Cost(flops * elements, (operands + 1) * elements * itemsize)
 
 
 def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
-    itemsize = compute_bytes if spec.dtype == "compute" else _ITEM_BYTES[spec.dtype]
+    itemsize = compute_bytes if spec.dtype == "compute" else numpy_dtype(spec.dtype).itemsize
     size: float = itemsize
-    for place, dim in enumerate(spec.shape):
-        of_a_stack = place == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
+    for axis, dim in enumerate(spec.shape):
+        of_a_stack = axis == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
         size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size

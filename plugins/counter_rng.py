@@ -7,10 +7,9 @@ x⁵ permutes the field because 5 does not divide p − 1, and the power is what
 unrelated (the round function of the MiMC cipher, Albrecht et al. 2016, with fewer rounds: good statistics are
 wanted here, not secrecy). All products stay below 2⁶².
 
-    key      = absorb(absorb(absorb(0, seed mod p), ⌊seed / p⌋ mod p), row)                 one per row, on
-    the host h        = absorb(absorb(absorb(key, position), step), vocabulary id)
-    uniform  = (⌊h / 2⁸⌋ + ½) / 2²³                                                        exact in float32,
-    never 0 or 1
+    key     = absorb(absorb(absorb(0, seed mod p), ⌊seed / p⌋ mod p), row)   one per row, on the host
+    h       = absorb(absorb(absorb(key, position), step), vocabulary id)
+    uniform = (⌊h / 2⁸⌋ + ½) / 2²³                                           exact in float32, never 0 or 1
 
 The functions use only + * % //, so they take Python integers, numpy int64 arrays and torch int64 tensors
 alike.
@@ -37,12 +36,22 @@ def absorb(state: Any, word: Any) -> Any:
 
 
 def row_key(seed: int, row: int) -> int:
-    """The generator's key of one row of a batch; an int in [0, 2³¹ − 1)."""
+    """Return the generator's key of one row of a batch, an int in [0, 2³¹ − 1)."""
     key: int = absorb(absorb(absorb(0, seed % MODULUS), seed // MODULUS % MODULUS), row)
     return key
 
 
 def uniform(key: Any, position: Any, step: Any, vocabulary_id: Any) -> Any:
-    """Uniforms in (0, 1), broadcast over int64 arguments; the caller keeps or casts the floating dtype."""
+    """Return uniforms in (0, 1), broadcast over the arguments.
+
+    Args:
+        key: of each row, from `row_key`; like all arguments an int, or int64.
+        position: in the sequence.
+        step: denoise steps taken before in this block.
+        vocabulary_id: token id.
+
+    Returns:
+        Floats of the kind that the arguments divide to; the caller keeps or casts them.
+    """
     h = absorb(absorb(absorb(key, position), step), vocabulary_id)
     return (h // 256 + 0.5) / 2**23

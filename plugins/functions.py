@@ -2,9 +2,6 @@
 
 A body is made for one model: its attributes and all dimensions that the model fixes (heads, widths, numbers
 of experts) stand in it as constants, so that only batch and length are looked up when it runs.
-
-Every call of a `ttc` op carries `plugin_namespace="ttc"` and `aot=1`: TensorRT then prefers the plugin of
-that name, ahead of time, and everything else ignores the two and inlines the body.
 """
 
 from collections.abc import Mapping
@@ -13,13 +10,12 @@ from typing import Any
 import onnx_ir as ir
 from onnx import parser
 
-from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION
+from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, PLUGIN_ATTRIBUTES
 from ttc.plugins.table import OPS_BY_NAME
 
-__all__ = ["ONNX_OPSET", "PLUGIN_ATTRIBUTES", "add_function_bodies", "function_body", "function_text"]
+__all__ = ["ONNX_OPSET", "add_function_bodies", "function_body", "function_text"]
 
 ONNX_OPSET = 21
-PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
 
 
 def add_function_bodies(model: ir.Model) -> bool:
@@ -57,13 +53,13 @@ def _add_body(model: ir.Model, op_type: str, values: Mapping[str, Any]) -> bool:
     function = function_body(op_type, values)
     model.functions[function.identifier()] = function
     for node in function.all_nodes():
-        if node.domain == DOMAIN:  # an op and its launches have the same names for attributes and dimensions
+        if node.domain == DOMAIN:  # an op and its parts have the same names for attributes and dimensions
             _add_body(model, node.op_type, values)
     return True
 
 
 def _fixed_dims(node: ir.Node) -> dict[str, int]:
-    """Letter → size of the dimensions that are numbers in the graph."""
+    """Return the size of every dimension that is a number in the graph."""
     spec, shapes = OPS_BY_NAME[node.op_type], []
     for tensor, value in zip(spec.inputs, node.inputs, strict=True):
         assert value is not None, f"{node.name}: {tensor.name} is missing"

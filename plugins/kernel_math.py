@@ -3,32 +3,32 @@
 import triton
 import triton.language as tl
 
-__all__ = ["chunk_decay", "decode_place", "order_key", "softplus"]
+__all__ = ["chunk_decay", "decode_index", "order_key", "softplus"]
 
 
 @triton.jit
-def order_key(values, places):
-    """int64 keys whose maximum is the largest value, at the lowest place among equals.
+def order_key(values, indices):
+    """Return int64 keys whose maximum is the largest value, at the lowest index among equals.
 
     NaN counts as the largest of all and −0 equals 0, as in torch's sort and argmax. The key's upper half is
-    the value's bits made monotone, its lower half 2³¹ − 1 − place, from which `decode_place` gives the place.
+    the value's bits made monotone, its lower half 2³¹ − 1 − index, from which `decode_index` gives the index.
     """
     values = tl.where(values == 0.0, 0.0, values)
     bits = values.to(tl.int32, bitcast=True)
     bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     bits = tl.where(values != values, 0x7FFFFFFF, bits)
-    return (bits.to(tl.int64) << 32) + (0x7FFFFFFF - places).to(tl.int64)
+    return (bits.to(tl.int64) << 32) + (0x7FFFFFFF - indices).to(tl.int64)
 
 
 @triton.jit
-def decode_place(keys):
-    """Places (int32) in keys of `order_key`."""
+def decode_index(keys):
+    """Return the indices (int32) in keys of `order_key`."""
     return 0x7FFFFFFF - (keys & 0x7FFFFFFF).to(tl.int32)
 
 
 @triton.jit
 def softplus(x):
-    """log(1 + eˣ), as torch: x itself above 20.
+    """Return log(1 + eˣ), as torch: x itself above 20.
 
     log1p from log: with u = 1 + e rounded, log(u)·e / (u − 1) has the rounding of u cancel.
     """
@@ -41,7 +41,7 @@ def softplus(x):
 
 @triton.jit
 def chunk_decay(dt_ptr, dt_bias_ptr, a_log_ptr, head, live):
-    """Steps softplus(dt + bias) of a chunk, 0 where not live, and the running sum of step·A; float32."""
+    """Return the steps softplus(dt + bias) of a chunk, 0 where not live, and the running sum of step·A."""
     bias = tl.load(dt_bias_ptr + head).to(tl.float32)
     rate = -tl.exp(tl.load(a_log_ptr + head).to(tl.float32))
     step = softplus(tl.load(dt_ptr, mask=live, other=0.0).to(tl.float32) + bias)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from ttc.plugins.launch import Leaf
-from ttc.plugins.table import OPS
+from ttc.plugins.launch import KernelSpec
+from ttc.plugins.table import PRIMITIVE_OPS
 
-__all__ = ["LEAVES"]
+__all__ = ["KERNELS"]
 
-LEAVES: Mapping[str, Leaf] = {op.name: op.load("kernel") for op in OPS if not op.launches}
+KERNELS: Mapping[str, KernelSpec] = {op.name: op.load("kernel") for op in PRIMITIVE_OPS}

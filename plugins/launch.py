@@ -1,9 +1,9 @@
-"""One kernel launch of a leaf op, described without torch, triton or tensorrt.
+"""One kernel launch of a primitive op, described without torch, triton or tensorrt.
 
-`Leaf` says once per leaf op which kernel runs it, which dimensions may change from call to call, which block
-sizes there are to choose from, and how large the grid is. `Leaf.bind` fixes the static sizes and gives a
-`Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors, `ttc.plugins.ptx`
-compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
+`KernelSpec` says once per primitive op which kernel runs it, which dimensions may change from call to call,
+which block sizes there are to choose from, and how large the grid is. `KernelSpec.bind` fixes the static
+sizes and gives a `Launch`, from which everybody works: `ttc.plugins.triton` calls it on torch tensors,
+`ttc.plugins.ptx` compiles it ahead of time, `ttc.plugins.tensorrt_qdp` wraps it as a TensorRT plugin.
 
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
 the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every
@@ -18,7 +18,18 @@ from ttc.base.dims import evaluate
 from ttc.errors import InputError
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["ALIGNMENT", "Dim", "Grid", "Launch", "Leaf", "Minimum", "Problem", "Tile", "cdiv", "power_of_two"]
+__all__ = [
+    "ALIGNMENT",
+    "Dim",
+    "Grid",
+    "KernelSpec",
+    "Launch",
+    "Minimum",
+    "Problem",
+    "Tile",
+    "cdiv",
+    "power_of_two",
+]
 
 # Bytes; compiled kernels take it for granted of every pointer.
 ALIGNMENT = 16
@@ -31,12 +42,12 @@ Grid = Callable[[Mapping[str, Dim], Mapping[str, Any], Minimum], tuple[Dim, ...]
 
 
 def cdiv(a: Dim, b: int) -> Dim:
-    """⌈a / b⌉ of a dimension that may be symbolic."""
+    """Return ⌈a / b⌉ of a dimension that may be symbolic."""
     return (a + (b - 1)) // b
 
 
 def power_of_two(n: int, at_least: int = 1) -> int:
-    """The smallest power of two that is at least n and at_least."""
+    """Return the smallest power of two that is at least n and at_least."""
     return max(at_least, 1 << (max(n, 1) - 1).bit_length())
 
 
@@ -80,9 +91,10 @@ class Launch:
     """A kernel with all its constants: what is left open are the tensors and the changing dimensions.
 
     Attributes:
-        op: name of the leaf op.
+        op: name of the primitive op.
         kernel: the `triton.jit` function.
-        inputs, outputs: dtypes of the tensors, numpy names and "bfloat16".
+        inputs: dtypes of the inputs, numpy names and "bfloat16".
+        outputs: dtypes of the outputs.
         integers: the dimensions passed as int32 arguments, in order.
         constants: constexpr arguments by name; ints, bools, strings and floats.
         grid: see `Grid`; call `programs` for a concrete one.
@@ -99,19 +111,19 @@ class Launch:
     tile: Tile
 
     def programs(self, dims: Mapping[str, Dim], minimum: Minimum = min) -> tuple[Dim, Dim, Dim]:
-        """The grid (x, y, z) for these dimensions."""
+        """Return the grid (x, y, z) for these dimensions."""
         x, *rest = self.grid(dims, self.constants, minimum)
         y, z = [*rest, 1, 1][:2]
         return x, y, z
 
     def integer_values(self, dims: Mapping[str, Dim]) -> tuple[Dim, ...]:
-        """The int32 arguments for these dimensions."""
+        """Return the int32 arguments for these dimensions."""
         return tuple(evaluate(dim, dims) for dim in self.integers)
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
-    """The kernel of one leaf op.
+class KernelSpec:
+    """The kernel of one primitive op.
 
     Attributes:
         op: its signature.
@@ -120,7 +132,7 @@ class Leaf:
             the compiled kernel, since they come from the model's configuration.
         integers: dimensions made of those ("L", "T*K") that the kernel takes as arguments, in order.
         tiles: the choices of block sizes; tactic n is tiles[n − 1].
-        choose: all dimensions → index into tiles, where nobody measures.
+        select_tile: all dimensions → index into tiles, where nobody measures.
         constants: (problem, tile) → constexpr arguments by name.
         grid: see `Grid`.
     """
@@ -130,28 +142,32 @@ class Leaf:
     changing: tuple[str, ...]
     integers: tuple[str, ...]
     tiles: tuple[Tile, ...]
-    choose: Callable[[Mapping[str, int]], int]
+    select_tile: Callable[[Mapping[str, int]], int]
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
-        """The launch for one problem and one choice of block sizes, an index into `tiles`.
+        """Return the launch for one problem and one choice of block sizes.
+
+        Args:
+            problem: what is fixed.
+            tile: index into `tiles`.
 
         Raises:
             InputError: there is no such index.
         """
         if not 0 <= tile < len(self.tiles):
             raise InputError(f"{self.op.name}: tile is {tile}, expected 0 to {len(self.tiles) - 1}")
-        chosen = self.tiles[tile]
+        selected = self.tiles[tile]
         return Launch(
             op=self.op.name,
             kernel=self.kernel,
             inputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.inputs),
             outputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.outputs),
             integers=self.integers,
-            constants={**self.constants(problem, chosen)},
+            constants={**self.constants(problem, selected)},
             grid=self.grid,
-            tile=chosen,
+            tile=selected,
         )
 
 

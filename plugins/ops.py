@@ -16,10 +16,13 @@ from typing import Any
 from ttc.base.dims import evaluate, letters
 from ttc.errors import InputError
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OpSpec", "TensorSpec"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "PLUGIN_ATTRIBUTES", "OpSpec", "TensorSpec"]
 
 DOMAIN = "ttc"
 DOMAIN_VERSION = 1
+# What every call of a `ttc` op carries in a graph: TensorRT then prefers the plugin of that name, ahead of
+# time (`ttc.plugins.tensorrt_qdp`), and everything else ignores the two and inlines the op's body.
+PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,11 @@ class OpSpec:
     Attributes:
         package: the folder that holds the op, such as "ttc.plugins.moe_experts"; see `load`.
         name: op type in the domain `ttc`; differs from every ONNX and TensorRT op name.
-        inputs, outputs: tensors in order.
+        inputs: tensors in order.
+        outputs: tensors in order.
         attributes: attribute name → type name ("int" or "float"), in order.
-        launches: the leaf ops it consists of, one kernel launch each; empty for a leaf.
+        parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
+            is one kernel launch.
         doc: one sentence.
     """
 
@@ -58,7 +63,7 @@ class OpSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     attributes: Mapping[str, str]
-    launches: tuple[str, ...]
+    parts: tuple[str, ...]
     doc: str
 
     @classmethod
@@ -71,16 +76,26 @@ class OpSpec:
         inputs: Sequence[str],
         outputs: Sequence[str],
         attributes: Mapping[str, str] | None = None,
-        launches: Sequence[str] = (),
+        parts: Sequence[str] = (),
     ) -> "OpSpec":
-        """Build a signature from its text form (see `TensorSpec.parse`)."""
+        """Return the signature whose tensors are written as text (see `TensorSpec.parse`).
+
+        Args:
+            package: `__name__` of the folder that holds the op.
+            name: op type.
+            doc: one sentence.
+            inputs: texts such as "x: compute (T, D)".
+            outputs: texts of the same kind.
+            attributes: name → "int" or "float".
+            parts: names of primitive ops.
+        """
         return cls(
             package,
             name,
             tuple(map(TensorSpec.parse, inputs)),
             tuple(map(TensorSpec.parse, outputs)),
             dict(attributes or {}),
-            tuple(launches),
+            tuple(parts),
             doc,
         )
 
@@ -93,6 +108,24 @@ class OpSpec:
         imported here, since some need torch or triton.
         """
         return getattr(import_module(f"{self.package}.{file}"), _snake_case(self.name))
+
+    def compute_dtype(self, dtypes: Sequence[Any], names: Mapping[Any, str]) -> str:
+        """Return what "compute" stands for in a call: the dtype of the first input so marked, else "float32".
+
+        Args:
+            dtypes: dtype of each input, as the caller's library has it.
+            names: the dtypes that "compute" may stand for, as that library has them → their names.
+
+        Raises:
+            InputError: the dtype is none of them.
+        """
+        for spec, dtype in zip(self.inputs, dtypes, strict=True):
+            if spec.dtype == "compute":
+                if dtype not in names:
+                    allowed = ", ".join(map(str, names))
+                    raise InputError(f"{self.name}: {spec.name} is {dtype}, expected one of {allowed}")
+                return names[dtype]
+        return "float32"
 
     def dims(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the size of every dimension of the inputs, by its text, and every attribute by its name.

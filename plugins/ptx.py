@@ -9,7 +9,6 @@ memory, more shared memory than every GPU grants unasked) is refused.
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,21 +17,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ttc.base.dtypes import triton_pointer
 from ttc.errors import BackendError
 from ttc.plugins.launch import ALIGNMENT, Launch
 from ttc.plugins.targets import TARGETS
 
-__all__ = ["MAX_SHARED_BYTES", "TARGETS", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
+__all__ = ["MAX_SHARED_BYTES", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
 
 MAX_SHARED_BYTES: Final = 48 * 1024  # what a kernel may use without asking the driver for more
 _HIDDEN_POINTERS: Final = 2  # global scratch and profiler scratch, in triton 3.5 to 3.9
-_POINTER: Final[Mapping[str, str]] = {
-    "float32": "*fp32",
-    "float16": "*fp16",
-    "bfloat16": "*bf16",
-    "int32": "*i32",
-    "int64": "*i64",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +49,13 @@ class CompiledKernel:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What ptxas reports of a kernel: registers a thread, bytes spilled a thread, static shared bytes."""
+    """What ptxas reports of a kernel.
+
+    Attributes:
+        registers: per thread.
+        spill_bytes: per thread, stores and loads.
+        static_shared_bytes: shared memory beside `CompiledKernel.shared_bytes`.
+    """
 
     registers: int
     spill_bytes: int
@@ -64,7 +63,11 @@ class Assembled:
 
 
 def compile_launch(launch: Launch, target: str) -> CompiledKernel:
-    """PTX of a launch for one of `TARGETS`.
+    """Return the PTX of a launch for one of `TARGETS`.
+
+    Args:
+        launch: the kernel with its constants.
+        target: compute capability, such as "9.0".
 
     Raises:
         BackendError: unknown target, Triton in interpreter mode, Triton or ptxas fails, or the kernel asks
@@ -78,9 +81,9 @@ def compile_launch(launch: Launch, target: str) -> CompiledKernel:
         )
     names = list(launch.kernel.arg_names)
     types = [
-        *(_POINTER[dtype] for dtype in launch.inputs),
+        *map(triton_pointer, launch.inputs),
         *("i32" for _ in launch.integers),
-        *(_POINTER[dtype] for dtype in launch.outputs),
+        *map(triton_pointer, launch.outputs),
     ]
     tensors_and_integers, constants = names[: len(types)], names[len(types) :]
     assert sorted(constants) == sorted(launch.constants), f"{launch.op}: {constants}, {launch.constants}"
@@ -169,7 +172,7 @@ def _check_plain(launch: Launch, target: str, metadata: Any) -> None:
 
 
 def _without_hidden_pointers(ptx: str, num_parameters: int) -> str:
-    """PTX without the two parameters that Triton appends; refuses where they are not as expected."""
+    """The PTX without the two parameters that Triton appends; refuses where they are not as expected."""
     head = re.search(r"\.entry \w+\(\n(.*?)\n\)", ptx, re.DOTALL)
     parameters = head[1].split(",\n") if head else []
     if head is None or len(parameters) != num_parameters + _HIDDEN_POINTERS:

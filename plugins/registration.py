@@ -3,17 +3,15 @@
 from types import ModuleType
 
 from ttc.errors import BackendError
-from ttc.plugins.ops import DOMAIN, OpSpec
-from ttc.plugins.table import OPS
-from ttc.plugins.tensorrt_qdp import Target, register_leaf
+from ttc.plugins.ops import DOMAIN
+from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.tensorrt_qdp import Target, register_primitive
 
-__all__ = ["PLUGINS", "register_all"]
-
-PLUGINS: tuple[OpSpec, ...] = tuple(op for op in OPS if not op.launches)
+__all__ = ["register_all"]
 
 
 def register_all(trtp: ModuleType, target: Target) -> None:
-    """Make TensorRT's parser and builder know every leaf op, before a network with them is parsed.
+    """Make TensorRT's parser and builder know every primitive op, before a network with them is parsed.
 
     Args:
         trtp: the module `tensorrt.plugin`.
@@ -27,5 +25,5 @@ def register_all(trtp: ModuleType, target: Target) -> None:
             f"plugins of the namespace {DOMAIN!r} are registered in this process already; register once, or "
             "build in a process of its own"
         )
-    for op in PLUGINS:
-        register_leaf(trtp, op, target)
+    for op in PRIMITIVE_OPS:
+        register_primitive(trtp, op, target)

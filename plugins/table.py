@@ -11,7 +11,7 @@ from importlib import import_module
 import ttc.plugins
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["OPS", "OPS_BY_NAME", "markdown"]
+__all__ = ["OPS", "OPS_BY_NAME", "PRIMITIVE_OPS", "markdown"]
 
 
 def _find_ops() -> tuple[OpSpec, ...]:
@@ -23,15 +23,16 @@ def _find_ops() -> tuple[OpSpec, ...]:
 
 OPS: tuple[OpSpec, ...] = _find_ops()
 OPS_BY_NAME: Mapping[str, OpSpec] = {op.name: op for op in OPS}
+PRIMITIVE_OPS: tuple[OpSpec, ...] = tuple(op for op in OPS if not op.parts)
 
 
 def markdown() -> str:
-    """The table of signatures as a Markdown document's body."""
-    lines = ["| op | inputs | outputs | attributes | launches |", "| --- | --- | --- | --- | --- |"]
+    """Return the table of signatures as the body of a Markdown document."""
+    lines = ["| op | inputs | outputs | attributes | parts |", "| --- | --- | --- | --- | --- |"]
     for op in OPS:
         inputs = "<br>".join(f"`{t.name}` {t.dtype} ({', '.join(t.shape)})" for t in op.inputs)
         outputs = "<br>".join(f"`{t.name}` {t.dtype} ({', '.join(t.shape)})" for t in op.outputs)
         attributes = ", ".join(f"`{name}` {kind}" for name, kind in op.attributes.items()) or "–"
-        launches = " → ".join(f"`{name}`" for name in op.launches) or "leaf"
-        lines.append(f"| `{op.name}`<br>{op.doc} | {inputs} | {outputs} | {attributes} | {launches} |")
+        parts = " → ".join(f"`{name}`" for name in op.parts) or "–"
+        lines.append(f"| `{op.name}`<br>{op.doc} | {inputs} | {outputs} | {attributes} | {parts} |")
     return "\n".join(lines) + "\n"

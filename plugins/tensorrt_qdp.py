@@ -1,4 +1,4 @@
-"""Makes a TensorRT plugin of a leaf op: its declaration, its tactics and its kernel compiled ahead of time.
+"""Makes a TensorRT plugin of a primitive op: declaration, tactics and a kernel compiled ahead of time.
 
 Works on the module `tensorrt.plugin` it is given and imports neither tensorrt nor, before a kernel is asked
 for, triton. What TensorRT 11.4 demands and does not say: attribute names and order equal everywhere, all of
@@ -12,45 +12,36 @@ from types import GenericAlias, ModuleType
 from typing import Any, Final
 
 from ttc.base.dims import letters
-from ttc.errors import BackendError, InputError
-from ttc.plugins.launch import Dim, Launch, Leaf, Problem
+from ttc.base.dtypes import tensorrt_format, tensorrt_name
+from ttc.base.names import COMPUTE_DTYPES
+from ttc.errors import BackendError
+from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem
 from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
 
-__all__ = ["Target", "register_leaf"]
+__all__ = ["Target", "register_primitive"]
 
 # Compute capability to compile for, such as "9.0"; asked when TensorRT asks for a kernel.
 Target = Callable[[], str]
 
-_TRT_NAMES: Final[Mapping[str, str]] = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int32": "INT32",
-    "int64": "INT64",
-}
-_DTYPES: Final = {trt: name for name, trt in _TRT_NAMES.items()}
-_AUTOTUNE_NAMES: Final[Mapping[str, str]] = {
-    "compute": "FP32|FP16|BF16",  # the same choice for all tensors so marked
-    "float32": "FP32",
-    "int32": "INT32",
-    "int64": "INT64",
-}
+_COMPUTE: Final = {tensorrt_name(name): name for name in COMPUTE_DTYPES}
+# The same choice for all tensors of the compute dtype.
+_COMPUTE_FORMATS: Final = "|".join(map(tensorrt_format, COMPUTE_DTYPES))
 _ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
 
 
-def register_leaf(trtp: ModuleType, op: OpSpec, target: Target) -> None:
-    """Register one leaf op as the plugin `ttc::<name>`, for ahead-of-time use.
+def register_primitive(trtp: ModuleType, op: OpSpec, target: Target) -> None:
+    """Register one primitive op as the plugin `ttc::<name>`, for ahead-of-time use.
 
     Args:
         trtp: the module `tensorrt.plugin`.
-        op: the leaf. Its kernel imports triton, so it is imported when TensorRT asks for tactics.
+        op: the op. Its kernel imports triton, so it is imported when TensorRT asks for tactics.
         target: compute capability to compile for.
     """
     identity = f"{DOMAIN}::{op.name}"
 
-    def kernel() -> Leaf:
-        leaf: Leaf = op.load("kernel")
-        return leaf
+    def kernel() -> KernelSpec:
+        kernel_spec: KernelSpec = op.load("kernel")
+        return kernel_spec
 
     trtp.register(identity)(_declaration(trtp, op))
     trtp.autotune(identity)(_autotune(trtp, op, kernel))
@@ -65,7 +56,7 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
         kinds = type(inputs[0].dtype)
         shapes = op.output_shapes([tuple(desc.shape_expr) for desc in inputs], attributes)
         outputs = tuple(
-            trtp.from_shape_expr(tuple(shape), getattr(kinds, _TRT_NAMES[_resolved(spec, dtype)]))
+            trtp.from_shape_expr(tuple(shape), getattr(kinds, tensorrt_name(_resolved(spec, dtype))))
             for spec, shape in zip(op.outputs, shapes, strict=True)
         )
         return outputs if len(outputs) > 1 else outputs[0]
@@ -75,11 +66,11 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
     return _signed(declare, _inputs(trtp, op) | _attributes(op), returns)
 
 
-def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf]) -> Callable[..., Any]:
+def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) -> Callable[..., Any]:
     """The supported dtypes, and a tactic for every choice of block sizes."""
 
     def combinations(*_: Any) -> Any:
-        types = ",".join(_AUTOTUNE_NAMES[spec.dtype] for spec in (*op.inputs, *op.outputs))
+        types = ",".join(_formats(spec) for spec in (*op.inputs, *op.outputs))
         tactics = list(range(1, len(kernel().tiles) + 1))
         return [trtp.AutoTuneCombination(types, "LINEAR", tactics)]
 
@@ -89,7 +80,7 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf]) -> Calla
 
 
 def _ahead_of_time(
-    trtp: ModuleType, op: OpSpec, kernel: Callable[[], Leaf], target: Target
+    trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec], target: Target
 ) -> Callable[..., Any]:
     """The kernel's name, its PTX, its launch and its int arguments, for one choice of dtypes and tactic."""
 
@@ -98,8 +89,8 @@ def _ahead_of_time(
 
         inputs = arguments[: len(op.inputs)]
         attributes = dict(zip(op.attributes, arguments[len(op.inputs) : -2], strict=True))
-        leaf = kernel()
-        launch, dims = _bind(leaf, inputs, attributes, tactic=arguments[-1])
+        kernel_spec = kernel()
+        launch, dims = _bind(kernel_spec, inputs, attributes, tactic=arguments[-1])
         compiled = compile_launch(launch, target())
         x, y, z = launch.programs(dims, _minimum(trtp))
         threads, shared = 32 * compiled.num_warps, compiled.shared_bytes
@@ -113,7 +104,7 @@ def _ahead_of_time(
 
 
 def _bind(
-    leaf: Leaf, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
+    kernel_spec: KernelSpec, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
 ) -> tuple[Launch, dict[str, Dim]]:
     """The launch for one tactic, and the dimensions it depends on: ints where they are fixed in the network.
 
@@ -124,21 +115,22 @@ def _bind(
         [size if size >= 0 else symbol for size, symbol in zip(desc.shape, desc.shape_expr, strict=True)]
         for desc in inputs
     ]
-    dims = leaf.op.dims(shapes, attributes)
+    dims = kernel_spec.op.dims(shapes, attributes)
     fixed = {dim: size for dim, size in dims.items() if isinstance(size, int)}
     unknown = dims.keys() - fixed.keys() - attributes.keys()
-    dynamic = sorted(dim for dim in unknown if not letters(dim) & set(leaf.changing))
+    dynamic = sorted(dim for dim in unknown if not letters(dim) & set(kernel_spec.changing))
     if dynamic:
         raise BackendError(
-            f"plugin {leaf.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
-            f"{', '.join(leaf.changing)} may be. Export the bundle again; its graphs fix the others"
+            f"plugin {kernel_spec.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
+            f"{', '.join(kernel_spec.changing)} may be. Export the bundle again; its graphs fix the others"
         )
-    if not 1 <= tactic <= len(leaf.tiles):
+    if not 1 <= tactic <= len(kernel_spec.tiles):
         raise BackendError(
-            f"plugin {leaf.op.name}: tactic {tactic} does not exist; there are 1 to {len(leaf.tiles)}"
+            f"plugin {kernel_spec.op.name}: tactic {tactic} does not exist; there are 1 to "
+            f"{len(kernel_spec.tiles)}"
         )
-    problem = Problem(fixed, attributes, _compute_dtype(leaf.op, inputs))
-    return leaf.bind(problem, tactic - 1), dims
+    problem = Problem(fixed, attributes, _compute_dtype(kernel_spec.op, inputs))
+    return kernel_spec.bind(problem, tactic - 1), dims
 
 
 def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:
@@ -149,15 +141,11 @@ def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:
 
 
 def _compute_dtype(op: OpSpec, inputs: Sequence[Any]) -> str:
-    """What "compute" stands for: the dtype of the first input so marked."""
-    for spec, desc in zip(op.inputs, inputs, strict=True):
-        if spec.dtype == "compute":
-            if desc.dtype.name not in ("FLOAT", "HALF", "BF16"):
-                raise InputError(
-                    f"plugin {op.name}: {spec.name} is {desc.dtype.name}, expected FLOAT, HALF or BF16"
-                )
-            return _DTYPES[desc.dtype.name]
-    return "float32"
+    return op.compute_dtype([desc.dtype.name for desc in inputs], _COMPUTE)
+
+
+def _formats(spec: TensorSpec) -> str:
+    return _COMPUTE_FORMATS if spec.dtype == "compute" else tensorrt_format(spec.dtype)
 
 
 def _resolved(spec: TensorSpec, compute: str) -> str:

@@ -12,14 +12,15 @@ import triton
 from torch import Tensor
 from triton.errors import TritonError
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BackendError, InputError
-from ttc.plugins.kernels import LEAVES
-from ttc.plugins.launch import ALIGNMENT, Launch, Leaf, Problem
+from ttc.plugins.kernels import KERNELS
+from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem
 from ttc.plugins.ops import OpSpec, TensorSpec
 
 __all__ = ["run_triton"]
 
-_COMPUTE = (torch.bfloat16, torch.float16, torch.float32)
+_COMPUTE = {getattr(torch, name): name for name in COMPUTE_DTYPES}
 
 
 def run_triton(
@@ -29,53 +30,58 @@ def run_triton(
     tile: int | None = None,
     **attributes: Any,
 ) -> tuple[Tensor, ...]:
-    """Outputs of one op, each leaf by one kernel launch on the current stream.
+    """Return the outputs of one op, each of its parts by one kernel launch on the current stream.
 
     Args:
-        op: a leaf, or an op that consists of leaves.
+        op: a primitive op or a composite one.
         *inputs: the op's inputs, contiguous, on one device, 16-byte aligned.
         out: tensors to write the outputs into, in the signature's order, instead of new ones. Between the
-            leaves of a composite op there are still tensors made here; whoever needs those at fixed addresses
-            (a CUDA graph takes them from its own pool) calls the leaves. `MambaAdvance` may be given its own
+            parts of a composite op there are still tensors made here; whoever needs those at fixed addresses
+            (a CUDA graph takes them from its own pool) calls the parts. `MambaAdvance` may be given its own
             input states.
-        tile: index into the leaf's choices of block sizes; by default what suits the sizes. Leaves only.
+        tile: index into a primitive op's choices of block sizes; by default what suits the sizes.
         **attributes: the op's attributes.
 
     Raises:
         InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
         BackendError: CPU tensors without the interpreter, or CUDA tensors with it; Triton fails.
     """
-    if op.launches and tile is not None:
-        raise InputError(f"{op.name}: tile is for leaves; this op consists of {', '.join(op.launches)}")
+    if op.parts and tile is not None:
+        raise InputError(f"{op.name}: tile is for primitive ops; this op consists of {', '.join(op.parts)}")
     if out is not None and len(out) != len(op.outputs):
         raise InputError(f"{op.name}: out holds {len(out)} tensors, expected {_names(op.outputs)}")
     _check_inputs(op, inputs, attributes)
     named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     wanted = dict(zip((spec.name for spec in op.outputs), out or (), strict=out is not None))
-    for name in op.launches or (op.name,):
-        leaf = LEAVES[name]
-        own = {key: attributes[key] for key in leaf.op.attributes}
-        tensors = [named[spec.name] for spec in leaf.op.inputs]
-        named.update(_run_leaf(leaf, tensors, wanted, tile, own))
+    for name in op.parts or (op.name,):
+        kernel_spec = KERNELS[name]
+        own = {key: attributes[key] for key in kernel_spec.op.attributes}
+        tensors = [named[spec.name] for spec in kernel_spec.op.inputs]
+        named.update(_run_primitive(kernel_spec, tensors, wanted, tile, own))
     return tuple(named[spec.name] for spec in op.outputs)
 
 
-def _run_leaf(
-    leaf: Leaf,
+def _run_primitive(
+    kernel_spec: KernelSpec,
     inputs: Sequence[Tensor],
     wanted: Mapping[str, Tensor],
     tile: int | None,
     attributes: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """One launch; output name → tensor, which is the wanted one where there is one of that name."""
-    op, device = leaf.op, inputs[0].device
+    """Launch one kernel; return output name → tensor, the wanted one if there is one of that name."""
+    op, device = kernel_spec.op, inputs[0].device
     shapes = [tuple(tensor.shape) for tensor in inputs]
     dims = op.dims(shapes, attributes)
-    problem = Problem(dims, attributes, _compute_dtype(op, inputs), interpreted=device.type == "cpu")
-    launch = leaf.bind(problem, leaf.choose(dims) if tile is None else tile)
+    problem = Problem(
+        dims,
+        attributes,
+        op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE),
+        interpreted=device.type == "cpu",
+    )
+    launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
-    due = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
-    for spec, dtype, shape in due:
+    expected = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
+    for spec, dtype, shape in expected:
         if spec.name in wanted:
             outputs[spec.name] = wanted[spec.name]
             _check_tensor(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
@@ -131,7 +137,7 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
             if device.type == "cpu"
             else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
         )
-    compute = _compute_dtype(op, inputs)
+    compute = op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE)
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = compute if spec.dtype == "compute" else spec.dtype
         _check_tensor(op, spec.name, tensor, getattr(torch, dtype), device)
@@ -152,17 +158,6 @@ def _check_tensor(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, dev
             f"{op.name}: {name} starts {tensor.data_ptr() % ALIGNMENT} bytes past a multiple of "
             f"{ALIGNMENT}; kernels need that alignment: call .clone()"
         )
-
-
-def _compute_dtype(op: OpSpec, inputs: Sequence[Tensor]) -> str:
-    """Name of the dtype that "compute" stands for: that of the first input so marked, float32 without one."""
-    for spec, tensor in zip(op.inputs, inputs, strict=True):
-        if spec.dtype == "compute":
-            if tensor.dtype not in _COMPUTE:
-                allowed = ", ".join(str(dtype) for dtype in _COMPUTE)
-                raise InputError(f"{op.name}: {spec.name} is {tensor.dtype}, expected one of {allowed}")
-            return str(tensor.dtype).removeprefix("torch.")
-    return "float32"
 
 
 def _names(tensors: Sequence[TensorSpec]) -> str:

@@ -25,12 +25,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import InputError
 
 __all__ = ["DIMENSIONS", "PRECISIONS", "BuildProfile", "Range", "build_preset_names", "load_build_profile"]
 
 DIMENSIONS = ("batch", "block", "chunk", "capacity")
-PRECISIONS = ("any", "float32", "float16", "bfloat16")
+PRECISIONS = ("any", *COMPUTE_DTYPES)
 # The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64
 # MiB a row.
 MAX_TOKENS_AT_ONCE = 512

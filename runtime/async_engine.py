@@ -189,11 +189,10 @@ class AsyncEngine:
     async def generate(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> Result | list[Result]:
         """Generate as `Engine.generate`. Cancelling the task takes the rows out at the next tick.
 
@@ -201,7 +200,8 @@ class AsyncEngine:
             QueueFull: too much is waiting.
             EngineDead: the engine failed.
         """
-        asked = self._read(prompt, mode, given, cancel, options, streams=False)
+        self._check()
+        asked = self._engine.read(prompt, options, overrides, cancel)
         call = self._enter(asked, streams=False, provisional=False)
         try:
             return await asyncio.shield(call.results)
@@ -211,18 +211,18 @@ class AsyncEngine:
     async def stream(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
         provisional: bool = False,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> AsyncIterator[Update]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
 
         Leaving the loop, or cancelling the task, takes the rows out at the next tick.
         """
-        asked = self._read(prompt, mode, given, cancel, options, streams=True)
+        self._check()
+        asked = self._engine.read(prompt, options, overrides, cancel, streams=True)
         call = self._enter(asked, streams=True, provisional=provisional)
         try:
             async for update in call.updates():
@@ -240,20 +240,6 @@ class AsyncEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _read(
-        self,
-        prompt: Prompt,
-        mode: str | None,
-        given: dict[str, Any],
-        cancel: Cancel | None,
-        options: GenerationOptions | None,
-        *,
-        streams: bool,
-    ) -> Asked:
-        self._check()
-        self._room.check()
-        return self._engine.read(prompt, mode, given, cancel, options=options, streams=streams)
 
     def _enter(self, asked: Asked, *, streams: bool, provisional: bool) -> _Call:
         call = _Call(asked, streams=streams, provisional=provisional)
@@ -274,3 +260,4 @@ class AsyncEngine:
             raise BackendError(
                 "this engine belongs to another event loop; load one for each, or use ttc.Engine from threads"
             )
+        self._room.check()

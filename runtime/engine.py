@@ -129,7 +129,7 @@ class Engine:
         """capacity: tokens that a row may hold; None for the model's positions.
         limits: what the core takes on; None for what an engine in a program needs.
         """
-        self._backend, self.tokenizer = backend, tokenizer
+        self.runner, self.tokenizer = backend, tokenizer
         self._room = capacity or backend.config.max_position_embeddings
         self._chunk = fitting_chunk(backend.limits, prefill_chunk)
         self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
@@ -150,27 +150,27 @@ class Engine:
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self._backend.config
+        return self.runner.config
 
     @property
     def backend(self) -> str:
         """Name of the backend."""
-        return self._backend.name
+        return self.runner.name
 
     @property
     def device(self) -> str:
         """Where it computes: "cpu", "cuda:N", or the name of the GPU."""
-        return self._backend.device_name
+        return self.runner.device_name
 
     @property
     def threads(self) -> int | None:
         """CPU threads of one call; None where a GPU computes."""
-        return self._backend.threads
+        return self.runner.threads
 
     @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" are available; old bundles lack a graph."""
-        return self._backend.can_advance
+        return self.runner.can_advance
 
     @property
     def prefix_cache(self) -> PrefixStats | None:
@@ -180,21 +180,22 @@ class Engine:
     def generate(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> Result | list[Result]:
         """Generate after a prompt, or after every prompt of a batch.
+
+        Options may be named directly, as in `engine.generate(prompt, mode="ar", max_new_tokens=64)`;
+        `GenerationOptions` says what they mean and has their defaults.
 
         Args:
             prompt: text, token ids, a `ttc.Request` with options of its own, or a sequence of any (a batch,
                 whose rows do not affect each other: each is what a call for it alone gives).
-            mode: how to write; see `GenerationOptions`, which lists this and all other options.
-            options: of all rows.
+            options: how to generate, for all rows; a text is the mode, all else by default.
             cancel: stops the call from another thread.
-            **given: single options in place of those, by name.
+            overrides: single options by name, in place of those in `options`.
 
         Returns:
             One result; a list for a batch, and for several choices (`n`).
@@ -208,16 +209,15 @@ class Engine:
                 In a batch the last three but the failed backend end their own row, with finish_reason
                 "error".
         """
-        return self.enter(self.read(prompt, mode, given, cancel, options=options), streams=False).run()
+        return self.enter(self.read(prompt, options, overrides, cancel), streams=False).run()
 
     def stream(
         self,
         prompt: Prompt,
-        mode: str | None = None,
+        options: GenerationOptions | str | None = None,
         *,
-        options: GenerationOptions | None = None,
         cancel: Cancel | None = None,
-        **given: Any,
+        **overrides: Any,
     ) -> Stream:
         """Generate as `generate` does, and give every denoise step and finished block as an event.
 
@@ -226,17 +226,17 @@ class Engine:
         `generate` returns; its times do not count what the caller does between events. Closing it ends the
         generation.
         """
-        asked = self.read(prompt, mode, given, cancel, options=options, streams=True)
+        asked = self.read(prompt, options, overrides, cancel, streams=True)
         return Stream(self.enter(asked, streams=True))
 
     def context_logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the context tower's logits at every position of one sequence: (L, V)."""
         self._check_usable()
         tokens = np.array(check_ids(ids, self.config, "ids"), np.int32)
-        check_rows(self._backend.limits, 1)
+        check_rows(self.runner.limits, 1)
         width = self._chunk
-        if self._backend.limits is not None:
-            width = min(width, self._backend.limits.positions[1])
+        if self.runner.limits is not None:
+            width = min(width, self.runner.limits.positions[1])
         state = self._state_for(len(tokens))
         return np.concatenate(
             [self._read(state, tokens[start : start + width]) for start in range(0, len(tokens), width)]
@@ -257,13 +257,13 @@ class Engine:
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
             raise InputError(f"block_ids has {block.shape[1]} tokens; valid: up to {MAX_BLOCK_SIZE}")
-        check_rows(self._backend.limits, 1)
-        check_block(self._backend.limits, block.shape[1])
+        check_rows(self.runner.limits, 1)
+        check_block(self.runner.limits, block.shape[1])
         state = self._state_for(len(context))
         for start in range(0, len(context), self._chunk):
             self._read(state, context[start : start + self._chunk], last_only=True)
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
-        logits: npt.NDArray[np.float32] = self._backend.fetch(self._backend.denoise(state, block, share))[0]
+        logits: npt.NDArray[np.float32] = self.runner.fetch(self.runner.denoise(state, block, share))[0]
         return logits
 
     def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:
@@ -279,9 +279,9 @@ class Engine:
         ):
             if not _is_count(value) or value > most:
                 raise InputError(f"{name} is {value!r}; valid: an integer from 1 to {most}")
-        check_rows(self._backend.limits, batch)
-        check_block(self._backend.limits, block_size)
-        self._backend.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
+        check_rows(self.runner.limits, batch)
+        check_block(self.runner.limits, block_size)
+        self.runner.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
 
     def close(self) -> None:
         """Release the model. Generations under way end in an error, later calls are refused.
@@ -293,7 +293,7 @@ class Engine:
         self._closed = True
         with self.lock:
             self.core.fail_all(BackendError("the engine was closed while this was generated"))
-            self._backend.close()
+            self.runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -304,19 +304,16 @@ class Engine:
     def read(
         self,
         prompt: Prompt,
-        mode: str | None,
-        given: Mapping[str, Any],
+        options: GenerationOptions | str | None,
+        overrides: Mapping[str, Any],
         cancel: Cancel | None,
         *,
-        options: GenerationOptions | None = None,
         streams: bool = False,
     ) -> Asked:
         """Check what a call asks for, as `generate` does; nothing is queued yet."""
         self._check_usable()
-        if mode is not None:
-            given = {"mode": mode, **given}
-        asked = self._reader.read(prompt, options, given, cancel, self.core.clock.now, streams=streams)
-        check_rows(self._backend.limits, len(asked.rows))
+        asked = self._reader.read(prompt, options, overrides, cancel, self.core.clock.now, streams=streams)
+        check_rows(self.runner.limits, len(asked.rows))
         return asked
 
     def enter(self, asked: Asked, *, streams: bool) -> Generation:
@@ -324,7 +321,7 @@ class Engine:
         return Generation(
             self.core,
             self.lock,
-            self._backend,
+            self.runner,
             self.tokenizer,
             asked,
             streams=streams,
@@ -347,20 +344,20 @@ class Engine:
                 "give fewer, or load with more capacity"
             )
         wanted = max(min(capacity_bucket(tokens), self._room), tokens)
-        return fitting_capacity(self._backend.limits, tokens, wanted)
+        return fitting_capacity(self.runner.limits, tokens, wanted)
 
     def _state_for(self, tokens: int) -> ContextState:
-        return self._backend.new_state(1, self._capacity_for(tokens))
+        return self.runner.new_state(1, self._capacity_for(tokens))
 
     def _read(
         self, state: ContextState, tokens: npt.NDArray[np.int32], *, last_only: bool = False
     ) -> npt.NDArray[np.float32]:
         """Let the context tower read tokens into a state of one row; logits (R, V)."""
         positions = np.arange(len(tokens), dtype=np.int32)[-1:] if last_only else np.arange(len(tokens))
-        call = self._backend.context(
+        call = self.runner.context(
             state, tokens[None], np.array([len(tokens)], np.int32), positions.astype(np.int32)[None]
         )
-        logits: npt.NDArray[np.float32] = self._backend.fetch(call.logits)[0]
+        logits: npt.NDArray[np.float32] = self.runner.fetch(call.logits)[0]
         return logits
 
 

@@ -81,11 +81,10 @@ class Generation:
 
     def next_event(self) -> Event | None:
         """Tick until there is an event; None when all are out."""
-        while not self._events:
-            self.settle()
-            if self._events or self.done:
-                break
+        self.settle()
+        while not self._events and not self.done:
             self._tick()
+            self.settle()
         return self._events.popleft() if self._events else None
 
     def take_events(self) -> list[Event]:

@@ -1,7 +1,8 @@
 """What a caller asks for → checked requests, one a row: the only place where they are made."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ttc.formats.strictjson import quoted
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
-from ttc.runtime.decoding.options import GenerationOptions, Options, check_options
+from ttc.runtime.decoding.options import OPTION_NAMES, CheckedOptions, GenerationOptions, check_options
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids, split_prompts
@@ -42,10 +43,10 @@ class Asked:
     def also_cancelled_by(self, cancel: Cancel) -> "Asked":
         """Return a copy whose rows end when this asks for it as well."""
         rows = (
-            replace(row, request=row.request.replace(cancels=(*row.request.cancels, cancel)))
+            dataclasses.replace(row, request=row.request.replace(cancels=(*row.request.cancels, cancel)))
             for row in self.rows
         )
-        return replace(self, rows=tuple(rows))
+        return dataclasses.replace(self, rows=tuple(rows))
 
 
 class RequestReader:
@@ -58,7 +59,7 @@ class RequestReader:
     def read(
         self,
         prompt: Prompt,
-        options: GenerationOptions | None,
+        options: GenerationOptions | str | None,
         given: Mapping[str, Any],
         cancel: Cancel | None,
         now: Callable[[], float],
@@ -69,7 +70,7 @@ class RequestReader:
 
         Args:
             prompt: one or several.
-            options: of all rows; None for the defaults.
+            options: of all rows; a text is the mode, None stands for the defaults.
             given: single options of all rows, over those.
             cancel: ends the rows.
             now: the clock that deadlines are counted on.
@@ -81,8 +82,10 @@ class RequestReader:
         """
         if cancel is not None and not isinstance(cancel, Cancel):
             raise InputError(f"cancel is {type(cancel).__name__}; valid: a ttc.Cancel")
-        if options is not None and not isinstance(options, GenerationOptions):
-            raise InputError(f"options is {type(options).__name__}; valid: ttc.GenerationOptions")
+        if isinstance(options, str):
+            options, given = None, {"mode": options, **given}
+        elif options is not None and not isinstance(options, GenerationOptions):
+            raise InputError(f"options is {type(options).__name__}; valid: ttc.GenerationOptions, or a mode")
         prompts, is_batch = split_prompts(prompt)
         started = now()
         shared = None if any(row.options for row in prompts) else self._options(options, given)
@@ -96,9 +99,11 @@ class RequestReader:
             raise rows[0].refused
         return Asked(tuple(rows), single)
 
-    def _options(self, options: GenerationOptions | None, given: Mapping[str, Any]) -> Options:
-        base = {} if options is None else {name: getattr(options, name) for name in options.__slots__}
-        checked = check_options(self._backend.config, {**base, **given})
+    def _options(self, options: GenerationOptions | None, given: Mapping[str, Any]) -> CheckedOptions:
+        if unknown := sorted(given.keys() - set(OPTION_NAMES)):
+            raise InputError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
+        asked = dataclasses.replace(options or GenerationOptions(), **given)
+        checked = check_options(asked, self._backend.config)
         if checked.mode != "ar":
             check_block(self._backend.limits, 1 if checked.mode == "mock-ar" else checked.block_size)
         if checked.mode in VERIFIED and not self._backend.can_advance:
@@ -114,7 +119,7 @@ class RequestReader:
     def _row(
         self,
         row: RowPrompt,
-        options: Options,
+        options: CheckedOptions,
         choice: int,
         index: int,
         cancel: Cancel | None,
@@ -157,7 +162,7 @@ class RequestReader:
             return fault
         return None
 
-    def _encode(self, options: Options) -> Encode | None:
+    def _encode(self, options: CheckedOptions) -> Encode | None:
         """Text is encoded exactly as tokenizer.json says, but for control tokens that are to be split."""
         tokenizer = self._tokenizer
         if tokenizer is None:

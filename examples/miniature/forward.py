@@ -118,9 +118,6 @@ def denoiser_logits(
     return context_logits(config, weights, x).view(B, A, S, -1)
 
 
-# Mamba.
-
-
 def _mamba_sequence(
     config: ModelConfig, w: Weights, h: Tensor, real: Tensor, size: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:

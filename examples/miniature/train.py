@@ -35,7 +35,8 @@ from examples.miniature.optimizer import Muon, split
 from examples.miniature.weights import export, new_context, new_denoiser
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
-from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.model.towers import TowerWeights
+from ttc.model.weights import CONTEXT, DENOISER
 
 __all__ = ["Run", "main"]
 

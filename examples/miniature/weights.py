@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ttc.model.config import LayerKind, ModelConfig
-from ttc.model.towers import CONTEXT, DENOISER, HEADS
+from ttc.model.weights import CONTEXT, DENOISER, HEADS
 
 __all__ = ["export", "new_context", "new_denoiser"]
 

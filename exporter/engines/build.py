@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ttc import __version__
 from ttc.errors import InputError
-from ttc.exporter.engines.build_graph import BuiltGraph, GraphBuilder, Progress
-from ttc.exporter.engines.build_phases import stage
+from ttc.exporter.engines.build_phases import timed_phase
 from ttc.exporter.engines.build_report import BuildReport, GraphReport
 from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.engine_builder import BuiltGraph, EngineBuilder, Progress
 from ttc.exporter.engines.planning import BuildPlan, make_plan
 from ttc.exporter.engines.source_digests import kernel_digests
 from ttc.formats.atomic_folder import folder_writer
@@ -92,11 +92,11 @@ def build_engines(
     plan = make_plan(model, output, settings)
     if plan.problems:
         raise InputError("; ".join(plan.problems))
-    with folder_writer(plan.output, True, ENGINES) as staging:
-        builder = GraphBuilder(plan, progress or (lambda what, done, total: None), staging.path / "work")
+    with folder_writer(plan.output, True, ENGINES) as draft:
+        builder = EngineBuilder(plan, progress or (lambda what, done, total: None), draft.path / "work")
         graphs = [builder.build(graph) for graph in plan.graphs]
-        reports = [_write(graph, staging.path, settings.layers) for graph in graphs]
-        made = staging.commit(_manifest(plan, graphs), _signer(settings.sign))
+        reports = [_write(graph, draft.path, settings.layers) for graph in graphs]
+        made = draft.commit(_manifest(plan, graphs), _signer(settings.sign))
     builder.save_timing_cache()
     return BuildReport(
         output=made,
@@ -113,12 +113,12 @@ def build_engines(
 
 def _write(graph: BuiltGraph, folder: Path, layers: bool) -> GraphReport:
     """Write the files of a graph; return its report with what that cost."""
-    stages = dict(graph.report.stages)
-    with stage(stages, "write"):
+    phases = dict(graph.report.phases)
+    with timed_phase(phases, "write"):
         for name, content in graph.files.items():
             if layers or not name.endswith(".layers.json"):
                 (folder / name).write_bytes(content)
-    return dataclasses.replace(graph.report, stages=stages)
+    return dataclasses.replace(graph.report, phases=phases)
 
 
 def _manifest(plan: BuildPlan, graphs: Sequence[BuiltGraph]) -> EnginesManifest:
@@ -131,9 +131,9 @@ def _manifest(plan: BuildPlan, graphs: Sequence[BuiltGraph]) -> EnginesManifest:
         targets=plan.targets,
         compute_dtype=first.compute_dtype,
         profile=plan.profile.to_dict(),
-        baked=plan.settings.bake or first.foreign,
+        baked=plan.settings.bake or first.third_party,
         sources={graph.source.role: graph.source.sha256 for graph in plan.graphs},
-        kernels={} if first.foreign else kernel_digests(),
+        kernels={} if first.third_party else kernel_digests(),
         engines={name: engine for graph in graphs for name, engine in graph.engines.items()},
         programs={graph.role: graph.program for graph in graphs if graph.program is not None},
     )

@@ -1,4 +1,6 @@
-"""What `ttc build` is given: a bundle, one of its graphs as a single file, or a foreign ONNX file."""
+"""What `ttc build` is given: a bundle, one of its graphs as a single file, or an ONNX file of
+another exporter.
+"""
 
 import hashlib
 import os
@@ -8,16 +10,16 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ttc.errors import BundleError, InputError
-from ttc.exporter.passes.cache_rows import cache_rows
+from ttc.exporter.passes.caches_to_new_kv import caches_to_new_kv
 from ttc.exporter.passes.describe import PREFIX
-from ttc.exporter.passes.free_weights import free_weights
+from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.formats.bundle import graph_digest
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 
-__all__ = ["GraphSource", "Source", "read_source"]
+__all__ = ["BuildInput", "GraphSource", "read_build_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +27,18 @@ class GraphSource:
     """One ONNX file to build.
 
     Attributes:
-        role: of our graphs; the file's name without ending for a foreign one.
-        path, sha256: the file, and the digest of it and its external data.
-        foreign: whether it was not exported by us.
-        config, compute_dtype: the model it is a part of; None for a foreign one.
+        role: the graph's role; of a third-party graph the file's name without its ending.
+        path: the file.
+        sha256: digest of the file and its external data (`ttc.formats.bundle.graph_digest`).
+        third_party: whether it was not exported by ttc.
+        config: the model that it is a part of; None for a third-party graph.
+        compute_dtype: the model's; None for a third-party graph.
     """
 
     role: str
     path: Path
     sha256: str
-    foreign: bool
+    third_party: bool
     config: ModelConfig | None
     compute_dtype: str | None
 
@@ -45,28 +49,36 @@ class GraphSource:
             bake: whether the weights stay inside, as initializers; else they are inputs.
         """
         model = _load(self.path)
-        if self.foreign:
+        if self.third_party:
             return model
         if not bake:
-            free_weights(model)
+            initializers_to_inputs(model)
         if self.role == "context":
-            cache_rows(model)
+            caches_to_new_kv(model)
         return model
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """All graphs to build, and where engines go unless told otherwise."""
+class BuildInput:
+    """All graphs to build.
+
+    Attributes:
+        path: the bundle's folder, or the ONNX file.
+        graphs: in the order of their roles.
+        default_output: where the engines go unless another folder is named.
+    """
 
     path: Path
     graphs: tuple[GraphSource, ...]
     default_output: Path
 
 
-def read_source(path: str | os.PathLike[str]) -> Source:
+def read_build_input(path: str | os.PathLike[str]) -> BuildInput:
     """Open a bundle's folder (its digests are checked) or an `.onnx` file.
 
-    Raises `BundleError` for a damaged bundle, `InputError` for anything that is neither.
+    Raises:
+        BundleError: a damaged bundle.
+        InputError: neither a bundle nor an ONNX file that can be read.
     """
     found = Path(path)
     if found.is_dir():
@@ -76,10 +88,10 @@ def read_source(path: str | os.PathLike[str]) -> Source:
             f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file"
         )
     graph = _single(found)
-    return Source(found, (graph,), found.with_name(f"{found.stem}.engines"))
+    return BuildInput(found, (graph,), found.with_name(f"{found.stem}.engines"))
 
 
-def _bundle(folder: Path) -> Source:
+def _bundle(folder: Path) -> BuildInput:
     with Bundle.open(folder) as bundle:
         graphs = tuple(
             GraphSource(
@@ -93,7 +105,7 @@ def _bundle(folder: Path) -> Source:
             for role in GRAPH_ROLES
             if role in bundle.manifest.graphs
         )
-    return Source(folder, graphs, folder / "engines")
+    return BuildInput(folder, graphs, folder / "engines")
 
 
 def _single(path: Path) -> GraphSource:

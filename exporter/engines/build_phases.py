@@ -1,4 +1,4 @@
-"""The stages of a build: how long each took, and how much memory its process had used by its end."""
+"""The phases of a build: how long each took, and how much memory its process had used by its end."""
 
 import os
 import sys
@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Stage", "joined", "stage"]
+__all__ = ["BuildPhase", "joined", "timed_phase"]
 
 _STATUS = bytearray(8192)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Wall seconds, and the largest resident memory, in bytes, of the process from its start to the end of
-    the stage; 0 where the system does not tell.
+class BuildPhase:
+    """What a phase cost.
+
+    Attributes:
+        seconds: wall time.
+        peak_bytes: the largest resident memory of the process from its start to the end of the phase; 0 where
+            the system does not tell.
     """
 
     seconds: float
@@ -23,27 +27,28 @@ class Stage:
 
 
 @contextmanager
-def stage(stages: MutableMapping[str, Stage], name: str) -> Iterator[None]:
-    """Put what happens inside into `stages`, added to what already has the name."""
+def timed_phase(phases: MutableMapping[str, BuildPhase], name: str) -> Iterator[None]:
+    """Put what the body of the `with` costs into `phases`, added to what already has the name."""
     start = time.perf_counter()
     yield
-    stages.update(joined(stages, {name: Stage(time.perf_counter() - start, _peak_bytes())}))
+    phases.update(joined(phases, {name: BuildPhase(time.perf_counter() - start, _peak_bytes())}))
 
 
-def joined(first: Mapping[str, Stage], second: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Seconds added up, the larger of the peaks."""
+def joined(first: Mapping[str, BuildPhase], second: Mapping[str, BuildPhase]) -> dict[str, BuildPhase]:
+    """Return the phases of both, with seconds added up and the larger of the peaks."""
     found = dict(first)
     for name, new in second.items():
-        old = found.get(name, Stage(0.0, 0))
-        found[name] = Stage(old.seconds + new.seconds, max(old.peak_bytes, new.peak_bytes))
+        old = found.get(name, BuildPhase(0.0, 0))
+        found[name] = BuildPhase(old.seconds + new.seconds, max(old.peak_bytes, new.peak_bytes))
     return found
 
 
 def _peak_bytes() -> int:
-    """Of this process. Linux's ru_maxrss will not do: a process has it from the one that started it.
+    """Return the peak of this process.
 
-    Reads into memory that is there: what a building process allocates in between moves the order of tensors
-    in its engine (`ttc.exporter.engines.isolated`).
+    Linux's ru_maxrss will not do: a process inherits it from the one that started it. The status is read into
+    memory that is there already, since what a building process allocates moves the order of tensors in its
+    engine (`ttc.exporter.engines.isolated`).
     """
     try:
         file = os.open("/proc/self/status", os.O_RDONLY)
@@ -58,7 +63,7 @@ def _peak_bytes() -> int:
 
 
 def _peak_elsewhere() -> int:
-    """Where there is no /proc."""
+    """Return the peak where there is no /proc."""
     try:
         import resource
     except ImportError:

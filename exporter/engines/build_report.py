@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttc.exporter.engines.build_phases import Stage
+from ttc.exporter.engines.build_phases import BuildPhase
 
 __all__ = ["BuildReport", "GraphReport"]
 
@@ -21,7 +21,7 @@ class GraphReport:
         cached: whether they came from the cache.
         seconds: of all of it but writing.
         layers: of all its networks.
-        stages: "parse" and "build" (each engine in a process of its own; absent from the cache) and "write"
+        phases: "parse" and "build" (each engine in a process of its own; absent from the cache) and "write"
             (this process), with seconds and peak memory.
     """
 
@@ -30,12 +30,18 @@ class GraphReport:
     cached: bool
     seconds: float
     layers: int
-    stages: Mapping[str, Stage]
+    phases: Mapping[str, BuildPhase]
 
     @property
     def peak_bytes(self) -> int:
         """The largest resident memory of the processes that built it; 0 from the cache."""
-        return max((stage.peak_bytes for name, stage in self.stages.items() if name != "write"), default=0)
+        return max((phase.peak_bytes for name, phase in self.phases.items() if name != "write"), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `ttc build --json` prints of the graph."""
+        content = dataclasses.asdict(self)
+        content["stages"] = content.pop("phases")
+        return content | {"peak_bytes": self.peak_bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +72,7 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `ttc build --json` prints."""
-        graphs = [dataclasses.asdict(graph) | {"peak_bytes": graph.peak_bytes} for graph in self.graphs]
-        return dataclasses.asdict(self) | {"output": str(self.output), "graphs": graphs}
+        return dataclasses.asdict(self) | {
+            "output": str(self.output),
+            "graphs": [graph.to_dict() for graph in self.graphs],
+        }

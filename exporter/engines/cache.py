@@ -1,8 +1,8 @@
 """Built graphs, kept by the digest of everything that makes them.
 
-A folder per entry, named by its key, holding an `entry.json` with the digests of the other files. An entry
-appears whole (written aside, renamed) and is read whole: one whose files do not have their digests is deleted
-and counts as absent. Beyond the limit the entries that were used longest ago go.
+An entry is a folder, named by its key, with an `entry.json` that holds the digests of the other files. An
+entry appears whole (it is written aside and renamed) and is read whole: one whose files do not have their
+digests is deleted and counts as absent. Beyond the limit, the entries that were used longest ago are deleted.
 """
 
 import contextlib
@@ -27,7 +27,14 @@ _ENTRY_FILE = "entry.json"
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One entry for `ttc cache ls`."""
+    """One entry, as `ttc cache ls` shows it.
+
+    Attributes:
+        key: name of its folder.
+        size_bytes: of all its files.
+        used: when it was last used, in seconds since the epoch.
+        about: what it was built from (the JSON object that was given to `put`).
+    """
 
     key: str
     size_bytes: int
@@ -36,14 +43,14 @@ class CacheEntry:
 
 
 def default_cache_folder() -> Path:
-    """`$TTC_CACHE_DIR`, or `ttc` in the user's cache folder."""
+    """Return `$TTC_CACHE_DIR`, or the folder for it in the user's cache folder."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttc" / "engines"
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """The key of what these parts make."""
+    """Return the key of what these parts make."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -54,22 +61,31 @@ class EngineCache:
         self._folder, self._limit = folder, limit_bytes
 
     def get(self, key: str) -> dict[str, bytes] | None:
-        """The files of an entry, verified; None where there is none."""
-        place = self._folder / key
+        """Return the files of an entry, verified; None where there is none."""
+        entry = self._folder / key
         try:
-            digests = json.loads((place / _ENTRY_FILE).read_bytes())["files"]
-            found = {name: (place / name).read_bytes() for name in digests}
+            digests = json.loads((entry / _ENTRY_FILE).read_bytes())["files"]
+            found = {name: (entry / name).read_bytes() for name in digests}
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if any(hashlib.sha256(content).hexdigest() != digests[name] for name, content in found.items()):
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(entry, ignore_errors=True)
             return None
         with contextlib.suppress(OSError):
-            os.utime(place)
+            os.utime(entry)
         return found
 
     def put(self, key: str, content: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
-        """Keep these files. A cache that cannot be written to is an `InputError`."""
+        """Keep these files.
+
+        Args:
+            key: from `cache_key`.
+            content: name → bytes of each file.
+            about: what they were built from, for `entries`.
+
+        Raises:
+            InputError: the cache cannot be written to.
+        """
         aside = self._folder / f".{key[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             aside.mkdir(parents=True)
@@ -90,19 +106,19 @@ class EngineCache:
         self._shrink(keep=key)
 
     def entries(self) -> list[CacheEntry]:
-        """All entries, the one used last first."""
+        """Return all entries, the one used last first."""
         found = []
-        for place in self._folder.glob("[0-9a-f]*") if self._folder.is_dir() else ():
+        for folder in self._folder.glob("[0-9a-f]*") if self._folder.is_dir() else ():
             try:
-                about = json.loads((place / _ENTRY_FILE).read_bytes())["about"]
-                size = sum(file.stat().st_size for file in place.iterdir())
-                found.append(CacheEntry(place.name, size, place.stat().st_mtime, about))
+                about = json.loads((folder / _ENTRY_FILE).read_bytes())["about"]
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                found.append(CacheEntry(folder.name, size, folder.stat().st_mtime, about))
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # being written or removed by another process
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
-        """Delete all entries; how many there were."""
+        """Delete all entries; return how many there were."""
         entries = self.entries()
         for entry in entries:
             shutil.rmtree(self._folder / entry.key, ignore_errors=True)

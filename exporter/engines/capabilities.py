@@ -26,21 +26,39 @@ _NOWHERE = (
     "Unique",
 )
 _UNSUPPORTED = {"tensorrt-rtx": ("NonZero", *_NOWHERE), "tensorrt": _NOWHERE}
+_SEQUENCE_OPS = ("Sequence", "SplitToSequence")  # beginnings of names
 _DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
 _MAX_TOP_K = 3840
 
 
 def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterator[str]:
-    """One sentence for every kind of thing in the graph that cannot be built."""
+    """Give one sentence for every kind of thing in the graph that the backend cannot build.
+
+    Args:
+        source: the graph.
+        model: its network, as it will be built.
+        backend: "tensorrt-rtx" or "tensorrt".
+    """
+    file = source.path.name
     opset = next((model.opset_imports[domain] for domain in _STANDARD if domain in model.opset_imports), None)
     if opset is None or opset not in OPSETS:
         valid = f"{OPSETS.start} to {OPSETS.stop - 1}"
-        yield f"{source.path.name}: opset {opset}; valid: {valid}; convert it or export it again"
-    nodes = [
-        *model.graph.all_nodes(),
-        *(node for function in model.functions.values() for node in function.all_nodes()),
-    ]
-    known = {(function.domain, function.name) for function in model.functions.values()}
+        yield f"{file}: opset {opset}; valid: {valid}; convert it or export it again"
+    yield from _node_problems(file, model, opset, backend)
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        if value.dtype is not None and value.dtype.name not in _DTYPES:
+            dtype = value.dtype.name.lower()
+            yield f"{file}: tensor {value.name!r} is {dtype}, which {backend} does not know"
+            break
+    config = source.config
+    if config is not None and max(config.num_experts_per_tok, config.topk_group) > _MAX_TOP_K:
+        yield f"{file}: more than {_MAX_TOP_K} experts per token, the limit of {backend}"
+
+
+def _node_problems(file: str, model: ir.Model, opset: int | None, backend: str) -> Iterator[str]:
+    functions = model.functions.values()
+    nodes = [*model.graph.all_nodes(), *(node for function in functions for node in function.all_nodes())]
+    known = {(function.domain, function.name) for function in functions}
     seen: set[tuple[str, str]] = set()
     for node in nodes:
         kind = (node.domain, node.op_type)
@@ -48,34 +66,19 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
             continue
         seen.add(kind)
         if node.domain in _STANDARD:
-            if node.op_type in _UNSUPPORTED[backend] or node.op_type.startswith(
-                ("Sequence", "SplitToSequence")
-            ):
-                yield f"{source.path.name}: {backend} has no {node.op_type} (node {node.name!r})"
+            if node.op_type in _UNSUPPORTED[backend] or node.op_type.startswith(_SEQUENCE_OPS):
+                yield f"{file}: {backend} has no {node.op_type} (node {node.name!r})"
             elif opset is not None and not defs.has(node.op_type, max_inclusive_version=opset):
-                yield f"{source.path.name}: ONNX opset {opset} has no {node.op_type} (node {node.name!r})"
+                yield f"{file}: ONNX opset {opset} has no {node.op_type} (node {node.name!r})"
         elif kind not in known:
-            what = (
-                "made by another version of ttc"
-                if node.domain == DOMAIN
-                else "a custom op without a function body"
-            )
+            ours = node.domain == DOMAIN
+            what = "made by another version of ttc" if ours else "a custom op without a function body"
             call = f"node {node.name!r} calls {node.domain}::{node.op_type}, {what}"
-            yield f"{source.path.name}: {call}; {backend} cannot build it"
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        if value.dtype is not None and value.dtype.name not in _DTYPES:
-            dtype = value.dtype.name.lower()
-            yield f"{source.path.name}: tensor {value.name!r} is {dtype}, which {backend} does not know"
-            break
-    if (
-        source.config is not None
-        and max(source.config.num_experts_per_tok, source.config.topk_group) > _MAX_TOP_K
-    ):
-        yield f"{source.path.name}: more than {_MAX_TOP_K} experts per token, the limit of {backend}"
+            yield f"{file}: {call}; {backend} cannot build it"
 
 
 def profile_problems(source: GraphSource, profile: BuildProfile) -> Iterator[str]:
-    """What of a profile does not fit the model."""
+    """Give what in a profile does not fit the model, one sentence each."""
     if source.config is None:
         return
     limit = source.config.max_position_embeddings

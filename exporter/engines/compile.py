@@ -3,29 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+from ttc.base.dtypes import tensorrt_name
 from ttc.errors import BackendError
-from ttc.exporter.engines.build_phases import Stage, stage
+from ttc.exporter.engines.build_phases import BuildPhase, timed_phase
 from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.formats.engines import TensorRecord
 
 __all__ = ["Compiler"]
 
-# ONNX → TensorRT names of dtypes.
-_DTYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "bfloat16": "BF16",
-    "int64": "INT64",
-    "int32": "INT32",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "bool": "BOOL",
-}
-
 
 class Compiler:
-    """Builds engines with one backend, for one list of targets."""
+    """Builds engines with one backend, for one list of targets.
+
+    Attributes:
+        timing_cache: its content: to start from and, after a build, what it has become (TensorRT only).
+    """
 
     def __init__(
         self,
@@ -34,7 +27,7 @@ class Compiler:
         step: Callable[[str, int, int], bool],
         timing_cache: bytes | None = None,
     ) -> None:
-        """step: see `TensorRT.progress_monitor`.  timing_cache: content to start from (TensorRT only)."""
+        """`step`: see `TensorRT.progress_monitor`."""
         self._backend, self._targets = backend, targets
         self._messages: list[str] = []
         self._logger = backend.logger(self._log)
@@ -42,8 +35,12 @@ class Compiler:
         self.timing_cache = timing_cache
 
     def build(self, spec: EngineSpec) -> BuiltEngine:
-        """Parse, give the profile, build. Raises `BackendError` with what the library said."""
-        stages: dict[str, Stage] = {}
+        """Parse the network, check that it is what the spec says, and build it for the spec's ranges.
+
+        Raises:
+            BackendError: the library refuses, with what it said.
+        """
+        phases: dict[str, BuildPhase] = {}
         self._messages.clear()
         api = self._backend.api
         builder = api.Builder(self._logger)
@@ -51,7 +48,7 @@ class Compiler:
         network = self._backend.network(builder)
         parser = api.OnnxParser(network, self._logger)
         onnx = spec.network()
-        with stage(stages, "parse"):
+        with timed_phase(phases, "parse"):
             parsed = parser.parse(onnx)
         if not parsed:
             raise self._refusal(spec, "does not parse", _parser_errors(parser))
@@ -61,7 +58,7 @@ class Compiler:
         config.add_optimization_profile(_profile(builder, spec))
         if self.timing_cache is not None:
             self._backend.use_timing_cache(config, self.timing_cache)
-        with stage(stages, "build"):
+        with timed_phase(phases, "build"):
             engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise self._refusal(spec, "cannot be built", [])
@@ -69,9 +66,9 @@ class Compiler:
             self.timing_cache = self._backend.timing_cache(config)
         layers = tuple(
             (str(layer.type).rpartition(".")[2], str(layer.name))
-            for layer in (network.get_layer(place) for place in range(network.num_layers))
+            for layer in (network.get_layer(i) for i in range(network.num_layers))
         )
-        return BuiltEngine(bytes(engine), layers, stages)
+        return BuiltEngine(bytes(engine), layers, phases)
 
     def _log(self, severity: str, text: str) -> None:
         if severity == "error":
@@ -86,8 +83,8 @@ class Compiler:
 
 def _parser_errors(parser: Any) -> list[str]:
     found = []
-    for place in range(parser.num_errors):
-        error = parser.get_error(place)
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
         found.append(
             f"node {error.node_name() or error.node()} ({error.node_operator()}): "
             + " ".join(error.desc().split())
@@ -107,25 +104,25 @@ def _profile(builder: Any, spec: EngineSpec) -> Any:
 
 
 def _check_contract(api: Any, network: Any, spec: EngineSpec) -> None:
-    """What the parser made has the tensors that the graph has."""
+    """Raise `BackendError` unless what the parser made has the tensors that the graph has."""
     made = (
-        [network.get_input(place) for place in range(network.num_inputs)],
-        [network.get_output(place) for place in range(network.num_outputs)],
+        [network.get_input(i) for i in range(network.num_inputs)],
+        [network.get_output(i) for i in range(network.num_outputs)],
     )
-    for tensors, due in zip(made, (spec.inputs, spec.outputs), strict=True):
+    for tensors, expected in zip(made, (spec.inputs, spec.outputs), strict=True):
         found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
-        if len(found) != len(due):
+        if len(found) != len(expected):
             raise BackendError(
-                f"{spec.name}: the network has {len(found)} inputs or outputs, the graph {len(due)}"
+                f"{spec.name}: the network has {len(found)} inputs or outputs, the graph {len(expected)}"
             )
-        for record in due:
+        for record in expected:
             _check_tensor(api, spec, record, found.get(record.name))
 
 
 def _check_tensor(
     api: Any, spec: EngineSpec, record: TensorRecord, found: tuple[Any, tuple[int, ...]] | None
 ) -> None:
-    dtype = getattr(api.DataType, _DTYPES[record.dtype])
+    dtype = getattr(api.DataType, tensorrt_name(record.dtype))
     shape = tuple(-1 if isinstance(dim, str) else dim for dim in record.shape)
     known = found is not None and found[0] == dtype and len(found[1]) == len(shape)
     # The parser may not see that an output's dimension is static; the other way round is a fault.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ttc.errors import BundleError
-from ttc.exporter.engines.build_phases import Stage
+from ttc.exporter.engines.build_phases import BuildPhase
 from ttc.formats.engines import TensorRecord
 from ttc.formats.strictjson import Fields, parse_json
 
@@ -52,19 +52,22 @@ class EngineSpec:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read what `write` wrote."""
-        fields = Fields(
-            parse_json((folder / _SPEC_FILE).read_bytes(), _SPEC_FILE, BundleError), _SPEC_FILE, BundleError
+        content = parse_json((folder / _SPEC_FILE).read_bytes(), _SPEC_FILE, BundleError)
+        fields = Fields(content, _SPEC_FILE, BundleError)
+        spec = cls(
+            fields.string("name"),
+            fields.string("role"),
+            _tensors(fields, "inputs"),
+            _tensors(fields, "outputs"),
+            (folder / _NETWORK_FILE).read_bytes,
         )
-        inputs, outputs = (
-            tuple(
-                TensorRecord.take(Fields(item, f"{_SPEC_FILE}: {key}", BundleError))
-                for item in fields.items(key)
-            )
-            for key in ("inputs", "outputs")
-        )
-        name, role = fields.string("name"), fields.string("role")
         fields.end()
-        return cls(name, role, inputs, outputs, (folder / _NETWORK_FILE).read_bytes)
+        return spec
+
+
+def _tensors(fields: Fields, key: str) -> tuple[TensorRecord, ...]:
+    where = f"{_SPEC_FILE}: {key}"
+    return tuple(TensorRecord.take(Fields(item, where, BundleError)) for item in fields.items(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +77,18 @@ class BuiltEngine:
     Attributes:
         engine: its bytes.
         layers: those of its network, as (type, name).
-        stages: "parse" and "build".
+        phases: "parse" and "build".
     """
 
     engine: bytes
     layers: tuple[tuple[str, str], ...]
-    stages: Mapping[str, Stage]
+    phases: Mapping[str, BuildPhase]
 
     def write(self, folder: Path) -> None:
         """Write the engine, then its description: where that is, the engine is whole."""
         (folder / _ENGINE_FILE).write_bytes(self.engine)
-        stages = {name: dataclasses.asdict(stage) for name, stage in self.stages.items()}
-        (folder / _RESULT_FILE).write_text(json.dumps({"layers": self.layers, "stages": stages}))
+        phases = {name: dataclasses.asdict(phase) for name, phase in self.phases.items()}
+        (folder / _RESULT_FILE).write_text(json.dumps({"layers": self.layers, "phases": phases}))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -94,5 +97,5 @@ class BuiltEngine:
             return None
         found = json.loads((folder / _RESULT_FILE).read_bytes())
         layers = tuple((kind, name) for kind, name in found["layers"])
-        stages = {name: Stage(**told) for name, told in found["stages"].items()}
-        return cls((folder / _ENGINE_FILE).read_bytes(), layers, stages)
+        phases = {name: BuildPhase(**told) for name, told in found["phases"].items()}
+        return cls((folder / _ENGINE_FILE).read_bytes(), layers, phases)

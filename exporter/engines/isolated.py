@@ -1,4 +1,4 @@
-"""Builds every engine in a process of its own, laid out in memory the same way each time.
+"""Build every engine in a process of its own, laid out in memory the same way each time.
 
 TensorRT-RTX orders some tensors by their addresses, so what it writes depends on where the heap lies: two
 builds in one process differ in the order of tensors. A fresh process gives the same bytes again when it has
@@ -35,9 +35,11 @@ _HEAP_PER_THREAD = "glibc.malloc.arena_max=64:glibc.malloc.tcache_count=0"
 
 @dataclass(slots=True)
 class IsolatedCompiler:
-    """Builds with one backend for one list of targets.
+    """Builds engines with one backend for one list of targets.
 
     Attributes:
+        backend: "tensorrt-rtx" or "tensorrt".
+        targets: compute capabilities; empty: what the backend builds for by default.
         folder: where the work lies while it is done; made and deleted again.
         step: see `TensorRT.progress_monitor`.
         timing_cache: content to start from, and after a build what it has become (TensorRT only).
@@ -50,7 +52,11 @@ class IsolatedCompiler:
     timing_cache: bytes | None = None
 
     def build(self, spec: EngineSpec) -> BuiltEngine:
-        """Build one engine. Raises `BackendError` with what the library said, or that it crashed."""
+        """Build one engine.
+
+        Raises:
+            BackendError: the library refuses, with what it said, or its process crashed.
+        """
         self.folder.mkdir()
         try:
             spec.write(self.folder)
@@ -62,7 +68,7 @@ class IsolatedCompiler:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self) -> int:
-        """The worker's exit code."""
+        """Run the worker to its end, passing its progress on; return its exit code."""
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with (self.folder / "said").open("wb") as said:
@@ -113,7 +119,7 @@ class IsolatedCompiler:
 
 
 def _settle() -> None:
-    """In the new process, before its program starts: fixed addresses, and an end when the parent ends."""
+    """Fix addresses, and end when the parent ends; runs in the new process before its program starts."""
     library = ctypes.CDLL(None)
     library.personality(_ADDR_NO_RANDOMIZE)
     library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

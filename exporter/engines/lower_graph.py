@@ -4,8 +4,7 @@ In whole form that is one engine for every variant of the graph; in cut form one
 and the program that says how segments and ops alternate.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import onnx_ir as ir
@@ -14,27 +13,17 @@ from ttc.base.dims import letters, sizes_of
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_spec import EngineSpec
-from ttc.exporter.passes.cut import Cut, cut
+from ttc.exporter.engines.variants import EngineVariant, Ranges
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.partition import Partition, partition
 from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
 
-__all__ = ["FORMS", "EngineVariant", "Ranges", "cut_graph", "engine_specs", "spec_problems"]
+__all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
-FORMS = ("whole", "cut")
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-# Sizes of the letters at min, opt and max.
-Ranges = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineVariant:
-    """What one engine of a graph in whole form is built for: its name, and the ranges of its letters."""
-
-    name: str
-    ranges: Ranges
 
 
 def engine_specs(
@@ -44,28 +33,28 @@ def engine_specs(
 
     Args:
         source: the graph.
-        form: one of `FORMS`.
+        form: one of `ENGINE_FORMS`.
         variants: what whole graphs are built for; in cut form exactly one, whose ranges all segments take.
         bake: whether the weights are put into the engines.
     """
     if form == "whole":
         return [_whole(source, variant, bake) for variant in variants], None
     (variant,) = variants
-    parts = cut_graph(source, bake)
+    parts = partition_graph(source, bake)
     specs = [_spec(name, source.role, part, variant.ranges) for name, part in parts.segments.items()]
     return specs, parts.program
 
 
-def cut_graph(source: GraphSource, bake: bool) -> Cut:
-    """Return a graph cut at its ops; the same source gives the same program."""
+def partition_graph(source: GraphSource, bake: bool) -> Partition:
+    """Partition a graph at its ops; the same source gives the same program."""
     model = source.network_model(bake)
     inline_composites(model)
-    return cut(model, source.role)
+    return partition(model, source.role)
 
 
 def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model: ir.Model) -> Iterator[str]:
     """Give the reasons why a graph has no engines in this form, known before any is made."""
-    if source.foreign and form == "cut":
+    if source.third_party and form == "cut":
         yield f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
     try:
         for value in (*model.graph.inputs, *model.graph.outputs):

@@ -1,8 +1,8 @@
 """How much GPU memory a graph takes, from the shapes written in it.
 
-Weights, state and results are exact. Work memory is an estimate: the largest sum of tensors that are alive at
-once when nodes run one by one, with what the bodies of the `ttc` ops keep inside. A compiler that fuses needs
-less.
+Weights, state and results are exact. Work memory is an estimate: the largest sum of the tensors that are
+alive at once when nodes run one by one, with what the bodies of the `ttc` ops keep inside. A compiler that
+fuses nodes needs less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ttc.base.dims import evaluate
-from ttc.exporter.passes.free_weights import CONSTANT_PREFIX
+from ttc.exporter.passes.initializers_to_inputs import CONSTANT_PREFIX
 from ttc.exporter.passes.shapes import shape_of
 from ttc.model.graphs import is_kv_cache, is_mamba_state
 from ttc.plugins.ops import DOMAIN
@@ -24,9 +24,12 @@ class Memory:
     """Bytes on the GPU at the largest sizes of a profile.
 
     Attributes:
-        weights: of the graph.  kv_cache, mamba_state: of the context state that it reads.
-        inputs, results: the other inputs; logits, new state and whatever else comes out.
-        work: an estimate.
+        weights: of the graph.
+        kv_cache: of the context state that the graph reads.
+        mamba_state: likewise.
+        inputs: all others.
+        results: logits, new state and whatever else comes out.
+        work: an estimate of what lies between.
     """
 
     weights: int
@@ -38,21 +41,26 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """The context state."""
+        """Of the context state."""
         return self.kv_cache + self.mamba_state
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Of all of it."""
         return self.weights + self.state + self.inputs + self.results + self.work
 
 
 def memory_per_gpu(graphs: Mapping[str, Memory]) -> dict[str, dict[str, int]]:
-    """Bytes by arrangement and GPU: both towers on one GPU, or one tower on each of two.
+    """Return the bytes for each arrangement and GPU: both towers on one GPU, or one tower on each of two.
 
-    Graphs on one GPU share the state and, as they run one after another, the work memory. The step stands
-    with the denoiser; `advance` takes no part, since it works on what the context tower has. Empty without
-    both towers.
+    Graphs on one GPU share the state and, as they run one after another, the work memory. The step is counted
+    with the denoiser; `advance` is not counted, since it works on what the context tower has.
+
+    Args:
+        graphs: role → memory of the graph.
+
+    Returns:
+        "one" and "two" → name of the towers → bytes; empty without both towers.
     """
     if not {"context", "denoiser"} <= graphs.keys():
         return {}
@@ -72,7 +80,7 @@ def _together(memories: Sequence[Memory]) -> int:
 
 
 def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
-    """Memory of one graph at these sizes of its letters."""
+    """Return the memory of one graph at these sizes of its letters."""
     graph = model.graph
     weights = [v for v in graph.inputs if v.metadata_props.get("ttc.kind") == "weight"]
     packed = [v for name, v in graph.initializers.items() if not name.startswith(CONSTANT_PREFIX)]
@@ -93,7 +101,7 @@ def graph_memory(model: ir.Model, sizes: Mapping[str, int]) -> Memory:
 
 def _bytes(value: ir.Value, sizes: Mapping[str, int]) -> int:
     if value.dtype is None or value.shape is None:
-        return 0  # inside a foreign graph without inferred shapes
+        return 0  # inside a third-party graph without inferred shapes
     count = 1
     for dim in shape_of(value):
         count *= evaluate(dim, sizes)
@@ -102,22 +110,22 @@ def _bytes(value: ir.Value, sizes: Mapping[str, int]) -> int:
 
 def _work(graph: ir.Graph, sizes: Mapping[str, int]) -> int:
     nodes = list(graph)
-    last = {value: place for place, node in enumerate(nodes) for value in node.inputs if value is not None}
+    last = {value: i for i, node in enumerate(nodes) for value in node.inputs if value is not None}
     ends: dict[int, int] = {}
     alive = peak = 0
-    for place, node in enumerate(nodes):
+    for i, node in enumerate(nodes):
         for value in node.outputs:
             size = 0 if value.is_graph_output() else _bytes(value, sizes)
             alive += size
-            end = last.get(value, place)
+            end = last.get(value, i)
             ends[end] = ends.get(end, 0) + size
         peak = max(peak, alive + _inside(node, sizes))
-        alive -= ends.pop(place, 0)
+        alive -= ends.pop(i, 0)
     return peak
 
 
 def _inside(node: ir.Node, sizes: Mapping[str, int]) -> int:
-    """What the body of a `ttc` op keeps, beside its inputs and outputs."""
+    """Return the bytes that the body of a `ttc` op keeps, beside its inputs and outputs."""
     if node.domain != DOMAIN:
         return 0
     shapes = [[evaluate(dim, sizes) for dim in shape_of(value)] for value in node.inputs if value is not None]

@@ -9,21 +9,21 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
-from ttc.exporter.engines.build_input import GraphSource, Source, read_source
+from ttc.exporter.engines.build_input import BuildInput, GraphSource, read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems
-from ttc.exporter.engines.lower_graph import FORMS, EngineVariant, Ranges, spec_problems
+from ttc.exporter.engines.lower_graph import spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
+from ttc.exporter.engines.variants import EngineVariant, choose_profile, engine_variants, graph_ranges
 from ttc.formats.signing import sign
-from ttc.profiles.build_profile import DIMENSIONS, BuildProfile, Range, load_build_profile
+from ttc.profiles.build_profile import BuildProfile
 
 __all__ = ["BuildPlan", "GraphPlan", "make_plan"]
 
-DEFAULT_PROFILE = "latency"
 # Seconds a node of the graph and a distinct segment took with TensorRT-RTX 1.7 on two cores without a GPU.
 _SECONDS_PER_NODE, _SECONDS_PER_SEGMENT = 0.017, 0.25
 _USUAL_SEGMENTS = 5
@@ -50,9 +50,21 @@ class GraphPlan:
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """A build that was checked. `problems`: why it cannot be; `notes`: what was chosen for the user."""
+    """A build that was checked.
 
-    source: Source
+    Attributes:
+        build_input: the model.
+        output: folder of the engines.
+        settings: the options, as they were given.
+        profile: the profile, with its overrides.
+        targets: compute capabilities; empty: what the backend builds for by default.
+        version: the backend's; None: it is not installed.
+        graphs: one plan for each, in the order of their roles.
+        problems: why the build is not possible, one sentence each.
+        notes: what was chosen for the user, one sentence each.
+    """
+
+    build_input: BuildInput
     output: Path
     settings: BuildSettings
     profile: BuildProfile
@@ -68,9 +80,9 @@ class BuildPlan:
         return memory_per_gpu({graph.source.role: graph.memory for graph in self.graphs})
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return what `ttc build --dry-run --json` prints."""
         return {
-            "source": str(self.source.path),
+            "source": str(self.build_input.path),
             "output": str(self.output),
             "backend": self.settings.backend,
             "backend_version": self.version,
@@ -111,47 +123,46 @@ def make_plan(
     """
     if settings.backend not in ENGINE_BACKENDS:
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
-    if settings.form not in FORMS:
-        raise InputError(f"form is {settings.form!r}; valid: {', '.join(FORMS)}")
-    source = read_source(model)
+    if settings.form not in ENGINE_FORMS:
+        raise InputError(f"form is {settings.form!r}; valid: {', '.join(ENGINE_FORMS)}")
+    build_input = read_build_input(model)
     notes: list[str] = []
-    profile = _profile(source, settings, notes)
+    profile = choose_profile(build_input.graphs[0], settings, notes)
     targets = profile.targets if settings.targets is None else settings.targets
     problems: list[str] = []
     version = None
     try:
         version = backend_version(settings.backend)
-        check_targets(settings.backend, targets, source.graphs[0].compute_dtype)
+        check_targets(settings.backend, targets, build_input.graphs[0].compute_dtype)
     except TtcError as fault:
         problems.append(str(fault))
-    problems.extend(profile_problems(source.graphs[0], profile))
+    problems.extend(profile_problems(build_input.graphs[0], profile))
     graphs = []
-    for graph in source.graphs:
+    for graph in build_input.graphs:
         network = graph.network_model(settings.bake)
         problems.extend(graph_problems(graph, network, settings.backend))
         planned = _graph_plan(graph, network, profile, settings)
         problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
-    place = Path(output) if output is not None else source.default_output
-    if reason := _unusable(place):
-        problems.append(reason)
+    folder = Path(output) if output is not None else build_input.default_output
+    problems.extend(_output_problems(folder))
     problems.extend(_option_problems(settings))
     return BuildPlan(
-        source,
-        place,
-        settings,
-        profile,
-        targets,
-        version,
-        tuple(graphs),
-        tuple(problems),
-        tuple(notes),
+        build_input=build_input,
+        output=folder,
+        settings=settings,
+        profile=profile,
+        targets=targets,
+        version=version,
+        graphs=tuple(graphs),
+        problems=tuple(problems),
+        notes=tuple(notes),
     )
 
 
 def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterator[str]:
-    """What does not fit into the GPU that the profile is for."""
+    """Give what does not fit into the GPU that the profile is for, one sentence each."""
     if profile.gpu_memory_gb is None:
         return
     for gpus in memory_per_gpu(graphs).values():
@@ -163,14 +174,13 @@ def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterat
                 )
 
 
-def _unusable(place: Path) -> str | None:
-    """Why nothing can be written there, if so."""
-    parent = next(folder for folder in (place, *place.parents) if folder.exists())
+def _output_problems(output: Path) -> Iterator[str]:
+    """Give why nothing can be written there, if so."""
+    parent = next(path for path in (output, *output.parents) if path.exists())
     if not parent.is_dir():
-        return f"{place}: {parent} is a file; name another output"
-    return (
-        None if os.access(parent, os.W_OK) else f"{place}: {parent} cannot be written to; name another output"
-    )
+        yield f"{output}: {parent} is a file; name another output"
+    elif not os.access(parent, os.W_OK):
+        yield f"{output}: {parent} cannot be written to; name another output"
 
 
 def _option_problems(settings: BuildSettings) -> Iterator[str]:
@@ -184,62 +194,13 @@ def _option_problems(settings: BuildSettings) -> Iterator[str]:
             yield str(fault)
 
 
-def _profile(source: Source, settings: BuildSettings, notes: list[str]) -> BuildProfile:
-    """The profile with its overrides; without one, the default fitted to the model."""
-    changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
-    if unknown := sorted(settings.shapes.keys() - set(DIMENSIONS)) if not source.graphs[0].foreign else []:
-        raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
-    if isinstance(settings.profile, BuildProfile):
-        return settings.profile.override(changes)
-    if settings.profile is not None:
-        return load_build_profile(os.fspath(settings.profile)).override(changes)
-    profile = load_build_profile(DEFAULT_PROFILE)
-    config = source.graphs[0].config
-    if config is not None and profile.capacity.max > config.max_position_embeddings:
-        limit = config.max_position_embeddings
-        block, chunk, capacity = (
-            Range(min(size.min, limit), min(size.opt, limit), min(size.max, limit))
-            for size in (profile.block, profile.chunk, profile.capacity)
-        )
-        profile = dataclasses.replace(profile, block=block, chunk=chunk, capacity=capacity)
-        notes.append(f"profile {DEFAULT_PROFILE}, with its sizes lowered to the model's {limit} positions")
-    return profile.override(changes)
-
-
 def _graph_plan(
     source: GraphSource, model: ir.Model, profile: BuildProfile, settings: BuildSettings
 ) -> GraphPlan:
-    ranges = _ranges(source, profile, settings)
+    ranges = graph_ranges(source, profile, settings)
     nodes = sum(1 for _ in model.graph)
-    variants = _variants(source, profile, settings, ranges)
+    variants = engine_variants(source, profile, settings.form, ranges)
     whole = nodes * len(variants) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
-    memory = Memory(0, 0, 0, 0, 0, 0) if source.foreign else graph_memory(model, ranges[2])
+    memory = Memory(0, 0, 0, 0, 0, 0) if source.third_party else graph_memory(model, ranges[2])
     return GraphPlan(source, variants, memory, nodes, seconds)
-
-
-def _variants(
-    source: GraphSource, profile: BuildProfile, settings: BuildSettings, ranges: Ranges
-) -> tuple[EngineVariant, ...]:
-    """Return one variant, or one for each length that the context tower reads at once."""
-    lengths = profile.context_lengths if (source.role, settings.form) == ("context", "whole") else ()
-    if source.foreign or len(lengths) < 2:
-        return (EngineVariant(source.role, ranges),)
-    low, usual, high = ranges
-    variants = []
-    for length in lengths:
-        fixed = [{**sizes, "L": length, "R": min(sizes["R"], length)} for sizes in (low, usual, high)]
-        variants.append(EngineVariant(f"context-{length}", (fixed[0], fixed[1], fixed[2])))
-    return tuple(variants)
-
-
-def _ranges(source: GraphSource, profile: BuildProfile, settings: BuildSettings) -> Ranges:
-    if not source.foreign:
-        low, usual, high = (profile.sizes(source.role, end) for end in ("min", "opt", "max"))
-        return low, usual, high
-    named: list[dict[str, int]] = [{}, {}, {}]
-    for name, ends in settings.shapes.items():
-        default = next(iter(ends.values()))
-        for place, end in enumerate(("min", "opt", "max")):
-            named[place][name] = ends.get(end, default)
-    return named[0], named[1], named[2]

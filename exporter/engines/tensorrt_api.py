@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX behind one face. Their Python APIs are nearly one; this file holds the
+"""One interface to TensorRT and TensorRT-RTX. Their Python APIs are nearly the same; this file holds the
 differences.
 
                         TensorRT-RTX                       TensorRT
@@ -64,7 +64,12 @@ class TensorRT:
 
     @classmethod
     def load(cls, backend: str) -> "TensorRT":
-        """Import the backend; `MissingDependencyError` or `BackendError` when it cannot be had."""
+        """Import the backend.
+
+        Raises:
+            MissingDependencyError: it is not installed.
+            BackendError: it is installed, but cannot be loaded.
+        """
         find_backend(backend)
         try:
             return cls(backend, importlib.import_module(BACKEND_PACKAGES[backend]))
@@ -78,7 +83,10 @@ class TensorRT:
         """Make the `ttc` plugins known to TensorRT's parser, before a network is parsed; once a process.
 
         Their kernels are compiled for the one target, or for the machine's GPU where none is named.
-        TensorRT-RTX has no plugins. Raises `BackendError` when asked for the GPU of a machine that has none.
+        TensorRT-RTX has no plugins.
+
+        Raises:
+            BackendError: no target is named, and the machine has no GPU.
         """
         if self.backend == "tensorrt-rtx":
             return
@@ -95,7 +103,7 @@ class TensorRT:
         return str(self.api.__version__)
 
     def logger(self, say: Callable[[str, str], None]) -> Any:
-        """A logger that calls `say(severity, text)`; severities "error", "warning", "info"."""
+        """Return a logger that calls `say(severity, text)`; severities are "error", "warning", "info"."""
         base: Any = self.api.ILogger
         names = {
             base.INTERNAL_ERROR: "error",
@@ -112,7 +120,7 @@ class TensorRT:
         return Logger()
 
     def progress_monitor(self, step: Callable[[str, int, int], bool]) -> Any:
-        """A progress monitor that calls `step(phase, done, total)`, which returns whether to go on."""
+        """Return a progress monitor that calls `step(phase, done, total)`, which returns whether to go on."""
         base: Any = self.api.IProgressMonitor
 
         class Monitor(base):  # type: ignore[misc]  # as above
@@ -134,12 +142,12 @@ class TensorRT:
         return Monitor()
 
     def network(self, builder: Any) -> Any:
-        """An empty network, typed as the graph is typed."""
+        """Return an empty network, typed as the graph is typed."""
         flag = self.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return builder.create_network(1 << int(flag))
 
     def config(self, builder: Any, targets: Sequence[str]) -> Any:
-        """Builder settings for these targets."""
+        """Return builder settings for these targets."""
         config = builder.create_builder_config()
         # Float32 means float32 here: near-ties decide the routing, and the scan sums over long blocks.
         config.clear_flag(self.api.BuilderFlag.TF32)
@@ -148,23 +156,27 @@ class TensorRT:
             config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
             if targets:
                 config.num_compute_capabilities = len(targets)
-                for place, target in enumerate(targets):
+                for i, target in enumerate(targets):
                     capability = getattr(self.api.ComputeCapability, f"SM{target.replace('.', '')}")
-                    config.set_compute_capability(capability, place)
+                    config.set_compute_capability(capability, i)
         return config
 
     def use_timing_cache(self, config: Any, content: bytes) -> None:
-        """Start from a timing cache of an earlier build (empty: from nothing)."""
+        """Start from the timing cache of an earlier build (empty: from nothing).
+
+        Raises:
+            BackendError: the cache belongs to another GPU or version.
+        """
         if not config.set_timing_cache(config.create_timing_cache(content), False):
             raise BackendError("the timing cache belongs to another GPU or TensorRT version; name a new file")
 
     def timing_cache(self, config: Any) -> bytes:
-        """The timing cache after a build."""
+        """Return the timing cache after a build."""
         return bytes(config.get_timing_cache().serialize())
 
 
 def _target_of_machine() -> str:
-    """Compute capability of the first GPU, such as "9.0"."""
+    """Return the compute capability of the first GPU, such as "9.0"."""
     try:
         from cuda.core import Device
 

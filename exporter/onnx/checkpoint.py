@@ -15,12 +15,13 @@ from typing import Self
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import CheckpointError, MissingDependencyError
+from ttc.formats.manifest import WeightSpec
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
 from ttc.model.config import ModelConfig
-from ttc.model.weights import TOWERS, WeightSource, expected_tensors, first_of, match_weights
+from ttc.model.weights import first_of, match_weights
 
-__all__ = ["TOWERS", "Checkpoint", "WeightSource", "expected_tensors"]
+__all__ = ["Checkpoint"]
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -32,8 +33,12 @@ _MAX_TOKENIZER_BYTES = 256 * 2**20
 class Checkpoint:
     """An open checkpoint, all its tensor headers checked. Reading is thread-safe.
 
-    Attributes: `folder`; `config`; `tokenizer_path` (None without one); `shards` (file name → `Shard`);
-    `weights` (graph weight → `WeightSource`, context tower first).
+    Attributes:
+        folder: where it lies.
+        config: the model.
+        tokenizer_path: of tokenizer.json; None without one.
+        shards: file name → shard.
+        weights: name → weight of the graphs, context tower first (`ttc.model.weights.match_weights`).
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer_path: Path | None,
         shards: Mapping[str, Shard],
-        weights: Mapping[str, WeightSource],
+        weights: Mapping[str, WeightSpec],
     ) -> None:
         self.folder = folder
         self.config = config
@@ -53,8 +58,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
-        """Check the checkpoint in `folder`; every defect of its files is a `CheckpointError` that names
-        them.
+        """Check the checkpoint in `folder` and open it.
+
+        Raises:
+            CheckpointError: one of its files has a defect; it is named.
         """
         folder = Path(folder)
         try:
@@ -97,8 +104,10 @@ class Checkpoint:
 
     @property
     def default_dtype(self) -> str:
-        """The compute dtype that `config.json` names; `CheckpointError` when it is none that can be computed
-        in.
+        """The compute dtype that `config.json` names.
+
+        Raises:
+            CheckpointError: nothing can be computed in it.
         """
         if self.config.dtype not in COMPUTE_DTYPES:
             raise CheckpointError(
@@ -109,11 +118,11 @@ class Checkpoint:
         return self.config.dtype
 
     def info(self, name: str) -> TensorInfo:
-        """Dtype, shape and place of the stored tensor `name`."""
+        """Return dtype, shape and offset of the stored tensor `name`."""
         return self._shard(name).info(name)
 
     def read(self, name: str) -> Array:
-        """The stored tensor `name` as a read-only view of its mapped file."""
+        """Return the stored tensor `name` as a read-only view of its mapped file."""
         return self._shard(name).read(name)
 
     def _shard(self, name: str) -> Shard:
@@ -122,7 +131,7 @@ class Checkpoint:
         return self._owner[name]
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Unmap all files."""
         for shard in self.shards.values():
             shard.close()
 
@@ -152,8 +161,9 @@ def _json_object(path: Path) -> dict[str, object]:
 
 
 def _index(folder: Path) -> dict[str, str] | None:
-    """Tensor → file name by the index; None where one file holds all. As in transformers, that one file goes
-    before an index.
+    """Return tensor → file name by the index; None where one file holds all.
+
+    As in transformers, that one file is preferred to an index.
     """
     single, path = folder / _SINGLE_FILE, folder / _INDEX_FILE
     if single.exists():
@@ -195,8 +205,10 @@ def _is_plain_name(name: object) -> bool:
 def _stored(
     folder: Path, shards: Mapping[str, Shard], placed: Mapping[str, str] | None
 ) -> tuple[dict[str, TensorInfo], list[str]]:
-    """All tensors of all shards, and what an index says otherwise than they do; a name in two shards is
-    refused.
+    """Return all tensors of all shards, and where an index says otherwise.
+
+    Raises:
+        CheckpointError: a name is in two shards.
     """
     stored: dict[str, TensorInfo] = {}
     owner: dict[str, str] = {}

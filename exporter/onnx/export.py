@@ -17,9 +17,10 @@ from ttc.errors import InputError, MissingDependencyError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
 from ttc.formats.atomic_folder import bundle_writer
-from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightMap
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.config import LayerKind
+from ttc.model.weights import in_dtype
 from ttc.plugins.ops import DOMAIN_VERSION
 from ttc.plugins.table import OPS
 
@@ -55,53 +56,39 @@ def export(
         The bundle's folder. On any error, and when killed, nothing stands there that did not before.
 
     Raises:
-        CheckpointError: the checkpoint is not complete and sound.  InputError: an option or the output is not
-            valid.
+        CheckpointError: the checkpoint is not complete and sound.
+        InputError: an option or the output is not valid.
+        NumericsError: a packed weight is too large for the dtype.
+        MissingDependencyError: torch or onnxscript is not installed.
     """
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
-    with bundle_writer(output, force) as staging, Checkpoint.open(checkpoint) as source:
+    with bundle_writer(output, force) as draft, Checkpoint.open(checkpoint) as source:
         compute_dtype = dtype or source.default_dtype
         packed = source.total_bytes <= PACK_LIMIT_BYTES if pack is None else pack
-        graph_dtypes = {name: _graph_dtype(name, compute_dtype) for name in source.weights}
-        maker = _graph_maker()(
-            source.config,
-            {name: (graph_dtypes[name], weight.shape) for name, weight in source.weights.items()},
-            compute_dtype,
-            lambda stage: say(f"tracing {stage}"),
-        )
+        specs = {name: in_dtype(spec, compute_dtype) for name, spec in source.weights.items()}
+        maker = _graph_maker()(source.config, specs, compute_dtype, lambda piece: say(f"tracing {piece}"))
         has_mamba = LayerKind.MAMBA in source.config.layers
         roles = [role for role in GRAPH_ROLES if role != "advance" or has_mamba]
         models = {role: maker.make(role) for role in roles}
-        taken = {role: {value.name for value in model.graph.inputs} for role, model in models.items()}
-        entries = {
-            name: WeightEntry(
-                weight.tensors,
-                weight.stacked,
-                weight.shape,
-                graph_dtypes[name],
-                tuple(role for role in roles if name in taken[role]),
-            )
-            for name, weight in source.weights.items()
-        }
         shards = {name: ShardRecord.of(shard) for name, shard in source.shards.items()}
-        reference = WeightMap("reference", entries, str(source.folder.resolve()), shards)
+        reference = WeightMap("reference", specs, str(source.folder.resolve()), shards)
 
         weights = ReferencedWeights(reference, None, str(source.folder))
         try:
-            readers = {name: partial(weights.read, name, entry) for name, entry in entries.items()}
+            readers = {name: partial(weights.read, spec) for name, spec in specs.items()}
             for role, model in models.items():
                 say(f"writing {role}.onnx")
                 metadata = _metadata(role, source, compute_dtype, packed)
                 run_passes(model, pipeline(readers, metadata, packed=packed))
-                _save(model, staging.path / f"{role}.onnx")
+                _save(model, draft.path / f"{role}.onnx")
         finally:
             weights.close()
         if source.tokenizer_path is not None:
-            (staging.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
+            (draft.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
         say("writing bundle.json")
-        return staging.commit(
+        return draft.commit(
             Manifest(
                 ttc_version=__version__,
                 created_by={
@@ -112,7 +99,7 @@ def export(
                 compute_dtype=compute_dtype,
                 graphs={role: f"{role}.onnx" for role in roles},
                 ops={op.name: DOMAIN_VERSION for op in OPS},
-                weights=WeightMap("packed", entries) if packed else reference,
+                weights=WeightMap("packed", specs) if packed else reference,
             )
         )
 
@@ -126,13 +113,6 @@ def _graph_maker() -> type["GraphMaker"]:
             "pip install 'ttc[export]'"
         ) from error
     return GraphMaker
-
-
-def _graph_dtype(name: str, compute_dtype: str) -> str:
-    """The router's weights are float32 in the graph whatever the model's dtype: near-ties decide the
-    routing.
-    """
-    return "float32" if ".mixer.gate." in name else compute_dtype
 
 
 def _metadata(role: str, source: Checkpoint, compute_dtype: str, packed: bool) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Builds a tower's graph out of traced templates.
+"""Builds a tower's graph out of traced pieces.
 
-A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then stamped into the
-tower's graph once per layer, with the layer's own weights and names. Export time so depends on the number of
+A tower of 52 layers has four kinds of layers. Each kind is traced once; the trace is then copied into the
+tower's graph once per layer, with the layer's own weights and names. So export time depends on the number of
 kinds, not of layers, and every node carries its layer's name in a viewer.
 """
 
@@ -25,13 +25,13 @@ class GraphBuilder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._inputs: dict[str, ir.Value] = {}
 
-    def stamp(
+    def append_copy(
         self, template: ir.Graph, scope: str, bound: Mapping[str, ir.Value], names: Mapping[str, str]
     ) -> dict[str, ir.Value]:
         """Copy a template into the graph.
 
         Args:
-            template: a traced stage.
+            template: a traced piece.
             scope: prefix of the copies' names.
             bound: values for some of the template's inputs, by name.
             names: graph input names of the others; one that is not listed keeps its own. The graph input is
@@ -61,7 +61,7 @@ class GraphBuilder:
         return {str(value.name): known[value] for value in template.outputs}
 
     def finish(self, outputs: Mapping[str, ir.Value], is_weight: Callable[[str], bool]) -> ir.Model:
-        """The model: inputs in order of use with the weights last, and these outputs under these names."""
+        """Return the model: inputs in order of use, the weights last, and these outputs under these names."""
         for name, value in outputs.items():
             value.name = name
         ordered = sorted(self._inputs.values(), key=lambda value: is_weight(str(value.name)))

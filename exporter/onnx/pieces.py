@@ -1,9 +1,9 @@
 """The pieces of the towers that are traced on their own: embedding, time embedding, one layer of each kind,
 heads, advance, step.
 
-A stage is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers
-of one kind share a stage, so a name inside a stage carries no layer number; `ttc.exporter.onnx.graphs` gives
-it one.
+A piece is a function from named tensors to named tensors, with the shapes and dtypes of what it takes. Layers
+of one kind share a piece, so a name inside a piece carries no layer number; `ttc.exporter.onnx.graphs` adds
+it.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttc.exporter.onnx.tracing import run_symbolic
+from ttc.formats.manifest import WeightSpec
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import (
@@ -30,32 +31,31 @@ from ttc.model.graphs import (
     layer_state,
     new_name,
 )
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import ADVANCE_WEIGHTS, CONTEXT, DENOISER, TIME_WEIGHTS
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 
 __all__ = [
-    "Stage",
-    "WeightShapes",
-    "advance_stage",
-    "embed_stage",
-    "head_stage",
-    "layer_stage",
-    "step_stage",
-    "time_stage",
+    "TracedPiece",
+    "Weights",
+    "advance_piece",
+    "embed_piece",
+    "head_piece",
+    "layer_piece",
+    "step_piece",
+    "time_piece",
 ]
 
-# Weight name → dtype name and shape in the graph.
-WeightShapes = Mapping[str, tuple[str, tuple[int, ...]]]
-ADVANCE_WEIGHTS = ("mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias", "mixer.A_log")
+# Name in a piece → the weight.
+Weights = Mapping[str, WeightSpec]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One piece.
+class TracedPiece:
+    """A function that is traced on its own.
 
     Attributes:
         key: equal keys mean equal traces.
-        arguments: what it takes; weights under their names inside the stage.
+        arguments: what it takes; weights under their names inside the piece.
         run: named tensors → named tensors.
     """
 
@@ -64,37 +64,43 @@ class Stage:
     run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def embed_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
-    """Token ids (B, L) → x (B, L, D)."""
+def embed_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
+    """Make the embedding of a tower: token ids (B, L) → x (B, L, D)."""
     table = GraphTensor("table", dtype, (config.vocab_size, config.hidden_size))
     ids = INPUT_IDS if tower == CONTEXT else BLOCK_IDS
-    return Stage(
+    return TracedPiece(
         f"embedding of {ids.name}", (ids, table), lambda a: {"x": towers.embed(a["table"], a[ids.name])}
     )
 
 
-def time_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
-    """t (B,) → modulation (B, 3, D)."""
-    arguments = (
-        T,
-        *(GraphTensor(name, *weights[name]) for name in towers.TIME_WEIGHTS),
-    )
-    return Stage(
+def time_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
+    """Make the time embedding: t (B,) → modulation (B, 3, D)."""
+    arguments = (T, *(_weight(name, weights[name]) for name in TIME_WEIGHTS))
+    return TracedPiece(
         "time embedding",
         arguments,
         lambda a: {"modulation": towers.time_embedding(config, a, a["t"], getattr(torch, dtype))},
     )
 
 
-def layer_stage(config: ModelConfig, dtype: str, weights: WeightShapes, tower: str, kind: LayerKind) -> Stage:
-    """A layer of one kind: x and the layer's state → x, and in the context tower the new state and what was
-    saved.
+def layer_piece(
+    config: ModelConfig, dtype: str, weights: Weights, tower: str, kind: LayerKind
+) -> TracedPiece:
+    """Make a layer of one kind.
 
-    weights: those of the layer, by their names inside it.
+    It takes x (B, L, D), the layer's state and what its tower takes, and gives x. In the context tower it
+    also gives the new state, and what `advance` needs of the block.
+
+    Args:
+        config: the model.
+        dtype: the compute dtype.
+        weights: those of the layer, by their names inside it.
+        tower: the layer's.
+        kind: the layer's.
     """
     state = [tensor.typed(dtype) for tensor in layer_state(config, kind)]
     x = GraphTensor("x", dtype, ("B", "L", config.hidden_size))
-    weight_arguments = tuple(GraphTensor(inside, *weights[inside]) for inside in weights)
+    weight_arguments = tuple(_weight(inside, spec) for inside, spec in weights.items())
 
     def run_context(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
         before = tuple(a[s.name] for s in state)
@@ -113,15 +119,16 @@ def layer_stage(config: ModelConfig, dtype: str, weights: WeightShapes, tower: s
 
     if tower == CONTEXT:
         arguments = (x, LENGTHS, COMMIT_LEN, *state, *weight_arguments)
-        return Stage(f"context layer {kind}", arguments, run_context)
+        return TracedPiece(f"context layer {kind}", arguments, run_context)
     modulation = GraphTensor("modulation", dtype, ("B", 3, config.hidden_size))
     arguments = (x, modulation, T, LENGTHS, *state, *weight_arguments)
-    return Stage(f"denoiser layer {kind}", arguments, run_denoiser)
+    return TracedPiece(f"denoiser layer {kind}", arguments, run_denoiser)
 
 
-def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
-    """x (B, L, D) → logits float32: the context tower's (B, R, V) at requested places, the denoiser's (B, L,
-    V).
+def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
+    """Make the head of a tower: x (B, L, D) → logits float32.
+
+    The context tower gives them at requested positions, (B, R, V); the denoiser at all, (B, L, V).
     """
     D, V = config.hidden_size, config.vocab_size
     x, norm, head = (
@@ -130,25 +137,29 @@ def head_stage(config: ModelConfig, dtype: str, tower: str) -> Stage:
         GraphTensor("head", dtype, (V, D)),
     )
     if tower == DENOISER:
-        return Stage(
+        return TracedPiece(
             "denoiser head",
             (x, norm, head),
             lambda a: {"logits": towers.denoiser_head(config, a["norm"], a["head"], a["x"])},
         )
-    return Stage(
+    return TracedPiece(
         "context head",
         (x, LOGIT_POSITIONS, norm, head),
         lambda a: {"logits": towers.context_head(config, a["norm"], a["head"], a["x"], a["logit_positions"])},
     )
 
 
-def advance_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Stage:
-    """Saved block inputs and state of a Mamba layer → new state. weights: the layer's, by their names inside
-    it.
+def advance_piece(config: ModelConfig, dtype: str, weights: Weights) -> TracedPiece:
+    """Make what moves a Mamba layer's state later: saved block inputs, state → new state.
+
+    Args:
+        config: the model.
+        dtype: the compute dtype.
+        weights: those of the layer, by their names inside it.
     """
     saved = [tensor.typed(dtype) for tensor in layer_saved(config, LayerKind.MAMBA)]
     state = [tensor.typed(dtype) for tensor in layer_state(config, LayerKind.MAMBA)]
-    weight_arguments = tuple(GraphTensor(inside, *weights[inside]) for inside in ADVANCE_WEIGHTS)
+    weight_arguments = tuple(_weight(inside, weights[inside]) for inside in ADVANCE_WEIGHTS)
 
     def run(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
         xbc, dt = (a[s.name] for s in saved)
@@ -156,11 +167,11 @@ def advance_stage(config: ModelConfig, dtype: str, weights: WeightShapes) -> Sta
         after = towers.advance_layer(config, a, run_symbolic, xbc, dt, a["commit_len"], before)
         return {new_name(s.name): tensor for s, tensor in zip(state, after, strict=True)}
 
-    return Stage("advance", (*saved, COMMIT_LEN, *state, *weight_arguments), run)
+    return TracedPiece("advance", (*saved, COMMIT_LEN, *state, *weight_arguments), run)
 
 
-def step_stage(config: ModelConfig) -> Stage:
-    """The diffusion step, and the t of the next denoiser evaluation."""
+def step_piece(config: ModelConfig) -> TracedPiece:
+    """Make the diffusion step, and the t of the next denoiser evaluation."""
     arguments = graph_inputs(config, "step")
 
     def run(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,4 +181,9 @@ def step_stage(config: ModelConfig) -> Stage:
         named = dict(zip((tensor.name for tensor in STEP_OUTPUTS), outputs, strict=True))
         return named | {"t": named["masked_count"].float() / a["block_ids"].shape[1]}
 
-    return Stage("diffusion step", arguments, run)
+    return TracedPiece("diffusion step", arguments, run)
+
+
+def _weight(name: str, spec: WeightSpec) -> GraphTensor:
+    """Return a weight as an input of a piece, under its name there."""
+    return GraphTensor(name, spec.dtype, spec.shape)

@@ -40,7 +40,15 @@ def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor
 def trace(
     function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], arguments: Sequence[GraphTensor]
 ) -> ir.Graph:
-    """Graph of a function from named tensors to named tensors; its inputs and outputs carry those names."""
+    """Return the graph of a function from named tensors to named tensors.
+
+    Args:
+        function: gets fake tensors, so it must not look at values.
+        arguments: its inputs, in real dtypes; B, L, C and R become dynamic dimensions.
+
+    Returns:
+        A graph whose inputs and outputs have the names of the tensors.
+    """
     input_names = [arg.name for arg in arguments]
     with FakeTensorMode(), _quiet():
         examples = [

@@ -1,4 +1,4 @@
-"""Letters whose size is known become numbers in every shape.
+"""Turn letters whose size is known into numbers, in every shape.
 
 1. A dimension of an input, of a node's output or of a graph output that is made of known letters becomes the
    number; one that also has other letters keeps those ("C + L" with L = 16 becomes "C + 16").
@@ -19,7 +19,7 @@ __all__ = ["fix_dims"]
 
 
 def fix_dims(model: ir.Model, sizes: Mapping[str, int]) -> bool:
-    """Apply the rules above for these sizes of letters; whether a shape changed."""
+    """Apply the rules above for these sizes of letters; return whether a shape changed."""
     graph = model.graph
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     changed = False

@@ -1,10 +1,10 @@
-"""Every layer of a tower becomes one node, so that tools that search node by node search layer by layer.
+"""Fold every layer of a tower into one node, so that tools that search node by node search layer by layer.
 
-1. Nodes whose names begin with the same place ("layers.3.attention/", "embedding/", "head/", …) become the
-   body of a function of the domain `ttc.layers`, and one call of it, which is named after the place.
+1. Nodes whose names begin with the same scope ("layers.3.attention/", "embedding/", "head/", …) become the
+   body of a function of the domain `ttc.layers`, and one call of it, which is named after the scope.
 2. What a body takes from outside are the call's inputs, each used; what is used outside are its outputs,
    under their old names.
-3. Nodes without a place stay. A graph whose places do not follow one another is refused.
+3. Nodes without a scope stay. A graph where the nodes of one scope stand apart is refused.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,25 @@ LAYERS_DOMAIN = "ttc.layers"
 
 
 def fold_layers(model: ir.Model) -> bool:
-    """Apply the rules above to a graph without functions; whether there was a layer to fold."""
+    """Apply the rules above to a graph without functions; return whether there was a layer to fold.
+
+    Raises:
+        InputError: nodes of one layer stand apart.
+    """
     graph = model.graph
-    runs = [(place, list(nodes)) for place, nodes in groupby(graph, _place)]
-    places = [place for place, nodes in runs if place and nodes[0].domain != LAYERS_DOMAIN]
-    if len(set(places)) != len(places):
+    runs = [(scope, list(nodes)) for scope, nodes in groupby(graph, _scope)]
+    scopes = [scope for scope, nodes in runs if scope and nodes[0].domain != LAYERS_DOMAIN]
+    if len(set(scopes)) != len(scopes):
         raise InputError(f"{graph.name}: nodes of one layer stand apart; fold the graph as it was exported")
-    for place, nodes in runs:
-        if place in places:
-            _fold(model, str(place), nodes)
-    if places:
+    for scope, nodes in runs:
+        if scope in scopes:
+            _fold(model, str(scope), nodes)
+    if scopes:
         graph.opset_imports[LAYERS_DOMAIN] = 1
-    return bool(places)
+    return bool(scopes)
 
 
-def _fold(model: ir.Model, place: str, nodes: Sequence[ir.Node]) -> None:
+def _fold(model: ir.Model, scope: str, nodes: Sequence[ir.Node]) -> None:
     graph, inside = model.graph, set(nodes)
     taken = dict.fromkeys(
         value
@@ -48,8 +52,8 @@ def _fold(model: ir.Model, place: str, nodes: Sequence[ir.Node]) -> None:
         for value in node.outputs
         if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
     ]
-    name = "".join(word.capitalize() for word in place.replace("layers.", "layer.").split("."))
-    call = ir.Node(LAYERS_DOMAIN, name, list(taken), num_outputs=len(given), name=place)
+    name = "".join(word.capitalize() for word in scope.replace("layers.", "layer.").split("."))
+    call = ir.Node(LAYERS_DOMAIN, name, list(taken), num_outputs=len(given), name=scope)
     graph.insert_before(nodes[0], call)
     for old, new in zip(given, call.outputs, strict=True):
         new.name, new.type, new.shape = old.name, old.type, old.shape
@@ -57,9 +61,9 @@ def _fold(model: ir.Model, place: str, nodes: Sequence[ir.Node]) -> None:
         for user, index in tuple(old.uses()):
             if user not in inside:
                 user.replace_input_with(index, new)
-        for at, value in enumerate(graph.outputs):
+        for i, value in enumerate(graph.outputs):
             if value is old:
-                graph.outputs[at] = new
+                graph.outputs[i] = new
     graph.remove(nodes)
     formal = {
         value: ir.Value(name=f"in_{number}", type=value.type, shape=value.shape)
@@ -76,6 +80,6 @@ def _fold(model: ir.Model, place: str, nodes: Sequence[ir.Node]) -> None:
     model.functions[function.identifier()] = function
 
 
-def _place(node: ir.Node) -> str | None:
-    place, slash, _ = (node.name or "").partition("/")
-    return place if slash else None
+def _scope(node: ir.Node) -> str | None:
+    scope, slash, _ = (node.name or "").partition("/")
+    return scope if slash else None

@@ -1,8 +1,8 @@
-"""Ops that consist of other ops are replaced by those, so that every `ttc` node left is one kernel launch.
+"""Replace composite ops by their parts, so that every `ttc` node left is one kernel launch.
 
 1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body
    calls.
-2. The tensors between the leaves get the dtypes and shapes that the ops' signatures give them.
+2. The tensors between the parts get the dtypes and shapes that the ops' signatures give them.
 """
 
 import numpy as np
@@ -12,24 +12,24 @@ from onnx_ir.passes.common import InlinePass
 from ttc.base.dims import Dim
 from ttc.exporter.passes.shapes import shape_of
 from ttc.plugins.ops import DOMAIN, OpSpec
-from ttc.plugins.table import OPS
+from ttc.plugins.table import PRIMITIVE_OPS
 
-__all__ = ["LEAVES", "inline_composites"]
+__all__ = ["inline_composites"]
 
-LEAVES = {op.name: op for op in OPS if not op.launches}
+_PRIMITIVES = {op.name: op for op in PRIMITIVE_OPS}
 
 
 def inline_composites(model: ir.Model) -> bool:
-    """Apply the rules above; whether anything was inlined."""
+    """Apply the rules above; return whether anything was inlined."""
     changed = InlinePass(lambda function: all(node.domain == DOMAIN for node in function))(model).modified
     for node in model.graph:
-        if node.domain == DOMAIN and node.op_type in LEAVES:
-            _annotate(node, LEAVES[node.op_type])
+        if node.domain == DOMAIN and node.op_type in _PRIMITIVES:
+            _annotate(node, _PRIMITIVES[node.op_type])
     return bool(changed)
 
 
 def _annotate(node: ir.Node, op: OpSpec) -> None:
-    """Dtypes and shapes of the outputs that have none."""
+    """Set the dtypes and shapes of the outputs if they have none."""
     if all(value.type is not None and value.shape is not None for value in node.outputs):
         return
     inputs = [value for value in node.inputs if value is not None]

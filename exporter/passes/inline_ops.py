@@ -1,8 +1,8 @@
-"""Every `ttc` op is replaced by the standard operators of its body, under names that tell where they were.
+"""Replace every `ttc` op by the standard operators of its body, under names that tell where they were.
 
 1. Every function is inlined; afterwards the model has none.
-2. A node out of a leaf op is named "<place>/<op>/<operator>_<number>", where the place is the first part of
-   the calling node's name ("layers.3.moe"); other nodes keep their names.
+2. A node out of a primitive op is named "<scope>/<op>/<operator>_<number>", where the scope is the first part
+   of the calling node's name ("layers.3.moe"); other nodes keep their names.
 
 For tools that read names or do not know functions: a profiler, and graph surgery, which drops inputs of a
 function that its body does not use.
@@ -17,16 +17,16 @@ __all__ = ["inline_ops"]
 
 
 def inline_ops(model: ir.Model) -> bool:
-    """Apply the rules above; whether there was anything to inline."""
+    """Apply the rules above; return whether there was anything to inline."""
     for function in model.functions.values():
         for node in function.all_nodes():
             node.metadata_props["ttc.op"] = function.name
     for node in model.graph.all_nodes():
         if node.domain == DOMAIN:
-            node.metadata_props["ttc.place"] = (node.name or "other").split("/", 1)[0]
+            node.metadata_props["ttc.scope"] = (node.name or "other").split("/", 1)[0]
     changed = bool(InlinePass()(model).modified)
     for number, node in enumerate(model.graph.all_nodes()):
-        place, op = (node.metadata_props.pop(f"ttc.{key}", None) for key in ("place", "op"))
-        if place and op:
-            node.name = f"{place}/{op}/{node.op_type}_{number}"
+        scope, op = (node.metadata_props.pop(f"ttc.{key}", None) for key in ("scope", "op"))
+        if scope and op:
+            node.name = f"{scope}/{op}/{node.op_type}_{number}"
     return changed

@@ -1,7 +1,7 @@
-"""Reshapes whose target is computed from shapes get a constant target where the graph knows enough.
+"""Give Reshapes a constant target instead of one that is computed from shapes, where the graph knows enough.
 
-1. A Reshape to a shape that has the same dimensions as its input, in the same places, and static ones, and at
-   most one other, takes the constant [0 or number or −1 …] for it (0 copies the input's dimension).
+1. A Reshape takes a constant target if every dimension of its output, but for at most one (−1), is a number
+   (which the target then holds) or the input's dimension of the same index (0, which copies it).
 2. Expand and everything else stay.
 3. Nodes that nobody reads any more are removed.
 
@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from ttc.base.dims import Dim
 from ttc.exporter.passes.shapes import shape_of
+from ttc.exporter.passes.unread import remove_unread_nodes
 
 __all__ = ["plain_reshapes"]
 
 
 def plain_reshapes(model: ir.Model) -> bool:
-    """Apply the rules above; whether a Reshape changed."""
+    """Apply the rules above; return whether a Reshape changed."""
     graph = model.graph
     constants: dict[tuple[int, ...], ir.Value] = {}
     changed = False
@@ -44,14 +45,14 @@ def plain_reshapes(model: ir.Model) -> bool:
 
 
 def _plain(source: tuple[Dim, ...], output: tuple[Dim, ...]) -> tuple[int, ...] | None:
-    """The constant target, or None where more than one dimension would be open."""
+    """Return the constant target, or None where more than one dimension would be open."""
     target = []
-    for place, dim in enumerate(output):
+    for i, dim in enumerate(output):
         if isinstance(dim, int):
             if dim == 0:
                 return None
             target.append(dim)
-        elif place < len(source) and source[place] == dim:
+        elif i < len(source) and source[i] == dim:
             target.append(0)
         else:
             target.append(-1)
@@ -69,9 +70,7 @@ def _constant(graph: ir.Graph, target: tuple[int, ...]) -> ir.Value:
 
 
 def _remove_unread(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
+    remove_unread_nodes(graph)
     unread = [name for name, value in graph.initializers.items() if not value.uses()]
     for name in unread:
         if not graph.initializers[name].is_graph_output():

@@ -1,7 +1,7 @@
 """The diffusion step: logits and block → next block, confidences, how many positions stay masked.
 
-One op of two launches: `DiffusionPredict` reads the logits once per position, `DiffusionCommit` decides over
-the block.
+Composite: `DiffusionPredict` reads the logits once per position, `DiffusionCommit` decides
+over the block.
 """
 
 from ttc.plugins.ops import OpSpec
@@ -58,7 +58,7 @@ DIFFUSION_STEP = OpSpec.make(
         "masked_count: int32 (B)",
     ],
     attributes={"mask_id": "int"},
-    launches=("DiffusionPredict", "DiffusionCommit"),
+    parts=("DiffusionPredict", "DiffusionCommit"),
 )
 OPS = (DIFFUSION_STEP, DIFFUSION_PREDICT, DIFFUSION_COMMIT)
 ORDER = 50

@@ -13,8 +13,8 @@ import triton.language as tl
 
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT
-from ttc.plugins.kernel_math import decode_place, order_key
-from ttc.plugins.launch import Leaf, Tile
+from ttc.plugins.kernel_math import decode_index, order_key
+from ttc.plugins.launch import KernelSpec, Tile
 
 __all__ = ["commit", "diffusion_commit", "diffusion_predict", "predict"]
 
@@ -46,11 +46,11 @@ def predict(
     −inf, and +inf.
     """
     row = tl.program_id(1).to(tl.int64)
-    place = row * L + tl.program_id(0)
-    token = tl.load(block_ids_ptr + place)
+    at = row * L + tl.program_id(0)
+    token = tl.load(block_ids_ptr + at)
     if token != MASK_ID:
-        tl.store(predicted_ptr + place, token)
-        tl.store(confidence_ptr + place, float("inf"))
+        tl.store(predicted_ptr + at, token)
+        tl.store(confidence_ptr + at, float("inf"))
     else:
         temperature = tl.load(temperature_ptr + row)
         hot = temperature > 0.0
@@ -63,7 +63,7 @@ def predict(
         best = tl.full((BLOCK_V,), _LOWEST, tl.int64)
         for start in tl.range(0, V, BLOCK_V, num_stages=STAGES):  # stages by name, or nothing is prefetched
             ids = start + tl.arange(0, BLOCK_V)
-            logits = tl.load(logits_ptr + place * V + ids, mask=ids < V, other=float("-inf"))
+            logits = tl.load(logits_ptr + at * V + ids, mask=ids < V, other=float("-inf"))
             logits = tl.where(ids == MASK_ID, float("-inf"), logits)
             higher = tl.maximum(highest, logits)
             # While a lane has met nothing but −inf the shift is 0, so that exp gives 0 and not NaN.
@@ -75,14 +75,14 @@ def predict(
                 uniform = ((_absorb(drawn, ids.to(tl.int64)) >> 8).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
                 choice = tl.div_rn(logits, temperature + tl.zeros_like(logits)) - tl.log(-tl.log(uniform))
             best = tl.maximum(best, tl.where(ids < V, order_key(choice, ids), _LOWEST))
-        predicted = decode_place(tl.max(best, 0))
+        predicted = decode_index(tl.max(best, 0))
         top = tl.max(highest, 0)
         shift = tl.where(top == float("-inf"), 0.0, top)
         total = tl.sum(weight * tl.exp(highest - shift), 0)
-        logit = tl.load(logits_ptr + place * V + predicted)
+        logit = tl.load(logits_ptr + at * V + predicted)
         logit = tl.where(predicted == MASK_ID, float("-inf"), logit)
-        tl.store(predicted_ptr + place, predicted)
-        tl.store(confidence_ptr + place, tl.exp(logit - shift) / total)
+        tl.store(predicted_ptr + at, predicted)
+        tl.store(confidence_ptr + at, tl.exp(logit - shift) / total)
 
 
 @triton.jit
@@ -157,7 +157,7 @@ def commit(
     tl.store(masked_count_ptr + row, (num_masked - tl.sum(committed_lanes, 0)).to(tl.int32))
 
 
-diffusion_predict = Leaf(
+diffusion_predict = KernelSpec(
     op=DIFFUSION_PREDICT,
     kernel=predict,
     changing=("B", "L"),
@@ -167,7 +167,7 @@ diffusion_predict = Leaf(
         Tile("4096x3", {"BLOCK_V": 4096, "STAGES": 3}, num_warps=16),
         Tile("1024x3", {"BLOCK_V": 1024, "STAGES": 3}, num_warps=4),
     ),
-    choose=lambda dims: 2 if dims["V"] <= 8192 else 0,
+    select_tile=lambda dims: 2 if dims["V"] <= 8192 else 0,
     constants=lambda problem, tile: {
         "V": problem.dims["V"],
         "MASK_ID": problem.attributes["mask_id"],
@@ -175,7 +175,7 @@ diffusion_predict = Leaf(
     },
     grid=lambda dims, constants, minimum: (dims["L"], dims["B"]),
 )
-diffusion_commit = Leaf(
+diffusion_commit = KernelSpec(
     op=DIFFUSION_COMMIT,
     kernel=commit,
     changing=("B", "L"),
@@ -184,7 +184,7 @@ diffusion_commit = Leaf(
         Tile("16", {"BLOCK_L": 16}, num_warps=1),
         Tile("64", {"BLOCK_L": 64}, num_warps=4),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 1,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 1,
     constants=lambda problem, tile: {"MASK_ID": problem.attributes["mask_id"], **tile.blocks},
     grid=lambda dims, constants, minimum: (dims["B"],),
 )

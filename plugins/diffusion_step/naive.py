@@ -1,4 +1,4 @@
-"""The meaning of `DiffusionStep` and its two launches in torch (spec § 5, mask diffusion, step 2)."""
+"""The meaning of `DiffusionStep` and its two parts in torch; see docs/model.md, "Diffusion"."""
 
 import torch
 from torch import Tensor
@@ -23,15 +23,21 @@ def diffusion_step(
     """Predict every masked position and commit the most confident ones.
 
     Args:
-        logits: (B, L, V) float32.  block_ids: (B, L) int32, mask_id where undecided.
-        threshold: (B,) γ.  temperature: (B,), 0 for greedy.
-        row_key: (B,) int64 from `counter_rng.row_key`.  position: (B,) int32, place of the block's first
-            token in the sequence.  step: (B,) int32, denoise steps already taken in this block.  steps_left:
-            (B,) int32, this one included.
+        logits: (B, L, V) float32.
+        block_ids: (B, L) int32, mask_id where undecided.
+        threshold: (B,) float32, γ.
+        temperature: (B,) float32, 0 for greedy.
+        row_key: (B,) int64 from `counter_rng.row_key`.
+        position: (B,) int32, that of the block's first token in the sequence.
+        step: (B,) int32, denoise steps already taken in this block.
+        steps_left: (B,) int32, this one included.
+        mask_id: token id of a mask.
 
     Returns:
-        next_block_ids (B, L) int32, predicted_ids (B, L) int32, confidence (B, L) float32 (+inf where nothing
-        was masked), masked_count (B,) int32: positions still masked in next_block_ids.
+        next_block_ids: (B, L) int32.
+        predicted_ids: (B, L) int32, the block's own token where nothing was masked.
+        confidence: (B, L) float32, +inf where nothing was masked.
+        masked_count: (B,) int32, positions still masked in next_block_ids.
     """
     predicted_ids, confidence = diffusion_predict(
         logits, block_ids, temperature, row_key, position, step, mask_id=mask_id
@@ -52,8 +58,10 @@ def diffusion_predict(
     *,
     mask_id: int,
 ) -> tuple[Tensor, Tensor]:
-    """Argmax (temperature 0) or Gumbel-max over logits/temperature without the mask id; its unscaled
-    probability.
+    """Return the predicted token of every masked position, and its probability at temperature 1.
+
+    The token is the argmax of the logits without the mask id at temperature 0, else the argmax of logits /
+    temperature + Gumbel noise, which is a sample of their softmax.
     """
     L, V = logits.shape[1:]
     masked = block_ids == mask_id
@@ -61,8 +69,10 @@ def diffusion_predict(
     allowed = torch.where(vocabulary == mask_id, -torch.inf, logits)
     choice = allowed
     if bool((temperature > 0).any()):
-        places = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
-        uniform = counter_rng.uniform(row_key[:, None, None], places, step.long()[:, None, None], vocabulary)
+        positions = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
+        uniform = counter_rng.uniform(
+            row_key[:, None, None], positions, step.long()[:, None, None], vocabulary
+        )
         gumbel = -torch.log(-torch.log(uniform.float()))
         hot = temperature[:, None, None] > 0
         choice = torch.where(
@@ -85,8 +95,10 @@ def diffusion_commit(
     *,
     mask_id: int,
 ) -> tuple[Tensor, Tensor]:
-    """Commit max(#(confidence > γ), 1, ⌈masked / steps left⌉) masked positions, the most confident, the
-    higher among equals.
+    """Return the block after the commit rule, and how many of its positions are still masked.
+
+    Committed are max(#(confidence > γ), 1, ⌈masked / steps left⌉) masked positions, the most confident ones,
+    among equals the higher position first.
     """
     L = block_ids.shape[1]
     masked = block_ids == mask_id

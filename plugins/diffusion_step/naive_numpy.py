@@ -1,5 +1,6 @@
-"""The diffusion step as pure functions over numpy arrays (spec § 5): the plain twin of the op
-`DiffusionStep`.
+"""The op `DiffusionStep` as pure functions over numpy arrays, for backends that sample on the host.
+
+See docs/model.md, "Diffusion".
 """
 
 import numpy as np
@@ -14,32 +15,43 @@ Ints = npt.NDArray[np.int32]
 
 
 def uniforms(row_key: npt.NDArray[np.int64], position: Ints, step: Ints, shape: tuple[int, int]) -> Floats:
-    """The generator's uniforms for a block's logits: (B, L, V) float32, shape = (L, V)."""
+    """Return the generator's uniforms for a block's logits: (B, L, V) float32.
+
+    Args:
+        row_key: (B,) int64.
+        position: (B,) int32, that of the block's first token.
+        step: (B,) int32.
+        shape: (L, V).
+    """
     L, V = shape
-    places = position.astype(np.int64)[:, None, None] + np.arange(L, dtype=np.int64)[:, None]
+    positions = position.astype(np.int64)[:, None, None] + np.arange(L, dtype=np.int64)[:, None]
     drawn = counter_rng.uniform(
-        row_key[:, None, None], places, step.astype(np.int64)[:, None, None], np.arange(V, dtype=np.int64)
+        row_key[:, None, None], positions, step.astype(np.int64)[:, None, None], np.arange(V, dtype=np.int64)
     )
     result: Floats = drawn.astype(np.float32)
     return result
 
 
 def gumbel(uniform: Floats) -> Floats:
-    """−log(−log u), u clamped below at 1e-10."""
+    """Return Gumbel noise −log(−log u), u clamped below at 1e-10."""
     return -np.log(-np.log(np.maximum(uniform, np.float32(1e-10))))
 
 
 def predict(
     logits: Floats, block_ids: Ints, temperature: Floats, uniform: Floats | None, mask_id: int
 ) -> tuple[Ints, Floats]:
-    """Predicted token of every masked position and its probability at temperature 1.
+    """Return the predicted token of every masked position and its probability at temperature 1.
 
     Args:
-        logits: (B, L, V).  block_ids: (B, L).  temperature: (B,), 0 for greedy rows.
-        uniform: (B, L, V) in (0, 1); may be None when all rows are greedy.
+        logits: (B, L, V) float32.
+        block_ids: (B, L) int32.
+        temperature: (B,) float32, 0 for greedy rows.
+        uniform: (B, L, V) float32 in (0, 1); may be None when all rows are greedy.
+        mask_id: token id of a mask.
 
     Returns:
-        predicted_ids (B, L), the block's own token where nothing is masked; confidence (B, L), +inf there.
+        predicted_ids: (B, L) int32, the block's own token where nothing is masked.
+        confidence: (B, L) float32, +inf where nothing is masked.
     """
     masked = block_ids == mask_id
     allowed = logits.copy()
@@ -74,11 +86,16 @@ def commit(
     first.
 
     Args:
-        block_ids, predicted_ids, confidence: (B, L).  threshold: (B,) γ.  steps_left: (B,), this step
-            included.
+        block_ids: (B, L) int32.
+        predicted_ids: (B, L) int32.
+        confidence: (B, L) float32.
+        threshold: (B,) float32, γ.
+        steps_left: (B,) int32, this step included.
+        mask_id: token id of a mask.
 
     Returns:
-        next_block_ids (B, L) and masked_count (B,), both int32.
+        next_block_ids: (B, L) int32.
+        masked_count: (B,) int32.
     """
     masked = block_ids == mask_id
     count = masked.sum(-1)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.kernel_math import chunk_decay
-from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 
 __all__ = ["advance", "mamba_advance"]
@@ -62,14 +62,14 @@ def advance(
     state = tl.load(ssm_state_ptr + at_state, mask=own[:, None] & dense[None, :], other=0.0)
     first_b = H * P + head // (H // G) * N
     for start in range(0, count, BLOCK_L):
-        places = start + chunk
-        live = places < count
-        at = (row * L + places)[:, None] * F
+        tokens = start + chunk
+        live = tokens < count
+        at = (row * L + tokens)[:, None] * F
         x_at = activated_ptr + at + (head * P + parts)[None, :]
         b_at = activated_ptr + at + (first_b + states)[None, :]
         x = tl.load(x_at, mask=live[:, None] & own[None, :], other=0.0).to(tl.float32)
         b = tl.load(b_at, mask=live[:, None] & dense[None, :], other=0.0).to(tl.float32)
-        step, total = chunk_decay(dt_ptr + (row * L + places) * H + head, dt_bias_ptr, a_log_ptr, head, live)
+        step, total = chunk_decay(dt_ptr + (row * L + tokens) * H + head, dt_bias_ptr, a_log_ptr, head, live)
         last = tl.sum(tl.where(chunk == BLOCK_L - 1, total, 0.0), 0)
         left = tl.exp(last - total) * step
         state = tl.exp(last) * state + tl.dot(tl.trans(x * left[:, None]), b, input_precision="ieee")
@@ -80,7 +80,7 @@ def advance(
     channels = (program * SHARE + lanes)[:, None]
     widths = tl.arange(0, BLOCK_W)[None, :]
     inside = (lanes < SHARE)[:, None] & (channels < F) & (widths < W1)
-    column = count + widths  # of the old columns and the block's behind one another
+    column = count + widths  # of the old columns followed by the block's
     at_conv = (row * F + channels) * W1
     old = tl.load(conv_state_ptr + at_conv + column, mask=inside & (column < W1), other=0.0)
     at_new = (row * L + column - W1) * F + channels
@@ -108,7 +108,7 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-mamba_advance = Leaf(
+mamba_advance = KernelSpec(
     op=MAMBA_ADVANCE,
     kernel=advance,
     changing=("B", "L"),
@@ -118,7 +118,7 @@ mamba_advance = Leaf(
         Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4),
         Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 2,
     constants=_constants,
     grid=lambda dims, constants, minimum: (
         constants["H"],

@@ -1,4 +1,4 @@
-"""The meaning of `MambaAdvance` in torch (spec § 3, Mamba-2 mixer, steps 2 and 4)."""
+"""The meaning of `MambaAdvance` in torch; see docs/model.md, "Mamba-2"."""
 
 import torch
 from torch import Tensor
@@ -20,22 +20,31 @@ def mamba_advance(
     *,
     G: int,
 ) -> tuple[Tensor, Tensor]:
-    """State after n = commit_len[b] tokens of the block: S_n = exp(c_n)·S₀ + Σ_{s < n} exp(c_n −
-    c_s)·dt_s·x_s ⊗ B_s.
+    """Return the state after n = commit_len[b] tokens of the block.
+
+        S_n = exp(c_n)·S₀ + Σ_{s < n} exp(c_n − c_s)·dt_s·x_s ⊗ B_s
+
+    This is the state's part of the form that `mamba_scan` computes; c_n is the running sum of dt·A.
 
     Args:
-        xbc, activated: (B, L, F) what `MambaBlockScan` took and gave.  dt: (B, L, H).
-        conv_state: (B, F, W−1).  ssm_state: (B, H, P, N) float32.  dt_bias, a_log: (H,).
-        commit_len: (B,) int32, 0 … L.  G: groups.
+        xbc: (B, L, F) what `MambaBlockScan` took.
+        activated: (B, L, F) what it gave.
+        dt: (B, L, H) raw time steps.
+        conv_state: (B, F, W−1) raw columns before the block, newest last.
+        ssm_state: (B, H, P, N) float32.
+        dt_bias: (H,).
+        a_log: (H,) log of −A.
+        commit_len: (B,) int32, 0 … L.
+        G: groups of B and C.
 
     Returns:
-        New convolution state (B, F, W−1): the W−1 raw columns before token n. New scan state (B, H, P, N)
-        float32.
+        new_conv_state: (B, F, W−1), the W−1 raw columns before token n.
+        new_ssm_state: (B, H, P, N) float32.
     """
     B, L, F = xbc.shape
     columns = torch.cat([conv_state, xbc.transpose(1, 2)], dim=2)
-    places = commit_len.long()[:, None] + torch.arange(conv_state.shape[2], device=xbc.device)
-    new_conv_state = columns.gather(2, places[:, None, :].expand(B, F, -1))
+    last_columns = commit_len.long()[:, None] + torch.arange(conv_state.shape[2], device=xbc.device)
+    new_conv_state = columns.gather(2, last_columns[:, None, :].expand(B, F, -1))
 
     H, P, N = ssm_state.shape[1:]
     x, b, _ = split_heads(activated, H, P, N, G)

@@ -1,8 +1,8 @@
 """Mamba-2 over one block: causal convolution with SiLU, then the scan from a seeded state. The state itself
 does not move.
 
-One op of two launches, `MambaConv` and `MambaScan`. `activated` is an output because `MambaAdvance` starts
-from it.
+One composite op of two parts, `MambaConv` and `MambaScan`. `activated` is an output because `MambaAdvance`
+starts from it.
 """
 
 from ttc.plugins.ops import OpSpec
@@ -54,7 +54,7 @@ MAMBA_BLOCK_SCAN = OpSpec.make(
     ],
     outputs=["y: compute (B, L, H*P)", "activated: compute (B, L, H*P+2*G*N)"],
     attributes={"G": "int", "W": "int"},
-    launches=("MambaConv", "MambaScan"),
+    parts=("MambaConv", "MambaScan"),
 )
 OPS = (MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN)
 ORDER = 30

@@ -1,4 +1,4 @@
-"""`MambaBlockScan` in standard ONNX operators: two nested functions, one per launch."""
+"""`MambaBlockScan` in standard ONNX operators: two nested functions, one per part."""
 
 from collections.abc import Mapping
 from typing import Any

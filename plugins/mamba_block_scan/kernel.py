@@ -1,11 +1,11 @@
 """Triton kernels of `MambaConv` and `MambaScan`.
 
-`MambaScan` is the closed form of the naive twin over chunks of BLOCK_L tokens, every chunk of outputs a
-program of its own: it reads the tokens up to its own, chunk by chunk backwards, and then the state, once. So
-a block of up to BLOCK_L tokens costs its own size and the state (2 MB a layer and row in the real model), and
-a longer one grows quadratically, but for every chunk at the same time. Programs also split heads, and the
-rows of a head's state (head_dim); the products of B and C are repeated by the programs of one head. All
-products are full float32.
+`MambaScan` is the closed form of `naive.py` (state space duality, Dao and Gu 2024) over chunks of BLOCK_L
+tokens, every chunk of outputs a program of its own: it reads the tokens up to its own, chunk by chunk
+backwards, and then the state, once. So a block of up to BLOCK_L tokens costs its own size and the state (2 MB
+a layer and row in the real model), and a longer one grows quadratically, but for every chunk at the same
+time. Programs also split heads, and the rows of a head's state (head_dim); the products of B and C are
+repeated by the programs of one head. All products are full float32.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.kernel_math import chunk_decay
-from ttc.plugins.launch import Leaf, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
 
 __all__ = ["convolve", "mamba_conv", "mamba_scan", "scan"]
@@ -40,21 +40,21 @@ def convolve(
     """
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
-    places = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
+    tokens = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
     real = channels < F
-    inside = (places < L)[:, None] & real[None, :]
+    inside = (tokens < L)[:, None] & real[None, :]
     xbc_ptr += row * L * F
     states = conv_state_ptr + (row * F + channels)[None, :] * (W - 1)
     bias = tl.load(bias_ptr + channels, mask=real, other=0.0).to(tl.float32)
     total = tl.zeros((BLOCK_L, BLOCK_F), tl.float32) + bias[None, :]
     for k in tl.static_range(W):
-        source = (places + (k - (W - 1)))[:, None]  # negative: a column of before the block
+        source = (tokens + (k - (W - 1)))[:, None]  # negative: a column of before the block
         new = tl.load(xbc_ptr + source * F + channels[None, :], mask=inside & (source >= 0), other=0.0)
         old = tl.load(states + (source + (W - 1)), mask=inside & (source < 0), other=0.0)
         weight = tl.load(weight_ptr + channels * W + k, mask=real, other=0.0).to(tl.float32)
         total += tl.where(source >= 0, new, old).to(tl.float32) * weight[None, :]
     activated = total / (1.0 + tl.exp(-total))
-    target = activated_ptr + (row * L + places)[:, None] * F + channels[None, :]
+    target = activated_ptr + (row * L + tokens)[:, None] * F + channels[None, :]
     tl.store(target, activated.to(activated_ptr.dtype.element_ty), mask=inside)
 
 
@@ -88,19 +88,19 @@ def scan(
     parts = tl.program_id(1) % num_parts * BLOCK_P + tl.arange(0, BLOCK_P)
     chunk_number = tl.program_id(1) // num_parts
     chunk = tl.arange(0, BLOCK_L)
-    places = chunk_number * BLOCK_L + chunk
-    live = places < L
+    tokens = chunk_number * BLOCK_L + chunk
+    live = tokens < L
     own = parts < P
     activated_ptr += row * L * F
     dt_ptr += row * L * H + head
     first_b = H * P + head // (H // G) * N
-    rows_c = activated_ptr + places.to(tl.int64)[:, None] * F + first_b + G * N
-    _, total = chunk_decay(dt_ptr + places * H, dt_bias_ptr, a_log_ptr, head, live)
+    rows_c = activated_ptr + tokens.to(tl.int64)[:, None] * F + first_b + G * N
+    _, total = chunk_decay(dt_ptr + tokens * H, dt_bias_ptr, a_log_ptr, head, live)
 
     y = tl.zeros((BLOCK_L, BLOCK_P), tl.float32)
     between = 0.0  # sum of step·A over the whole chunks after the one at hand and before this program's
     for back in range(chunk_number + 1):
-        sources = places - back * BLOCK_L
+        sources = tokens - back * BLOCK_L
         present = sources < L
         step, source_total = chunk_decay(dt_ptr + sources * H, dt_bias_ptr, a_log_ptr, head, present)
         rows_x = activated_ptr + sources.to(tl.int64)[:, None] * F
@@ -131,9 +131,9 @@ def scan(
 
     columns = (head * P + parts)[None, :]
     inside = live[:, None] & own[None, :]
-    x = tl.load(activated_ptr + places.to(tl.int64)[:, None] * F + columns, mask=inside, other=0.0)
+    x = tl.load(activated_ptr + tokens.to(tl.int64)[:, None] * F + columns, mask=inside, other=0.0)
     y += x.to(tl.float32) * tl.load(d_ptr + head).to(tl.float32)
-    target = y_ptr + (row * L + places)[:, None] * (H * P) + columns
+    target = y_ptr + (row * L + tokens)[:, None] * (H * P) + columns
     tl.store(target, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -148,7 +148,7 @@ def _scan_constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-mamba_conv = Leaf(
+mamba_conv = KernelSpec(
     op=MAMBA_CONV,
     kernel=convolve,
     changing=("B", "L"),
@@ -158,7 +158,7 @@ mamba_conv = Leaf(
         Tile("1x256", {"BLOCK_L": 1, "BLOCK_F": 256}, num_warps=2),
         Tile("16x256", {"BLOCK_L": 16, "BLOCK_F": 256}, num_warps=8),
     ),
-    choose=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
+    select_tile=lambda dims: 1 if dims["L"] == 1 else 0 if dims["L"] <= 32 else 2,
     constants=lambda problem, tile: {
         "F": problem.dims["F"],
         "W": problem.attributes["W"],
@@ -170,7 +170,7 @@ mamba_conv = Leaf(
         dims["B"],
     ),
 )
-mamba_scan = Leaf(
+mamba_scan = KernelSpec(
     op=MAMBA_SCAN,
     kernel=scan,
     changing=("B", "L"),
@@ -180,7 +180,7 @@ mamba_scan = Leaf(
         Tile("16x64", {"BLOCK_L": 16, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=4),
         Tile("32x64", {"BLOCK_L": 32, "BLOCK_P": 64, "BLOCK_N": 32}, num_warps=8),
     ),
-    choose=lambda dims: 0 if dims["L"] <= 16 else 2,
+    select_tile=lambda dims: 0 if dims["L"] <= 16 else 2,
     constants=_scan_constants,
     grid=lambda dims, constants, minimum: (
         constants["H"],

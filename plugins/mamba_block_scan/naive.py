@@ -1,4 +1,4 @@
-"""The meaning of `MambaBlockScan` and its two launches in torch (spec § 3, Mamba-2 mixer, steps 2 to 4)."""
+"""The meaning of `MambaBlockScan` and its two parts in torch; see docs/model.md, "Mamba-2"."""
 
 import torch
 from torch import Tensor
@@ -21,18 +21,24 @@ def mamba_block_scan(
     G: int,
     W: int,
 ) -> tuple[Tensor, Tensor]:
-    """Convolution and scan of one block.
+    """Return the convolution and the scan of one block; what has no dtype here has the compute dtype.
 
     Args:
-        xbc: (B, L, F) raw convolution inputs, channels x (H·P) | B (G·N) | C (G·N).  dt: (B, L, H) raw time
-            steps.
-        conv_state: (B, F, W−1) raw columns before the block, newest last.  ssm_state: (B, H, P, N) float32.
-        conv_weight: (F, 1, W).  conv_bias: (F,).  dt_bias, a_log, d: (H,).
+        xbc: (B, L, F) raw convolution inputs, channels x (H·P) | B (G·N) | C (G·N).
+        dt: (B, L, H) raw time steps.
+        conv_state: (B, F, W−1) raw columns before the block, newest last.
+        ssm_state: (B, H, P, N) float32.
+        conv_weight: (F, 1, W).
+        conv_bias: (F,).
+        dt_bias: (H,).
+        a_log: (H,) log of −A.
+        d: (H,) weight of the skip.
         G: groups of B and C; a group serves H/G consecutive heads.
         W: convolution width.
 
     Returns:
-        y (B, L, H·P) and the activated convolution output (B, L, F), both in xbc's dtype.
+        y: (B, L, H·P) in xbc's dtype.
+        activated: (B, L, F) the output of the convolution, in xbc's dtype.
     """
     (activated,) = mamba_conv(xbc, conv_state, conv_weight, conv_bias, W=W)
     (y,) = mamba_scan(activated, dt, ssm_state, dt_bias, a_log, d, G=G)
@@ -42,7 +48,7 @@ def mamba_block_scan(
 def mamba_conv(
     xbc: Tensor, conv_state: Tensor, conv_weight: Tensor, conv_bias: Tensor, *, W: int
 ) -> tuple[Tensor]:
-    """SiLU of the causal depthwise convolution: (B, L, F)."""
+    """Return SiLU of the causal depthwise convolution: (B, L, F)."""
     L = xbc.shape[1]
     columns = torch.cat([conv_state.transpose(1, 2), xbc], dim=1)
     convolved = sum((columns[:, k : k + L] * conv_weight[:, 0, k] for k in range(W)), conv_bias)
@@ -52,10 +58,12 @@ def mamba_conv(
 def mamba_scan(
     activated: Tensor, dt: Tensor, ssm_state: Tensor, dt_bias: Tensor, a_log: Tensor, d: Tensor, *, G: int
 ) -> tuple[Tensor]:
-    """The scan in closed form: y_t = exp(c_t)·S₀C_t + Σ_{s ≤ t} exp(c_t − c_s)·dt_s·(B_s·C_t)·x_s + D·x_t.
+    """Return the scan in closed form.
 
-    c_t is the running sum of dt·A. Exact for L up to a few hundred; quadratic in L, so long prompts come in
-    chunks.
+        y_t = exp(c_t)·S₀C_t + Σ_{s ≤ t} exp(c_t − c_s)·dt_s·(B_s·C_t)·x_s + D·x_t
+
+    This is the state space duality form of Mamba-2 (Dao and Gu 2024) for one chunk; c_t is the running sum of
+    dt·A. Exact for L up to a few hundred; quadratic in L, so long prompts come in chunks.
     """
     H, P, N = ssm_state.shape[1:]
     x, b, c = split_heads(activated, H, P, N, G)
@@ -74,9 +82,12 @@ def mamba_scan(
 def mamba_scan_recurrent(
     activated: Tensor, dt: Tensor, ssm_state: Tensor, dt_bias: Tensor, a_log: Tensor, d: Tensor, *, G: int
 ) -> tuple[Tensor, Tensor]:
-    """The scan as the specification writes it, token by token; also the state after the last token.
+    """Return the scan as the recurrence that defines it, token by token, and the state after the last token.
 
-    S_t = exp(dt_t·A)·S_{t−1} + dt_t·x_t ⊗ B_t and y_t = S_t·C_t + D·x_t. The yardstick of `mamba_scan`.
+        S_t = exp(dt_t·A)·S_{t−1} + dt_t·x_t ⊗ B_t
+        y_t = S_t·C_t + D·x_t
+
+    The yardstick of `mamba_scan`.
     """
     H, P, N = ssm_state.shape[1:]
     x, b, c = split_heads(activated, H, P, N, G)
@@ -92,7 +103,7 @@ def mamba_scan_recurrent(
 
 
 def split_heads(activated: Tensor, H: int, P: int, N: int, G: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Channels → x (B, H, L, P), B and C (B, H, L, N), float32, groups repeated over their heads."""
+    """Return x (B, H, L, P), B and C (B, H, L, N) of the channels, float32, each group for all its heads."""
     x, b, c = activated.float().split([H * P, G * N, G * N], dim=-1)
     x = x.unflatten(-1, (H, P)).transpose(1, 2)
     b = b.unflatten(-1, (G, N)).transpose(1, 2).repeat_interleave(H // G, dim=1)
@@ -101,6 +112,15 @@ def split_heads(activated: Tensor, H: int, P: int, N: int, G: int) -> tuple[Tens
 
 
 def decay(dt: Tensor, dt_bias: Tensor, a_log: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw dt (B, L, H) → softplus'd step and running sum of step·A, both (B, H, L) float32. Not clamped."""
+    """Return the steps softplus(dt + dt_bias), not clamped, and the running sum of step·A.
+
+    Args:
+        dt: (B, L, H) raw time steps.
+        dt_bias: (H,).
+        a_log: (H,) log of −A.
+
+    Returns:
+        Both (B, H, L) float32.
+    """
     step = functional.softplus(dt.float() + dt_bias.float()).transpose(1, 2)
     return step, (step * -a_log.float().exp()[:, None]).cumsum(-1)

@@ -1,7 +1,22 @@
-"""MoE experts: down(relu(up·x)²) of every routed pair, and their weighted sum per token.
+"""MoE experts: down(relu(up·x)²) of every (token, expert) pair, and their weighted sum per token.
 
-One op of three launches: `MoeUp` and `MoeDown` are grouped matrix products over pairs ordered by expert,
-`MoeCombine` sums.
+A composite op of three parts:
+
+    MoeExperts   = MoeUp → MoeDown → MoeCombine
+    MoeUp        relu(up·x)²     grouped matrix product over pairs ordered by expert
+    MoeDown      down·activated  grouped matrix product over the same pairs
+    MoeCombine   Σ weight·row    sum over the K pairs of a token
+
+Who uses which file:
+
+    naive.py      torch backend without kernels; the yardstick of the tests
+    function.py   body in the ONNX files: ONNX Runtime, and whatever inlines it
+    kernel.py     Triton: torch backend on CUDA, plugins in TensorRT's engines, ops between the engines of a
+                  partitioned graph; the composite op has none, exporter/passes/inline_composites.py puts
+                  its parts in its place
+    cost.py       `ttc plan` and `ttc profile`
+
+Their order comes from `ttc.plugins.moe_routing`.
 """
 
 from ttc.plugins.ops import OpSpec
@@ -56,7 +71,7 @@ MOE_EXPERTS = OpSpec.make(
         "expert_offsets: int32 (E+1)",
     ],
     outputs=["combined: float32 (T, D)"],
-    launches=("MoeUp", "MoeDown", "MoeCombine"),
+    parts=("MoeUp", "MoeDown", "MoeCombine"),
 )
 OPS = (MOE_EXPERTS, MOE_UP, MOE_DOWN, MOE_COMBINE)
 ORDER = 20

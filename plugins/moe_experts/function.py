@@ -1,4 +1,4 @@
-"""`MoeExperts` in standard ONNX operators: three nested functions, one per launch.
+"""`MoeExperts` in standard ONNX operators: three nested functions, one per part.
 
 Every expert is applied to every token as one batched matrix product, and the rows of the routed pairs are
 picked from it (`MoeUp`), or set into it (`MoeDown`). That reads each expert's weights once and copies none,
@@ -51,7 +51,7 @@ MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 }
 """
 
-# The place of every row among the (expert, token) cells: pair p belongs to token p div K.
+# The index of every row among the (expert, token) cells: pair p belongs to token p div K.
 _CELL = """
     minus_one = Constant <value_ints: ints = [-1]> ()
     column = Constant <value_ints: ints = [-1, 1]> ()

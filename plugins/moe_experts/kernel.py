@@ -1,9 +1,10 @@
 """Triton kernels of `MoeUp`, `MoeDown` and `MoeCombine`.
 
-The two products are one kernel. Its rows are the (token, expert) pairs in the order of the experts; a row
-tile never holds rows of two experts, so a program multiplies by one expert's weights. Row tiles are numbered
-over the experts that were hit: each program finds its own from `expert_offsets`, so the grid depends on
-shapes only and the host need not know who was hit. Surplus programs leave at once.
+The two products are one kernel: a grouped GEMM over tokens sorted by expert, as in MegaBlocks (Gale et al.
+2022) and vLLM's fused MoE. Its rows are the (token, expert) pairs in the order of the experts; a row tile
+never holds rows of two experts, so a program multiplies by one expert's weights. Row tiles are numbered over
+the experts that were hit: each program finds its own from `expert_offsets`, so the grid depends on shapes
+only and the host need not know who was hit. Surplus programs leave at once.
 
 Up to BLOCK_M tokens an expert has one row tile (a token chooses an expert once at most), so every hit
 expert's weights are read exactly once, the others' never. Room for quantised weights: `_weights` is where a
@@ -17,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ttc.base.dims import evaluate
-from ttc.plugins.launch import Dim, Leaf, Minimum, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.launch import Dim, KernelSpec, Minimum, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.ops import OpSpec
 
@@ -47,9 +48,13 @@ def grouped_product(
 ):
     """out[r] = f(weight[e(r)] · x[row of r]), fp32 accumulation.
 
-    x: (rows, IN); row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where PAIRS_PER_ROW is 0.
-    weight: (E, OUT, IN).  out: (R, OUT).  f: relu² or nothing.  Program (n, slot): columns n·BLOCK_N …, row
-    tile number slot.
+    Program (n, slot): columns n·BLOCK_N …, row tile number slot.
+
+    x_ptr: (rows, IN); the row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where that is 0.
+    weight_ptr: (E, OUT, IN).
+    R: number of pairs, T·K.
+    out_ptr: (R, OUT).
+    SQUARED_RELU: f is relu², else nothing.
     """
     slot = tl.program_id(1)
     experts = tl.arange(0, BLOCK_E)
@@ -150,36 +155,36 @@ def _product_grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum
     return cdiv(constants["OUT"], constants["BLOCK_N"]), slots
 
 
-def _product_tile(dims: Mapping[str, int]) -> int:
+def _select_product_tile(dims: Mapping[str, int]) -> int:
     """Decode tiles while an expert has at most one row tile on average; beyond, the product is bound by
     arithmetic.
     """
     return 0 if dims["T"] * dims["K"] <= 16 * dims["E"] else 2
 
 
-def _product_leaf(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> Leaf:
+def _product_spec(op: OpSpec, inner: str, outer: str, *, gathered: bool) -> KernelSpec:
     """One of the two products; `gathered` ones read tokens and square what is positive."""
-    return Leaf(
+    return KernelSpec(
         op=op,
         kernel=grouped_product,
         changing=("T",),
         integers=("T*K",),
         tiles=_PRODUCT_TILES,
-        choose=_product_tile,
+        select_tile=_select_product_tile,
         constants=lambda problem, tile: _product(problem, tile, inner, outer, gathered),
         grid=_product_grid,
     )
 
 
-moe_up = _product_leaf(MOE_UP, "D", "I", gathered=True)
-moe_down = _product_leaf(MOE_DOWN, "I", "D", gathered=False)
-moe_combine = Leaf(
+moe_up = _product_spec(MOE_UP, "D", "I", gathered=True)
+moe_down = _product_spec(MOE_DOWN, "I", "D", gathered=False)
+moe_combine = KernelSpec(
     op=MOE_COMBINE,
     kernel=combine,
     changing=("T",),
     integers=(),
     tiles=_COMBINE_TILES,
-    choose=lambda dims: 0 if dims["T"] <= 64 else 1,
+    select_tile=lambda dims: 0 if dims["T"] <= 64 else 1,
     constants=lambda problem, tile: {"D": problem.dims["D"], "K": problem.dims["K"], **tile.blocks},
     grid=lambda dims, constants, minimum: (dims["T"], cdiv(constants["D"], constants["BLOCK_D"])),
 )

@@ -1,5 +1,6 @@
-"""The meaning of `MoeExperts` and its three launches in torch (spec § 3, MoE): a loop over the experts that
-were hit.
+"""The meaning of `MoeExperts` and its three parts in torch: a loop over the experts that were hit.
+
+See docs/model.md, "Mixture of experts".
 """
 
 from itertools import pairwise
@@ -20,11 +21,17 @@ def moe_experts(
     grouped_rows: Tensor,
     expert_offsets: Tensor,
 ) -> tuple[Tensor]:
-    """Σ_k weights[t, k] · down[e](relu(up[e]·x[t])²) with e = expert_ids[t, k].
+    """Return Σ_k weights[t, k] · down[e]·relu(up[e]·x[t])² with e = expert_ids[t, k].
 
     Args:
-        x: (T, D) compute dtype.  up: (E, I, D).  down: (E, D, I).
-        expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets: as `MoeRouting` returns them.
+        x: (T, D) compute dtype.
+        up: (E, I, D) compute dtype.
+        down: (E, D, I) compute dtype.
+        expert_ids: (T, K) int32; this and what follows as `MoeRouting` returns it.
+        weights: (T, K) float32.
+        grouped_pairs: (T·K,) int32.
+        grouped_rows: (T, K) int32.
+        expert_offsets: (E + 1,) int32.
 
     Returns:
         (T, D) float32.
@@ -37,7 +44,7 @@ def moe_experts(
 def moe_up(
     x: Tensor, up: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor
 ) -> tuple[Tensor]:
-    """relu(up·x)² of every pair: (R, I) in x's dtype, row r belonging to pair grouped_pairs[r]."""
+    """Return relu(up·x)² of every pair: (T·K, I) in x's dtype, row r for pair grouped_pairs[r]."""
     tokens = grouped_pairs.long() // expert_ids.shape[1]
     activated = x.new_empty(grouped_pairs.shape[0], up.shape[1])
     for expert, rows in _rows_by_expert(expert_offsets):
@@ -48,7 +55,7 @@ def moe_up(
 def moe_down(
     activated: Tensor, down: Tensor, expert_ids: Tensor, grouped_pairs: Tensor, expert_offsets: Tensor
 ) -> tuple[Tensor]:
-    """down·activated of every pair: (R, D) float32."""
+    """Return down·activated of every pair: (T·K, D) float32."""
     out = activated.new_empty(activated.shape[0], down.shape[1], dtype=torch.float32)
     for expert, rows in _rows_by_expert(expert_offsets):
         out[rows] = (activated[rows] @ down[expert].T).float()
@@ -56,7 +63,7 @@ def moe_down(
 
 
 def moe_combine(rows: Tensor, weights: Tensor, grouped_rows: Tensor) -> tuple[Tensor]:
-    """Σ_k weights[t, k] · rows[grouped_rows[t, k]]: (T, D) float32."""
+    """Return Σ_k weights[t, k] · rows[grouped_rows[t, k]]: (T, D) float32."""
     return ((rows[grouped_rows.long()] * weights[..., None]).sum(1),)
 
 

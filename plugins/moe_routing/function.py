@@ -7,7 +7,7 @@ from ttc.plugins.onnx_text import render
 
 __all__ = ["moe_routing"]
 
-# Grouping is a counting sort written without loops: one-hot (R, E), its running count gives a pair's place
+# Grouping is a counting sort written without loops: one-hot (T·K, E), its running count gives a pair's index
 # inside its expert, the total counts give the expert's first row.
 _TEXT = """
 MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>

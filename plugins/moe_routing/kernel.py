@@ -14,8 +14,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ttc.plugins.kernel_math import decode_place, order_key
-from ttc.plugins.launch import Leaf, Problem, Tile, power_of_two
+from ttc.plugins.kernel_math import decode_index, order_key
+from ttc.plugins.launch import KernelSpec, Problem, Tile, power_of_two
 from ttc.plugins.moe_routing import MOE_ROUTING
 
 __all__ = ["moe_routing", "route"]
@@ -66,7 +66,7 @@ def route(
         ids = tl.zeros((BLOCK_T, BLOCK_K), tl.int32)
         weights = tl.zeros((BLOCK_T, BLOCK_K), tl.float32)
         for k in range(K):
-            best = decode_place(tl.max(keys, 1))
+            best = decode_index(tl.max(keys, 1))
             hit = experts[None, :] == best[:, None]
             score = tl.sum(tl.where(hit, scores, 0.0), 1)
             ids = tl.where(slots[None, :] == k, best[:, None], ids)
@@ -119,15 +119,15 @@ def _limit_to_groups(
     sums = tl.zeros((BLOCK_T, BLOCK_GROUPS), tl.float32)
     for group in range(GROUPS):
         keys = tl.where((group_of == group)[None, :], order_key(choice, experts[None, :]), _LOWEST)
-        first = experts[None, :] == decode_place(tl.max(keys, 1))[:, None]
+        first = experts[None, :] == decode_index(tl.max(keys, 1))[:, None]
         keys = tl.where(first, _LOWEST, keys)
-        second = experts[None, :] == decode_place(tl.max(keys, 1))[:, None]
+        second = experts[None, :] == decode_index(tl.max(keys, 1))[:, None]
         total = tl.sum(tl.where(first, choice, 0.0), 1) + tl.sum(tl.where(second, choice, 0.0), 1)
         sums = tl.where((groups == group)[None, :], total[:, None], sums)
     keys = tl.where((groups < GROUPS)[None, :], order_key(sums, groups[None, :]), _LOWEST)
     kept = tl.zeros((BLOCK_T, BLOCK_E), tl.int32)
     for _ in range(KEPT_GROUPS):
-        best = decode_place(tl.max(keys, 1))
+        best = decode_index(tl.max(keys, 1))
         kept += (group_of[None, :] == best[:, None]).to(tl.int32)
         keys = tl.where(groups[None, :] == best[:, None], _LOWEST, keys)
     return tl.where(kept > 0, choice, 0.0)
@@ -149,7 +149,7 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
     }
 
 
-moe_routing = Leaf(
+moe_routing = KernelSpec(
     op=MOE_ROUTING,
     kernel=route,
     changing=("T",),
@@ -159,7 +159,7 @@ moe_routing = Leaf(
         Tile("1", {"BLOCK_T": 1}, num_warps=1),
         Tile("32", {"BLOCK_T": 32}, num_warps=16),
     ),
-    choose=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
+    select_tile=lambda dims: 1 if dims["T"] == 1 else 0 if dims["T"] <= 64 else 2,
     constants=_constants,
     grid=lambda dims, constants, minimum: (1,),
 )

@@ -1,4 +1,4 @@
-"""The meaning of `MoeRouting` in torch (spec § 3, MoE)."""
+"""The meaning of `MoeRouting` in torch; see docs/model.md, "Mixture of experts"."""
 
 import torch
 from torch import Tensor
@@ -22,17 +22,19 @@ def moe_routing(
         logits: (T, E) float32, router weight · token.
         correction_bias: (E,) float32; takes part in the choice, not in the weights.
         K: experts per token.
-        n_group, topk_group: with n_group > 1 only the topk_group groups with the largest sum of their two
-            best choice scores stay in the choice; experts outside get choice score 0 (the reference's rule,
-            not −inf).
+        n_group: groups of consecutive experts; 1 leaves the choice free.
+        topk_group: with n_group > 1 only that many groups, those with the largest sum of their two best
+            choice scores, stay in the choice; experts outside get choice score 0 (the reference's rule, not
+            −inf).
         norm_topk_prob: 1: weights are divided by their sum + 1e-20.
         routed_scaling_factor: multiplies the weights last.
 
     Returns:
-        expert_ids (T, K) int32, best choice first, the lowest id among equals; weights (T, K) float32 in that
-        order. With pair p = t·K + k: grouped_pairs (T·K,) int32 lists the pairs ordered by expert, then by p;
-        grouped_rows (T, K) int32 is the row of that list where each pair stands; expert e owns rows
-        expert_offsets[e] … expert_offsets[e + 1] − 1, expert_offsets (E + 1,) int32.
+        expert_ids: (T, K) int32, best choice first, the lowest id among equals.
+        weights: (T, K) float32, in that order.
+        grouped_pairs: (T·K,) int32, the pairs p = t·K + k ordered by expert, then by p.
+        grouped_rows: (T, K) int32, the row of that list where each pair stands.
+        expert_offsets: (E + 1,) int32; expert e owns rows expert_offsets[e] … expert_offsets[e + 1] − 1.
     """
     T, E = logits.shape
     scores = torch.sigmoid(logits)

@@ -1,5 +1,5 @@
-"""Backends by name. Each is a folder with `load.py` (bundle → backend) and `run.py` (the backend); nothing is
-imported until asked.
+"""Backends by name. The table of names is in `ttc.base.names`; each backend is a folder here, named as the
+backend with `_` for `-`, whose `load.py` has `load(bundle, settings)`. Nothing is imported until asked for.
 """
 
 from importlib import import_module
@@ -21,7 +21,12 @@ class _Loader(Protocol):
 
 
 def load_backend(name: str, bundle: Bundle, settings: LoadSettings) -> Backend:
-    """The backend of that name over a bundle."""
+    """Return the backend of that name over a bundle.
+
+    Raises:
+        InputError: there is none of that name.
+        NumericsError: the bundle holds weights that are NaN or infinite where nobody would see it.
+    """
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
     _check_routers(bundle)
@@ -30,7 +35,9 @@ def load_backend(name: str, bundle: Bundle, settings: LoadSettings) -> Backend:
 
 
 def _check_routers(bundle: Bundle) -> None:
-    """A router's correction bias takes part in choices only: NaN there would change the text unseen."""
+    """Refuse NaN in a router's correction bias: it only takes part in choices, and would change the text
+    unseen.
+    """
     for name in bundle.weights:
         if name.endswith(".e_score_correction_bias") and not np.isfinite(bundle.read_weight(name)).all():
             raise NumericsError(f"weight {name} holds NaN or infinity; check the checkpoint it came from")

@@ -190,8 +190,9 @@ class Core:
             reads = older.phase is Phase.PROMPT and older.mode is not None and row.length <= older.length
             if reads and self._prefixes.shares_piece(prompt, older.request.prompt, row.length):
                 return True
-        if row.length == 0:
+        if not row.looked_up:
             assert row.seat is not None, "a row that runs sits"
+            row.looked_up = True
             row.length = row.cached_tokens = self._prefixes.restore(
                 prompt, self.seats, row.seat, keep_last=row.mode.samples_after_prompt
             )

@@ -15,7 +15,7 @@ from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 
-__all__ = ["MAX_BLOCK_SIZE", "OPTION_NAMES", "GenerationOptions", "Options", "check_options"]
+__all__ = ["MAX_BLOCK_SIZE", "OPTION_NAMES", "CheckedOptions", "GenerationOptions", "check_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ OPTION_NAMES = tuple(field.name for field in dataclasses.fields(GenerationOption
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CheckedOptions:
     """Checked options: those of `GenerationOptions`, with these differences.
 
     Attributes:
@@ -126,17 +126,13 @@ class Options:
     notes: tuple[str, ...]
 
 
-def check_options(config: ModelConfig, given: Mapping[str, Any] | GenerationOptions) -> Options:
-    """Check everything that a user can get wrong; each refusal is an `InputError` that says what is valid.
+def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOptions:
+    """Return the options made ready for a model.
 
-    given: options by name; the others have their defaults.
+    Raises:
+        InputError: an option is not valid, or the mode cannot honour it; the message says what is.
     """
-    if isinstance(given, GenerationOptions):
-        asked = given
-    else:
-        if unknown := sorted(given.keys() - set(OPTION_NAMES)):
-            raise InputError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
-        asked = GenerationOptions(**given)
+    asked = options
     if not isinstance(asked.mode, str) or asked.mode not in MODES:
         raise InputError(f"unknown mode {quoted(asked.mode)}; valid: {', '.join(MODES)}")
     steps = _integer("steps", asked.steps, 1, 2**31 - 1)
@@ -145,7 +141,7 @@ def check_options(config: ModelConfig, given: Mapping[str, Any] | GenerationOpti
     top_p = None if asked.top_p is None else _number("top_p", asked.top_p, 0.0, 1.0)
     seed = None if asked.seed is None else _integer("seed", asked.seed, 0, _MAX_SEED)
     maximum = asked.max_new_tokens
-    options = Options(
+    checked = CheckedOptions(
         mode=asked.mode,
         max_new_tokens=None if maximum is None else _integer("max_new_tokens", maximum, 0, 2**31 - 1),
         min_tokens=_integer("min_tokens", asked.min_tokens, 0, 2**31 - 1),
@@ -171,12 +167,12 @@ def check_options(config: ModelConfig, given: Mapping[str, Any] | GenerationOpti
         eos_token_ids=_eos(config, asked),
         notes=_notes(asked, temperature),
     )
-    _refuse_for_mode(options)
-    _refuse_full_ban(options, config)
-    return options
+    _refuse_for_mode(checked)
+    _refuse_full_ban(checked, config)
+    return checked
 
 
-def _refuse_for_mode(options: Options) -> None:
+def _refuse_for_mode(options: CheckedOptions) -> None:
     """Options that the mode cannot honour."""
     mode, sampled = options.mode, options.mode in _SAMPLES
     if not sampled and (options.top_k is not None or options.top_p is not None):
@@ -200,7 +196,7 @@ def _refuse_for_mode(options: Options) -> None:
         )
 
 
-def _refuse_full_ban(options: Options, config: ModelConfig) -> None:
+def _refuse_full_ban(options: CheckedOptions, config: ModelConfig) -> None:
     """Something must be left to sample, also while eos is not allowed yet."""
     early = options.eos_token_ids if options.min_tokens else frozenset()
     if len(early.union(options.banned_token_ids)) == config.vocab_size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ttc.errors import InputError
-from ttc.runtime.decoding.options import OPTION_NAMES, Options
+from ttc.runtime.decoding.options import OPTION_NAMES, CheckedOptions
 from ttc.runtime.decoding.result import Event
 
 __all__ = ["Cancel", "Ending", "Request", "RowRequest"]
@@ -73,7 +73,7 @@ class RowRequest:
     """
 
     prompt: tuple[int, ...]
-    options: Options
+    options: CheckedOptions
     row_key: int
     max_new_tokens: int
     index: int = 0

@@ -1,6 +1,6 @@
 """What a generation gives: results, their statistics, and the events on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ttc.errors import TtcError
@@ -107,7 +107,7 @@ class Event:
     draft_record: DraftRecord | None = None
     rejected: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
-    result: "Result | None" = None
+    result: "Result | None" = field(default=None, compare=False)
 
     @classmethod
     def of_tokens(

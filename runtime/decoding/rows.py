@@ -39,6 +39,7 @@ class Row:
         nfe_per_block: denoiser evaluations of every finished or running block.
         context_calls: context calls that read tokens of this row.
         cached_tokens: prompt tokens that came from the prefix cache.
+        looked_up: whether the prefix cache was asked.
         error: what the row ended by, with finish_reason "error".
     """
 
@@ -53,6 +54,7 @@ class Row:
     nfe_per_block: list[int] = field(default_factory=list)
     context_calls: int = 0
     cached_tokens: int = 0
+    looked_up: bool = False
     finish_reason: FinishReason | None = None
     error: TtcError | None = None
 

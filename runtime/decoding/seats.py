@@ -121,6 +121,11 @@ class Seats:
         """Return the state of this capacity."""
         return self._rooms[capacity].state
 
+    @property
+    def in_use(self) -> int:
+        """Number of rows that sit somewhere."""
+        return sum(len(room.seats) - room.seats.count(None) for room in self._rooms.values())
+
     def seated(self, capacity: int) -> int:
         """Return how many rows sit in the state of this capacity."""
         seats = self._rooms[capacity].seats

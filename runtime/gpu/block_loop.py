@@ -2,7 +2,7 @@
 whether to go on.
 
 One small CUDA C kernel, compiled by NVRTC when an engine starts that may run whole blocks as graphs. It is
-not Triton's because only CUDA C can set the condition of a graph's WHILE node. `update` is its plain twin.
+not Triton's because only CUDA C can set the condition of a graph's WHILE node. `update` is its reference.
 
 What a step gave is kept in a record, so that a host which only looks after the block sees every step. Record
 of step s, int32 words: next ids (B·L), predicted ids (B·L), confidence (B·L, the bits of float32), masked
@@ -67,7 +67,7 @@ Ints = npt.NDArray[np.int32]
 
 
 def record_words(B: int, L: int) -> int:
-    """Length of one record in int32 words."""
+    """Return the length of one record in int32 words."""
     return 3 * B * L + B
 
 
@@ -82,10 +82,15 @@ def update(
     steps_left: Ints,
     records: Ints,
 ) -> bool:
-    """The kernel in numpy, in place; returns whether the loop goes on.
+    """Do as the kernel, in numpy and in place, and return whether the loop goes on.
 
-    next_ids, predicted_ids, confidence, block_ids: (B, L).  masked_count, t, step, steps_left: (B,), of the
-    last two all entries are equal.  records: (L, record_words): a block takes at most L steps.
+    Args:
+        next_ids, predicted_ids, confidence: (B, L) outputs of the step.
+        masked_count: (B,) output of the step.
+        block_ids: (B, L), becomes the next block.
+        t: (B,), becomes the share of masked positions.
+        step, steps_left: (B,), all entries equal.
+        records: (L, record_words): a block takes at most L steps.
     """
     words = [a.ravel().view(np.int32) for a in (next_ids, predicted_ids, confidence, masked_count)]
     records[step[0]] = np.concatenate(words)
@@ -98,12 +103,12 @@ def update(
 
 
 def read_record(record: Ints, B: int, L: int) -> StepOutputs:
-    """The outputs of the step that wrote this record."""
+    """Return the outputs of the step that wrote this record."""
     n = B * L
     copy = record.copy()
 
-    def block(place: int, dtype: Any = np.int32) -> Any:
-        return copy[place * n : (place + 1) * n].view(dtype).reshape(B, L)
+    def block(i: int, dtype: Any = np.int32) -> Any:
+        return copy[i * n : (i + 1) * n].view(dtype).reshape(B, L)
 
     return StepOutputs(block(0), block(1), block(2, np.float32), copy[3 * n :])
 
@@ -112,7 +117,10 @@ class BlockLoop:
     """The loop over a block on the device, and the records of its steps.
 
     Args:
-        kernel: the one above.  step: a denoise step over these tensors, `given` and `made`.
+        kernel: the one above, loaded.
+        step: enqueues a denoise step over these tensors.
+        given: name → input of a step.
+        made: name → output of a step.
     """
 
     def __init__(
@@ -145,11 +153,11 @@ class BlockLoop:
 
     @property
     def ready(self) -> bool:
-        """Whether a block can be filled by it."""
+        """Whether a block can be filled by it now; captures the loop if that has not been tried."""
         return self._graph.ready
 
     def run(self, steps: int) -> Ints:
-        """Fill the block; records of the first `steps` steps, some of which may not have been taken."""
+        """Fill the block and return the records of `steps` steps, of which not all need have been taken."""
         self._graph.run()
         host = self._pinned[:steps]
         self._device.download(host.reshape(-1).view(np.uint8), self._records.part(0, steps))

@@ -28,7 +28,7 @@ _PLAIN_SHARED_BYTES = 48 * 1024
 
 
 def requirements(backend: str) -> Any:
-    """The module `cuda.core`, with a driver behind it.
+    """Return the module `cuda.core`, once there is a driver and a GPU.
 
     Raises:
         MissingDependencyError: cuda.core is not installed.

@@ -36,7 +36,7 @@ class Memory:
         self._free: Callable[[], None] | None = free
 
     def free(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Give the memory back; a second call does nothing."""
         if self._free is not None:
             free, self._free = self._free, None
             free()
@@ -44,7 +44,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class DeviceArray:
-    """A C-contiguous tensor in device memory. `dtype` is a numpy name, "bfloat16" included."""
+    """A C-contiguous tensor in device memory.
+
+    Attributes:
+        address: of its first byte.
+        dtype: a numpy name, "bfloat16" included.
+    """
 
     memory: Memory = field(repr=False, compare=False)
     address: int
@@ -53,25 +58,28 @@ class DeviceArray:
 
     @classmethod
     def at(cls, memory: Memory, offset: int, dtype: str, shape: Sequence[int]) -> "DeviceArray":
-        """The tensor that starts `offset` bytes into the memory."""
+        """Return the tensor that starts `offset` bytes into the memory."""
         made = cls(memory, memory.address + offset, dtype, tuple(shape))
         assert 0 <= offset <= memory.nbytes - made.nbytes, f"{made} reaches past its memory"
         return made
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
         return prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
     def part(self, first: int, count: int) -> "DeviceArray":
-        """`count` entries of the first axis from `first` on."""
-        row = self.nbytes // self.shape[0] if self.shape[0] else 0
-        offset = self.address - self.memory.address + first * row
+        """Return `count` entries of the first axis from `first` on."""
+        entry_bytes = self.nbytes // self.shape[0] if self.shape[0] else 0
+        offset = self.address - self.memory.address + first * entry_bytes
         return DeviceArray.at(self.memory, offset, self.dtype, (count, *self.shape[1:]))
 
 
 class Scope:
-    """Memory of one device that is given back together. `kept`: whatever else is to go with it."""
+    """Memory of one device that is given back together.
+
+    Attributes:
+        kept: whatever else is to go with it.
+    """
 
     def __init__(self, device: "Device") -> None:
         self.device = device
@@ -79,18 +87,18 @@ class Scope:
         self.kept: dict[Any, Any] = {}
 
     def allocate(self, nbytes: int) -> Memory:
-        """A block that lives as long as the scope. Raises as `Device.allocate`."""
+        """Return a block that lives as long as the scope. Raises as `Device.allocate`."""
         self._blocks.append(self.device.allocate(max(nbytes, 1)))
         return self._blocks[-1]
 
     def array(self, dtype: str, shape: Sequence[int]) -> DeviceArray:
-        """A tensor in a block of its own, content undefined."""
+        """Return a tensor in a block of its own, content undefined."""
         nbytes = prod(shape) * numpy_dtype(dtype).itemsize
         return DeviceArray.at(self.allocate(nbytes), 0, dtype, shape)
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """What is allocated inside is given back at once if the body fails, and what refers to it let go."""
+        """Give back at once what is allocated inside, and let go of what refers to it, if the body fails."""
         before, kept = len(self._blocks), dict(self.kept)
         try:
             yield
@@ -112,11 +120,11 @@ class Graph(ABC):
 
     @abstractmethod
     def launch(self) -> None:
-        """Put it on the device's stream."""
+        """Put the graph on the device's stream."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the graph."""
 
 
 class Device(ABC):
@@ -126,10 +134,11 @@ class Device(ABC):
         name: "cuda:0".
         compute_capability: "9.0".
         loop_problem: why a graph with a WHILE node cannot be made here; None where it can.
-        launches, waits: graphs and operations that the host put on the stream (copies between host and device
-            apart), and times that it waited, since the start; what benchmarks count.
+        launches: graphs and operations that the host put on the stream since the start (copies between host
+            and device apart); benchmarks count them.
+        waits: times that the host waited since the start.
 
-    Every call raises `BackendError` when CUDA reports an error, and from then on where CUDA keeps it.
+    Every call raises `BackendError` when CUDA reports an error, and from then on where that is sticky.
     """
 
     name: str
@@ -144,15 +153,15 @@ class Device(ABC):
 
     @abstractmethod
     def free_bytes(self) -> tuple[int, int]:
-        """Free and total memory in bytes."""
+        """Return the free and the total memory in bytes."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Memory:
-        """Memory with undefined content; `DeviceMemoryError` where there is not enough."""
+        """Return memory with undefined content. Raises `DeviceMemoryError` where there is not enough."""
 
     @abstractmethod
     def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Host memory that the device reads and writes directly."""
+        """Return pinned host memory, which the device reads and writes directly."""
 
     @abstractmethod
     def upload(self, target: DeviceArray, source: npt.NDArray[np.uint8]) -> None:
@@ -182,7 +191,7 @@ class Device(ABC):
 
     @abstractmethod
     def fill(self, target: DeviceArray, byte: int) -> None:
-        """Enqueue setting every byte of it."""
+        """Enqueue setting every byte of the target."""
 
     @abstractmethod
     def enqueue(self, fn: StreamFn) -> None:
@@ -190,25 +199,30 @@ class Device(ABC):
 
     @abstractmethod
     def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
-        """The kernel of that name in a PTX module, ready for `launch`; `BackendError` with the driver's
-        words where it is refused.
+        """Return the kernel of that name in a PTX module, ready for `launch`.
+
+        Raises `BackendError` with the driver's words where it is refused.
         """
 
     @abstractmethod
     def launch(
         self, kernel: Any, grid: Sequence[int], threads: int, shared_bytes: int, arguments: Sequence[Any]
     ) -> None:
-        """Enqueue a kernel: arguments are addresses as `int`, anything else a numpy scalar of its exact
-        type.
+        """Enqueue a kernel.
+
+        Args:
+            grid: programs along three axes.
+            threads: of each program.
+            arguments: addresses as `int`, anything else a numpy scalar of its exact type.
         """
 
     @abstractmethod
     def capture(self, work: Enqueue) -> Graph:
-        """The graph of this work, which is not run."""
+        """Return the graph of this work, which is not run."""
 
     @abstractmethod
     def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
-        """The graph of a WHILE node around this work, which is not run.
+        """Return the graph of a WHILE node around this work, which is not run.
 
         `last` ends the body and is called with the handle of the condition. The loop runs once, and again as
         long as the kernel of `last` sets the condition. `work` sees the stream on which it runs uncaptured:
@@ -221,11 +235,11 @@ class Device(ABC):
 
     @abstractmethod
     def timed(self, work: Enqueue) -> float:
-        """Enqueue this work, never in a capture, and wait for it: the seconds it took on the device."""
+        """Enqueue this work, never in a capture, wait for it, and return its seconds on the device."""
 
     @abstractmethod
     def exchange(self, array: DeviceArray) -> Any:
-        """The bytes of an array as an object that `torch.as_tensor` takes without a copy."""
+        """Return the bytes of an array as an object that `torch.as_tensor` takes without a copy."""
 
     @abstractmethod
     def close(self) -> None:
@@ -233,5 +247,5 @@ class Device(ABC):
 
 
 def aligned(nbytes: int) -> int:
-    """The size in bytes rounded up to where the next tensor may start."""
+    """Return the size in bytes rounded up to where the next tensor may start."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -23,8 +23,17 @@ __all__ = ["EngineExecutor", "weight_names"]
 
 
 class EngineExecutor(Executor):
-    """Args: the checked engines, the roles of the graphs to compute, what runs them, the weights that they
-    take as inputs, and a profiler of what they put on the stream.
+    """Computes the graphs of these roles by engines.
+
+    Args:
+        name: of the backend.
+        engines: checked.
+        roles: of the graphs to compute.
+        binder: binds engines to tensors.
+        ops: binds the ops between segments.
+        weights: name → weight that engines take as an input.
+        weight_scope: their memory, closed with the executor.
+        profiler: sees what is put on the stream.
     """
 
     def __init__(
@@ -87,7 +96,7 @@ class EngineExecutor(Executor):
 
 
 def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
-    """Whether an engine was built for inputs of these shapes, and gives what is wanted of it."""
+    """Return whether an engine was built for inputs of these shapes, and gives what is wanted of it."""
     return all(tensor.name in tensors for tensor in record.outputs) and all(
         tensor.name in tensors
         and len(tensors[tensor.name].shape) == len(tensor.min)
@@ -100,7 +109,7 @@ def _takes(record: EngineRecord, tensors: Mapping[str, DeviceArray]) -> bool:
 
 
 def weight_names(engines: Engines, roles: Sequence[str]) -> list[str]:
-    """The bundle's weights that the engines of these roles take as inputs; none where they are baked in."""
+    """Return the weights that the engines of these roles take as inputs; none where they are baked in."""
     manifest = engines.folder.manifest
     if engines.cut:
         found = {

@@ -20,7 +20,7 @@ from ttc.runtime.interface.backend import Limits
 
 __all__ = ["Engines", "open_engines"]
 
-_DUE = ("context", "denoiser", "step")
+_REQUIRED = ("context", "denoiser", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,16 @@ def open_engines(
     trust: str | os.PathLike[str] | None,
     backend: str,
 ) -> Engines:
-    """Open and check the engines in `path` (None: BUNDLE/engines).
+    """Open and check a set of engines.
 
-    trust: PEM file of the public key that must have signed them.
+    Args:
+        path: folder of the engines; None for BUNDLE/engines.
+        trust: PEM file of the public key that must have signed them.
+        backend: that is to run them.
 
     Raises:
-        BundleError: no engines, damaged or of another bundle; `DigestError` for a changed file or signature.
+        BundleError: no engines, damaged or of another bundle.
+        DigestError: a changed file or signature.
         BackendError: built by another backend or version, or the backend is not installed.
     """
     where = bundle.path / "engines" if path is None else path
@@ -63,7 +67,7 @@ def open_engines(
 
 def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
     built = folder.manifest
-    for role in _DUE:
+    for role in _REQUIRED:
         if role not in built.sources:
             raise BundleError(f"{folder.path}: no engine for {role}; build again from {bundle.path}")
     for role, digest in built.sources.items():

@@ -82,7 +82,7 @@ class Executor(ABC):
     def bind(
         self, scope: Scope, role: str, tensors: Mapping[str, DeviceArray], sizes: Mapping[str, int]
     ) -> Enqueue:
-        """The work of one run of the graph `role` over these inputs and outputs.
+        """Return the work of one run of the graph `role` over these inputs and outputs.
 
         The role "sample", which no bundle has a graph of, makes the tensors `SAMPLING_OUTPUTS` from `logits`
         and `SAMPLING_INPUTS`.
@@ -92,7 +92,7 @@ class Executor(ABC):
         """
 
     def scratch(self) -> object:
-        """What scratch memory it has beside that of the scopes, comparable with ==; here there is none."""
+        """Return what scratch memory it has beside that of the scopes, comparable with ==; None here."""
         return None
 
     @abstractmethod
@@ -116,11 +116,8 @@ def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> S
 
 
 def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
-    """The new keys and values of a block, in the order of the caches that they belong to.
-
-    Their names, `k_rows.i` and `v_rows.i`, are tensor names inside built engines, so they stay.
-    """
-    return _specs(graphs.block_rows(config), dtype, B=batch, L=length)
+    """The new keys and values of a block, in the order of the caches that they belong to."""
+    return _specs(graphs.new_kv(config), dtype, B=batch, L=length)
 
 
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:

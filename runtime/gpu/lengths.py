@@ -8,7 +8,7 @@ __all__ = ["call_lengths", "padded_length", "widened"]
 
 
 def padded_length(length: int, room: int, limits: Limits | None) -> int:
-    """How many tokens a context call over `length` reads, so that few lengths need a graph of their own.
+    """Return how many tokens a context call over `length` reads: few lengths shall need a graph of their own.
 
     The next length that the engines were built for, or else the next power of two where the cache has room
     for it and the engine takes it; what is added is never committed.
@@ -21,7 +21,7 @@ def padded_length(length: int, room: int, limits: Limits | None) -> int:
 
 
 def call_lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
-    """What context calls over up to `chunk` tokens, and over a block, are padded to."""
+    """Return what context calls over up to `chunk` tokens, and over a block, are padded to."""
     if limits is not None and limits.lengths:
         return list(limits.lengths)
     powers = {1 << power for power in range(chunk.bit_length())}
@@ -29,5 +29,5 @@ def call_lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
 
 
 def widened(rows: Ints, width: int) -> Ints:
-    """Rows (B, width), filled up with zeros."""
+    """Return the rows filled up with zeros, (B, width)."""
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))

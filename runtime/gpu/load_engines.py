@@ -14,12 +14,12 @@ from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
-from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.memory import Gpu, need_of, plan_memory
 from ttc.runtime.gpu.profiler import Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.tensorrt import EngineBinder, Runtime
 from ttc.runtime.gpu.tower_parallel import load_tower_parallel
-from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.devices import parse_gpus
 from ttc.runtime.interface.settings import LoadSettings
@@ -34,14 +34,17 @@ _HALVES = (("context", "advance"), ("denoiser", "step"))
 def load_engines(
     backend: str, bundle: Bundle, settings: LoadSettings, profiler: Profiler | None = None
 ) -> Backend:
-    """The backend "tensorrt" or "tensorrt-rtx" over a bundle, on one GPU or with a tower on each of two.
+    """Return an engine backend over a bundle, on one GPU or with a tower on each of two.
 
-    profiler: sees what engines and kernels put on the stream.
+    Args:
+        backend: "tensorrt" or "tensorrt-rtx".
+        profiler: sees what engines and kernels put on the stream.
 
     Raises:
         BundleError, DigestError, BackendError: as `open_engines`, before anything else.
         InputError: settings that mean nothing here.
-        BackendError: no GPU, or the engines are refused.  DeviceMemoryError: they do not fit.
+        BackendError: no GPU, or the engines are refused.
+        DeviceMemoryError: they do not fit.
     """
     if settings.threads is not None:
         raise InputError(f"threads is for backend 'onnxruntime'; backend {backend!r} has no such setting")
@@ -68,15 +71,23 @@ def _load_on(
     settings: LoadSettings,
     profiler: Profiler | None,
 ) -> DeviceBackend:
-    """The graphs of these roles on one GPU, which is let go of if that fails."""
+    """Load the graphs of these roles onto one GPU, which is let go of if that fails."""
     records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
-    names = weight_names(engines, roles)
+    names, limits = weight_names(engines, roles), engines.limits
     scope = Scope(device)
     try:
         engine_bytes = sum(engines.folder.manifest.files[f"{name}.engine"].size_bytes for name in records)
-        plan_memory(
-            _need(bundle, engines, names, engine_bytes), [Gpu(device.name, device.free_bytes()[0])]
-        ).check()
+        # The smallest generation that the engines allow.
+        need = need_of(
+            bundle,
+            names,
+            batch=limits.batch[0],
+            capacity=limits.capacity[0],
+            block=limits.block[1],
+            in_place=False,
+            work_bytes=engine_bytes,
+        )
+        plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
         device.activate()
         runtime = Runtime(backend)
         loaded = {name: runtime.deserialize(name, engines.folder.engine(name)) for name in records}
@@ -95,15 +106,3 @@ def _load_on(
     except BaseException:
         close_all([scope.close, device.close])
         raise
-
-
-def _need(bundle: Bundle, engines: Engines, names: list[str], engine_bytes: int) -> Need:
-    """Memory for the smallest generation that the engines allow."""
-    limits = engines.limits
-    towers: dict[str, list[str]] = {}
-    for name in names:
-        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
-    batch, capacity = limits.batch[0], limits.capacity[0]
-    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, limits.block[1], in_place=False)
-    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
-    return Need(weights, row, engine_bytes, batch, capacity)

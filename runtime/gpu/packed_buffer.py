@@ -18,7 +18,7 @@ __all__ = ["PackedBuffer", "pack"]
 
 
 def pack(scope: Scope, specs: Specs, sizes: Mapping[str, int]) -> tuple[DeviceArray, dict[str, DeviceArray]]:
-    """One block of memory as bytes, and the tensors that lie in it, each aligned."""
+    """Return one block of memory as bytes, and the tensors that lie in it, each aligned."""
     shapes = {name: sizes_of(shape, sizes) for name, (_, shape) in specs.items()}
     offsets, end = {}, 0
     for name, (dtype, _) in specs.items():
@@ -60,6 +60,6 @@ class PackedBuffer:
         self._device.upload(self.whole, self._pinned)
 
     def download(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of all tensors, with one copy from the device; waits for it."""
+        """Return copies of all tensors, with one copy from the device; waits for it."""
         self._device.download(self._pinned, self.whole)
         return {name: view.copy() for name, view in self.host.items()}

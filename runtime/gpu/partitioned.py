@@ -42,7 +42,7 @@ class BufferPlan:
 
     Attributes:
         shapes: of every buffer of the program, in numbers.
-        offsets: buffer → its place in the arena, in bytes; only for those with the role "between".
+        offsets: buffer → its first byte in the arena; only for those with the role "between".
         arena_bytes: size of the arena.
     """
 
@@ -54,7 +54,7 @@ class BufferPlan:
 def plan_buffers(program: Program, sizes: Mapping[str, int]) -> BufferPlan:
     """Lay out the buffers for these sizes of the letters B, L, C and R.
 
-    The largest buffer first, each at the lowest place that is free for its whole lifetime.
+    The largest buffer first, each at the lowest offset that is free for its whole lifetime.
     """
     try:
         shapes = {name: sizes_of(buffer.shape, sizes) for name, buffer in program.buffers.items()}
@@ -72,12 +72,12 @@ def plan_buffers(program: Program, sizes: Mapping[str, int]) -> BufferPlan:
             for other in offsets
             if lives[other][0] <= last and first <= lives[other][1]
         )
-        place = 0
+        offset = 0
         for start, end in taken:
-            if place + nbytes[name] <= start:
+            if offset + nbytes[name] <= start:
                 break
-            place = max(place, end)
-        offsets[name] = place
+            offset = max(offset, end)
+        offsets[name] = offset
     arena = max((offsets[name] + nbytes[name] for name in offsets), default=0)
     return BufferPlan(shapes, offsets, arena)
 
@@ -124,10 +124,10 @@ class PartitionedGraph:
 def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     """First and last instruction that touches each buffer with the role "between"."""
     lives: dict[str, tuple[int, int]] = {}
-    for place, instruction in enumerate(program.instructions):
+    for i, instruction in enumerate(program.instructions):
         for name in (*instruction.outputs, *instruction.inputs):
             if program.buffers[name].role == "between":
-                lives[name] = (lives.get(name, (place, place))[0], place)
+                lives[name] = (lives.get(name, (i, i))[0], i)
     return lives
 
 

@@ -35,15 +35,15 @@ class PtxOps:
         outputs: Sequence[DeviceArray],
     ) -> Enqueue:
         """One launch: input addresses, int32 dimensions, output addresses."""
-        leaves, problem_of, compile_launch = self._kernels()
-        leaf = leaves.get(instruction.name)
-        if leaf is None:
+        kernels, problem_of, compile_launch = self._kernels()
+        kernel_spec = kernels.get(instruction.name)
+        if kernel_spec is None:
             raise BackendError(
                 f"no kernel for the op {instruction.name}; build the engines with --form whole"
             )
-        dims = leaf.op.dims([array.shape for array in inputs], instruction.attributes)
+        dims = kernel_spec.op.dims([array.shape for array in inputs], instruction.attributes)
         problem = problem_of(dims, instruction.attributes, self._compute_dtype)
-        launch = leaf.bind(problem, leaf.choose(dims))
+        launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims))
         self._check(instruction, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
         key = (
             instruction.name,
@@ -71,7 +71,7 @@ class PtxOps:
 
     def _kernels(self) -> tuple[Any, Any, Callable[[Any, str], Any]]:
         try:
-            from ttc.plugins.kernels import LEAVES
+            from ttc.plugins.kernels import KERNELS
             from ttc.plugins.launch import Problem
             from ttc.plugins.ptx import compile_launch
         except ImportError:
@@ -79,7 +79,7 @@ class PtxOps:
                 "what runs beside engines are Triton kernels, and triton is not installed; "
                 "install it with: pip install 'ttc[kernels]'"
             ) from None
-        return LEAVES, Problem, self._compile or compile_launch
+        return KERNELS, Problem, self._compile or compile_launch
 
     @staticmethod
     def _check(instruction: Instruction, arrays: Sequence[DeviceArray], dtypes: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""AR's choice of tokens on the device: what it is bound to, what goes in, what comes back.
+"""AR's sampling on the device: what it is bound to, what goes in, what comes back.
 
 It is the first half of a diffusion step, the op `DiffusionPredict`, with a mask id that is no token: then
-nothing is banned, and a place is open where its id says so.
+nothing is banned, and a position is open where its id says so.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ __all__ = [
     "sampling_problem",
 ]
 
-# `SAMPLING_INPUTS` of a call after which no token is wanted: no place is open, and no logits are read.
+# `SAMPLING_INPUTS` of a call after which no token is wanted: no position is open, and no logits are read.
 SAMPLE_NOTHING: Mapping[str, npt.ArrayLike] = dict.fromkeys(SAMPLING_INPUTS, 0)
 
 
@@ -61,14 +61,14 @@ def bind_sampling(
     outputs: PackedBuffer,
     sizes: Mapping[str, int],
 ) -> Enqueue:
-    """The work that makes `SAMPLING_OUTPUTS`, in `outputs`, from logits (B, R, V)."""
+    """Return the work that makes `SAMPLING_OUTPUTS`, in `outputs`, from logits (B, R, V)."""
     tensors = {name: inputs.device[name] for name in SAMPLING_INPUTS} | {"logits": logits}
     tensors |= {name: outputs.device[name] for name in SAMPLING_OUTPUTS}
     return executor.bind(scope, "sample", tensors, sizes)
 
 
 def sampling_inputs(how: SamplingParams) -> dict[str, npt.ArrayLike]:
-    """`SAMPLING_INPUTS` of a choice at every place. AR draws as a block's first step does."""
+    """Return `SAMPLING_INPUTS` that sample at every position. AR draws as a block's first step does."""
     return {
         "block_ids": UNUSED_MASK_ID,
         "temperature": how.temperature,
@@ -79,7 +79,10 @@ def sampling_inputs(how: SamplingParams) -> dict[str, npt.ArrayLike]:
 
 
 def sampled_tokens(outputs: Mapping[str, npt.NDArray[Any]]) -> SampledTokens:
-    """Downloaded `SAMPLING_OUTPUTS`. A probability that is NaN comes from logits that are NaN or infinite."""
+    """Return the samples of downloaded `SAMPLING_OUTPUTS`.
+
+    A probability that is NaN comes from logits that are NaN or infinite.
+    """
     usable = ~np.isnan(outputs["confidence"])
     tokens = np.where(usable, outputs["predicted_ids"], np.int32(INVALID_TOKEN))
     return EagerSamples(tokens, outputs["confidence"])

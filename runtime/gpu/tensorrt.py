@@ -55,7 +55,7 @@ class Runtime:
             return engine.create_execution_context(strategy)
         settings = engine.create_runtime_config()
         settings.set_execution_context_allocation_strategy(strategy)
-        # Graphs are ours; kernels that were exchanged behind one's back would not be in them.
+        # Graphs are ours; kernels that are exchanged later would not be in them.
         settings.cuda_graph_strategy = self._api.CudaGraphStrategy.DISABLED
         settings.dynamic_shapes_kernel_specialization_strategy = (
             self._api.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -86,7 +86,7 @@ class Runtime:
 
 
 class EngineBinder:
-    """Binds engines to tensors: whole graphs by the names of their tensors, segments by their places.
+    """Binds engines to tensors: whole graphs by the names of their tensors, segments by their positions.
 
     `capture_problem`: why an engine that has run cannot be captured into a graph; None where all can.
 
@@ -115,7 +115,7 @@ class EngineBinder:
         outputs: Sequence[DeviceArray],
     ) -> Enqueue:
         """A segment of a program."""
-        named = {f"in_{place}": array for place, array in enumerate(inputs)}
+        named = {f"in_{n}": array for n, array in enumerate(inputs)}
         return self.bind(
             scope, instruction.name, named | {f"out_{n}": array for n, array in enumerate(outputs)}
         )

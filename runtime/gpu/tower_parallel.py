@@ -49,8 +49,12 @@ def load_tower_parallel(load: Callable[[int], DeviceBackend]) -> "TowerParallelB
 
 
 class TowerParallelBackend(RowsOfWholes):
-    """Args: backends of the same bundle, one that has the context tower and one that has the denoiser; their
-    executors do not write the state in place.
+    """A tower on each of two GPUs.
+
+    Args:
+        context: backend of the bundle that has the context tower.
+        denoiser: backend of the same bundle that has the denoiser. The executors of both do not write the
+            state in place.
     """
 
     def __init__(self, context: DeviceBackend, denoiser: DeviceBackend) -> None:
@@ -189,11 +193,11 @@ class TowerParallelBackend(RowsOfWholes):
             close_all([self._await_sent, self._context.close, self._denoiser.close])
 
     def _where(self, logits: Any) -> DeviceBackend:
-        """The tower's backend that computed them."""
+        """Return the backend that computed these logits."""
         return self._context if isinstance(logits, ContextLogits) else self._denoiser
 
     def _paired(self, state: ContextState) -> ContextState:
-        """The state with its replica on the denoiser's GPU, which lives as long as it does."""
+        """Return the state with its replica on the denoiser's GPU, which lives as long as it does."""
         replica = self._denoiser.new_whole(self._context.rows_of(state), state.capacity)
         tensors_of(state).replica = replica
         return state
@@ -208,7 +212,7 @@ class TowerParallelBackend(RowsOfWholes):
         self._denoiser.reserve_new_kv(self._replica(state), length)
 
     def _send_block(self, state: ContextState, length: int, before: Ints) -> None:
-        """Enqueue bringing the replica up to a context call over L tokens that started at these lengths."""
+        """Enqueue bringing the replica up to a context call over L tokens; before: (B,) lengths then."""
         source, target = self._buffers(state)
         new_kv = source.changed_kv(length)
         self._send([*source.changed_mamba(), *new_kv], [*target.changed_mamba(), *target.changed_kv(length)])
@@ -238,7 +242,7 @@ class TowerParallelBackend(RowsOfWholes):
 
     @staticmethod
     def _replica(state: ContextState) -> ContextState:
-        """The replica, at the state's lengths, which a caller may have set back."""
+        """Return the replica, at the state's lengths, which a caller may have set back."""
         replica = tensors_of(state).replica
         assert replica is not None, "a state of another backend"
         replica.lengths = state.lengths

@@ -1,7 +1,7 @@
 """Weights from the mapped checkpoint straight onto the device.
 
 Pieces go through two buffers of pinned memory: while the device copies one, the host fills the other. A stack
-of experts is filled expert by expert in its place on the device; the host never holds it. (What is stored in
+of experts is filled expert by expert on the device; the host never holds it. (What is stored in
 another dtype is converted piece by piece on the way.)
 """
 
@@ -22,7 +22,7 @@ STAGING_BYTES = 64 * 2**20
 
 
 def weight_bytes(bundle: Bundle, names: Iterable[str]) -> int:
-    """Bytes of these graph weights on the device."""
+    """Return the bytes of these graph weights on the device."""
     entries = (bundle.weights[name] for name in names)
     return sum(prod(entry.shape) * numpy_dtype(entry.dtype).itemsize for entry in entries)
 
@@ -37,7 +37,8 @@ def upload_weights(
     """Put these graph weights on the scope's device, in their graph's shape and dtype.
 
     Raises:
-        DeviceMemoryError: not enough memory.  BundleError, NumericsError: as `Bundle.read_weight`.
+        DeviceMemoryError: not enough memory.
+        BundleError, NumericsError: as `Bundle.read_weight`.
     """
     device, wanted = scope.device, list(names)
     total, done = weight_bytes(bundle, wanted), 0

@@ -1,3 +1,5 @@
+"""A report with every field, for the tests of the schema and the page."""
+
 import json
 from pathlib import Path
 

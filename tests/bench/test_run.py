@@ -162,7 +162,7 @@ class DropsTheSeed(Backend):
     def __init__(self, inner: Backend) -> None:
         self._inner = inner
         self.name, self.config, self.notes = inner.name, inner.config, inner.notes
-        for name in ("new_state", "context", "advance", "fetch", "select", "step"):
+        for name in ("new_state", "context", "advance", "fetch", "resize", "clear_rows", "copy_row", "step"):
             setattr(self, name, getattr(inner, name))
 
     @property
@@ -170,18 +170,22 @@ class DropsTheSeed(Backend):
         return self._inner.device_name
 
     def denoise(
-        self, state: ContextState, block_ids: npt.NDArray[np.int32], t: npt.NDArray[np.float32]
+        self,
+        state: ContextState,
+        block_ids: npt.NDArray[np.int32],
+        t: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int32] | None = None,
     ) -> Any:
         empty = self._inner.new_state(state.batch, state.capacity).tensors
         seedless = {
             name: empty[name] if is_mamba_state(name) else tensor for name, tensor in state.tensors.items()
         }
-        return self._inner.denoise(ContextState(state.capacity, state.lengths, seedless), block_ids, t)
+        return self._inner.denoise(ContextState(state.capacity, state.lengths, seedless), block_ids, t, rows)
 
     def close(self) -> None:
         """The engine that is shared stays open."""
 
-    new_state = context = advance = fetch = select = step = None  # type: ignore[assignment]
+    new_state = context = advance = fetch = resize = clear_rows = copy_row = step = None  # type: ignore[assignment]
 
 
 def word_problems(count: int) -> list[Problem]:
@@ -193,7 +197,7 @@ def word_problems(count: int) -> list[Problem]:
 
 def test_a_denoiser_without_its_seed_is_shown_as_broken(engines: Engines) -> None:
     whole = engines("miniature", "onnxruntime")
-    broken = Engine(DropsTheSeed(whole._backend), whole.tokenizer)
+    broken = Engine(DropsTheSeed(whole.runner), whole.tokenizer)
     assert whole.tokenizer is not None
     problems = word_problems(24)
     prompts = [whole.tokenizer.encode(problem.prompt).ids for problem in problems]

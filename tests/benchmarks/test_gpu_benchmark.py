@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.export_real_size import CONFIG
-from benchmarks.gpu_reckoning import BLOCK, CONTEXT, DENOISER, Work
+from benchmarks.gpu_reckoning import BLOCK, Work
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER
 
 ROOT = Path(__file__).parents[2]
 GB = 1e9
@@ -151,7 +152,7 @@ def test_one_gpu_against_two():
     from ttc.runtime.gpu.executor import mamba_specs, new_kv_specs
 
     config = ModelConfig.from_hf(SMALL)
-    devices = [with_loop_kernel(name=f"cuda:{place}") for place in range(2)]
+    devices = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
     lines = gpu_two.compare(config, devices, run_naive, (1, 2), 4, 2, no_compiler)
     assert [line["batch"] for line in lines] == [1, 2]
     for line in lines:
@@ -160,6 +161,6 @@ def test_one_gpu_against_two():
             *mamba_specs(config, "bfloat16", line["batch"]).values(),
             *new_kv_specs(config, "bfloat16", line["batch"], BLOCK).values(),
         ]
-        due = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
-        assert due <= line["copied_bytes"] < due + 256 * (len(specs) + 1)
+        expected = sum(int(np.prod(shape)) * numpy_dtype(dtype).itemsize for dtype, shape in specs)
+        assert expected <= line["copied_bytes"] < expected + 256 * (len(specs) + 1)
     assert not any(device.blocks for device in devices)

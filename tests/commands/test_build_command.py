@@ -3,11 +3,9 @@
 import json
 import re
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from ttc.base.names import ENGINE_BACKENDS
 from ttc.commands.build import build, parse_shapes, parse_targets
 from ttc.commands.cache import cache
 from ttc.errors import InputError
@@ -77,12 +75,3 @@ def test_sizes_and_targets() -> None:
     for text in ("batch=8", "batch:x", ":8", "batch"):
         with pytest.raises(InputError, match="valid: NAME:NUMBER"):
             parse_shapes({"max": text})
-
-
-def test_choices_are_what_the_builder_knows() -> None:
-    """The command names them itself, so that its help needs no import of the builder."""
-    from ttc.exporter.engines.lower_graph import FORMS
-
-    choices = {p.name: p.type.choices for p in build.params if isinstance(p.type, click.Choice)}
-    assert list(choices["backend"]) == list(ENGINE_BACKENDS)
-    assert list(choices["form"]) == list(FORMS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ttc.errors import BundleError, InputError
-from ttc.formats.atomic_folder import Staging, bundle_writer
+from ttc.formats.atomic_folder import FolderDraft, bundle_writer
 from ttc.formats.manifest import Manifest, WeightMap
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
@@ -33,15 +33,15 @@ GRAPHS = {role: f"{role}.onnx" for role in ("context", "denoiser", "step")}
 MANIFEST = Manifest("0.1.0", {}, {}, MODEL.to_dict(), "float32", GRAPHS, {}, WeightMap("packed", {}))
 
 
-def fill(staging: Staging, text: str = "graph") -> None:
+def fill(draft: FolderDraft, text: str = "graph") -> None:
     for file in GRAPHS.values():
-        (staging.path / file).write_text(text)
+        (draft.path / file).write_text(text)
 
 
 def write(destination: Path, text: str = "graph", force: bool = False) -> Path:
-    with bundle_writer(destination, force=force) as staging:
-        fill(staging, text)
-        return staging.commit(MANIFEST)
+    with bundle_writer(destination, force=force) as draft:
+        fill(draft, text)
+        return draft.commit(MANIFEST)
 
 
 def content(bundle: Path) -> str:
@@ -51,13 +51,13 @@ def content(bundle: Path) -> str:
 
 def test_appears_whole(tmp_path: Path) -> None:
     destination = tmp_path / "bundle"
-    with bundle_writer(destination) as staging:
-        assert staging.path.parent == tmp_path
-        (staging.path / "sub").mkdir()
-        (staging.path / "sub" / "more.onnx.data").write_text("more")
-        fill(staging)
+    with bundle_writer(destination) as draft:
+        assert draft.path.parent == tmp_path
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "more.onnx.data").write_text("more")
+        fill(draft)
         assert not destination.exists()
-        assert staging.commit(MANIFEST) == destination
+        assert draft.commit(MANIFEST) == destination
     assert os.listdir(tmp_path) == ["bundle"]
     with Bundle.open(destination) as bundle:
         assert set(bundle.manifest.files) == {*GRAPHS.values(), "sub/more.onnx.data"}
@@ -71,8 +71,8 @@ def test_relative_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_stays_after_an_exception(tmp_path: Path) -> None:
     def fail(fault: BaseException) -> None:
-        with bundle_writer(tmp_path / "bundle") as staging:
-            fill(staging)
+        with bundle_writer(tmp_path / "bundle") as draft:
+            fill(draft)
             raise fault
 
     for fault in (ValueError("x"), KeyboardInterrupt()):
@@ -82,20 +82,20 @@ def test_nothing_stays_after_an_exception(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_without_a_commit(tmp_path: Path) -> None:
-    with bundle_writer(tmp_path / "bundle") as staging:
-        fill(staging)
+    with bundle_writer(tmp_path / "bundle") as draft:
+        fill(draft)
     assert os.listdir(tmp_path) == []
 
 
 def test_nothing_stays_after_a_refused_commit(tmp_path: Path) -> None:
     def commit(change: str) -> None:
-        with bundle_writer(tmp_path / "bundle") as staging:
-            fill(staging)
+        with bundle_writer(tmp_path / "bundle") as draft:
+            fill(draft)
             if change == "link":
-                (staging.path / "tokenizer.json").symlink_to(__file__)
+                (draft.path / "tokenizer.json").symlink_to(__file__)
             elif change == "missing":
-                (staging.path / "step.onnx").unlink()
-            staging.commit(
+                (draft.path / "step.onnx").unlink()
+            draft.commit(
                 dataclasses.replace(MANIFEST, compute_dtype="int3" if change == "dtype" else "float32")
             )
 
@@ -143,8 +143,8 @@ def test_force_keeps_the_old_bundle_until_the_new_one_is_there(tmp_path: Path) -
     destination = write(tmp_path / "bundle", "old")
 
     def fail() -> None:
-        with bundle_writer(destination, force=True) as staging:
-            fill(staging)
+        with bundle_writer(destination, force=True) as draft:
+            fill(draft)
             raise ValueError("half way")
 
     with pytest.raises(ValueError, match="half way"):
@@ -221,10 +221,10 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
     def run(text: str) -> None:
         try:
-            with bundle_writer(tmp_path / "bundle") as staging:
-                fill(staging, text)
+            with bundle_writer(tmp_path / "bundle") as draft:
+                fill(draft, text)
                 barrier.wait()
-                staging.commit(MANIFEST)
+                draft.commit(MANIFEST)
             outcomes.append(text)
         except InputError:
             outcomes.append("refused")
@@ -242,15 +242,15 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 def test_killed_export_is_swept_by_the_next(tmp_path: Path) -> None:
     code = (
         "import sys, time; from ttc.formats.atomic_folder import bundle_writer\n"
-        "with bundle_writer(sys.argv[1]) as staging:\n"
-        "    (staging.path / 'context.onnx').write_text('half'); print('ready', flush=True); time.sleep(60)"
+        "with bundle_writer(sys.argv[1]) as draft:\n"
+        "    (draft.path / 'context.onnx').write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "bundle")]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        # Alive: another writer to the same place leaves it alone.
+        # Alive: another writer to the same destination leaves it alone.
         with bundle_writer(tmp_path / "bundle"):
             assert len(os.listdir(tmp_path)) == 2
         process.send_signal(signal.SIGKILL)
@@ -310,9 +310,9 @@ def test_a_leftover_under_our_own_process_number_is_swept(tmp_path):
 
 def test_a_staging_folder_that_is_deleted_meanwhile_is_told(tmp_path):
     def write():
-        with bundle_writer(tmp_path / "bundle") as staging:
-            shutil.rmtree(staging.path)
-            (staging.path / "context.onnx").write_bytes(b"")
+        with bundle_writer(tmp_path / "bundle") as draft:
+            shutil.rmtree(draft.path)
+            (draft.path / "context.onnx").write_bytes(b"")
 
     with pytest.raises(BundleError, match="was deleted meanwhile"):
         write()

@@ -20,7 +20,7 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, CheckpointError
 from ttc.formats.shard import Shard, TensorInfo
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def raw_file(header: object, data: bytes = b"") -> bytes:
@@ -209,18 +209,18 @@ def test_header_digest_sees_the_header_only(tmp_path: Path) -> None:
 def test_mutated_files_read_or_raise_checkpoint_error(data: st.DataObject, tmp_path: Path) -> None:
     raw = bytearray(raw_file(GOOD, GOOD_DATA))
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, len(raw) - 1))
+        position = data.draw(st.integers(0, len(raw) - 1))
         kind = data.draw(st.sampled_from(["flip", "set", "cut", "insert", "remove"]))
         if kind == "flip":
-            raw[place] ^= 1 << data.draw(st.integers(0, 7))
+            raw[position] ^= 1 << data.draw(st.integers(0, 7))
         elif kind == "set":
-            raw[place] = data.draw(st.sampled_from(b'0123456789"{}[],:-eE.\\nul \xff'))
+            raw[position] = data.draw(st.sampled_from(b'0123456789"{}[],:-eE.\\nul \xff'))
         elif kind == "cut":
-            del raw[max(place, 1) :]
+            del raw[max(position, 1) :]
         elif kind == "insert":
-            raw[place:place] = data.draw(st.binary(min_size=1, max_size=4))
+            raw[position:position] = data.draw(st.binary(min_size=1, max_size=4))
         elif len(raw) > 1:
-            del raw[place]
+            del raw[position]
     path = tmp_path / "mutated.safetensors"
     path.write_bytes(raw)
     try:

@@ -14,24 +14,9 @@ from tests.support.commands import command_environment, run_block
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "README.md",
-    "docs/architecture.md",
-    "docs/bench.md",
-    "docs/building.md",
-    "docs/cli.md",
-    "docs/different-text.md",
-    "docs/gpu.md",
-    "docs/kernels.md",
-    "docs/lossless.md",
-    "docs/model.md",
-    "docs/ops.md",
-    "docs/plan.md",
-    "examples/miniature/README.md",
-    "docs/polygraphy.md",
-    "docs/profiling.md",
-    "docs/verify.md",
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "examples/*/*.md")
+    for path in sorted(ROOT.glob(pattern))
 ]
 FENCE = re.compile(
     r"(?P<test><!-- test -->\n+)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL

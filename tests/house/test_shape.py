@@ -1,14 +1,25 @@
-"""What holds for every file and folder: folders say their idea, and only the command line speaks."""
+"""What holds for every file and folder: files are short, folders say their idea, few speak to the user."""
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.source_modules import ROOT, Module, read_modules, synthetic, within
+from tests.support.source_modules import FOLDERS, ROOT, Module, read_modules, synthetic, within
 
+MAX_LINES = 400
+CODE = ("ttc", *FOLDERS, "benchmarks", "examples", "tests")
 # The command line. Beside it only programs speak: modules that run as `python -m`.
 SPEAKERS = ("ttc.cli", "ttc.commands")
+
+
+def code_files() -> Iterator[Path]:
+    for folder in CODE:
+        for file in (ROOT / folder).rglob("*.py"):
+            # The links in `ttc` lead to what is read at its own place.
+            if folder != "ttc" or file.relative_to(ROOT / "ttc").parts[0] not in FOLDERS:
+                yield file
 
 
 def is_program(tree: ast.Module) -> bool:
@@ -30,6 +41,11 @@ def spoken(module: Module) -> Iterator[str]:
                 yield f"{module.path}:{node.lineno} uses sys.{name}"
             case ast.Import(names=[ast.alias(name="click")]) | ast.ImportFrom(module="click"):
                 yield f"{module.path}:{node.lineno} imports click"
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(file.relative_to(ROOT)): file.read_text("utf-8").count("\n") for file in code_files()}
+    assert not {file: lines for file, lines in lengths.items() if lines > MAX_LINES}
 
 
 def test_every_package_says_its_idea() -> None:

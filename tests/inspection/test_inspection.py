@@ -241,12 +241,12 @@ def test_engines(tmp_path: Path) -> None:
         {"step-00": EngineRecord("step", (tensor, weight), (tensor,), 2)},
         {"step": "step.program.json"},
     )
-    with folder_writer(tmp_path / "engines", False, ENGINES) as staging:
-        (staging.path / "step-00.engine").write_bytes(b"machine code")
+    with folder_writer(tmp_path / "engines", False, ENGINES) as draft:
+        (draft.path / "step-00.engine").write_bytes(b"machine code")
         layers = [["MATRIX_MULTIPLY", "layers.0.mamba/MatMul"], ["ACTIVATION", "layers.0.mamba/Relu"]]
-        (staging.path / "step-00.layers.json").write_text(json.dumps(layers))
-        (staging.path / "step.program.json").write_text(json.dumps(program_file))
-        folder = staging.commit(manifest)
+        (draft.path / "step-00.layers.json").write_text(json.dumps(layers))
+        (draft.path / "step.program.json").write_text(json.dumps(program_file))
+        folder = draft.commit(manifest)
     found = describe(folder)
     assert (found["kind"], found["targets"], found["form"]) == ("engines", ["8.9"], "cut")
     assert found["engines"]["step-00"]["weights"] == 1
@@ -259,8 +259,8 @@ def test_engines(tmp_path: Path) -> None:
     for words in (folder, folder / "step-00.engine", folder / "step.program.json"):
         assert CliRunner().invoke(program, ["inspect", str(words)]).exit_code == 0
     told = CliRunner().invoke(program, ["inspect", str(folder)]).stdout
-    for due in ("capacity 128 to 8192 (tuned for 2048)", "sources of 1 ttc ops", "not as it is now"):
-        assert due in told
+    for expected in ("capacity 128 to 8192 (tuned for 2048)", "sources of 1 ttc ops", "not as it is now"):
+        assert expected in told
     assert re.search(r"signature +none", told)
     (folder / "engines.json.sig").write_bytes(bytes(64))
     digest = hashlib.sha256((folder / "engines.json").read_bytes()).hexdigest()
@@ -289,8 +289,8 @@ def test_a_build_profile_by_name_or_path(which: str, monkeypatch: pytest.MonkeyP
     found = describe(which)
     assert (found["kind"], found["profile"]) == ("profile", load_build_profile("h100").to_dict())
     told = CliRunner().invoke(program, ["inspect", which]).stdout
-    for due in ("batch 1 to 16 (tuned for 16)", "block 1 to 32 (tuned for 16)", "9.0", "any"):
-        assert due in told
+    for expected in ("batch 1 to 16 (tuned for 16)", "block 1 to 32 (tuned for 16)", "9.0", "any"):
+        assert expected in told
 
 
 def test_an_engine_by_itself_is_refused(tmp_path: Path) -> None:

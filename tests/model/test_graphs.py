@@ -25,7 +25,7 @@ def test_state_is_listed_by_layer_and_splits_in_two():
 
 def test_a_blocks_rows_follow_the_caches():
     config = golden("tiny_b").config
-    rows = graphs.block_rows(config)
+    rows = graphs.new_kv(config)
     assert [tensor.name for tensor in rows] == [
         tensor.name.replace("_cache", "_rows") for tensor in graphs.kv_cache(config)
     ]

@@ -10,7 +10,8 @@ from tests.support.golden import CHECKPOINTS, golden
 from ttc.model import mixers, towers
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import layer_state
-from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.model.towers import TowerWeights
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 

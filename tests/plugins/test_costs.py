@@ -48,7 +48,7 @@ def test_bytes_are_those_of_the_tensors():
     assert op_cost(SPECS["MambaConv"], DIMS, 2).bytes == sum(tensor.nbytes for tensor in tensors)
 
 
-def test_an_op_costs_what_its_launches_cost():
+def test_an_op_costs_what_its_parts_cost():
     whole = op_cost(SPECS["MoeExperts"], DIMS, 2)
     parts = [op_cost(SPECS[name], DIMS, 2) for name in ("MoeUp", "MoeDown", "MoeCombine")]
     assert whole == parts[0] + parts[1] + parts[2]

@@ -14,9 +14,9 @@ KEY = counter_rng.row_key(0, 0)
 
 
 def block(key=KEY, positions=64, step=0, vocabulary=V):
-    places = np.arange(positions, dtype=np.int64)[:, None]
+    position = np.arange(positions, dtype=np.int64)[:, None]
     return counter_rng.uniform(
-        np.int64(key), places, np.int64(step), np.arange(vocabulary, dtype=np.int64)[None]
+        np.int64(key), position, np.int64(step), np.arange(vocabulary, dtype=np.int64)[None]
     )
 
 

@@ -141,7 +141,7 @@ def test_recorded_predictions():
 
 
 def test_nan_logits_give_nan_confidence():
-    """What the engine's check relies on, for every twin."""
+    """What the engine's check relies on, in torch, numpy and ONNX."""
     inputs, logits = step_example(1, 8, 24, 0.0)
     inputs.block_ids[0, 2] = 3
     logits[0, 2, 5] = np.nan

@@ -63,13 +63,13 @@ def scale(x_ptr, scale_ptr, y_ptr, D: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=columns < D)
 
 
-scale_rows = launch.Leaf(
+scale_rows = launch.KernelSpec(
     op=SCALE_ROWS,
     kernel=scale,
     changing=("T",),
     integers=(),
     tiles=(launch.Tile("all", {}, num_warps=4),),
-    choose=lambda dims: 0,
+    select_tile=lambda dims: 0,
     constants=lambda problem, tile: {"D": problem.dims["D"], "BLOCK": launch.power_of_two(problem.dims["D"])},
     grid=lambda dims, constants, minimum: (dims["T"],),
 )
@@ -93,11 +93,11 @@ import ttc.plugins
 
 ttc.plugins.__path__.append(sys.argv[1])
 
-from tests.support.kernels import check_against_twin
+from tests.support.kernels import check_against_naive
 from tests.support.single_op import run_body
 from ttc.exporter.engines.source_digests import kernel_digests
 from ttc.plugins.costs import Cost, op_cost
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.naive import run_naive
 from ttc.plugins.registration import register_all
 from ttc.plugins.table import OPS, markdown
@@ -111,8 +111,8 @@ x, scale = torch.arange(12.0).view(3, 4), torch.tensor([1.0, 2.0, -3.0])
 assert torch.equal(y, x * scale[:, None])
 (body,) = run_body(op, [x.numpy(), scale.numpy()], {})
 assert np.array_equal(body, y.numpy())
-assert LEAVES[op.name].op is op
-check_against_twin(op, (x, scale), "cpu", atol=0.0)
+assert KERNELS[op.name].op is op
+check_against_naive(op, (x, scale), "cpu", atol=0.0)
 
 assert op_cost(op, {"T": 3, "D": 4}, 4) == Cost(12, (12 + 3 + 12) * 4)
 

@@ -1,13 +1,13 @@
-"""The kernels of the diffusion step against their twins."""
+"""The kernels of the diffusion step against the reference implementation."""
 
 import pytest
 import torch
 
 from tests.support import tolerances
-from tests.support.kernels import check_against_twin
+from tests.support.kernels import check_against_naive
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT, DIFFUSION_STEP
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 
 MASK = 3
 SHAPES = [(1, 1, 8), (2, 5, 24), (1, 16, 320), (2, 3, 9000)]  # B, L, V
@@ -34,8 +34,8 @@ def test_predict(device, shape, temperature):
     random = torch.Generator().manual_seed(sum(shape))
     logits = torch.randn(*shape, generator=random) * 3
     inputs = [logits, some_masked(*shape[:2], random), *rows(shape[0], temperature, random)]
-    for tile in range(len(LEAVES["DiffusionPredict"].tiles)):
-        check_against_twin(
+    for tile in range(len(KERNELS["DiffusionPredict"].tiles)):
+        check_against_naive(
             DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, tile=tile, mask_id=MASK
         )
 
@@ -43,13 +43,13 @@ def test_predict(device, shape, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
 def test_predict_as_ar_chooses(device, shape, temperature):
-    """With a mask id that is no token nothing is banned, and places that do not hold it are left alone."""
+    """With a mask id that is no token nothing is banned, and positions that do not hold it are left alone."""
     random = torch.Generator().manual_seed(sum(shape))
     logits = torch.randn(*shape, generator=random)
     logits[:, :, MASK] += 9.0
     masked = some_masked(*shape[:2], random) == MASK
     inputs = [logits, torch.where(masked, -1, 0).int(), *rows(shape[0], temperature, random)]
-    check_against_twin(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=-1)
+    check_against_naive(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=-1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -70,7 +70,7 @@ def test_predict_from_numbers_that_are_none(device, temperature, mask_id):
     logits[0, 7, mask_id] = 2.0
     block = torch.full((1, 8), mask_id).int()
     inputs = [logits, block, *rows(1, temperature, random)]
-    check_against_twin(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=mask_id)
+    check_against_naive(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=mask_id)
 
 
 @pytest.mark.parametrize("steps_left", [0, 1, 3, 2**31 - 1])
@@ -86,9 +86,9 @@ def test_commit(device, L, steps_left):
     predicted = torch.where(block == MASK, 11, block).int()
     threshold = torch.tensor([0.5, 1.0, 0.0])
     left = torch.tensor([steps_left, 2, 1]).int()
-    for tile in range(len(LEAVES["DiffusionCommit"].tiles)):
+    for tile in range(len(KERNELS["DiffusionCommit"].tiles)):
         inputs = [block, predicted, confidence, threshold, left]
-        check_against_twin(DIFFUSION_COMMIT, inputs, device, 0.0, tile=tile, mask_id=MASK)
+        check_against_naive(DIFFUSION_COMMIT, inputs, device, 0.0, tile=tile, mask_id=MASK)
 
 
 def test_whole_step(device):
@@ -103,4 +103,4 @@ def test_whole_step(device):
         *rest,
         torch.tensor([4, 1]).int(),
     ]
-    check_against_twin(DIFFUSION_STEP, inputs, device, tolerances.PROBABILITIES, mask_id=MASK)
+    check_against_naive(DIFFUSION_STEP, inputs, device, tolerances.PROBABILITIES, mask_id=MASK)

@@ -9,7 +9,8 @@ from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.model import towers
 from ttc.model.bundle import Bundle
-from ttc.model.towers import CONTEXT, DENOISER, TowerWeights
+from ttc.model.towers import TowerWeights
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
 

@@ -1,12 +1,12 @@
-"""The Mamba kernels against their twins."""
+"""The Mamba kernels against the reference implementation."""
 
 import pytest
 import torch
 
 from tests.plugins.test_mamba import example
 from tests.support import tolerances
-from tests.support.kernels import check_against_twin, guarded
-from ttc.plugins.kernels import LEAVES
+from tests.support.kernels import check_against_naive, guarded
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN
 from ttc.plugins.naive import run_naive
@@ -46,17 +46,17 @@ def test_block_scan(device, shape, dtype):
     named = tensors(shape, dtype)
     named["activated"] = run_naive(MAMBA_CONV, *pick(MAMBA_CONV, named), W=W)[0]
     atol = tolerances.KERNEL[dtype]
-    for tile in range(len(LEAVES["MambaConv"].tiles)):
-        check_against_twin(MAMBA_CONV, pick(MAMBA_CONV, named), device, atol, tile=tile, W=W)
-    for tile in range(len(LEAVES["MambaScan"].tiles)):
+    for tile in range(len(KERNELS["MambaConv"].tiles)):
+        check_against_naive(MAMBA_CONV, pick(MAMBA_CONV, named), device, atol, tile=tile, W=W)
+    for tile in range(len(KERNELS["MambaScan"].tiles)):
         near = max(atol, tolerances.SCAN)
-        check_against_twin(MAMBA_SCAN, pick(MAMBA_SCAN, named), device, near, tile=tile, G=G)
+        check_against_naive(MAMBA_SCAN, pick(MAMBA_SCAN, named), device, near, tile=tile, G=G)
 
 
 def test_both_launches_in_a_chain(device):
     shape = SHAPES[1]
     inputs = pick(MAMBA_BLOCK_SCAN, tensors(shape))
-    check_against_twin(MAMBA_BLOCK_SCAN, inputs, device, tolerances.SCAN, G=shape[4], W=shape[6])
+    check_against_naive(MAMBA_BLOCK_SCAN, inputs, device, tolerances.SCAN, G=shape[4], W=shape[6])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -68,7 +68,7 @@ def test_advance(device, shape):
     for tile, first in enumerate(sorted({0, 1, L // 2, L})):
         named["commit_len"] = torch.tensor([first, L - first][:B], dtype=torch.int32)
         inputs = pick(MAMBA_ADVANCE, named)
-        check_against_twin(MAMBA_ADVANCE, inputs, device, tolerances.SCAN, tile=tile % 3, G=G)
+        check_against_naive(MAMBA_ADVANCE, inputs, device, tolerances.SCAN, tile=tile % 3, G=G)
 
 
 def test_advance_in_place(device):
@@ -90,4 +90,4 @@ def test_strong_decay_does_not_overflow(device):
     """dt·A of −1000 a token: the masked half of the decay matrix must not become inf·0."""
     named = tensors((1, 40, 2, 4, 1, 3, 4))
     named["dt"] = torch.full_like(named["dt"], 60.0)
-    check_against_twin(MAMBA_BLOCK_SCAN, pick(MAMBA_BLOCK_SCAN, named), device, tolerances.SCAN, G=1, W=4)
+    check_against_naive(MAMBA_BLOCK_SCAN, pick(MAMBA_BLOCK_SCAN, named), device, tolerances.SCAN, G=1, W=4)

@@ -1,11 +1,11 @@
-"""The MoE kernels against their twins: routing, grouped products, combination."""
+"""The MoE kernels against the reference implementation: routing, grouped products, combination."""
 
 import pytest
 import torch
 
 from tests.support import tolerances
-from tests.support.kernels import check_against_twin
-from ttc.plugins.kernels import LEAVES
+from tests.support.kernels import check_against_naive
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.moe_routing.naive import moe_routing
@@ -44,9 +44,9 @@ def test_routing(device, shape, values):
     else:  # few distinct values: ties between experts and between groups are the rule
         logits = torch.randint(-2, 3, (T, E), generator=random).float()
         bias = torch.randint(-1, 2, (E,), generator=random).float()
-    for tile in range(len(LEAVES["MoeRouting"].tiles)):
+    for tile in range(len(KERNELS["MoeRouting"].tiles)):
         chosen = attributes(K, n_group, topk_group, norm=tile % 2)
-        check_against_twin(
+        check_against_naive(
             MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, tile=tile, **chosen
         )
 
@@ -60,7 +60,7 @@ def test_routing_of_numbers_that_are_none(device, n_group):
     logits[4, 1] = logits[5, :] = float("inf")
     bias = torch.tensor([0.0, -0.0, 0.5, -0.5, 0.0, -float("inf"), 0.25, 0.0])
     chosen = attributes(3, n_group, min(2, n_group))
-    check_against_twin(MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
+    check_against_naive(MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
 
 
 def routed(T, D, width, E, K, dtype, logits=None):
@@ -83,11 +83,11 @@ def test_grouped_products(device, shape, dtype):
     activated = run_naive(MOE_UP, x, up, expert_ids, pairs, offsets)[0]
     grouped = run_naive(MOE_DOWN, activated, down, expert_ids, pairs, offsets)[0]
     atol = tolerances.KERNEL[dtype]
-    for tile in range(len(LEAVES["MoeUp"].tiles)):
-        check_against_twin(MOE_UP, [x, up, expert_ids, pairs, offsets], device, atol, tile=tile)
-        check_against_twin(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
-    for tile in range(len(LEAVES["MoeCombine"].tiles)):
-        check_against_twin(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
+    for tile in range(len(KERNELS["MoeUp"].tiles)):
+        check_against_naive(MOE_UP, [x, up, expert_ids, pairs, offsets], device, atol, tile=tile)
+        check_against_naive(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
+    for tile in range(len(KERNELS["MoeCombine"].tiles)):
+        check_against_naive(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
 
 
 @pytest.mark.gpu
@@ -95,11 +95,11 @@ def test_grouped_products(device, shape, dtype):
 def test_grouped_products_of_the_real_size(device, T):
     x, up, down, expert_ids, weights, pairs, rows, offsets = routed(T, 2688, 1856, 128, 6, "bfloat16")
     x *= 0.5  # relu² stays below ten
-    for tile in range(len(LEAVES["MoeUp"].tiles)):
+    for tile in range(len(KERNELS["MoeUp"].tiles)):
         inputs = [x, up, expert_ids, pairs, offsets]
-        check_against_twin(MOE_UP, inputs, device, tolerances.KERNEL["bfloat16"], tile=tile)
+        check_against_naive(MOE_UP, inputs, device, tolerances.KERNEL["bfloat16"], tile=tile)
     inputs = [x, up, down, expert_ids, weights, pairs, rows, offsets]
-    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["bfloat16"])
+    check_against_naive(MOE_EXPERTS, inputs, device, tolerances.KERNEL["bfloat16"])
 
 
 @pytest.mark.parametrize("T", [6, 35])
@@ -109,11 +109,11 @@ def test_all_tokens_to_one_expert(device, T):
     logits[:, 3] = 5.0
     inputs = routed(T, 24, 20, 8, 1, "float32", logits)
     assert inputs[-1].tolist() == [0, 0, 0, 0, T, T, T, T, T]
-    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)
+    check_against_naive(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)
 
 
 def test_nan_stays_with_its_token(device):
     """And passes relu², as in torch."""
     inputs = list(routed(5, 24, 20, 8, 2, "float32"))
     inputs[0][2, 7] = float("nan")
-    check_against_twin(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)
+    check_against_naive(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)

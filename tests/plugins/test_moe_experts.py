@@ -1,3 +1,5 @@
+"""The experts: body and reference implementation agree, for any routing."""
+
 import numpy as np
 import pytest
 import torch

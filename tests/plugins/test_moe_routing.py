@@ -52,8 +52,8 @@ def choice_rank(logits, bias, case, ids):
 
 
 @pytest.mark.parametrize("name", ROUTERS)
-@pytest.mark.parametrize("twin", ["naive", "body", "kernel"])
-def test_recorded_router(name, twin):
+@pytest.mark.parametrize("runner", ["naive", "body", "kernel"])
+def test_recorded_router(name, runner):
     case, v = UNITS.cases[name], UNITS.vectors
     logits = (v[f"{name}/input"].astype(np.float64) @ v[f"{name}/weight"].astype(np.float64).T).astype(
         np.float32
@@ -68,9 +68,9 @@ def test_recorded_router(name, twin):
         int(case["norm_topk_prob"]),
         case["routed_scaling_factor"],
     )
-    if twin == "naive":
+    if runner == "naive":
         outputs = [t.numpy() for t in moe_routing(torch.from_numpy(logits), torch.from_numpy(bias), **attrs)]
-    elif twin == "kernel":
+    elif runner == "kernel":
         device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
         tensors = [torch.from_numpy(array).to(device) for array in (logits, bias)]
         outputs = [t.cpu().numpy() for t in run_triton(MOE_ROUTING, *tensors, **attrs)]

@@ -10,9 +10,10 @@ import pytest
 
 from ttc.errors import BackendError
 from ttc.plugins import ptx
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
-from ttc.plugins.ptx import MAX_SHARED_BYTES, TARGETS, CompiledKernel, assemble, compile_launch
+from ttc.plugins.ptx import MAX_SHARED_BYTES, CompiledKernel, assemble, compile_launch
+from ttc.plugins.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
@@ -43,7 +44,7 @@ def check(kernels):
 def test_every_kernel_for_every_family_of_architectures():
     """At the real sizes in bfloat16; that ptxas took the PTX without Triton's parameters is part of it."""
     kernels = report("--dtypes", "bfloat16", "--first-tile-only", "--targets", *FAMILIES)
-    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in LEAVES for t in FAMILIES}
+    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in KERNELS for t in FAMILIES}
     check(kernels)
 
 
@@ -53,7 +54,7 @@ def test_every_tile():
     """Every tactic, for 9.0."""
     kernels = report("--dtypes", "bfloat16", "--targets", "9.0")
     assert {(op, tile) for op, tile, _ in kernels} == {
-        (op, tile.name) for op, leaf in LEAVES.items() for tile in leaf.tiles
+        (op, tile.name) for op, spec in KERNELS.items() for tile in spec.tiles
     }
     check(kernels)
 
@@ -71,11 +72,11 @@ import json
 from dataclasses import replace
 from ttc.errors import BackendError
 from ttc.plugins import ptx
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem, Tile
 
-leaf = LEAVES["MoeCombine"]
-launch = leaf.bind(Problem({"D": 40, "K": 2}, {}, "float16"))
+spec = KERNELS["MoeCombine"]
+launch = spec.bind(Problem({"D": 40, "K": 2}, {}, "float16"))
 
 def refusal(action):
     try:
@@ -84,7 +85,7 @@ def refusal(action):
         return str(error)
 
 good = ptx.compile_launch(launch, "9.0")
-product = LEAVES["MoeUp"].bind(Problem({"D": 256, "I": 256, "E": 4, "K": 2}, {}, "float32"), 3)
+product = KERNELS["MoeUp"].bind(Problem({"D": 256, "I": 256, "E": 4, "K": 2}, {}, "float32"), 3)
 wide = {**product.constants, "BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
 odd = {**launch.constants, "BLOCK_D": 3}  # no power of two
 print(json.dumps({
@@ -133,7 +134,7 @@ def test_hidden_parameters_are_removed_only_if_nothing_reads_them():
 
 def test_the_interpreter_compiles_nothing(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    launch = LEAVES["MoeCombine"].bind(Problem({"D": 40, "K": 2}, {}, "float16"))
+    launch = KERNELS["MoeCombine"].bind(Problem({"D": 40, "K": 2}, {}, "float16"))
     with pytest.raises(BackendError, match="TRITON_INTERPRET is set"):
         compile_launch(launch, "9.0")
 

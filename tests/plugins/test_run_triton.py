@@ -13,31 +13,31 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from ttc.errors import BackendError, InputError
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_STEP
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Tile
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_UP
 from ttc.plugins.naive import run_naive
-from ttc.plugins.table import OPS
+from ttc.plugins.table import OPS, PRIMITIVE_OPS
 from ttc.plugins.triton import run_triton
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_leaf_has_a_kernel():
-    assert LEAVES.keys() == {op.name for op in OPS if not op.launches}
-    assert {name for op in OPS for name in op.launches} <= LEAVES.keys()
+def test_every_primitive_op_has_a_kernel():
+    assert KERNELS.keys() == {op.name for op in PRIMITIVE_OPS}
+    assert {name for op in OPS for name in op.parts} <= KERNELS.keys()
 
 
 def test_kernels_take_inputs_then_integers_then_outputs():
     """In TensorRT's order, under names that say which is which."""
-    for leaf in LEAVES.values():
-        names = leaf.kernel.arg_names
-        count = len(leaf.op.inputs)
-        assert all(name.endswith("_ptr") for name in names[:count]), leaf.op.name
-        integers = names[count : count + len(leaf.integers)]
-        assert not any(name.endswith("_ptr") for name in integers), leaf.op.name
-        outputs = names[count + len(integers) :][: len(leaf.op.outputs)]
-        assert all(name.endswith("_ptr") for name in outputs), leaf.op.name
+    for spec in KERNELS.values():
+        names = spec.kernel.arg_names
+        count = len(spec.op.inputs)
+        assert all(name.endswith("_ptr") for name in names[:count]), spec.op.name
+        integers = names[count : count + len(spec.integers)]
+        assert not any(name.endswith("_ptr") for name in integers), spec.op.name
+        outputs = names[count + len(integers) :][: len(spec.op.outputs)]
+        assert all(name.endswith("_ptr") for name in outputs), spec.op.name
 
 
 def combine_inputs(device="cpu"):
@@ -75,7 +75,7 @@ def test_attributes_and_outputs_are_checked(device):
         run_triton(MOE_COMBINE, rows, weights, grouped, out=[torch.empty(2, 24).half().to(device)])
     with pytest.raises(InputError, match="tile is 7, expected 0 to 1"):
         run_triton(MOE_COMBINE, rows, weights, grouped, tile=7)
-    with pytest.raises(InputError, match="tile is for leaves"):
+    with pytest.raises(InputError, match="tile is for primitive ops"):
         run_triton(DIFFUSION_STEP, tile=0)
 
 
@@ -108,8 +108,8 @@ def test_nothing_to_do(device):
 
 
 def test_a_kernel_that_does_not_compile(device, monkeypatch):
-    leaf = replace(LEAVES["MoeCombine"], tiles=(Tile("odd", {"BLOCK_D": 3}, num_warps=1),))
-    monkeypatch.setitem(run_triton.__globals__["LEAVES"], "MoeCombine", leaf)
+    spec = replace(KERNELS["MoeCombine"], tiles=(Tile("odd", {"BLOCK_D": 3}, num_warps=1),))
+    monkeypatch.setitem(run_triton.__globals__["KERNELS"], "MoeCombine", spec)
     inputs = [tensor.to(device) for tensor in combine_inputs()]
     with pytest.raises(BackendError, match=r"MoeCombine: Triton .* could not compile or launch .* tile odd"):
         run_triton(MOE_COMBINE, *inputs)

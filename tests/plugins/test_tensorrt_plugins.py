@@ -5,9 +5,9 @@ import torch
 
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.base.dims import sizes_of
-from ttc.plugins.kernels import LEAVES
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
-from ttc.plugins.registration import PLUGINS
+from ttc.plugins.table import PRIMITIVE_OPS
 
 SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "V": 40}
 SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4}
@@ -25,43 +25,44 @@ def case(op, number=0, dynamic=CHANGING, **changes):
         "shapes": [list(sizes_of(spec.shape, SIZES)) for spec in op.inputs],
         "dtypes": [compute if spec.dtype == "compute" else spec.dtype for spec in op.inputs],
         "dynamic": dynamic,
-        "tactic": 1 + number % len(LEAVES[op.name].tiles),
+        "tactic": 1 + number % len(KERNELS[op.name].tiles),
         **changes,
     }
 
 
-CASES = [case(op, number) for number, op in enumerate(PLUGINS)]
+CASES = [case(op, number) for number, op in enumerate(PRIMITIVE_OPS)]
 # A network without dynamic dimensions gives plain numbers where there were symbols.
-FIXED = [case(op, 2, dynamic=[]) for op in PLUGINS if op.name in ("MoeUp", "MambaScan")]
+FIXED = [case(op, 2, dynamic=[]) for op in PRIMITIVE_OPS if op.name in ("MoeUp", "MambaScan")]
 
 
 @pytest.fixture(scope="session")
 def nvidia(tmp_path_factory):
     """What NVIDIA's code got from our plugins."""
-    (up,) = (op for op in PLUGINS if op.name == "MoeUp")
+    (up,) = (op for op in PRIMITIVE_OPS if op.name == "MoeUp")
     refused = [case(up, tactic=9), case(up, dynamic=["T", "D"]), case(up, dtypes=["int32"] * 5)]
     stubs = make_stubs(tmp_path_factory.mktemp("tensorrt_stubs"))
     code = "from tests.support.tensorrt_plugins import main\nmain()"
     return run_with_tensorrt(stubs, code, {"cases": CASES + FIXED, "refused": refused})
 
 
-def test_every_leaf_is_a_plugin(nvidia):
-    assert nvidia["registered"] == sorted(LEAVES) == sorted(op.name for op in PLUGINS)
+def test_every_primitive_op_is_a_plugin(nvidia):
+    assert nvidia["registered"] == sorted(KERNELS) == sorted(op.name for op in PRIMITIVE_OPS)
 
 
 @pytest.mark.parametrize("number", range(len(CASES + FIXED)), ids=lambda n: (CASES + FIXED)[n]["op"])
 def test_plugin_does_what_the_launcher_does(nvidia, number):
     asked, got = (CASES + FIXED)[number], nvidia["cases"][number]
-    leaf = LEAVES[asked["op"]]
-    dims = leaf.op.dims(asked["shapes"], asked["attributes"])
+    spec = KERNELS[asked["op"]]
+    dims = spec.op.dims(asked["shapes"], asked["attributes"])
     compute = next(
-        (d for spec, d in zip(leaf.op.inputs, asked["dtypes"], strict=True) if spec.dtype == "compute"), None
+        (d for tensor, d in zip(spec.op.inputs, asked["dtypes"], strict=True) if tensor.dtype == "compute"),
+        None,
     )
-    launch = leaf.bind(Problem(dims, asked["attributes"], compute or "float32"), asked["tactic"] - 1)
-    assert got["outputs"] == leaf.op.output_shapes(asked["shapes"], asked["attributes"])
+    launch = spec.bind(Problem(dims, asked["attributes"], compute or "float32"), asked["tactic"] - 1)
+    assert got["outputs"] == spec.op.output_shapes(asked["shapes"], asked["attributes"])
     assert got["dtypes"] == list(launch.outputs)
     assert got["num_combinations"] == (3 if compute else 1)
-    assert got["tactics"] == list(range(1, len(leaf.tiles) + 1))
+    assert got["tactics"] == list(range(1, len(spec.tiles) + 1))
     x, y, z = launch.programs(dims)
     assert [got["launch"][f"grid_{axis}"] for axis in "xyz"] == [x, y, z]
     threads = [got["launch"][f"block_{axis}"] for axis in "xyz"]
@@ -72,12 +73,12 @@ def test_plugin_does_what_the_launcher_does(nvidia, number):
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: CASES[n]["op"])
 def test_kernel_takes_what_tensorrt_passes(nvidia, number):
-    """(inputs …, int32 …, outputs …) and nothing behind."""
-    got, leaf = nvidia["cases"][number], LEAVES[CASES[number]["op"]]
+    """(inputs …, int32 …, outputs …) and nothing after them."""
+    got, spec = nvidia["cases"][number], KERNELS[CASES[number]["op"]]
     head = got["ptx"].split(f".entry {got['kernel']}(", 1)[1].split(")", 1)[0]
     kinds = ["u32" if ".u32" in line else "u64" for line in head.strip().split(",\n")]
-    inputs, outputs = ["u64"] * len(leaf.op.inputs), ["u64"] * len(leaf.op.outputs)
-    assert kinds == inputs + ["u32"] * len(leaf.integers) + outputs
+    inputs, outputs = ["u64"] * len(spec.op.inputs), ["u64"] * len(spec.op.outputs)
+    assert kinds == inputs + ["u32"] * len(spec.integers) + outputs
     assert f".reqntid {got['launch']['block_x']}" in got["ptx"]
 
 
@@ -85,22 +86,22 @@ def test_what_is_refused(nvidia):
     tactic, dynamic, dtype = nvidia["refusals"]
     assert "tactic 9 does not exist; there are 1 to 4" in tactic
     assert "dimensions D are dynamic in the network; only T may be" in dynamic
-    assert "x is INT32, expected FLOAT, HALF or BF16" in dtype
+    assert "x is INT32, expected one of FLOAT, HALF, BF16" in dtype
     assert "registered in this process already" in nvidia["twice"]
 
 
 def test_the_symbols_are_needed():
     """The grids that are compared do depend on the dynamic dimensions."""
     for name in ("MoeUp", "MoeCombine", "MambaConv", "MambaScan", "DiffusionPredict"):
-        leaf = LEAVES[name]
+        spec = KERNELS[name]
         dims = SIZES | {"mask_id": 3}
-        launch = leaf.bind(Problem(dims, ATTRIBUTES, "float32"))
+        launch = spec.bind(Problem(dims, ATTRIBUTES, "float32"))
         larger = dims | {letter: 40 * dims[letter] for letter in CHANGING}
         assert launch.programs(dims) != launch.programs(larger)
 
 
 def test_dtypes_exist_in_torch():
     """The same names everywhere: signature, torch, TensorRT's table."""
-    for leaf in LEAVES.values():
-        for spec in (*leaf.op.inputs, *leaf.op.outputs):
-            assert spec.dtype == "compute" or isinstance(getattr(torch, spec.dtype), torch.dtype)
+    for spec in KERNELS.values():
+        for tensor in (*spec.op.inputs, *spec.op.outputs):
+            assert tensor.dtype == "compute" or isinstance(getattr(torch, tensor.dtype), torch.dtype)

@@ -1,14 +1,14 @@
 """`ttc` inside Polygraphy: `polygraphy run` with our runners, replay both ways, `polygraphy debug reduce`."""
 
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from tests.support.commands import command_environment, run_polygraphy
 from tests.support.faults import plant
 from ttc.model import mixers, towers
 
@@ -20,36 +20,13 @@ from ttc.polygraphy_ext.replay import load_inputs, replay, save_inputs
 from ttc.polygraphy_ext.runners import REFERENCE, LoopRunner
 
 ROOT = Path(__file__).parents[2]
-POINT = "[polygraphy.run.plugins]\nttc = ttc.polygraphy_ext.arguments:argument_groups\n"
 
 
 @pytest.fixture(scope="module")
 def polygraphy(tmp_path_factory):
     """`polygraphy(*words, folder=…)`: the tool, with the entry point as an installed `ttc` declares it."""
-    site = tmp_path_factory.mktemp("site") / "ttc_entry_point-0.dist-info"
-    site.mkdir()
-    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: ttc-entry-point\nVersion: 0\n")
-    (site / "entry_points.txt").write_text(POINT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{site.parent}",
-        "POLYGRAPHY_AUTOINSTALL_DEPS": "0",
-        "POLYGRAPHY_USE_TENSORRT_RTX": "1",
-    }
-    code = "import sys; from polygraphy.tools._main import main; sys.exit(main())"
-
-    def run(*words, folder):
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-
-    return run
+    path = command_environment(tmp_path_factory.mktemp("site"))["PYTHONPATH"]
+    return partial(run_polygraphy, PYTHONPATH=path)
 
 
 def test_the_entry_point_is_the_one_of_the_package():
@@ -88,14 +65,14 @@ def test_a_model_that_is_no_bundle_is_refused_in_a_line(polygraphy, tmp_path):
 
 def test_saved_inputs_come_back_the_same(bundles, tmp_path):
     save_inputs(bundles("tiny_a"), "context", tmp_path / "inputs.json", iterations=2)
-    due = list(BundleInputs(str(bundles("tiny_a")), "context", 2))
+    expected = list(BundleInputs(str(bundles("tiny_a")), "context", 2))
     got = list(load_inputs(tmp_path / "inputs.json"))
-    assert len(got) == len(due) == 2
-    for a, b in zip(got, due, strict=True):
+    assert len(got) == len(expected) == 2
+    for a, b in zip(got, expected, strict=True):
         assert a.keys() == b.keys()
         assert all(np.array_equal(a[name], b[name]) for name in a)
-    assert not np.array_equal(due[0]["input_ids"], due[1]["input_ids"])
-    assert np.abs(due[0]["ssm_state.0"]).max() > 0, "the state is that of a prefill"
+    assert not np.array_equal(expected[0]["input_ids"], expected[1]["input_ids"])
+    assert np.abs(expected[0]["ssm_state.0"]).max() > 0, "the state is that of a prefill"
 
 
 def test_a_whole_generation_is_a_runner(bundles):
@@ -104,12 +81,12 @@ def test_a_whole_generation_is_a_runner(bundles):
     for backend in ("onnxruntime", REFERENCE):
         with LoopRunner(str(bundles("tiny_a")), backend, max_new_tokens=20) as runner:
             outputs[backend] = dict(runner.infer(feed))
-    ours, due = outputs["onnxruntime"], outputs[REFERENCE]
-    assert compare.top1(ours, due) == {"token_ids": True, "nfe": True}
-    assert compare.drift(ours, due) == {"confidence": True}
+    ours, expected = outputs["onnxruntime"], outputs[REFERENCE]
+    assert compare.top1(ours, expected) == {"token_ids": True, "nfe": True}
+    assert compare.drift(ours, expected) == {"confidence": True}
     assert len(ours["token_ids"]) == 20
     assert ((ours["confidence"] > 0) & (ours["confidence"] <= 1)).all()
-    other = due | {"token_ids": due["token_ids"] + 1, "confidence": due["confidence"] - 0.05}
+    other = expected | {"token_ids": expected["token_ids"] + 1, "confidence": expected["confidence"] - 0.05}
     assert compare.top1(ours, other) == {"token_ids": False, "nfe": True}
     assert compare.drift(ours, other) == {"confidence": False}
 

@@ -88,14 +88,14 @@ def test_engines_that_another_ttc_cut(bundles, folders, on_host, monkeypatch):
     """Names of nodes are not taken from a program that is not the engines'."""
     from ttc.profiling import engines as module
 
-    real = module.cut_graph
+    real = module.partition_graph
 
     def other(source, bake):
         made = real(source, bake)
         instructions = (*made.program.instructions, Instruction(ENGINE, "more", (), (), {}))
         return type(made)(made.segments, type(made.program)(made.program.buffers, instructions), made.nodes)
 
-    monkeypatch.setattr(module, "cut_graph", other)
+    monkeypatch.setattr(module, "partition_graph", other)
     found, _ = timed(bundles, folders["cut"])
     assert sum("cuts the graph in another way" in note for note in found.notes) == 4
     denoise = next(phase for phase in found.phases if phase.name == "denoise step")

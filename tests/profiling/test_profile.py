@@ -46,15 +46,15 @@ def test_every_layer_of_every_phase_is_timed(which, request):
 
 
 def test_the_ttc_ops_are_told_apart(by_onnxruntime, by_torch):
-    """ONNX Runtime runs the bodies of the leaves, torch the ops as the towers call them."""
-    for (found, _), due in (
+    """ONNX Runtime runs the bodies of the primitive ops, torch the ops as the towers call them."""
+    for (found, _), expected in (
         (by_onnxruntime, {"ttc::MambaConv", "ttc::MambaScan", "ttc::MoeRouting", "ttc::MoeUp"}),
         (by_torch, {"ttc::MambaBlockScan", "ttc::MoeRouting", "ttc::MoeExperts"}),
     ):
         denoise = next(phase for phase in found.phases if phase.name == "denoise step")
         ops = {part.op: part for part in denoise.parts}
-        assert due <= ops.keys()
-        assert all(ops[name].cost.flops > 0 and ops[name].cost.bytes > 0 for name in due)
+        assert expected <= ops.keys()
+        assert all(ops[name].cost.flops > 0 and ops[name].cost.bytes > 0 for name in expected)
         scans = [part for part in denoise.parts if "Mamba" in part.op and "Scan" in part.op]
         assert {part.layer for part in scans} == {0, 2, 5}
 

@@ -68,6 +68,26 @@ def test_nonsense_options_are_refused(ort, options, says):
     assert "\n" not in str(error.value)
 
 
+def test_options_as_one_value_or_by_name(ort):
+    options = ttc.GenerationOptions(mode="ar", max_new_tokens=9, stop_at_eos=False)
+    want = ort.generate(PROMPT, mode="ar", max_new_tokens=9, stop_at_eos=False)
+    assert ort.generate(PROMPT, options).token_ids == want.token_ids
+    assert ort.generate(PROMPT, "ar", max_new_tokens=9, stop_at_eos=False).token_ids == want.token_ids
+    assert ort.generate(PROMPT, options, max_new_tokens=4).token_ids == want.token_ids[:4]
+    assert [event.token_ids for event in ort.stream(PROMPT, options)] == [
+        (token,) for token in want.token_ids
+    ]
+    for given in ({"no_such": 1}, {"options": options, "no_such": 1}, {"options": "ar", "mode": "ar"}):
+        with pytest.raises(TypeError):
+            ort.generate(PROMPT, **given)
+
+
+def test_every_option_is_explained():
+    text = ttc.GenerationOptions.__doc__
+    for field in dataclasses.fields(ttc.GenerationOptions):
+        assert f"        {field.name}: " in text, field.name
+
+
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
@@ -216,7 +236,7 @@ def test_ragged_batch_is_its_rows_alone(engine, mode):
 
 def test_prefill_in_chunks_is_prefill_at_once(engines):
     """Chunks of any size give the same tokens: the state is what is carried over."""
-    inner = engines("tiny_a", "onnxruntime")._backend
+    inner = engines("tiny_a", "onnxruntime").runner
     prompt = golden("tiny_a").vectors["prompt/p70"][0].tolist()
     runs = []
     for chunk in (1, 3, 16, 70, 128):
@@ -334,14 +354,14 @@ def test_nan_is_reported_not_decoded(engines, mode):
     """NaN anywhere in the state reaches the logits, and the engine says so."""
 
     class Poisoned(Wrapped):
-        def context(self, state, input_ids, commit_len, logit_positions, save=False):
-            call = super().context(state, input_ids, commit_len, logit_positions, save)
-            for name, value in state.tensors.items():
-                state.tensors[name] = self.inner._value(np.full_like(value.numpy(), np.nan))
+        def context(self, state, input_ids, commit_len, logit_positions, save=False, rows=None):
+            call = super().context(state, input_ids, commit_len, logit_positions, save, rows)
+            for tensor in state.tensors.values():
+                tensor.fill(np.nan)
             nan = self.inner._value(np.full_like(call.logits.numpy(), np.nan))
             return dataclasses.replace(call, logits=nan)
 
-    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime")._backend))
+    engine = Engine(Poisoned(engines("tiny_a", "onnxruntime").runner))
     with pytest.raises(ttc.NumericsError, match="NaN"):
         engine.generate(PROMPT, mode, max_new_tokens=8)
 

@@ -9,14 +9,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _POINT = "[polygraphy.run.plugins]\nttc = ttc.polygraphy_ext.arguments:argument_groups\n"
-_POLYGRAPHY = "-c 'import sys; from polygraphy.tools._main import main; sys.exit(main())'"
+_POLYGRAPHY = "import sys; from polygraphy.tools._main import main; sys.exit(main())"
 
 
 def command_environment(folder: Path) -> dict[str, str]:
     """`ttc`, `python`, `polygraphy` as commands of this Python and the entry point of an installed `ttc`."""
     folder.mkdir(exist_ok=True)
     python = shlex.quote(sys.executable)
-    for name, words in (("ttc", "-P -m ttc"), ("python", ""), ("polygraphy", _POLYGRAPHY)):
+    for name, words in (
+        ("ttc", "-P -m ttc"),
+        ("python", ""),
+        ("polygraphy", f"-c {shlex.quote(_POLYGRAPHY)}"),
+    ):
         shim = folder / name
         shim.write_text(f'#!/bin/sh\nexec {python} {words} "$@"\n')
         shim.chmod(0o755)
@@ -40,3 +44,17 @@ def run_block(kind: str, script: str, folder: Path, environment: Mapping[str, st
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def run_polygraphy(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run `polygraphy` in `folder`, on TensorRT-RTX and without installing anything."""
+    settings = {"POLYGRAPHY_USE_TENSORRT_RTX": "1", "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
+    return subprocess.run(
+        [sys.executable, "-c", _POLYGRAPHY, *map(str, words)],
+        cwd=folder,
+        env={**os.environ, **settings, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )

@@ -10,7 +10,7 @@ import ctypes
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,16 @@ from ttc.runtime.gpu.faults import Faults
 
 Bytes = npt.NDArray[np.uint8]
 FakeKernel = Callable[..., None]
+
+
+class Logged(NamedTuple):
+    """A call that orders the work of devices and host, and the bytes that it copies."""
+
+    device: str
+    call: str
+    nbytes: int = 0
+
+
 POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is −1
 
 
@@ -52,7 +62,7 @@ class FakeDevice(Device):
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
         self.closed = False
         self.graphs: list[_FakeGraph] = []
-        self.waited_events: list[Any] = []  # events of other devices that were waited for
+        self.log: list[Logged] | None = None  # where given: what orders devices and host; two may share one
         self._recording: list[Callable[[], None]] | None = None
 
     def activate(self) -> None:
@@ -104,15 +114,17 @@ class FakeDevice(Device):
         assert sender is not self
         assert self._recording is None
         assert target.nbytes == source.nbytes
+        self._log("copy_from", target.nbytes)
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
     def record_event(self) -> Any:
         assert self._recording is None
+        self._log("record_event")
         return self.name, self.launches
 
     def wait_event(self, event: Any) -> None:
         assert event[0] != self.name
-        self.waited_events.append(event)
+        self._log("wait_event")
 
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
@@ -145,6 +157,7 @@ class FakeDevice(Device):
     def wait(self) -> None:
         assert self._recording is None, "nothing may wait inside a capture"
         self._check()
+        self._log("wait")
         self.waits += 1
 
     def timed(self, work: Enqueue) -> float:
@@ -177,6 +190,10 @@ class FakeDevice(Device):
         """Fill an array."""
         self.values(array)[...] = values
         return array
+
+    def _log(self, call: str, nbytes: int = 0) -> None:
+        if self.log is not None:
+            self.log.append(Logged(self.name, call, nbytes))
 
     def _put(self, operation: Callable[[], None]) -> None:
         self._check()

@@ -7,8 +7,9 @@ what TensorRT would make of it. So all of the run time but TensorRT itself can b
 import hashlib
 import importlib.machinery
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import onnxruntime
 import pytest
 
 from tests.support.fake_device import FakeDevice, no_compiler
-from tests.support.partitioned import naive_steps
+from tests.support.partitioned import naive_binder
 from ttc import __version__
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.lower_graph import engine_specs
@@ -71,6 +72,20 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     return folder
 
 
+def changed_engines(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Copy a set of engines, change its manifest, and give that its own digest again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / MANIFEST_FILE).read_text())
+    change(content)
+    content.pop("manifest_sha256")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (copy / MANIFEST_FILE).write_text(json.dumps(content))
+    EnginesManifest.from_json((copy / MANIFEST_FILE).read_bytes(), "test")
+    return copy
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
     """A fake TensorRT-RTX, as what is installed; of version 1.7.0.1."""
     fake = FakeTensorRT()
@@ -80,9 +95,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
 
 
 def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[FakeDevice]) -> None:
-    """Let engines be loaded onto these devices; ops are the naive twins."""
+    """Let engines be loaded onto these devices; ops are the naive ops."""
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
-    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_steps(device))
+    monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_binder(device))
     made = backend_module.DeviceBackend
     monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ttc.exporter.onnx import pieces as stages
+from ttc.exporter.onnx import pieces
 from ttc.exporter.onnx.tracing import trace
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model import towers
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import STATE_NAMES, numbered
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.weights import GRAPH_OF
 from ttc.plugins.functions import add_function_bodies
 
-_TOWERS = {"context": CONTEXT, "denoiser": DENOISER}
+_TOWERS = {role: tower for tower, role in GRAPH_OF.items()}
 
 
 def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], Any]) -> Path:
@@ -34,10 +34,10 @@ def plant(clean: Path, folder: Path, role: str, layer: int, patch: Callable[[], 
         manifest, config = bundle.manifest, bundle.config
         tower, kind = _TOWERS[role], bundle.config.layers[layer]
         names = towers.layer_weight_names(config, tower, bundle.weights)[layer]
-        shapes = {inside: (bundle.weights[n].dtype, bundle.weights[n].shape) for inside, n in names.items()}
+        weights = {inside: bundle.weights[name] for inside, name in names.items()}
     patch()
-    stage = stages.layer_stage(config, manifest.compute_dtype, shapes, tower, kind)
-    template = trace(stage.run, stage.arguments)
+    piece = pieces.layer_piece(config, manifest.compute_dtype, weights, tower, kind)
+    template = trace(piece.run, piece.arguments)
     path = copy / manifest.graphs[role]
     model = ir.load(path)
     state = {name: numbered(name, layer) for name in STATE_NAMES[kind]}
@@ -78,7 +78,7 @@ def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: 
             name=f"fault.{number}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
         )
         graph.register_initializer(known[value])
-    place = own[0]
+    first = own[0]
     for node in template:
         new = ir.Node(
             node.domain,
@@ -93,7 +93,7 @@ def _splice(model: ir.Model, template: ir.Graph, scope: str, layer: int, names: 
             if old.dtype == ir.DataType.INT64 and old.shape is not None and len(old.shape) == 0:
                 output.shape = None  # as in ttc.exporter.onnx.graph_builder
             known[old] = output
-        graph.insert_before(place, new)
+        graph.insert_before(first, new)
     for output in template.outputs:
         name = str(output.name)
         old = made[f"{scope}x"] if name == "x" else made[f"{name}.{layer}"]
@@ -107,6 +107,6 @@ def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     new.name, new.type, new.shape = name, old.type, old.shape
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, new)
-    for place, value in enumerate(graph.outputs):
+    for i, value in enumerate(graph.outputs):
         if value is old:
-            graph.outputs[place] = new
+            graph.outputs[i] = new

@@ -12,7 +12,7 @@ from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.triton import run_triton
 
-_GUARD = 64  # elements before and behind, which keeps the alignment
+_GUARD = 64  # elements before and after, which keeps the alignment
 
 
 def poison(dtype: torch.dtype) -> float:
@@ -66,7 +66,7 @@ def run_guarded(
     return results
 
 
-def check_against_twin(
+def check_against_naive(
     op: OpSpec,
     inputs: Sequence[Tensor],
     device: str,
@@ -74,7 +74,7 @@ def check_against_twin(
     tile: int | None = None,
     **attributes: Any,
 ) -> None:
-    """Kernel and naive twin give the same: integers and NaN exactly, floats within the tolerance."""
+    """Kernel and `naive.py` give the same: integers and NaN exactly, floats within the tolerance."""
     got = run_guarded(op, inputs, device, tile, **attributes)
     want = run_naive(op, *inputs, **attributes)
     for spec, a, b in zip(op.outputs, got, want, strict=True):

@@ -1,5 +1,5 @@
 """Runs whole and cut graphs on the CPU: `ttc.runtime.gpu.partitioned` with ONNX Runtime for the segments, and
-the ops between them by their function bodies or their naive twins.
+the ops between them by their function bodies or their naive ops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,10 @@ import onnxruntime
 import torch
 
 from tests.support.fake_device import FakeDevice
-from ttc.exporter.passes.cut import Cut
+from ttc.exporter.passes.partition import Partition
 from ttc.formats.program import Instruction
-from ttc.plugins.functions import PLUGIN_ATTRIBUTES
 from ttc.plugins.naive import run_naive
-from ttc.plugins.ops import DOMAIN
+from ttc.plugins.ops import DOMAIN, PLUGIN_ATTRIBUTES
 from ttc.plugins.table import OPS
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
@@ -73,22 +72,22 @@ def run_whole(model: ir.Model, inputs: Arrays, level: str) -> Arrays:
     return dict(zip((output.name for output in run.get_outputs()), run.run(None, inputs), strict=True))
 
 
-def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
+def run_partition(partition: Partition, inputs: Arrays, level: str, functions: ir.Model | None) -> Arrays:
     """Buffers with the role "output" after two runs of the program at the same addresses.
 
-    functions: the model whose function bodies stand for the ops; None: the naive twins do.
+    functions: the model whose function bodies stand for the ops; None: the naive ops do.
     """
     device = FakeDevice()
     scope = Scope(device)
-    program = cut.program
+    program = partition.program
     shapes = plan_buffers(program, SIZES).shapes
     tensors = {
         name: scope.array(buffer.dtype, shapes[name])
         for name, buffer in program.buffers.items()
         if buffer.role != "between"
     }
-    segments = OrtSteps(device, cut.segments, level)
-    ops = naive_steps(device) if functions is None else OrtSteps(device, {}, level, functions)
+    segments = OrtBinder(device, partition.segments, level)
+    ops = naive_binder(device) if functions is None else OrtBinder(device, {}, level, functions)
     work = PartitionedGraph(program, segments, ops).bind(scope, tensors, SIZES)
     for name, array in inputs.items():
         device.write(tensors[name], array)
@@ -104,8 +103,8 @@ def run_cut(cut: Cut, inputs: Arrays, level: str, functions: ir.Model | None) ->
     return made
 
 
-class OrtSteps:
-    """Steps as ONNX Runtime sessions that read and write the buffers where they lie."""
+class OrtBinder:
+    """Instructions as ONNX Runtime sessions that read and write the buffers where they lie."""
 
     def __init__(
         self,
@@ -126,10 +125,10 @@ class OrtSteps:
     ) -> Enqueue:
         run = self._session(instruction, inputs)
         binding = run.io_binding()
-        for place, array in enumerate(inputs):
-            binding.bind_input(f"in_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
-        for place, array in enumerate(outputs):
-            binding.bind_output(f"out_{place}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        for i, array in enumerate(inputs):
+            binding.bind_input(f"in_{i}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
+        for i, array in enumerate(outputs):
+            binding.bind_output(f"out_{i}", "cpu", 0, np.dtype(array.dtype), array.shape, array.address)
         return lambda: self._device.enqueue(lambda stream: run.run_with_iobinding(binding))
 
     def _session(
@@ -153,8 +152,8 @@ class OrtSteps:
         return self._sessions[key]
 
 
-def naive_steps(device: FakeDevice) -> Any:
-    """Ops as their naive twins."""
+def naive_binder(device: FakeDevice) -> Any:
+    """Ops as their naive ops."""
     specs = {op.name: op for op in OPS}
 
     def bind(
@@ -178,16 +177,16 @@ def _op_model(instruction: Instruction, arrays: Sequence[DeviceArray], functions
     """A model that calls one op."""
     inputs = [
         ir.Value(
-            name=f"in_{place}",
+            name=f"in_{i}",
             type=ir.TensorType(ir.DataType.from_numpy(np.dtype(array.dtype))),
             shape=ir.Shape(array.shape),
         )
-        for place, array in enumerate(arrays)
+        for i, array in enumerate(arrays)
     ]
     attributes = ir.convenience.convert_attributes({**instruction.attributes, **PLUGIN_ATTRIBUTES})
     node = ir.Node(DOMAIN, instruction.name, inputs, attributes, num_outputs=len(instruction.outputs))
-    for place, value in enumerate(node.outputs):
-        value.name = f"out_{place}"
+    for i, value in enumerate(node.outputs):
+        value.name = f"out_{i}"
     imports = dict(functions.graph.opset_imports)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name=instruction.name)
     return ir.Model(graph, ir_version=functions.ir_version, functions=list(functions.functions.values()))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.support.golden import Golden, golden
+from ttc.runtime.decoding.options import GenerationOptions
 
 Cases = dict[str, Any]
 
@@ -15,17 +16,22 @@ def recorded(name: str, count: int = 4) -> Cases:
     return {n: alone[n] for n in sorted(alone)[:: max(1, len(alone) // count)]}
 
 
-def options_of(case: Any) -> dict[str, Any]:
-    """Keyword arguments of `Engine.generate`."""
-    eos = case["eos_token_id"]
-    return {
-        "max_new_tokens": case["max_new_tokens"],
-        "block_size": case["block_size"],
-        "steps": case["steps_per_block"],
-        "threshold": case["confidence_threshold"],
-        "eos_token_id": eos,
-        "stop_at_eos": eos is not None,
-    }
+def options_of(case: Any, mode: str = "diffusion") -> GenerationOptions:
+    """Return the options of a recorded case."""
+    eos, of_blocks = case["eos_token_id"], {}
+    if mode == "diffusion":
+        of_blocks = {
+            "block_size": case["block_size"],
+            "steps": case["steps_per_block"],
+            "threshold": case["confidence_threshold"],
+        }
+    return GenerationOptions(
+        mode=mode,
+        max_new_tokens=case["max_new_tokens"],
+        eos_token_id=eos,
+        stop_at_eos=eos is not None,
+        **of_blocks,
+    )
 
 
 def tokens_of(g: Golden, case_name: str) -> list[int]:

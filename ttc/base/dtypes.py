@@ -1,11 +1,15 @@
-"""Dtypes by name: everywhere the names are numpy's, with "bfloat16" and the eight-bit floats beside them."""
+"""Dtypes by name: everywhere the names are numpy's, with "bfloat16" and the eight-bit floats beside them.
 
-from typing import Any
+Beside them stand the names that TensorRT and Triton have for the dtypes of tensors in graphs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["numpy_dtype"]
+__all__ = ["numpy_dtype", "tensorrt_format", "tensorrt_name", "triton_pointer"]
 
 _KNOWN = (
     np.bool_,
@@ -27,6 +31,41 @@ _KNOWN = (
 _BY_NAME: dict[str, np.dtype[Any]] = {np.dtype(kind).name: np.dtype(kind) for kind in _KNOWN}
 
 
+class _Foreign(NamedTuple):
+    """What others call a dtype: `tensorrt.DataType`, TensorRT's lists of formats, Triton's signatures."""
+
+    tensorrt: str
+    tensorrt_format: str
+    triton: str
+
+
+_FOREIGN: Final[Mapping[str, _Foreign]] = {
+    "float32": _Foreign("FLOAT", "FP32", "fp32"),
+    "float16": _Foreign("HALF", "FP16", "fp16"),
+    "bfloat16": _Foreign("BF16", "BF16", "bf16"),
+    "int64": _Foreign("INT64", "INT64", "i64"),
+    "int32": _Foreign("INT32", "INT32", "i32"),
+    "int8": _Foreign("INT8", "INT8", "i8"),
+    "uint8": _Foreign("UINT8", "UINT8", "u8"),
+    "bool": _Foreign("BOOL", "BOOL", "i1"),
+}
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype called `name` ("float32", "bfloat16", …); `KeyError` for any other name."""
     return _BY_NAME[name]
+
+
+def tensorrt_name(name: str) -> str:
+    """Return the member of `tensorrt.DataType` for a dtype: "FLOAT" for "float32"."""
+    return _FOREIGN[name].tensorrt
+
+
+def tensorrt_format(name: str) -> str:
+    """Return what a plugin calls a dtype in the list of formats that it takes: "FP32" for "float32"."""
+    return _FOREIGN[name].tensorrt_format
+
+
+def triton_pointer(name: str) -> str:
+    """Return the type of a pointer to a dtype in a Triton kernel's signature: "*fp32" for "float32"."""
+    return f"*{_FOREIGN[name].triton}"

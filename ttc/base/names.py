@@ -1,4 +1,4 @@
-"""The names that users type and files hold: backends, modes and compute dtypes, each listed only here.
+"""The names that users type and files hold: backends, modes, dtypes and forms, each listed only here.
 
 Only the standard library is imported, so that `ttc --help` can show them at once.
 """
@@ -6,7 +6,15 @@ Only the standard library is imported, so that `ttc --help` can show them at onc
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple, get_args
 
-__all__ = ["BACKENDS", "BACKEND_PACKAGES", "COMPUTE_DTYPES", "ENGINE_BACKENDS", "MODES", "Mode"]
+__all__ = [
+    "BACKENDS",
+    "BACKEND_PACKAGES",
+    "COMPUTE_DTYPES",
+    "ENGINE_BACKENDS",
+    "ENGINE_FORMS",
+    "MODES",
+    "Mode",
+]
 
 
 class _Backend(NamedTuple):
@@ -25,6 +33,8 @@ _BACKENDS: Final = (
 )
 BACKENDS: Final = tuple(backend.name for backend in _BACKENDS)
 ENGINE_BACKENDS: Final = tuple(backend.name for backend in _BACKENDS if backend.runs_engines)
+# Whole graphs, or graphs partitioned at the `ttc` ops (`ttc.formats.program`).
+ENGINE_FORMS: Final = ("whole", "cut")
 BACKEND_PACKAGES: Final[Mapping[str, str]] = {backend.name: backend.package for backend in _BACKENDS}
 
 Mode = Literal["diffusion", "ar", "mock-ar", "lossless", "prompt-lookup"]

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.errors import InputError
-from ttc.runtime.decoding.options import MAX_BLOCK_SIZE
+from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, TRAINED_BLOCK_SIZE
 
-__all__ = ["BENCH_MODES", "TRAINED_BLOCK", "Case", "make_cases"]
+__all__ = ["BENCH_MODES", "Case", "make_cases"]
 
 BENCH_MODES = ("ar", "diffusion", "lossless", "prompt-lookup")
-TRAINED_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Case:
             words.append(f"γ{self.threshold:g}")
         if self.steps is not None and self.steps != self.block_size:
             words.append(f"steps {self.steps}")
-        if self.block_size is not None and self.block_size != TRAINED_BLOCK:
+        if self.block_size is not None and self.block_size != TRAINED_BLOCK_SIZE:
             words.append(f"block {self.block_size}")
         return " ".join(words)
 

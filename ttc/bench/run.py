@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.bench.answers import Written, judge
-from ttc.bench.cases import TRAINED_BLOCK, Case
+from ttc.bench.cases import Case
 from ttc.bench.problems import Problem
 from ttc.bench.schema import CaseRecord, Speed, Work
 from ttc.bench.trace import Trace, latency, watch
 from ttc.errors import InputError
+from ttc.runtime.decoding.options import TRAINED_BLOCK_SIZE
 from ttc.runtime.engine import Engine
 
 __all__ = ["Plan", "run_cases"]
@@ -192,7 +193,7 @@ def _speed(clocks: dict[tuple[str, int], _Clock], case: Case, ar: Case, batch: i
     fills_blocks = case.mode == "diffusion"  # elsewhere evaluations are not what the time goes into
     rows = [row for trace in clock.traces for row in trace.rows]
     first_output = latency([row.outputs[0][0] for row in rows])
-    arrivals = [row.arrivals(case.block_size or TRAINED_BLOCK) for row in rows]
+    arrivals = [row.arrivals(case.block_size or TRAINED_BLOCK_SIZE) for row in rows]
     first_block = latency([times[0] for times in arrivals])
     assert first_output is not None, "every row writes something"
     assert first_block is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.commands.terminal import size
 from ttc.errors import InputError
 
@@ -27,7 +27,7 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
 @click.option("--backend", type=click.Choice(ENGINE_BACKENDS), default="tensorrt-rtx", show_default=True)
 @click.option(
     "--form",
-    type=click.Choice(["whole", "cut"]),
+    type=click.Choice(ENGINE_FORMS),
     default="whole",
     show_default=True,
     help="Whole graphs, or cut at the ttc ops.",
@@ -108,7 +108,11 @@ def build(
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """Compute capabilities out of "89,120" or "8.9,12.0"."""
+    """Return the compute capabilities in "89,120" or "8.9,12.0", without repetitions, as "8.9".
+
+    Raises:
+        InputError: a word is no compute capability.
+    """
     found = []
     for word in text.split(","):
         digits = word.strip().replace(".", "")
@@ -122,7 +126,14 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
-    """{"batch": {"max": 8}} out of {"max": "batch:8"}."""
+    """Return {"batch": {"max": 8}} for {"max": "batch:8"}.
+
+    Args:
+        texts: "min", "opt" and "max" → sizes as the user wrote them; None: none.
+
+    Raises:
+        InputError: a part is not NAME:NUMBER.
+    """
     found: dict[str, dict[str, int]] = {}
     for end, text in texts.items():
         for part in text.split(",") if text else ():
@@ -137,7 +148,7 @@ def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """A bar on a terminal, else a line per engine; both on standard error."""
+    """Return what shows progress on standard error: a bar on a terminal, else a line per engine."""
     if not sys.stderr.isatty():
         told: set[str] = set()
 
@@ -166,7 +177,7 @@ def _progress() -> Callable[[str, int, int], None]:
 def _plan_lines(plan: "BuildPlan") -> list[str]:
     profile = plan.profile
     lines = [
-        f"{plan.source.path} → {plan.output}",
+        f"{plan.build_input.path} → {plan.output}",
         f"backend   {plan.settings.backend} {plan.version or '(not installed)'}, form {plan.settings.form}",
         f"targets   {', '.join(plan.targets) or 'what the backend builds for by default'}",
         (
@@ -194,13 +205,13 @@ def _report_lines(report: "BuildReport") -> list[str]:
     lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
     for graph in report.graphs:
         how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
-        stages = "".join(
-            f"; {name} {stage.seconds:.1f} s, peak {size(stage.peak_bytes)}"
-            for name, stage in graph.stages.items()
+        phases = "".join(
+            f"; {name} {phase.seconds:.1f} s, peak {size(phase.peak_bytes)}"
+            for name, phase in graph.phases.items()
         )
         lines.append(
             f"{graph.role:<9} {len(graph.engines)} engine(s), {size(sum(graph.engines.values()))}, "
-            f"{graph.layers} layers, {how}{stages}"
+            f"{graph.layers} layers, {how}{phases}"
         )
     if report.reproducible:
         lines.append("two builds gave the same bytes")

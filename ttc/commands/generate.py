@@ -13,6 +13,7 @@ from ttc.base.names import BACKENDS, MODES
 from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
+from ttc.runtime.decoding.options import GenerationOptions, check_options
 
 if TYPE_CHECKING:
     from ttc.runtime.decoding.result import Result
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["generate", "result_json"]
 
+_DEFAULTS = GenerationOptions()
+
 
 @click.command(short_help="Bundle and prompt → text.")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -28,7 +31,7 @@ __all__ = ["generate", "result_json"]
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    default="diffusion",
+    default=_DEFAULTS.mode,
     show_default=True,
     help="lossless: the text of ar, drafted by the denoiser; prompt-lookup: drafted from the text.",
 )
@@ -40,27 +43,46 @@ __all__ = ["generate", "result_json"]
     help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.",
 )
 @device_option
-@click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
-@click.option("--block-size", type=int, default=16, show_default=True, metavar="N", help="Tokens of a block.")
+@click.option("--max-new-tokens", type=int, default=_DEFAULTS.max_new_tokens, show_default=True, metavar="N")
 @click.option(
-    "--steps", type=int, default=16, show_default=True, metavar="N", help="Most denoise steps of a block."
+    "--block-size",
+    type=int,
+    default=_DEFAULTS.block_size,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a block.",
+)
+@click.option(
+    "--steps",
+    type=int,
+    default=_DEFAULTS.steps,
+    show_default=True,
+    metavar="N",
+    help="Most denoise steps of a block.",
 )
 @click.option(
     "--threshold",
     type=float,
-    default=0.9,
+    default=_DEFAULTS.threshold,
     show_default=True,
     metavar="γ",
     help="A step keeps every prediction more probable than this (0 to 1).",
 )
 @click.option(
     "--draft-steps",
-    default="auto",
+    default=_DEFAULTS.draft_steps,
     show_default=True,
     metavar="N|auto",
     help="Most denoise steps of a draft (lossless).",
 )
-@click.option("--temperature", type=float, default=0.0, show_default=True, metavar="X", help="0 is greedy.")
+@click.option(
+    "--temperature",
+    type=float,
+    default=_DEFAULTS.temperature,
+    show_default=True,
+    metavar="X",
+    help="0 is greedy.",
+)
 @click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (not in diffusion).")
 @click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (not in diffusion).")
 @click.option("--seed", type=int, metavar="S", help="Makes sampling repeatable.  [default: a new one]")
@@ -111,10 +133,11 @@ def generate(
     graph_level: int | None,
     ids: bool,
     no_stop_at_eos: bool,
+    draft_steps: str,
     as_json: bool,
     show_steps: bool,
     save_steps: Path | None,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Generate text after PROMPT with the model in BUNDLE.
 
@@ -124,12 +147,12 @@ def generate(
     if prompt == "-":
         prompt = _read_stdin()
     asked = _ids(prompt) if ids else _text(prompt)
-    options["stop_at_eos"] = not no_stop_at_eos
-    options["draft_steps"] = _count_or_word(options["draft_steps"])
+    options = GenerationOptions(
+        stop_at_eos=not no_stop_at_eos, draft_steps=_count_or_word(draft_steps), **given
+    )
 
     import ttc
     from ttc.model.bundle import Bundle
-    from ttc.runtime.decoding.options import check_options
 
     if save_steps is not None:
         from ttc.animation.save import check_format
@@ -137,7 +160,7 @@ def generate(
         check_format(save_steps)
 
     with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
-        check_options(opened.config, options)
+        check_options(options, opened.config)
     with contextlib.ExitStack() as open_until_the_end:
         with loading("loading the bundle", quiet=as_json) as progress:
             engine = open_until_the_end.enter_context(
@@ -158,7 +181,7 @@ def generate(
             result = _generate_in_steps(engine, asked, ids, options, show_steps, save_steps)
         else:
             with waiting("generating", quiet=as_json):
-                result = engine.generate(asked, **options)
+                result = engine.generate(asked, options)
     assert isinstance(result, ttc.Result), "one prompt, one result"
     if as_json:
         write_json(result_json(result))
@@ -205,7 +228,7 @@ def _generate_in_steps(
     engine: "Engine",
     prompt: str | list[int],
     ids: bool,
-    options: dict[str, Any],
+    options: GenerationOptions,
     show: bool,
     save: Path | None,
 ) -> "Result":
@@ -214,9 +237,9 @@ def _generate_in_steps(
 
     shown = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     tokenizer = None if ids else engine.tokenizer
-    view = StepView(options["mode"], shown, tokenizer) if show else None
-    with recording(save, options["mode"], shown, tokenizer) as record:
-        return play(record(engine.stream(prompt, **options)), view)
+    view = StepView(options.mode, shown, tokenizer) if show else None
+    with recording(save, options.mode, shown, tokenizer) as record:
+        return play(record(engine.stream(prompt, options)), view)
 
 
 def _summary(result: "Result") -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
 
-__all__ = ["BUNDLE", "FolderKind", "Staging", "bundle_writer", "folder_writer"]
+__all__ = ["BUNDLE", "FolderDraft", "FolderKind", "bundle_writer", "folder_writer"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ BUNDLE = FolderKind(
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Staging:
+class FolderDraft:
     """A folder being written: put its files under `path`, then `commit`."""
 
     def __init__(self, path: Path, destination: Path, force: bool, kind: FolderKind) -> None:
@@ -63,13 +63,18 @@ class Staging:
         self._kind = kind
 
     def commit(self, manifest: Any, finish: Callable[[Path], None] | None = None) -> Path:
-        """Digest all files under `path`, write the manifest with them, move the folder to its destination
-        and return that.
+        """Write the manifest with the digests of all files and move the folder to its destination.
 
-        manifest: a frozen dataclass with a field `files` and a method `to_json`.
-        finish: called with the folder when its manifest is written, to add a signature.
+        Args:
+            manifest: a frozen dataclass with a field `files` and a method `to_json`.
+            finish: called with the folder when its manifest is written, to add a signature.
 
-        Raises `InputError` when something appeared at the destination meanwhile.
+        Returns:
+            The destination.
+
+        Raises:
+            InputError: something appeared at the destination meanwhile.
+            BundleError: a file is a symbolic link.
         """
         inside = sorted(self.path.rglob("*"))
         for path in inside:
@@ -131,18 +136,25 @@ class Staging:
 
 def bundle_writer(
     destination: str | os.PathLike[str], force: bool = False
-) -> contextlib.AbstractContextManager[Staging]:
-    """A `Staging` for a bundle at `destination`; see `folder_writer`."""
+) -> contextlib.AbstractContextManager[FolderDraft]:
+    """Open a `FolderDraft` for a bundle at `destination`; see `folder_writer`."""
     return folder_writer(destination, force, BUNDLE)
 
 
 @contextlib.contextmanager
-def folder_writer(destination: str | os.PathLike[str], force: bool, kind: FolderKind) -> Iterator[Staging]:
-    """A `Staging` for a folder of this kind at `destination`; whatever was not committed is deleted on
-    leaving.
+def folder_writer(
+    destination: str | os.PathLike[str], force: bool, kind: FolderKind
+) -> Iterator[FolderDraft]:
+    """Open a `FolderDraft` for a folder of this kind; what was not committed is deleted on leaving.
 
-    Raises `InputError` when the destination exists (with `force`: when it is neither of this kind nor an
-    empty folder) or cannot be written to, `BundleError` when the disk is full.
+    Args:
+        destination: where the folder is to be.
+        force: whether a folder of this kind, or an empty one, may be replaced.
+        kind: what the folder is.
+
+    Raises:
+        InputError: the destination exists and may not be replaced, or cannot be written to.
+        BundleError: the disk is full, or somebody deleted the draft.
     """
     target = Path(os.path.abspath(destination))
     if not target.parent.is_dir():
@@ -160,7 +172,7 @@ def folder_writer(destination: str | os.PathLike[str], force: bool, kind: Folder
     except OSError as fault:
         raise InputError(f"{target}: cannot be written ({fault.strerror}); choose another output") from None
     try:
-        yield Staging(path, target, force, kind)
+        yield FolderDraft(path, target, force, kind)
     except OSError as fault:
         if fault.errno in _NO_SPACE:
             raise BundleError(

@@ -57,7 +57,7 @@ from ttc.formats.manifest import (
     MANIFEST_FILE,
     FileRecord,
     Manifest,
-    WeightEntry,
+    WeightSpec,
     checked_path,
 )
 from ttc.formats.shard import Array
@@ -86,7 +86,12 @@ def graph_digest(graph_sha256: str, data_sha256: Sequence[str]) -> str:
 
 
 class BundleFolder:
-    """An open, verified bundle. Reading is thread-safe. Attributes: `path` (of the folder) and `manifest`."""
+    """An open, verified bundle. Reading is thread-safe.
+
+    Attributes:
+        path: of the folder.
+        manifest: its bundle.json.
+    """
 
     def __init__(self, path: Path, manifest: Manifest, weights: "PackedWeights | ReferencedWeights") -> None:
         self.path = path
@@ -97,11 +102,16 @@ class BundleFolder:
     def open(
         cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
     ) -> Self:
-        """Verify the bundle in the folder `path` and open it. Raises `BundleError` (`DigestError` for a
-        changed file).
+        """Verify the bundle in the folder `path` and open it.
 
-        `checkpoint_root`: where the referenced checkpoint lies now, if not where it lay at export. Copying
-        changes modification times, so with it only sizes and headers of the shards are compared.
+        Args:
+            path: the folder.
+            checkpoint_root: where the referenced checkpoint lies now, if not where it lay at export. Copying
+                changes modification times, so with it only sizes and headers of the shards are compared.
+
+        Raises:
+            DigestError: a file was changed.
+            BundleError: it is no bundle, or a file is missing or not as the format says.
         """
         try:
             return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root))
@@ -137,8 +147,8 @@ class BundleFolder:
         return self.manifest.compute_dtype
 
     @property
-    def weights(self) -> Mapping[str, WeightEntry]:
-        """Graph weight → what it is and which graphs take it."""
+    def weights(self) -> Mapping[str, WeightSpec]:
+        """Name → weight of the graphs."""
         return MappingProxyType(dict(self.manifest.weights.map))
 
     @property
@@ -152,7 +162,7 @@ class BundleFolder:
         return self.path / _TOKENIZER_FILE if _TOKENIZER_FILE in self.manifest.files else None
 
     def graph_path(self, role: str) -> Path:
-        """Path of the ONNX file of `role`, one of `GRAPH_ROLES`; `BundleError` when this bundle has none."""
+        """Return the ONNX file of `role`, one of `GRAPH_ROLES`; raise `BundleError` where there is none."""
         return self.path / self._graph_file(role)
 
     def graph_digest(self, role: str) -> str:
@@ -162,24 +172,26 @@ class BundleFolder:
         return graph_digest(files[name].sha256, () if data is None else (data.sha256,))
 
     def read_weight(self, name: str) -> Array:
-        """The graph weight `name` in the graph's shape and dtype: aligned, C-contiguous, not to be written
-        to.
+        """Return the weight `name` in the graph's shape and dtype: aligned, C-contiguous, read-only.
 
         By reference, a weight that is one tensor stored in the graph's dtype is a view of the mapped
         checkpoint file and costs no memory; any other is converted or stacked into an array of its own,
         which the caller may drop. Packed weights come from the graph file, which stays in memory after the
-        first. A weight too large for the dtype is a `NumericsError`.
+        first.
+
+        Raises:
+            NumericsError: a value is too large for the dtype.
+            BundleError: there is no such weight, or a graph file does not hold it.
         """
-        return self._weights.read(name, self._entry(name))
+        return self._weights.read(self._spec(name))
 
     def weight_parts(self, name: str) -> Iterator[Array]:
-        """The graph weight `name` piece by piece along its first axis, for a reader that puts the pieces into
-        a place of its own.
+        """Yield the weight `name` piece by piece along its first axis, for a reader with memory of its own.
 
         A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
         stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
         """
-        return self._weights.parts(name, self._entry(name))
+        return self._weights.parts(self._spec(name))
 
     def _graph_file(self, role: str) -> str:
         if role not in self.manifest.graphs:
@@ -187,16 +199,16 @@ class BundleFolder:
             raise BundleError(f"{self.path}: no graph for the role {quoted(role)}; it has: {known}")
         return self.manifest.graphs[role]
 
-    def _entry(self, name: str) -> WeightEntry:
-        entry = self.manifest.weights.map.get(name)
-        if entry is None:
+    def _spec(self, name: str) -> WeightSpec:
+        spec = self.manifest.weights.map.get(name)
+        if spec is None:
             raise BundleError(
                 f"{self.path}: no weight {quoted(name)} among its {len(self.manifest.weights.map)}"
             )
-        return entry
+        return spec
 
     def describe(self) -> dict[str, Any]:
-        """What `ttc inspect` shows, ready for JSON."""
+        """Return what `ttc inspect` shows, ready for JSON."""
         manifest, weights = self.manifest, self.manifest.weights
         return {
             "kind": "bundle",
@@ -216,7 +228,7 @@ class BundleFolder:
             "weights": {
                 "mode": weights.mode,
                 "count": len(weights.map),
-                "tensors": sum(len(entry.tensors) for entry in weights.map.values()),
+                "tensors": sum(len(spec.tensors) for spec in weights.map.values()),
                 "root": str(self._weights.root) if isinstance(self._weights, ReferencedWeights) else None,
                 "shards": len(weights.shards),
                 "shard_bytes": sum(shard.size_bytes for shard in weights.shards.values()),
@@ -224,7 +236,7 @@ class BundleFolder:
         }
 
     def close(self) -> None:
-        """Let go of mapped files and parsed graphs; arrays already read stay valid."""
+        """Unmap files and forget parsed graphs; arrays already read stay valid."""
         self._weights.close()
 
     def __enter__(self) -> Self:
@@ -235,7 +247,7 @@ class BundleFolder:
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
-    """The regular file `name` in `folder`, reached without passing a link."""
+    """Return the regular file `name` in `folder`, reached without passing a link."""
     path = folder
     for part in checked_path(name, where).parts:
         path = path / part

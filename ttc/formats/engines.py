@@ -1,5 +1,4 @@
-"""A set of engines: what `ttc build` writes and the TensorRT backends read. This page is the format, version
-2.
+"""A set of engines: what `ttc build` writes and the TensorRT backends read. This is the format, version 2.
 
 A folder of plain files:
 
@@ -14,12 +13,13 @@ A folder of plain files:
 
 `engines.json` is one object with exactly these keys:
 
-    format, format_version   "ttc-engines", 2 (1 gave whole caches, 2 gives their new rows)
+    format, format_version   "ttc-engines", 2 (in 1 engines gave whole caches, in 2
+                             only the block's keys and values)
     ttc_version, backend, backend_version
                              what built it; engines run with the same backend version only
     form                     "whole" or "cut"
     targets                  compute capabilities like "8.9"; empty: what the backend builds for by default
-    compute_dtype            of the graphs, null for a foreign graph
+    compute_dtype            of the graphs, null for a third-party graph
     profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them
     baked                    whether the weights are inside the engines; else they are inputs, named as in
                              the bundle
@@ -48,7 +48,7 @@ from ttc.formats.atomic_folder import FolderKind
 from ttc.formats.manifest import FileRecord, checked_path
 from ttc.formats.program import Program
 from ttc.formats.signing import verify
-from ttc.formats.strictjson import Fields, parse_json, quoted
+from ttc.formats.strictjson import Fields, json_digest, parse_json, quoted
 
 __all__ = [
     "ENGINES",
@@ -118,7 +118,7 @@ class EngineRecord:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "EngineRecord":
-        """The record that was written as this JSON object."""
+        """Return the record that was written as this JSON object."""
         return _engine(Fields({"engine": content}, "engines", BundleError), "engine")
 
 
@@ -141,17 +141,24 @@ class EnginesManifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """The bytes of `engines.json`."""
+        """Return the bytes of `engines.json`."""
         content: dict[str, Any] = {"format": ENGINES.format, "format_version": _FORMAT_VERSION}
         content |= dataclasses.asdict(self)
         plain: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
-        plain[_DIGEST_KEY] = _digest(plain)
+        plain[_DIGEST_KEY] = json_digest(plain)
         return json.dumps(plain, indent=1).encode()
 
     @classmethod
     def from_json(cls, raw: bytes, where: str) -> Self:
-        """The manifest in `raw`; `BundleError` that names `where` and the key for anything not as it should
-        be.
+        """Return the manifest in `raw`.
+
+        Args:
+            raw: the bytes of the file.
+            where: what messages call it.
+
+        Raises:
+            DigestError: it was changed since it was written.
+            BundleError: something is not as the format says; the key is named.
         """
         content = parse_json(raw, where, BundleError)
         fields = Fields(content, where, BundleError)
@@ -161,7 +168,7 @@ class EnginesManifest:
             fields.refuse("format_version", version, f"{_FORMAT_VERSION} (build again with this ttc)")
         digest = fields.string(_DIGEST_KEY)
         assert isinstance(content, dict)
-        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+        if digest != json_digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
             raise DigestError(
                 f"{where}: changed since it was written ({_DIGEST_KEY} does not match); build again"
             )
@@ -183,7 +190,7 @@ class EnginesManifest:
             kernels=fields.each("kernels", Fields.string),
             engines=fields.each("engines", _engine),
             programs=fields.each("programs", Fields.string),
-            files=fields.each("files", _file),
+            files=fields.each("files", FileRecord.take),
         )
         fields.end()
         _check(manifest, where)
@@ -199,10 +206,15 @@ class EngineFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], trust: str | os.PathLike[str] | None = None) -> Self:
-        """Verify the folder `path`. `trust`: PEM file of the public key that must have signed it.
+        """Verify a folder and open it. No TensorRT is needed and none is called.
 
-        Raises `BundleError` (`DigestError` for a changed file or a missing or wrong signature); no TensorRT
-        is needed and none is called.
+        Args:
+            path: the folder.
+            trust: PEM file of the public key that must have signed it; None: any.
+
+        Raises:
+            DigestError: a file was changed, or the signature is missing or wrong.
+            BundleError: a file is missing or is not as the format says.
         """
         folder = Path(path)
         manifest_file = folder / MANIFEST_FILE
@@ -222,13 +234,14 @@ class EngineFolder:
         return opened
 
     def engine(self, name: str) -> bytes:
-        """The bytes of one engine, verified once more as they are read: what is returned is what was
-        checked.
+        """Return the bytes of one engine, verified once more as they are read.
+
+        So what is returned is what was checked, whatever happened to the file since the folder was opened.
         """
         return self._verified(f"{name}.engine", keep=True)
 
     def program(self, role: str) -> Program:
-        """The program of one graph in cut form, verified once more as it is read."""
+        """Return the program of one graph in cut form, verified once more as it is read."""
         name = self.manifest.programs.get(role)
         if name is None:
             raise BundleError(
@@ -291,16 +304,9 @@ def _check(manifest: EnginesManifest, where: str) -> None:
             or name == MANIFEST_FILE
         ):
             raise BundleError(f"{where}: files lists {quoted(name)}, which is no file of a set of engines")
-    due = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
-    if missing := [name for name in due if name not in manifest.files]:
+    expected = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
+    if missing := [name for name in expected if name not in manifest.files]:
         raise BundleError(f"{where}: {quoted(missing[0])} is not among the files")
-
-
-def _file(fields: Fields, name: str) -> FileRecord:
-    inner = fields.fields(name)
-    record = FileRecord(inner.string("sha256"), inner.integer("size_bytes"))
-    inner.end()
-    return record
 
 
 def _engine(fields: Fields, name: str) -> EngineRecord:
@@ -314,7 +320,3 @@ def _engine(fields: Fields, name: str) -> EngineRecord:
     record = EngineRecord(inner.string("role"), inputs, outputs, inner.integer("layers"))
     inner.end()
     return record
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

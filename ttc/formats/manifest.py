@@ -1,7 +1,6 @@
 """`bundle.json`: the manifest as frozen dataclasses, read strictly; its meaning is `ttc.formats.bundle`'s."""
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BundleError, DigestError
 from ttc.formats.shard import Shard
-from ttc.formats.strictjson import Fields, parse_json, quoted
+from ttc.formats.strictjson import Fields, json_digest, parse_json, quoted
 
 __all__ = [
     "FORMAT_NAME",
@@ -22,8 +21,8 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "ShardRecord",
-    "WeightEntry",
     "WeightMap",
+    "WeightSpec",
     "checked_path",
 ]
 
@@ -45,6 +44,14 @@ class FileRecord:
     sha256: str
     size_bytes: int
 
+    @classmethod
+    def take(cls, fields: Fields, name: str) -> "FileRecord":
+        """Take the record of the file `name` out of the fields of a JSON object."""
+        inner = fields.fields(name)
+        record = cls(inner.string("sha256"), inner.integer("size_bytes"))
+        inner.end()
+        return record
+
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
@@ -56,41 +63,59 @@ class ShardRecord:
 
     @classmethod
     def of(cls, shard: Shard) -> "ShardRecord":
-        """The record of an open shard."""
+        """Return the record of an open shard."""
         return cls(shard.header_digest, shard.size_bytes, shard.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
-class WeightEntry:
-    """One graph weight. `tensors` are its checkpoint tensors: one, or (`stacked`) those to stack along a new
-    first axis.
+class WeightSpec:
+    """One weight of the graphs, and what it is made of.
 
-    `shape` and `dtype` are the graph's; `graphs` are the roles of the graphs that take the weight.
+    Attributes:
+        name: in the graphs, and the key in the manifest.
+        tensors: the checkpoint tensors it is made of: one, or those to stack along a new first axis.
+        stacked: whether they are to be stacked.
+        shape: in the graphs.
+        dtype: in the graphs.
+        graphs: roles of the graphs that take it; the first is that of its tower.
     """
 
+    name: str
     tensors: tuple[str, ...]
     stacked: bool
     shape: tuple[int, ...]
     dtype: str
     graphs: tuple[str, ...]
 
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """The shape of one of its tensors."""
+        return self.shape[1:] if self.stacked else self.shape
+
 
 @dataclass(frozen=True, slots=True)
 class WeightMap:
-    """All graph weights. `mode` is "packed" (initializers of the graphs; no root, no shards) or
-    "reference".
+    """All weights of the graphs.
+
+    Attributes:
+        mode: "packed" (initializers of the graphs; no root, no shards) or "reference".
+        map: name → weight.
+        root: the checkpoint's folder.
+        shards: file name in it → what was seen of the file at export.
     """
 
     mode: str
-    map: Mapping[str, WeightEntry]
+    map: Mapping[str, WeightSpec]
     root: str | None = None
     shards: Mapping[str, ShardRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A bundle's `bundle.json`. The writer leaves `files` empty: committing fills it in. What `model` says is
-    checked by who knows the model (`ttc.model.bundle`).
+    """A bundle's `bundle.json`; `ttc.formats.bundle` says what its fields mean.
+
+    The writer leaves `files` empty: committing fills it in. `ttc.model.bundle` checks what `model` says,
+    since nothing here knows the model.
     """
 
     ttc_version: str
@@ -104,20 +129,29 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """The bytes of `bundle.json`. Raises `BundleError` where this manifest breaks a rule of the
-        format.
+        """Return the bytes of `bundle.json`.
+
+        Raises:
+            BundleError: this manifest breaks a rule of the format.
         """
         _check_rules(self, MANIFEST_FILE)
         content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION}
         for item in dataclasses.fields(self):
             content[item.name] = _plain(getattr(self, item.name))
-        content[_DIGEST_KEY] = _digest(content)
+        content[_DIGEST_KEY] = json_digest(content)
         return json.dumps(content, indent=1, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, raw: bytes, where: str = MANIFEST_FILE) -> "Manifest":
-        """The manifest in `raw`; raises `BundleError` that names `where` and the key for anything not as the
-        format says.
+        """Return the manifest in `raw`.
+
+        Args:
+            raw: the bytes of the file.
+            where: what messages call it.
+
+        Raises:
+            DigestError: it was changed since it was written.
+            BundleError: something is not as the format says; the key is named.
         """
         content = parse_json(raw, where, BundleError)
         fields = Fields(content, where, BundleError)
@@ -129,7 +163,7 @@ class Manifest:
             )
         digest = fields.string(_DIGEST_KEY)
         assert isinstance(content, dict)
-        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+        if digest != json_digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
             raise DigestError(
                 f"{where}: changed since it was written (its {_DIGEST_KEY} does not match); export again"
             )
@@ -142,7 +176,7 @@ class Manifest:
             graphs=fields.each("graphs", Fields.string),
             ops=fields.each("ops", Fields.integer),
             weights=_weight_map(fields.fields("weights")),
-            files=fields.each("files", _file_record),
+            files=fields.each("files", FileRecord.take),
         )
         fields.end()
         _check_rules(manifest, where)
@@ -150,21 +184,16 @@ class Manifest:
 
 
 def checked_path(name: str, where: str) -> PurePosixPath:
-    """The relative path `name` of a file in a bundle; `BundleError` when it could lead out of it or is not
-    in plain form.
+    """Return the relative path `name` of a file in a bundle.
+
+    Raises:
+        BundleError: it could lead out of the bundle, or is not in plain form.
     """
     path = PurePosixPath(name)
     plain = name.isprintable() and not set(name) & set("\\:") and str(path) == name and len(name) <= 1024
     if not plain or path.is_absolute() or not path.parts or ".." in path.parts:
         raise BundleError(f"{where}: {quoted(name)} is not a plain relative path inside the bundle")
     return path
-
-
-def _file_record(fields: Fields, name: str) -> FileRecord:
-    inner = fields.fields(name)
-    record = FileRecord(inner.string("sha256"), inner.integer("size_bytes"))
-    inner.end()
-    return record
 
 
 def _shard_record(fields: Fields, name: str) -> ShardRecord:
@@ -176,9 +205,10 @@ def _shard_record(fields: Fields, name: str) -> ShardRecord:
     return record
 
 
-def _weight_entry(fields: Fields, name: str) -> WeightEntry:
+def _weight_spec(fields: Fields, name: str) -> WeightSpec:
     inner = fields.fields(name)
-    entry = WeightEntry(
+    spec = WeightSpec(
+        name=name,
         tensors=inner.strings("tensors"),
         stacked=inner.boolean("stacked"),
         shape=inner.integers("shape"),
@@ -186,7 +216,7 @@ def _weight_entry(fields: Fields, name: str) -> WeightEntry:
         graphs=inner.strings("graphs"),
     )
     inner.end()
-    return entry
+    return spec
 
 
 def _weight_map(fields: Fields) -> WeightMap:
@@ -195,7 +225,7 @@ def _weight_map(fields: Fields) -> WeightMap:
         fields.refuse("root", root, "a path or null")
     weights = WeightMap(
         mode=fields.string("mode"),
-        map=fields.each("map", _weight_entry),
+        map=fields.each("map", _weight_spec),
         root=root,
         shards=fields.each("shards", _shard_record),
     )
@@ -204,7 +234,7 @@ def _weight_map(fields: Fields) -> WeightMap:
 
 
 def _check_rules(manifest: Manifest, where: str) -> None:
-    """The rules of the format that are more than types."""
+    """Raise `BundleError` where a rule of the format that is more than a type is broken."""
 
     def rule(holds: bool, message: str) -> None:
         if not holds:
@@ -234,52 +264,48 @@ def _check_rules(manifest: Manifest, where: str) -> None:
 
 def _check_weights(manifest: Manifest, where: str) -> None:
     weights = manifest.weights
-    place = f"{where}: weights"
+    where = f"{where}: weights"
     if weights.mode == "reference":
         if weights.root is None or not Path(weights.root).is_absolute() or not weights.root.isprintable():
             raise BundleError(
-                f"{place}: root is {quoted(weights.root)}, the absolute path of the checkpoint folder is due"
+                f"{where}: root is {quoted(weights.root)}, the absolute path of the checkpoint folder is due"
             )
         if not weights.shards:
-            raise BundleError(f"{place}: mode is 'reference', but no shards are listed")
+            raise BundleError(f"{where}: mode is 'reference', but no shards are listed")
     elif weights.mode != "packed":
-        raise BundleError(f"{place}: mode is {quoted(weights.mode)}, 'packed' or 'reference' is due")
+        raise BundleError(f"{where}: mode is {quoted(weights.mode)}, 'packed' or 'reference' is due")
     elif weights.root is not None or weights.shards:
-        raise BundleError(f"{place}: mode is 'packed', so root must be null and shards empty")
+        raise BundleError(f"{where}: mode is 'packed', so root must be null and shards empty")
     for name, shard in weights.shards.items():
-        if len(checked_path(name, place).parts) != 1 or not _SHA256.fullmatch(shard.header_sha256):
+        if len(checked_path(name, where).parts) != 1 or not _SHA256.fullmatch(shard.header_sha256):
             raise BundleError(
-                f"{place}: shard {quoted(name)} is not a plain file name with a sha256 of its header"
+                f"{where}: shard {quoted(name)} is not a plain file name with a sha256 of its header"
             )
-    for name, entry in weights.map.items():
-        if len(entry.tensors) != (entry.shape[0] if entry.stacked and entry.shape else 1):
+    for name, spec in weights.map.items():
+        if len(spec.tensors) != (spec.shape[0] if spec.stacked and spec.shape else 1):
             raise BundleError(
-                f"{place}: {quoted(name)} of shape {quoted(entry.shape)} "
-                f"cannot be made of {len(entry.tensors)} tensors"
+                f"{where}: {quoted(name)} of shape {quoted(spec.shape)} "
+                f"cannot be made of {len(spec.tensors)} tensors"
             )
-        if entry.stacked and not entry.shape:
-            raise BundleError(f"{place}: {quoted(name)} is stacked, but has no axis")
-        if entry.dtype not in _WEIGHT_DTYPES:
+        if spec.stacked and not spec.shape:
+            raise BundleError(f"{where}: {quoted(name)} is stacked, but has no axis")
+        if spec.dtype not in _WEIGHT_DTYPES:
             raise BundleError(
-                f"{place}: {quoted(name)} has the dtype {quoted(entry.dtype)}, "
+                f"{where}: {quoted(name)} has the dtype {quoted(spec.dtype)}, "
                 f"one of {', '.join(_WEIGHT_DTYPES)} is due"
             )
-        if not entry.graphs or not set(entry.graphs) <= set(manifest.graphs):
+        if not spec.graphs or not set(spec.graphs) <= set(manifest.graphs):
             raise BundleError(
-                f"{place}: {quoted(name)} is taken by {quoted(entry.graphs)}, roles of graphs are due"
+                f"{where}: {quoted(name)} is taken by {quoted(spec.graphs)}, roles of graphs are due"
             )
 
 
 def _plain(value: object) -> Any:
-    """`value` made of dicts, lists and scalars only."""
+    """Return `value` made of dicts, lists and scalars only."""
+    if isinstance(value, WeightSpec):  # its name is its key
+        return {key: _plain(item) for key, item in dataclasses.asdict(value).items() if key != "name"}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """sha256 of the manifest without its own digest, written with sorted keys and without white space."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,7 +10,7 @@ again:
     steps      the instructions in order of execution; each {kind, name, inputs, outputs, attributes}
                kind "engine": `name` is the engine, its tensors in_0, in_1, … and out_0, out_1, … are bound to
                the buffers listed in `inputs` and `outputs`
-               kind "op": `name` is a leaf op of `ttc.plugins.table`, one kernel launch, with these attributes
+               kind "op": `name` is a primitive op of `ttc.plugins.table`, one launch with these attributes
 
 A buffer is written by one instruction at most and only read by later ones, so the program runs on any
 executor of segments, and on one stream without waiting.
@@ -58,7 +58,7 @@ class Program:
     instructions: tuple[Instruction, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return it ready for JSON."""
         return {
             "buffers": {name: _plain(buffer) for name, buffer in self.buffers.items()},
             "steps": [_plain(each) for each in self.instructions],
@@ -66,7 +66,7 @@ class Program:
 
     @classmethod
     def take(cls, fields: Fields, where: str) -> "Program":
-        """Read what `to_dict` wrote; `BundleError` for anything else."""
+        """Read what `to_dict` wrote; raise `BundleError` for anything else."""
         buffers = fields.each("buffers", _buffer)
         instructions = tuple(
             _instruction(Fields(each, f"{where}: steps", BundleError)) for each in fields.items("steps")

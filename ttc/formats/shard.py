@@ -55,8 +55,13 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies: dtype by its numpy name ("bfloat16"), and bytes [begin, end) counted from the
-    start of the file.
+    """Where one tensor lies in its file.
+
+    Attributes:
+        dtype: its numpy name ("bfloat16").
+        shape: as stored.
+        begin: first byte, counted from the start of the file.
+        end: the byte after the last.
     """
 
     dtype: str
@@ -73,8 +78,12 @@ class TensorInfo:
 class Shard:
     """An open, checked `.safetensors` file. Reading is thread-safe; arrays stay valid after `close`.
 
-    Attributes: `path`; `tensors` (name → `TensorInfo`, in the order of the file's header); `header_digest`
-    (sha256 of the header's JSON bytes, hexadecimal); `size_bytes` and `mtime_ns` of the file.
+    Attributes:
+        path: of the file.
+        tensors: name → `TensorInfo`, in the order of the file's header.
+        header_digest: sha256 of the header's JSON bytes, hexadecimal.
+        size_bytes: of the file.
+        mtime_ns: of the file, when it was opened.
     """
 
     __slots__ = ("_error", "_map", "header_digest", "mtime_ns", "path", "size_bytes", "tensors")
@@ -99,8 +108,11 @@ class Shard:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], error: type[TtcError] = CheckpointError) -> Self:
-        """Check the header of the file `path` and map it. Every refusal is an `error` that names the file
-        (and the tensor).
+        """Check the header of the file `path` and map it.
+
+        Args:
+            path: of the file.
+            error: the class of every refusal; the message names the file, and the tensor.
         """
         path = Path(path)
         try:
@@ -122,7 +134,7 @@ class Shard:
             raise error(f"{path}: cannot be read ({fault})") from None
 
     def info(self, name: str) -> TensorInfo:
-        """Dtype, shape and place of the tensor `name`."""
+        """Return dtype, shape and offset of the tensor `name`."""
         try:
             return self.tensors[name]
         except KeyError:
@@ -131,9 +143,7 @@ class Shard:
             ) from None
 
     def read(self, name: str) -> Array:
-        """The tensor `name`: a read-only view of the mapped file, no byte copied. It may be unaligned
-        (`flags.aligned`).
-        """
+        """Return the tensor `name` as a read-only view of the mapped file; it may be unaligned."""
         info = self.info(name)
         if self._map is None:
             raise self._error(f"{self.path}: closed; tensor {quoted(name)} can no longer be read")
@@ -141,7 +151,7 @@ class Shard:
         return np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.begin).reshape(info.shape)
 
     def close(self) -> None:
-        """Let go of the file; arrays already read keep their own hold on the mapping."""
+        """Unmap the file, as soon as no array that was read refers to it."""
         mapping, self._map = self._map, None
         if mapping is not None:
             # A BufferError says that arrays are still out there: the mapping goes when the last of them does.
@@ -156,7 +166,7 @@ class Shard:
 
 
 def _header(length: bytes, size: int, path: str, error: type[TtcError]) -> int:
-    """The length of the header, from the first eight bytes of a file of `size` bytes."""
+    """Return the length of the header, from the first eight bytes of a file of `size` bytes."""
     if len(length) < 8:
         raise error(
             f"{path}: {len(length)} bytes are no .safetensors file, which starts with the 8 bytes of its "
@@ -176,7 +186,7 @@ def _header(length: bytes, size: int, path: str, error: type[TtcError]) -> int:
 
 
 def _tensors(header: bytes, size: int, path: str, error: type[TtcError]) -> dict[str, TensorInfo]:
-    """All tensors of the checked `header` of a file of `size` bytes."""
+    """Return all tensors that `header`, of a file of `size` bytes, names, each checked."""
     if not header.startswith(b"{"):
         raise error(f"{path}: the header is no JSON object: not a .safetensors file, or damaged")
     entries = parse_json(header, f"{path}: header", error)
@@ -222,10 +232,10 @@ def _tensor(name: str, entry: object, start: int, size: int, path: str, error: t
             f"{size - start}; "
             "the file is truncated or its header wrong"
         )
-    due = math.prod(shape) * dtype.itemsize
-    if end - begin != due:
+    expected = math.prod(shape) * dtype.itemsize
+    if end - begin != expected:
         raise error(
-            f"{path}: tensor {quoted(name)} of shape {list(shape)} in {stored} takes {due} bytes, its "
+            f"{path}: tensor {quoted(name)} of shape {list(shape)} in {stored} takes {expected} bytes, its "
             f"offsets say {end - begin}"
         )
     return TensorInfo(dtype.name, shape, start + begin, start + end)

@@ -18,17 +18,28 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 def sign(content: bytes, key: str | os.PathLike[str]) -> bytes:
-    """The signature of `content` (64 bytes) by the private key in a PEM file.
+    """Return the signature of `content`, 64 bytes, by the private key in a PEM file.
 
-    Raises `InputError` for a file that holds no unencrypted ed25519 private key.
+    Raises:
+        InputError: the file holds no unencrypted ed25519 private key.
+        MissingDependencyError: the package cryptography is not installed.
     """
     return _private(Path(key)).sign(content)
 
 
 def verify(content: bytes, signature: bytes, key: str | os.PathLike[str], where: str) -> None:
-    """Raise `DigestError` unless `signature` is that of `content` by the public key in a PEM file.
+    """Raise unless `signature` is that of `content` by the public key in a PEM file.
 
-    where: what the content is, for the message.
+    Args:
+        content: what was signed.
+        signature: 64 bytes.
+        key: PEM file of an ed25519 public key.
+        where: what messages call the content.
+
+    Raises:
+        DigestError: it was not signed by this key.
+        InputError: the file holds no ed25519 public key.
+        MissingDependencyError: the package cryptography is not installed.
     """
     from cryptography.exceptions import InvalidSignature
 

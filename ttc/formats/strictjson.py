@@ -1,10 +1,11 @@
 """Reading JSON that somebody else wrote: bounded, no duplicate keys, every value's type checked.
 
 `parse_json` and `read_json` turn bytes into Python values and never raise anything but the error class they
-are given. `Fields` then takes an object apart key by key; each refusal names the place, the key and the
-value.
+are given. `Fields` then takes an object apart key by key; each refusal names the object, the key and the
+value. `json_digest` is how our own files say that they are whole.
 """
 
+import hashlib
 import json
 import reprlib
 import stat
@@ -15,23 +16,27 @@ from typing import NoReturn, TypeVar
 
 from ttc.errors import TtcError
 
-__all__ = ["Fields", "parse_json", "quoted", "read_json"]
+__all__ = ["Fields", "json_digest", "parse_json", "quoted", "read_json"]
 
 _Item = TypeVar("_Item")
-
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
 def quoted(value: object) -> str:
-    """`value` as it can stand in a one-line message: escaped, and shortened when it is long or deep."""
+    """Return `value` for a one-line message: escaped, and shortened when it is long or deep."""
     return _SHORT.repr(value).replace("\n", " ")
 
 
 def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bool = False) -> object:
-    """The value written in `raw` (UTF-8). NaN and infinities are refused, unless `allow_infinity` (both
-    kinds then pass).
+    """Return the value written in `raw`, UTF-8 text.
+
+    Args:
+        raw: the bytes of a file.
+        where: what messages call it.
+        error: the class of every error raised here.
+        allow_infinity: whether NaN and infinities pass, which JSON does not know.
     """
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
@@ -58,7 +63,7 @@ def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bo
 
 
 def read_json(path: Path, limit: int, error: type[TtcError], allow_infinity: bool = False) -> object:
-    """The value in the regular file `path`, refused before it is read when it has more than `limit` bytes."""
+    """Return the value in the regular file `path`; more than `limit` bytes are refused before reading."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -70,6 +75,12 @@ def read_json(path: Path, limit: int, error: type[TtcError], allow_infinity: boo
     except OSError as fault:
         raise error(f"{path}: cannot be read ({fault.strerror or fault})") from None
     return parse_json(raw, str(path), error, allow_infinity)
+
+
+def json_digest(content: Mapping[str, object]) -> str:
+    """Return the sha256 of an object, written with sorted keys and without white space."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Fields:
@@ -87,46 +98,46 @@ class Fields:
         self._where = where
         self._error = error
 
-    def refuse(self, key: str, value: object, due: str) -> NoReturn:
-        """Raise the error that says that `key` holds `value` where `due` is due."""
-        raise self._error(f"{self._where}: {quoted(key)} is {quoted(value)}, {due} is due")
+    def refuse(self, key: str, value: object, expected: str) -> NoReturn:
+        """Raise the error that says that `key` holds `value` where something else is expected."""
+        raise self._error(f"{self._where}: {quoted(key)} is {quoted(value)}, {expected} is due")
 
     def take(self, key: str) -> object:
-        """The raw value of `key`, which must be there."""
+        """Take the raw value of `key`, which must be there."""
         if key not in self._left:
             raise self._error(f"{self._where}: the key {quoted(key)} is missing")
         return self._left.pop(key)
 
     def string(self, key: str) -> str:
-        """A non-empty string."""
+        """Take a non-empty string."""
         value = self.take(key)
         if not isinstance(value, str) or not value:
             self.refuse(key, value, "a non-empty string")
         return value
 
     def boolean(self, key: str) -> bool:
-        """true or false."""
+        """Take true or false."""
         value = self.take(key)
         if not isinstance(value, bool):
             self.refuse(key, value, "true or false")
         return value
 
     def integer(self, key: str, low: int = 0, high: int = 2**63 - 1) -> int:
-        """An integer in [low, high]; true, false and 1.0 are none."""
+        """Take an integer in [low, high]; true, false and 1.0 are none."""
         value = self.take(key)
         if type(value) is not int or not low <= value <= high:
             self.refuse(key, value, f"an integer from {low} to {high}")
         return value
 
     def strings(self, key: str) -> tuple[str, ...]:
-        """A list of non-empty strings."""
+        """Take a list of non-empty strings."""
         value = self.take(key)
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
             self.refuse(key, value, "a list of non-empty strings")
         return tuple(value)
 
     def integers(self, key: str, low: int = 0, high: int = 2**63 - 1) -> tuple[int, ...]:
-        """A list of integers, each in [low, high]."""
+        """Take a list of integers, each in [low, high]."""
         value = self.take(key)
         if not isinstance(value, list) or not all(
             type(item) is int and low <= item <= high for item in value
@@ -135,25 +146,31 @@ class Fields:
         return tuple(value)
 
     def items(self, key: str) -> list[object]:
-        """A list of anything, to be checked by the caller."""
+        """Take a list of anything, to be checked by the caller."""
         value = self.take(key)
         if not isinstance(value, list):
             self.refuse(key, value, "a list")
         return value
 
     def fields(self, key: str) -> "Fields":
-        """An object, to be taken apart in turn."""
+        """Take an object, to be taken apart in turn."""
         return Fields(self.take(key), f"{self._where}: {key}", self._error)
 
     def each(self, key: str, read: "Callable[[Fields, str], _Item]") -> Mapping[str, _Item]:
-        """An object whose keys are free: `read(fields, name)` takes the value called `name` out of
-        `fields`.
+        """Take an object whose keys are free.
+
+        Args:
+            key: of the object.
+            read: called with the fields of the object and each of its keys; takes that key's value.
+
+        Returns:
+            key → what `read` made of its value.
         """
         inner = self.fields(key)
         return {name: read(inner, name) for name in inner.left()}
 
     def left(self) -> tuple[str, ...]:
-        """The keys that nobody took yet."""
+        """Return the keys that nobody took yet."""
         return tuple(self._left)
 
     def end(self) -> None:

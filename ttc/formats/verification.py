@@ -32,7 +32,7 @@ from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import BundleError
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
-from ttc.formats.strictjson import Fields, read_json
+from ttc.formats.strictjson import Fields, json_digest, read_json
 
 __all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
 
@@ -65,16 +65,21 @@ class Verification:
 
     @classmethod
     def read(cls, manifest: Path, bundle_manifest: Path) -> Self | None:
-        """The record beside a manifest; None where there is none, or one of another manifest.
+        """Return the record beside a manifest; None where there is none, or one of another manifest.
 
-        Raises `BundleError` for a file that is no record or was changed.
+        Args:
+            manifest: of what the backend runs: bundle.json, or engines.json.
+            bundle_manifest: the bundle's bundle.json.
+
+        Raises:
+            BundleError: the file is no record, or was changed.
         """
         record = cls.of_engines(manifest)
         return record if record is not None and record.bundle_sha256 == file_digest(bundle_manifest) else None
 
     @classmethod
     def of_engines(cls, manifest: Path) -> Self | None:
-        """As `read`, whatever bundle the engines were verified with."""
+        """Return what `read` does, whatever bundle the engines were verified with."""
         path = manifest.parent / RECORD_FILE
         if path.is_symlink() or not path.is_file():
             return None
@@ -90,7 +95,7 @@ class Verification:
             fields.refuse("format_version", version, f"{_FORMAT_VERSION} (verify again with this ttc)")
         digest = fields.string(_DIGEST_KEY)
         assert isinstance(content, dict)
-        if digest != _digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
+        if digest != json_digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
             raise BundleError(f"{where}: changed since it was written; run `ttc verify` again")
         record = cls(
             ttc_version=fields.string("ttc_version"),
@@ -103,10 +108,14 @@ class Verification:
         return record
 
     def write(self, folder: Path) -> Path:
-        """Write the record into `folder`, whole or not at all; its path. Raises `OSError` where it cannot."""
+        """Write the record into `folder`, whole or not at all, and return its path.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         content: dict[str, Any] = {"format": _FORMAT, "format_version": _FORMAT_VERSION}
         content |= dataclasses.asdict(self)
-        content[_DIGEST_KEY] = _digest(content)
+        content[_DIGEST_KEY] = json_digest(content)
         path = folder / RECORD_FILE
         aside = folder / f".{RECORD_FILE}.{os.getpid()}-{secrets.token_hex(4)}"
         try:
@@ -145,14 +154,14 @@ def check_verified(manifest: Path, bundle_manifest: Path, backend: str) -> None:
 
 
 def runs_from(bundle: Path, backend: str, engines: str | os.PathLike[str] | None) -> Path:
-    """The manifest of what a backend runs: the bundle's, or its engines' (by default in BUNDLE/engines)."""
+    """Return the manifest of what a backend runs: that of the bundle, or of its engines (BUNDLE/engines)."""
     if backend not in ENGINE_BACKENDS:
         return bundle / MANIFEST_FILE
     return (bundle / "engines" if engines is None else Path(engines)) / ENGINES_FILE
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's content."""
+    """Return the sha256 of a file's content."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -171,7 +180,3 @@ def _backend(fields: Fields, name: str) -> BackendRecord:
     )
     inner.end()
     return record
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

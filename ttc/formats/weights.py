@@ -11,7 +11,7 @@ import numpy as np
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
-from ttc.formats.manifest import Manifest, ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
 from ttc.formats.shard import Array, Shard
 from ttc.formats.strictjson import quoted
 
@@ -28,8 +28,16 @@ class ReferencedWeights:
     """Weights read from the shards of a checkpoint, each shard checked to be the one that was exported."""
 
     def __init__(self, weights: WeightMap, root: Path | None, where: str) -> None:
-        """`root`: where the checkpoint lies now (None: where it lay); `where`: the manifest's name in
-        messages.
+        """Open and check the shards.
+
+        Args:
+            weights: of the manifest.
+            root: where the checkpoint lies now; None: where it lay at export.
+            where: the manifest's name in messages.
+
+        Raises:
+            BundleError: the checkpoint or one of its tensors is not there, or does not fit.
+            DigestError: a shard is not the one that was exported.
         """
         self._shards: list[Shard] = []
         self.root = Path(str(weights.root)) if root is None else root
@@ -42,72 +50,77 @@ class ReferencedWeights:
             for name, record in weights.shards.items():
                 self._shards.append(_shard(self.root / name, record, moved=root is not None))
             self._owner = {name: shard for shard in self._shards for name in shard.tensors}
-            for weight, entry in weights.map.items():
-                self._check(weight, entry)
+            for spec in weights.map.values():
+                self._check(spec)
         except BaseException:
             self.close()
             raise
 
-    def _check(self, weight: str, entry: WeightEntry) -> None:
-        for tensor in entry.tensors:
+    def _check(self, spec: WeightSpec) -> None:
+        for tensor in spec.tensors:
             if tensor not in self._owner:
                 raise BundleError(
-                    f"{self.root}: no tensor {quoted(tensor)} there, but the weight {quoted(weight)} needs it"
+                    f"{self.root}: no tensor {quoted(tensor)} there, "
+                    f"but the weight {quoted(spec.name)} needs it"
                 )
             info = self._owner[tensor].tensors[tensor]
-            if info.shape != (entry.shape[1:] if entry.stacked else entry.shape) or info.dtype not in _RANGE:
+            if info.shape != spec.part_shape or info.dtype not in _RANGE:
                 raise BundleError(
                     f"{self._owner[tensor].path}: tensor {quoted(tensor)} is {info.dtype} "
-                    f"{list(info.shape)}, which does not fit the weight {quoted(weight)} {list(entry.shape)}"
+                    f"{list(info.shape)}, which does not fit the weight {quoted(spec.name)} "
+                    f"{list(spec.shape)}"
                 )
 
-    def read(self, name: str, entry: WeightEntry) -> Array:
-        """As `Bundle.read_weight`."""
-        stored = [self._owner[tensor].read(tensor) for tensor in entry.tensors]
-        dtype = numpy_dtype(entry.dtype)
-        if not entry.stacked and stored[0].dtype == dtype and stored[0].flags.aligned:
-            return stored[0]
-        made = np.empty(entry.shape, dtype)
-        parts = made if entry.stacked else made[np.newaxis]
-        for place, array in enumerate(stored):
-            _convert(array, parts[place], name, entry.tensors[place])
+    def read(self, spec: WeightSpec) -> Array:
+        """Return what `Bundle.read_weight` does."""
+        if not spec.stacked:
+            return self._part(spec, spec.tensors[0])
+        made = np.empty(spec.shape, numpy_dtype(spec.dtype))
+        for i, tensor in enumerate(spec.tensors):
+            self._part(spec, tensor, out=made[i, ...])
         made.flags.writeable = False
         return made
 
-    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
-        """As `Bundle.weight_parts`."""
-        dtype = numpy_dtype(entry.dtype)
-        shape = entry.shape[1:] if entry.stacked else entry.shape
-        for tensor in entry.tensors:
-            stored = self._owner[tensor].read(tensor)
-            if stored.dtype == dtype and stored.flags.aligned:
-                yield stored
-            else:
-                made = np.empty(shape, dtype)
-                _convert(stored, made, name, tensor)
-                yield made
+    def parts(self, spec: WeightSpec) -> Iterator[Array]:
+        """Return what `Bundle.weight_parts` does."""
+        return (self._part(spec, tensor) for tensor in spec.tensors)
+
+    def _part(self, spec: WeightSpec, tensor: str, out: Array | None = None) -> Array:
+        """Return one tensor of a weight in the weight's dtype, written to `out` if that is given.
+
+        Without `out` it is a view of the mapped file where no conversion is needed.
+        """
+        stored = self._owner[tensor].read(tensor)
+        if out is None and stored.dtype == numpy_dtype(spec.dtype) and stored.flags.aligned:
+            return stored
+        made = np.empty(spec.part_shape, numpy_dtype(spec.dtype)) if out is None else out
+        _convert(stored, made, spec.name, tensor)
+        if out is None:
+            made.flags.writeable = False
+        return made
 
     def close(self) -> None:
-        """Let go of the shards."""
+        """Close the shards."""
         for shard in self._shards:
             shard.close()
 
 
 class PackedWeights:
-    """Weights read from the initializers of a bundle's graphs; a graph file is parsed when first needed,
-    then kept.
+    """Weights read from the initializers of a bundle's graphs.
+
+    A graph file is parsed when a weight of it is first read, and then kept.
     """
 
     def __init__(self, manifest: Manifest, graphs: Mapping[str, Path]) -> None:
-        """`graphs`: role → verified ONNX file."""
+        """Remember the files; `graphs`: role → verified ONNX file."""
         self._manifest = manifest
         self._graphs = dict(graphs)
         self._parsed: dict[Path, Mapping[str, onnx_ir.Value]] = {}
         self._lock = threading.Lock()
 
-    def read(self, name: str, entry: WeightEntry) -> Array:
-        """As `Bundle.read_weight`."""
-        path = self._graphs[entry.graphs[0]]
+    def read(self, spec: WeightSpec) -> Array:
+        """Return what `Bundle.read_weight` does."""
+        name, path = spec.name, self._graphs[spec.graphs[0]]
         with self._lock:
             if path not in self._parsed:
                 self._parsed[path] = _initializers(path)
@@ -122,17 +135,17 @@ class PackedWeights:
             array = np.require(tensor.numpy(), requirements=["C", "ALIGNED"])
         except Exception as fault:  # whatever the library finds wrong in a graph file
             raise BundleError(f"{path}: initializer {quoted(name)} cannot be read ({fault})") from None
-        if array.shape != entry.shape or array.dtype != numpy_dtype(entry.dtype):
+        if array.shape != spec.shape or array.dtype != numpy_dtype(spec.dtype):
             raise BundleError(
                 f"{path}: initializer {quoted(name)} is {array.dtype} {list(array.shape)}, "
-                f"the manifest says {entry.dtype} {list(entry.shape)}"
+                f"the manifest says {spec.dtype} {list(spec.shape)}"
             )
         array.flags.writeable = False
         return array
 
-    def parts(self, name: str, entry: WeightEntry) -> Iterator[Array]:
-        """As `Bundle.weight_parts`."""
-        yield self.read(name, entry)
+    def parts(self, spec: WeightSpec) -> Iterator[Array]:
+        """Return what `Bundle.weight_parts` does."""
+        yield self.read(spec)
 
     def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
         """External data must be one of the files that were verified, not whatever the graph names."""

@@ -46,8 +46,7 @@ _LABELS = {
 # Width of the sinusoid that the denoiser's time embedding starts from: 128 cosines, then 128 sines.
 TIME_FEATURES = 256
 
-# Sizes by the layer kind that needs them ("" for every model), each with its smallest and largest valid
-# value.
+# Sizes by the layer kind that needs them ("" for every model), with their smallest and largest valid values.
 _SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "": {"hidden_size": (1, 2**17), "vocab_size": (2, 2**24), "max_position_embeddings": (1, 2**31 - 1)},
     LayerKind.MAMBA: {
@@ -74,8 +73,7 @@ _SIZES: dict[str, dict[str, tuple[int, int]]] = {
 }
 _MAX_LAYERS = 4096
 
-# Keys that would change the arithmetic, with the one value that is implemented; an absent key means that
-# value.
+# Keys that would change the arithmetic, with the one value that is implemented and that an absent key means.
 _ONLY: dict[str, object] = {
     "mamba_hidden_act": "silu",
     "mlp_hidden_act": "relu2",
@@ -92,8 +90,10 @@ _ONLY: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One TwoTower model; both towers share it. Raises `CheckpointError` for values that no model can
-    have.
+    """The sizes of one TwoTower model; both towers share them.
+
+    Raises:
+        CheckpointError: a value that no model can have.
     """
 
     pattern: str
@@ -223,10 +223,16 @@ class ModelConfig:
         generation_config: Mapping[str, Any] | None = None,
         where: str = "config.json",
     ) -> "ModelConfig":
-        """From the parsed `config.json` and `generation_config.json` (whose eos wins). Raises
-        `CheckpointError`.
+        """Read the parsed `config.json`; keys that do not change the arithmetic are ignored.
 
-        Keys that do not change the arithmetic are ignored. `where` names the file in messages.
+        Args:
+            config: of `config.json`.
+            generation_config: of `generation_config.json`, whose eos goes before that of `config`.
+            where: what messages call the file.
+
+        Raises:
+            CheckpointError: a key is missing, or its value is one that no model can have or that is not
+                implemented.
         """
         try:
             return cls(**_fields_from_hf(config, generation_config or {}))
@@ -234,12 +240,12 @@ class ModelConfig:
             raise CheckpointError(f"{where}: {fault}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a bundle's manifest; `from_dict` reads it back."""
+        """Return it as it stands in a bundle's manifest; `from_dict` reads it back."""
         return dataclasses.asdict(self) | {"eos_token_ids": list(self.eos_token_ids)}
 
     @classmethod
     def from_dict(cls, value: object, where: str = "model") -> "ModelConfig":
-        """The inverse of `to_dict`; raises `BundleError` for unknown, missing and invalid keys."""
+        """Read what `to_dict` wrote; raise `BundleError` for unknown, missing and invalid keys."""
         fields = Fields(value, where, BundleError)
         known: dict[str, Any] = {field.name: fields.take(field.name) for field in dataclasses.fields(cls)}
         fields.end()
@@ -304,7 +310,7 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
     return fields | {
         "pattern": pattern,
         "bos_token_id": config.get("bos_token_id"),
-        "eos_token_ids": tuple(token for place, token in enumerate(several) if token not in several[:place]),
+        "eos_token_ids": tuple(token for i, token in enumerate(several) if token not in several[:i]),
         "pad_token_id": config.get("pad_token_id"),
         "mask_token_id": config.get("mask_token_id", 3),
         "dtype": dtype,
@@ -326,8 +332,9 @@ def _check_pattern(pattern: object) -> None:
 
 
 def _check_time_step_limit(limit: object) -> None:
-    """The limits must not limit: dt is not clamped. An infinity may be written as transformers 5 does,
-    {"__float__": "Infinity"}.
+    """Raise unless the limits do not limit: dt is not clamped.
+
+    An infinity may be written as transformers 5 does, {"__float__": "Infinity"}.
     """
     if limit is None:
         return
@@ -342,8 +349,8 @@ def _check_time_step_limit(limit: object) -> None:
 
 def _check_integer(key: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        due = f"an integer from {low} to {high}" if low < high else str(low)
-        raise CheckpointError(f"{key} is {quoted(value)}, {due} is due")
+        expected = f"an integer from {low} to {high}" if low < high else str(low)
+        raise CheckpointError(f"{key} is {quoted(value)}, {expected} is due")
 
 
 def _check_number(key: str, value: object, low: float, high: float) -> None:

@@ -44,7 +44,6 @@ __all__ = [
     "STEP_OUTPUTS",
     "GraphTensor",
     "T",
-    "block_rows",
     "from_op",
     "graph_inputs",
     "graph_outputs",
@@ -55,10 +54,11 @@ __all__ = [
     "layer_saved",
     "layer_state",
     "mamba_state",
+    "new_kv",
+    "new_kv_name",
     "new_name",
     "new_state",
     "numbered",
-    "rows_name",
     "saved_inputs",
     "state_tensors",
 ]
@@ -139,8 +139,11 @@ def new_name(name: str) -> str:
     return f"new_{name}"
 
 
-def rows_name(name: str) -> str:
-    """Return the name of the output with the keys or values that a block adds to the cache `name`."""
+def new_kv_name(name: str) -> str:
+    """Return the name of the output with the keys or values that a block adds to the cache `name`.
+
+    "rows" in it are rows of the cache, not of the batch. The name stays, since built engines hold it.
+    """
     return name.replace("_cache", "_rows")
 
 
@@ -216,12 +219,12 @@ def new_state(state: Sequence[GraphTensor]) -> tuple[GraphTensor, ...]:
     return tuple(replace(tensor, name=new_name(tensor.name)) for tensor in state)
 
 
-def block_rows(config: ModelConfig) -> tuple[GraphTensor, ...]:
+def new_kv(config: ModelConfig) -> tuple[GraphTensor, ...]:
     """Return the keys and values of a block, (B, KV heads, L, head dim), in the order of the caches."""
     return tuple(
         replace(
             cache,
-            name=rows_name(cache.name),
+            name=new_kv_name(cache.name),
             shape=tuple("L" if dim == "C" else dim for dim in cache.shape),
         )
         for cache in kv_cache(config)

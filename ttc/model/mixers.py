@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Weights = Mapping[str, Tensor]
+# Called with the op's signature, its inputs, and its attributes by name.
 RunOp = Callable[..., tuple[Tensor, ...]]
 LayerState = tuple[Tensor, ...]
 
@@ -37,7 +38,12 @@ LayerState = tuple[Tensor, ...]
 def mamba(
     config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor, state: LayerState
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mamba-2 mixer over a block: output (B, L, D), and the block's raw xbc, dt and activated convolution."""
+    """Compute a Mamba-2 mixer over a block.
+
+    Returns:
+        The output (B, L, D); the block's raw convolution inputs xbc (B, L, F) and time steps dt (B, L, H),
+        from which its state can be advanced; the activated convolution (B, L, F).
+    """
     d_inner, groups = config.d_inner, config.n_groups
     projected = functional.linear(h, w["mixer.in_proj.weight"])
     z, xbc, dt = projected.split([d_inner, config.conv_dim, config.mamba_num_heads], dim=-1)
@@ -71,7 +77,7 @@ def advance(
     state: LayerState,
     commit_len: Tensor,
 ) -> LayerState:
-    """The Mamba state after the first `commit_len` tokens of the block."""
+    """Return the Mamba state after the first `commit_len` tokens of the block."""
     return run_op(
         MAMBA_ADVANCE,
         xbc,
@@ -88,12 +94,21 @@ def advance(
 def attention(
     config: ModelConfig, w: Weights, h: Tensor, state: LayerState, lengths: Tensor, *, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Grouped-query attention of the block over the cache and itself: output (B, L, D), the block's keys and
-    values.
+    """Compute grouped-query attention of a block over the cache and itself, without positional encoding.
 
-    No positional encoding. The cache counts up to `lengths`; inside the block `causal` masks what comes
-    later. Query heads of one KV head are folded into the query axis, so that keys and values are read once
-    and never repeated: row r of the folded axis is token r div (heads per KV head).
+    Query heads of one KV head are folded into the query axis, so that keys and values are read once and never
+    repeated: row r of the folded axis is token r div (heads per KV head).
+
+    Args:
+        config: the model.
+        w: the layer's weights.
+        h: (B, L, D).
+        state: the cache, keys and values (B, KV heads, C, head dim).
+        lengths: (B,) int32, how much of the cache counts.
+        causal: whether a token of the block sees only itself and earlier ones; else it sees the whole block.
+
+    Returns:
+        The output (B, L, D), and the block's keys and values (B, KV heads, L, head dim).
     """
     B, L, _ = h.shape
     heads, kv_heads, P = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -123,24 +138,24 @@ def attention(
 
 
 def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """The cache with the block's keys and values at places lengths … lengths + L − 1 of each row."""
-    index = _cache_places(keys, lengths)
+    """Return the cache with the block's keys and values written from position `lengths` of each row on."""
+    index = _cache_positions(keys, lengths)
     return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
 
 
 def write_cache_in_place(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """As `write_cache`, into the cache itself: only the block's rows are moved."""
-    index = _cache_places(keys, lengths)
+    """Write them into the cache itself and return it: only the block's keys and values are moved."""
+    index = _cache_positions(keys, lengths)
     return state[0].scatter_(2, index, keys), state[1].scatter_(2, index, values)
 
 
-def _cache_places(keys: Tensor, lengths: Tensor) -> Tensor:
-    places = lengths.long()[:, None] + torch.arange(keys.shape[2], device=keys.device)
-    return places[:, None, :, None].expand(keys.shape)
+def _cache_positions(keys: Tensor, lengths: Tensor) -> Tensor:
+    positions = lengths.long()[:, None] + torch.arange(keys.shape[2], device=keys.device)
+    return positions[:, None, :, None].expand(keys.shape)
 
 
 def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
-    """The mixers without state: `E` mixture of experts, `-` MLP."""
+    """Compute a mixer without state, a mixture of experts or an MLP: (B, L, D)."""
     if kind == LayerKind.MLP:
         return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
     tokens = h.flatten(0, 1)
@@ -164,11 +179,11 @@ def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp
 
 
 def relu2_mlp(h: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """down(relu(up·h)²)."""
+    """Return down(relu(up·h)²)."""
     return functional.linear(functional.relu(functional.linear(h, up)).square(), down)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · weight over the last axis, in float32, cast back."""
+    """Return x / rms(x) · weight over the last axis, computed in float32 and cast back."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)

@@ -12,14 +12,14 @@ for `E` and `-`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.mixers import (
     LayerState,
     RunOp,
@@ -30,18 +30,12 @@ from ttc.model.mixers import (
     mamba,
     rms_norm,
     write_cache,
-    write_cache_in_place,
 )
+from ttc.model.weights import DENOISER, HEADS, TIME_WEIGHTS
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
 
 __all__ = [
-    "CONTEXT",
-    "DENOISER",
-    "HEADS",
-    "TIME_WEIGHTS",
-    "LayerState",
     "Record",
-    "RunOp",
     "TowerWeights",
     "advance_layer",
     "context_forward",
@@ -53,7 +47,6 @@ __all__ = [
     "embed",
     "layer_weight_names",
     "time_embedding",
-    "write_cache_in_place",
 ]
 
 # Sees (layer number, x) after every layer.
@@ -61,17 +54,7 @@ Record = Callable[[int, Tensor], None]
 # (cache, keys, values, lengths) → cache.
 WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
 
-CONTEXT, DENOISER = "context_tower", "denoiser_tower"
-HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
-TIME_WEIGHTS = (
-    "t_embedder.mlp.0.weight",
-    "t_embedder.mlp.0.bias",
-    "t_embedder.mlp.2.weight",
-    "t_embedder.mlp.2.bias",
-    "t_block.1.weight",
-    "t_block.1.bias",
-)
-TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = 128, 10000.0, 1000.0
+TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = TIME_FEATURES // 2, 10000.0, 1000.0
 
 
 def context_forward(
@@ -89,10 +72,15 @@ def context_forward(
     """Read a block with the context tower and move the state past its first `commit_len` tokens.
 
     Args:
-        input_ids: (B, L) int32.  lengths: (B,) int32 tokens in the context before the block; lengths + L ≤ C.
-        commit_len: (B,) int32, 0 … L.  logit_positions: (B, R) int32 places in the block.
+        config: the model.
+        weights: of the context tower.
+        run_op: computes the `ttc` ops.
+        input_ids: (B, L) int32.
+        lengths: (B,) int32 tokens in the context before the block; lengths + L ≤ C.
+        commit_len: (B,) int32, 0 … L.
+        logit_positions: (B, R) int32 positions in the block.
         state: one entry per layer.
-        record: called with each layer's number and its x, the residual stream behind it.
+        record: called with each layer's number and its x, the residual stream after it.
         write: puts a block's keys and values into a layer's cache, by default into a copy of it.
 
     Returns:
@@ -125,10 +113,14 @@ def denoiser_forward(
     """Evaluate the denoiser on a block over the context tower's state, which stays as it is.
 
     Args:
-        block_ids: (B, L) int32.  t: (B,) float32 share of masked positions; a negative t switches
-            conditioning off.
-        lengths: (B,) int32 context tokens.  state: the context tower's, one entry per layer.
-        record: called with each layer's number and its x, the residual stream behind it.
+        config: the model.
+        weights: of the denoiser.
+        run_op: computes the `ttc` ops.
+        block_ids: (B, L) int32.
+        t: (B,) float32 share of masked positions; a negative t switches conditioning off.
+        lengths: (B,) int32 context tokens.
+        state: the context tower's, one entry per layer.
+        record: called with each layer's number and its x, the residual stream after it.
         time_dtype: what t and its sinusoid are rounded to; None: the dtype computed in. A float32 run of a
             bf16 model rounds them to bf16, as the model was trained.
 
@@ -149,7 +141,9 @@ class TowerWeights:
     """One tower's weights, sorted once so that a forward pass looks nothing up by its full name.
 
     Attributes:
-        embeddings, head: (V, D).  norm: (D,).
+        embeddings: (V, D).
+        head: (V, D).
+        norm: (D,).
         layers: a mapping per layer, keyed by the names inside the layer (`norm.weight`, `mixer.…`); in the
             denoiser also `scale_shift_table` (3, D).
         time: the time MLPs under their checkpoint names; empty in the context tower.
@@ -176,8 +170,15 @@ class TowerWeights:
 
 
 def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) -> list[dict[str, str]]:
-    """Per layer of a tower: name inside the layer → checkpoint name, for those of `names` that belong to
-    one.
+    """Sort the weights of a tower by layer.
+
+    Args:
+        config: the model.
+        tower: one of the two.
+        names: of graph weights; those of the other tower, and those outside the layers, are left out.
+
+    Returns:
+        Per layer: name inside the layer → name.
     """
     layers: list[dict[str, str]] = [{} for _ in config.layers]
     prefix = f"{tower}.layers."
@@ -191,9 +192,6 @@ def layer_weight_names(config: ModelConfig, tower: str, names: Iterable[str]) ->
     return layers
 
 
-# Layers.
-
-
 def context_layer(
     config: ModelConfig,
     kind: LayerKind,
@@ -205,7 +203,7 @@ def context_layer(
     state: LayerState,
     write: WriteCache = write_cache,
 ) -> tuple[Tensor, LayerState, LayerState]:
-    """x + mixer(norm(x)); also the layer's new state and what was saved to advance it later."""
+    """Return x + mixer(norm(x)), the layer's new state, and what `advance_layer` needs to make it later."""
     h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
     if kind == LayerKind.MAMBA:
         out, xbc, dt, activated = mamba(config, w, run_op, h, state)
@@ -228,10 +226,21 @@ def denoiser_layer(
     lengths: Tensor,
     state: LayerState,
 ) -> Tensor:
-    """x + gate·mixer(…): `M` and `*` modulate the residual stream and then norm, `E` and `-` norm and then
-    modulate.
+    """Return x + gate·mixer(h) (docs/model.md, Time conditioning).
 
-    modulation: (B, 3, D) from `time_embedding`; t: (B,), negative where the row is not conditioned.
+    Mamba and attention modulate the residual stream and then norm, h = norm(x·(1 + scale) + shift); the
+    others norm and then modulate, h = norm(x)·(1 + scale) + shift.
+
+    Args:
+        config: the model.
+        kind: of the layer.
+        w: its weights.
+        run_op: computes the `ttc` ops.
+        x: (B, L, D) the residual stream.
+        modulation: (B, 3, D) from `time_embedding`.
+        t: (B,) float32, negative where the row is not conditioned.
+        lengths: (B,) int32 context tokens.
+        state: the context tower's layer state.
     """
     neutral = (torch.arange(3, device=x.device) == 2).to(x.dtype)[:, None]  # shift 0, scale 0, gate 1
     conditioned = (t >= 0)[:, None, None]
@@ -260,24 +269,29 @@ def advance_layer(
     commit_len: Tensor,
     state: LayerState,
 ) -> LayerState:
-    """Move an `M` layer's state past the first `commit_len` tokens of a block read earlier, from what was
-    saved.
+    """Return a Mamba layer's state after the first `commit_len` tokens of a block that was read earlier.
+
+    Args:
+        config: the model.
+        w: the layer's weights.
+        run_op: computes the `ttc` ops.
+        xbc: (B, L, F) raw convolution inputs of the block, saved by the context tower.
+        dt: (B, L, H) raw time steps of the block, saved too.
+        commit_len: (B,) int32, 0 … L.
+        state: the layer's, before the block.
     """
     conv_weight, conv_bias = w["mixer.conv1d.weight"], w["mixer.conv1d.bias"]
     (activated,) = run_op(MAMBA_CONV, xbc, state[0], conv_weight, conv_bias, W=config.conv_kernel)
     return advance(config, w, run_op, xbc, activated, dt, state, commit_len)
 
 
-# What stands before and after the layers.
-
-
 def embed(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of the embedding table: (B, L, D)."""
+    """Return the rows of the embedding table: (B, L, D)."""
     return functional.embedding(ids, table)
 
 
 def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cosines then sines of 1000·t·f_i, f_i = 10000^(−i/128): (B, 256).
+    """Return cosines, then sines of 1000·t·f_i, f_i = 10000^(−i/128): (B, 256).
 
     In a bf16 model t, 1000·t and the result are rounded to bf16, as the reference does.
     """
@@ -289,7 +303,7 @@ def time_sinusoid(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtype) -> Tensor:
-    """Shift, scale and gate before the layers' own tables: (B, 3, D). Meaningless where t is negative."""
+    """Return shift, scale and gate without the layers' own tables: (B, 3, D). Unused where t is negative."""
     first = w["t_embedder.mlp.0.weight"]
     hidden = functional.linear(time_sinusoid(t, dtype).to(first.dtype), first, w["t_embedder.mlp.0.bias"])
     embedded = functional.linear(
@@ -302,11 +316,11 @@ def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtyp
 def context_head(
     config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor
 ) -> Tensor:
-    """Logits (B, R, V) float32 at the requested places of the block."""
+    """Return logits (B, R, V) float32 at the requested positions of the block."""
     index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
     return functional.linear(rms_norm(x.gather(1, index), norm, config.layer_norm_epsilon), head).float()
 
 
 def denoiser_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor) -> Tensor:
-    """Logits (B, L, V) float32 at every place of the block."""
+    """Return logits (B, L, V) float32 at every position of the block."""
     return functional.linear(rms_norm(x, norm, config.layer_norm_epsilon), head).float()

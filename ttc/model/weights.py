@@ -1,104 +1,115 @@
-"""Which tensors a TwoTower checkpoint must hold, and what each graph weight is made of.
+"""Every weight of a model: its name and shape in the graphs, what it is made of, and which graphs take it.
 
 The experts of a layer may be stored one by one (`experts.{e}.up_proj.weight`) or stacked (`experts.up_proj`,
-with or without `.weight`); the graphs always take the stack.
+with or without `.weight`); the graphs always take the stack. docs/model.md lists the weights.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ttc.errors import CheckpointError
+from ttc.formats.manifest import WeightSpec
 from ttc.formats.shard import TensorInfo
 from ttc.formats.strictjson import quoted
 from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
+from ttc.model.graphs import COMPUTE
 
-__all__ = ["TOWERS", "Shape", "WeightSource", "expected_tensors", "first_of", "match_weights"]
+__all__ = [
+    "ADVANCE_WEIGHTS",
+    "CONTEXT",
+    "DENOISER",
+    "GRAPH_OF",
+    "HEADS",
+    "TIME_WEIGHTS",
+    "Shape",
+    "expected_tensors",
+    "first_of",
+    "in_dtype",
+    "match_weights",
+    "model_weights",
+]
 
 Shape = tuple[int, ...]
 
-TOWERS = ("context_tower", "denoiser_tower")
+CONTEXT, DENOISER = "context_tower", "denoiser_tower"
+# The graph that computes a tower.
+GRAPH_OF: Mapping[str, str] = {CONTEXT: "context", DENOISER: "denoiser"}
+HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
+TIME_WEIGHTS = (
+    "t_embedder.mlp.0.weight",
+    "t_embedder.mlp.0.bias",
+    "t_embedder.mlp.2.weight",
+    "t_embedder.mlp.2.bias",
+    "t_block.1.weight",
+    "t_block.1.bias",
+)
+# The rest are names inside a layer. What `advance` needs of a Mamba layer:
+ADVANCE_WEIGHTS = ("mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias", "mixer.A_log")
+# Float32 in the graph whatever the model's dtype, because near-ties decide the routing:
+_ROUTER_WEIGHTS = ("mixer.gate.weight", "mixer.gate.e_score_correction_bias")
+# Stacks of experts:
+_EXPERT_STACKS = ("mixer.experts.up_proj.weight", "mixer.experts.down_proj.weight")
 
 # float8 is left out: it means nothing without scales, which this layout has no place for.
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
-# What tells one expert's tensor from the stack of all of them.
-_EXPERT = re.compile(r"\.mixer\.experts\.\d+\.")
 
+def model_weights(config: ModelConfig) -> dict[str, WeightSpec]:
+    """Return every weight of the graphs by name, context tower first.
 
-@dataclass(frozen=True, slots=True)
-class WeightSource:
-    """What one graph weight is made of.
-
-    `stacked`: `tensors` are stacked along a new first axis, in this order; otherwise there is exactly one
-    and it is taken as it is. `shape` is the graph weight's, `dtype` the stored one (the same for all
-    `tensors`).
+    The experts are made of one tensor each. The dtype is "float32" or `COMPUTE`; see `in_dtype`.
     """
-
-    tensors: tuple[str, ...]
-    stacked: bool
-    shape: Shape
-    dtype: str
+    hidden = config.hidden_size
+    # (out, in) of the time MLPs' three matrices; each is followed by its bias.
+    matrices = ((hidden, TIME_FEATURES), (hidden, hidden), (3 * hidden, hidden))
+    time_shapes = [shape for matrix in matrices for shape in (matrix, matrix[:1])]
+    specs = [*_tower(config, CONTEXT), *_tower(config, DENOISER)]
+    specs += [_whole(name, shape, DENOISER) for name, shape in zip(TIME_WEIGHTS, time_shapes, strict=True)]
+    specs += [_whole(f"scale_shift_tables.{i}", (3, hidden), DENOISER) for i in range(config.num_layers)]
+    return {spec.name: spec for spec in specs}
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Name → shape of every tensor of a checkpoint whose experts are stored one by one."""
-    head = (config.vocab_size, config.hidden_size)
-    expected = _tower(config, "context_tower") | {"context_lm_head.weight": head}
-    expected |= _tower(config, "denoiser_tower") | {"lm_head.weight": head}
-    hidden = config.hidden_size
-    expected |= {
-        "t_embedder.mlp.0.weight": (hidden, TIME_FEATURES),
-        "t_embedder.mlp.0.bias": (hidden,),
-        "t_embedder.mlp.2.weight": (hidden, hidden),
-        "t_embedder.mlp.2.bias": (hidden,),
-        "t_block.1.weight": (3 * hidden, hidden),
-        "t_block.1.bias": (3 * hidden,),
-    }
-    return expected | {f"scale_shift_tables.{index}": (3, hidden) for index in range(config.num_layers)}
+    """Return name → shape of every tensor of a checkpoint whose experts are stored one by one."""
+    return {tensor: spec.part_shape for spec in model_weights(config).values() for tensor in spec.tensors}
+
+
+def in_dtype(spec: WeightSpec, compute_dtype: str) -> WeightSpec:
+    """Return the weight as the graphs of this compute dtype have it."""
+    return replace(spec, dtype=compute_dtype) if spec.dtype == COMPUTE else spec
 
 
 def match_weights(
     config: ModelConfig, stored: Mapping[str, TensorInfo], misplaced: list[str], where: str
-) -> dict[str, WeightSource]:
-    """Every graph weight with its source, context tower first.
+) -> dict[str, WeightSpec]:
+    """Return every weight of the graphs as this checkpoint holds it, context tower first.
 
-    `misplaced` describes what the index got wrong, `where` is the checkpoint's name in messages. One
-    `CheckpointError` tells all differences: how many tensors are missing, unexpected, misshapen, of a wrong
-    dtype or misplaced, and the first five of each.
+    Args:
+        config: the checkpoint's.
+        stored: tensor name → what the shards say of it.
+        misplaced: what the index got wrong, a text each.
+        where: the checkpoint's name in messages.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected, misshapen, of a wrong dtype or misplaced. One error
+            tells all differences, how many and the first five of each.
     """
-    singles = expected_tensors(config)
-    members: dict[str, list[str]] = {}
-    for name in singles:
-        members.setdefault(_EXPERT.sub(".mixer.experts.", name), []).append(name)
+    weights = {name: _as_stored(spec, stored) for name, spec in model_weights(config).items()}
+    _refuse_differences(weights, stored, misplaced, where)
+    return weights
 
-    expected: dict[str, Shape] = {}
-    sources: dict[str, tuple[tuple[str, ...], bool, Shape]] = {}
-    for weight, names in members.items():
-        stacked = names != [weight]
-        shape = ((len(names),) if stacked else ()) + singles[names[0]]
-        whole = [name for name in (weight, weight.removesuffix(".weight")) if stacked and name in stored]
-        if whole:
-            expected[whole[0]] = shape
-            sources[weight] = ((whole[0],), False, shape)
-        else:
-            expected |= {name: singles[name] for name in names}
-            sources[weight] = (tuple(names), stacked, shape)
 
-    _refuse_differences(expected, stored, sources, misplaced, where)
-    return {
-        weight: WeightSource(names, stacked, shape, stored[names[0]].dtype)
-        for weight, (names, stacked, shape) in sources.items()
-    }
+def _as_stored(spec: WeightSpec, stored: Mapping[str, TensorInfo]) -> WeightSpec:
+    """Return the weight as it is, or as one tensor where the checkpoint has the whole stack."""
+    stacks = (spec.name, spec.name.removesuffix(".weight"))
+    whole = [name for name in stacks if spec.stacked and name in stored]
+    return replace(spec, tensors=(whole[0],), stacked=False) if whole else spec
 
 
 def _refuse_differences(
-    expected: Mapping[str, Shape],
-    stored: Mapping[str, TensorInfo],
-    sources: Mapping[str, tuple[tuple[str, ...], bool, Shape]],
-    misplaced: list[str],
-    where: str,
+    weights: Mapping[str, WeightSpec], stored: Mapping[str, TensorInfo], misplaced: list[str], where: str
 ) -> None:
+    expected = {tensor: spec.part_shape for spec in weights.values() for tensor in spec.tensors}
     both = [name for name in expected if name in stored]
     defects = {
         "missing": [name for name in expected if name not in stored],
@@ -112,9 +123,9 @@ def _refuse_differences(
             f"{name} ({stored[name].dtype})" for name in both if stored[name].dtype not in _FLOATING
         ],
         "expert stacks of mixed dtypes": [
-            weight
-            for weight, (names, _, _) in sources.items()
-            if len({stored[name].dtype for name in names if name in stored}) > 1
+            spec.name
+            for spec in weights.values()
+            if len({stored[name].dtype for name in spec.tensors if name in stored}) > 1
         ],
         "not where the index says": misplaced,
     }
@@ -124,22 +135,44 @@ def _refuse_differences(
 
 
 def first_of(names: list[str], count: int = 5) -> str:
-    """The first `count` of `names` for a message, and how many more there are."""
+    """Return the first `count` of `names` for a message, and how many more there are."""
     shortened = [name if len(name) <= 160 and name.isprintable() else quoted(name) for name in names[:count]]
     return ", ".join(shortened) + (f", and {len(names) - count} more" if len(names) > count else "")
 
 
-def _tower(config: ModelConfig, tower: str) -> dict[str, Shape]:
+def _tower(config: ModelConfig, tower: str) -> Iterator[WeightSpec]:
+    """Yield the weights of a tower and its head."""
     hidden = config.hidden_size
-    expected: dict[str, Shape] = {f"{tower}.embeddings.weight": (config.vocab_size, hidden)}
-    for index, kind in enumerate(config.layers):
-        layer = f"{tower}.layers.{index}"
-        expected[f"{layer}.norm.weight"] = (hidden,)
-        expected |= {f"{layer}.mixer.{name}": shape for name, shape in _mixer(config, kind).items()}
-    return expected | {f"{tower}.norm_f.weight": (hidden,)}
+    yield _whole(f"{tower}.embeddings.weight", (config.vocab_size, hidden), tower)
+    for i, kind in enumerate(config.layers):
+        yield _whole(f"{tower}.layers.{i}.norm.weight", (hidden,), tower)
+        for name, shape in _mixer(config, kind).items():
+            yield _of_mixer(tower, i, f"mixer.{name}", shape)
+    yield _whole(f"{tower}.norm_f.weight", (hidden,), tower)
+    yield _whole(HEADS[tower], (config.vocab_size, hidden), tower)
+
+
+def _whole(name: str, shape: Shape, tower: str) -> WeightSpec:
+    """Return a weight that is one tensor of the same name."""
+    return WeightSpec(name, (name,), False, shape, COMPUTE, (GRAPH_OF[tower],))
+
+
+def _of_mixer(tower: str, i: int, inside: str, shape: Shape) -> WeightSpec:
+    """Return a weight of layer i's mixer; `inside` is its name in the layer."""
+    spec = _whole(f"{tower}.layers.{i}.{inside}", shape, tower)
+    if tower == CONTEXT and inside in ADVANCE_WEIGHTS:
+        return replace(spec, graphs=(*spec.graphs, "advance"))
+    if inside in _ROUTER_WEIGHTS:
+        return replace(spec, dtype="float32")
+    if inside in _EXPERT_STACKS:
+        before, projection = spec.name.split(".experts.")
+        tensors = tuple(f"{before}.experts.{expert}.{projection}" for expert in range(shape[0]))
+        return replace(spec, tensors=tensors, stacked=True)
+    return spec
 
 
 def _mixer(config: ModelConfig, kind: LayerKind) -> dict[str, Shape]:
+    """Return the weights of a mixer by their names in it, experts stacked."""
     hidden, heads = config.hidden_size, config.mamba_num_heads
     if kind == LayerKind.MAMBA:
         return {
@@ -161,14 +194,12 @@ def _mixer(config: ModelConfig, kind: LayerKind) -> dict[str, Shape]:
         }
     if kind == LayerKind.MOE:
         experts, shared = config.n_routed_experts, config.moe_shared_expert_intermediate_size
-        mixer: dict[str, Shape] = {
+        width = config.moe_intermediate_size
+        return {
             "gate.weight": (experts, hidden),
             "gate.e_score_correction_bias": (experts,),
-        }
-        for expert in range(experts):
-            mixer[f"experts.{expert}.up_proj.weight"] = (config.moe_intermediate_size, hidden)
-            mixer[f"experts.{expert}.down_proj.weight"] = (hidden, config.moe_intermediate_size)
-        return mixer | {
+            "experts.up_proj.weight": (experts, width, hidden),
+            "experts.down_proj.weight": (experts, hidden, width),
             "shared_experts.up_proj.weight": (shared, hidden),
             "shared_experts.down_proj.weight": (hidden, shared),
         }

@@ -11,7 +11,9 @@ L = 16 with logits at all. Of the denoiser: one evaluation (NFE), its diffusion 
 import math
 from collections.abc import Mapping
 
+from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
+from ttc.model.graphs import COMPUTE, state_tensors
 from ttc.model.weights import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
@@ -95,11 +97,12 @@ def parameters(config: ModelConfig) -> int:
 
 def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> int:
     """Return the bytes of the context state of `rows` rows (docs/model.md, State) after `context` tokens."""
-    conv = config.conv_dim * (config.conv_kernel - 1) * itemsize
-    ssm = config.d_inner * config.ssm_state_size * 4
-    cache = 2 * context * config.key_value_dim * itemsize
-    mamba, attention = (len(config.layers_of(kind)) for kind in (LayerKind.MAMBA, LayerKind.ATTENTION))
-    return rows * (mamba * (conv + ssm) + attention * cache)
+    sizes = {"B": rows, "C": context}
+    return sum(
+        math.prod(tensor.sizes(sizes))
+        * (itemsize if tensor.dtype == COMPUTE else numpy_dtype(tensor.dtype).itemsize)
+        for tensor in state_tensors(config)
+    )
 
 
 def expert_bytes(config: ModelConfig, itemsize: int) -> int:

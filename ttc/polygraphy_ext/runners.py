@@ -127,7 +127,7 @@ class LoopRunner(_BundleRunner):
         tokens: list[int] = []
         confidence: list[float] = []
         nfe, block = 0, _Block()
-        for event in engine.stream(np.asarray(feed_dict["prompt_ids"])[0].tolist(), options=self._options):
+        for event in engine.stream(np.asarray(feed_dict["prompt_ids"])[0].tolist(), self._options):
             if event.committed:
                 tokens += event.token_ids
                 confidence += block.confidence[: len(event.token_ids)]

@@ -48,7 +48,7 @@ class EngineProfiler(Profiler):
         api: the module tensorrt or tensorrt_rtx.
 
     Attributes:
-        told: engine → its layers as the inspector tells them.  notes: what could not be had.
+        told: engine → its layers as the inspector tells them.  notes: what is not available.
     """
 
     def __init__(self, api: Any) -> None:

@@ -5,7 +5,7 @@ import importlib
 from ttc.base.dtypes import numpy_dtype
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.exporter.engines.build_input import GraphSource
-from ttc.exporter.engines.lower_graph import cut_graph
+from ttc.exporter.engines.lower_graph import partition_graph
 from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
 from ttc.profiling.engine_profiler import EngineProfiler, OperationTime
@@ -62,7 +62,7 @@ def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) 
         source = GraphSource(
             role, bundle.graph_path(role), digest, False, bundle.config, bundle.compute_dtype
         )
-        again = cut_graph(source, folder.manifest.baked)
+        again = partition_graph(source, folder.manifest.baked)
         if again.program.to_dict() != folder.program(role).to_dict():
             notes.append(
                 f"{role}: this ttc cuts the graph in another way than the one that built the engines, "

@@ -146,7 +146,7 @@ class Profile:
         return totals(phase.parts, key, self.limits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: every field, and each phase's parts added up by kind, layer and op."""
+        """Return what JSON holds: every field, and each phase's parts added up by kind, layer and op."""
         found: dict[str, Any] = dataclasses.asdict(self)
         for plain, phase in zip(found["phases"], self.phases, strict=True):
             plain["explained"] = phase.explained

@@ -168,7 +168,7 @@ class Report:
         return bool(self.backends) and all(part.passed for part in (*self.backends, *rest))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: every field, and `passed` wherever there is a verdict; NaN becomes null."""
+        """Return what JSON holds: every field, and `passed` wherever there is a verdict; NaN becomes null."""
         found = _plain(self)
         assert isinstance(found, dict)
         return {"passed": self.passed, **found}

@@ -16,27 +16,33 @@ from torch import Tensor
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
-from ttc.model.graphs import SAVED_NAMES, layer_names, new_name, numbered, rows_name
-from ttc.model.towers import CONTEXT, DENOISER, LayerState, TowerWeights, write_cache_in_place
+from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
+from ttc.model.mixers import LayerState, RunOp, write_cache_in_place
+from ttc.model.towers import TowerWeights
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
-__all__ = ["RunOp", "TorchExecutor", "view_of"]
+__all__ = ["TorchExecutor", "view_of"]
 
 Tensors = Mapping[str, Tensor]
-# Called with the op's signature, its inputs, and its attributes by name.
-RunOp = Callable[..., tuple[Tensor, ...]]
 
 
 class TorchExecutor(Executor):
-    """Args: the weights by checkpoint name, on the device, and the scope that is closed with them; `run_op`
-    computes the ops of `ttc`; `used`: the towers that there are weights of; `in_place`: as `Executor` has it,
-    False where another GPU is to have what changed too.
+    """Computes the graphs by the towers in torch.
 
     In place, a cache gets its new keys and values when its layer has read it, and Mamba's state is
     overwritten after all layers.
+
+    Args:
+        weights: checkpoint name → weight on the device.
+        run_op: computes the ops of `ttc`.
+        capture_problem: as `Executor` has it.
+        weight_scope: memory of the weights, closed with the executor.
+        used: the towers that there are weights of.
+        in_place: as `Executor` has it; False where another GPU needs what changed too.
     """
 
     name = "torch"
@@ -116,7 +122,7 @@ class TorchExecutor(Executor):
                 self._keep_mamba(a, i, after)
             if kind == LayerKind.ATTENTION and not self.in_place:
                 for name, tensor in zip(layer_names(self._config, i), after, strict=True):
-                    a[rows_name(name)].copy_(tensor)
+                    a[new_kv_name(name)].copy_(tensor)
             for name, tensor in zip(SAVED_NAMES, kept, strict=False):
                 a[numbered(name, i)].copy_(tensor)
 
@@ -169,11 +175,11 @@ class TorchExecutor(Executor):
 
 
 def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """In place of a cache with them: the block's keys and values."""
+    """Return the block's keys and values in place of a cache with them."""
     return keys, values
 
 
 def view_of(device: Device, array: DeviceArray) -> Tensor:
-    """A device array as a tensor, without a copy."""
+    """Return a device array as a tensor, without a copy."""
     raw = torch.as_tensor(device.exchange(array))
     return raw.view(getattr(torch, array.dtype)).view(array.shape)

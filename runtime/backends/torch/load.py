@@ -25,26 +25,25 @@ except ImportError as error:
         "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
     ) from error
 
-from ttc.model.towers import CONTEXT, DENOISER
+from ttc.model.mixers import RunOp
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
-from ttc.runtime.backends.torch.executor import RunOp, TorchExecutor, view_of
+from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
-from ttc.runtime.gpu.memory import Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.memory import Gpu, need_of, plan_memory
 from ttc.runtime.gpu.tower_parallel import load_tower_parallel
-from ttc.runtime.gpu.weights import upload_weights, weight_bytes
+from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["Cuda", "as_tensor", "choose", "load", "weights_of"]
+__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "load"]
 
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
 _USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
-# Tower → role of its graph, in the order of the GPUs.
-_TOWERS = {CONTEXT: "context", DENOISER: "denoiser"}
 
 
 def load(bundle: Bundle, settings: LoadSettings) -> Backend:
@@ -58,11 +57,11 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         return _on_two_gpus(bundle, settings)
     target = _device(settings.device)
     if target.type == "cuda":
-        chosen = choose(_has("triton"), _has("cuda.core"))
-        for note in chosen.notes:
+        features = cuda_features(_has("triton"), _has("cuda.core"))
+        for note in features.notes:
             logger.warning(note)
-        if chosen.resident:
-            return _on_cuda(bundle, target.index or 0, chosen, settings)
+        if features.resident:
+            return _on_cuda(bundle, target.index or 0, features, settings)
         settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_cuda_graphs("backend 'torch' on the CPU")
@@ -71,7 +70,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Cuda:
+class CudaFeatures:
     """How the towers run on CUDA.
 
     Attributes:
@@ -87,8 +86,8 @@ class Cuda:
     notes: tuple[str, ...]
 
 
-def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
-    """What can be done with the packages that are installed."""
+def cuda_features(has_triton: bool, has_cuda_core: bool) -> CudaFeatures:
+    """Return what can be done with the packages that are installed."""
     notes = []
     problem = None
     if not has_triton:
@@ -102,7 +101,7 @@ def choose(has_triton: bool, has_cuda_core: bool) -> Cuda:
             "no CUDA graphs and no static buffers, because cuda-core is not installed; "
             "install it with: pip install 'ttc[gpu]'"
         )
-    return Cuda(has_triton, has_cuda_core, problem, tuple(notes))
+    return CudaFeatures(has_triton, has_cuda_core, problem, tuple(notes))
 
 
 def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
@@ -110,31 +109,35 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     assert settings.device is not None
     indices = parse_gpus(settings.device, "torch")
     _device(f"cuda:{indices[0]}")
-    chosen = choose(_has("triton"), _has("cuda.core"))
-    if not chosen.resident:
+    features = cuda_features(_has("triton"), _has("cuda.core"))
+    if not features.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
-    return load_tower_parallel(lambda i: _on_cuda(bundle, indices[i], chosen, settings, (list(_TOWERS)[i],)))
+    return load_tower_parallel(
+        lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],))
+    )
 
 
 def _on_cuda(
     bundle: Bundle,
     index: int,
-    chosen: Cuda,
+    features: CudaFeatures,
     settings: LoadSettings,
     towers: Sequence[str] = (CONTEXT, DENOISER),
 ) -> DeviceBackend:
     run_op: RunOp = run_naive
-    if chosen.kernels:
+    if features.kernels:
         from ttc.plugins.triton import run_triton
 
         run_op = run_triton
+    # Both towers here: no other GPU needs to see what changed, so the state may be overwritten.
+    single_gpu = len(towers) == 2
     device = CudaDevice(index, "torch")
     scope = Scope(device)
     try:
-        names = weights_of(bundle, towers)
-        plan_memory(
-            _need(bundle, names, in_place=len(towers) > 1), [Gpu(device.name, device.free_bytes()[0])]
-        ).check()
+        names = list(bundle.weights_for(*towers))
+        capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
+        need = need_of(bundle, names, batch=1, capacity=capacity, block=_USUAL_BLOCK, in_place=single_gpu)
+        plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
         weights = upload_weights(bundle, names, scope, settings.progress)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
         executor = TorchExecutor(
@@ -143,34 +146,17 @@ def _on_cuda(
             tensors,
             bundle.compute_dtype,
             run_op,
-            chosen.capture_problem,
-            chosen.notes,
+            features.capture_problem,
+            features.notes,
             scope,
             towers,
-            in_place=len(towers) > 1,
+            in_place=single_gpu,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
         scope.close()
         device.close()
         raise
-
-
-def weights_of(bundle: Bundle, towers: Sequence[str]) -> list[str]:
-    """The bundle's weights that these towers are made of."""
-    roles = {_TOWERS[tower] for tower in towers}
-    return [name for name, entry in bundle.weights.items() if roles.intersection(entry.graphs)]
-
-
-def _need(bundle: Bundle, names: Sequence[str], *, in_place: bool) -> Need:
-    """Memory for one row of usual size."""
-    towers: dict[str, list[str]] = {}
-    for name in names:
-        towers.setdefault(bundle.weights[name].graphs[0], []).append(name)
-    weights = {role: weight_bytes(bundle, group) for role, group in towers.items()}
-    capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
-    row = row_bytes(bundle.config, bundle.compute_dtype, capacity, _USUAL_BLOCK, in_place=in_place)
-    return Need(weights, row, 0, 1, capacity)
 
 
 def _has(module: str) -> bool:

@@ -13,7 +13,9 @@ from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import GraphTensor, is_kv_cache, layer_names, state_tensors
-from ttc.model.towers import CONTEXT, DENOISER, LayerState, RunOp, TowerWeights
+from ttc.model.mixers import LayerState, RunOp
+from ttc.model.towers import TowerWeights
+from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs

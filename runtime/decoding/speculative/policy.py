@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
-from ttc.runtime.decoding.options import Options
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
 from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
@@ -165,7 +165,7 @@ class DraftPolicies:
         self._histories: dict[Any, DraftHistory] = {}
         self._lock = threading.Lock()
 
-    def policy(self, backend: Backend, options: Options, room: int) -> Policy:
+    def policy(self, backend: Backend, options: CheckedOptions, room: int) -> Policy:
         """Return the policy of a row.
 
         Measures the costs for one row where the block is new, and once more for each of the next rows, until

@@ -8,8 +8,8 @@ import pytest
 from tests.support.build_models import content, write_model
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build import build
-from ttc.exporter.engines.build_graph import GraphBuilder
 from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.engine_builder import EngineBuilder
 from ttc.exporter.engines.lower_graph import engine_specs
 from ttc.exporter.engines.planning import make_plan
 from ttc.formats.engines import EngineFolder
@@ -102,9 +102,9 @@ def test_two_builds_are_the_same_bytes(bundles, tmp_path, role, form):
 
 def test_a_build_that_is_not_reproducible_is_told(step, tmp_path, monkeypatch):
     made = iter(range(100))
-    real = GraphBuilder._build
+    real = EngineBuilder._build
     monkeypatch.setattr(
-        GraphBuilder, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
+        EngineBuilder, "_build", lambda self, graph: real(self, graph) | {"step.x": bytes([next(made)])}
     )
     with pytest.raises(BackendError, match="step: two builds of it differ"):
         build(step, tmp_path / "out", check_reproducible=True)

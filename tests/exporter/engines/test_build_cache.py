@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.build_models import write_model
-from ttc.exporter.engines import build_graph
+from ttc.exporter.engines import engine_builder
 from ttc.exporter.engines.build import build
 from ttc.formats.engines import EngineFolder
 
@@ -26,7 +26,7 @@ def test_the_cache_hits_and_misses(bundles, step, tmp_path, monkeypatch):
     assert not cached(cache=False)
     assert cached()
     with monkeypatch.context() as changed:
-        changed.setattr(build_graph, "kernel_digests", lambda: {"DiffusionStep": "0"})
+        changed.setattr(engine_builder, "kernel_digests", lambda: {"DiffusionStep": "0"})
         assert not cached()
     with monkeypatch.context() as changed:
         changed.setattr("ttc.exporter.engines.planning.backend_version", lambda backend: "1.7.9")

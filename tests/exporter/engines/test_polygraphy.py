@@ -1,27 +1,11 @@
 """Polygraphy reads what we write, as far as no driver is needed."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.support.commands import run_polygraphy as polygraphy
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
-
-
-def polygraphy(*words, folder):
-    environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1", "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
-    code = "import sys; from polygraphy.tools._main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("role", ["context", "denoiser", "step", "advance"])

@@ -109,9 +109,9 @@ def test_networks_are_typed_and_float32_stays_float32(nvidia):
 
 
 def test_plugins_are_registered_before_a_network_is_parsed(nvidia):
-    from ttc.plugins.registration import PLUGINS
+    from ttc.plugins.table import PRIMITIVE_OPS
 
-    assert nvidia["plugins"] == sorted(op.name for op in PLUGINS)
+    assert nvidia["plugins"] == sorted(op.name for op in PRIMITIVE_OPS)
 
 
 def test_tensorrt_takes_one_target() -> None:

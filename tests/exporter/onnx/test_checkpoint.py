@@ -1,5 +1,6 @@
 """`Checkpoint`: which folders it opens, what it maps graph weights to, and how it tells what is wrong."""
 
+import dataclasses
 import json
 import re
 import resource
@@ -15,8 +16,11 @@ import safetensors
 
 from tests.support.real_size import REAL
 from ttc.errors import CheckpointError
-from ttc.exporter.onnx.checkpoint import Checkpoint, WeightSource, expected_tensors
+from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.formats.manifest import WeightSpec
 from ttc.model.config import ModelConfig
+from ttc.model.graphs import COMPUTE
+from ttc.model.weights import expected_tensors, in_dtype
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 MINIATURE = Path(__file__).parents[3] / "ttc" / "miniature"
@@ -59,18 +63,24 @@ def test_golden_checkpoints(name: str, tensors: int, weights: int) -> None:
                     np.testing.assert_array_equal(checkpoint.read(tensor), library.get_tensor(tensor))
 
 
-def test_stored_dtypes_are_kept() -> None:
+def test_weights_and_what_they_are_made_of() -> None:
     with Checkpoint.open(GOLDEN / "tiny_b") as checkpoint:
-        assert checkpoint.weights["context_tower.layers.1.mixer.gate.weight"].dtype == "float32"
-        assert checkpoint.weights["context_tower.layers.1.mixer.experts.down_proj.weight"] == WeightSource(
-            tuple(f"context_tower.layers.1.mixer.experts.{expert}.down_proj.weight" for expert in range(6)),
+        mixer = "context_tower.layers.1.mixer"
+        router, stack = f"{mixer}.gate.weight", f"{mixer}.experts.down_proj.weight"
+        assert checkpoint.weights[router].dtype == checkpoint.info(router).dtype == "float32"
+        assert checkpoint.weights[stack] == WeightSpec(
+            stack,
+            tuple(f"{mixer}.experts.{expert}.down_proj.weight" for expert in range(6)),
             stacked=True,
             shape=(6, 48, 40),
-            dtype="bfloat16",
+            dtype=COMPUTE,
+            graphs=("context",),
         )
-        assert checkpoint.weights["lm_head.weight"] == WeightSource(
-            ("lm_head.weight",), False, (96, 48), "bfloat16"
-        )
+        head = "lm_head.weight"
+        assert checkpoint.weights[head] == WeightSpec(head, (head,), False, (96, 48), COMPUTE, ("denoiser",))
+        assert checkpoint.info(head).dtype == "bfloat16"
+        assert in_dtype(checkpoint.weights[head], "float16").dtype == "float16"
+        assert in_dtype(checkpoint.weights[router], "float16").dtype == "float32"
         with pytest.raises(CheckpointError, match="no tensor 'nothing' among its 175"):
             checkpoint.read("nothing")
 
@@ -90,8 +100,10 @@ def test_stacked_experts(
     stack = sparse_checkpoint(tmp_path / "stack", small_config, stacked(tensors, suffix), 2)
     with Checkpoint.open(single) as first, Checkpoint.open(stack) as second:
         weight = "context_tower.layers.1.mixer.experts.up_proj.weight"
-        assert second.weights[weight] == WeightSource(
-            (f"context_tower.layers.1.mixer.experts.up_proj{suffix}",), False, (4, 6, 8), "bfloat16"
+        assert second.weights[weight] == dataclasses.replace(
+            first.weights[weight],
+            tensors=(f"context_tower.layers.1.mixer.experts.up_proj{suffix}",),
+            stacked=False,
         )
         assert list(first.weights) == list(second.weights)
         for name, source in first.weights.items():

@@ -18,10 +18,11 @@ from safetensors.numpy import save_file
 import ttc
 from tests.support.golden import golden
 from tests.support.real_size import REAL
-from ttc.exporter.onnx.checkpoint import Checkpoint, expected_tensors
+from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
+from ttc.model.weights import expected_tensors
 
 G = golden("tiny_c")
 PROMPT = G.vectors["prompt/p12"][0].tolist()
@@ -160,11 +161,11 @@ def test_models_without_mamba_have_no_advance_graph_and_run(tmp_path, small_conf
     for backend in ("onnxruntime", "torch"):
         with ttc.load(bundle, backend) as engine:
             results.append(engine.generate([1, 5, 7], max_new_tokens=24, stop_at_eos=False).token_ids)
-            state = engine._backend.new_state(1, 16)
-            call = engine._backend.context(
+            state = engine.runner.new_state(1, 16)
+            call = engine.runner.context(
                 state, *(np.zeros(s, np.int32) for s in ((1, 4), 1, (1, 1))), save=True
             )
-            engine._backend.advance(state, call.saved, np.array([2], np.int32))
+            engine.runner.advance(state, call.saved, np.array([2], np.int32))
             assert state.lengths.tolist() == [2]
     assert results[0] == results[1]
 

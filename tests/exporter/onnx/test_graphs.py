@@ -17,8 +17,7 @@ from ttc.formats.manifest import GRAPH_ROLES
 from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind
 from ttc.model.graphs import graph_inputs, graph_outputs
-from ttc.plugins.functions import PLUGIN_ATTRIBUTES
-from ttc.plugins.ops import DOMAIN
+from ttc.plugins.ops import DOMAIN, PLUGIN_ATTRIBUTES
 
 
 @pytest.fixture(params=["tiny_a", "tiny_b", "tiny_c"])

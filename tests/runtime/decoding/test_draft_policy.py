@@ -132,7 +132,7 @@ def test_acceptance_rate_per_position():
 
 @pytest.mark.parametrize("capacity", [1, 2, 64])
 def test_costs_are_measured(engines, backend, capacity):
-    costs = measure(engines("tiny_a", backend)._backend, 2, capacity, 16, turns=2, warm_up=True)
+    costs = measure(engines("tiny_a", backend).runner, 2, capacity, 16, turns=2, warm_up=True)
     assert costs.ar_step > 0
     for line in (costs.verify, costs.draft_step):
         assert line.narrow_seconds > 0

@@ -6,6 +6,7 @@ import pytest
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
+from tests.support.recorded import options_of
 from tests.support.recording import RecordedNoise, Wrapped
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.state import ContextState
@@ -25,22 +26,8 @@ def runs(name, *, batch=False):
     return chosen
 
 
-def arguments(case_name, case):
-    """Keyword arguments of `Engine.generate` for a recorded case."""
-    eos = case["eos_token_id"]
-    given = {
-        "mode": MODES[case_name.split("/")[0]],
-        "max_new_tokens": case["max_new_tokens"],
-        "eos_token_id": eos,
-        "stop_at_eos": eos is not None,
-    }
-    if given["mode"] == "diffusion":
-        given |= {
-            "block_size": case["block_size"],
-            "steps": case["steps_per_block"],
-            "threshold": case["confidence_threshold"],
-        }
-    return given
+def mode_of(case_name):
+    return MODES[case_name.split("/")[0]]
 
 
 def until_eos(tokens, eos):
@@ -61,7 +48,7 @@ def engine(g, engines, backend):
 
 def state_after(engine: Engine, prompt, *pieces, block_wise=True) -> ContextState:
     """Context state after the prompt (B, S) and further tokens, each piece one call or token by token."""
-    backend = engine._backend
+    backend = engine.runner
     state = backend.new_state(prompt.shape[0], 256)
     for piece in (prompt, *pieces):
         blocks = [piece] if block_wise or piece is prompt else np.split(piece, piece.shape[1], axis=1)
@@ -81,7 +68,7 @@ def check_state(engine, state, g, prefix):
         if not key.startswith(prefix):
             continue
         kind, layer = key.split("/")[-2:]
-        got = np.asarray(engine._backend.fetch(state.tensors[f"{names[kind]}.{layer}"]))
+        got = np.asarray(engine.runner.fetch(state.tensors[f"{names[kind]}.{layer}"]))
         if kind == "conv":
             want = want[..., 1:]  # the reference keeps one column more than it needs
         if kind in "kv":
@@ -131,7 +118,7 @@ def test_extension_committed_afterwards(g, engine):
     """
     case = g.cases["ext/b16"]
     block = g.vectors["ext/b16/tokens0"].astype(np.int32)
-    state, backend = state_after(engine, g.prompt(case)), engine._backend
+    state, backend = state_after(engine, g.prompt(case)), engine.runner
     none, places = np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
     call = backend.context(state, block, none, places, save=True)
     check_state(engine, state, g, "cache/p12/")
@@ -167,10 +154,10 @@ def test_runs_of_one_row(g, engine):
     cases = runs(g.name)
     assert len(cases) >= 40
     for name, case in cases.items():
-        watched = Wrapped(engine._backend)
+        watched = Wrapped(engine.runner)
         watching = Engine(watched)
         prompt = g.prompt(case)[0].tolist()
-        result = watching.generate(prompt, **arguments(name, case))
+        result = watching.generate(prompt, options_of(case, mode_of(name)))
         new = g.vectors[f"{name}/output"][0, len(prompt) :]
         assert_equal(result.token_ids, until_eos(new.tolist(), case["eos_token_id"]), f"{name}: tokens")
         ended = case["eos_token_id"] is not None and case["eos_token_id"] in new
@@ -190,8 +177,8 @@ def test_batches_are_their_rows_alone(g, engine):
     """
     for name, case in runs(g.name, batch=True).items():
         prompts = g.prompt(case)
-        given = arguments(name, case)
-        results = engine.generate(prompts.tolist(), **given)
+        options = options_of(case, mode_of(name))
+        results = engine.generate(prompts.tolist(), options)
         for row, result in enumerate(results):
             alone = f"{name}_row{row}_alone"
             if alone in g.cases:
@@ -200,7 +187,7 @@ def test_batches_are_their_rows_alone(g, engine):
                 assert_equal(result.token_ids, want, alone)
                 assert list(result.stats.nfe_per_block) == g.cases[alone]["nfe_per_block"], alone
             else:
-                single = engine.generate(prompts[row].tolist(), **given)
+                single = engine.generate(prompts[row].tolist(), options)
                 assert result.token_ids == single.token_ids, f"{name} row {row}"
                 if not case.get("batch_mean_t") and case["eos_token_id"] is None:
                     want = g.vectors[f"{name}/output"][row, prompts.shape[1] :]
@@ -213,9 +200,8 @@ def test_sampled_run_with_recorded_noise(g, engine):
     for name in cases:
         case = g.cases[name]
         noise = g.vectors[f"{name}/step_noise"]
-        replayed = Engine(RecordedNoise(engine._backend, list(noise)))
+        replayed = Engine(RecordedNoise(engine.runner, list(noise)))
         prompt = g.prompt(case)[0].tolist()
-        given = arguments(name, case) | {"temperature": case["temperature"]}
-        result = replayed.generate(prompt, **given)
+        result = replayed.generate(prompt, options_of(case), temperature=case["temperature"])
         assert_equal(result.token_ids, g.vectors[f"{name}/output"][0, len(prompt) :], f"{name}: tokens")
         assert list(result.stats.nfe_per_block) == case["nfe_per_block"]

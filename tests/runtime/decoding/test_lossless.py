@@ -288,8 +288,8 @@ def test_drafts_share_the_noise_of_ar():
     """A denoiser with AR's distribution drafts what AR draws, though that is mostly not the best token."""
 
     class Twin(Chain):
-        def denoise(self, state, block_ids, t):
-            super().denoise(state, block_ids, t)
+        def denoise(self, state, block_ids, t, rows=None):
+            super().denoise(state, block_ids, t, rows)
             return np.broadcast_to(self.logits[0], (*block_ids.shape, self.config.vocab_size)).copy()
 
     backend = chain(2, 1.0)
@@ -312,12 +312,12 @@ def test_drafts_share_the_noise_of_ar():
 
 def test_the_prompt_is_read_once(engines, backend):
     """Every call behind the prompt reads a block, and each place is committed once."""
-    inner = engines("tiny_a", backend)._backend
+    inner = engines("tiny_a", backend).runner
 
     class Widths(Wrapped):
-        def context(self, state, input_ids, commit_len, logit_positions, save=False):
+        def context(self, state, input_ids, commit_len, logit_positions, save=False, rows=None):
             widths.append(input_ids.shape[1])
-            return super().context(state, input_ids, commit_len, logit_positions, save)
+            return super().context(state, input_ids, commit_len, logit_positions, save, rows)
 
     widths = []
     prompt = golden("tiny_a").vectors["prompt/p70"][0].tolist()
@@ -338,7 +338,7 @@ def test_nan_in_the_denoiser_is_reported(engines):
             values = self.fetch(logits)
             return host_step(values * np.nan if self.broken else values, inputs, self.config.mask_token_id)
 
-    backend = Broken(engines("tiny_a", "onnxruntime")._backend)
+    backend = Broken(engines("tiny_a", "onnxruntime").runner)
     engine = engine_over(backend)
     with pytest.raises(ttc.NumericsError, match="the denoiser gave NaN in block 1, denoise step 0"):
         engine.generate(PROMPT, "lossless", max_new_tokens=8, draft_steps=1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ttc.runtime.decoding.modes.prompt_lookup import MAX_MATCH, look_up
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
+from ttc.runtime.decoding.modes.prompt_lookup import MAX_MATCH, look_up
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 

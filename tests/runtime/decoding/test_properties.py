@@ -18,7 +18,7 @@ class RandomDenoiser(Scripted):
         super().__init__(CONFIG, [])
         self._rng, self._tied = np.random.default_rng(seed), tied
 
-    def denoise(self, state, block_ids, t):
+    def denoise(self, state, block_ids, t, rows=None):
         B, S = block_ids.shape
         sharp = self._rng.choice([0.0, 1.0, 5.0, 30.0], (B, S, 1))
         logits = self._rng.standard_normal((B, S, CONFIG.vocab_size)) * sharp

@@ -1,6 +1,7 @@
 """Engines over a fake device."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +58,49 @@ def on_device(
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def engine_folders(
+    bundles: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`engine_folders(name, form)`: a set of fake engines."""
+    from tests.support.fake_engines import write_engines  # not above, as torch
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(name: str, form: str = "cut") -> Path:
+        if (name, form) not in made:
+            folder = tmp_path_factory.mktemp("engines") / f"{name}-{form}"
+            made[name, form] = write_engines(bundles(name), folder, form)
+        return made[name, form]
+
+    return get
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The fake TensorRT-RTX that is installed."""
+    from tests.support.fake_engines import install
+
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch, api: Any) -> FakeDevice:
+    """The device that engines are loaded onto."""
+    from tests.support.fake_engines import load_onto
+
+    device = with_loop_kernel()
+    load_onto(monkeypatch, [device])
+    return device
+
+
+@pytest.fixture
+def fake_gpus(monkeypatch: pytest.MonkeyPatch, api: Any) -> list[FakeDevice]:
+    """Two of them."""
+    from tests.support.fake_engines import load_onto
+
+    devices = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
+    load_onto(monkeypatch, devices)
+    return devices

@@ -1,4 +1,4 @@
-"""The kernels in CUDA C: compiled for the host against their twins, and for every architecture."""
+"""The kernels in CUDA C: compiled for the host against their references, and for every architecture."""
 
 import ctypes
 import shutil
@@ -67,7 +67,7 @@ def a_step(draw, B, L, records):
 
 
 @pytest.mark.parametrize(("B", "L"), [(1, 1), (1, 16), (3, 5), (8, 16), (2, 300)])
-def test_the_kernel_equals_its_twin(host_kernel, B, L):
+def test_the_kernel_equals_its_reference(host_kernel, B, L):
     draw = np.random.default_rng(B * L)
     goes_on = set()
     for _ in range(20):

@@ -31,7 +31,7 @@ def test_golden_tokens(on_device, name, level):
     g = golden(name)
     for case_name, case in recorded(name).items():
         prompt = g.prompt(case)[0].tolist()
-        result = engine.generate(prompt, **options_of(case))
+        result = engine.generate(prompt, options_of(case))
         assert_equal(result.token_ids, tokens_of(g, case_name), case_name)
         assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
         assert result.stats.graph_level == level
@@ -79,7 +79,7 @@ def test_extension_committed_afterwards(on_device, engines):
     prompt, block = np.array([PROMPT], np.int32), np.array([[9, 10, 11, 12, 13]], np.int32)
     place, none, three = np.zeros((1, 1), np.int32), np.zeros(1, np.int32), np.array([3], np.int32)
     found = []
-    for backend in (on_device("tiny_a")._backend, engines("tiny_a", "torch")._backend):
+    for backend in (on_device("tiny_a").runner, engines("tiny_a", "torch").runner):
         state = backend.new_state(1, 64)
         backend.context(state, prompt, np.array([4], np.int32), place)
         for _ in range(3):  # eager, captured, replayed
@@ -96,7 +96,7 @@ def test_extension_committed_afterwards(on_device, engines):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_state_goes_out_and_in_again(on_device, dtype):
     """In float32, whatever is computed in; what was not written is not there."""
-    backend = on_device("tiny_a", compute_dtype=dtype)._backend
+    backend = on_device("tiny_a", compute_dtype=dtype).runner
     draw = np.random.default_rng(3)
     state = backend.new_state(2, 32)
     tensors = {}
@@ -134,7 +134,7 @@ def test_nothing_is_allocated_after_the_first_generation(on_device, fake_device)
 def test_a_block_is_one_launch_and_one_wait(on_device, fake_device):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
-    backend = engine._backend
+    backend = engine.runner
     state = backend.new_state(1, 128)
     counted = []
     real = backend.fill_block
@@ -174,7 +174,7 @@ def count_captures(device):
 
 
 def test_a_slot_serves_the_next_state_of_its_size(on_device, fake_device):
-    backend = on_device("tiny_a")._backend
+    backend = on_device("tiny_a").runner
     one, other = backend.new_state(1, 64), backend.new_state(1, 64)
     addresses = {state.tensors["ssm_state.0"].address for state in (one, other)}
     assert len(addresses) == 2, "two states at a time have memory of their own"

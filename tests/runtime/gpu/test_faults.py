@@ -60,7 +60,7 @@ def test_closing_goes_on_whatever_a_library_raises(on_device, fake_device, caplo
     def refuse(*_):
         raise RuntimeError("a library's own error")
 
-    executor = engine._backend.runtime.executor
+    executor = engine.runner.runtime.executor
     for graph in fake_device.graphs:
         graph.close = refuse
     executor.close = refuse

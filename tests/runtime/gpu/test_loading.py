@@ -12,7 +12,7 @@ from tests.support.fake_device import FakeDevice
 from tests.support.golden import golden
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError
-from ttc.formats.manifest import ShardRecord, WeightEntry, WeightMap
+from ttc.formats.manifest import ShardRecord, WeightMap, WeightSpec
 from ttc.formats.program import OP, Instruction
 from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
@@ -116,10 +116,10 @@ def test_a_stack_of_experts_comes_expert_by_expert():
     own = tuple(sorted((n for n in experts if n.startswith(layer)), key=lambda n: int(n.split(".")[-3])))
     info = next(shard.tensors[own[0]] for shard in shards.values() if own[0] in shard.tensors)
     for dtype in (info.dtype, "float16"):
-        entry = WeightEntry(own, True, (len(own), *info.shape), dtype, ("context",))
+        spec = WeightSpec("w", own, True, (len(own), *info.shape), dtype, ("context",))
         records = {name: ShardRecord.of(shard) for name, shard in shards.items()}
-        weights = ReferencedWeights(WeightMap("reference", {"w": entry}, str(root), records), None, "test")
-        parts, whole = list(weights.parts("w", entry)), weights.read("w", entry)
+        weights = ReferencedWeights(WeightMap("reference", {"w": spec}, str(root), records), None, "test")
+        parts, whole = list(weights.parts(spec)), weights.read(spec)
         assert len(parts) == len(own) > 1
         np.testing.assert_array_equal(np.stack(parts), whole)
         assert parts[0].dtype == whole.dtype
@@ -148,13 +148,13 @@ def test_out_of_memory_while_loading_gives_everything_back(bundles):
     ],
 )
 def test_torch_on_cuda_takes_what_is_there(triton, cuda_core, resident, problem, notes):
-    from ttc.runtime.backends.torch.load import choose
+    from ttc.runtime.backends.torch.load import cuda_features
 
-    chosen = choose(triton, cuda_core)
-    assert (chosen.kernels, chosen.resident) == (triton, resident)
-    assert (chosen.capture_problem is not None) == problem
-    assert len(chosen.notes) == len(notes)
-    assert all(note in said for note, said in zip(notes, chosen.notes, strict=True))
+    features = cuda_features(triton, cuda_core)
+    assert (features.kernels, features.resident) == (triton, resident)
+    assert (features.capture_problem is not None) == problem
+    assert len(features.notes) == len(notes)
+    assert all(note in said for note, said in zip(notes, features.notes, strict=True))
 
 
 def conv_step(scope, **changes):
@@ -175,7 +175,7 @@ def conv_step(scope, **changes):
 
 def test_a_kernel_gets_what_its_launch_says():
     pytest.importorskip("triton", reason="triton is not installed")
-    from ttc.plugins.kernels import LEAVES
+    from ttc.plugins.kernels import KERNELS
     from ttc.plugins.launch import Problem
     from ttc.plugins.ptx import CompiledKernel
 
@@ -195,9 +195,9 @@ def test_a_kernel_gets_what_its_launch_says():
     for _ in range(2):
         ops(scope, step, inputs, outputs)()
     assert compiled == [("MambaConv", "9.0")], "compiled once"
-    leaf = LEAVES["MambaConv"]
-    dims = leaf.op.dims([array.shape for array in inputs], {"W": 4})
-    launch = leaf.bind(Problem(dims, {"W": 4}, "float32"), leaf.choose(dims))
+    spec = KERNELS["MambaConv"]
+    dims = spec.op.dims([array.shape for array in inputs], {"W": 4})
+    launch = spec.bind(Problem(dims, {"W": 4}, "float32"), spec.select_tile(dims))
     addresses = [array.address for array in inputs]
     assert list(seen[0]) == [*addresses, *launch.integer_values(dims), outputs[0].address]
     grid, threads, shared, _ = launched[0]

@@ -22,7 +22,7 @@ def test_golden_tokens(bundles, name, level):
     with ttc.load(bundles(name), "torch", "cuda", graph_level=level) as engine:
         for case_name, case in recorded(name, 12).items():
             prompt = g.prompt(case)[0].tolist()
-            result = engine.generate(prompt, **options_of(case))
+            result = engine.generate(prompt, options_of(case))
             assert list(result.token_ids) == tokens_of(g, case_name), case_name
             assert list(result.stats.nfe_per_block) == case["nfe_per_block"], case_name
             assert (result.stats.graph_level, unasked(result)) == (level, []), case_name
@@ -36,7 +36,7 @@ def test_golden_tokens_on_two_gpus(bundles):
     g = golden("tiny_a")
     with ttc.load(bundles("tiny_a"), "torch", "cuda:0,cuda:1") as engine:
         for case_name, case in recorded("tiny_a", 12).items():
-            result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+            result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
             assert list(result.token_ids) == tokens_of(g, case_name), case_name
             assert (result.stats.graph_level, unasked(result)) == (2, []), case_name
 
@@ -54,5 +54,5 @@ def test_out_of_memory_leaves_the_process_usable(bundles):
     with ttc.load(bundles("tiny_a"), "torch", "cuda") as engine:
         want = engine.generate([5, 6], max_new_tokens=16).token_ids
         with pytest.raises(DeviceMemoryError, match="ask for a smaller batch"):
-            engine._backend.new_state(2**22, 4096)
+            engine.runner.new_state(2**22, 4096)
         assert engine.generate([5, 6], max_new_tokens=16).token_ids == want

@@ -17,7 +17,7 @@ SIZES = {"B": 2, "L": 3, "C": 8, "R": 1}
 
 def chain(*lengths):
     """in → between 0 → between 1 → … → out, the buffers of these lengths."""
-    names = ["in", *(f"between {place}" for place in range(len(lengths))), "out"]
+    names = ["in", *(f"between {i}" for i in range(len(lengths))), "out"]
     buffers = {"in": Buffer("input", "float32", ("B", 4)), "out": Buffer("output", "float32", ("B", 4))}
     for name, length in zip(names[1:-1], lengths, strict=True):
         buffers[name] = Buffer("between", "float32", (length,))
@@ -37,13 +37,13 @@ def programs(draw):
     """Programs whose instructions read any buffers written before."""
     buffers = {"in": Buffer("input", "float32", (4,))}
     instructions, ready = [], ["in"]
-    for place in range(draw(st.integers(1, 12))):
-        made = [f"{place}.{k}" for k in range(draw(st.integers(1, 3)))]
+    for i in range(draw(st.integers(1, 12))):
+        made = [f"{i}.{k}" for k in range(draw(st.integers(1, 3)))]
         read = draw(st.lists(st.sampled_from(ready), min_size=1, max_size=3, unique=True))
         for name in made:
             dtype = draw(st.sampled_from(["float32", "bfloat16", "int64"]))
             buffers[name] = Buffer("between", dtype, (draw(st.integers(1, 400)), "B"))
-        instructions.append(Instruction(ENGINE, f"e{place}", tuple(read), tuple(made), {}))
+        instructions.append(Instruction(ENGINE, f"e{i}", tuple(read), tuple(made), {}))
         ready += made
     return Program(buffers, tuple(instructions))
 
@@ -53,16 +53,16 @@ def test_live_buffers_never_overlap(program):
     program.check("p")
     plan = plan_buffers(program, SIZES)
     size = {"float32": 4, "bfloat16": 2, "int64": 8}
-    places = {}
+    spans = {}
     for name, offset in plan.offsets.items():
         buffer = program.buffers[name]
         assert offset % ALIGNMENT == 0
         nbytes = buffer.shape[0] * SIZES["B"] * size[buffer.dtype]
         assert offset + nbytes <= plan.arena_bytes
         touching = [k for k, s in enumerate(program.instructions) if name in (*s.inputs, *s.outputs)]
-        places[name] = (offset, offset + nbytes, min(touching), max(touching))
-    for a in places.values():
-        for b in places.values():
+        spans[name] = (offset, offset + nbytes, min(touching), max(touching))
+    for a in spans.values():
+        for b in spans.values():
             if a is not b and a[2] <= b[3] and b[2] <= a[3]:
                 assert a[1] <= b[0] or b[1] <= a[0]
 

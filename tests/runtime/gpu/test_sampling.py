@@ -1,22 +1,22 @@
 """AR's tokens are chosen where the logits lie: the same tokens, and no logits on the way to the host."""
 
+import re
+
 import numpy as np
 import pytest
-from ttc.runtime.decoding.loop import Stopwatch, prefill
-from ttc.runtime.decoding.speculative.verify import verify
 
 import ttc
 from tests.support.compare import assert_equal
+from tests.support.drafts import make_rows
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recorded import tokens_of
 from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
-from ttc.runtime.decoding.options import make_options
-from ttc.runtime.decoding.rows import Row
+from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID
-from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, SamplingParams
+from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, RowSampling, SamplingParams
 
 LEVELS = (0, 1, 2)
 PROMPT = [5, 6, 7, 8]
@@ -116,12 +116,12 @@ def test_an_ar_step_is_one_launch_and_a_few_words(on_device, fake_device, level,
     engine = on_device("tiny_a", level)
     prompts = RAGGED[:2] * 2
     engine.generate(prompts, "ar", **FREE)
-    backend, counted = engine._backend, []
+    backend, counted = engine.runner, []
     real = backend.sample_next
 
-    def counting(*arguments):
+    def counting(*arguments, **named):
         before = counters(fake_device)
-        made = real(*arguments)
+        made = real(*arguments, **named)
         counted.append((counters(fake_device) - before).tolist())
         return made
 
@@ -167,70 +167,50 @@ def test_a_step_of_mock_ar(on_device, fake_device):
     assert ((taken[1] - taken[0]) / 5).tolist() == [3, 3, 1024]
 
 
-def test_chunks_in_which_nothing_ends_leave_their_logits(on_device, fake_device):
-    seen = Seen()
-    backend = on_device("tiny_a", 1, _run_op=seen)._backend
+def test_pieces_in_which_no_prompt_ends_leave_their_logits(on_device, fake_device):
+    whole = on_device("tiny_a", 1)
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
-    rows = [Row(r, prompt) for r, prompt in enumerate(prompts)]
-    options = make_options(backend.config, **given(SAMPLED))
-    counts = []
-    for method in ("context", "sample_next"):
+    want = whole.generate(prompts, "ar", max_new_tokens=1, stop_at_eos=False, **SAMPLED)
+    backend, counts = whole.runner, {"context_whole": [], "sample_next_whole": []}
+    for method, own in counts.items():
         real = getattr(backend, method)
 
-        def counting(*arguments, real=real, method=method):
+        def counting(*arguments, real=real, own=own, **named):
             before = counters(fake_device)
-            made = real(*arguments)
-            counts.append((method, *(counters(fake_device) - before).tolist()[-2:], seen.choices[-1]))
+            made = real(*arguments, **named)
+            own.append((counters(fake_device) - before).tolist()[-2:])
             return made
 
         setattr(backend, method, counting)
-    _, found = prefill(backend, Stopwatch(), rows, prompts, 64, 8, options)
-    ends, passes = ("sample_next", 1, 512, 3), ("context", 1, 0, 0)
-    assert counts == [ends, passes, ends, passes, ends]
-    counts.clear()
-    alone = [prefill(backend, Stopwatch(), [row], [row.prompt], 64, 64, options)[1][0] for row in rows]
-    assert found.tolist() == alone, "each row's token is from the chunk in which it ends"
-    counts.clear()
-    _, none = prefill(backend, Stopwatch(), rows, prompts, 64, 64)
-    assert counts == [("context", 1, 0, 0)]
-    assert none.tolist() == [INVALID_TOKEN] * 3
-
-
-def given(choice):
-    """All arguments of `make_options`."""
-    defaults = {"mode": "ar", "max_new_tokens": 8, "block_size": 8, "steps": 8, "threshold": 0.9}
-    open_ones = dict.fromkeys(("top_k", "top_p", "seed", "eos_token_id"))
-    return defaults | open_ones | {"temperature": 0.0, "stop_at_eos": False} | choice
+    engine = Engine(backend, prefill_chunk=8)
+    got = engine.generate(prompts, "ar", max_new_tokens=1, stop_at_eos=False, **SAMPLED)
+    assert tokens(got) == tokens(want)
+    # A wait and no words, or two tensors of a few words in pieces of 256 bytes.
+    assert counts["context_whole"] == [[1, 0]] * 5
+    assert counts["sample_next_whole"] == [[1, 512]] * 3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_no_numbers(on_device, fake_device, value):
-    """Refused at the place where AR would have looked, before the state moves."""
+def test_logits_that_are_no_numbers(on_device, value):
+    """The row's error at the token where AR would have looked, and of no concern where nobody looks."""
     seen = Seen()
     engine = on_device("tiny_a", 1, _run_op=seen)
-    backend, options = engine._backend, make_options(engine.config, **given(GREEDY))
     text = engine.generate(PROMPT, "ar", **FREE).token_ids
-    state, first = prefill(backend, Stopwatch(), [Row(0, PROMPT)], [PROMPT], 64, 64, options)
-    assert first.tolist() == [text[0]]
-    row, draft = Row(0, PROMPT, tokens=[text[0]]), text[1:5]
-    lengths = state.lengths.copy()
-    before = fake_device.values(backend.buffers_of(state).whole_state).copy()
 
     def spoil(logits):
-        logits[:, 1, 7] = value
+        if logits.shape[1] > 1:  # a verification, not the prompt's next token
+            logits[:, 1, 7] = value
 
     seen.spoil = spoil
-    with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 2"):
-        verify(backend, Stopwatch(), [row], [draft], options, state)
-    assert (state.lengths == lengths).all()
-    mamba = {n: t for n, t in state.tensors.items() if "cache" not in n}
-    for name, tensor in mamba.items():
-        start = tensor.address - backend.buffers_of(state).whole_state.address
-        same = before[start : start + tensor.nbytes].view(np.float32).reshape(tensor.shape)
-        np.testing.assert_array_equal(fake_device.values(tensor), same, err_msg=name)
-    wrong = [draft[0] + 1, *draft[1:]]
-    verdict = verify(backend, Stopwatch(), [row], [wrong], options, state)
-    assert (verdict.accepted.tolist(), verdict.bonus_ids.tolist()) == ([0], [text[1]]), "nobody looks there"
+    core, (row,), _ = make_rows(engine.runner, [PROMPT], [text], [[(4, 4)] * 2])
+    core.tick()
+    core.tick()
+    assert isinstance(row.error, ttc.NumericsError)
+    assert re.search(r"NaN.* for new token 2", str(row.error))
+    core, (row,), (drafter,) = make_rows(engine.runner, [PROMPT], [text], [[(4, 0)] * 2])
+    core.tick()
+    core.tick()
+    assert (drafter.accepted, row.tokens) == ([0], list(text[:2])), "nobody looks after a disagreement"
     seen.spoil = lambda logits: logits.fill_(value)
     with pytest.raises(ttc.NumericsError, match=r"NaN.* for new token 0"):
         engine.generate(PROMPT, "ar", **FREE)
@@ -252,7 +232,8 @@ def test_the_op_chooses_what_the_host_chooses(temperature):
     logits[1, 3, 17] = np.nan
     keys = np.array([row_key(11, row) for row in range(B)], np.int64)
     position = np.array([0, 7, 2**20], np.int32)
-    host = LazySamples(logits, SamplingParams(temperature, None, None, keys, position))
+    rows = [RowSampling(temperature, None, None, int(keys[i]), int(position[i])) for i in range(B)]
+    host = LazySamples(logits, SamplingParams(tuple(rows)))
     want = np.stack([host.at(np.arange(B), place) for place in range(R)], 1)
     inputs = [np.full((B, R), UNUSED_MASK_ID, np.int32), np.full(B, temperature, np.float32), keys, position]
     tensors = [torch.from_numpy(array) for array in (logits, *inputs, np.zeros(B, np.int32))]

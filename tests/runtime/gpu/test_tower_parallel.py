@@ -23,15 +23,14 @@ def two(bundles, tower_weights):
     """An engine over two devices with the weights of one tower each, and the devices."""
     from ttc.plugins.naive import run_naive
     from ttc.runtime.backends.torch.executor import TorchExecutor
-    from ttc.runtime.backends.torch.load import weights_of
 
     config, weights = tower_weights("tiny_a")
     devices, backends = [], []
     with Bundle.open(bundles("tiny_a")) as bundle:
-        for place, tower in enumerate(("context_tower", "denoiser_tower")):
-            own = {name: weights[name] for name in weights_of(bundle, (tower,))}
+        for i, tower in enumerate(("context_tower", "denoiser_tower")):
+            own = {name: weights[name] for name in bundle.weights_for(tower)}
             assert 0 < len(own) < len(weights)
-            device = with_loop_kernel(name=f"cuda:{place}")
+            device = with_loop_kernel(name=f"cuda:{i}")
             executor = TorchExecutor(
                 config, device, own, "float32", run_naive, None, used=(tower,), in_place=False
             )
@@ -47,7 +46,7 @@ def test_golden_tokens(two):
     engine, _ = two
     g = golden("tiny_a")
     for case_name, case in recorded("tiny_a").items():
-        result = engine.generate(g.prompt(case)[0].tolist(), **options_of(case))
+        result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
         assert list(result.token_ids) == tokens_of(g, case_name), case_name
         assert result.stats.graph_level == 2
 
@@ -77,23 +76,32 @@ def test_the_modes_that_write_what_ar_writes(two, engines, choice):
 
 def test_the_state_follows_before_the_host_waits(two):
     engine, (first, second) = two
-    backend = engine._backend
+    backend = engine.runner
     state = backend.new_state(1, 64)
-    order = []
-    copy_from, wait, wait_event = second.copy_from, first.wait, first.wait_event
-    second.copy_from = lambda *arguments: order.append(arguments[0].nbytes) or copy_from(*arguments)
-    first.wait = lambda: order.append("wait") or wait()
-    first.wait_event = lambda event: order.append("after the copy") or wait_event(event)
-    ids, four, place = np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), np.zeros((1, 1), np.int32)
-    backend.context(state, ids, four, place)
-    mamba, new_kv = order[:2]
-    assert order == [mamba, new_kv, "wait"], "the host waits for the call, not for the copies"
+    log = first.log = second.log = []
+    ids, four, position = (
+        np.array([[5, 6, 7, 8]], np.int32),
+        np.array([4], np.int32),
+        np.zeros((1, 1), np.int32),
+    )
+
+    def logged():
+        calls = [(each.device, each.call) for each in log]
+        log.clear()
+        return calls
+
+    waited, copied = ("cuda:0", "wait"), ("cuda:1", "copy_from")
+    after_the_copy, event = ("cuda:0", "wait_event"), ("cuda:1", "record_event")
+    backend.context(state, ids, four, position)
     caches = sum(array.nbytes for name, array in state.tensors.items() if "_cache." in name)
-    assert caches * 4 // 64 <= new_kv < caches // 4, "not caches"
-    backend.context(state, ids, four * 0, place)
-    assert order[3:] == ["after the copy", mamba, new_kv, "wait"], "which read what the next call changes"
-    backend.advance(state, backend.context(state, ids, four * 0, place, save=True).saved, four)
-    assert order[-4:] == ["wait", "after the copy", "wait", mamba]
+    assert caches * 4 // 64 <= log[1].nbytes < caches // 4, "new keys and values, not caches"
+    assert logged() == [copied, copied, event, waited], "the host waits for the call, not for the copies"
+    backend.context(state, ids, four * 0, position)
+    assert logged() == [after_the_copy, copied, copied, event, waited], "which read what the call changes"
+    saved = backend.context(state, ids, four * 0, position, save=True).saved
+    log.clear()
+    backend.advance(state, saved, four)
+    assert logged() == [after_the_copy, waited, copied, event]
     for name, tensor in state.tensors.items():
         replica = state.tensors.replica.tensors[name]
         np.testing.assert_array_equal(first.values(tensor), second.values(replica), err_msg=name)
@@ -103,7 +111,7 @@ def test_lengths_that_are_set_back_count_on_both(two, engines):
     """As measuring drafts does."""
     block, ids, t = np.full((1, 8), 3, np.int32), np.array([[5, 6, 7, 8]], np.int32), np.ones(1, np.float32)
     logits = []
-    for backend in (two[0]._backend, engines("tiny_a", "torch")._backend):
+    for backend in (two[0].runner, engines("tiny_a", "torch").runner):
         state = backend.new_state(1, 64)
         backend.context(state, ids, np.array([4], np.int32), np.zeros((1, 1), np.int32))
         state.lengths = np.array([2], np.int32)
@@ -116,10 +124,10 @@ def test_both_gpus_are_named(two):
 
 
 def test_a_state_written_from_the_host_reaches_both(two, engines):
-    backend, reference = two[0]._backend, engines("tiny_a", "torch")._backend
-    places, t = np.zeros((1, 1), np.int32), np.ones(1, np.float32)
+    backend, reference = two[0].runner, engines("tiny_a", "torch").runner
+    positions, t = np.zeros((1, 1), np.int32), np.ones(1, np.float32)
     before = reference.new_state(1, 64)
-    reference.context(before, np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), places)
+    reference.context(before, np.array([[5, 6, 7, 8]], np.int32), np.array([4], np.int32), positions)
     written = backend.write_state(64, before.lengths, reference.read_state(before))
     for name, want in reference.read_state(before).items():
         np.testing.assert_array_equal(backend.read_state(written)[name], want, err_msg=name)
@@ -145,16 +153,16 @@ def test_devices_that_are_no_two_gpus(bundles, device):
 def test_no_room_on_the_second_gpu_leaves_both_as_they_were(two, engines):
     """What new keys and values arrive in is made before the context tower moves its state."""
     engine, (_, second) = two
-    backend, reference = engine._backend, engines("tiny_a", "torch")._backend
-    ids, places = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)
+    backend, reference = engine.runner, engines("tiny_a", "torch").runner
+    ids, positions = np.array([[5, 6, 7, 8]], np.int32), np.zeros((1, 1), np.int32)
     states = [b.new_state(1, 64) for b in (backend, reference)]
     second.total -= second.free_bytes()[0]
     with pytest.raises(DeviceMemoryError, match="cuda:1"):
-        backend.context(states[0], ids, np.array([4], np.int32), places)
+        backend.context(states[0], ids, np.array([4], np.int32), positions)
     assert states[0].lengths.tolist() == [0]
     second.total = 2**40
     for b, state in zip((backend, reference), states, strict=True):
-        b.context(state, ids, np.array([4], np.int32), places)
+        b.context(state, ids, np.array([4], np.int32), positions)
     block, t = np.full((1, 8), 3, np.int32), np.ones(1, np.float32)
     logits = [b.fetch(b.denoise(s, block, t)) for b, s in zip((backend, reference), states, strict=True)]
     assert_close(logits[0], logits[1], tolerances.DENOISER_LOGITS, "after room was made")

@@ -7,16 +7,17 @@ from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.plugins.counter_rng import row_key
-from ttc.runtime.interface.sampling import next_tokens, token_probabilities
+from ttc.runtime.interface.sampling import RowSampling, next_tokens, token_probabilities
 
 UNITS = golden("units")
+GREEDY = RowSampling(0.0, None, None, 0, 0)
 
 
 @pytest.mark.parametrize("name", UNITS.cases_of("ar_sample/"))
 def test_recorded_distributions(name):
     case, logits = UNITS.cases[name], UNITS.vectors["ar_sample/logits"]
     if f"{name}/probs" not in UNITS.vectors:
-        greedy = next_tokens(logits, 0.0, None, None, np.zeros(4, np.int64), np.zeros(4, np.int32))
+        greedy = next_tokens(logits, [GREEDY] * 4)
         assert_equal(greedy, UNITS.vectors["ar_sample/greedy/token"][:, 0], "greedy")
         return
     got = token_probabilities(logits, case["temperature"], case["top_k"], case["top_p"])
@@ -25,15 +26,14 @@ def test_recorded_distributions(name):
 
 def test_greedy_takes_the_lowest_of_equals():
     logits = np.zeros((1, 9), np.float32)
-    assert next_tokens(logits, 0.0, None, None, np.zeros(1, np.int64), np.zeros(1, np.int32)).tolist() == [0]
+    assert next_tokens(logits, [GREEDY]).tolist() == [0]
 
 
 def test_draws_follow_the_filtered_distribution():
     """5,000 draws: never outside top-k/top-p, and as often as the probabilities say."""
     rng = np.random.default_rng(0)
     logits = np.repeat(rng.standard_normal((1, 30)).astype(np.float32) * 2, 5000, axis=0)
-    keys = np.array([row_key(7, row) for row in range(5000)], np.int64)
-    drawn = next_tokens(logits, 0.8, 6, 0.9, keys, np.full(5000, 11, np.int32))
+    drawn = next_tokens(logits, [RowSampling(0.8, 6, 0.9, row_key(7, row), 11) for row in range(5000)])
     p = token_probabilities(logits[:1], 0.8, 6, 0.9)[0]
     counts = np.bincount(drawn, minlength=30)
     assert (counts[p == 0] == 0).all()
@@ -78,5 +78,7 @@ def test_seeds_matter_and_are_told(engines, options):
     assert run(1).token_ids == run(1).token_ids
     assert len({run(seed).token_ids for seed in range(5)}) > 1
     pair = engine.generate([prompt, prompt], max_new_tokens=32, seed=3, stop_at_eos=False, **options)
-    assert pair[0].token_ids != pair[1].token_ids, "rows of a batch draw their own numbers"
-    assert pair[0].token_ids == run(3).token_ids, "row 0 of a batch is the row alone"
+    assert [row.token_ids for row in pair] == [run(3).token_ids] * 2, "a row of a batch is the row alone"
+    two = engine.generate(prompt, n=2, max_new_tokens=32, seed=3, stop_at_eos=False, **options)
+    assert two[0].token_ids == run(3).token_ids
+    assert two[1].token_ids != two[0].token_ids, "choices of one prompt draw their own numbers"

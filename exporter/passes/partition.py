@@ -1,14 +1,15 @@
-"""Cuts a graph at its `ttc` ops into segments and a program that strings them together again.
+"""Partition a graph at its `ttc` ops: into segments, and a program that says how segments and ops alternate.
 
 1. A node's level is the number of ops that must have run before it. An op runs after the segment of its own
    level.
-2. A segment holds the nodes of one level; a node that can wait for a later level without delaying anything
+2. A segment holds the nodes of one level. A node that can wait for a later level without delaying anything
    does, so that nothing is computed, or kept in a buffer, before it is needed.
 3. What depends on shapes and constants only (a Reshape's target, a Range) is computed again in every segment
-   that
-   needs it: tensors of shapes never cross.
+   that needs it: tensors of shapes never cross.
 4. Segments that are equal but for names become one engine, with its tensors called in_0, in_1, … and out_0,
    out_1, …
+
+This is the form "cut" of `ttc build`.
 """
 
 import hashlib
@@ -23,17 +24,20 @@ from ttc.formats.program import ENGINE, OP, Buffer, Instruction, Program
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS
 
-__all__ = ["Cut", "cut"]
+__all__ = ["Partition", "partition"]
 
 _ATTRIBUTES = {op.name: tuple(op.attributes) for op in OPS}
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """A cut graph: engine name → the segment it is built from, and the program.
+class Partition:
+    """A partitioned graph.
 
-    `nodes`: for every instruction of the program, the names of the graph's nodes that it computes. Number k
-    of an engine's is called node_k in the segment.
+    Attributes:
+        segments: engine name → the network that the engine is built from.
+        program: how engines and ops alternate.
+        nodes: for every instruction of the program, the names of the graph's nodes that it computes. Number k
+            of an engine's is called node_k in the segment.
     """
 
     segments: dict[str, ir.Model]
@@ -43,17 +47,24 @@ class Cut:
 
 @dataclass(slots=True)
 class _Levels:
-    """Where every node goes: its level, or (`again`) wherever it is needed; `count` levels in all."""
+    """Where every node goes.
+
+    Attributes:
+        of: node → its level.
+        again: nodes that are computed again in every segment that needs them.
+        count: how many levels there are.
+    """
 
     of: dict[ir.Node, int]
     again: set[ir.Node]
     count: int
 
 
-def cut(model: ir.Model, name: str) -> Cut:
-    """Cut one graph; its engines are called `name`-00, `name`-01 and so on.
+def partition(model: ir.Model, name: str) -> Partition:
+    """Partition one graph, which stays as it is; its engines are called `name`-00, `name`-01 and so on.
 
-    The model stays as it is. Raises `InputError` for a graph with nested graphs, which no export of ours has.
+    Raises:
+        InputError: the graph has nested graphs, which no export of ttc has.
     """
     nodes = list(model.graph)
     _refuse_nested(nodes, name)
@@ -61,7 +72,7 @@ def cut(model: ir.Model, name: str) -> Cut:
     ops = [[n for n in nodes if n.domain == DOMAIN and levels.of[n] == k] for k in range(levels.count)]
     members = [_members(nodes, levels, k) for k in range(levels.count)]
     reads = [{value for node in segment for value in node.inputs} for segment in members]
-    read_by_ops = {value for step in ops for node in step for value in node.inputs}
+    read_by_ops = {value for nodes in ops for node in nodes for value in node.inputs}
 
     segments: dict[str, ir.Model] = {}
     engines: dict[str, str] = {}
@@ -78,7 +89,7 @@ def cut(model: ir.Model, name: str) -> Cut:
             names.append(tuple(str(node.name) for node in members[level]))
         instructions.extend(_op_instruction(node) for node in ops[level])
         names.extend((str(node.name),) for node in ops[level])
-    return Cut(segments, Program(_buffers(model, instructions), tuple(instructions)), tuple(names))
+    return Partition(segments, Program(_buffers(model, instructions), tuple(instructions)), tuple(names))
 
 
 def _refuse_nested(nodes: Sequence[ir.Node], name: str) -> None:
@@ -112,7 +123,7 @@ def _levels(nodes: Sequence[ir.Node]) -> _Levels:
 
 
 def _members(nodes: Sequence[ir.Node], levels: _Levels, level: int) -> list[ir.Node]:
-    """The nodes of one segment, each after what is computed again for it."""
+    """Return the nodes of one segment, each after what is computed again for it."""
     found: dict[ir.Node, None] = {}
 
     def add(node: ir.Node) -> None:
@@ -134,7 +145,7 @@ def _producers(node: ir.Node) -> list[ir.Node]:
 
 
 def _from_shapes(node: ir.Node, again: set[ir.Node]) -> bool:
-    """Whether a node depends on nothing but shapes and constants."""
+    """Return whether a node depends on nothing but shapes and constants."""
     if node.op_type == "Shape":
         return True
     return all(
@@ -151,9 +162,16 @@ def _segment(
     again: Container[ir.Node],
     elsewhere: Container[ir.Value | None],
 ) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
-    """The segment of these nodes, and which tensors its inputs and outputs are.
+    """Make the segment of these nodes.
 
-    elsewhere: what later instructions read.
+    Args:
+        model: the graph.
+        members: the nodes, in order.
+        again: nodes that every segment computes for itself.
+        elsewhere: what later instructions read.
+
+    Returns:
+        The segment, and the names that its inputs and outputs have in the graph.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": model.graph.opset_imports[""]}, name="segment")
     known: dict[ir.Value, ir.Value] = {}
@@ -168,8 +186,8 @@ def _segment(
             num_outputs=len(node.outputs),
             name=f"node_{len(graph)}",
         )
-        for place, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
-            new.name, new.type, new.shape = f"{copy.name}.{place}", old.type, old.shape
+        for i, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
+            new.name, new.type, new.shape = f"{copy.name}.{i}", old.type, old.shape
             known[old] = new
             if node not in again and (old.is_graph_output() or old in elsewhere):
                 new.name = f"out_{len(outputs)}"
@@ -180,7 +198,7 @@ def _segment(
 
 
 def _own(graph: ir.Graph, known: dict[ir.Value, ir.Value], inputs: list[str], value: ir.Value) -> ir.Value:
-    """The segment's own copy of a tensor that it reads."""
+    """Return the segment's own copy of a tensor that it reads; `known` and `inputs` grow."""
     if value in known:
         return known[value]
     if value.is_initializer():
@@ -205,7 +223,7 @@ def _names(values: Iterable[ir.Value | None]) -> tuple[str, ...]:
 
 
 def _buffers(model: ir.Model, instructions: Sequence[Instruction]) -> dict[str, Buffer]:
-    """What every name in the instructions is, in order of first use."""
+    """Return what every name in the instructions is, in order of first use."""
     graph = model.graph
     values = {str(value.name): value for node in graph for value in node.outputs}
     values |= {str(value.name): value for value in graph.inputs} | dict(graph.initializers)

@@ -1,4 +1,4 @@
-"""Cutting: segments and ops strung together again are the whole graph, bit for bit."""
+"""Segments and ops of a partitioned graph, run in order, are the whole graph, bit for bit."""
 
 import collections
 
@@ -8,12 +8,11 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close
-from tests.support.partitioned import feeds, run_cut, run_whole
-from ttc.errors import BundleError, ExportError, InputError
-from ttc.exporter.passes.cache_rows import cache_rows
-from ttc.exporter.passes.cut import cut
-from ttc.exporter.passes.free_weights import free_weights
-from ttc.exporter.passes.inline_composites import LEAVES, inline_composites
+from tests.support.partitioned import feeds, run_partition, run_whole
+from ttc.errors import BundleError, InputError
+from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
+from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.partition import partition
 from ttc.exporter.passes.plain_reshapes import plain_reshapes
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.program import ENGINE, OP, Program
@@ -21,18 +20,19 @@ from ttc.formats.strictjson import Fields, parse_json
 from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind
 from ttc.plugins.ops import DOMAIN
+from ttc.plugins.table import PRIMITIVE_OPS
 
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
 
 
-def freed(path):
+def with_weight_inputs(path):
     model = ir.load(path)
-    free_weights(model)
+    initializers_to_inputs(model)
     return model
 
 
 def prepared(path):
-    model = freed(path)
+    model = with_weight_inputs(path)
     plain_reshapes(model)
     inline_composites(model)
     return model
@@ -45,20 +45,20 @@ def test_partitioned_equals_whole(bundles, name, role, level):
     with Bundle.open(bundles(name)) as bundle:
         path = bundle.graph_path(role)
         model = prepared(path)
-        parts = cut(model, role)
+        parts = partition(model, role)
         inputs = feeds(ir.load(path).graph, {}, bundle.config.vocab_size, seed=7)
         taken = [n for n, buffer in parts.program.buffers.items() if buffer.role == "weight"]
         weights = {n: bundle.read_weight(n) for n in taken}
         assert set(weights) == {n for n, entry in bundle.weights.items() if role in entry.graphs}
     # Weights are inputs on both sides: ONNX Runtime multiplies by a constant matrix with another kernel.
-    whole = run_whole(freed(path), inputs | weights, level)
-    partitioned = run_cut(parts, inputs | weights, level, model)
+    whole = run_whole(with_weight_inputs(path), inputs | weights, level)
+    partitioned = run_partition(parts, inputs | weights, level, model)
     assert partitioned.keys() == whole.keys()
     for output, want in whole.items():
         assert partitioned[output].dtype == want.dtype
         assert partitioned[output].tobytes() == want.tobytes(), output
         assert np.isfinite(want[want < np.inf]).all()
-    naive = run_cut(parts, inputs | weights, level, None)
+    naive = run_partition(parts, inputs | weights, level, None)
     for output, want in whole.items():
         exact = want.dtype.kind == "i"
         assert_close(naive[output], want, 0.0 if exact else tolerances.DENOISER_LOGITS, f"naive {output}")
@@ -68,13 +68,13 @@ def test_partitioned_equals_whole(bundles, name, role, level):
 def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     with Bundle.open(bundles(name)) as bundle:
         config, path = bundle.config, bundle.graph_path("denoiser")
-    parts = cut(prepared(path), "denoiser")
+    parts = partition(prepared(path), "denoiser")
     assert all(node.domain != DOMAIN for segment in parts.segments.values() for node in segment.graph)
     assert set(parts.program.engines) == set(parts.segments)
     ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
     assert ops["MambaScan"] == ops["MambaConv"] == config.layers.count(LayerKind.MAMBA)
     assert ops["MoeRouting"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
-    assert set(ops) <= set(LEAVES)
+    assert set(ops) <= {op.name for op in PRIMITIVE_OPS}
     calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
     pairs = {config.pattern[i : i + 2] for i in range(len(config.pattern))}
@@ -86,17 +86,17 @@ def test_tensors_of_shapes_do_not_cross(bundles):
     for name in CHECKPOINTS:
         with Bundle.open(bundles(name)) as bundle:
             for role in ("context", "denoiser"):
-                program = cut(prepared(bundle.graph_path(role)), role).program
+                program = partition(prepared(bundle.graph_path(role)), role).program
                 between = [b for b in program.buffers.values() if b.role == "between"]
                 assert between
                 assert not [b for b in between if b.dtype == "int64" or len(b.shape) == 0]
 
 
-def test_the_graph_stays_as_it_is_and_cutting_repeats_itself(bundles):
+def test_the_graph_stays_as_it_is_and_partitions_are_repeatable(bundles):
     with Bundle.open(bundles("tiny_b")) as bundle:
         model = prepared(bundle.graph_path("context"))
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    first, second = cut(model, "context"), cut(model, "context")
+    first, second = partition(model, "context"), partition(model, "context")
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     assert first.program == second.program
     serialised = [
@@ -109,7 +109,7 @@ def test_the_graph_stays_as_it_is_and_cutting_repeats_itself(bundles):
 def test_a_second_run_of_the_passes_changes_nothing(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
         model = prepared(bundle.graph_path("context"))
-    assert not free_weights(model)
+    assert not initializers_to_inputs(model)
     assert not plain_reshapes(model)
     assert not inline_composites(model)
 
@@ -121,13 +121,13 @@ def test_a_graph_inside_a_node_is_refused():
     import onnx.parser
 
     with pytest.raises(InputError, match=r"holds a graph.*--form whole"):
-        cut(ir.from_proto(onnx.parser.parse_model(text)), "g")
+        partition(ir.from_proto(onnx.parser.parse_model(text)), "g")
 
 
 @pytest.fixture
 def program(bundles):
     with Bundle.open(bundles("tiny_a")) as bundle:
-        return cut(prepared(bundle.graph_path("denoiser")), "denoiser").program
+        return partition(prepared(bundle.graph_path("denoiser")), "denoiser").program
 
 
 def taken(content):
@@ -162,34 +162,3 @@ def test_a_damaged_program_is_refused(program, change, complaint):
     change(content)
     with pytest.raises(BundleError, match=complaint):
         taken(content)
-
-
-def test_a_cache_made_otherwise_is_refused(bundles):
-    with Bundle.open(bundles("tiny_a")) as bundle:
-        model = ir.load(bundle.graph_path("context"))
-    (output, *_) = [value for value in model.graph.outputs if str(value.name).startswith("new_k_cache")]
-    output.producer().op_type = "Add"
-    with pytest.raises(ExportError, match=r"new_k_cache.* is made by Add; .* export the checkpoint again"):
-        cache_rows(model)
-
-
-@pytest.mark.parametrize("name", ["tiny_a", "tiny_c"])
-def test_rows_of_a_cache_are_what_was_scattered_into_it(bundles, name):
-    with Bundle.open(bundles(name)) as bundle:
-        path, config = bundle.graph_path("context"), bundle.config
-    whole, rows = ir.load(path), ir.load(path)
-    assert cache_rows(rows)
-    assert not cache_rows(rows), "a second run changes nothing"
-    inputs = feeds(whole.graph, {}, config.vocab_size, seed=7)
-    want, got = (run_whole(model, inputs, "DISABLE_ALL") for model in (whole, rows))
-    caches = [output for output in want if "_cache." in output]
-    assert len(caches) == 2 * config.layers.count(LayerKind.ATTENTION)
-    assert not any("_cache." in output for output in got)
-    L = inputs["input_ids"].shape[1]
-    for output in caches:
-        block = got.pop(output.replace("new_", "").replace("_cache.", "_rows."))
-        for b, length in enumerate(inputs["lengths"]):
-            np.testing.assert_array_equal(block[b], want[output][b, :, length : length + L], err_msg=output)
-    assert got.keys() == want.keys() - set(caches)
-    for output, array in got.items():
-        np.testing.assert_array_equal(array, want[output], err_msg=output)

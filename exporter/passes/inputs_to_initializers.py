@@ -1,4 +1,4 @@
-"""Weight inputs become initializers.
+"""Turn weight inputs into initializers; the inverse of `initializers_to_inputs`.
 
 1. A graph input whose name is a weight's is removed and becomes an initializer of the same name, dtype and
    shape.
@@ -13,13 +13,18 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["ReadWeight", "pack_weights"]
+__all__ = ["ReadWeight", "inputs_to_initializers"]
 
 ReadWeight = Callable[[], npt.NDArray[Any]]
 
 
-def pack_weights(model: ir.Model, weights: Mapping[str, ReadWeight]) -> bool:
-    """Apply the rules above; whether there was a weight to pack."""
+def inputs_to_initializers(model: ir.Model, weights: Mapping[str, ReadWeight]) -> bool:
+    """Apply the rules above; return whether there was a weight to pack.
+
+    Args:
+        model: the graph, whose weights are inputs.
+        weights: name → function that reads its content.
+    """
     graph = model.graph
     packed = [value for value in graph.inputs if value.name in weights]
     for value in packed:

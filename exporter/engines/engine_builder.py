@@ -12,7 +12,7 @@ from typing import Any
 
 from ttc import __version__
 from ttc.errors import BackendError, InputError
-from ttc.exporter.engines.build_phases import Stage, joined
+from ttc.exporter.engines.build_phases import BuildPhase, joined
 from ttc.exporter.engines.build_report import GraphReport
 from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_folder
 from ttc.exporter.engines.isolated import IsolatedCompiler
@@ -21,7 +21,7 @@ from ttc.exporter.engines.planning import BuildPlan, GraphPlan
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.engines import EngineRecord
 
-__all__ = ["BuiltGraph", "GraphBuilder", "Progress"]
+__all__ = ["BuiltGraph", "EngineBuilder", "Progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class BuiltGraph:
     report: GraphReport
 
 
-class GraphBuilder:
+class EngineBuilder:
     """Builds the graphs of a plan, or takes them from the cache.
 
     Attributes:
@@ -63,7 +63,7 @@ class GraphBuilder:
         self._cache = EngineCache(default_cache_folder()) if settings.cache else None
         self._timing_file = None if settings.timing_cache is None else Path(settings.timing_cache)
         self._role = ""
-        self._stages: dict[str, Stage] = {}
+        self._phases: dict[str, BuildPhase] = {}
         self.notes: list[str] = []
         timing = None
         if self._timing_file is not None:
@@ -77,7 +77,7 @@ class GraphBuilder:
             BackendError: the backend refuses it, or two builds of it differ.
         """
         start = time.perf_counter()
-        self._role, self._stages = graph.source.role, {}
+        self._role, self._phases = graph.source.role, {}
         twice = self._plan.settings.check_reproducible
         key = cache_key(self._about(graph) | {"kernels": kernel_digests(), "builder": builder_digest()})
         files = None if self._cache is None or twice else self._cache.get(key)
@@ -108,7 +108,7 @@ class GraphBuilder:
         for done, spec in enumerate(specs):
             self._progress(spec.name, done, len(specs))
             built = self._compiler.build(spec)
-            self._stages = joined(self._stages, built.stages)
+            self._phases = joined(self._phases, built.phases)
             files[f"{spec.name}.engine"] = built.engine
             files[f"{spec.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
             records[spec.name] = dataclasses.asdict(
@@ -126,7 +126,7 @@ class GraphBuilder:
         sizes = {name: len(content[f"{name}.engine"]) for name in engines}
         layers = sum(engine.layers for engine in engines.values())
         program = f"{self._role}.program.json"
-        report = GraphReport(self._role, sizes, cached, seconds, layers, self._stages)
+        report = GraphReport(self._role, sizes, cached, seconds, layers, self._phases)
         return BuiltGraph(self._role, content, engines, program if program in content else None, report)
 
     def _put_into_cache(self, key: str, files: Mapping[str, bytes], graph: GraphPlan) -> None:
@@ -153,7 +153,7 @@ class GraphBuilder:
             "ttc": __version__,
             "form": settings.form,
             "targets": list(self._plan.targets),
-            "baked": settings.bake or graph.source.foreign,
+            "baked": settings.bake or graph.source.third_party,
         }
 
     def _step(self, phase: str, done: int, total: int) -> bool:

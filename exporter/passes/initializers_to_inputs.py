@@ -1,7 +1,7 @@
-"""Packed weights become inputs, named as they were.
+"""Turn packed weights into inputs of the same names; the inverse of `inputs_to_initializers`.
 
-1. An initializer whose name does not start with `constant.` is a weight of the model; it becomes a graph
-   input of the same dtype and shape, behind the inputs there are, marked `ttc.kind = weight`.
+1. An initializer whose name does not start with `constant.` is a weight of the model. It becomes a graph
+   input of the same dtype and shape, after the inputs that there are, marked `ttc.kind = weight`.
 2. Constants stay.
 
 Engines then hold no weights: they are small, and the runtime binds the weights once for all of them.
@@ -9,13 +9,13 @@ Engines then hold no weights: they are small, and the runtime binds the weights 
 
 import onnx_ir as ir
 
-__all__ = ["CONSTANT_PREFIX", "free_weights"]
+__all__ = ["CONSTANT_PREFIX", "initializers_to_inputs"]
 
 CONSTANT_PREFIX = "constant."
 
 
-def free_weights(model: ir.Model) -> bool:
-    """Apply the rules above; whether there was a weight."""
+def initializers_to_inputs(model: ir.Model) -> bool:
+    """Apply the rules above; return whether there was a weight."""
     graph = model.graph
     weights = {
         name: value for name, value in graph.initializers.items() if not name.startswith(CONSTANT_PREFIX)

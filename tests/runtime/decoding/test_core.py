@@ -1,0 +1,223 @@
+"""The core over a model without weights: seats, ends, and tokens, whatever comes and goes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.chains import Chain
+from tests.support.golden import golden
+from ttc.errors import DeadlineExceeded, NumericsError
+from ttc.runtime.decoding.clock import VirtualClock
+from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.modes.table import ModeTable
+from ttc.runtime.decoding.options import GenerationOptions, check_options
+from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.request import Cancel, RowRequest
+from ttc.runtime.decoding.speculative.policy import DraftPolicies
+
+CONFIG = golden("tiny_a").config
+V = CONFIG.vocab_size
+CHUNK = 8
+
+
+class Counting(Chain):
+    """A chain whose states count their moves, and whose rows can be made to give NaN."""
+
+    def __init__(self, quality=1.0):
+        logits = np.random.default_rng(3).standard_normal((V, V)).astype(np.float32)
+        logits[:, [CONFIG.mask_token_id, *CONFIG.eos_token_ids]] = -30.0
+        super().__init__(CONFIG, logits, quality)
+        self.copies = 0
+        self.poisoned = set()
+
+    def copy_row(self, source, row, target, to):
+        self.copies += 1
+        super().copy_row(source, row, target, to)
+
+    def denoise(self, state, block_ids, t, rows=None):
+        said = super().denoise(state, block_ids, t, rows)
+        return self._spoil(said, state.rows(rows))
+
+    def context(self, state, input_ids, commit_len, logit_positions, save=False, rows=None):
+        call = super().context(state, input_ids, commit_len, logit_positions, save, rows)
+        self._spoil(call.logits, state.rows(rows))
+        return call
+
+    def _spoil(self, logits, rows):
+        logits[np.isin(rows, list(self.poisoned))] = np.nan
+        return logits
+
+
+def make_core(backend, clock=None, rows=4, tokens=None, prompt_tokens=16):
+    table = ModeTable(backend, DraftPolicies(), 4096)
+    return Core(backend, table, Limits(rows, tokens, prompt_tokens), CHUNK, 4096, clock)
+
+
+def request(prompt, mode="ar", new=6, **changes):
+    given = {"mode": mode, "max_new_tokens": new, "stop_at_eos": False, "draft_steps": 2}
+    options = check_options(GenerationOptions(**given), CONFIG)
+    return RowRequest(tuple(prompt), options, 1, new, **changes)
+
+
+def run(core, rows):
+    for _ in range(2000):
+        if all(row.finish_reason for row in rows):
+            return
+        core.tick()
+    raise AssertionError("some row never ended")
+
+
+def alone(prompt, mode, new):
+    core = make_core(Counting())
+    row = core.submit(request(prompt, mode, new))
+    run(core, [row])
+    return row.tokens
+
+
+modes = st.sampled_from(["ar", "mock-ar", "lossless", "prompt-lookup", "diffusion"])
+asked = st.tuples(
+    st.lists(st.integers(4, V - 1), min_size=1, max_size=30),
+    modes,
+    st.integers(1, 20),
+    st.sampled_from(["run", "cancel", "late"]),
+    st.integers(0, 3),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(asked, min_size=1, max_size=9), st.integers(1, 5))
+def test_rows_come_and_go(requests, most_rows):
+    """Submitted, cancelled, overdue: one end each with the right reason, seats back, tokens as alone."""
+    clock, backend = VirtualClock(), Counting()
+    core = make_core(backend, clock, rows=most_rows)
+    ended = []
+    core.ended = ended.append
+    rows, cancels = [], []
+    for prompt, mode, new, fate, wait in requests:
+        cancel = Cancel()
+        deadline = clock.now() + 3.0 if fate == "late" else None
+        rows.append(core.submit(request(prompt, mode, new, cancels=(cancel,), deadline=deadline)))
+        cancels.append(cancel)
+        for _ in range(wait):
+            core.tick()
+            clock.advance(1.0)
+            assert core.running <= most_rows
+        if fate == "cancel":
+            cancel.cancel()
+    for _ in range(2000):
+        if core.idle:
+            break
+        before = {row.id: _progress(row) for row in rows}
+        core.tick()
+        clock.advance(1.0)
+        moved = [row for row in rows if row.finish_reason or before[row.id] != _progress(row)]
+        assert moved, "a tick moves somebody"
+    assert core.idle
+    assert sorted(row.id for row in ended) == [row.id for row in rows]
+    for row, (prompt, mode, new, fate, _) in zip(rows, requests, strict=True):
+        if row.finish_reason == "cancelled":
+            assert fate == "cancel"
+        elif row.finish_reason == "error":
+            assert fate == "late"
+            assert isinstance(row.error, DeadlineExceeded)
+        else:
+            assert row.finish_reason == "length"
+            if mode not in ("mock-ar", "diffusion"):  # whose denoiser is right by chance
+                assert row.tokens == alone(prompt, mode, new)
+        assert row.seat is None
+    assert not core.seats.in_use
+
+
+def _progress(row):
+    return len(row.tokens), row.length, sum(row.nfe_per_block), row.phase
+
+
+def test_a_cancelled_row_is_gone_after_one_tick():
+    core, cancel = make_core(Counting()), Cancel()
+    row = core.submit(request([5, 6, 7], new=500, cancels=(cancel,)))
+    other = core.submit(request([8, 9], new=500))
+    for _ in range(3):
+        core.tick()
+    cancel.cancel()
+    core.tick()
+    assert row.finish_reason == "cancelled"
+    assert core.running == 1
+    assert other.finish_reason is None
+
+
+@pytest.mark.parametrize("ticks", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["ar", "mock-ar", "lossless", "diffusion"])
+def test_nan_is_the_end_of_its_row_only(mode, ticks):
+    backend = Counting()
+    core = make_core(backend, rows=8, prompt_tokens=64)
+    prompts = [[10 + i, 20 + i] for i in range(8)]
+    rows = [core.submit(request(prompt, mode, 60)) for prompt in prompts]
+    for _ in range(ticks):
+        core.tick()
+    bad = rows[3]
+    backend.poisoned = {bad.seat.index}
+    core.tick()
+    backend.poisoned = set()
+    assert bad.finish_reason == "error"
+    assert isinstance(bad.error, NumericsError)
+    run(core, rows)
+    others = [row for row in rows if row is not bad]
+    assert all(row.finish_reason == "length" for row in others)
+    if mode in ("ar", "lossless"):
+        for row in others:
+            assert row.tokens == alone(row.request.prompt, mode, 60)
+
+
+def test_joining_copies_nobody_and_leaving_at_most_one_row():
+    backend = Counting()
+    core = make_core(backend, rows=64, prompt_tokens=4096)
+    rows = [core.submit(request([5 + i % 50], new=500)) for i in range(64)]
+    core.tick()
+    assert (core.running, backend.copies) == (64, 0)
+    core.cancel(rows[10])
+    core.submit(request([7], new=500))
+    core.tick()
+    assert backend.copies == 0, "who joins takes the place of who left"
+    core.cancel(rows[20])
+    core.tick()
+    assert backend.copies == 1, "the last row fills the hole"
+
+
+def test_a_row_grows_by_its_own_need():
+    backend = Counting()
+    core = make_core(backend)
+    long, short = core.submit(request([6], new=400)), core.submit(request([5], new=10))
+    core.tick()
+    assert short.seat.capacity == long.seat.capacity == 128
+    run(core, [short])
+    while len(long.tokens) < 200:
+        core.tick()
+    assert long.seat.capacity == 256
+    assert backend.copies == 1
+
+
+def test_widths_are_never_mixed():
+    backend = Counting()
+    core = make_core(backend, rows=8)
+    rows = [
+        core.submit(request([5 + i] * (3 + 4 * i), mode, 9))
+        for i, mode in enumerate(["ar", "lossless", "ar"])
+    ]
+    run(core, rows)
+    assert set(backend.widths) <= {1, 2, 3, 4, 5, 6, 7, 8, 16}
+    assert [row.tokens for row in rows] == [
+        alone(row.request.prompt, row.request.options.mode, 9) for row in rows
+    ]
+
+
+def test_a_long_prompt_does_not_stop_the_others():
+    core = make_core(Counting(), prompt_tokens=CHUNK)
+    writer = core.submit(request([5], new=100))
+    core.tick()
+    reader = core.submit(request([6] * 200, new=5))
+    for number in range(1, 11):
+        written = len(writer.tokens)
+        core.tick()
+        assert len(writer.tokens) > written
+        assert reader.length == number * CHUNK

@@ -1,0 +1,115 @@
+"""The plan of a tick: a pure function of what is seen, asked about views of all kinds."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttc.runtime.decoding.plan import STAGES, Limits, Seen, Waiting, admit, denoises, reads
+from ttc.runtime.decoding.work import Advance, Denoise, Read, Step
+from ttc.runtime.interface.sampling import RowSampling
+
+STEP = Step(0.9, 0.0, 1, 0, 16)
+SAMPLING = RowSampling(0.0, None, None, 0, 0)
+widths = st.sampled_from([1, 4, 16])
+
+
+@st.composite
+def dues(draw):
+    """What a row may need, with the width of its call."""
+    kind = draw(st.sampled_from(["denoise", "mock", "block", "verify", "ar", "prompt", "advance"]))
+    width = draw(widths)
+    tokens = tuple(range(width))
+    if kind in ("denoise", "mock"):
+        step = STEP if kind == "denoise" else None
+        return Denoise(np.zeros(width, np.int32), 1.0, step, None if step else SAMPLING), width
+    if kind == "advance":
+        return Advance(1, draw(st.integers(0, 2))), 0
+    made = {
+        "block": Read(tokens, width),
+        "verify": Read(tokens, 0, SAMPLING, tokens[1:]),
+        "ar": Read((1,), 1, SAMPLING),
+        "prompt": Read(tokens, width, prompt=True),
+    }[kind]
+    return made, len(made.tokens)
+
+
+@st.composite
+def views(draw):
+    """Rows as planning sees them, in one or two states."""
+    seen = []
+    places = Counter()
+    for number in range(draw(st.integers(0, 12))):
+        due, width = draw(dues())
+        state = draw(st.sampled_from([128, 256]))
+        seen.append(Seen(number, state, places[state], width, due))
+        places[state] += 1
+    return draw(st.permutations(seen))
+
+
+@given(views(), st.integers(1, 40))
+def test_calls_are_well_formed(view, prompt_tokens):
+    """No row twice in a stage, no mixed states, widths or kinds, rows in the order of their places."""
+    limits = Limits(16, None, prompt_tokens)
+    by_id = {row.id: row for row in view}
+    for stage in STAGES:
+        calls = stage(view, limits)
+        assert calls == stage(view, limits), "the same view gives the same calls"
+        ids = [number for call in calls for number in call.ids]
+        assert len(ids) == len(set(ids))
+        for call in calls:
+            rows = [by_id[number] for number in call.ids]
+            assert {row.state for row in rows} == {call.state}
+            assert len({row.width for row in rows}) == 1
+            assert {type(row.due) for row in rows} == {call.kind}
+            assert [row.index for row in rows] == sorted(row.index for row in rows)
+            if call.kind is Read:
+                assert (
+                    len({(r.due.sampling is None, bool(r.due.draft), r.due.commit == 0) for r in rows}) == 1
+                )
+            if call.kind is Denoise:
+                assert len({row.due.step is None for row in rows}) == 1
+            if call.kind is Advance:
+                assert len({row.due.call for row in rows}) == 1
+
+
+@given(views(), st.integers(1, 40))
+def test_nobody_is_left_out_but_prompts_over_the_budget(view, prompt_tokens):
+    limits = Limits(16, None, prompt_tokens)
+    planned = {number for stage in STAGES for call in stage(view, limits) for number in call.ids}
+    prompts = [
+        row for row in sorted(view, key=lambda r: r.id) if isinstance(row.due, Read) and row.due.prompt
+    ]
+    assert {row.id for row in view} - planned <= {row.id for row in prompts}
+    read = [row for row in prompts if row.id in planned]
+    assert read == prompts[: len(read)], "nobody overtakes"
+    assert not prompts or read, "one piece is always read"
+    assert sum(row.width for row in read[1:]) + (read[0].width if read else 0) <= max(
+        prompt_tokens, read[0].width if read else 0
+    )
+
+
+def test_every_filling_row_takes_a_step_each_tick():
+    view = [Seen(i, 128, i, 16, Denoise(np.zeros(16, np.int32), 0.5, STEP)) for i in range(5)]
+    (call,) = denoises(view, Limits(16, None, 64))
+    assert call.ids == (0, 1, 2, 3, 4)
+    assert reads(view, Limits(16, None, 64)) == []
+
+
+requests = st.lists(st.integers(1, 100), max_size=10).map(
+    lambda sizes: [Waiting(i, tokens) for i, tokens in enumerate(sizes)]
+)
+
+
+@given(requests, st.integers(0, 4), st.integers(0, 200), st.integers(1, 4), st.none() | st.integers(1, 200))
+def test_admission_keeps_the_books(queue, rows, tokens, most_rows, most_tokens):
+    limits = Limits(most_rows, most_tokens, 64)
+    admitted = admit(queue, rows, tokens, limits)
+    assert list(admitted) == [request.id for request in queue[: len(admitted)]], "nobody overtakes"
+    assert rows + len(admitted) <= max(rows, most_rows)
+    held = tokens + sum(request.tokens for request in queue[: len(admitted)])
+    alone = rows == 0 and len(admitted) == 1
+    assert most_tokens is None or alone or not admitted or held <= max(most_tokens, queue[0].tokens)
+    if queue and rows == 0:
+        assert admitted, "a request alone is always let in"
