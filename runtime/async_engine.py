@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ttc.errors import BackendError, InputError, TtcError
+from ttc.formats.strictjson import quoted
 from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.plan import Limits
 from ttc.runtime.decoding.request import Cancel
@@ -49,7 +50,9 @@ class _Call:
     """One caller's side of a call; what the room's thread brings is handed over in the caller's loop."""
 
     def __init__(self, asked: Asked, *, streams: bool, provisional: bool) -> None:
-        self.asked, self.streams, self._provisional = asked, streams, provisional
+        self.streams, self._provisional = streams, provisional
+        self.left = Cancel()
+        self.asked = asked.also_cancelled_by(self.left)
         self._loop = asyncio.get_running_loop()
         self.results: asyncio.Future[Result | list[Result]] = self._loop.create_future()
         self._updates: list[Update] = []
@@ -149,17 +152,23 @@ class AsyncEngine:
 
         Args:
             bundle, backend: as `ttc.load`.
-            max_rows: rows that run at once.
+            max_rows: rows that run at once; fewer where the engines were built for fewer.
             max_queued: rows that wait; more are refused with `QueueFull`.
             max_queued_tokens: prompt tokens that wait; None for no bound.
             max_tokens: tokens that running rows may come to hold together; None for no bound.
             **options: the other options of `ttc.load`.
         """
-        for name, value in (("max_rows", max_rows), ("max_queued", max_queued)):
+        for name, value in (
+            ("max_rows", max_rows),
+            ("max_queued", max_queued),
+            ("max_queued_tokens", 1 if max_queued_tokens is None else max_queued_tokens),
+            ("max_tokens", 1 if max_tokens is None else max_tokens),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; valid: an integer from 1")
+                raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1")
         engine = load(bundle, backend, **options)
-        engine.core.limits = Limits(max_rows, max_tokens, engine.core.limits.prompt_tokens)
+        core = engine.core
+        core.limits = Limits(min(max_rows, core.limits.rows), max_tokens, core.limits.prompt_tokens)
         return cls(engine, max_queued, max_queued_tokens)
 
     @property
@@ -178,7 +187,12 @@ class AsyncEngine:
         return self._engine.core.clock.now() - self._room.heartbeat
 
     async def generate(
-        self, prompt: Prompt, options: GenerationOptions | str | None = None, **overrides: Any
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | str | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **overrides: Any,
     ) -> Result | list[Result]:
         """Generate as `Engine.generate`. Cancelling the task takes the rows out at the next tick.
 
@@ -186,11 +200,13 @@ class AsyncEngine:
             QueueFull: too much is waiting.
             EngineDead: the engine failed.
         """
-        call, cancel = self._enter(prompt, options, overrides, streams=False, provisional=False)
+        self._check()
+        asked = self._engine.read(prompt, options, overrides, cancel)
+        call = self._enter(asked, streams=False, provisional=False)
         try:
             return await asyncio.shield(call.results)
         finally:
-            self._leave(cancel)
+            self._leave(call)
 
     async def stream(
         self,
@@ -198,18 +214,21 @@ class AsyncEngine:
         options: GenerationOptions | str | None = None,
         *,
         provisional: bool = False,
+        cancel: Cancel | None = None,
         **overrides: Any,
     ) -> AsyncIterator[Update]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
 
         Leaving the loop, or cancelling the task, takes the rows out at the next tick.
         """
-        call, cancel = self._enter(prompt, options, overrides, streams=True, provisional=provisional)
+        self._check()
+        asked = self._engine.read(prompt, options, overrides, cancel, streams=True)
+        call = self._enter(asked, streams=True, provisional=provisional)
         try:
             async for update in call.updates():
                 yield update
         finally:
-            self._leave(cancel)
+            self._leave(call)
 
     async def close(self) -> None:
         """End every call and release the model."""
@@ -222,24 +241,13 @@ class AsyncEngine:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _enter(
-        self,
-        prompt: Prompt,
-        options: GenerationOptions | str | None,
-        overrides: dict[str, Any],
-        *,
-        streams: bool,
-        provisional: bool,
-    ) -> tuple[_Call, Cancel]:
-        self._check()
-        cancel = Cancel()
-        asked = self._engine.read(prompt, options, overrides, cancel, streams=streams)
+    def _enter(self, asked: Asked, *, streams: bool, provisional: bool) -> _Call:
         call = _Call(asked, streams=streams, provisional=provisional)
         self._room.enter(call)
-        return call, cancel
+        return call
 
-    def _leave(self, cancel: Cancel) -> None:
-        cancel.cancel()
+    def _leave(self, call: _Call) -> None:
+        call.left.cancel()
         self._room.nudge()
 
     def _check(self) -> None:
@@ -252,3 +260,4 @@ class AsyncEngine:
             raise BackendError(
                 "this engine belongs to another event loop; load one for each, or use ttc.Engine from threads"
             )
+        self._room.check()

@@ -40,6 +40,14 @@ class Asked:
     rows: tuple[AskedRow, ...]
     single: bool
 
+    def also_cancelled_by(self, cancel: Cancel) -> "Asked":
+        """Return a copy whose rows end when this asks for it as well."""
+        rows = (
+            dataclasses.replace(row, request=row.request.replace(cancels=(*row.request.cancels, cancel)))
+            for row in self.rows
+        )
+        return dataclasses.replace(self, rows=tuple(rows))
+
 
 class RequestReader:
     """Reads calls for one model on one backend. `room`: most tokens that a row may hold."""

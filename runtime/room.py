@@ -2,18 +2,18 @@
 
 Calls come in through an inbox; the thread starts them, ticks the core as long as rows run, and hands out what
 came of each tick. It takes whole ticks only, so a call that is cancelled leaves at the next one. If a tick
-fails,
-the room is dead: every call ends in an error at once, and no new one is taken.
+fails, the room is dead: every call ends in an error at once, and no new one is taken.
 """
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Protocol
 
-from ttc.errors import EngineDead, QueueFull, TtcError
+from ttc.errors import EngineDead, InputError, QueueFull, TtcError
 from ttc.runtime.engine import Engine
 from ttc.runtime.generation import Generation
-from ttc.runtime.requests import Asked
+from ttc.runtime.requests import Asked, AskedRow
 
 __all__ = ["Guest", "Room"]
 
@@ -65,20 +65,11 @@ class Room:
         Raises:
             QueueFull: too many rows, or too many prompt tokens, wait already.
             EngineDead: the engine failed or was closed.
+            InputError: more rows than ever fit.
         """
         with self._wake:
-            self._refuse_if_closed()
-            waiting = [row for other in self._inbox for row in other.asked.rows]
-            rows = len(waiting) + self.engine.core.waiting
-            if rows + len(guest.asked.rows) > self.max_queued + self._free_rows():
-                raise QueueFull(
-                    f"{rows} requests wait already, at most {self.max_queued} may; ask again later",
-                    _RETRY_AFTER,
-                )
-            tokens = sum(len(row.request.prompt) for row in (*waiting, *guest.asked.rows))
-            if self.max_queued_tokens is not None and tokens > self.max_queued_tokens:
-                bound = f"at most {self.max_queued_tokens} may; ask again later"
-                raise QueueFull(f"{tokens} prompt tokens would wait, {bound}", _RETRY_AFTER)
+            self.check()
+            self._refuse_if_full(guest.asked.rows)
             self._inbox.append(guest)
             self._wake.notify()
 
@@ -94,15 +85,37 @@ class Room:
             self._wake.notify()
         self._thread.join()
 
-    def _free_rows(self) -> int:
-        core = self.engine.core
-        return max(core.limits.rows - core.running - core.waiting, 0)
-
-    def _refuse_if_closed(self) -> None:
+    def check(self) -> None:
+        """Raise `EngineDead` if the engine failed or was closed."""
         if self._dead is not None:
             raise self._dead
         if self._stopping:
             raise EngineDead("the engine is closed; load the bundle again")
+
+    def _refuse_if_full(self, rows: Sequence[AskedRow]) -> None:
+        core = self.engine.core
+        arrived = [row for other in self._inbox for row in other.asked.rows]
+        waiting, free = len(arrived) + core.waiting, core.limits.rows - core.running
+        if waiting + len(rows) <= free:
+            return
+        if len(rows) > self.max_queued + core.limits.rows:
+            raise InputError(
+                f"a call of {len(rows)} rows; at most {core.limits.rows} run and {self.max_queued} wait: "
+                "split it, or load with a larger max_queued"
+            )
+        if waiting + len(rows) > self.max_queued + free:
+            raise QueueFull(
+                f"{waiting} requests wait already, at most {self.max_queued} may; ask again later",
+                _RETRY_AFTER,
+            )
+        # The first of them start at once.
+        prompts = [*core.waiting_prompts, *(len(row.request.prompt) for row in (*arrived, *rows))]
+        tokens = sum(prompts[max(free, 0) :])
+        if self.max_queued_tokens is not None and tokens > self.max_queued_tokens:
+            raise QueueFull(
+                f"{tokens} prompt tokens would wait, at most {self.max_queued_tokens} may; ask again later",
+                _RETRY_AFTER,
+            )
 
     def _run(self) -> None:
         while True:
@@ -128,12 +141,13 @@ class Room:
         """Start calls, tick, and hand out what came of it."""
         for guest in arrived:
             self._guests[guest] = self.engine.enter(guest.asked, streams=guest.streams)
-        try:
-            self.engine.core.tick()
-        except (
-            TtcError
-        ) as fault:  # a refusal of the backend, such as too little memory: the rows end, not the room
-            self.engine.core.fail_all(fault)
+        with self.engine.lock:
+            try:
+                self.engine.core.tick()
+            except (
+                TtcError
+            ) as fault:  # the backend refused, say for want of memory: the rows end, not the room
+                self.engine.core.fail_all(fault)
         self.heartbeat = self.engine.core.clock.now()
         for guest, generation in list(self._guests.items()):
             guest.tell(generation)

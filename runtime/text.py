@@ -13,6 +13,8 @@ _INCOMPLETE = "\ufffd"
 # A UTF-8 character has at most four bytes, so a character that is open has at most three tokens of one byte;
 # after so many tokens without a whole one, the bytes are no characters.
 _LONGEST_OPEN, _MOST_HELD = 3, 8
+# Most tokens of a window that begins with tokens of no text.
+_WIDEST = 64
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
@@ -60,25 +62,33 @@ class TextStream:
     Tokens are decoded in a window: those since the last piece, after those of the last piece, because a
     tokenizer may write a token otherwise at the start of a text than within it. So a piece costs what is new,
     not what has been written. A piece that would end inside a character is held back until that is complete
-    or the row ends.
+    or the row ends. Tokens that are not shown never enter the window: a character goes on after them.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        added = tokenizer.get_added_tokens_decoder() if skip_special_tokens else {}
+        self._hidden = frozenset(token for token, said in added.items() if said.special)
         self._tokens: list[int] = []
         # The window: from the last piece's first token; what follows it is new.
         self._start = self._read = 0
 
     def push(self, tokens: Sequence[int], final: bool = False) -> str:
         """Return the text that these further tokens add; `final`: nothing more will come."""
-        self._tokens += tokens
+        self._tokens += [token for token in tokens if token not in self._hidden]
         piece = self._upto(len(self._tokens))
         if piece.endswith(_INCOMPLETE) and not final:
             if len(self._tokens) - self._read <= _MOST_HELD:
                 return ""
             return self._settled_part()
-        self._start, self._read = self._read, len(self._tokens)
+        self._give(piece, len(self._tokens))
         return piece
+
+    def _give(self, piece: str, end: int) -> None:
+        """The tokens up to `end` have added a piece: the window begins with them, if they wrote anything."""
+        if piece or end - self._start > _WIDEST:
+            self._start = self._read
+        self._read = end
 
     def _settled_part(self) -> str:
         """The part of what is held that can no longer become a character."""
@@ -88,7 +98,7 @@ class TextStream:
                 break
         else:
             end, piece = latest, self._upto(latest)
-        self._start, self._read = self._read, end
+        self._give(piece, end)
         return piece
 
     def _upto(self, end: int) -> str:

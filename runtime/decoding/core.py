@@ -78,6 +78,11 @@ class Core:
         """Number of requests in the queue."""
         return len(self._queue)
 
+    @property
+    def waiting_prompts(self) -> list[int]:
+        """Lengths of the prompts in the queue, in order."""
+        return [len(row.request.prompt) for row in list(self._queue.values())]
+
     def submit(self, request: RowRequest) -> Row:
         """Queue a request; its row starts when there is room."""
         row = Row(self._next_id, request)

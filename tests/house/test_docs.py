@@ -110,6 +110,16 @@ def test_links_and_paths_lead_somewhere(document: str) -> None:
     assert not lost
 
 
+def test_the_programs_of_embedding(mini: Path, tmp_path: Path) -> None:
+    """In one process: each goes on where the one before it ended."""
+    tested = [block for block in blocks(read("docs/embedding.md")) if block.tested]
+    assert len(tested) == 7
+    assert {block.kind for block in tested} == {"python"}
+    (tmp_path / "mini.bundle").symlink_to(mini)
+    environment = command_environment(tmp_path / "bin")
+    run_block("python", "\n".join(block.script() for block in tested), tmp_path, environment)
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     tested = [block for block in blocks(read("README.md")) if block.tested]

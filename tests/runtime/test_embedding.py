@@ -57,7 +57,7 @@ class Slow(Wrapped):
 @pytest.fixture
 def slow(ort):
     """An engine whose context calls take 10 ms, and its backend."""
-    backend = Slow(ort._backend)
+    backend = Slow(ort.runner)
     return Engine(backend), backend
 
 
@@ -146,7 +146,7 @@ def test_pieces_never_show_part_of_a_stop_text(talker, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_length_the_context_ends_the_text(ort, mode):
-    with_capacity = Engine(Wrapped(ort._backend), capacity=40)
+    with_capacity = Engine(Wrapped(ort.runner), capacity=40)
     result = with_capacity.generate(PROMPT, mode, max_new_tokens=None, stop_at_eos=False)
     assert (len(result.token_ids), result.finish_reason) == (28, "length")
     eos = result.token_ids[3]
@@ -372,7 +372,7 @@ def test_a_thread_that_is_interrupted_fails_its_neighbours_and_not_the_engine(or
                 raise KeyboardInterrupt
             return super().denoise(*args, **more)
 
-    backend = Interrupted(ort._backend)
+    backend = Interrupted(ort.runner)
     engine = Engine(backend)
     other = engine.stream(PROMPT, "ar", **FREE)
     with pytest.raises(KeyboardInterrupt):
@@ -409,7 +409,7 @@ def test_nan_in_one_row_is_that_rows_end(ort, mode, when):
 
     requests = [ttc.Request([5, 6, 7, 8 + i], temperature=i % 2, seed=i) for i in range(8)]
     options = {**FREE, "draft_steps": 2}
-    results = Engine(Poisoned(ort._backend)).generate(requests, mode, **options)
+    results = Engine(Poisoned(ort.runner)).generate(requests, mode, **options)
     assert results[3].finish_reason == "error"
     assert isinstance(results[3].error, ttc.NumericsError)
     assert len(results[3].token_ids) < 20
@@ -433,7 +433,7 @@ def test_a_row_that_is_too_long_fails_alone(ort):
 
 
 def test_a_fork_is_named(ort, monkeypatch):
-    engine = Engine(Wrapped(ort._backend))
+    engine = Engine(Wrapped(ort.runner))
     stream = engine.stream(PROMPT, **FREE)
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
@@ -475,7 +475,7 @@ def test_a_child_is_told(engines):
 
 
 def test_a_closed_engine_refuses_everything(ort):
-    engine = Engine(Wrapped(ort._backend))
+    engine = Engine(Wrapped(ort.runner))
     stream = engine.stream(PROMPT, **FREE)
     next(stream)
     engine.close()
