@@ -51,7 +51,7 @@ class Generation:
         self._events: deque[Event] = deque()
         self._rows: list[Row] = []
         self._settled: set[int] = set()
-        self._seconds = 0.0
+        self._ticking_seconds, self._started = 0.0, core.clock.now()
         with lock:
             self._device_seconds = core.counts.seconds
             for each in asked.rows:
@@ -140,7 +140,7 @@ class Generation:
                 except BaseException:
                     self._core.fail_all(BackendError("the call of another thread was interrupted; ask again"))
                     raise
-        self._seconds += self._core.clock.now() - started
+        self._ticking_seconds += self._core.clock.now() - started
 
     def _heard(self, asked: AskedRow, event: Event) -> None:
         """Take in an event as the core makes it, with the text that it adds."""
@@ -168,6 +168,8 @@ class Generation:
     def _result(self, row: Row, asked: AskedRow) -> Result:
         assert row.finish_reason is not None, "a result is of a row that has ended"
         options, nfe = row.request.options, sum(row.nfe_per_block)
+        # Without the time in which the caller looks at events; since the call where another thread ticks.
+        seconds = self._ticking_seconds or self._core.clock.now() - self._started
         stats = Stats(
             mode=options.mode,
             backend=self._backend.name,
@@ -177,9 +179,9 @@ class Generation:
             nfe_per_block=tuple(row.nfe_per_block),
             tokens_per_nfe=len(row.tokens) / nfe if nfe else None,
             context_calls=row.context_calls,
-            seconds=self._seconds,
-            tokens_per_second=len(row.tokens) / self._seconds if self._seconds else 0.0,
-            backend_seconds=min(self._core.counts.seconds - self._device_seconds, self._seconds),
+            seconds=seconds,
+            tokens_per_second=len(row.tokens) / seconds if seconds else 0.0,
+            backend_seconds=min(self._core.counts.seconds - self._device_seconds, seconds),
             graph_level=self._backend.graph_level,
             seed=options.seed,
             choice=row.request.choice,

@@ -144,9 +144,8 @@ class Room:
         with self.engine.lock:
             try:
                 self.engine.core.tick()
-            except (
-                TtcError
-            ) as fault:  # the backend refused, say for want of memory: the rows end, not the room
+            except TtcError as fault:
+                # The backend refused, say for want of memory: the rows end, not the room.
                 self.engine.core.fail_all(fault)
         self.heartbeat = self.engine.core.clock.now()
         for guest, generation in list(self._guests.items()):

@@ -8,6 +8,7 @@ import operator
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ttc.base.names import MODES
@@ -216,8 +217,14 @@ def _notes(asked: GenerationOptions, temperature: float) -> tuple[str, ...]:
             "others lose quality"
         )
     for note in notes:
-        logger.warning(note)
+        _warn_once(note)
     return tuple(notes)
+
+
+@lru_cache(maxsize=256)
+def _warn_once(note: str) -> None:
+    """Log a note when it is first made; a service makes it with every request, and results carry it anyway."""
+    logger.warning(note)
 
 
 def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:

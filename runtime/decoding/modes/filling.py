@@ -30,7 +30,10 @@ class BlockFilling:
         """
         self.block, self.step = block, 0
         self.logprobs = [0.0] * len(block)
-        self._steps, self._mask_id, self._redraw = steps, mask_id, redraw
+        # A step commits at least one token, so more steps than positions change nothing; the ops are spared
+        # numbers with which int32 arithmetic overflows.
+        self._steps = min(steps, len(block))
+        self._mask_id, self._redraw = mask_id, redraw
         self._masked = int((block == mask_id).sum())
 
     @property
