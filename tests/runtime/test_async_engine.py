@@ -38,17 +38,6 @@ class Gated(Wrapped):
 
 
 @pytest.fixture
-def ort(engines):
-    return engines("tiny_a", "onnxruntime")
-
-
-@pytest.fixture
-def talker(engines):
-    """An engine with a tokenizer."""
-    return engines("miniature", "onnxruntime", None)
-
-
-@pytest.fixture
 def backend(ort):
     return Gated(ort.runner)
 
