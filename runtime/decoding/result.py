@@ -19,7 +19,7 @@ class Stats:
         mode, backend: how and where.
         prompt_tokens: tokens of the prompt.
         nfe: denoiser evaluations this row needed; 0 in AR.
-        nfe_per_block: the same, block by block; in lossless mode round by round, behind a 0 for the prompt's
+        nfe_per_block: the same, block by block; in lossless mode round by round, after a 0 for the prompt's
             next token.
         tokens_per_nfe: new tokens per denoiser evaluation; None in AR.
         context_calls: context tower calls this row took part in.
@@ -77,7 +77,7 @@ class Event:
     """One denoise step of a block, or a finished block, of one row.
 
     Attributes:
-        row: place of the prompt in the batch.
+        row: index of the prompt in the batch.
         block_index: block of the row, from 0. In AR and mock-AR every token is a block of one; in lossless
             mode block 0 is the prompt's next token and the others are the rounds.
         step: denoise step of the block, from 0; on a finished block the number of steps it took.

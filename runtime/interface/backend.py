@@ -40,7 +40,7 @@ class ContextCall:
 class StepInputs:
     """The small inputs of a diffusion step, all on the host: block_ids (B, L), the others (B,).
 
-    `row_key` comes from `counter_rng.row_key`; `position` is the place of the block's first token in the
+    `row_key` comes from `counter_rng.row_key`; `position` is where the block's first token stands in the
     sequence; `step` counts the steps already taken in this block; `steps_left` includes this one.
     """
 

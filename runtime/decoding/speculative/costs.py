@@ -35,8 +35,8 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         backend.sample_next(state, ids, one, np.zeros((batch, 1), np.int32), greedy)
 
     def verify(width: int) -> None:
-        places = np.tile(np.arange(width, dtype=np.int32), (batch, 1))
-        _, saved = backend.sample_next(state, rewound_block(width), none, places, greedy, save=True)
+        positions = np.tile(np.arange(width, dtype=np.int32), (batch, 1))
+        _, saved = backend.sample_next(state, rewound_block(width), none, positions, greedy, save=True)
         backend.advance(state, saved, one)
 
     def draft_step(width: int) -> None:

@@ -1,6 +1,6 @@
 """How much to draft, and in how many denoiser evaluations.
 
-A round that drafts n tokens in at most T steps, and accepts them with probability a_j at place j if all
+A round that drafts n tokens in at most T steps, and accepts them with probability a_j at position j if all
 before were accepted, gives and costs
 
     tokens(n, T)  = 1 + Σ_{i ≤ n} Π_{j ≤ i} a_j(T)
@@ -46,7 +46,7 @@ class Policy(Protocol):
 
     @property
     def estimates(self) -> dict[int, tuple[float, ...]]:
-        """Limit on the steps → a_j per drafted place, as estimated so far."""
+        """Limit on the steps → a_j per drafted position, as estimated so far."""
 
     def plan(self, most: int) -> Plan:
         """The next round's plan; drafting more than `most` ≥ 0 tokens is of no use or has no room."""
@@ -82,9 +82,9 @@ class DraftHistory:
     """What drafts brought under one set of options. Shared by threads: hold `lock` to use it."""
 
     def __init__(self, block_size: int, max_steps: int) -> None:
-        places = block_size - 1
-        limits = [limit for limit in _LIMITS if limit <= min(max_steps, places)]
-        self.estimator = AcceptanceEstimator(limits, places)
+        positions = block_size - 1
+        limits = [limit for limit in _LIMITS if limit <= min(max_steps, positions)]
+        self.estimator = AcceptanceEstimator(limits, positions)
         self.num_plans = 0
         self.lock = threading.Lock()
 
@@ -122,17 +122,17 @@ class AutoPolicy:
             tokens = expected_tokens(acceptance[:, :most])  # (K, most)
             seconds = self.costs.round(lengths, np.minimum(estimator.steps[:, None], lengths))
             rates = np.where(estimator.num_drafts[:, None] < _TRIALS, 0.0, tokens / seconds)
-            k, place = divmod(int(rates.argmax()), most)
-            drafting_pays = rates[k, place] * self.costs.ar_step > 1
-            to_beat = rates[k, place] if drafting_pays else 1 / self.costs.ar_step
+            k, i = divmod(int(rates.argmax()), most)
+            drafting_pays = rates[k, i] * self.costs.ar_step > 1
+            to_beat = rates[k, i] if drafting_pays else 1 / self.costs.ar_step
             best_case = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds
             trial = self._to_try(k if drafting_pays else None, best_case.max(-1) > to_beat)
         if trial is None and not drafting_pays:
             return Plan(0, 0, "best", 1.0, self.costs.ar_step)
         if trial is not None:
-            k, place = trial, most - 1
+            k, i = trial, most - 1
         reason = "best" if trial is None else "trial"
-        return Plan(place + 1, estimator.limits[k], reason, float(tokens[k, place]), float(seconds[k, place]))
+        return Plan(i + 1, estimator.limits[k], reason, float(tokens[k, i]), float(seconds[k, i]))
 
     def learn(self, outcome: DraftRecord) -> None:
         """What became of one row's round."""
@@ -142,10 +142,10 @@ class AutoPolicy:
                 self.history.estimator.add(limit, outcome.drafted, outcome.steps, outcome.accepted)
 
     def _to_try(self, best: int | None, may_be_better: npt.NDArray[np.bool_]) -> int | None:
-        """Place of a limit to try in this round, if any; `best` None stands for the AR step."""
+        """Return the index of a limit to try in this round, if any; `best` None stands for the AR step."""
         estimator = self.history.estimator
-        places = range(len(estimator.limits))
-        near = list(places[:2]) if best is None else [k for k in (best - 1, best + 1) if k in places]
+        all_limits = range(len(estimator.limits))
+        near = list(all_limits[:2]) if best is None else [k for k in (best - 1, best + 1) if k in all_limits]
         unjudged = [k for k in near if estimator.num_drafts[k] < _TRIALS]
         if unjudged:
             return unjudged[0]

@@ -32,8 +32,8 @@ class Costs:
 
     Attributes:
         ar_step: a context call of one token.
-        verify: a context call that saves, and the advance behind it.
-        draft_step: a denoiser evaluation and the diffusion step behind it.
+        verify: a context call that saves, and the advance after it.
+        draft_step: a denoiser evaluation and the diffusion step after it.
     """
 
     ar_step: float

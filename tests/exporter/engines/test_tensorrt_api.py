@@ -3,11 +3,12 @@
 import pytest
 
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
+from ttc.base.dtypes import tensorrt_name
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines import tensorrt_api
-from ttc.exporter.engines.compile import _DTYPES
 from ttc.exporter.engines.tensorrt_api import check_targets
 
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
 # Class → what `ttc.exporter.engines.compile` and `ttc.exporter.engines.tensorrt_api` use of it.
 USED = {
     "Builder": (
@@ -34,7 +35,7 @@ USED = {
     "ParserError": ("desc", "node", "node_name", "node_operator"),
     "BuilderFlag": ("TF32",),
     "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
-    "DataType": tuple(_DTYPES.values()),
+    "DataType": tuple(map(tensorrt_name, DTYPES)),
 }
 
 CODE = """
