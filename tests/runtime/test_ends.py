@@ -229,6 +229,17 @@ def test_a_child_is_told(engines):
     assert "before a fork" in said
 
 
+def test_closing_an_engine_ends_what_runs(slow):
+    engine, backend = slow
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(engine.generate, PROMPT, "ar", max_new_tokens=2000, stop_at_eos=False)
+        assert backend.begun.wait(10)
+        engine.close()
+        with pytest.raises(ttc.BackendError, match="closed"):
+            waiting.result(10)
+    assert engine.core.idle
+
+
 def test_a_closed_engine_refuses_everything(ort):
     engine = Engine(Wrapped(ort.runner))
     stream = engine.stream(PROMPT, **FREE)

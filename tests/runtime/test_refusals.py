@@ -17,6 +17,7 @@ PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
         {"batch": -1},
         {"batch": "two"},
         {"batch": True},
+        {"batch": np.zeros((9, 9))},
         {"tokens": 0},
         {"tokens": 10**6},
         {"tokens": 2.5},
@@ -26,8 +27,10 @@ PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
     ],
 )
 def test_warming_up_for_nonsense_is_refused(ort, options):
-    with pytest.raises(ttc.InputError, match=rf"{next(iter(options))} is .*; valid: an integer from 1 to"):
+    says = rf"{next(iter(options))} is .*; valid: an integer from 1 to"
+    with pytest.raises(ttc.InputError, match=says) as error:
         ort.warm_up(**options)
+    assert "\n" not in str(error.value)
 
 
 REFUSED = [
@@ -68,7 +71,6 @@ REFUSED = [
     ({"mode": ["ar"]}, "unknown mode ['ar']"),
     ({"cancel": "now"}, "cancel is str; valid: a ttc.Cancel"),
     ({"options": {"mode": "ar"}}, "options is dict; valid: ttc.GenerationOptions"),
-    ({"nonsense": 1}, "unknown option 'nonsense'; valid: mode, "),
 ]
 
 
@@ -126,7 +128,7 @@ def test_bad_requests_are_refused_in_one_line(ort, prompt, options, says):
 
 
 def test_what_a_request_cannot_know_is_refused_at_once(ort):
-    with pytest.raises(ttc.InputError, match="unknown option 'nonsense'"):
+    with pytest.raises(TypeError, match="unknown option 'nonsense'; valid: mode, "):
         ttc.Request(PROMPT, nonsense=1)
     with pytest.raises(ttc.InputError, match="stop is text, but the bundle has no tokenizer"):
         ort.generate(PROMPT, stop="x")
