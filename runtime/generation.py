@@ -81,10 +81,14 @@ class Generation:
 
     def next_event(self) -> Event | None:
         """Tick until there is an event; None when all are out."""
-        self.settle()
-        while not self._events and not self.done:
-            self._tick()
+        while True:
+            # Asked before settling: in another thread's tick a row may end in between.
+            done = self.done
             self.settle()
+            if self._events or done:
+                break
+            self._tick()
+        self.settle()
         return self._events.popleft() if self._events else None
 
     def take_events(self) -> list[Event]:

@@ -1,6 +1,7 @@
 """The engine of an asyncio program: many callers of one loop, one thread that computes."""
 
 import asyncio
+import os
 import threading
 import time
 
@@ -261,6 +262,18 @@ def test_one_event_loop_only(backend):
     with pytest.raises(ttc.BackendError, match="belongs to another event loop"):
         asyncio.run(engine.generate(PROMPT, **SHORT))
     asyncio.run(engine.close())
+
+
+def test_a_fork_is_named(backend, monkeypatch):
+    async def program():
+        async with shared(backend) as engine:
+            pid = os.getpid()
+            monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+            with pytest.raises(ttc.BackendError, match="fork"):
+                await engine.generate(PROMPT, **SHORT)
+            monkeypatch.undo()
+
+    asyncio.run(program())
 
 
 def test_a_slow_reader_gets_what_it_missed_at_once(backend, ort):

@@ -126,7 +126,7 @@ def test_eos_as_a_set_or_an_array(ort, kind):
     assert result.token_ids == free.token_ids[: free.token_ids.index(eos) + 1]
 
 
-@pytest.mark.parametrize("mode", ["ar", "lossless"])
+@pytest.mark.parametrize("mode", ["ar", "lossless", "mock-ar", "prompt-lookup"])
 def test_min_tokens_and_banned_tokens(ort, mode):
     free = ort.generate(PROMPT, mode, **FREE)
     eos, banned = free.token_ids[3], tuple(set(free.token_ids[6:9]))
@@ -147,6 +147,30 @@ def test_lossless_is_ar_whatever_is_banned(ort, options):
     for one, other in zip(ar, lossless, strict=True):
         assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_room_that_is_not_used_is_not_taken(ort):
+    """What a row may come to does not decide what its attention runs over."""
+
+    class Measured(Wrapped):
+        capacities = ()
+
+        def new_state(self, batch, capacity):
+            self.capacities = (*self.capacities, capacity)
+            return super().new_state(batch, capacity)
+
+    backend = Measured(ort.runner)
+    eos = ort.generate(PROMPT, "ar", **FREE).token_ids[15]
+    for options in ({"max_new_tokens": 4000}, {"max_new_tokens": None}):
+        Engine(backend).generate(PROMPT, "ar", eos_token_id=eos, **options)
+    assert set(backend.capacities) == {128}
+
+
+def test_a_fallback_is_logged_once(talker, caplog):
+    for _ in range(2):
+        result = talker.generate(QUESTION, max_new_tokens=1)
+    assert "bfloat16" in result.stats.notes[0]
+    assert not caplog.records
 
 
 def test_finish_early_gives_the_same_tokens_for_less(ort):

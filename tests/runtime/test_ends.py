@@ -115,6 +115,24 @@ def test_two_threads_get_their_own_results(slow, ort):
     assert backend.calls < 2 * (20 + 1), "they share calls"
 
 
+@pytest.mark.parametrize("end", ["cancel", "tick"])
+def test_a_row_that_ends_in_the_tick_of_another_thread(ort, end):
+    """At the worst moment: after its results were looked for, before its events are handed out."""
+    engine = Engine(Wrapped(ort.runner))
+    stream = engine.stream(PROMPT, "ar", max_new_tokens=1, stop_at_eos=False)
+    generation, settle, turns = stream._generation, stream._generation.settle, []
+
+    def settle_late():
+        settle()
+        if not turns:
+            turns.append(engine.core.tick() if end == "tick" else engine.core.cancel(generation._rows[0]))
+
+    generation.settle = settle_late
+    (event,) = stream
+    assert event.finish_reason == ("length" if end == "tick" else "cancelled")
+    assert event.result.token_ids == event.token_ids
+
+
 def test_a_thread_that_is_interrupted_fails_its_neighbours_and_not_the_engine(ort):
     class Interrupted(Wrapped):
         armed = True
