@@ -118,7 +118,6 @@ class Generation:
         with self._lock:
             for row in self._rows:
                 self._core.cancel(row)
-            self._events.clear()
 
     def results(self) -> Results:
         """Return what `generate` returns.
@@ -219,9 +218,9 @@ class Stream(Generator[Event, None, Results]):
         if self._closed:
             raise StopIteration
         event = self._generation.next_event()
+        if self._closed:  # by another thread, while this one waited
+            raise StopIteration
         if event is None:
-            if self._closed:
-                raise StopIteration
             self._closed = True
             raise StopIteration(self._generation.results())
         return event
