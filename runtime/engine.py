@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from ttc.errors import BackendError, CapacityError, InputError
 from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.strictjson import quoted
 from ttc.formats.verification import check_verified, runs_from
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
@@ -95,10 +96,11 @@ def load(
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not _is_count(capacity) or capacity > limit):
         raise InputError(
-            f"capacity is {capacity!r}; valid: 1 to {limit} tokens (the model's max_position_embeddings)"
+            f"capacity is {quoted(capacity)}; valid: 1 to {limit} tokens "
+            "(the model's max_position_embeddings)"
         )
     if threads is not None and (not _is_count(threads) or threads > 1024):
-        raise InputError(f"threads is {threads!r}; valid: 1 to 1024")
+        raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
     tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
@@ -252,7 +254,7 @@ class Engine:
         """
         self._check_usable()
         if t is not None and not _is_share(t):
-            raise InputError(f"t is {t!r}; valid: 0 to 1, or None for no conditioning")
+            raise InputError(f"t is {quoted(t)}; valid: 0 to 1, or None for no conditioning")
         context = np.array(check_ids(context_ids, self.config, "context_ids"), np.int32)
         block = np.array([check_ids(block_ids, self.config, "block_ids")], np.int32)
         if block.shape[1] > MAX_BLOCK_SIZE:
@@ -278,7 +280,7 @@ class Engine:
             ("block_size", block_size, MAX_BLOCK_SIZE),
         ):
             if not _is_count(value) or value > most:
-                raise InputError(f"{name} is {value!r}; valid: an integer from 1 to {most}")
+                raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1 to {most}")
         check_rows(self.runner.limits, batch)
         check_block(self.runner.limits, block_size)
         self.runner.warm_up(batch, self._capacity_for(tokens), block_size, self._chunk)
@@ -363,7 +365,9 @@ class Engine:
 
 def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int) -> PrefixCache | None:
     if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
-        raise InputError(f"prefix_cache_bytes is {limit_bytes!r}; valid: a number of bytes, 0 for no cache")
+        raise InputError(
+            f"prefix_cache_bytes is {quoted(limit_bytes)}; valid: a number of bytes, 0 for no cache"
+        )
     if not limit_bytes:
         return None
     if not backend.can_save_rows:

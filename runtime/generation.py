@@ -81,10 +81,14 @@ class Generation:
 
     def next_event(self) -> Event | None:
         """Tick until there is an event; None when all are out."""
-        self.settle()
-        while not self._events and not self.done:
-            self._tick()
+        while True:
+            # Asked before settling: in another thread's tick a row may end in between.
+            done = self.done
             self.settle()
+            if self._events or done:
+                break
+            self._tick()
+        self.settle()
         return self._events.popleft() if self._events else None
 
     def take_events(self) -> list[Event]:
@@ -114,7 +118,6 @@ class Generation:
         with self._lock:
             for row in self._rows:
                 self._core.cancel(row)
-            self._events.clear()
 
     def results(self) -> Results:
         """Return what `generate` returns.
@@ -217,9 +220,9 @@ class Stream(Generator[Event, None, Results]):
         if self._closed:
             raise StopIteration
         event = self._generation.next_event()
+        if self._closed:  # by another thread, while this one waited
+            raise StopIteration
         if event is None:
-            if self._closed:
-                raise StopIteration
             self._closed = True
             raise StopIteration(self._generation.results())
         return event

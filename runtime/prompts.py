@@ -45,7 +45,7 @@ def split_prompts(prompt: Prompt) -> tuple[list[RowPrompt], bool]:
         ) from None
     if not items:
         raise InputError("the prompt is empty; give text or at least one token id")
-    if _is_number(items[0]):
+    if _is_number(items[0]) or isinstance(items[0], bool):
         return [_row(items, "prompt")], False
     return [_row(item, f"prompt {i} of the batch") for i, item in enumerate(items)], True
 

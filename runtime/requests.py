@@ -13,7 +13,7 @@ from ttc.formats.strictjson import quoted
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
-from ttc.runtime.decoding.options import OPTION_NAMES, CheckedOptions, GenerationOptions, check_options
+from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_options
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids, split_prompts
@@ -77,13 +77,14 @@ class RequestReader:
             streams: whether events with text are wanted.
 
         Raises:
+            TypeError: an option that there is not, or one that is given twice.
             InputError: an option or a prompt is not valid. A row that is too long for the context is no such
                 error where it has neighbours: it is refused by itself.
         """
         if cancel is not None and not isinstance(cancel, Cancel):
             raise InputError(f"cancel is {type(cancel).__name__}; valid: a ttc.Cancel")
         if isinstance(options, str):
-            options, given = None, {"mode": options, **given}
+            options, given = None, dict(mode=options, **given)
         elif options is not None and not isinstance(options, GenerationOptions):
             raise InputError(f"options is {type(options).__name__}; valid: ttc.GenerationOptions, or a mode")
         prompts, is_batch = split_prompts(prompt)
@@ -100,8 +101,6 @@ class RequestReader:
         return Asked(tuple(rows), single)
 
     def _options(self, options: GenerationOptions | None, given: Mapping[str, Any]) -> CheckedOptions:
-        if unknown := sorted(given.keys() - set(OPTION_NAMES)):
-            raise InputError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
         asked = dataclasses.replace(options or GenerationOptions(), **given)
         checked = check_options(asked, self._backend.config)
         if checked.mode != "ar":

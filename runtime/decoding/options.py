@@ -42,13 +42,14 @@ class GenerationOptions:
         max_new_tokens: need not be a multiple of the block; None: until eos, a stop text or the end of the
             context.
         min_tokens: no eos before so many new tokens (not in diffusion).
-        block_size, steps, threshold: of mask diffusion: at most `steps` denoiser evaluations fill a block of
-            `block_size` tokens, committing every prediction more probable than `threshold`.
+        block_size: tokens of a block of mask diffusion.
+        steps: the most denoiser evaluations that fill a block.
+        threshold: a step commits every prediction more probable than this.
         finish_early: end a block's steps when every token that will be kept is committed; the same tokens,
             fewer evaluations (diffusion).
         temperature: 0 is greedy.
-        top_k, top_p: keep the k most probable tokens, or the fewest that reach probability p (not in
-            diffusion).
+        top_k: keep the k most probable tokens (not in diffusion).
+        top_p: keep the fewest most probable tokens that reach this probability (not in diffusion).
         seed: makes a sampled run repeatable; the one that was used is in the statistics.
         n: how many texts to write for the prompt. Choice i is what a call with `choice=i` alone gives.
         choice: which of the texts that one seed gives.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ttc.errors import InputError
 from ttc.runtime.decoding.options import OPTION_NAMES, CheckedOptions
 from ttc.runtime.decoding.result import Event
 
@@ -27,7 +26,7 @@ class Request:
         self, prompt: str | Sequence[int], *, fixed: Mapping[int, int] | None = None, **options: Any
     ) -> None:
         if unknown := sorted(options.keys() - set(OPTION_NAMES)):
-            raise InputError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
+            raise TypeError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
         self.prompt, self.fixed, self.options = prompt, fixed, options
 
 

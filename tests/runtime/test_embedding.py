@@ -1,9 +1,4 @@
-"""The engine in somebody else's program: requests with options of their own, ends, cancels, faults."""
-
-import os
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+"""The engine in somebody else's program: requests with options of their own, and what comes of them."""
 
 import numpy as np
 import pytest
@@ -12,7 +7,6 @@ import torch
 import ttc
 from tests.support.golden import golden
 from tests.support.recording import Wrapped
-from ttc.model.graphs import is_mamba_state
 from ttc.runtime.engine import Engine
 
 VECTORS = golden("tiny_a").vectors
@@ -23,42 +17,10 @@ FREE = {"max_new_tokens": 20, "stop_at_eos": False}
 MODES = ["diffusion", "ar", "lossless"]
 
 
-@pytest.fixture
-def ort(engines):
-    return engines("tiny_a", "onnxruntime")
-
-
-@pytest.fixture
-def talker(engines):
-    """An engine with a tokenizer."""
-    return engines("miniature", "onnxruntime", None)
-
-
 def told(result):
     """What of a result must not depend on the neighbours; lossless's own nfe goes by the clock."""
     nfe = result.stats.nfe_per_block if result.stats.mode == "diffusion" else None
     return result.token_ids, result.finish_reason, result.logprobs, nfe
-
-
-class Slow(Wrapped):
-    """Takes its time; says when the first context call begins."""
-
-    def __init__(self, inner, seconds=0.01):
-        super().__init__(inner)
-        self.seconds, self.calls, self.begun = seconds, 0, threading.Event()
-
-    def context(self, *args, **more):
-        self.calls += 1
-        self.begun.set()
-        time.sleep(self.seconds)
-        return super().context(*args, **more)
-
-
-@pytest.fixture
-def slow(ort):
-    """An engine whose context calls take 10 ms, and its backend."""
-    backend = Slow(ort.runner)
-    return Engine(backend), backend
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -164,7 +126,7 @@ def test_eos_as_a_set_or_an_array(ort, kind):
     assert result.token_ids == free.token_ids[: free.token_ids.index(eos) + 1]
 
 
-@pytest.mark.parametrize("mode", ["ar", "lossless"])
+@pytest.mark.parametrize("mode", ["ar", "lossless", "mock-ar", "prompt-lookup"])
 def test_min_tokens_and_banned_tokens(ort, mode):
     free = ort.generate(PROMPT, mode, **FREE)
     eos, banned = free.token_ids[3], tuple(set(free.token_ids[6:9]))
@@ -185,6 +147,30 @@ def test_lossless_is_ar_whatever_is_banned(ort, options):
     for one, other in zip(ar, lossless, strict=True):
         assert (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_room_that_is_not_used_is_not_taken(ort):
+    """What a row may come to does not decide what its attention runs over."""
+
+    class Measured(Wrapped):
+        capacities = ()
+
+        def new_state(self, batch, capacity):
+            self.capacities = (*self.capacities, capacity)
+            return super().new_state(batch, capacity)
+
+    backend = Measured(ort.runner)
+    eos = ort.generate(PROMPT, "ar", **FREE).token_ids[15]
+    for options in ({"max_new_tokens": 4000}, {"max_new_tokens": None}):
+        Engine(backend).generate(PROMPT, "ar", eos_token_id=eos, **options)
+    assert set(backend.capacities) == {128}
+
+
+def test_a_fallback_is_logged_once(talker, caplog):
+    for _ in range(2):
+        result = talker.generate(QUESTION, max_new_tokens=1)
+    assert "bfloat16" in result.stats.notes[0]
+    assert not caplog.records
 
 
 def test_finish_early_gives_the_same_tokens_for_less(ort):
@@ -288,329 +274,3 @@ def test_two_dimensions_are_a_batch(ort):
     want = ort.generate(PROMPT, **FREE).token_ids
     for batch in (np.array([PROMPT, PROMPT]), torch.tensor([PROMPT, PROMPT])):
         assert [result.token_ids for result in ort.generate(batch, **FREE)] == [want] * 2
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_cancel_from_another_thread(slow, mode):
-    """Within one tick: as soon as the tick that runs has ended."""
-    engine, backend = slow
-    cancel, seen = ttc.Cancel(), []
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(
-            engine.generate, PROMPT, mode, cancel=cancel, draft_steps=2, max_new_tokens=2000
-        )
-        assert backend.begun.wait(10)
-        cancel.cancel()
-        seen.append(backend.calls)
-        result = waiting.result(10)
-    assert result.finish_reason == "cancelled"
-    assert backend.calls <= seen[0] + 2, "what the tick under way still had to do"
-    assert engine.core.idle
-    again = engine.generate([PROMPT, PROMPT[:3]], mode, cancel=cancel, max_new_tokens=4)
-    assert [result.token_ids for result in again] == [(), ()], "a cancel stays one"
-
-
-def test_deadlines_are_of_rows(slow):
-    engine, _ = slow
-    with pytest.raises(ttc.DeadlineExceeded, match=r"the deadline passed after \d+ of at most 2000 tokens"):
-        engine.generate(PROMPT, "ar", deadline=0.05, max_new_tokens=2000, stop_at_eos=False)
-    late, fine = engine.generate(
-        [
-            ttc.Request(PROMPT, deadline=0.05, max_new_tokens=2000),
-            ttc.Request(PROMPT, deadline=100, max_new_tokens=20),
-        ],
-        "ar",
-        stop_at_eos=False,
-    )
-    assert (late.finish_reason, type(late.error)) == ("error", ttc.DeadlineExceeded)
-    assert 0 < len(late.token_ids) < 2000
-    assert (fine.finish_reason, len(fine.token_ids)) == ("length", 20)
-
-
-def test_closing_a_stream_ends_who_waits_for_it(slow):
-    engine, backend = slow
-    stream = engine.stream(PROMPT, "ar", max_new_tokens=2000, stop_at_eos=False)
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(lambda: len(list(stream)))
-        assert backend.begun.wait(10)
-        stream.close()
-        assert waiting.result(10) < 2000
-    assert engine.core.idle
-    stream.close()
-    assert list(stream) == []
-
-
-def test_a_stream_that_is_forgotten_leaves(slow):
-    engine, _ = slow
-    stream = engine.stream(PROMPT, "ar", max_new_tokens=2000, stop_at_eos=False)
-    next(stream)
-    del stream
-    engine.generate(PROMPT, max_new_tokens=1)
-    assert engine.core.idle
-
-
-def test_two_threads_get_their_own_results(slow, ort):
-    engine, backend = slow
-    want = [ort.generate(prompt, "ar", **FREE).token_ids for prompt in PROMPTS]
-    start = threading.Barrier(len(PROMPTS))
-
-    def ask(prompt):
-        start.wait()
-        return engine.generate(prompt, "ar", **FREE).token_ids
-
-    with ThreadPoolExecutor() as pool:
-        assert list(pool.map(ask, PROMPTS)) == want
-    assert backend.calls < 2 * (20 + 1), "they share calls"
-
-
-def test_a_thread_that_is_interrupted_fails_its_neighbours_and_not_the_engine(ort):
-    class Interrupted(Wrapped):
-        armed = True
-
-        def denoise(self, *args, **more):
-            if self.armed:
-                raise KeyboardInterrupt
-            return super().denoise(*args, **more)
-
-    backend = Interrupted(ort.runner)
-    engine = Engine(backend)
-    other = engine.stream(PROMPT, "ar", **FREE)
-    with pytest.raises(KeyboardInterrupt):
-        engine.generate(PROMPT, **FREE)
-    with pytest.raises(ttc.BackendError, match="interrupted"):
-        list(other)
-    backend.armed = False
-    assert engine.generate(PROMPT, **FREE).token_ids == ort.generate(PROMPT, **FREE).token_ids
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("when", [1, 3, 8])
-def test_nan_in_one_row_is_that_rows_end(ort, mode, when):
-    """In the state of one row of eight, at some call."""
-
-    class Poisoned(Wrapped):
-        calls = 0
-
-        def poison(self, state):
-            self.calls += 1
-            if self.calls == when:
-                assert state.batch == 8
-                for name, tensor in state.tensors.items():
-                    if is_mamba_state(name):
-                        tensor[3] = np.nan
-
-        def context(self, state, *args, **more):
-            self.poison(state)
-            return super().context(state, *args, **more)
-
-        def denoise(self, state, *args, **more):
-            self.poison(state)
-            return super().denoise(state, *args, **more)
-
-    requests = [ttc.Request([5, 6, 7, 8 + i], temperature=i % 2, seed=i) for i in range(8)]
-    options = {**FREE, "draft_steps": 2}
-    results = Engine(Poisoned(ort.runner)).generate(requests, mode, **options)
-    assert results[3].finish_reason == "error"
-    assert isinstance(results[3].error, ttc.NumericsError)
-    assert len(results[3].token_ids) < 20
-    for i in (0, 1, 2, 4, 5, 6, 7):
-        assert told(results[i]) == told(ort.generate(requests[i], mode, **options)), f"row {i}"
-
-
-def test_a_row_that_is_too_long_fails_alone(ort):
-    requests = [PROMPT, ttc.Request(PROMPT, max_new_tokens=5000), [5] * 4090, PROMPTS[1]]
-    results = ort.generate(requests[:2], stop_at_eos=False)
-    assert [result.finish_reason for result in results] == ["length", "error"]
-    results = ort.generate([PROMPT, [5] * 4090, PROMPTS[1]], **FREE)
-    assert [result.finish_reason for result in results] == ["length", "error", "length"]
-    assert isinstance(results[1].error, ttc.CapacityError)
-    assert "\n" not in str(results[1].error)
-    assert results[2].token_ids == ort.generate(PROMPTS[1], **FREE).token_ids
-    events = list(ort.stream([PROMPT, [5] * 4090], **FREE))
-    (refused,) = [event for event in events if event.row == 1]
-    assert refused.finish_reason == "error"
-    assert isinstance(refused.result.error, ttc.CapacityError)
-
-
-def test_a_fork_is_named(ort, monkeypatch):
-    engine = Engine(Wrapped(ort.runner))
-    stream = engine.stream(PROMPT, **FREE)
-    pid = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    for use in (
-        lambda: engine.generate(PROMPT),
-        lambda: engine.stream(PROMPT),
-        lambda: engine.generate(PROMPT, max_new_tokens=0),
-        lambda: engine.context_logits(PROMPT),
-        lambda: engine.denoiser_logits(PROMPT, [3], None),
-        engine.warm_up,
-        lambda: next(stream),
-    ):
-        with pytest.raises(ttc.BackendError, match="fork"):
-            use()
-    engine.close()
-    monkeypatch.undo()
-    assert list(stream), "closing it in the child closes nothing here"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_is_told(engines):
-    engine = engines("tiny_a", "torch")
-    engine.generate(PROMPT, max_new_tokens=2)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            engine.generate(PROMPT, max_new_tokens=2)
-        except ttc.BackendError as error:
-            os.write(writer, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    assert "before a fork" in said
-
-
-def test_a_closed_engine_refuses_everything(ort):
-    engine = Engine(Wrapped(ort.runner))
-    stream = engine.stream(PROMPT, **FREE)
-    next(stream)
-    engine.close()
-    engine.close()
-    for use in (
-        lambda: engine.generate(PROMPT),
-        lambda: engine.generate(PROMPT, max_new_tokens=0),
-        lambda: engine.stream(PROMPT),
-        lambda: engine.context_logits(PROMPT),
-        lambda: engine.denoiser_logits(PROMPT, [3], None),
-        engine.warm_up,
-    ):
-        with pytest.raises(ttc.BackendError, match="the engine is closed"):
-            use()
-    with pytest.raises(ttc.BackendError, match="closed"):
-        list(stream)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch": 0},
-        {"batch": -1},
-        {"batch": "two"},
-        {"batch": True},
-        {"tokens": 0},
-        {"tokens": 10**6},
-        {"tokens": 2.5},
-        {"block_size": 0},
-        {"block_size": 513},
-        {"block_size": None},
-    ],
-)
-def test_warming_up_for_nonsense_is_refused(ort, options):
-    with pytest.raises(ttc.InputError, match=rf"{next(iter(options))} is .*; valid: an integer from 1 to"):
-        ort.warm_up(**options)
-
-
-REFUSED = [
-    ({"stop": ["a", "b", "c", "d", "e"]}, "stop has 5 texts; valid: up to 4"),
-    ({"stop": ""}, "stop has an empty text"),
-    ({"stop": ["a", ""]}, "stop has an empty text"),
-    ({"stop": [1]}, "stop is [1]; valid: a text"),
-    ({"stop": 5}, "stop is 5; valid: a text"),
-    ({"n": 0}, "n is 0; valid: an integer from 1"),
-    ({"n": 10**6}, "n is 1000000; valid: an integer from 1"),
-    ({"choice": -1}, "choice is -1"),
-    ({"deadline": 0}, "deadline is 0, which has passed"),
-    ({"deadline": -1.5}, "deadline is -1.5, which has passed"),
-    ({"deadline": "soon"}, "deadline is 'soon'; valid: seconds from now, above 0"),
-    ({"deadline": float("inf")}, "deadline is inf; valid: seconds from now, above 0"),
-    ({"deadline": 10**400}, "deadline is 1000"),
-    ({"threshold": 10**400}, "threshold is 1000"),
-    ({"mode": "prompt-lookup", "logprobs": True}, "logprobs does not apply to mode 'prompt-lookup'"),
-    ({"logprobs": 1}, "logprobs is 1; valid: True or False"),
-    ({"stop_at_eos": "no"}, "stop_at_eos is 'no'; valid: True or False"),
-    ({"skip_special_tokens": None}, "skip_special_tokens is None"),
-    ({"eos_token_id": 3}, "3 is the mask id"),
-    ({"eos_token_id": [2, 3]}, "3 is the mask id"),
-    ({"eos_token_id": {2: 1}}, "eos_token_id is {2: 1}; valid: a token id or several"),
-    ({"eos_token_id": np.zeros((2, 2, 2))}, "eos_token_id is array"),
-    ({"max_new_tokens": np.zeros((9, 9))}, "max_new_tokens is array"),
-    ({"min_tokens": 4}, "min_tokens does not apply to mode 'diffusion'"),
-    ({"banned_token_ids": [4]}, "banned_token_ids does not apply to mode 'diffusion'"),
-    ({"mode": "ar", "banned_token_ids": [128]}, "banned_token_ids is 128"),
-    ({"mode": "ar", "banned_token_ids": range(128)}, "banned_token_ids holds the whole vocabulary"),
-    (
-        {"mode": "ar", "banned_token_ids": set(range(128)) - {2}, "min_tokens": 1},
-        "banned_token_ids holds the whole vocabulary",
-    ),
-    ({"mode": "ar", "min_tokens": 9, "max_new_tokens": 8}, "min_tokens is 9, more than max_new_tokens 8"),
-    ({"mode": "ar", "finish_early": True}, "finish_early does not apply to mode 'ar'"),
-    ({"mode": np.zeros((3, 3))}, "unknown mode"),
-    ({"mode": ["ar"]}, "unknown mode ['ar']"),
-    ({"cancel": "now"}, "cancel is str; valid: a ttc.Cancel"),
-    ({"options": {"mode": "ar"}}, "options is dict; valid: ttc.GenerationOptions"),
-    ({"nonsense": 1}, "unknown option 'nonsense'; valid: mode, "),
-]
-
-
-@pytest.mark.parametrize(("options", "says"), REFUSED)
-def test_bad_options_are_refused_in_one_line(talker, ort, options, says):
-    engine = talker if "stop" in options else ort
-    with pytest.raises(ttc.InputError) as error:
-        engine.generate(PROMPT, **options)
-    assert says in str(error.value)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 500
-    assert engine.core.idle
-
-
-@pytest.mark.parametrize(
-    ("prompt", "options", "says"),
-    [
-        ([ttc.Request(PROMPT, mode="ar")], {"mode": "diffusion"}, "mode is 'ar', but the call says"),
-        (
-            [PROMPT, ttc.Request(PROMPT, seed=1)],
-            {"seed": 2},
-            "prompt 1 of the batch: seed is 1, but the call",
-        ),
-        (
-            [ttc.Request(PROMPT, eos_token_id=np.array([1, 2]))],
-            {"eos_token_id": np.array([1, 4])},
-            "eos_token_id is array([1, 2]), but the call says",
-        ),
-        ([PROMPT, ttc.Request(PROMPT, threshold=2)], {}, "threshold is 2; valid: 0 to 1"),
-        (ttc.Request(PROMPT, fixed={0: 5}), {"mode": "ar"}, "fixed does not apply to mode 'ar'"),
-        (ttc.Request(PROMPT, fixed={128: 5}), {}, "fixed has the position 128; valid: 0 to 127"),
-        (ttc.Request(PROMPT, fixed={-1: 5}), {}, "fixed has the position -1"),
-        (ttc.Request(PROMPT, fixed={"a": 5}), {}, "fixed has the position 'a'"),
-        (ttc.Request(PROMPT, fixed={0: 3}), {}, "fixed holds the mask id 3"),
-        (ttc.Request(PROMPT, fixed={0: 128}), {}, "token id 128"),
-        (ttc.Request(PROMPT, fixed=[5]), {}, "fixed is list; valid: position → token id"),
-        (ttc.Request([]), {}, "prompt is empty"),
-        (ttc.Request(np.array(5)), {}, "prompt is a single number"),
-        (torch.tensor(5), {}, "the prompt is a single number"),
-        (torch.tensor([1.5, 2.0]), {}, "prompt"),
-        (torch.tensor([True, False]), {}, "prompt"),
-        ([np.zeros((2, 2, 2))], {}, "prompt 0 of the batch: element 0 is array"),
-        (np.zeros((2, 2, 2, 2)), {}, "prompt 0 of the batch: element 0 is array"),
-        (ttc.Request(ttc.Request(PROMPT)), {}, "prompt is Request"),
-        ([PROMPT, None], {}, "prompt 1 of the batch is NoneType"),
-    ],
-)
-def test_bad_requests_are_refused_in_one_line(ort, prompt, options, says):
-    with pytest.raises(ttc.InputError) as error:
-        ort.generate(prompt, **options)
-    assert says in str(error.value)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 500
-    assert ort.core.idle
-
-
-def test_what_a_request_cannot_know_is_refused_at_once(ort):
-    with pytest.raises(ttc.InputError, match="unknown option 'nonsense'"):
-        ttc.Request(PROMPT, nonsense=1)
-    with pytest.raises(ttc.InputError, match="stop is text, but the bundle has no tokenizer"):
-        ort.generate(PROMPT, stop="x")
