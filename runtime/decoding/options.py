@@ -224,7 +224,7 @@ def _notes(asked: GenerationOptions, temperature: float) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _warn_once(note: str) -> None:
-    """Log a note when it is first made; a service makes it with every request, and results carry it anyway."""
+    """Log a note when it is first made: a service makes it with every request, and results carry it."""
     logger.warning(note)
 
 
