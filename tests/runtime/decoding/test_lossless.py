@@ -236,14 +236,13 @@ def chi_square(counts, expected):
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}, {"top_k": 3}])
 def test_sampled_text_has_the_distribution_of_ar(filters):
-    """Six tokens, 4000 rows: how often each pair follows the prompt, against the exact probabilities."""
+    """Six tokens, 4000 seeds: how often each pair follows the prompt, against the exact probabilities."""
     backend, rows, temperature = chain(11, 0.5, peak=1.0, vocabulary=6), 4000, 1.3
     results = engine_over(backend).generate(
-        [[1, 2]] * rows,
+        [ttc.Request([1, 2], seed=seed) for seed in range(rows)],
         "lossless",
         max_new_tokens=3,
         temperature=temperature,
-        seed=21,
         draft_steps=1,
         stop_at_eos=False,
         **filters,
@@ -265,12 +264,11 @@ def test_a_draft_is_accepted_with_its_probability():
     """One drafted token that does not depend on the noise: accepted as often as AR would draw it."""
     backend, rows = chain(11, 1.0, peak=1.0, vocabulary=6), 4000
     results = engine_over(backend).generate(
-        [[1, 2]] * rows,
+        [ttc.Request([1, 2], seed=seed) for seed in range(rows)],
         "lossless",
         max_new_tokens=3,
         block_size=2,
         temperature=1.3,
-        seed=5,
         draft_steps=1,
         stop_at_eos=False,
     )

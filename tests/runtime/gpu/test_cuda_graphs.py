@@ -134,19 +134,16 @@ def test_nothing_is_allocated_after_the_first_generation(on_device, fake_device)
 def test_a_block_is_one_launch_and_one_wait(on_device, fake_device):
     engine = on_device("tiny_a")
     engine.generate(PROMPT, **LONG)
-    backend = engine.runner
-    state = backend.new_state(1, 128)
-    counted = []
-    real = backend.fill_block
+    backend, counted = engine.runner, []
+    real = backend.fill_blocks
 
     def counting(*arguments):
         before = fake_device.launches, fake_device.waits
-        steps = list(real(*arguments))
+        steps = real(*arguments)
         counted.append((fake_device.launches - before[0], fake_device.waits - before[1], len(steps)))
-        yield from steps
+        return steps
 
-    backend.fill_block = counting
-    del state
+    backend.fill_blocks = counting
     engine.generate(PROMPT, **LONG)
     assert len(counted) == 5
     # The wait fetches what the steps gave; until then the host knows nothing of them.
