@@ -199,7 +199,8 @@ class TorchBackend(Backend):
 
     def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
         span = self._span(state.rows(rows))
-        return {name: tensor[span].float().cpu().numpy() for name, tensor in state.tensors.items()}
+        # Copied: the state itself changes in place.
+        return {name: tensor[span].float().cpu().numpy().copy() for name, tensor in state.tensors.items()}
 
     @torch.inference_mode()
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:

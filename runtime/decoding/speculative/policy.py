@@ -6,9 +6,9 @@ before were accepted, gives and costs
     tokens(n, T)  = 1 + Σ_{i ≤ n} Π_{j ≤ i} a_j(T)
     seconds(n, T) = verify(n + 1) + steps(T) · draft_step(n + 1)            (one AR step where n = 0)
 
-and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per batch size and
-capacity; a_j(T), and steps(T) that a limit of T really takes, are running estimates. Both outlive a
-generation in the engine's `DraftPolicies`.
+and `AutoPolicy` takes the (n, T) with the most tokens per second. The costs are measured per block size, for
+one row over a short context; a_j(T), and steps(T) that a limit of T really takes, are running estimates.
+Both outlive a row in the engine's `DraftPolicies`.
 """
 
 import threading
