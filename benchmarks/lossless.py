@@ -29,7 +29,7 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.runtime.decoding.speculative.stats import acceptance_rate_per_position
+from ttc.runtime.decoding.draft_stats import acceptance_rate_per_position
 
 ROOT = Path(__file__).parents[1]
 MAX_NEW_TOKENS, BATCH, BOOTSTRAPS = 96, 8, 1000

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from ttc.errors import DeadlineExceeded, TtcError
 from ttc.runtime.decoding.clock import Clock, WallClock
 from ttc.runtime.decoding.device import Counts, Device
-from ttc.runtime.decoding.modes import Mode
 from ttc.runtime.decoding.plan import STAGES, Call, Limits, Seen, Waiting, admit
 from ttc.runtime.decoding.prefix_cache import PrefixCache
 from ttc.runtime.decoding.request import RowRequest
-from ttc.runtime.decoding.rows import Phase, Row
+from ttc.runtime.decoding.rows import Mode, Phase, Row
 from ttc.runtime.decoding.seats import Seats
 from ttc.runtime.decoding.work import Advance, Denoise, Due, Outcome, Read
 from ttc.runtime.interface.backend import Backend

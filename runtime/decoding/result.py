@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ttc.errors import TtcError
-from ttc.runtime.decoding.speculative.stats import DraftRecord, LosslessStats
+from ttc.runtime.decoding.draft_stats import DraftRecord, LosslessStats
 
 __all__ = ["Event", "FinishReason", "Result", "Stats"]
 

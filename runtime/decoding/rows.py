@@ -1,9 +1,9 @@
-"""One row: a request on its way, from the queue to its end."""
+"""One row: a request on its way, from the queue to its end, and what a mode is to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ttc.errors import TtcError
 from ttc.runtime.decoding.request import RowRequest
@@ -12,10 +12,7 @@ from ttc.runtime.decoding.seats import Seat
 from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled
 from ttc.runtime.interface.sampling import NO_BAN, Ban, RowSampling
 
-if TYPE_CHECKING:
-    from ttc.runtime.decoding.modes import Mode
-
-__all__ = ["Phase", "Row"]
+__all__ = ["Mode", "Phase", "Row"]
 
 
 class Phase(Enum):
@@ -25,6 +22,28 @@ class Phase(Enum):
     PROMPT = "prompt"
     RUNNING = "running"
     ENDED = "ended"
+
+
+class Mode(Protocol):
+    """One row's way to write. Made when the row starts; the core asks `due`, and hands back what came of it.
+
+    Attributes:
+        samples_after_prompt: whether the token after the prompt is sampled from the prompt's logits.
+    """
+
+    samples_after_prompt: bool
+
+    def prompt(self, row: "Row") -> tuple[int, ...]:
+        """Return what the context tower reads before the mode starts."""
+
+    def start(self, row: "Row", sampled: Sampled | None) -> None:
+        """Begin, with the prompt read; `sampled` is its next token where the mode asked for it."""
+
+    def due(self, row: "Row") -> Due:
+        """Return what the row needs next; asking twice gives the same."""
+
+    def settle(self, row: "Row", due: Due, outcome: Outcome) -> None:
+        """Take in what came of it: tokens, the next state, perhaps the row's end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +66,7 @@ class Row:
     request: RowRequest
     phase: Phase = Phase.WAITING
     seat: Seat | None = None
-    mode: "Mode | None" = None
+    mode: Mode | None = None
     length: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)

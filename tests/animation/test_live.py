@@ -10,8 +10,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models
 
 from ttc.animation.live import StepView, pieces, visible
+from ttc.runtime.decoding.draft_stats import DraftRecord, Plan
 from ttc.runtime.decoding.result import Event
-from ttc.runtime.decoding.speculative.stats import DraftRecord, Plan
 
 ROOT = Path(__file__).parents[2]
 MASKED = 3

@@ -138,11 +138,18 @@ def module_edges(modules: Mapping[str, Module]) -> dict[str, list[str]]:
 
 
 def package_edges(modules: Mapping[str, Module]) -> dict[str, list[str]]:
-    """Package of `RULES` -> the packages of `RULES` it imports."""
-    edges: dict[str, set[str]] = {package: set() for package in RULES}
+    """Folder -> the folders it imports. Files that lie in `ttc` itself count as folders of their own."""
+    folders = {name: name if module.is_package else parent(name) for name, module in modules.items()}
+    edges: dict[str, set[str]] = {folder: set() for folder in folders.values()}
     for name, targets in module_edges(modules).items():
-        edges[rule_of(name)] |= {rule_of(target) for target in targets} - {rule_of(name)}
-    return {package: sorted(targets) for package, targets in edges.items()}
+        edges[folders[name]] |= {folders[target] for target in targets} - {folders[name]}
+    return {folder: sorted(targets) for folder, targets in edges.items()}
+
+
+def parent(module: str) -> str:
+    """Return the folder of a module that is a file."""
+    folder = module.rpartition(".")[0]
+    return module if folder in ("", "ttc") else folder
 
 
 def circles(edges: Mapping[str, list[str]]) -> list[str]:

@@ -16,8 +16,8 @@ from ttc.errors import InputError
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 
 if TYPE_CHECKING:
+    from ttc.runtime.decoding.draft_stats import LosslessStats
     from ttc.runtime.decoding.result import Result
-    from ttc.runtime.decoding.speculative.stats import LosslessStats
     from ttc.runtime.engine import Engine
 
 __all__ = ["generate", "result_json"]

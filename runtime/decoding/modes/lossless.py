@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttc.runtime.decoding.modes.filling import BlockFilling
-from ttc.runtime.decoding.modes.speculative import Draft, Speculative
-from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.policy import Policy
-from ttc.runtime.decoding.speculative.stats import (
+from ttc.runtime.decoding.draft_stats import (
     DraftRecord,
     LosslessStats,
     Plan,
     acceptance_rate_per_position,
 )
+from ttc.runtime.decoding.modes.filling import BlockFilling
+from ttc.runtime.decoding.modes.speculative import Draft, Speculative
+from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.speculative.policy import Policy
 from ttc.runtime.decoding.work import Sampled
 
 __all__ = ["DenoiserDrafts", "Lossless"]

@@ -9,11 +9,11 @@ only how many rounds the text takes.
 
 from typing import Protocol
 
+from ttc.runtime.decoding.draft_stats import DraftRecord
 from ttc.runtime.decoding.modes.filling import BlockFilling
 from ttc.runtime.decoding.modes.sampled import token_error
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
-from ttc.runtime.decoding.speculative.stats import DraftRecord
 from ttc.runtime.decoding.work import Advance, Denoised, Due, Outcome, Read, Sampled
 from ttc.runtime.interface.sampling import INVALID_TOKEN
 

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from ttc.base.names import MODES
-from ttc.runtime.decoding.modes import Mode
 from ttc.runtime.decoding.modes.ar import Autoregressive
 from ttc.runtime.decoding.modes.diffusion import Diffusion
 from ttc.runtime.decoding.modes.lossless import DenoiserDrafts, Lossless
 from ttc.runtime.decoding.modes.mock_ar import MockAutoregressive
 from ttc.runtime.decoding.modes.prompt_lookup import LookedUp
 from ttc.runtime.decoding.modes.speculative import Speculative
-from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.rows import Mode, Row
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
 from ttc.runtime.interface.backend import Backend
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.speculative.stats import Costs, LinearCost
+from ttc.runtime.decoding.draft_stats import Costs, LinearCost
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
 

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ttc.runtime.decoding.draft_stats import Costs, DraftRecord, Plan
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
-from ttc.runtime.decoding.speculative.stats import Costs, DraftRecord, Plan
 from ttc.runtime.interface.backend import Backend
 
 __all__ = ["AutoPolicy", "DraftHistory", "DraftPolicies", "FixedPolicy", "Policy"]

@@ -8,15 +8,15 @@ import pytest
 
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
-from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
-from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
-from ttc.runtime.decoding.speculative.stats import (
+from ttc.runtime.decoding.draft_stats import (
     Costs,
     DraftRecord,
     LinearCost,
     acceptance_rate_per_position,
 )
+from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
+from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
+from ttc.runtime.decoding.speculative.policy import AutoPolicy, DraftHistory
 from ttc.runtime.engine import Engine
 
 # In AR steps: a draft step of 16 tokens costs 1.4, a verification 2.
