@@ -13,7 +13,7 @@ from ttc.formats.strictjson import quoted
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
-from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_options
+from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_names, check_options
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids, split_prompts
@@ -83,8 +83,11 @@ class RequestReader:
         """
         if cancel is not None and not isinstance(cancel, Cancel):
             raise InputError(f"cancel is {type(cancel).__name__}; valid: a ttc.Cancel")
+        check_names(given)
         if isinstance(options, str):
-            options, given = None, dict(mode=options, **given)
+            if "mode" in given:
+                raise TypeError(f"two modes: {quoted(options)} and mode={quoted(given['mode'])}; name one")
+            options, given = None, {"mode": options, **given}
         elif options is not None and not isinstance(options, GenerationOptions):
             raise InputError(f"options is {type(options).__name__}; valid: ttc.GenerationOptions, or a mode")
         prompts, is_batch = split_prompts(prompt)

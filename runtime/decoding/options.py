@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 
-__all__ = ["MAX_BLOCK_SIZE", "OPTION_NAMES", "CheckedOptions", "GenerationOptions", "check_options"]
+__all__ = ["MAX_BLOCK_SIZE", "CheckedOptions", "GenerationOptions", "check_names", "check_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,13 @@ class GenerationOptions:
     deadline: float | None = None
 
 
-OPTION_NAMES = tuple(field.name for field in dataclasses.fields(GenerationOptions))
+_NAMES = tuple(field.name for field in dataclasses.fields(GenerationOptions))
+
+
+def check_names(given: Iterable[str]) -> None:
+    """Raise `TypeError` if one of these is not the name of an option."""
+    if unknown := sorted(set(given) - set(_NAMES)):
+        raise TypeError(f"unknown option {unknown[0]!r}; valid: {', '.join(_NAMES)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ttc.runtime.decoding.options import OPTION_NAMES, CheckedOptions
+from ttc.runtime.decoding.options import CheckedOptions, check_names
 from ttc.runtime.decoding.result import Event
 
 __all__ = ["Cancel", "Ending", "Request", "RowRequest"]
@@ -25,8 +25,7 @@ class Request:
     def __init__(
         self, prompt: str | Sequence[int], *, fixed: Mapping[int, int] | None = None, **options: Any
     ) -> None:
-        if unknown := sorted(options.keys() - set(OPTION_NAMES)):
-            raise TypeError(f"unknown option {unknown[0]!r}; valid: {', '.join(OPTION_NAMES)}")
+        check_names(options)
         self.prompt, self.fixed, self.options = prompt, fixed, options
 
 
