@@ -59,7 +59,7 @@ class _Call:
         self._news = asyncio.Event()
 
     def tell(self, generation: Generation) -> None:
-        """As `Guest.tell`."""
+        """See `Guest.tell`."""
         events = generation.take_events()
         updates = [self._update(event) for event in events if event.committed or self._provisional]
         outcome: Result | list[Result] | TtcError | None = None
@@ -72,7 +72,7 @@ class _Call:
             self._post(updates, outcome)
 
     def fail(self, error: TtcError) -> None:
-        """As `Guest.fail`."""
+        """See `Guest.fail`."""
         self._post([], error)
 
     async def updates(self) -> AsyncIterator[Update]:

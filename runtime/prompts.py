@@ -126,7 +126,7 @@ def _row(item: object, what: str) -> RowPrompt:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a whole number: Python's, numpy's, or an integer array without dimensions."""
+    """Return whether it is a whole number: Python's, numpy's, or an integer array without dimensions."""
     if isinstance(value, bool):
         return False
     if isinstance(value, numbers.Integral):

@@ -150,7 +150,7 @@ class RequestReader:
         return AskedRow(request, text, self._refusal(len(ids), wanted))
 
     def _refusal(self, prompt_tokens: int, max_new_tokens: int | None) -> CapacityError | None:
-        """Why a row of this length cannot run."""
+        """Return why a row of this length cannot run."""
         needed = prompt_tokens + (max_new_tokens or 0)
         if needed > self._room:
             return CapacityError(
@@ -176,7 +176,7 @@ class RequestReader:
 
 
 def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
-    """The options of one row; what it says must not contradict what was said of all rows."""
+    """Return the options of one row; what it says must not contradict what was said of all rows."""
     for name, value in row.options.items():
         # Of arrays, == says more than one thing.
         if name in given and not np.array_equal(given[name], value):

@@ -32,7 +32,7 @@ class Guest(Protocol):
         """Take what a tick brought; asked after every tick, and once when all rows have ended."""
 
     def fail(self, error: TtcError) -> None:
-        """The call ends by this error."""
+        """End the call by this error."""
 
 
 class Room:

@@ -85,13 +85,13 @@ class TextStream:
         return piece
 
     def _give(self, piece: str, end: int) -> None:
-        """The tokens up to `end` have added a piece: the window begins with them, if they wrote anything."""
+        """Begin the window with the tokens up to `end`, which have added a piece, if they wrote anything."""
         if piece or end - self._start > _WIDEST:
             self._start = self._read
         self._read = end
 
     def _settled_part(self) -> str:
-        """The part of what is held that can no longer become a character."""
+        """Return the part of what is held that can no longer become a character."""
         latest = len(self._tokens) - _LONGEST_OPEN
         for end in range(latest, self._read, -1):
             if not (piece := self._upto(end)).endswith(_INCOMPLETE):
@@ -102,7 +102,7 @@ class TextStream:
         return piece
 
     def _upto(self, end: int) -> str:
-        """What the tokens from the last piece's end up to `end` add to it."""
+        """Return what the tokens from the last piece's end up to `end` add to it."""
         before: str = self._text(self._start, self._read)
         text: str = self._text(self._start, end)
         return text[len(before) :]
@@ -167,7 +167,7 @@ class RowText:
         return self._stopped
 
     def _open(self) -> int:
-        """How many last characters may be the beginning of a stop text."""
+        """Return how many last characters may be the beginning of a stop text."""
         longest = max(map(len, self._stop), default=0)
         for count in range(min(longest - 1, len(self.text)), 0, -1):
             ending = self.text[-count:]

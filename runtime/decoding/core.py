@@ -161,7 +161,7 @@ class Core:
         return min(len(request.prompt) + request.options.block_size, request.most_tokens)
 
     def _dues(self) -> dict[int, Due]:
-        """What every running row needs next, with room for it."""
+        """Return what every running row needs next, and make room for it."""
         dues: dict[int, Due] = {}
         for row in list(self._rows.values()):
             if self._prefixes is not None and row.phase is Phase.PROMPT and self._waits_or_skips(row):
@@ -239,7 +239,7 @@ class Core:
             self._end(row)
 
     def _end(self, row: Row) -> None:
-        """The one way out: the seat back, the row told of."""
+        """Take the one way out: give the seat back, tell of the row."""
         self._queue.pop(row.id, None)
         self._rows.pop(row.id, None)
         if self._prefixes is not None:

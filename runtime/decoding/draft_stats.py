@@ -19,8 +19,9 @@ class LinearCost:
     wide_seconds: float
 
     def at(self, width: Any) -> Any:
-        """Seconds at a width, or at every width of an array; never below a tenth of the narrow one's, however
-        noisy the two measurements were.
+        """Return seconds at a width, or at every width of an array.
+
+        Never below a tenth of the narrow one's, however noisy the two measurements were.
         """
         slope = (self.wide_seconds - self.narrow_seconds) / max(self.wide - self.narrow, 1)
         return np.maximum(self.narrow_seconds + slope * (width - self.narrow), 0.1 * self.narrow_seconds)
@@ -41,8 +42,9 @@ class Costs:
     draft_step: LinearCost
 
     def round(self, length: Any, steps: Any) -> Any:
-        """Seconds of a round that drafts `length` ≥ 1 tokens in so many denoiser evaluations; numbers or
-        arrays.
+        """Return seconds of a round that drafts `length` ≥ 1 tokens in so many denoiser evaluations.
+
+        Numbers or arrays.
         """
         return self.verify.at(length + 1) + steps * self.draft_step.at(length + 1)
 

@@ -49,7 +49,7 @@ def check_block(limits: Limits | None, tokens: int) -> None:
 
 
 def fitting_capacity(limits: Limits | None, needed: int, wanted: int) -> int:
-    """The capacity nearest to the wanted one that can be run; `CapacityError` where none holds `needed`."""
+    """Return the nearest capacity that can be run; `CapacityError` where none holds `needed`."""
     if limits is None:
         return wanted
     low, high = limits.capacity

@@ -326,7 +326,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def _real(value: Any) -> float:
-    """The value as a float; NaN where it is no number, or one too large."""
+    """Return the value as a float; NaN where it is no number, or one too large."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return math.nan
     try:

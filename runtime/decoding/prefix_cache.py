@@ -104,7 +104,7 @@ class PrefixCache:
         self._pending.pop(row, None)
 
     def shares_piece(self, one: Sequence[int], other: Sequence[int], start: int) -> bool:
-        """Whether two prompts are equal up to the end of the whole piece that begins at `start`."""
+        """Return whether two prompts are equal up to the end of the piece that begins at `start`."""
         stop = start - start % self._chunk + self._chunk
         return len(one) >= stop and len(other) >= stop and tuple(one[:stop]) == tuple(other[:stop])
 

@@ -256,7 +256,7 @@ class Backend(ABC):
 
 
 def host_step(logits: Floats, inputs: StepInputs, mask_id: int) -> StepOutputs:
-    """The diffusion step in numpy."""
+    """Take the diffusion step in numpy."""
     uniform = None
     if (inputs.temperature > 0).any():
         uniform = commit.uniforms(inputs.row_key, inputs.position, inputs.step, logits.shape[1:])

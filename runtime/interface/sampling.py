@@ -131,7 +131,7 @@ class LazySamples(SampledTokens):
         self._logits, self._params = logits, params
 
     def at(self, rows: npt.ArrayLike, position: int) -> Ints:
-        """As declared; computed here."""
+        """Compute and return it."""
         which = np.asarray(rows)
         logits = self._logits[which, position]
         usable = ~np.isnan(logits).any(-1)
@@ -142,7 +142,7 @@ class LazySamples(SampledTokens):
         return tokens
 
     def logprob(self, row: int, position: int, token: int) -> float:
-        """As declared; computed here."""
+        """Compute and return it."""
         logits = self._logits[row, position].astype(np.float64)
         top = logits.max()
         return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
@@ -155,12 +155,12 @@ class EagerSamples(SampledTokens):
         self._tokens, self._probability = tokens, probability
 
     def at(self, rows: npt.ArrayLike, position: int) -> Ints:
-        """As declared; looked up here."""
+        """Look it up and return it."""
         tokens: Ints = self._tokens[np.asarray(rows), position]
         return tokens
 
     def logprob(self, row: int, position: int, token: int) -> float:
-        """As declared; known for the sampled token only."""
+        """Return it; known for the sampled token only."""
         assert self._tokens[row, position] == token, "only the sampled token's probability came back"
         return float(np.log(self._probability[row, position]))
 
@@ -223,7 +223,7 @@ def _draw(logits: Floats, row: RowSampling, position: int) -> int:
 
 
 def _banned(logits: Floats, params: Sequence[RowSampling], position: int) -> Floats:
-    """The logits with −inf for what may not be sampled; a copy where something is banned."""
+    """Return the logits with −inf for what may not be sampled; a copy where something is banned."""
     bans = [row.ban.at(position) for row in params]
     if not any(bans):
         return logits

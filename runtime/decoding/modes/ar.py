@@ -15,20 +15,18 @@ class Autoregressive:
     samples_after_prompt = True
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """As declared: all of it."""
+        """Return all of it."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:
-        """As declared."""
         assert sampled is not None, "the prompt's next token was asked for"
         take_token(row, sampled)
 
     def due(self, row: Row) -> Due:
-        """As declared: the last token is read, and the next sampled."""
+        """Let the last token be read, and the next sampled."""
         return Read((row.tokens[-1],), 1, row.sampling())
 
     def settle(self, row: Row, due: Due, outcome: Outcome) -> None:
-        """As declared."""
         assert isinstance(outcome, Sampled), "a token was asked for"
         take_token(row, outcome)
 

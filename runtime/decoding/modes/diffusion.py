@@ -23,22 +23,20 @@ class Diffusion:
         self._unread: tuple[int, ...] | None = None
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """As declared: all of it."""
+        """Return all of it."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:
-        """As declared."""
         self._begin_block(row)
 
     def due(self, row: Row) -> Due:
-        """As declared: a denoise step, or reading the block that is full."""
+        """Return a denoise step, or the reading of the block that is full."""
         if self._unread is not None:
             return Read(self._unread, len(self._unread))
         assert self._filling is not None, "a block is being filled, or waits to be read"
         return self._filling.due(row)
 
     def settle(self, row: Row, due: Due, outcome: Outcome) -> None:
-        """As declared."""
         if isinstance(due, Read):
             self._unread = None
             self._begin_block(row)
@@ -78,7 +76,7 @@ class Diffusion:
             self._unread = tuple(tokens)
 
     def _final_early(self, row: Row) -> bool:
-        """Whether every token that will be kept is committed already: those up to the row's length, or to an
+        """Return whether every token that will be kept is committed: those up to the row's length, or to an
         eos that nothing undecided stands before.
         """
         if not row.request.options.finish_early:

@@ -47,7 +47,6 @@ class DenoiserDrafts:
         self.rounds: list[DraftRecord] = []
 
     def propose(self, row: Row) -> Draft:
-        """As declared."""
         options = row.request.options
         # A row that wants one more token gets it from verification, without a draft.
         wanted = row.request.max_new_tokens - len(row.tokens) - 1
@@ -60,7 +59,6 @@ class DenoiserDrafts:
         return _BlockDraft(plan, plan.length, BlockFilling(block, plan.steps, self._mask_id, redraw=False))
 
     def observe(self, row: Row, draft: Draft, accepted: int) -> DraftRecord:
-        """As declared."""
         assert isinstance(draft, _BlockDraft), "drafts come from propose"
         self.rounds.append(DraftRecord(draft.plan, len(draft.tokens), row.nfe_per_block[-1], accepted))
         self._policy.learn(self.rounds[-1])
@@ -75,7 +73,7 @@ class Lossless(Speculative):
         self._drafts, self._policy = drafter, policy
 
     def start(self, row: Row, sampled: Sampled | None) -> None:
-        """As declared; the prompt's next token took no denoiser evaluation."""
+        """Begin; the prompt's next token took no denoiser evaluation."""
         row.nfe_per_block.append(0)
         super().start(row, sampled)
 

@@ -20,21 +20,19 @@ class MockAutoregressive:
         self._unread = False
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """As declared: all but its last token, which the denoiser reads."""
+        """Return all but its last token, which the denoiser reads."""
         return row.request.prompt[:-1]
 
     def start(self, row: Row, sampled: Sampled | None) -> None:
-        """As declared."""
         self._current = row.request.prompt[-1]
 
     def due(self, row: Row) -> Due:
-        """As declared: the denoiser gives a token, then the context tower reads the one before it."""
+        """Let the denoiser give a token, then the context tower read the one before it."""
         if self._unread:
             return Read((self._current,), 1)
         return Denoise(np.array([self._current], np.int32), NO_CONDITIONING, None, row.sampling())
 
     def settle(self, row: Row, due: Due, outcome: Outcome) -> None:
-        """As declared."""
         if isinstance(due, Read):
             self._current, self._unread = row.tokens[-1], False
             return

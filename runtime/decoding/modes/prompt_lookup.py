@@ -42,10 +42,9 @@ class LookedUp:
         self._room = room
 
     def propose(self, row: Row) -> Draft:
-        """As declared."""
         wanted = row.request.max_new_tokens - len(row.tokens) - 1
         most = max(0, min(MAX_DRAFT, wanted, self._room - row.length - 1))
         return _Found(tuple(look_up([*row.request.prompt, *row.tokens], most)))
 
     def observe(self, row: Row, draft: Draft, accepted: int) -> None:
-        """As declared: nothing to learn."""
+        """Learn nothing."""

@@ -55,16 +55,16 @@ class Speculative:
         self._round = 0
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """As declared: all of it."""
+        """Return all of it."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:
-        """As declared: the prompt's next token is the first pending one, a round without a draft."""
+        """Take the prompt's next token as the first pending one: a round without a draft."""
         assert sampled is not None, "the prompt's next token was asked for"
         self._settle_round(row, (), sampled, None)
 
     def due(self, row: Row) -> Due:
-        """As declared: a denoise step of the draft, its verification, or moving the state past what was
+        """Return a denoise step of the draft, its verification, or the move of the state past what was
         accepted.
         """
         if self._verdict is not None:
@@ -77,7 +77,6 @@ class Speculative:
         return Read((row.tokens[-1], *tokens), 0 if tokens else 1, row.sampling(), tokens)
 
     def settle(self, row: Row, due: Due, outcome: Outcome) -> None:
-        """As declared."""
         draft = self._draft
         assert draft is not None, "a round has a draft, be it empty"
         if isinstance(outcome, Denoised):

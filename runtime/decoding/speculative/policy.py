@@ -49,10 +49,10 @@ class Policy(Protocol):
         """Limit on the steps → a_j per drafted position, as estimated so far."""
 
     def plan(self, most: int) -> Plan:
-        """The next round's plan; drafting more than `most` ≥ 0 tokens is of no use or has no room."""
+        """Return the next round's plan; drafting more than `most` ≥ 0 tokens is of no use, or has no room."""
 
     def learn(self, outcome: DraftRecord) -> None:
-        """What became of one row's round."""
+        """Learn from what became of one row's round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class FixedPolicy:
         return {}
 
     def plan(self, most: int) -> Plan:
-        """All that can be drafted."""
+        """Return all that can be drafted."""
         return Plan(most, self.steps if most else 0, "asked for", None, None)
 
     def learn(self, outcome: DraftRecord) -> None:
@@ -112,7 +112,7 @@ class AutoPolicy:
             }
 
     def plan(self, most: int) -> Plan:
-        """The next round's plan, drafting up to `most` tokens."""
+        """Return the next round's plan, drafting up to `most` tokens."""
         if most == 0:
             return Plan(0, 0, "nothing to draft", 1.0, self.costs.ar_step)
         with self.history.lock:
@@ -135,7 +135,7 @@ class AutoPolicy:
         return Plan(i + 1, estimator.limits[k], reason, float(tokens[k, i]), float(seconds[k, i]))
 
     def learn(self, outcome: DraftRecord) -> None:
-        """What became of one row's round."""
+        """Learn from what became of one row's round."""
         if outcome.drafted:
             with self.history.lock:
                 limit = outcome.plan.steps
