@@ -103,7 +103,7 @@ def generated(engine: ttc.Engine, prompt: Sequence[int], options: Mapping[str, A
 
 def random_request(rng: random.Random, vocab_size: int) -> tuple[list[int], dict[str, Any]]:
     """Return a prompt and options that go together."""
-    mode, new_tokens = rng.choice(MODES), rng.randint(1, 40)
+    mode, new_tokens = rng.choice(MODES), rng.randint(1, 24)
     options: dict[str, Any] = {
         "mode": mode,
         "max_new_tokens": new_tokens,
@@ -118,7 +118,7 @@ def random_request(rng: random.Random, vocab_size: int) -> tuple[list[int], dict
     else:
         options |= {"top_k": rng.randint(1, 20)} if rng.random() < 0.3 else {}
         options |= {"top_p": 0.8} if rng.random() < 0.3 else {}
-    return [rng.randrange(4, vocab_size - 16) for _ in range(rng.randint(1, 150))], options
+    return [rng.randrange(4, vocab_size - 16) for _ in range(rng.randint(1, 80))], options
 
 
 def together_and_alone(engine: ttc.Engine, count: int) -> dict[str, Any]:

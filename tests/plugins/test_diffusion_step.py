@@ -38,7 +38,7 @@ def commits(draw):
     block = np.array([[draw(st.sampled_from([3, 3, 7])) for _ in range(L)] for _ in range(B)], np.int32)
     confidence[block != mask_id] = np.inf
     threshold = np.array([draw(st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])) for _ in range(B)], np.float32)
-    steps_left = np.array([draw(st.integers(1, 20)) for _ in range(B)], np.int32)
+    steps_left = np.array([draw(st.integers(1, 20) | st.just(2**31 - 1)) for _ in range(B)], np.int32)
     predicted = np.where(block == mask_id, 11, block).astype(np.int32)
     return block, predicted, confidence, threshold, steps_left
 
