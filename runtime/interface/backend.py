@@ -243,7 +243,7 @@ class Backend(ABC):
         return
 
     def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
-        """Return a copy of the state tensors of these rows on the host in float32, under their graph names."""
+        """Return a copy of the state tensors of these rows on the host in float32, by their graph names."""
         raise BackendError(f"backend {self.name!r} does not show its state; compare logits and tokens only")
 
     def write_state(self, capacity: int, lengths: Ints, tensors: Mapping[str, Any]) -> ContextState:
