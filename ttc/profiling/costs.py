@@ -10,11 +10,10 @@ import numpy as np
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost, op_cost
-from ttc.plugins.table import OPS
+from ttc.plugins.table import OPS_BY_NAME
 
-__all__ = ["SPECS", "measure_limits", "node_cost", "ttc_op_cost"]
+__all__ = ["measure_limits", "node_cost", "ttc_op_cost"]
 
-SPECS = {op.name: op for op in OPS}
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "MatMulNBits")
 _NO_WORK = ("Reshape", "Shape", "Squeeze", "Unsqueeze", "Identity", "Flatten")
 _BY_ONNX_NAME = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
@@ -40,7 +39,7 @@ def ttc_op_cost(name: str, config: ModelConfig, batch: int, tokens: int, itemsiz
             "K": config.num_experts_per_tok,
             "I": config.moe_intermediate_size,
         }
-    return op_cost(SPECS[name], dims, itemsize)
+    return op_cost(OPS_BY_NAME[name], dims, itemsize)
 
 
 def node_cost(
