@@ -9,6 +9,7 @@ import numpy as np
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
+from ttc.model.signatures import op_dims
 from ttc.plugins.costs import Cost, op_cost
 from ttc.plugins.table import OPS_BY_NAME
 
@@ -21,24 +22,7 @@ _BY_ONNX_NAME = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "int64": 
 
 def ttc_op_cost(name: str, config: ModelConfig, batch: int, tokens: int, itemsize: int) -> Cost:
     """One call of an op of the domain `ttc` in a phase with L = tokens."""
-    dims = {
-        "B": batch,
-        "L": tokens,
-        "H": config.mamba_num_heads,
-        "P": config.mamba_head_dim,
-        "G": config.n_groups,
-        "N": config.ssm_state_size,
-        "D": config.hidden_size,
-        "V": config.vocab_size,
-    }
-    if config.mamba_num_heads:
-        dims |= {"F": config.conv_dim, "W": config.conv_kernel}
-    if config.n_routed_experts:
-        dims |= {
-            "E": config.n_routed_experts,
-            "K": config.num_experts_per_tok,
-            "I": config.moe_intermediate_size,
-        }
+    dims = op_dims(config) | {"B": batch, "L": tokens}
     return op_cost(OPS_BY_NAME[name], dims, itemsize)
 
 
