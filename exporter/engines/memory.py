@@ -14,6 +14,7 @@ from ttc.base.dims import evaluate
 from ttc.exporter.passes.initializers_to_inputs import CONSTANT_PREFIX
 from ttc.exporter.passes.shapes import shape_of
 from ttc.model.graphs import is_kv_cache, is_mamba_state
+from ttc.model.weights import GRAPH_OF, TOWER_GRAPHS
 from ttc.plugins.ops import DOMAIN
 
 __all__ = ["Memory", "graph_memory", "memory_per_gpu"]
@@ -62,10 +63,12 @@ def memory_per_gpu(graphs: Mapping[str, Memory]) -> dict[str, dict[str, int]]:
     Returns:
         "one" and "two" → name of the towers → bytes; empty without both towers.
     """
-    if not {"context", "denoiser"} <= graphs.keys():
+    if not set(GRAPH_OF.values()) <= graphs.keys():
         return {}
-    homes = {"context": ("context",), "denoiser": ("denoiser", "step")}
-    parts = {tower: [graphs[role] for role in roles if role in graphs] for tower, roles in homes.items()}
+    parts = {
+        GRAPH_OF[tower]: [graphs[role] for role in roles if role in graphs and role != "advance"]
+        for tower, roles in TOWER_GRAPHS.items()
+    }
     everything = [memory for memories in parts.values() for memory in memories]
     return {
         "one": {"both towers": _together(everything)},

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import BundleError
 from ttc.formats.engines import EngineFolder, EngineRecord
+from ttc.formats.manifest import REQUIRED_ROLES
 from ttc.formats.strictjson import quoted
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.backend import Limits
 
 __all__ = ["Engines", "open_engines"]
-
-_REQUIRED = ("context", "denoiser", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def open_engines(
 
 def _check_bundle(folder: EngineFolder, bundle: Bundle) -> None:
     built = folder.manifest
-    for role in _REQUIRED:
+    for role in REQUIRED_ROLES:
         if role not in built.sources:
             raise BundleError(f"{folder.path}: no engine for {role}; build again from {bundle.path}")
     for role, digest in built.sources.items():

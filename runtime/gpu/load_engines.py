@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
+from ttc.model.weights import CONTEXT, DENOISER, TOWER_GRAPHS
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda import CudaDevice
@@ -25,10 +26,6 @@ from ttc.runtime.interface.devices import parse_gpus
 from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["load_engines"]
-
-
-# The graphs of the context tower's GPU, and of the denoiser's.
-_HALVES = (("context", "advance"), ("denoiser", "step"))
 
 
 def load_engines(
@@ -57,9 +54,10 @@ def load_engines(
             device = profiler.device(device)
         return _load_on(device, backend, bundle, engines, roles, settings, profiler)
 
+    halves = (TOWER_GRAPHS[CONTEXT], TOWER_GRAPHS[DENOISER])
     if len(gpus) == 1:
-        return load(gpus[0], [role for half in _HALVES for role in half])
-    return load_tower_parallel(lambda i: load(gpus[i], _HALVES[i]))
+        return load(gpus[0], [role for half in halves for role in half])
+    return load_tower_parallel(lambda i: load(gpus[i], halves[i]))
 
 
 def _load_on(

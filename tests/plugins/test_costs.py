@@ -9,9 +9,8 @@ from tests.support.golden import golden
 from ttc.model.mixers import attention
 from ttc.plugins.costs import Cost, attention_cost, experts_read, linear_cost, op_cost
 from ttc.plugins.naive import run_naive
-from ttc.plugins.table import OPS
+from ttc.plugins.table import OPS, OPS_BY_NAME
 
-SPECS = {op.name: op for op in OPS}
 DIMS = {
     "B": 2,
     "L": 3,
@@ -45,12 +44,12 @@ def test_every_op_has_a_cost_that_grows_with_the_batch(op):
 def test_bytes_are_those_of_the_tensors():
     B, L, F, W = 2, 3, 44, 4
     tensors = [np.zeros(s, np.float16) for s in ((B, L, F), (B, F, W - 1), (F, 1, W), (F,), (B, L, F))]
-    assert op_cost(SPECS["MambaConv"], DIMS, 2).bytes == sum(tensor.nbytes for tensor in tensors)
+    assert op_cost(OPS_BY_NAME["MambaConv"], DIMS, 2).bytes == sum(tensor.nbytes for tensor in tensors)
 
 
 def test_an_op_costs_what_its_parts_cost():
-    whole = op_cost(SPECS["MoeExperts"], DIMS, 2)
-    parts = [op_cost(SPECS[name], DIMS, 2) for name in ("MoeUp", "MoeDown", "MoeCombine")]
+    whole = op_cost(OPS_BY_NAME["MoeExperts"], DIMS, 2)
+    parts = [op_cost(OPS_BY_NAME[name], DIMS, 2) for name in ("MoeUp", "MoeDown", "MoeCombine")]
     assert whole == parts[0] + parts[1] + parts[2]
 
 
@@ -58,7 +57,8 @@ def test_experts_read_is_the_mean_of_draws():
     draw = np.random.default_rng(0)
     counts = [len({int(e) for _ in range(5) for e in draw.permutation(16)[:3]}) for _ in range(4000)]
     assert experts_read(16, 3, 5) == pytest.approx(np.mean(counts), abs=0.1)
-    assert op_cost(SPECS["MoeUp"], DIMS, 4, experts=16).bytes > op_cost(SPECS["MoeUp"], DIMS, 4).bytes
+    up = OPS_BY_NAME["MoeUp"]
+    assert op_cost(up, DIMS, 4, experts=16).bytes > op_cost(up, DIMS, 4).bytes
 
 
 def test_attention_and_linear_against_torch_counting():
@@ -89,7 +89,7 @@ def test_expert_products_against_torch_counting():
     dims = {"T": T, "K": K, "E": E, "D": D, "I": I}
     up, down = torch.ones(E, I, D), torch.ones(E, D, I)
     routed = run_naive(
-        SPECS["MoeRouting"],
+        OPS_BY_NAME["MoeRouting"],
         torch.randn(T, E, generator=torch.Generator().manual_seed(0)),
         torch.zeros(E),
         K=K,
@@ -98,9 +98,9 @@ def test_expert_products_against_torch_counting():
         norm_topk_prob=1,
         routed_scaling_factor=1.0,
     )
-    found = counted(lambda: run_naive(SPECS["MoeExperts"], torch.ones(T, D), up, down, *routed))
+    found = counted(lambda: run_naive(OPS_BY_NAME["MoeExperts"], torch.ones(T, D), up, down, *routed))
     assert found == 4 * T * K * I * D
-    assert 1.0 < op_cost(SPECS["MoeExperts"], dims, 4).flops / found < 1.2
+    assert 1.0 < op_cost(OPS_BY_NAME["MoeExperts"], dims, 4).flops / found < 1.2
 
 
 def test_the_longer_limit_counts():

@@ -179,11 +179,11 @@ def test_what_cannot_run_is_refused_before_a_reference(
 def test_a_bundle_larger_than_memory_is_refused_before_it_is_read(bundles, no_reference, monkeypatch):
     with Bundle.open(bundles("tiny_a")) as opened:
         need = 4 * sum(math.prod(entry.shape) for entry in opened.weights.values())
-    monkeypatch.setattr("ttc.verify.preflight._physical_bytes", lambda: need - 1)
+    monkeypatch.setattr("ttc.verify.preflight.physical_bytes", lambda: need - 1)
     monkeypatch.setattr("ttc.model.bundle.Bundle.read_weight", lambda *_: pytest.fail("a weight was read"))
     with pytest.raises(InputError, match=r"this machine has .* GB of memory; verify on a machine with more"):
         verify(bundles("tiny_a"), weights=True, record=False, **FEW)
-    monkeypatch.setattr("ttc.verify.preflight._physical_bytes", lambda: need)
+    monkeypatch.setattr("ttc.verify.preflight.physical_bytes", lambda: need)
     with pytest.raises(AssertionError, match="a reference was opened"):  # it fits, so it goes on
         verify(bundles("tiny_a"), record=False, **FEW)
 

@@ -1,1 +1,3 @@
-"""The ground floor: names, dtypes and dimensions that every stratum speaks of; nothing here knows a file."""
+"""The ground floor: names, dtypes and dimensions that every stratum speaks of, and which TensorRT package is
+installed; nothing here knows a file.
+"""

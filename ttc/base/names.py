@@ -12,27 +12,33 @@ __all__ = [
     "COMPUTE_DTYPES",
     "ENGINE_BACKENDS",
     "ENGINE_FORMS",
+    "ENGINE_VERSIONS",
     "MODES",
     "Mode",
 ]
 
 
 class _Backend(NamedTuple):
-    """`package` is the Python package it needs; `runs_engines`: it runs what `ttc build` made."""
+    """`package` is the Python package it needs; `engines_from`: it runs what `ttc build` made, with this
+    version of the package (major, minor) or a later one.
+    """
 
     name: str
     package: str
-    runs_engines: bool
+    engines_from: tuple[int, int] | None = None
 
 
 _BACKENDS: Final = (
-    _Backend("onnxruntime", "onnxruntime", runs_engines=False),
-    _Backend("torch", "torch", runs_engines=False),
-    _Backend("tensorrt", "tensorrt", runs_engines=True),
-    _Backend("tensorrt-rtx", "tensorrt_rtx", runs_engines=True),
+    _Backend("onnxruntime", "onnxruntime"),
+    _Backend("torch", "torch"),
+    _Backend("tensorrt", "tensorrt", engines_from=(10, 15)),
+    _Backend("tensorrt-rtx", "tensorrt_rtx", engines_from=(1, 7)),
 )
 BACKENDS: Final = tuple(backend.name for backend in _BACKENDS)
-ENGINE_BACKENDS: Final = tuple(backend.name for backend in _BACKENDS if backend.runs_engines)
+ENGINE_VERSIONS: Final[Mapping[str, tuple[int, int]]] = {
+    backend.name: backend.engines_from for backend in _BACKENDS if backend.engines_from is not None
+}
+ENGINE_BACKENDS: Final = tuple(ENGINE_VERSIONS)
 # Whole graphs, or graphs partitioned at the `ttc` ops (`ttc.formats.program`).
 ENGINE_FORMS: Final = ("whole", "cut")
 BACKEND_PACKAGES: Final[Mapping[str, str]] = {backend.name: backend.package for backend in _BACKENDS}

@@ -4,12 +4,10 @@ import importlib
 import importlib.util
 from importlib import metadata
 
-from ttc.base.names import BACKEND_PACKAGES, ENGINE_BACKENDS
+from ttc.base.names import BACKEND_PACKAGES, ENGINE_BACKENDS, ENGINE_VERSIONS
 from ttc.errors import BackendError, InputError, MissingDependencyError
 
 __all__ = ["backend_version", "find_backend"]
-
-_MINIMUM = {"tensorrt": (10, 15), "tensorrt-rtx": (1, 7)}
 
 
 def find_backend(backend: str) -> None:
@@ -33,8 +31,8 @@ def backend_version(backend: str) -> str:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        if tuple(int(part) for part in found.split(".")[:2]) < _MINIMUM[backend]:
-            due = ".".join(map(str, _MINIMUM[backend]))
+        if tuple(int(part) for part in found.split(".")[:2]) < ENGINE_VERSIONS[backend]:
+            due = ".".join(map(str, ENGINE_VERSIONS[backend]))
             raise BackendError(
                 f"{backend} {found} is installed, at least {due} is due; "
                 f"upgrade with: pip install -U 'ttc[{backend}]'"

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.commands.terminal import Several, columns, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.forecast import Forecast, Pass, Question
 
 __all__ = ["plan"]
-
-_ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @click.command(short_help="What a GPU allows a model: floors, ceilings, crossover.")
@@ -26,7 +25,7 @@ _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 )  # fmt: skip
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N")
 @click.option("--context", type=int, default=1024, show_default=True, metavar="N", help="Tokens before.")
-@click.option("--dtype", type=click.Choice(list(_ITEM_BYTES)), help="[default: as the model's]")
+@click.option("--dtype", type=click.Choice(COMPUTE_DTYPES), help="[default: as the model's]")
 @click.option(
     "--overlap", type=float, default=0.0, show_default=True, metavar="O",
     help="How alike tokens of a block choose experts: 0 independent, 1 the same.",
@@ -51,6 +50,7 @@ def plan(
     MODEL is a bundle, a checkpoint or a config.json; without it the released 30B model is planned for.
     Times are floors that no kernel can beat on that memory and arithmetic, tokens per second are ceilings.
     """
+    from ttc.base.dtypes import numpy_dtype
     from ttc.planning.experts import Routing
     from ttc.planning.forecast import Question, forecast, winning_batches
     from ttc.planning.machines import known_machines, load_machine
@@ -66,7 +66,9 @@ def plan(
     if min(batch) < 1 or len(set(batch)) < len(batch):
         raise click.UsageError(f"--batch is {','.join(map(str, batch))}; valid: from 1, none of them twice.")
     name, config = load_config(model)
-    itemsize = _ITEM_BYTES.get(dtype or config.dtype, 2)
+    computes_in = dtype or config.dtype
+    # A model stored in a dtype that graphs do not compute in is planned for at two bytes.
+    itemsize = numpy_dtype(computes_in).itemsize if computes_in in COMPUTE_DTYPES else 2
     question = Question(config, load_machine(gpu), itemsize=itemsize, routing=Routing(overlap, dense), **use)
     found = [forecast(question, size, tokens_per_nfe) for size in batch]
     wins = {rate: winning_batches(question, rate) for rate in tokens_per_nfe}

@@ -10,7 +10,6 @@ from ttc.base.names import BACKENDS
 from ttc.commands.options import checkpoint_option, device_option
 from ttc.commands.terminal import columns, progress, write_json
 from ttc.errors import InputError
-from ttc.model.config import kind_label
 
 if TYPE_CHECKING:
     from ttc.profiling.report import Part, PhaseProfile, Profile, Total
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["profile"]
 
 _MAX_ROWS = 6
-_HEAD = ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit")
 
 
 @click.command(short_help="Where the time goes: phases, layers, ops.")
@@ -156,13 +154,10 @@ def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:
 
 
 def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[tuple[str, ...]]:
-    def kind(part: "Part") -> str:
-        return kind_label(part.kind)
-
     def layer(part: "Part") -> str:
-        return f"{part.place} ({kind(part)})" if part.layer is not None else part.place
+        return f"{part.place} ({part.label})" if part.layer is not None else part.place
 
-    for total in found.by(phase, kind):
+    for total in found.by(phase, lambda part: part.label):
         yield _row(total, "")
     if layers:
         for total in found.by(phase, layer):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ttc import __version__
 from ttc.doctor.cuda_driver import examine_driver
+from ttc.doctor.memory import physical_bytes
 
 __all__ = ["PACKAGES", "Ability", "Package", "examine"]
 
@@ -87,7 +88,7 @@ def examine() -> dict[str, Any]:
         "executable": sys.executable,
         "system": platform.platform(),
         "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "usable_cores": _usable_cores()},
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": physical_bytes(),
         "gpu": gpu,
         "cuda_driver": driver,
         "onnxruntime_providers": list(providers),
@@ -325,14 +326,6 @@ def _cpu_name() -> str:
 def _usable_cores() -> int | None:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _memory_bytes() -> int | None:
-    """Return the bytes of physical memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _one_line(fault: Exception) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GRAPH_ROLES",
     "MANIFEST_FILE",
+    "REQUIRED_ROLES",
     "FileRecord",
     "Manifest",
     "ShardRecord",
@@ -30,8 +31,8 @@ FORMAT_NAME = "ttc-bundle"
 FORMAT_VERSION = 1
 MANIFEST_FILE = "bundle.json"
 GRAPH_ROLES = ("context", "denoiser", "step", "advance")
+REQUIRED_ROLES = ("context", "denoiser", "step")
 
-_REQUIRED_ROLES = ("context", "denoiser", "step")
 _WEIGHT_DTYPES = (*COMPUTE_DTYPES, "float64")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST_KEY = "manifest_sha256"
@@ -251,7 +252,7 @@ def _check_rules(manifest: Manifest, where: str) -> None:
             bool(_SHA256.fullmatch(file.sha256)),
             f"files: the sha256 of {quoted(name)} is {quoted(file.sha256)}",
         )
-    for role in _REQUIRED_ROLES:
+    for role in REQUIRED_ROLES:
         rule(role in manifest.graphs, f"graphs has no {role!r}")
     for role, name in manifest.graphs.items():
         rule(

@@ -25,6 +25,7 @@ from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER, tower_of
 from ttc.profiles.build_profile import build_preset_names, load_build_profile
 
 __all__ = ["describe"]
@@ -234,9 +235,9 @@ def _verification(manifest: Path) -> dict[str, Any] | None:
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Return the parameters per tower; the time embedding belongs to the denoiser."""
-    counts = {"context_tower": 0, "denoiser_tower": 0}
+    counts = {CONTEXT: 0, DENOISER: 0}
     for name, shape in shapes.items():
-        counts["context_tower" if name.startswith("context_") else "denoiser_tower"] += math.prod(shape)
+        counts[tower_of(name)] += math.prod(shape)
     return counts | {"total": sum(counts.values())}
 
 

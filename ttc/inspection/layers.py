@@ -7,6 +7,7 @@ from typing import Any
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
+from ttc.model.weights import CONTEXT, DENOISER, tower_of
 
 __all__ = ["by_kind", "by_layer"]
 
@@ -18,15 +19,14 @@ Tensors = Iterable[tuple[str, str, tuple[int, ...]]]
 def by_layer(config: ModelConfig, tensors: Tensors) -> list[dict[str, Any]]:
     """One row per layer: its kind, and what both towers hold there."""
     rows: list[dict[str, Any]] = [
-        {"layer": i, "kind": kind.label, "context_tower": 0, "denoiser_tower": 0, "bytes": 0}
+        {"layer": i, "kind": kind.label, CONTEXT: 0, DENOISER: 0, "bytes": 0}
         for i, kind in enumerate(config.layers)
     ]
     for name, dtype, shape in tensors:
         match = _LAYER.match(name)
         if match:
             row = rows[int(match[1] or match[2])]
-            tower = "context_tower" if name.startswith("context_") else "denoiser_tower"
-            row[tower] += math.prod(shape)
+            row[tower_of(name)] += math.prod(shape)
             row["bytes"] += math.prod(shape) * numpy_dtype(dtype).itemsize
     return rows
 

@@ -21,12 +21,14 @@ __all__ = [
     "GRAPH_OF",
     "HEADS",
     "TIME_WEIGHTS",
+    "TOWER_GRAPHS",
     "Shape",
     "expected_tensors",
     "first_of",
     "in_dtype",
     "match_weights",
     "model_weights",
+    "tower_of",
 ]
 
 Shape = tuple[int, ...]
@@ -34,6 +36,11 @@ Shape = tuple[int, ...]
 CONTEXT, DENOISER = "context_tower", "denoiser_tower"
 # The graph that computes a tower.
 GRAPH_OF: Mapping[str, str] = {CONTEXT: "context", DENOISER: "denoiser"}
+# The graphs that run where a tower's weights are, on one GPU or on two.
+TOWER_GRAPHS: Mapping[str, tuple[str, ...]] = {
+    CONTEXT: (GRAPH_OF[CONTEXT], "advance"),
+    DENOISER: (GRAPH_OF[DENOISER], "step"),
+}
 HEADS: Mapping[str, str] = {CONTEXT: "context_lm_head.weight", DENOISER: "lm_head.weight"}
 TIME_WEIGHTS = (
     "t_embedder.mlp.0.weight",
@@ -67,6 +74,11 @@ def model_weights(config: ModelConfig) -> dict[str, WeightSpec]:
     specs += [_whole(name, shape, DENOISER) for name, shape in zip(TIME_WEIGHTS, time_shapes, strict=True)]
     specs += [_whole(f"scale_shift_tables.{i}", (3, hidden), DENOISER) for i in range(config.num_layers)]
     return {spec.name: spec for spec in specs}
+
+
+def tower_of(name: str) -> str:
+    """Return the tower that a weight is of, by its name; the time embedding is the denoiser's."""
+    return CONTEXT if name.startswith(f"{CONTEXT}.") or name == HEADS[CONTEXT] else DENOISER
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:

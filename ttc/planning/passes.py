@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.graphs import COMPUTE, state_tensors
+from ttc.model.signatures import op_dims
 from ttc.model.weights import expected_tensors
 from ttc.planning.experts import Routing
 from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
@@ -57,8 +58,8 @@ def context_pass(
         logits: positions of each row that get logits.
     """
     parts = _tower(config, rows, length, context, itemsize, routing)
-    dims = _mamba_dims(config, rows, length)
     if LayerKind.MAMBA in config.layers:
+        dims = op_dims(config) | {"B": rows, "L": length}
         advance = op_cost(MAMBA_ADVANCE, dims, itemsize) * len(config.layers_of(LayerKind.MAMBA))
         parts[LayerKind.MAMBA] += advance
     parts["head"] = _head(config, rows * logits, itemsize)
@@ -80,7 +81,7 @@ def denoiser_pass(
         + modulated * config.num_layers
     )
     parts["head"] = _head(config, rows * length, itemsize)
-    dims = {"B": rows, "L": length, "V": config.vocab_size}
+    dims = op_dims(config) | {"B": rows, "L": length}
     parts["step"] = op_cost(DIFFUSION_STEP, dims, itemsize)
     return parts
 
@@ -137,7 +138,7 @@ def _tower(
 
 def _mamba(config: ModelConfig, rows: int, length: int, itemsize: int) -> Cost:
     tokens = rows * length
-    scan = op_cost(MAMBA_BLOCK_SCAN, _mamba_dims(config, rows, length), itemsize)
+    scan = op_cost(MAMBA_BLOCK_SCAN, op_dims(config) | {"B": rows, "L": length}, itemsize)
     gated_norm = norm_cost(tokens, config.d_inner, itemsize) + elementwise_cost(
         tokens * config.d_inner, 1, itemsize, flops=4
     )
@@ -147,19 +148,6 @@ def _mamba(config: ModelConfig, rows: int, length: int, itemsize: int) -> Cost:
         + gated_norm
         + linear_cost(tokens, config.d_inner, config.hidden_size, itemsize)
     )
-
-
-def _mamba_dims(config: ModelConfig, rows: int, length: int) -> dict[str, int]:
-    return {
-        "B": rows,
-        "L": length,
-        "H": config.mamba_num_heads,
-        "P": config.mamba_head_dim,
-        "G": config.n_groups,
-        "N": config.ssm_state_size,
-        "F": config.conv_dim,
-        "W": config.conv_kernel,
-    }
 
 
 def _attention(config: ModelConfig, rows: int, length: int, context: int, itemsize: int) -> Cost:
@@ -184,7 +172,7 @@ def _experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing
     """Return the cost of the routed experts of a layer."""
     tokens, E = rows * length, config.n_routed_experts
     read = routing.experts(E, config.num_experts_per_tok, rows, length)
-    routed = op_cost(MOE_EXPERTS, _moe_dims(config, tokens), itemsize, experts=read)
+    routed = op_cost(MOE_EXPERTS, op_dims(config) | {"T": tokens}, itemsize, experts=read)
     if not routing.dense:
         return routed
     # Every expert's two products over every token, and both of their results through memory.
@@ -199,20 +187,10 @@ def _beside_experts(config: ModelConfig, rows: int, length: int, itemsize: int, 
     read = routing.experts(E, config.num_experts_per_tok, rows, length)
     return (
         linear_cost(tokens, config.hidden_size, E, 4)  # the gate computes in float32
-        + op_cost(MOE_ROUTING, _moe_dims(config, tokens), itemsize, experts=read)
+        + op_cost(MOE_ROUTING, op_dims(config) | {"T": tokens}, itemsize, experts=read)
         + _mlp(config, tokens, config.moe_shared_expert_intermediate_size, itemsize)
         + elementwise_cost(tokens * config.hidden_size, 2, itemsize)
     )
-
-
-def _moe_dims(config: ModelConfig, tokens: int) -> dict[str, int]:
-    return {
-        "T": tokens,
-        "D": config.hidden_size,
-        "E": config.n_routed_experts,
-        "K": config.num_experts_per_tok,
-        "I": config.moe_intermediate_size,
-    }
 
 
 def _mlp(config: ModelConfig, tokens: int, width: int, itemsize: int) -> Cost:

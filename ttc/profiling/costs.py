@@ -9,12 +9,12 @@ import numpy as np
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
+from ttc.model.signatures import op_dims
 from ttc.plugins.costs import Cost, op_cost
-from ttc.plugins.table import OPS
+from ttc.plugins.table import OPS_BY_NAME
 
-__all__ = ["SPECS", "measure_limits", "node_cost", "ttc_op_cost"]
+__all__ = ["measure_limits", "node_cost", "ttc_op_cost"]
 
-SPECS = {op.name: op for op in OPS}
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "MatMulNBits")
 _NO_WORK = ("Reshape", "Shape", "Squeeze", "Unsqueeze", "Identity", "Flatten")
 _BY_ONNX_NAME = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
@@ -22,25 +22,8 @@ _BY_ONNX_NAME = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "int64": 
 
 def ttc_op_cost(name: str, config: ModelConfig, batch: int, tokens: int, itemsize: int) -> Cost:
     """One call of an op of the domain `ttc` in a phase with L = tokens."""
-    dims = {
-        "B": batch,
-        "L": tokens,
-        "H": config.mamba_num_heads,
-        "P": config.mamba_head_dim,
-        "G": config.n_groups,
-        "N": config.ssm_state_size,
-        "D": config.hidden_size,
-        "V": config.vocab_size,
-    }
-    if config.mamba_num_heads:
-        dims |= {"F": config.conv_dim, "W": config.conv_kernel}
-    if config.n_routed_experts:
-        dims |= {
-            "E": config.n_routed_experts,
-            "K": config.num_experts_per_tok,
-            "I": config.moe_intermediate_size,
-        }
-    return op_cost(SPECS[name], dims, itemsize)
+    dims = op_dims(config) | {"B": batch, "L": tokens}
+    return op_cost(OPS_BY_NAME[name], dims, itemsize)
 
 
 def node_cost(

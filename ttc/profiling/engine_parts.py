@@ -14,7 +14,8 @@ from ttc.formats.program import OP, Instruction
 from ttc.model.config import ModelConfig, kind_label
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
-from ttc.profiling.costs import SPECS, ttc_op_cost
+from ttc.plugins.table import OPS_BY_NAME
+from ttc.profiling.costs import ttc_op_cost
 from ttc.profiling.engine_profiler import OperationTime, Told
 from ttc.profiling.phases import Phase
 from ttc.profiling.report import Part
@@ -70,7 +71,7 @@ def engine_parts(
     for (place, op), pieces in groups.items():
         seconds = sum(piece.seconds for piece in pieces)
         domain, _, name = op.partition("::")
-        known = domain == DOMAIN and name in SPECS
+        known = domain == DOMAIN and name in OPS_BY_NAME
         # An op that a builder took apart into layers is still one call of it.
         cost = ttc_op_cost(name, config, batch, phase.tokens, itemsize) if known else Cost(0, 0)
         layer = int(place.removeprefix("layers.")) if re.fullmatch(r"layers\.\d+", place) else None
@@ -85,7 +86,7 @@ def place_of(text: str) -> tuple[str, str]:
     ops: dict[str, None] = {}
     for place, path in _NODE.findall(text):
         named[place] = None
-        own = next((word for word in re.split(r"[/_]", path) if word in SPECS), None)
+        own = next((word for word in re.split(r"[/_]", path) if word in OPS_BY_NAME), None)
         ops[_PLAIN if own is None else f"{DOMAIN}::{own}"] = None
     op = " + ".join(sorted(ops, reverse=True)) or _PLAIN
     if len(named) > 2:

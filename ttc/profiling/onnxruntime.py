@@ -18,7 +18,8 @@ from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
-from ttc.profiling.costs import SPECS, node_cost, ttc_op_cost
+from ttc.plugins.table import OPS_BY_NAME
+from ttc.profiling.costs import node_cost, ttc_op_cost
 from ttc.profiling.report import Part
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
@@ -128,7 +129,7 @@ def _whose(node: NodeTime) -> tuple[str, str]:
     words = node.name.split("/")
     known = words[0] in _PLACES or _LAYER.fullmatch(words[0])
     place = words[0] if known else "other"
-    if len(words) > 1 and words[1] in SPECS:
+    if len(words) > 1 and words[1] in OPS_BY_NAME:
         return place, f"{DOMAIN}::{words[1]}"
     return place, node.op
 

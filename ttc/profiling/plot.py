@@ -4,7 +4,6 @@ from html import escape
 from pathlib import Path
 
 from ttc.errors import InputError
-from ttc.model.config import kind_label
 from ttc.profiling.report import Part, Profile
 
 __all__ = ["svg", "write_plot"]
@@ -70,5 +69,5 @@ def write_plot(profile: Profile, path: Path) -> None:
 
 
 def _group(part: Part) -> str:
-    kind = kind_label(part.kind)
+    kind = part.label
     return kind if kind in _COLOURS else "other"

@@ -36,6 +36,11 @@ class Part:
     calls: int
     cost: Cost
 
+    @property
+    def label(self) -> str:
+        """The kind's name for people."""
+        return kind_label(self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseProfile:
@@ -193,7 +198,7 @@ def totals(parts: Sequence[Part], key: Callable[[Part], str], limits: Mapping[st
 
 
 def _kind(part: Part) -> str:
-    return kind_label(part.kind)
+    return part.label
 
 
 def _place(part: Part) -> str:

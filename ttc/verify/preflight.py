@@ -7,6 +7,7 @@ from importlib import import_module
 
 from ttc.base.names import BACKENDS, ENGINE_BACKENDS
 from ttc.doctor.cuda_driver import examine_driver
+from ttc.doctor.memory import physical_bytes
 from ttc.errors import BackendError, InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.devices import parse_device
@@ -54,7 +55,7 @@ def check_memory(bundle: Bundle) -> None:
     """Raise `InputError` where the weights in float32, which the reference computes with, exceed this
     machine's memory. Systems that do not tell their memory are let through.
     """
-    has = _physical_bytes()
+    has = physical_bytes()
     parameters = sum(math.prod(entry.shape) for entry in bundle.weights.values())
     if has is not None and 4 * parameters > has:
         raise InputError(
@@ -62,11 +63,3 @@ def check_memory(bundle: Bundle) -> None:
             f"in float32, and this machine has {has / 1e9:.1f} GB of memory; verify on a machine with more, "
             "or compare single layers with Polygraphy (docs/polygraphy.md)"
         )
-
-
-def _physical_bytes() -> int | None:
-    """Return the bytes of physical memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
