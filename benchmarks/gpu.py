@@ -214,7 +214,7 @@ def matmul_rate(size: int, where: str) -> float:
 
 
 def run_tests() -> dict[str, Any]:
-    """The tests marked gpu: kernels against their twins, golden tokens at every graph level."""
+    """The tests marked gpu: kernels against their naive functions, golden tokens at every graph level."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     environment = os.environ | {"TTC_REQUIRE": "gpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)

@@ -210,11 +210,11 @@ class TowerWeights:
         self.tensors: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> "TowerWeights":
-        for place, (name, (dtype, shape)) in enumerate(
+        for index, (name, (dtype, shape)) in enumerate(
             reckoning.weight_shapes(self._config, self.name).items()
         ):
             tensor = view_of(self._device, self._scope.array(dtype, shape))
-            generator = torch.Generator(tensor.device).manual_seed(place)
+            generator = torch.Generator(tensor.device).manual_seed(index)
             # Sums over the inner size stay of order one; A_log and dt_bias stay small enough for exp.
             tensor.normal_(0.0, shape[-1] ** -0.5, generator=generator)
             self.tensors[name] = tensor
@@ -278,20 +278,22 @@ def _greedy(batch: int) -> SamplingParams:
 
 def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
     state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
-    place = np.zeros((batch, 1), np.int32)
-    return {"AR step": lambda: backend.sample_next(state, _rewound(state, 1), one, place, how)}
+    position = np.zeros((batch, 1), np.int32)
+    return {"AR step": lambda: backend.sample_next(state, _rewound(state, 1), one, position, how)}
 
 
 def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
     state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
-    places = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
+    positions = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
 
     def verify() -> None:
-        _, saved = backend.sample_next(state, _rewound(state, BLOCK), 0 * one, places, how, save=True)
+        _, saved = backend.sample_next(state, _rewound(state, BLOCK), 0 * one, positions, how, save=True)
         backend.advance(state, saved, one)
 
     return {
-        "prefill chunk": lambda: backend.context(state, _rewound(state, BLOCK), BLOCK * one, places[:, -1:]),
+        "prefill chunk": lambda: backend.context(
+            state, _rewound(state, BLOCK), BLOCK * one, positions[:, -1:]
+        ),
         "verification and advance": verify,
     }
 

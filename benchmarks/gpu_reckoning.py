@@ -113,13 +113,13 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
     mamba = sum(_bytes(*spec) for spec in mamba_specs(config, "bfloat16", work.batch).values())
     per_token = sum(_bytes(*spec) for spec in cache_specs(config, "bfloat16", work.batch, 1).values())
     moves = work.tower == CONTEXT
-    places = BLOCK if work.kind == "denoise" else 1
+    positions = BLOCK if work.kind == "denoise" else 1
     return {
         "dense weights": dense,
         "expert weights": one_expert * distinct_experts(config, work),
         "embedding rows": 2 * tokens * config.hidden_size,
         "state": mamba * (2 if moves else 1) + per_token * (context_tokens + (work.length if moves else 0)),
-        "logits": work.batch * places * config.vocab_size * 4 * (1 if work.kind == "extend" else 2),
+        "logits": work.batch * positions * config.vocab_size * 4 * (1 if work.kind == "extend" else 2),
     }
 
 

@@ -8,9 +8,9 @@ else the machine does meets all of them alike. The first prompts are the problem
 answers are known; the others are the same problems with other numbers, drawn with a fixed seed. Reported per
 candidate: seconds and speed against AR (with the 95 % interval of a bootstrap over the prompts), tokens per
 denoiser evaluation and per context call, prompts whose tokens are AR's, right answers; of lossless decoding
-also tokens per round and acceptance by place. Then the same prompts in ragged batches of 8, and sampled with
-a seed, lossless against AR. Where tokens differ, the gap between the two best AR logits at the first
-difference is reported: float32 passes over 1 and over 16 tokens round differently, and may turn a tie.
+also tokens per round and the acceptance rate per position. Then the same prompts in ragged batches of 8, and
+sampled with a seed, lossless against AR. Where tokens differ, the gap between the two best AR logits at the
+first difference is reported: float32 passes over 1 and over 16 tokens round differently, and may turn a tie.
 """
 
 import argparse
@@ -113,11 +113,11 @@ def other_number(draw: random.Random, number: str) -> str:
 def run(engine: ttc.Engine, chosen: Sequence[Problem]) -> Results:
     """Run every prompt through every candidate, after a prompt that does not count."""
     results: Results = {name: [] for name in CANDIDATES}
-    for place, problem in enumerate([chosen[-1], *chosen]):
+    for index, problem in enumerate([chosen[-1], *chosen]):
         for name, options in CANDIDATES.items():
             result = engine.generate(problem.prompt, max_new_tokens=MAX_NEW_TOKENS, **options)
             assert isinstance(result, ttc.Result), "one prompt, one result"
-            if place:
+            if index:
                 results[name].append(result)
     return results
 
@@ -217,11 +217,13 @@ def differences(
     margins = []
     for problem, a, b in zip(chosen, ar, own, strict=True):
         if a.token_ids != b.token_ids:
-            place = next(i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y)
+            position = next(
+                i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y
+            )
             assert engine.tokenizer is not None, "the prompts are text"
-            ids = [*engine.tokenizer.encode(problem.prompt).ids, *a.token_ids[:place]]
+            ids = [*engine.tokenizer.encode(problem.prompt).ids, *a.token_ids[:position]]
             second, best = np.sort(engine.context_logits(ids)[-1])[-2:]
-            margins.append({"prompt": problem.prompt, "place": place, "gap": float(best - second)})
+            margins.append({"prompt": problem.prompt, "place": position, "gap": float(best - second)})
     return {"prompts": len(ar), "same_tokens": len(ar) - len(margins), "differences": margins}
 
 
@@ -257,7 +259,7 @@ def show(report: dict[str, Any]) -> None:
     for name, row in report["candidates"].items():
         if "rounds" in row:
             rates = " ".join("–" if rate is None else f"{rate:.2f}" for rate in row["acceptance_by_place"])
-            print(f"acceptance by place, {name}: {rates}")
+            print(f"acceptance rate per position, {name}: {rates}")
     for name, found in report["identity"].items():
         gaps = [f"{each['gap']:.2g}" for each in found.get("differences", [])]
         print(f"{name}: {found['same_tokens']} of {found['prompts']} as AR" + f"; gaps {gaps}" * bool(gaps))

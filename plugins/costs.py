@@ -2,7 +2,7 @@
 
 Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
 of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
-multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. An
+multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. A
 composite op costs what its parts cost, so what passes between them through memory is counted.
 Standard operators that carry weight in a tower have a function each.
 

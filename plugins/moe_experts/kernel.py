@@ -48,7 +48,7 @@ def grouped_product(
 ):
     """out[r] = f(weight[e(r)] · x[row of r]), fp32 accumulation.
 
-    Program (n, slot): columns n·BLOCK_N …, row tile number slot.
+    Program (n, tile): columns n·BLOCK_N …, row tile number `tile`.
 
     x_ptr: (rows, IN); the row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where that is 0.
     weight_ptr: (E, OUT, IN).
@@ -56,18 +56,18 @@ def grouped_product(
     out_ptr: (R, OUT).
     SQUARED_RELU: f is relu², else nothing.
     """
-    slot = tl.program_id(1)
+    tile = tl.program_id(1)
     experts = tl.arange(0, BLOCK_E)
     first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
     last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
     tiles = (last - first + BLOCK_M - 1) // BLOCK_M
     # One sum for two numbers, since every program waits for it: how many experts lie wholly before this row
     # tile (upper half), and how many row tiles they have (lower half).
-    passed = tl.where(tl.cumsum(tiles, 0) <= slot, tiles.to(tl.int64) + (1 << 32), 0)
+    passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
     before = tl.sum(passed, 0)
     expert = (before >> 32).to(tl.int32)
     if expert < E:
-        start_row = tl.load(expert_offsets_ptr + expert) + (slot - before.to(tl.int32)) * BLOCK_M
+        start_row = tl.load(expert_offsets_ptr + expert) + (tile - before.to(tl.int32)) * BLOCK_M
         rows = start_row + tl.arange(0, BLOCK_M)
         live = rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R)
         if PAIRS_PER_ROW == 0:
@@ -151,8 +151,8 @@ def _product(problem: Problem, tile: Tile, inner: str, outer: str, gathered: boo
 def _product_grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum: Minimum) -> tuple[Dim, ...]:
     """Row tiles: at most one a pair, and at most one partly filled an expert."""
     pairs = evaluate("T*K", dims)
-    slots = minimum(pairs, pairs // constants["BLOCK_M"] + constants["E"])
-    return cdiv(constants["OUT"], constants["BLOCK_N"]), slots
+    row_tiles = minimum(pairs, pairs // constants["BLOCK_M"] + constants["E"])
+    return cdiv(constants["OUT"], constants["BLOCK_N"]), row_tiles
 
 
 def _select_product_tile(dims: Mapping[str, int]) -> int:

@@ -4,32 +4,28 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 
-FOLDER = {
-    "__init__": """
-from ttc.plugins.ops import OpSpec
 
-SCALE_ROWS = OpSpec.make(
-    __name__,
-    "ScaleRows",
-    "Every row times its scale.",
-    inputs=["x: compute (T, D)", "scale: float32 (T)"],
-    outputs=["y: compute (T, D)"],
-)
-OPS = (SCALE_ROWS,)
-ORDER = 99
-""",
+def contributing_example() -> str:
+    """Return the `__init__.py` that CONTRIBUTING.md shows for a new op."""
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("\n## Adding an op\n", 1)[1]
+    return dedent(section.split("```python\n", 1)[1].split("   ```", 1)[0])
+
+
+FOLDER = {
+    "__init__": contributing_example(),
     "naive": """
-def scale_rows(x, scale):
+def my_op(x, scale):
     return ((x.float() * scale[:, None]).to(x.dtype),)
 """,
     "function": '''
 from ttc.plugins.onnx_text import render
 
 TEXT = """
-ScaleRows (x, scale) => (y)
+MyOp (x, scale) => (y)
 {
     column_shape = Constant <value_ints: ints = [-1, 1]> ()
     column = Reshape (scale, column_shape)
@@ -42,7 +38,7 @@ ScaleRows (x, scale) => (y)
 """
 
 
-def scale_rows(values):
+def my_op(values):
     return render(TEXT, values)
 ''',
     "kernel": """
@@ -50,7 +46,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins import launch
-from ttc.plugins.scale_rows import SCALE_ROWS
+from ttc.plugins.my_op import MY_OP
 
 
 @triton.jit
@@ -63,8 +59,8 @@ def scale(x_ptr, scale_ptr, y_ptr, D: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=columns < D)
 
 
-scale_rows = launch.KernelSpec(
-    op=SCALE_ROWS,
+my_op = launch.KernelSpec(
+    op=MY_OP,
     kernel=scale,
     changing=("T",),
     integers=(),
@@ -75,7 +71,7 @@ scale_rows = launch.KernelSpec(
 )
 """,
     "cost": """
-def scale_rows(dims):
+def my_op(dims):
     return dims["T"] * dims["D"]
 """,
 }
@@ -103,8 +99,8 @@ from ttc.plugins.registration import register_all
 from ttc.plugins.table import OPS, markdown
 
 op = OPS[-1]
-assert op.name == "ScaleRows" and len(OPS) > 1
-assert "`ScaleRows`" in markdown()
+assert op.name == "MyOp" and len(OPS) > 1
+assert "`MyOp`" in markdown()
 
 x, scale = torch.arange(12.0).view(3, 4), torch.tensor([1.0, 2.0, -3.0])
 (y,) = run_naive(op, x, scale)
@@ -123,18 +119,18 @@ kinds = ("TensorDesc", "AutoTuneCombination", "KernelLaunchParams", "SymIntExprs
 steps = {kind: registers(kind) for kind in ("register", "autotune", "aot_impl")}
 trtp = SimpleNamespace(op=SimpleNamespace(), **{kind: int for kind in kinds}, **steps)
 register_all(trtp, lambda: "9.0")
-assert registered["ttc::ScaleRows"] == ["register", "autotune", "aot_impl"]
+assert registered["ttc::MyOp"] == ["register", "autotune", "aot_impl"]
 
-before = kernel_digests()["ScaleRows"]
-Path(sys.argv[1], "scale_rows", "cost.py").write_text("# another formula")
-assert kernel_digests()["ScaleRows"] == before
-Path(sys.argv[1], "scale_rows", "kernel.py").write_text("# another kernel")
-assert kernel_digests()["ScaleRows"] != before
+before = kernel_digests()["MyOp"]
+Path(sys.argv[1], "my_op", "cost.py").write_text("# another formula")
+assert kernel_digests()["MyOp"] == before
+Path(sys.argv[1], "my_op", "kernel.py").write_text("# another kernel")
+assert kernel_digests()["MyOp"] != before
 """
 
 
 def test_an_op_is_found_by_its_folder_alone(tmp_path):
-    folder = tmp_path / "scale_rows"
+    folder = tmp_path / "my_op"
     folder.mkdir()
     for name, text in FOLDER.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")

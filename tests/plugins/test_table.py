@@ -4,33 +4,25 @@ from pathlib import Path
 
 import pytest
 
+from ttc.base.dims import letters
 from ttc.plugins.functions import function_body
-from ttc.plugins.ops import PLUGIN_ATTRIBUTES
+from ttc.plugins.ops import PLUGIN_ATTRIBUTES, OpSpec
 from ttc.plugins.table import OPS, PRIMITIVE_OPS, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "ops.md"
-# Attributes and fixed dimensions.
-VALUES = {
-    "MoeRouting": {
-        "K": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "norm_topk_prob": 1,
-        "routed_scaling_factor": 1.0,
-        "E": 4,
-    },
-    "MoeUp": {"K": 2, "I": 6},
-    "MoeDown": {"K": 2, "E": 4, "I": 6, "D": 5},
-    "MambaConv": {"W": 4},
-    "MambaScan": {"G": 2, "H": 4, "P": 3, "N": 5},
-    "MambaBlockScan": {"G": 2, "W": 4},
-    "MambaAdvance": {"G": 2, "H": 4, "P": 3, "N": 5, "W": 4},
-}
+
+
+def some_values(op: OpSpec) -> dict[str, int | float]:
+    """Return a value for every letter of the op's shapes and for every attribute."""
+    dims = {
+        letter: 2 for tensor in (*op.inputs, *op.outputs) for dim in tensor.shape for letter in letters(dim)
+    }
+    return dims | {name: 1.0 if kind == "float" else 1 for name, kind in op.attributes.items()}
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_signature_naive_function_and_body_agree(op):
-    function = function_body(op.name, VALUES.get(op.name, {}))
+    function = function_body(op.name, some_values(op))
     assert callable(op.load("naive"))
     assert [value.name for value in function.inputs] == [spec.name for spec in op.inputs]
     assert [value.name for value in function.outputs] == [spec.name for spec in op.outputs]

@@ -15,13 +15,13 @@ TIME_EMBEDDING = 3e-4
 ROUTER_WEIGHTS = 1e-5
 MOE = 3e-4
 PROBABILITIES = 1e-5
-# One op against its twin, inputs of order one.
+# One op against its naive function, inputs of order one.
 OP = 2e-5
 # The closed form of the scan against the recurrence: sums of up to a few hundred terms.
 SCAN = 2e-4
 # transformers' NemotronH against our context tower, its dt clamp neutralised.
 TRANSFORMERS = 3e-4
-# A kernel against its twin in the same dtype, values up to ten: a few units in the last place of the result,
-# since the twin rounds after every step and the kernel once. The interpreter cuts bfloat16 off instead of
-# rounding.
+# A kernel against the naive function in the same dtype, values up to ten: a few units in the last place of
+# the result, since the naive function rounds after every step and the kernel once. The interpreter cuts
+# bfloat16 off instead of rounding.
 KERNEL = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 1.3e-1}

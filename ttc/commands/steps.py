@@ -15,15 +15,15 @@ from ttc.animation.live import StepView, pieces
 from ttc.commands.terminal import is_animated, stderr_console
 from ttc.runtime.decoding.result import Event, Result
 
-__all__ = ["Generation", "play", "recording"]
+__all__ = ["EventStream", "play", "recording"]
 
-Generation = Generator[Event, None, Result | list[Result]]
+EventStream = Generator[Event, None, Result | list[Result]]
 
 # A picture stays at least this long, in seconds, so that a fast model can be watched.
 _STEP_SECONDS, _TOKEN_SECONDS = 0.2, 0.03
 
 
-def play(events: Generation, view: StepView | None, keep: bool = False) -> Result:
+def play(events: EventStream, view: StepView | None, keep: bool = False) -> Result:
     """Feed all events to the view and show it (None shows nothing); returns the generation's result.
 
     keep: leave the last picture on the screen.
@@ -50,7 +50,7 @@ def play(events: Generation, view: StepView | None, keep: bool = False) -> Resul
 @contextlib.contextmanager
 def recording(
     file: Path | None, mode: str, prompt: str, tokenizer: Tokenizer | None
-) -> Iterator[Callable[[Generation], Generation]]:
+) -> Iterator[Callable[[EventStream], EventStream]]:
     """Yield what to send the events through: at the end the picture is in `file`; None records nothing."""
     if file is None:
         yield lambda events: events
@@ -64,7 +64,7 @@ def recording(
     save_steps(file, timeline)
 
 
-def _each(events: Generation, show: Callable[[Event], None]) -> Result:
+def _each(events: EventStream, show: Callable[[Event], None]) -> Result:
     outcome: Result | list[Result] | None = None
     while outcome is None:
         try:

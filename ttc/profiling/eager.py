@@ -22,7 +22,7 @@ from ttc.profiling.trace import Span
 from ttc.runtime.interface.backend import Backend
 from ttc.verify.backends import open_candidate
 
-__all__ = ["Marks", "Watched", "open_watched", "parts_of"]
+__all__ = ["MarkedBackend", "Marks", "open_marked", "parts_of"]
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Marks:
 
 
 @dataclass(slots=True)
-class Watched:
+class MarkedBackend:
     """A torch backend whose calls leave marks."""
 
     backend: Backend
@@ -47,8 +47,8 @@ class Watched:
         return self.marks
 
 
-def open_watched(bundle: Bundle, device: str | None) -> Watched:
-    """Return the torch backend of a bundle, watched."""
+def open_marked(bundle: Bundle, device: str | None) -> MarkedBackend:
+    """Return the torch backend of a bundle, whose calls leave marks."""
     opened = open_candidate("torch", bundle, device, layers=False)
     backend: Any = opened.backend
     if not hasattr(backend, "record"):
@@ -57,22 +57,22 @@ def open_watched(bundle: Bundle, device: str | None) -> Watched:
             f"torch on {opened.device} runs as CUDA graphs, whose layers cannot be told apart; "
             "profile it with device 'cpu', or with Nsight Systems"
         )
-    watched = Watched(backend)
+    marked = MarkedBackend(backend)
     run_op, wait = backend.run_op, _waiter(opened.device)
 
     def timed_op(op: OpSpec, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
         start = time.perf_counter()
         outputs: tuple[Any, ...] = run_op(op, *inputs, **attributes)
         wait()
-        watched.marks.ops.append((op.name, start, time.perf_counter()))
+        marked.marks.ops.append((op.name, start, time.perf_counter()))
         return outputs
 
     def layer_done(layer: int, _: Any) -> None:
         wait()
-        watched.marks.layers.append((layer, time.perf_counter()))
+        marked.marks.layers.append((layer, time.perf_counter()))
 
     backend.run_op, backend.record = timed_op, layer_done
-    return watched
+    return marked
 
 
 def parts_of(

@@ -185,12 +185,12 @@ def _torch(
     bundle: Bundle, settings: LoadSettings, sizes: Sizes, repeats: int, notes: list[str]
 ) -> dict[Phase, Timed]:
     """Time every phase by clocks around the layers and ops of the eager towers."""
-    watched = eager.open_watched(bundle, settings.device)
+    marked = eager.open_marked(bundle, settings.device)
     try:
         found = {}
-        for phase, prepare in make_calls(watched.backend, sizes).items():
+        for phase, prepare in make_calls(marked.backend, sizes).items():
             every: list[eager.Marks] = []
-            clocked = clock(prepare, repeats, keeping(watched.record, every))
+            clocked = clock(prepare, repeats, keeping(marked.record, every))
             marks = every[WARM_UP:]
             seconds = [end - start for start, end in clocked]
             best = seconds.index(min(seconds))
@@ -201,7 +201,7 @@ def _torch(
             found[phase] = Timed(seconds, parts, spans)
         return found
     finally:
-        watched.backend.close()
+        marked.backend.close()
 
 
 _PROFILERS: Mapping[str, Callable[[Bundle, LoadSettings, Sizes, int, list[str]], dict[Phase, Timed]]] = {

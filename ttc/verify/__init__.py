@@ -4,7 +4,8 @@ preflight     what is refused before anything is computed
 scenario      the calls: prefill in two chunks, denoise, extend, one token, advance
 observe       runs them on a backend and keeps logits, states and every layer's residual stream
 backends      the reference out of the bundle's weights, and the backends to compare with it
-compare       distances, tolerances, and which layer went wrong first
+tolerances    how far a backend may be from the reference, by dtype
+compare       distances beside the tolerances, and which layer went wrong first
 generation    the same prompts, token by token
 weights       contents of the weights
 native        the context tower against transformers' own NemotronH

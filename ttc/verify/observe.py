@@ -13,12 +13,12 @@ from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import ContextState
 from ttc.verify.scenario import Context, Denoise, Scenario
 
-__all__ = ["Floats", "Observation", "Watched", "observe"]
+__all__ = ["Floats", "Observation", "ObservedBackend", "observe"]
 
 Floats = npt.NDArray[np.float32]
 
 
-class Watched(Protocol):
+class ObservedBackend(Protocol):
     """A backend to observe; `residuals` is filled by each call of a tower: layer → x (B, L, D)."""
 
     @property
@@ -44,10 +44,10 @@ class Observation:
 
 
 def observe(
-    watched: Watched, scenario: Scenario, capacity: int, say: Callable[[str], None] = lambda _: None
+    observed: ObservedBackend, scenario: Scenario, capacity: int, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Observation]:
     """Run the calls in order, each observed as it is done."""
-    backend, saved = watched.backend, None
+    backend, saved = observed.backend, None
     B = scenario.shapes.batch
     state = backend.new_state(B, capacity)
     for call in scenario.calls:
@@ -60,10 +60,10 @@ def observe(
             last = np.tile(positions, (B, 1))
             made = backend.context(state, call.ids, call.commit_len, last, call.save)
             logits, saved = backend.fetch(made.logits), made.saved
-            residuals = dict(watched.residuals)
+            residuals = dict(observed.residuals)
         elif isinstance(call, Denoise):
             logits = backend.fetch(backend.denoise(state, call.ids, call.t))
-            residuals = dict(watched.residuals)
+            residuals = dict(observed.residuals)
         else:
             backend.advance(state, saved, call.commit_len)
         yield Observation(call.name, call.tower, logits, _state(backend, state), residuals)
