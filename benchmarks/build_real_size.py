@@ -63,7 +63,7 @@ def _number(name: str) -> int:
 
 
 def measure(bundle: Path, layers: int, form: str, folder: Path) -> list[dict[str, Any]]:
-    """One row per tower; each is built, and then asked for again, which the cache answers."""
+    """Return one row per tower, which is built and then asked for again, which the cache answers."""
     rows = []
     os.environ[CACHE_VARIABLE] = str(folder / "cache")
     for role in ROLES:

@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def gpu_report(given: argparse.Namespace) -> dict[str, Any]:
-    """The report of the GPU at hand, the real model or as much of it as fits."""
+    """Return the report of the GPU at hand, the real model or as much of it as fits."""
     from ttc.plugins.triton import run_triton
     from ttc.runtime.gpu.cuda import CudaDevice
 
@@ -102,7 +102,7 @@ def gpu_report(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def two_report(given: argparse.Namespace) -> dict[str, Any]:
-    """A round on one GPU and on two (`benchmarks.gpu_two`)."""
+    """Measure a round on one GPU and on two (`benchmarks.gpu_two`)."""
     from benchmarks import gpu_two
 
     settings: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def two_report(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def dry_report() -> dict[str, Any]:
-    """The same through a fake device and a tiny model: shows the form, measures nothing."""
+    """Return the report of a fake device and a tiny model: shows the form, measures nothing."""
     from tests.support.fake_device import no_compiler, with_loop_kernel
 
     config, device = ModelConfig.from_hf(SMALL), with_loop_kernel()
@@ -192,7 +192,7 @@ def report_of(
 
 
 def copy_bandwidth(device: Device, nbytes: int) -> float:
-    """Bytes read and written per second by a large copy on the device."""
+    """Return the bytes read and written per second by a large copy on the device."""
     scope = Scope(device)
     try:
         source, target = scope.array("uint8", (nbytes,)), scope.array("uint8", (nbytes,))
@@ -208,13 +208,13 @@ def copy_bandwidth(device: Device, nbytes: int) -> float:
 
 
 def matmul_rate(size: int, where: str) -> float:
-    """Floating-point operations per second of a square bfloat16 matrix product."""
+    """Return the floating-point operations per second of a square bfloat16 matrix product."""
     a, b = (torch.randn(size, size, device=where).to(torch.bfloat16) for _ in range(2))
     return 2 * size**3 / timed(lambda: a @ b, 10)
 
 
 def run_tests() -> dict[str, Any]:
-    """The tests marked gpu: kernels against their naive functions, golden tokens at every graph level."""
+    """Run the tests marked gpu: kernels against their naive functions, golden tokens at every graph level."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     environment = os.environ | {"TTC_REQUIRE": "gpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
@@ -228,7 +228,7 @@ def run_tests() -> dict[str, Any]:
 
 
 def probe_rtx() -> dict[str, Any]:
-    """Whether TensorRT-RTX runs on this GPU; in a process of its own, which it may take down."""
+    """Find out whether TensorRT-RTX runs on this GPU; in a process of its own, which it may take down."""
     script = ROOT / "benchmarks" / "probe_rtx.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     try:
@@ -239,7 +239,7 @@ def probe_rtx() -> dict[str, Any]:
 
 
 def gpu(device: Device) -> dict[str, Any]:
-    """Name, memory, clocks and driver as the driver tells them."""
+    """Return name, memory, clocks and driver as the driver tells them."""
     found: dict[str, Any] = {"name": device.name, "compute_capability": device.compute_capability}
     query = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem"
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "--id=0"]
@@ -252,7 +252,7 @@ def gpu(device: Device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Installed packages that take part."""
+    """Return the installed packages that take part."""
     found = {}
     for name in PACKAGES:
         try:

@@ -64,7 +64,7 @@ class Bench:
         return list(found.values())
 
     def seconds(self, weights: "TowerWeights", work: Work, *, eager: bool = False) -> float:
-        """Seconds of one run: many enqueued, one wait."""
+        """Return the seconds of one run: many enqueued, one wait."""
         with self._backend(weights, work, 0 if eager else 1, eager=eager) as backend:
             state = backend.new_state(work.batch, CAPACITY)
             state.lengths[:] = CONTEXT_TOKENS
@@ -93,7 +93,7 @@ class Bench:
             return (time.perf_counter() - start) / repeats
 
     def filled_blocks(self, weights: "TowerWeights") -> list[dict[str, Any]]:
-        """Whole blocks at every graph level: milliseconds, launches and waits a block, in the mean."""
+        """Measure whole blocks at every graph level: mean milliseconds, launches and waits a block."""
         found = []
         for batch in self._batches:
             for level in (0, 1, 2):
@@ -103,8 +103,8 @@ class Bench:
         return found
 
     def context_calls(self, weights: "TowerWeights") -> list[dict[str, Any]]:
-        """An AR step, a chunk of a prompt and a verification with the advance after it, at every graph
-        level: milliseconds, launches and waits each.
+        """Measure an AR step, a chunk of a prompt and a verification with the advance after it, at every
+        graph level: milliseconds, launches and waits each.
         """
         found = []
         distinct = self._distinct[len(self._distinct) // 2]
@@ -118,7 +118,7 @@ class Bench:
         return found
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
-        """Mean of some calls after two that warm up and capture."""
+        """Return the mean of some calls after two that warm up and capture."""
         for _ in range(2):
             call()
         launches, waits, start = self.device.launches, self.device.waits, time.perf_counter()
@@ -132,7 +132,9 @@ class Bench:
         }
 
     def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
-        """The two matrix products of the experts alone, against the bytes of the experts that are hit."""
+        """Measure the two matrix products of the experts alone, against the bytes of the experts that are
+        hit.
+        """
         config, found = self.config, []
         layer = config.layers.index(LayerKind.MOE)
         prefix = f"{DENOISER}.layers.{layer}.mixer.experts."
@@ -225,13 +227,13 @@ class TowerWeights:
         self._scope.close()
 
     def on_device(self, arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Small arrays beside the weights."""
+        """Return small arrays on the device of the weights."""
         where = next(iter(self.tensors.values())).device
         return {name: torch.from_numpy(array).to(where) for name, array in arrays.items()}
 
 
 def forced_routing(run_op: Callable[..., Any], routed: Mapping[str, torch.Tensor]) -> Callable[..., Any]:
-    """`run_op`, but what the routing op gives is replaced by this when it has run."""
+    """Return `run_op`, but what the routing op gives is replaced by this when it has run."""
 
     def run(op: Any, *inputs: Any, **attributes: Any) -> Any:
         made = run_op(op, *inputs, **attributes)
@@ -299,7 +301,7 @@ def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], ob
 
 
 def _rewound(state: ContextState, length: int) -> npt.NDArray[np.int32]:
-    """Tokens (B, length) to read over the same context every time."""
+    """Return tokens (B, length) to read over the same context every time."""
     state.lengths[:] = CONTEXT_TOKENS
     return np.full((state.batch, length), 5, np.int32)
 
@@ -335,7 +337,7 @@ def _block_inputs(batch: int, mask_id: int) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of one run of work that torch enqueues."""
+    """Return the seconds of one run of work that torch enqueues."""
     cuda = torch.cuda.is_available()
     for _ in range(3):
         work()

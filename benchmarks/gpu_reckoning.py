@@ -46,37 +46,37 @@ class Work:
 
 
 def early_share() -> float:
-    """Share of blocks that take as many steps as early ones, such that the mean is the published one."""
+    """Return the share of blocks with as many steps as early ones that makes the mean the published one."""
     mean, early = BLOCK / TOKENS_PER_NFE, sum(EARLY_STEPS) / len(EARLY_STEPS)
     return (mean - LATE_STEPS) / (early - LATE_STEPS)
 
 
 def draw_steps(blocks: int, seed: int = 0) -> list[int]:
-    """Denoise steps of so many blocks."""
+    """Return denoise steps of so many blocks."""
     draw = np.random.default_rng(seed)
     early = draw.random(blocks) < early_share()
     return np.where(early, draw.choice(EARLY_STEPS, blocks), LATE_STEPS).tolist()
 
 
 def weight_shapes(config: ModelConfig, tower: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Graph weight → dtype and shape of one tower in bfloat16, experts stacked."""
+    """Return graph weight → dtype and shape of one tower in bfloat16, experts stacked."""
     specs = (in_dtype(spec, "bfloat16") for spec in model_weights(config).values())
     return {spec.name: (spec.dtype, spec.shape) for spec in specs if GRAPH_OF[tower] in spec.graphs}
 
 
 def tower_bytes(config: ModelConfig, tower: str) -> int:
-    """Bytes of one tower's weights."""
+    """Return the bytes of one tower's weights."""
     return sum(_bytes(dtype, shape) for dtype, shape in weight_shapes(config, tower).values())
 
 
 def distinct_experts(config: ModelConfig, work: Work) -> int:
-    """How many experts a layer can hit at most of those asked for: no more than there are pairs."""
+    """Return how many experts a layer can hit at most of those asked for: no more than there are pairs."""
     pairs = work.batch * work.length * config.num_experts_per_tok
     return min(work.distinct, pairs, config.n_routed_experts)
 
 
 def routing(config: ModelConfig, tokens: int, distinct: int) -> dict[str, npt.NDArray[Any]]:
-    """Outputs of the op `MoeRouting` that spread the pairs evenly over the first `distinct` experts."""
+    """Return outputs of `MoeRouting` that spread the pairs evenly over the first `distinct` experts."""
     K, E = config.num_experts_per_tok, config.n_routed_experts
     assert K <= distinct <= min(E, tokens * K)
     flat = np.arange(tokens * K) % distinct
@@ -95,7 +95,7 @@ def routing(config: ModelConfig, tokens: int, distinct: int) -> dict[str, npt.ND
 
 
 def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -> dict[str, int]:
-    """Bytes read or written at least once, by what they are.
+    """Return the bytes read or written at least once, by what they are.
 
     Weights of the experts that are hit and of everything else once, whatever the batch; the rows of the
     embedding that are looked up; of the state what the tower reads, and writes where it moves it; the logits.
@@ -136,7 +136,7 @@ class Fit:
 
 
 def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
-    """All layers, or as many as there is memory for.
+    """Return all layers, or as many as there is memory for.
 
     spare: bytes for state, buffers and the libraries.
     """
@@ -155,7 +155,7 @@ def fit(config: ModelConfig, free: int, spare: int = 6 * 2**30) -> Fit:
 
 
 def shortened(config: ModelConfig, layers: int) -> ModelConfig:
-    """The model with its first layers only."""
+    """Return the model with its first layers only."""
     if layers == config.num_layers:
         return config
     content = config.to_dict() | {"pattern": config.pattern[:layers]}
@@ -165,7 +165,7 @@ def shortened(config: ModelConfig, layers: int) -> ModelConfig:
 def row(
     config: ModelConfig, work: Work, seconds: float, context_tokens: int, copy_bytes_per_second: float
 ) -> dict[str, Any]:
-    """One line of the report: time, floor, their ratio, share of the bandwidth."""
+    """Return one line of the report: time, floor, their ratio, share of the bandwidth."""
     moved = bytes_that_must_move(config, work, context_tokens)
     total = sum(moved.values())
     floor = total / copy_bytes_per_second
@@ -182,8 +182,8 @@ def row(
 
 
 def nfe_in_ar_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One denoiser evaluation in AR steps, measured and by the bytes alone; the AR step is the one that hits
-    as many experts, or the most that its tokens can.
+    """Return one denoiser evaluation in AR steps, measured and by the bytes alone; the AR step is the one
+    that hits as many experts, or the most that its tokens can.
     """
     found = []
     for denoise in (line for line in rows if line["what"] == "denoise"):
@@ -204,7 +204,7 @@ def nfe_in_ar_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def goals(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The goals with what was measured; `met` is None where it was not."""
+    """Return the goals with what was measured; `met` is None where it was not."""
     rows = report["rows"]
     steps = [line["times_floor"] for line in rows if line["what"] in ("denoise", "ar")]
     blocks = [block for block in report["blocks"] if block["graph_level"] == 2]

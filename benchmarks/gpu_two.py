@@ -40,7 +40,7 @@ STEPS = 6  # about what a block takes as published
 
 
 def both_fit(config: ModelConfig, free: int) -> ModelConfig:
-    """The model, or its first layers, of which both towers fit into `free` bytes."""
+    """Return the model, or its first layers, of which both towers fit into `free` bytes."""
     return reckoning.shortened(config, reckoning.fit(config, free // 2).layers)
 
 
@@ -53,8 +53,8 @@ def compare(
     rounds: int,
     compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
 ) -> list[dict[str, Any]]:
-    """A line for each batch: milliseconds of a round on one GPU and on two, of the copies alone, and the
-    share of those that the rest hides.
+    """Return a line for each batch: milliseconds of a round on one GPU and on two, of the copies alone, and
+    the share of those that the rest hides.
     """
 
     def on(device: Device, weights: Sequence[TowerWeights], work: Work) -> OneTower:
@@ -103,7 +103,7 @@ class _Measured(TowerParallelBackend):
             super()._send(source, target)
 
     def copies_alone(self, batch: int, repeats: int) -> dict[str, Any]:
-        """Milliseconds and bytes of what follows the reading of a block."""
+        """Return milliseconds and bytes of what follows the reading of a block."""
         state = self.new_state(batch, CAPACITY)
         source, _ = self._buffers(state)
         self._send_block(state, BLOCK, state.lengths)
@@ -118,7 +118,7 @@ class _Measured(TowerParallelBackend):
 
 
 def _round_ms(backend: Backend, batch: int, rounds: int) -> float:
-    """Milliseconds of a round, after three that capture the graphs."""
+    """Return the milliseconds of a round, after three that capture the graphs."""
     state = backend.new_state(batch, CAPACITY)
     for _ in range(3):
         _round(backend, state)
@@ -142,7 +142,7 @@ def _round(backend: Backend, state: ContextState) -> None:
 
 @contextlib.contextmanager
 def _towers(config: ModelConfig, devices: Sequence[Device]) -> Iterator[list[TowerWeights]]:
-    """Random weights of the context tower and the denoiser, each on its device."""
+    """Return random weights of the context tower and the denoiser, each on its device."""
     with contextlib.ExitStack() as stack:
         pairs = zip(devices, (CONTEXT, DENOISER), strict=True)
         yield [stack.enter_context(TowerWeights(config, device, tower)) for device, tower in pairs]

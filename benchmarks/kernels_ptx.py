@@ -87,7 +87,7 @@ def dtypes_of(spec: KernelSpec, wanted: list[str]) -> list[str]:
 
 
 def report(spec: KernelSpec, tile: int, dtype: str, target: str) -> dict[str, Any]:
-    """One kernel's figures, or the error."""
+    """Return one kernel's figures, or the error."""
     what = {"op": spec.op.name, "tile": spec.tiles[tile].name, "dtype": dtype, "target": target}
     attributes = {name: ATTRIBUTES[name] for name in spec.op.attributes}
     try:

@@ -123,7 +123,7 @@ def run(engine: ttc.Engine, chosen: Sequence[Problem]) -> Results:
 
 
 def figures(name: str, results: Results, chosen: Sequence[Problem]) -> dict[str, Any]:
-    """One candidate's row of the table."""
+    """Return one candidate's row of the table."""
     own, ar = results[name], results["ar"]
     seconds = np.array([result.stats.seconds for result in own])
     ar_seconds = np.array([result.stats.seconds for result in ar])
@@ -188,7 +188,7 @@ def cost_factors(results: Sequence[ttc.Result]) -> dict[str, float]:
 
 
 def batches(engine: ttc.Engine, chosen: Sequence[Problem]) -> dict[str, Any]:
-    """Ragged batches, lossless against AR."""
+    """Compare ragged batches, lossless against AR."""
     ar: list[ttc.Result] = []
     own: list[ttc.Result] = []
     for start in range(0, len(chosen), BATCH):
@@ -199,7 +199,7 @@ def batches(engine: ttc.Engine, chosen: Sequence[Problem]) -> dict[str, Any]:
 
 
 def sampled(engine: ttc.Engine, chosen: Sequence[Problem]) -> dict[str, Any]:
-    """Temperature 0.8, top-p 0.95, one seed: lossless against AR."""
+    """Compare at temperature 0.8, top-p 0.95, one seed: lossless against AR."""
     prompts = [problem.prompt for problem in chosen]
     options: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "max_new_tokens": MAX_NEW_TOKENS}
     ar, own = (
@@ -240,7 +240,7 @@ def many(results: ttc.Result | list[ttc.Result]) -> list[ttc.Result]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The tables as text."""
+    """Print the tables."""
     print(f"{report['checkpoint']}: {report['what']}; {report['prompts']} prompts")
     head = ("tokens/s over AR", "95 %", "tok/NFE", "tok/round", "steps/round", "as AR", "right")
     print(f"{'':15}" + "".join(f"{title:>17}" for title in head))

@@ -143,7 +143,7 @@ def measure(
 
 
 def medians(times: Mapping[str, Sequence[float]]) -> Seconds:
-    """One number for each kind of call; the gap of an extension holds a denoise step too."""
+    """Return one number for each kind of call; the gap of an extension holds a denoise step too."""
     found = {call: statistics.median(seconds) for call, seconds in times.items()}
     return found | {"extension": max(found["extension"] - found["denoise step"], 0.0)}
 
@@ -167,7 +167,7 @@ def random_checkpoint(sizes: dict[str, Any], folder: Path) -> Path:
 
 
 def compare(found: Forecast, seen: Seconds, overhead: Seconds) -> dict[str, Any]:
-    """Prediction, its terms and measurement of one batch size; times in milliseconds."""
+    """Return prediction, its terms and measurement of one batch size; times in milliseconds."""
     passes = dict(zip(CALLS, (found.ar_step, found.nfe, found.extension), strict=True))
     predicted = {call: one.seconds + overhead[call] for call, one in passes.items()}
     return {
@@ -189,7 +189,7 @@ def milliseconds(seconds: Seconds) -> dict[str, float]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The comparison as text."""
+    """Print the comparison."""
     limits = report["limits"]
     rates = [
         limits[key] / 1e9 for key in ("bytes_per_second", "flops_per_second", "packing_bytes_per_second")

@@ -81,7 +81,7 @@ def probe(verdict: dict[str, Any], said: list[str]) -> None:
 
 
 def build(trt: Any, log: Any) -> Any:
-    """relu(x · w) with the weight as an input, as the towers have them."""
+    """Build relu(x · w) with the weight as an input, as the towers have them."""
     builder = trt.Builder(log)
     network = builder.create_network(0)
     x = network.add_input("x", trt.bfloat16, (-1, 256))

@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def best_torch_threads(engine: ttc.Engine, prompt: Sequence[int]) -> int:
-    """One thread or one per core, whichever is faster here."""
+    """Return one thread or one per core, whichever is faster here."""
     seconds = {}
     for threads in {1, os.cpu_count() or 1}:
         torch.set_num_threads(threads)
@@ -108,7 +108,7 @@ def best_torch_threads(engine: ttc.Engine, prompt: Sequence[int]) -> int:
 def run(
     engine: ttc.Engine, prompts: Sequence[Sequence[int]], mode: str, count: int
 ) -> tuple[Tokens, list[ttc.Stats]]:
-    """One prompt after another, never stopping at eos, so that everyone does the same amount of work."""
+    """Run one prompt after another, never stopping at eos, so that everyone does the same amount of work."""
     results = [engine.generate(prompt, mode, max_new_tokens=count, stop_at_eos=False) for prompt in prompts]
     return [result.token_ids for result in results], [result.stats for result in results]
 
@@ -116,7 +116,7 @@ def run(
 def measure(
     candidates: dict[str, Callable[[], tuple[Tokens, list[ttc.Stats]]]], repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of every candidate, taking turns; refuses to compare AR runs that differ."""
+    """Return the seconds of every candidate, taking turns; refuse to compare AR runs that differ."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     last: dict[str, tuple[Tokens, list[ttc.Stats]]] = {}
     for turn in range(repeats + 1):
@@ -177,7 +177,7 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def run_native(model: Any, prompts: Sequence[Sequence[int]], count: int) -> tuple[Tokens, list[ttc.Stats]]:
-    """Greedy generation by transformers, with its own cache."""
+    """Generate greedily by transformers, with its own cache."""
     tokens = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -195,7 +195,7 @@ def run_native(model: Any, prompts: Sequence[Sequence[int]], count: int) -> tupl
 
 
 def show(report: dict[str, Any]) -> None:
-    """The table and the ratios, as text."""
+    """Print the table and the ratios."""
     print(f"{report['what']}; {report['prompts']} prompts, median of {report['repeats']}")
     print(f"{report['machine']['cpu']}\n")
     print(f"{'':24}{'seconds':>9}{'tokens/s':>10}{'NFE':>6}{'tok/NFE':>9}{'ms/NFE':>8}{'loop ms/NFE':>13}")

@@ -49,7 +49,7 @@ def register_primitive(trtp: ModuleType, op: OpSpec, target: Target) -> None:
 
 
 def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
-    """Descriptions of the inputs and attributes → those of the outputs."""
+    """Return a function: descriptions of the inputs and attributes → those of the outputs."""
 
     def declare(*inputs: Any, **attributes: Any) -> Any:
         dtype = _compute_dtype(op, inputs)
@@ -67,7 +67,7 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
 
 
 def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) -> Callable[..., Any]:
-    """The supported dtypes, and a tactic for every choice of block sizes."""
+    """Return a function that gives the supported dtypes, and a tactic for every choice of block sizes."""
 
     def combinations(*_: Any) -> Any:
         types = ",".join(_formats(spec) for spec in (*op.inputs, *op.outputs))
@@ -82,7 +82,9 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) ->
 def _ahead_of_time(
     trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec], target: Target
 ) -> Callable[..., Any]:
-    """The kernel's name, its PTX, its launch and its int arguments, for one choice of dtypes and tactic."""
+    """Return a function that gives, for one choice of dtypes and tactic, the kernel's name, its PTX, its
+    launch and its int arguments.
+    """
 
     def implement(*arguments: Any) -> Any:
         from ttc.plugins.ptx import compile_launch
@@ -106,7 +108,7 @@ def _ahead_of_time(
 def _bind(
     kernel_spec: KernelSpec, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
 ) -> tuple[Launch, dict[str, Dim]]:
-    """The launch for one tactic, and the dimensions it depends on: ints where they are fixed in the network.
+    """Return the launch for one tactic, and the dimensions it depends on: ints where the network fixes them.
 
     Raises:
         BackendError: a dimension that has to be fixed is not, or an unknown tactic.
@@ -165,7 +167,7 @@ def _outputs(trtp: ModuleType, op: OpSpec) -> dict[str, Any]:
 
 
 def _signed(function: Callable[..., Any], parameters: Mapping[str, Any], returns: Any) -> Callable[..., Any]:
-    """The function under the signature that TensorRT reads, since it names every tensor and attribute."""
+    """Return the function with a signature that names every tensor and attribute, which TensorRT reads."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in parameters.items()],

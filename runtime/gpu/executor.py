@@ -38,7 +38,7 @@ Specs = Mapping[str, tuple[str, Shape]]
 
 
 def _specs(tensors: Iterable[GraphTensor], dtype: str, **sizes: Dim) -> Specs:
-    """Specs of graph tensors in this compute dtype, with `sizes` in place of these letters."""
+    """Return specs of graph tensors in this compute dtype, with `sizes` in place of these letters."""
     return {
         tensor.name: (tensor.dtype_in(dtype), tuple(sizes.get(str(dim), dim) for dim in tensor.shape))
         for tensor in tensors
@@ -101,25 +101,25 @@ class Executor(ABC):
 
 
 def state_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
-    """The context state of a batch: what Mamba layers keep first, then the caches of keys and values."""
+    """Return specs of a batch's context state: what Mamba layers keep, then the caches of keys and values."""
     return {**mamba_specs(config, dtype, batch), **cache_specs(config, dtype, batch, capacity)}
 
 
 def mamba_specs(config: ModelConfig, dtype: str, batch: int) -> Specs:
-    """What Mamba layers keep."""
+    """Return specs of what Mamba layers keep."""
     return _specs(graphs.mamba_state(config), dtype, B=batch)
 
 
 def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
-    """The caches, all of one shape: (B, KV heads, C, head dim)."""
+    """Return specs of the caches, all of one shape: (B, KV heads, C, head dim)."""
     return _specs(graphs.kv_cache(config), dtype, B=batch, C=capacity)
 
 
 def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
-    """The new keys and values of a block, in the order of the caches that they belong to."""
+    """Return specs of the new keys and values of a block, in the order of the caches that they belong to."""
     return _specs(graphs.new_kv(config), dtype, B=batch, L=length)
 
 
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
-    """What a context call keeps of a block for `advance`."""
+    """Return specs of what a context call keeps of a block for `advance`."""
     return _specs(graphs.saved_inputs(config), dtype, B=batch, L=length)

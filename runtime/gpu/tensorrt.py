@@ -39,7 +39,7 @@ class Runtime:
             raise BackendError(f"{backend}: no runtime; {self._reason()}")
 
     def deserialize(self, name: str, content: bytes) -> Any:
-        """The engine in these bytes, which must have been checked before."""
+        """Return the engine in these bytes, which must have been checked before."""
         self._said.clear()
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
@@ -49,7 +49,7 @@ class Runtime:
         return engine
 
     def context(self, engine: Any) -> Any:
-        """An execution context whose memory is the caller's."""
+        """Return an execution context whose memory is the caller's."""
         strategy = self._api.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.backend != "tensorrt-rtx":
             return engine.create_execution_context(strategy)
@@ -63,7 +63,7 @@ class Runtime:
         return engine.create_execution_context(settings)
 
     def failed(self, name: str, what: str) -> BackendError:
-        """The error for an engine that refused, with what the library said."""
+        """Return the error for an engine that refused, with what the library said."""
         return BackendError(f"engine {name}: {what}; {self._reason()}")
 
     def _reason(self) -> str:
@@ -114,14 +114,14 @@ class EngineBinder:
         inputs: Sequence[DeviceArray],
         outputs: Sequence[DeviceArray],
     ) -> Enqueue:
-        """A segment of a program."""
+        """Return the work of one segment of a program."""
         named = {f"in_{n}": array for n, array in enumerate(inputs)}
         return self.bind(
             scope, instruction.name, named | {f"out_{n}": array for n, array in enumerate(outputs)}
         )
 
     def bind(self, scope: Scope, name: str, tensors: Mapping[str, DeviceArray]) -> Enqueue:
-        """The work of one run of the engine `name`; tensors it does not have are ignored."""
+        """Return the work of one run of the engine `name`; tensors it does not have are ignored."""
         record, engine = self._records[name], self._engines[name]
         used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}
         context = self._context(scope, name, engine, {t.name: used[t.name].shape for t in record.inputs})
@@ -153,8 +153,8 @@ class EngineBinder:
         self._engines.clear()
 
     def _context(self, scope: Scope, name: str, engine: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-        """An execution context for these input shapes; equal ones of a scope share it, all share scratch
-        memory, since they run one after another.
+        """Return an execution context for these input shapes; equal ones of a scope share it, all share
+        scratch memory, since they run one after another.
         """
         key = (name, *shapes.values())
         if key in scope.kept:
@@ -179,7 +179,7 @@ class EngineBinder:
 
 
 def _scratch(scope: Scope, nbytes: int) -> Memory:
-    """Scratch memory of at least this size, shared by all engines of the scope."""
+    """Return scratch memory of at least this size, shared by all engines of the scope."""
     found: Memory | None = scope.kept.get("scratch")
     if found is None or found.nbytes < nbytes:
         found = scope.kept["scratch"] = scope.allocate(nbytes)
