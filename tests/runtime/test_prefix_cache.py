@@ -1,4 +1,4 @@
-"""The prefix cache: a hit equals a miss bit for bit; only what is whole, sound and within the budget is kept."""
+"""The prefix cache: a hit equals a miss bit for bit; only what is whole, sound and in budget is kept."""
 
 import dataclasses
 
