@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ttc.errors import BundleError, InputError
-from ttc.exporter.passes.caches_to_new_kv import caches_to_new_kv
 from ttc.exporter.passes.describe import PREFIX
 from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
 from ttc.formats.bundle import graph_digest
@@ -18,6 +17,7 @@ from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
+from ttc.model.rewrites import caches_to_new_kv
 
 __all__ = ["BuildInput", "GraphSource", "read_build_input"]
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ttc.base.dims import Dim
 from ttc.exporter.passes.shapes import shape_of
-from ttc.exporter.passes.unread import remove_unread_nodes
+from ttc.model.rewrites import remove_unread_nodes
 
 __all__ = ["plain_reshapes"]
 

@@ -1,6 +1,6 @@
 """The keys and values of a block appended to the caches, on the GPU.
 
-Engines give the new keys and values only, not whole caches (`ttc.exporter.passes.caches_to_new_kv`). One
+Engines give the new keys and values only, not whole caches (`ttc.model.rewrites`). One
 small CUDA C kernel writes them where they belong, for all layers in one launch: vector [b, h, l] of n tensors
 goes to position [b, h, lengths[b] + l] of their caches. `append_kv` is its reference. Where the kernel is not
 available, the host enqueues a copy for every row and head; it has the lengths too.

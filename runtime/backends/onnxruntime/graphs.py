@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 
 import onnx_ir as ir
 
-__all__ = ["externalise_weights", "give_new_kv", "new_kv_name", "upcast"]
+__all__ = ["externalise_weights", "upcast"]
 
 _LOW = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
@@ -83,33 +83,3 @@ def _cast_back(graph: ir.Graph, node: ir.Node) -> None:
         if user is not back:
             user.replace_input_with(index, back.outputs[0])
     graph.insert_after(node, back)
-
-
-def new_kv_name(cache: str) -> str:
-    """Return the name under which a context graph gives the new part of a cache: `new_keys.3` for
-    `k_cache.3`.
-    """
-    kind, _, layer = cache.partition("_cache.")
-    return f"new_{'keys' if kind == 'k' else 'values'}.{layer}"
-
-
-def give_new_kv(model: ir.Model) -> None:
-    """Make a context graph give the block's own keys and values in place of whole caches.
-
-    An output `new_k_cache.i`, which is the input `k_cache.i` with the block's keys scattered into it, becomes
-    `new_keys.i`: those keys (B, KV heads, L, P). So do values. What nobody reads any more goes.
-    """
-    graph = model.graph
-    for i, output in enumerate(graph.outputs):
-        name = str(output.name).removeprefix("new_")
-        if "_cache." in name:
-            scatter = output.producer()
-            assert scatter is not None, f"{output.name}: no node makes it"
-            assert scatter.op_type == "ScatterElements", f"{output.name}: made by {scatter.op_type}"
-            new = scatter.inputs[2]
-            assert new is not None, f"{output.name}: nothing is scattered"
-            new.name = new_kv_name(name)
-            graph.outputs[i] = new
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)

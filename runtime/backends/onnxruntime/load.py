@@ -14,7 +14,8 @@ import onnxruntime
 from ttc.errors import BackendError, BundleError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.model.bundle import Bundle
-from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, give_new_kv, upcast
+from ttc.model.rewrites import caches_to_new_kv
+from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.interface.devices import parse_device
 from ttc.runtime.interface.settings import LoadSettings
@@ -71,7 +72,7 @@ def load(
         if widen:
             upcast(model)
         if role == "context":
-            give_new_kv(model)
+            caches_to_new_kv(model)
         for name in used:
             if name not in values:
                 weight = bundle.read_weight(name)

@@ -21,11 +21,11 @@ from ttc.model.graphs import (
     GraphTensor,
     is_mamba_state,
     mamba_state,
+    new_kv_name,
     new_name,
     saved_inputs,
     state_tensors,
 )
-from ttc.runtime.backends.onnxruntime.graphs import new_kv_name
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
 from ttc.runtime.interface.state import ContextState, RowPiece, as_span
 

@@ -59,7 +59,7 @@ def digested(name):
 def test_digests_cover_what_a_network_is_made_by():
     builders = [name for name in MODULES if within(name, ("ttc.exporter.engines", "ttc.exporter.passes"))]
     used = reached(builders, inside=sorted({name for name in MODULES if name != "ttc"}))
-    assert {"ttc.exporter.passes.caches_to_new_kv", "ttc.model.graphs", "ttc.plugins.functions"} <= used
+    assert {"ttc.model.rewrites", "ttc.model.graphs", "ttc.plugins.functions"} <= used
     assert {name for name in used if not digested(name)} == NO_PART
 
 

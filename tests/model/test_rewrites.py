@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.partitioned import feeds, run_whole
 from ttc.errors import ExportError
-from ttc.exporter.passes.caches_to_new_kv import caches_to_new_kv
 from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind
+from ttc.model.rewrites import caches_to_new_kv
 
 
 def test_a_cache_made_otherwise_is_refused(bundles):

@@ -1,24 +1,23 @@
-"""Turn the caches that a context graph gives back into the block's new keys and values.
-
-1. An output `new_k_cache.i`, which is the input `k_cache.i` with the block's keys scattered into it, becomes
-   those keys (B, KV heads, L, head dim). So do values. `ttc.model.graphs` has their names.
-2. Nodes that nobody reads any more are removed.
-
-An engine with such outputs moves L keys and values of each row, not the capacity C of the cache; the runtime
-appends them to the cache.
+"""Rewrites of an exported graph that both halves make: engines are built of the result, and ONNX Runtime
+runs it.
 """
 
 import onnx_ir as ir
 
 from ttc.errors import ExportError
-from ttc.exporter.passes.unread import remove_unread_nodes
 from ttc.model.graphs import is_kv_cache, new_kv_name, new_name
 
-__all__ = ["caches_to_new_kv"]
+__all__ = ["caches_to_new_kv", "remove_unread_nodes"]
 
 
 def caches_to_new_kv(model: ir.Model) -> bool:
-    """Apply the rules above; return whether there was such an output.
+    """Turn the caches that a context graph gives back into the block's new keys and values, in place.
+
+    An output `new_k_cache.i`, which is the input `k_cache.i` with the block's keys scattered into it, becomes
+    those keys (B, KV heads, L, head dim). So do values. `ttc.model.graphs` has their names. A call then moves
+    L keys and values of each row, not the capacity C of the cache; who makes it appends them to the cache.
+
+    Returns whether there was such an output.
 
     Raises:
         ExportError: a cache is not made as `ttc export` makes it.
@@ -35,6 +34,13 @@ def caches_to_new_kv(model: ir.Model) -> bool:
     if changed:
         remove_unread_nodes(graph)
     return changed
+
+
+def remove_unread_nodes(graph: ir.Graph) -> None:
+    """Remove every node whose outputs nobody reads, and the nodes that only those read."""
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _scattered(output: ir.Value) -> ir.Value:
