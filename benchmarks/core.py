@@ -37,7 +37,7 @@ from ttc.bench.identity import load_average, machine, now
 from ttc.demo.miniature import miniature
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.table import ModeTable
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.seats import Seats
@@ -85,9 +85,8 @@ def main() -> None:
 
 def make_core(engine: ttc.Engine) -> Core:
     """Return a core of 16 rows beside the engine's own."""
-    return Core(
-        engine.runner, ModeTable(engine.runner, DraftPolicies(), ROOM), Limits(ROWS, None, 512), CHUNK, ROOM
-    )
+    modes = ModeTable(engine.runner, DraftPolicies(), ROOM)
+    return Core(engine.runner, modes, CoreLimits(ROWS, None, 512), CHUNK, ROOM)
 
 
 def read(engine: ttc.Engine, prompt: Sequence[int], options: Mapping[str, Any]) -> RowRequest:

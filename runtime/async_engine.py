@@ -9,7 +9,7 @@ from typing import Any, Self
 from ttc.errors import BackendError, InputError, TtcError
 from ttc.formats.strictjson import quoted
 from ttc.runtime.decoding.options import GenerationOptions
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Event, FinishReason, Result
 from ttc.runtime.engine import Engine, load
@@ -168,7 +168,7 @@ class AsyncEngine:
                 raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1")
         engine = load(bundle, backend, **options)
         core = engine.core
-        core.limits = Limits(min(max_rows, core.limits.rows), max_tokens, core.limits.prompt_tokens)
+        core.limits = CoreLimits(min(max_rows, core.limits.rows), max_tokens, core.limits.prompt_tokens)
         return cls(engine, max_queued, max_queued_tokens)
 
     @property

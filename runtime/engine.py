@@ -28,7 +28,7 @@ from ttc.runtime.decoding.limits import (
 )
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, GenerationOptions
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Result
@@ -126,7 +126,7 @@ class Engine:
         capacity: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         prefix_cache_bytes: int = 0,
-        limits: Limits | None = None,
+        limits: CoreLimits | None = None,
     ) -> None:
         """capacity: tokens that a row may hold; None for the model's positions.
         limits: what the core takes on; None for what an engine in a program needs.
@@ -139,7 +139,7 @@ class Engine:
         self.core = Core(
             backend,
             ModeTable(backend, DraftPolicies(), self._room),
-            limits or Limits(rows, None, _PROMPT_TOKENS),
+            limits or CoreLimits(rows, None, _PROMPT_TOKENS),
             self._chunk,
             self._room,
             prefixes=self._prefixes,

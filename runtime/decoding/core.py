@@ -1,8 +1,8 @@
 """The one place where tokens are made: a queue, rows that come and go, and a tick that moves them all.
 
 A core knows neither threads nor text nor what a mode means: rows say what they need, a plan makes calls of
-    it, the device carries them out, and each row takes in what came of it. Whoever owns a core submits
-    requests and ticks until they have ended; at most one thread at a time.
+it, the device carries them out, and each row takes in what came of it. Whoever owns a core submits requests
+and ticks until they have ended; at most one thread at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ttc.errors import DeadlineExceeded, TtcError
 from ttc.runtime.decoding.clock import Clock, WallClock
 from ttc.runtime.decoding.device import Counts, Device
-from ttc.runtime.decoding.plan import STAGES, Call, Limits, Seen, Waiting, admit
+from ttc.runtime.decoding.plan import STAGES, Call, CoreLimits, Seen, Waiting, admit
 from ttc.runtime.decoding.prefix_cache import PrefixCache
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Mode, Phase, Row
@@ -40,7 +40,7 @@ class Core:
         self,
         backend: Backend,
         make_mode: MakeMode,
-        limits: Limits,
+        limits: CoreLimits,
         chunk: int,
         most_tokens: int,
         clock: Clock | None = None,

@@ -1,9 +1,8 @@
 """What a tick does, as pure functions: the same view gives the same calls.
 
 A *call* is one call of the backend for several rows. Rows share one only where nothing of it differs but
-their
-own numbers: the same state, the same width, the same kind of result. Widths are never mixed, because a row
-computed in a wider call differs in its last bits, and with them, now and then, in a token.
+their own numbers: the same state, the same width, the same kind of result. Widths are never mixed, because a
+row computed in a wider call differs in its last bits, and with them, now and then, in a token.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 
 from ttc.runtime.decoding.work import Advance, Denoise, Due, Read
 
-__all__ = ["STAGES", "Call", "Limits", "Seen", "Waiting", "admit", "advances", "denoises", "reads"]
+__all__ = ["STAGES", "Call", "CoreLimits", "Seen", "Waiting", "admit", "advances", "denoises", "reads"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CoreLimits:
     """What a core takes on.
 
     Attributes:
@@ -66,7 +65,7 @@ class Call:
 
 
 def admit(
-    queue: Sequence[Waiting], running_rows: int, running_tokens: int, limits: Limits
+    queue: Sequence[Waiting], running_rows: int, running_tokens: int, limits: CoreLimits
 ) -> tuple[int, ...]:
     """Return the numbers of the requests that may start now, in order of arrival.
 
@@ -84,12 +83,12 @@ def admit(
     return tuple(admitted)
 
 
-def denoises(view: Sequence[Seen], limits: Limits) -> list[Call]:
+def denoises(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     """Return one denoise step for every row that is filling a block."""
     return _grouped((row for row in view if isinstance(row.due, Denoise)), _denoise_key)
 
 
-def reads(view: Sequence[Seen], limits: Limits) -> list[Call]:
+def reads(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts,
     the oldest first.
     """
@@ -107,12 +106,12 @@ def reads(view: Sequence[Seen], limits: Limits) -> list[Call]:
     return _grouped(wanted, _read_key)
 
 
-def advances(view: Sequence[Seen], limits: Limits) -> list[Call]:
+def advances(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     """Return the moves of states past what was just verified: one for each verification call."""
     return _grouped((row for row in view if isinstance(row.due, Advance)), _advance_key)
 
 
-STAGES: tuple[Callable[[Sequence[Seen], Limits], list[Call]], ...] = (denoises, reads, advances)
+STAGES: tuple[Callable[[Sequence[Seen], CoreLimits], list[Call]], ...] = (denoises, reads, advances)
 
 
 def _denoise_key(row: Seen) -> tuple[object, ...]:

@@ -135,7 +135,8 @@ class Row:
         The result ends after the first eos, where its `ending` says, or at its length, whichever is first.
         """
         eos, room = self.request.options.eos_token_ids, self.request.max_new_tokens - len(self.tokens)
-        taken, reason = list(tokens[:room]), None
+        taken = list(tokens[:room])
+        reason: FinishReason | None = None
         for i, token in enumerate(taken):
             if token in eos:
                 taken, reason = taken[: i + 1], "eos"
@@ -148,7 +149,7 @@ class Row:
         self.logprobs += logprobs[: len(taken)]
         if reason is None and len(self.tokens) >= self.request.max_new_tokens:
             reason = "length"
-        self.finish_reason = reason  # type: ignore[assignment]  # one of the three
+        self.finish_reason = reason
         return tuple(taken)
 
     def fail(self, error: TtcError) -> None:

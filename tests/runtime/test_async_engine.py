@@ -11,7 +11,7 @@ import ttc
 from tests.support.golden import golden
 from tests.support.recording import Wrapped
 from ttc.runtime.async_engine import AsyncEngine, Update
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.engine import Engine
 
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
@@ -44,7 +44,7 @@ def backend(ort):
 
 
 def shared(backend, tokenizer=None, rows=2, **bounds):
-    return AsyncEngine(Engine(backend, tokenizer, limits=Limits(rows, None, 1024)), **bounds)
+    return AsyncEngine(Engine(backend, tokenizer, limits=CoreLimits(rows, None, 1024)), **bounds)
 
 
 async def until(condition):

@@ -6,7 +6,7 @@ from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.speculative import Speculative
 from ttc.runtime.decoding.options import GenerationOptions, check_options
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import RowRequest
 
 NEW = 24
@@ -43,7 +43,7 @@ def make_rows(backend, prompts, texts, rounds, **given):
         Planned(text, own, backend.config.vocab_size) for text, own in zip(texts, rounds, strict=True)
     ]
     core = Core(
-        backend, lambda row: Speculative(drafters[row.request.index]), Limits(16, None, 4096), 64, 512
+        backend, lambda row: Speculative(drafters[row.request.index]), CoreLimits(16, None, 4096), 64, 512
     )
     asked = GenerationOptions(mode="lossless", max_new_tokens=NEW, stop_at_eos=False, **given)
     options = check_options(asked, backend.config)

@@ -15,7 +15,7 @@ class Autoregressive:
     samples_after_prompt = True
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """Return all of it."""
+        """Return the whole prompt."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:

@@ -23,7 +23,7 @@ class Diffusion:
         self._unread: tuple[int, ...] | None = None
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """Return all of it."""
+        """Return the whole prompt."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:

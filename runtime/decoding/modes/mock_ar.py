@@ -20,7 +20,7 @@ class MockAutoregressive:
         self._unread = False
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """Return all but its last token, which the denoiser reads."""
+        """Return the prompt but its last token, which the denoiser reads."""
         return row.request.prompt[:-1]
 
     def start(self, row: Row, sampled: Sampled | None) -> None:

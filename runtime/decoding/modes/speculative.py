@@ -55,7 +55,7 @@ class Speculative:
         self._round = 0
 
     def prompt(self, row: Row) -> tuple[int, ...]:
-        """Return all of it."""
+        """Return the whole prompt."""
         return row.request.prompt
 
     def start(self, row: Row, sampled: Sampled | None) -> None:

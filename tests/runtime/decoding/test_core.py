@@ -12,7 +12,7 @@ from ttc.runtime.decoding.clock import VirtualClock
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import GenerationOptions, check_options
-from ttc.runtime.decoding.plan import Limits
+from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
 
@@ -51,7 +51,7 @@ class Counting(Chain):
 
 def make_core(backend, clock=None, rows=4, tokens=None, prompt_tokens=16):
     table = ModeTable(backend, DraftPolicies(), 4096)
-    return Core(backend, table, Limits(rows, tokens, prompt_tokens), CHUNK, 4096, clock)
+    return Core(backend, table, CoreLimits(rows, tokens, prompt_tokens), CHUNK, 4096, clock)
 
 
 def request(prompt, mode="ar", new=6, **changes):

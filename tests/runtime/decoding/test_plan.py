@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttc.runtime.decoding.plan import STAGES, Limits, Seen, Waiting, admit, denoises, reads
+from ttc.runtime.decoding.plan import STAGES, CoreLimits, Seen, Waiting, admit, denoises, reads
 from ttc.runtime.decoding.work import Advance, Denoise, Read, Step
 from ttc.runtime.interface.sampling import RowSampling
 
@@ -51,7 +51,7 @@ def views(draw):
 @given(views(), st.integers(1, 40))
 def test_calls_are_well_formed(view, prompt_tokens):
     """No row twice in a stage, no mixed states, widths or kinds, rows in the order of their places."""
-    limits = Limits(16, None, prompt_tokens)
+    limits = CoreLimits(16, None, prompt_tokens)
     by_id = {row.id: row for row in view}
     for stage in STAGES:
         calls = stage(view, limits)
@@ -76,7 +76,7 @@ def test_calls_are_well_formed(view, prompt_tokens):
 
 @given(views(), st.integers(1, 40))
 def test_nobody_is_left_out_but_prompts_over_the_budget(view, prompt_tokens):
-    limits = Limits(16, None, prompt_tokens)
+    limits = CoreLimits(16, None, prompt_tokens)
     planned = {number for stage in STAGES for call in stage(view, limits) for number in call.ids}
     prompts = [
         row for row in sorted(view, key=lambda r: r.id) if isinstance(row.due, Read) and row.due.prompt
@@ -92,9 +92,9 @@ def test_nobody_is_left_out_but_prompts_over_the_budget(view, prompt_tokens):
 
 def test_every_filling_row_takes_a_step_each_tick():
     view = [Seen(i, 128, i, 16, Denoise(np.zeros(16, np.int32), 0.5, STEP)) for i in range(5)]
-    (call,) = denoises(view, Limits(16, None, 64))
+    (call,) = denoises(view, CoreLimits(16, None, 64))
     assert call.ids == (0, 1, 2, 3, 4)
-    assert reads(view, Limits(16, None, 64)) == []
+    assert reads(view, CoreLimits(16, None, 64)) == []
 
 
 requests = st.lists(st.integers(1, 100), max_size=10).map(
@@ -104,7 +104,7 @@ requests = st.lists(st.integers(1, 100), max_size=10).map(
 
 @given(requests, st.integers(0, 4), st.integers(0, 200), st.integers(1, 4), st.none() | st.integers(1, 200))
 def test_admission_keeps_the_books(queue, rows, tokens, most_rows, most_tokens):
-    limits = Limits(most_rows, most_tokens, 64)
+    limits = CoreLimits(most_rows, most_tokens, 64)
     admitted = admit(queue, rows, tokens, limits)
     assert list(admitted) == [request.id for request in queue[: len(admitted)]], "nobody overtakes"
     assert rows + len(admitted) <= max(rows, most_rows)
