@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from ttc.base.dtypes import numpy_dtype, tensorrt_format, tensorrt_name, triton_pointer
+from ttc.base.dtypes import (
+    is_packed,
+    numpy_dtype,
+    stored_bytes,
+    tensorrt_format,
+    tensorrt_name,
+    triton_pointer,
+)
 from ttc.base.names import COMPUTE_DTYPES
 
 
@@ -24,3 +31,10 @@ def test_names_of_tensorrt():
 def test_an_unknown_dtype_is_named():
     with pytest.raises(KeyError, match="complex64"):
         tensorrt_name(np.dtype(np.complex64).name)
+
+
+def test_bytes_of_a_tensor():
+    assert stored_bytes("bfloat16", (3, 4)) == 24
+    assert stored_bytes("float8_e4m3fn", (3, 4)) == 12
+    assert [stored_bytes(name, (3, 4)) for name in ("int4", "float4_e2m1fn")] == [6, 6]
+    assert not is_packed("float8_e8m0fnu")

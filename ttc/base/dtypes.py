@@ -3,13 +3,21 @@
 Beside them stand the names that TensorRT and Triton have for the dtypes of tensors in graphs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["numpy_dtype", "tensorrt_format", "tensorrt_name", "triton_pointer"]
+__all__ = [
+    "is_packed",
+    "numpy_dtype",
+    "stored_bytes",
+    "tensorrt_format",
+    "tensorrt_name",
+    "triton_pointer",
+]
 
 _KNOWN = (
     np.bool_,
@@ -23,6 +31,9 @@ _KNOWN = (
     np.int64,
     ml_dtypes.float8_e4m3fn,
     ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e8m0fnu,
+    ml_dtypes.float4_e2m1fn,
+    ml_dtypes.int4,
     np.float16,
     ml_dtypes.bfloat16,
     np.float32,
@@ -54,6 +65,17 @@ _FOREIGN: Final[Mapping[str, _Foreign]] = {
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype called `name` ("float32", "bfloat16", …); `KeyError` for any other name."""
     return _BY_NAME[name]
+
+
+def is_packed(name: str) -> bool:
+    """Whether elements of a dtype are kept two a byte, the even one of a pair in the low half."""
+    return name in ("float4_e2m1fn", "int4")
+
+
+def stored_bytes(name: str, shape: Sequence[int]) -> int:
+    """Return the bytes of a tensor of this dtype and shape in memory and on disk."""
+    count = prod(shape)
+    return count // 2 if is_packed(name) else count * numpy_dtype(name).itemsize
 
 
 def tensorrt_name(name: str) -> str:
