@@ -7,6 +7,9 @@
                                            refuses others, it converts nothing
     gpu_memory_gb                          memory of the GPU in units of 10⁹ bytes; may be left out. The plan
                                            says what does not fit
+    experts                                list of the formats of routed experts that suit the GPU, the best
+                                           first ("plain": not quantised); may be left out. `ttc plan`
+                                           suggests the first; a build takes the graphs as they are
     [batch], [block], [chunk], [capacity]  each with min, opt and max
 
 `block` is the number of tokens that the denoiser fills and that the context tower checks at once, `chunk` the
@@ -26,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from ttc.base.names import COMPUTE_DTYPES
+from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.errors import InputError
 
 __all__ = ["DIMENSIONS", "PRECISIONS", "BuildProfile", "Range", "build_preset_names", "load_build_profile"]
 
 DIMENSIONS = ("batch", "block", "chunk", "capacity")
 PRECISIONS = ("any", *COMPUTE_DTYPES)
+EXPERTS = (PLAIN, *WRITTEN_FORMATS)
 # The scan of a Mamba layer is quadratic in the tokens read at once: 512 take 64 heads × 512² × 4 bytes = 64
 # MiB a row.
 MAX_TOKENS_AT_ONCE = 512
@@ -64,6 +69,7 @@ class BuildProfile:
         precision: "any", or the compute dtype that the graphs must have.
         targets: compute capabilities like "8.9"; empty: what the backend builds for by default.
         gpu_memory_gb: memory of the GPU in units of 10⁹ bytes; None: unknown.
+        experts: formats of routed experts that suit the GPU, the best first; empty: nothing is known.
     """
 
     name: str
@@ -74,6 +80,7 @@ class BuildProfile:
     precision: str = "any"
     targets: tuple[str, ...] = ()
     gpu_memory_gb: int | None = None
+    experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in DIMENSIONS:
@@ -90,6 +97,9 @@ class BuildProfile:
             )
         if self.precision not in PRECISIONS:
             raise self._refusal(f"precision is {self.precision!r}", ", ".join(PRECISIONS))
+        for word in self.experts:
+            if word not in EXPERTS:
+                raise self._refusal(f"experts names {word!r}", ", ".join(EXPERTS))
 
     def _check(self, name: str, size: Range) -> None:
         for end in ("min", "opt", "max"):
@@ -134,7 +144,10 @@ class BuildProfile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that an engine manifest stores."""
-        return dataclasses.asdict(self) | {"targets": list(self.targets)}
+        return dataclasses.asdict(self) | {
+            "targets": list(self.targets),
+            "experts": list(self.experts),
+        }
 
 
 def build_preset_names() -> list[str]:
@@ -171,6 +184,9 @@ def _parse(name: str, text: str) -> BuildProfile:
     memory = table.pop("gpu_memory_gb", None)
     if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
         raise InputError(f"profile {name}: gpu_memory_gb is {memory!r}; valid: a whole number of at least 1")
+    experts = table.pop("experts", [])
+    if not isinstance(experts, list) or not all(isinstance(word, str) for word in experts):
+        raise InputError(f'profile {name}: experts is {experts!r}; valid: a list like ["int8", "fp8"]')
     _same_keys(f"profile {name}", table, (*DIMENSIONS, "precision", "targets"))
     if not isinstance(table["targets"], list) or not all(isinstance(item, str) for item in table["targets"]):
         raise InputError(
@@ -182,6 +198,7 @@ def _parse(name: str, text: str) -> BuildProfile:
         precision=table["precision"],
         targets=tuple(table["targets"]),
         gpu_memory_gb=memory,
+        experts=tuple(experts),
         **ranges,
     )
 

@@ -262,3 +262,15 @@ def test_broken_installations(machine: Callable[..., dict[str, Any]]) -> None:
 def test_importing_it_loads_nothing_heavy() -> None:
     code = "import sys; import ttc.doctor.abilities; assert not {'torch', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_gpus_and_formats_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = "NVIDIA H100, 570.0, 81559, 9.0\nNVIDIA GB10, 570.0, [N/A], 12.1\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=cards))
+    done = CliRunner().invoke(program, ["doctor", "--json"])
+    (card,) = json.loads(done.stdout)["expert_formats"]  # no memory is told of the other
+    assert card["gpu"] == "NVIDIA H100"
+    assert {one["format"]: one["holds"] for one in card["formats"]}["int8"] == "both"
+    lines = words().splitlines()
+    assert any(line.split()[:2] == ["plain", "as"] and "two such GPUs hold both" in line for line in lines)
+    assert any(line.startswith("nvfp4") and "bit by bit" in line and "fit, " in line for line in lines)

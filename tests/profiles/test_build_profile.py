@@ -9,10 +9,12 @@ from ttc.errors import InputError
 from ttc.profiles.build_profile import BuildProfile, Range, build_preset_names, load_build_profile
 
 NAMES = (
+    "a100",
     "b200",
     "dgx-spark",
     "h100",
     "h200",
+    "l40s",
     "latency",
     "long-context",
     "rtx-5090",

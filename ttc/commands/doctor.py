@@ -1,10 +1,12 @@
 """`ttc doctor`: what this machine can do."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
+from ttc.base.quantised import PLAIN
 from ttc.commands.terminal import columns, size, write_json
 
 __all__ = ["doctor"]
@@ -17,6 +19,7 @@ def doctor(as_json: bool) -> None:
     from ttc.doctor.abilities import examine
 
     found = examine()
+    found["expert_formats"] = list(_expert_formats(found["gpu"]))
     if as_json:
         write_json(found)
         return
@@ -31,6 +34,9 @@ def doctor(as_json: bool) -> None:
     columns(
         [("yes" if a["works"] else "no", a["what"], a["why"]) for a in found["abilities"]], ("here", "", "")
     )
+    for gpu in found["expert_formats"]:
+        click.echo(f"\n{gpu['gpu']}: the released model, by the format of its experts")
+        columns(map(_format_cells, gpu["formats"]), ("experts", "decoded", "both towers", ""))
     remedies = list(_remedies(found))
     if remedies:
         click.echo("\nto get the rest:")
@@ -58,6 +64,25 @@ def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "cuda", f"{found['cuda_driver']['cuda']} (the highest that the driver takes)"
     if found["onnxruntime_providers"]:
         yield "providers", f"{', '.join(found['onnxruntime_providers'])} (onnxruntime)"
+
+
+def _expert_formats(gpu: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Yield what each GPU does with quantised experts; nothing of one whose memory is not told."""
+    from ttc.planning.gpus import formats_on_gpu
+
+    for device in gpu["devices"] if gpu else ():
+        capability, mib = device["compute_capability"], device["memory_mib"]
+        if mib.isdigit() and capability.replace(".", "", 1).isdigit() and "." in capability:
+            formats = formats_on_gpu(capability, int(mib) * 2**20)
+            yield {"gpu": device["name"], "formats": [dataclasses.asdict(one) for one in formats]}
+
+
+def _format_cells(one: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    what = {"both": "fit", "one": "a tower fits, two such GPUs hold both", "none": "not even a tower fits"}
+    rest = f", {one['left_bytes'] / 1e9:.1f} GB left" if one["holds"] == "both" else ""
+    how = "by the GPU's own instructions" if one["native"] else "bit by bit"
+    decoded = "as they are" if one["format"] == PLAIN else how
+    return one["format"], decoded, f"{one['both_bytes'] / 1e9:.1f} GB", what[one["holds"]] + rest
 
 
 def _remedies(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,18 +1,23 @@
 """`ttc plan`: what a machine allows a model, before anything is run on it."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ttc.base.names import COMPUTE_DTYPES
+from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.commands.terminal import Several, columns, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.forecast import Forecast, Pass, Question
+    from ttc.planning.holding import Holding
 
 __all__ = ["plan"]
+
+_FORMATS = click.Choice((PLAIN, *WRITTEN_FORMATS))
 
 
 @click.command(short_help="What a GPU allows a model: floors, ceilings, crossover.")
@@ -26,6 +31,9 @@ __all__ = ["plan"]
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N")
 @click.option("--context", type=int, default=1024, show_default=True, metavar="N", help="Tokens before.")
 @click.option("--dtype", type=click.Choice(COMPUTE_DTYPES), help="[default: as the model's]")
+@click.option("--experts", type=_FORMATS, help="Format of the routed experts.  [default: plain]")
+@click.option("--context-experts", type=_FORMATS, help="Of the context tower's.  [default: as --experts]")
+@click.option("--denoiser-experts", type=_FORMATS, help="Of the denoiser's.  [default: as --experts]")
 @click.option(
     "--overlap", type=float, default=0.0, show_default=True, metavar="O",
     help="How alike tokens of a block choose experts: 0 independent, 1 the same.",
@@ -40,6 +48,9 @@ def plan(
     batch: tuple[int, ...],
     tokens_per_nfe: tuple[float, ...],
     dtype: str | None,
+    experts: str | None,
+    context_experts: str | None,
+    denoiser_experts: str | None,
     overlap: float,
     dense: bool,
     as_json: bool,
@@ -51,8 +62,10 @@ def plan(
     Times are floors that no kernel can beat on that memory and arithmetic, tokens per second are ceilings.
     """
     from ttc.base.dtypes import numpy_dtype
+    from ttc.planning.expert_formats import ExpertFormats
     from ttc.planning.experts import Routing
     from ttc.planning.forecast import Question, forecast, winning_batches
+    from ttc.planning.holding import holding
     from ttc.planning.machines import known_machines, load_machine
     from ttc.planning.models import load_config
 
@@ -69,8 +82,17 @@ def plan(
     computes_in = dtype or config.dtype
     # A model stored in a dtype that graphs do not compute in is planned for at two bytes.
     itemsize = numpy_dtype(computes_in).itemsize if computes_in in COMPUTE_DTYPES else 2
-    question = Question(config, load_machine(gpu), itemsize=itemsize, routing=Routing(overlap, dense), **use)
+    either = experts or PLAIN
+    question = Question(
+        config,
+        load_machine(gpu),
+        itemsize=itemsize,
+        routing=Routing(overlap, dense),
+        formats=ExpertFormats(context_experts or either, denoiser_experts or either),
+        **use,
+    )
     found = [forecast(question, size, tokens_per_nfe) for size in batch]
+    held = holding(known_machines(), found[0].weight_bytes.values())
     wins = {rate: winning_batches(question, rate) for rate in tokens_per_nfe}
     if as_json:
         write_json(
@@ -81,22 +103,27 @@ def plan(
                     "block_size": question.block_size,
                     "context": question.context,
                     "itemsize": itemsize,
+                    "experts": dataclasses.asdict(question.formats),
                     "overlap": overlap,
                     "dense": dense,
                     "accepted": question.accepted,
                     "draft_steps": question.draft_steps,
                 },
+                "machines": [dataclasses.asdict(one) for one in held],
                 "batches": [dataclasses.asdict(one) for one in found],
                 "winning_batches": {f"{rate:g}": ends for rate, ends in wins.items()},
             }
         )
     else:
         _tell(name, question, found, wins)
+        for line in (*_held_lines(held), *_suggestion(gpu, question)):
+            click.echo(line)
 
 
 def _tell(
     name: str, question: "Question", found: list["Forecast"], wins: dict[float, tuple[int, int] | None]
 ) -> None:
+    weights = found[0].weight_bytes
     machine = question.machine
     limits = f"{machine.bytes_per_second / 1e12:g} TB/s, {machine.flops_per_second / 1e12:g} TFLOPS"
     columns(
@@ -106,6 +133,19 @@ def _tell(
             ("limits", limits),
             ("source", machine.source),
             ("assumed", _assumed(question)),
+            ("experts", str(question.formats)),
+            (
+                "weights",
+                ", ".join(
+                    [
+                        *(
+                            f"{count / 1e9:.1f} GB {tower.replace('_', ' ')}"
+                            for tower, count in weights.items()
+                        ),
+                        f"{sum(weights.values()) / 1e9:.1f} GB both",
+                    ]
+                ),
+            ),
         ]
     )
     click.echo()
@@ -127,6 +167,34 @@ def _tell(
     for rate, ends in wins.items():
         where = "at no batch size" if ends is None else f"at batch {ends[0]} to {ends[1]}"
         click.echo(f"{rate:g} tokens/NFE: diffusion is faster than AR {where} (looked at: 1 to 4096).")
+
+
+def _held_lines(held: Sequence["Holding"]) -> Iterator[str]:
+    """Yield which machines hold both towers, one, none."""
+    for what, text in (
+        ("both", "both towers on one"),
+        ("one", "a tower each on two"),
+        ("none", "not a tower on one"),
+    ):
+        names = [
+            f"{one.machine} ({abs(one.left_bytes) / 1e9:.1f} GB {'short' if what == 'none' else 'left'})"
+            for one in held
+            if one.holds == what
+        ]
+        if names:
+            yield f"{text}: {', '.join(names)}"
+
+
+def _suggestion(gpu: str, question: "Question") -> Iterator[str]:
+    """Yield which format suits the machine where it has a preset that names one, and nothing was chosen."""
+    from ttc.planning.expert_formats import ExpertFormats
+    from ttc.planning.passes import tower_bytes
+    from ttc.profiles.build_profile import build_preset_names, load_build_profile
+
+    best = load_build_profile(gpu).experts[:1] if gpu in build_preset_names() else ()
+    if best and best != (PLAIN,) and question.formats == ExpertFormats() and not question.routing.dense:
+        both = sum(tower_bytes(question.config, question.itemsize, ExpertFormats(*best, *best)).values())
+        yield f"--experts {best[0]} brings both towers to {both / 1e9:.1f} GB (ttc quantize)."
 
 
 def _assumed(question: "Question") -> str:

@@ -9,6 +9,9 @@ Where all experts run on all tokens (`Routing.dense`) on a machine that packs th
 (`Machine.packing_bytes_per_second`), a pass of more than one token takes another (bytes of all experts /
 packing rate), which overlaps with nothing. One token is multiplied with the weights where they lie.
 
+Quantised experts are decoded by the kernel that multiplies with them; where the rate of that is known
+(`expert_formats.decode_rate`), their part takes at least (weights decoded / rate), too.
+
 With S tokens in a block, r tokens per NFE, t_ar, t_nfe and t_ext the times of an AR step, an NFE and an
 extension of the whole batch of B rows:
 
@@ -24,17 +27,20 @@ extension of the whole batch of B rows:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ttc.base.quantised import PLAIN
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
+from ttc.planning.expert_formats import ExpertFormats, decode_rate, experts_bytes
 from ttc.planning.experts import Routing
 from ttc.planning.machines import Machine
 from ttc.planning.passes import (
+    EXPERTS,
     context_pass,
+    decoded_weights,
     denoiser_pass,
-    expert_bytes,
-    parameters,
     state_bytes,
     total,
+    tower_bytes,
 )
 from ttc.plugins.costs import Cost
 
@@ -51,6 +57,7 @@ class Question:
     Attributes:
         context: tokens in the caches.
         itemsize: bytes of the compute dtype.
+        formats: of the routed experts of each tower.
         accepted, draft_steps: tokens that a lossless round keeps, and NFE that its draft takes.
     """
 
@@ -62,6 +69,7 @@ class Question:
     routing: Routing = field(default_factory=Routing)
     accepted: float = 8.0
     draft_steps: float = 2.0
+    formats: ExpertFormats = field(default_factory=ExpertFormats)
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_size <= 512:
@@ -74,12 +82,17 @@ class Question:
                 f"a lossless round of {self.draft_steps} draft steps that keeps {self.accepted} tokens; "
                 f"valid: more than 0 steps, 1 to {self.block_size} tokens"
             )
+        if self.routing.dense and self.formats != ExpertFormats():
+            raise InputError(
+                f"experts in {self.formats} with every expert on every token: what computes so decodes them "
+                "while loading; plan for plain experts"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass for the whole batch. `limit`: "memory", "arithmetic" or "packing", whichever takes most of
-    the seconds.
+    """One pass for the whole batch. `limit`: "memory", "arithmetic", "packing" or "decode", whichever takes
+    most of the seconds.
     """
 
     bytes: float
@@ -112,6 +125,7 @@ class Forecast:
     """One batch size.
 
     Attributes:
+        weight_bytes: tower → bytes of its weights.
         memory_bytes: weights of both towers and the state of all rows.
         fits: on the machine.
         nfe_in_ar_steps: time of an NFE over that of an AR step, without the extension.
@@ -119,6 +133,7 @@ class Forecast:
     """
 
     batch: int
+    weight_bytes: Mapping[str, float]
     memory_bytes: float
     fits: bool
     ar_step: Pass
@@ -144,9 +159,8 @@ def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) ->
     ar_step, nfe, extension, verification = _passes(question, batch)
     ar = batch / ar_step.seconds
     saved = S * ar_step.seconds - extension.seconds
-    memory = parameters(config) * question.itemsize + state_bytes(
-        config, batch, question.context, question.itemsize
-    )
+    weights = tower_bytes(config, question.itemsize, question.formats)
+    memory = sum(weights.values()) + state_bytes(config, batch, question.context, question.itemsize)
     found = []
     for rate in tokens_per_nfe:
         speed = batch * S / (S / rate * nfe.seconds + extension.seconds)
@@ -154,6 +168,7 @@ def forecast(question: Question, batch: int, tokens_per_nfe: Sequence[float]) ->
     draft = question.draft_steps * nfe.seconds
     return Forecast(
         batch=batch,
+        weight_bytes=weights,
         memory_bytes=memory,
         fits=memory <= question.machine.memory_bytes,
         ar_step=ar_step,
@@ -206,27 +221,34 @@ def _wins(question: Question, batch: int, rate: float) -> bool:
 def _passes(question: Question, batch: int) -> tuple[Pass, Pass, Pass, Pass]:
     """Return the passes: an AR step, an NFE, an extension, a verification."""
     config, S, C, size = question.config, question.block_size, question.context, question.itemsize
-    routing = question.routing
-    one = context_pass(config, batch, 1, C, size, routing)
-    nfe = denoiser_pass(config, batch, S, C, size, routing)
-    extension = context_pass(config, batch, S, C, size, routing)
-    verification = context_pass(config, batch, S, C, size, routing, logits=S)
+    routing, formats = question.routing, question.formats
+    one = context_pass(config, batch, 1, C, size, routing, experts=formats.context)
+    nfe = denoiser_pass(config, batch, S, C, size, routing, formats.denoiser)
+    extension = context_pass(config, batch, S, C, size, routing, experts=formats.context)
+    verification = context_pass(config, batch, S, C, size, routing, logits=S, experts=formats.context)
     return (
-        _pass(question, one, batch, 1),
-        _pass(question, nfe, batch, S),
-        _pass(question, extension, batch, S),
-        _pass(question, verification, batch, S),
+        _pass(question, one, batch, 1, formats.context),
+        _pass(question, nfe, batch, S, formats.denoiser),
+        _pass(question, extension, batch, S, formats.context),
+        _pass(question, verification, batch, S, formats.context),
     )
 
 
-def _pass(question: Question, parts: Mapping[str, Cost], rows: int, length: int) -> Pass:
+def _pass(question: Question, parts: Mapping[str, Cost], rows: int, length: int, word: str) -> Pass:
     config, machine = question.config, question.machine
-    seconds = dict.fromkeys(("memory", "arithmetic", "packing"), 0.0)
-    for cost in parts.values():
-        memory, arithmetic = cost.bytes / machine.bytes_per_second, cost.flops / machine.flops_per_second
-        seconds["memory" if memory >= arithmetic else "arithmetic"] += max(memory, arithmetic)
+    seconds = dict.fromkeys(("memory", "arithmetic", "packing", "decode"), 0.0)
+    rate = decode_rate(word, machine)
+    for name, cost in parts.items():
+        limits = {
+            "memory": cost.bytes / machine.bytes_per_second,
+            "arithmetic": cost.flops / machine.flops_per_second,
+        }
+        if name == EXPERTS and rate is not None:
+            limits["decode"] = decoded_weights(config, rows, length, question.routing) / rate
+        longest = max(limits, key=limits.__getitem__)
+        seconds[longest] += limits[longest]
     if machine.packing_bytes_per_second is not None and question.routing.dense and rows * length > 1:
-        packed = expert_bytes(config, question.itemsize)
+        packed = experts_bytes(config, PLAIN, question.itemsize)
         seconds["packing"] = packed / machine.packing_bytes_per_second
     experts = 0.0
     if config.n_routed_experts:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +12,9 @@ from ttc.errors import InputError
 
 __all__ = ["Machine", "known_machines", "load_machine"]
 
-_RATES = ("bytes_per_second", "flops_per_second", "memory_bytes", "packing_bytes_per_second")
+_NEEDED = ("bytes_per_second", "flops_per_second", "memory_bytes")
+_CAPABILITY = re.compile(r"\d{1,2}\.\d")
+_OPTIONAL = ("packing_bytes_per_second", "instructions_per_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Machine:
 
     packing_bytes_per_second: of a CPU whose library lays the stacked weights of experts out anew in every
         call of more than one row, as ONNX Runtime's does: the rate at which that goes. None: it does not.
+    capability: of a GPU, its compute capability ("9.0"); None: unknown, or no GPU.
+    instructions_per_second: of a GPU, how many instructions of single threads it issues; None: unknown.
     """
 
     name: str
@@ -28,17 +33,21 @@ class Machine:
     memory_bytes: float
     source: str
     packing_bytes_per_second: float | None = None
+    capability: str | None = None
+    instructions_per_second: float | None = None
 
     def __post_init__(self) -> None:
-        for key in _RATES:
+        for key in (*_NEEDED, *_OPTIONAL):
             value = getattr(self, key)
-            if key == "packing_bytes_per_second" and value is None:
+            if key in _OPTIONAL and value is None:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
                 raise InputError(f"machine {self.name}: {key} is {value!r}; valid: a positive number")
         for key in ("name", "source"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InputError(f"machine: {key} is {getattr(self, key)!r}; valid: a text")
+        if self.capability is not None and not _CAPABILITY.fullmatch(str(self.capability)):
+            raise InputError(f"machine {self.name}: capability is {self.capability!r}; valid: like '9.0'")
 
 
 def known_machines() -> dict[str, Machine]:

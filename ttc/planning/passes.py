@@ -8,14 +8,17 @@ Of the context tower: an AR step is L = 1, an extension L = 16 with logits at on
 L = 16 with logits at all. Of the denoiser: one evaluation (NFE), its diffusion step included.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
 from ttc.base.dtypes import numpy_dtype
+from ttc.base.quantised import PLAIN
 from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.graphs import COMPUTE, state_tensors
 from ttc.model.signatures import op_dims
-from ttc.model.weights import expected_tensors
+from ttc.model.weights import CONTEXT, DENOISER, expected_tensors, tower_of
+from ttc.planning.expert_formats import TILE_ROWS, ExpertFormats, expert_matrix_bytes, experts_bytes
 from ttc.planning.experts import Routing
 from ttc.plugins.costs import Cost, attention_cost, elementwise_cost, linear_cost, norm_cost, op_cost
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
@@ -27,11 +30,12 @@ from ttc.plugins.moe_routing import MOE_ROUTING
 __all__ = [
     "EXPERTS",
     "context_pass",
+    "decoded_weights",
     "denoiser_pass",
-    "expert_bytes",
     "parameters",
     "state_bytes",
     "total",
+    "tower_bytes",
 ]
 
 Parts = Mapping[str, Cost]
@@ -47,6 +51,7 @@ def context_pass(
     itemsize: int,
     routing: Routing,
     logits: int = 1,
+    experts: str = PLAIN,
 ) -> Parts:
     """Return the cost of one call of the context tower, by part.
 
@@ -56,8 +61,9 @@ def context_pass(
         context: tokens already in the caches.
         itemsize: bytes of the compute dtype.
         logits: positions of each row that get logits.
+        experts: format of the routed experts (`ttc.base.quantised`).
     """
-    parts = _tower(config, rows, length, context, itemsize, routing)
+    parts = _tower(config, rows, length, context, itemsize, routing, experts)
     if LayerKind.MAMBA in config.layers:
         dims = op_dims(config) | {"B": rows, "L": length}
         advance = op_cost(MAMBA_ADVANCE, dims, itemsize) * len(config.layers_of(LayerKind.MAMBA))
@@ -67,10 +73,16 @@ def context_pass(
 
 
 def denoiser_pass(
-    config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
+    config: ModelConfig,
+    rows: int,
+    length: int,
+    context: int,
+    itemsize: int,
+    routing: Routing,
+    experts: str = PLAIN,
 ) -> Parts:
     """Return the cost of one denoiser evaluation and its diffusion step, by part; arguments as above."""
-    parts = _tower(config, rows, length, context, itemsize, routing)
+    parts = _tower(config, rows, length, context, itemsize, routing, experts)
     D = config.hidden_size
     # The modulation before the mixer, and the gate after it.
     modulated = elementwise_cost(rows * length * D, 2, itemsize, flops=4)
@@ -93,7 +105,7 @@ def total(parts: Parts) -> Cost:
 
 def parameters(config: ModelConfig) -> int:
     """Return the parameters of the whole checkpoint, both towers and the time conditioning."""
-    return sum(map(math.prod, expected_tensors(config).values()))
+    return sum(_tower_parameters(config).values())
 
 
 def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> int:
@@ -106,14 +118,45 @@ def state_bytes(config: ModelConfig, rows: int, context: int, itemsize: int) -> 
     )
 
 
-def expert_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Return the bytes of the weights of all routed experts of a tower."""
-    one = 2 * config.moe_intermediate_size * config.hidden_size * itemsize
-    return len(config.layers_of(LayerKind.MOE)) * config.n_routed_experts * one
+def tower_bytes(config: ModelConfig, itemsize: int, formats: ExpertFormats) -> dict[str, float]:
+    """Return the bytes of each tower's weights, quantised experts with their scales; the time conditioning
+    is the denoiser's.
+    """
+    plain = experts_bytes(config, PLAIN, itemsize)
+    return {
+        tower: count * itemsize - plain + experts_bytes(config, formats.of(tower), itemsize)
+        for tower, count in _tower_parameters(config).items()
+    }
+
+
+def decoded_weights(config: ModelConfig, rows: int, length: int, routing: Routing) -> float:
+    """Return how many weights of routed experts a kernel decodes in one pass: those of every expert that is
+    hit, and again for every further `TILE_ROWS` of its tokens.
+    """
+    if not config.n_routed_experts:
+        return 0.0
+    pairs = rows * length * config.num_experts_per_tok
+    hit = routing.experts(config.n_routed_experts, config.num_experts_per_tok, rows, length)
+    expert = 2 * config.moe_intermediate_size * config.hidden_size
+    return len(config.layers_of(LayerKind.MOE)) * expert * max(hit, pairs / TILE_ROWS)
+
+
+@functools.lru_cache(maxsize=8)
+def _tower_parameters(config: ModelConfig) -> Mapping[str, int]:
+    found = dict.fromkeys((CONTEXT, DENOISER), 0)
+    for name, shape in expected_tensors(config).items():
+        found[tower_of(name)] += math.prod(shape)
+    return found
 
 
 def _tower(
-    config: ModelConfig, rows: int, length: int, context: int, itemsize: int, routing: Routing
+    config: ModelConfig,
+    rows: int,
+    length: int,
+    context: int,
+    itemsize: int,
+    routing: Routing,
+    experts: str,
 ) -> dict[str, Cost]:
     """Return the cost of what both towers share: embedding, norms and residuals, and all mixers, by layer
     kind.
@@ -129,7 +172,7 @@ def _tower(
             mixer = _attention(config, rows, length, context, itemsize)
         elif kind == LayerKind.MOE:
             mixer = _beside_experts(config, rows, length, itemsize, routing)
-            parts[EXPERTS] = _experts(config, rows, length, itemsize, routing) * count
+            parts[EXPERTS] = _experts(config, rows, length, itemsize, routing, experts) * count
         else:
             mixer = _mlp(config, tokens, config.intermediate_size, itemsize)
         parts[kind] = mixer * count
@@ -168,11 +211,18 @@ def _attention(config: ModelConfig, rows: int, length: int, context: int, itemsi
     )
 
 
-def _experts(config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing) -> Cost:
+def _experts(
+    config: ModelConfig, rows: int, length: int, itemsize: int, routing: Routing, experts: str
+) -> Cost:
     """Return the cost of the routed experts of a layer."""
     tokens, E = rows * length, config.n_routed_experts
     read = routing.experts(E, config.num_experts_per_tok, rows, length)
     routed = op_cost(MOE_EXPERTS, op_dims(config) | {"T": tokens}, itemsize, experts=read)
+    inner, hidden = config.moe_intermediate_size, config.hidden_size
+    for outputs, inputs in ((inner, hidden), (hidden, inner)):
+        plain = expert_matrix_bytes(PLAIN, outputs, inputs, itemsize)
+        saved = plain - expert_matrix_bytes(experts, outputs, inputs, itemsize)
+        routed += Cost(0.0, -read * saved)
     if not routing.dense:
         return routed
     # Every expert's two products over every token, and both of their results through memory.
