@@ -36,6 +36,7 @@ from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
 from ttc.demo.miniature import miniature
 from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import RowRequest
@@ -86,7 +87,7 @@ def main() -> None:
 def make_core(engine: ttc.Engine) -> Core:
     """Return a core of 16 rows beside the engine's own."""
     modes = ModeTable(engine.runner, DraftPolicies(), ROOM)
-    return Core(engine.runner, modes, CoreLimits(ROWS, None, 512), CHUNK, ROOM)
+    return Core(BackendDevice(engine.runner, ROOM), modes, CoreLimits(ROWS, None, 512), CHUNK)
 
 
 def read(engine: ttc.Engine, prompt: Sequence[int], options: Mapping[str, Any]) -> RowRequest:

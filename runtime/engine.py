@@ -18,6 +18,7 @@ from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.runtime.backends import load_backend
 from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.limits import (
     PREFILL_CHUNK,
     capacity_bucket,
@@ -137,11 +138,10 @@ class Engine:
         self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
         rows = _MAX_ROWS if backend.limits is None else backend.limits.batch[1]
         self.core = Core(
-            backend,
+            BackendDevice(backend, self._room),
             ModeTable(backend, DraftPolicies(), self._room),
             limits or CoreLimits(rows, None, _PROMPT_TOKENS),
             self._chunk,
-            self._room,
             prefixes=self._prefixes,
         )
         # Held while the core is used.

@@ -8,15 +8,14 @@ and ticks until they have ended; at most one thread at a time.
 from collections.abc import Callable, Iterable, Sequence
 
 from ttc.errors import DeadlineExceeded, TtcError
-from ttc.runtime.decoding.clock import Clock, WallClock
+from ttc.runtime.decoding.clock import Clock
 from ttc.runtime.decoding.device import Counts, Device
-from ttc.runtime.decoding.plan import STAGES, Call, CoreLimits, Seen, Waiting, admit
+from ttc.runtime.decoding.plan import Call, CoreLimits, Policy, Seen, Waiting
 from ttc.runtime.decoding.prefix_cache import PrefixCache
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Mode, Phase, Row
 from ttc.runtime.decoding.seats import Seats
 from ttc.runtime.decoding.work import Advance, Denoise, Due, Outcome, Read
-from ttc.runtime.interface.backend import Backend
 
 __all__ = ["Core", "MakeMode"]
 
@@ -38,24 +37,29 @@ class Core:
 
     def __init__(
         self,
-        backend: Backend,
+        device: Device,
         make_mode: MakeMode,
         limits: CoreLimits,
         chunk: int,
-        most_tokens: int,
-        clock: Clock | None = None,
         prefixes: PrefixCache | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        """most_tokens: that one row may hold."""
-        self._backend, self._make_mode, self.limits, self.chunk = backend, make_mode, limits, chunk
-        self.clock: Clock = clock or WallClock()
-        self.seats = Seats(backend, most_tokens)
-        self._device = Device(backend, self.seats, self.clock)
-        self._prefixes = prefixes
+        self._device, self._make_mode, self.limits, self.chunk = device, make_mode, limits, chunk
+        self._prefixes, self._policy = prefixes, policy or Policy()
         self._queue: dict[int, Row] = {}
         self._rows: dict[int, Row] = {}
         self._next_id = 0
         self.ended: Callable[[Row], None] = lambda row: None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the device, which deadlines are counted on."""
+        return self._device.clock
+
+    @property
+    def seats(self) -> Seats:
+        """Which row sits where."""
+        return self._device.seats
 
     @property
     def counts(self) -> Counts:
@@ -100,9 +104,9 @@ class Core:
         now = self.clock.now()
         for row in [*self._queue.values(), *self._rows.values()]:
             self._leave_if_asked(row, now)
-        self._start(admit(*self._books(), self.limits))
+        self._start(self._policy.admit(*self._books(), self.limits))
         self.seats.compact()
-        for stage in STAGES:
+        for stage in self._policy.stages:
             dues = self._dues()
             for call in stage(self._view(dues), self.limits):
                 self._perform(call, dues)
@@ -208,7 +212,7 @@ class Core:
             due = dues.get(row.id)
             if due is None:
                 continue
-            width = self._backend.call_length(len(due.tokens)) if isinstance(due, Read) else _width(due)
+            width = self._device.call_length(len(due.tokens)) if isinstance(due, Read) else _width(due)
             view.append(Seen(row.id, row.seat.capacity, row.seat.index, width, due))
         return view
 

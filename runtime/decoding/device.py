@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ttc.runtime.decoding.clock import Clock
+from ttc.runtime.decoding.clock import Clock, WallClock
 from ttc.runtime.decoding.plan import Call
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.seats import Seats
@@ -15,7 +15,7 @@ from ttc.runtime.interface.backend import Backend, BlockInputs, Ints, StepInputs
 from ttc.runtime.interface.sampling import INVALID_TOKEN, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
-__all__ = ["Counts", "Device"]
+__all__ = ["BackendDevice", "Counts", "Device"]
 
 
 @dataclass(slots=True)
@@ -44,27 +44,54 @@ class _Saved:
     rows: Ints
 
 
-class Device:
-    """Carries out calls over one backend. `counts` says how many."""
+class Device(Protocol):
+    """What a core needs of whoever carries out its calls, be it a backend or a simulation of one.
 
-    def __init__(self, backend: Backend, seats: Seats, clock: Clock) -> None:
-        self._backend, self._seats, self._clock = backend, seats, clock
-        self._saved: dict[int, _Saved] = {}
-        self._calls = 0
-        self.counts = Counts()
+    Attributes:
+        clock: on which the calls take time.
+        seats: which row sits where.
+        counts: what was asked for so far.
+    """
+
+    clock: Clock
+    seats: Seats
+    counts: Counts
+
+    def call_length(self, length: int) -> int:
+        """Return how many tokens a context call over `length` tokens really reads."""
 
     def run(self, call: Call, rows: Sequence[Row], dues: Sequence[Any]) -> Sequence[Mapping[int, Outcome]]:
-        """Carry out one call; return what came of it by row number. Several such maps where the backend took
-        several steps at once.
+        """Carry out one call; return what came of it by row number. Several such maps where several steps
+        were taken at once.
 
         Args:
             call: from the plan.
             rows: its rows, in its order.
             dues: what each of them needs.
         """
-        state = self._seats.state(call.state)
+
+    def forget(self) -> None:
+        """Take the end of a tick: drop what was saved for rows of which none is left to move."""
+
+
+class BackendDevice:
+    """Carries out calls over one backend."""
+
+    def __init__(self, backend: Backend, most_tokens: int, clock: Clock | None = None) -> None:
+        """most_tokens: that one row may hold."""
+        self._backend, self.clock = backend, clock or WallClock()
+        self.seats = Seats(backend, most_tokens)
+        self._saved: dict[int, _Saved] = {}
+        self._calls = 0
+        self.counts = Counts()
+
+    def call_length(self, length: int) -> int:
+        return self._backend.call_length(length)
+
+    def run(self, call: Call, rows: Sequence[Row], dues: Sequence[Any]) -> Sequence[Mapping[int, Outcome]]:
+        state = self.seats.state(call.state)
         indices = np.array([row.seat.index for row in rows if row.seat is not None], np.int32)
-        started = self._clock.now()
+        started = self.clock.now()
         try:
             if call.kind is Denoise:
                 return self._denoise(state, indices, call.ids, dues)
@@ -72,7 +99,7 @@ class Device:
                 return [self._read(state, indices, call.ids, dues)]
             return [self._advance(state, call.ids, dues)]
         finally:
-            self.counts.seconds += self._clock.now() - started
+            self.counts.seconds += self.clock.now() - started
 
     def _denoise(
         self, state: ContextState, rows: Ints, ids: Sequence[int], dues: Sequence[Denoise]
@@ -89,7 +116,7 @@ class Device:
         temperature = np.array([step.temperature for step in steps], np.float32)
         row_key = np.array([step.row_key for step in steps], np.int64)
         together = all(due.fresh for due in dues) and len({step.left for step in steps}) == 1
-        if together and self._backend.graph_level == 2 and len(rows) == self._seats.seated(state.capacity):
+        if together and self._backend.graph_level == 2 and len(rows) == self.seats.seated(state.capacity):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)
             if outputs is not None:
@@ -153,7 +180,6 @@ class Device:
         return dict.fromkeys(ids)
 
     def forget(self) -> None:
-        """Drop what was saved for rows of which none is left to move."""
         self._saved.clear()
 
     def _count_denoiser(self, rows: int) -> None:

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 
 from ttc.runtime.decoding.work import Advance, Denoise, Due, Read
 
-__all__ = ["STAGES", "Call", "CoreLimits", "Seen", "Waiting", "admit", "advances", "denoises", "reads"]
+__all__ = [
+    "STAGES",
+    "Call",
+    "CoreLimits",
+    "Policy",
+    "Seen",
+    "Waiting",
+    "admit",
+    "advances",
+    "denoises",
+    "reads",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,22 @@ def advances(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     return _grouped((row for row in view if isinstance(row.due, Advance)), _advance_key)
 
 
-STAGES: tuple[Callable[[Sequence[Seen], CoreLimits], list[Call]], ...] = (denoises, reads, advances)
+Stage = Callable[[Sequence[Seen], CoreLimits], list[Call]]
+# A block that was just filled is read in the same tick.
+STAGES: tuple[Stage, ...] = (denoises, reads, advances)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a tick goes by.
+
+    Attributes:
+        admit: which requests start: (queue, running rows, tokens they may come to hold, limits) → numbers.
+        stages: which calls are made, one stage after the other: view → calls.
+    """
+
+    admit: Callable[[Sequence[Waiting], int, int, CoreLimits], tuple[int, ...]] = admit
+    stages: tuple[Stage, ...] = STAGES
 
 
 def _denoise_key(row: Seen) -> tuple[object, ...]:

@@ -9,14 +9,36 @@ the next one to join takes; only where none comes does the last row move into it
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
-from ttc.runtime.interface.backend import Backend
+from ttc.runtime.interface.backend import Limits
 from ttc.runtime.interface.state import ContextState
 
-__all__ = ["Seat", "Seats"]
+__all__ = ["Places", "Seat", "Seats"]
+
+
+class Places(Protocol):
+    """The part of a backend that keeps states: `ttc.runtime.interface.backend.Backend` says what each call
+    means.
+    """
+
+    limits: Limits | None
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        """Return an empty state."""
+
+    def resize(self, state: ContextState, batch: int) -> None:
+        """Change the number of rows."""
+
+    def clear_rows(self, state: ContextState, rows: npt.NDArray[np.int32]) -> None:
+        """Make rows empty again."""
+
+    def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
+        """Copy one row."""
 
 
 @dataclass(slots=True)
@@ -44,15 +66,15 @@ class _Room:
 
 
 class Seats:
-    """Gives rows places in the states of one backend.
+    """Gives rows places in the states of one backend, or of what stands for one.
 
     Attributes:
         limit: most tokens that a row may hold.
         moves: rows copied so far, because they grew or filled a hole.
     """
 
-    def __init__(self, backend: Backend, limit: int) -> None:
-        self._backend, self.limit = backend, limit
+    def __init__(self, places: Places, limit: int) -> None:
+        self._places, self.limit = places, limit
         self._rooms: dict[int, _Room] = {}
         self.moves = 0
 
@@ -61,23 +83,23 @@ class Seats:
         for capacity, count in Counter(map(self.capacity_for, tokens)).items():
             room = self._rooms.get(capacity)
             if room is None:
-                self._rooms[capacity] = _Room(self._backend.new_state(count, capacity))
+                self._rooms[capacity] = _Room(self._places.new_state(count, capacity))
             elif (batch := len(room.seats) - room.seats.count(None) + count) > room.state.batch:
-                self._backend.resize(room.state, batch)
+                self._places.resize(room.state, batch)
 
     def join(self, tokens: int) -> Seat:
         """Return an empty seat that holds so many tokens."""
         capacity = self.capacity_for(tokens)
         room = self._rooms.get(capacity)
         if room is None:
-            room = self._rooms[capacity] = _Room(self._backend.new_state(1, capacity))
+            room = self._rooms[capacity] = _Room(self._places.new_state(1, capacity))
         seat = Seat(capacity, len(room.seats))
         if None in room.seats:
             seat.index = room.seats.index(None)
             room.seats[seat.index] = seat
         else:
             if seat.index == room.state.batch:
-                self._backend.resize(room.state, room.state.batch + 1)
+                self._places.resize(room.state, room.state.batch + 1)
             room.seats.append(seat)
         return seat
 
@@ -88,7 +110,7 @@ class Seats:
         if not room.seats:
             del self._rooms[seat.capacity]
         else:
-            self._backend.clear_rows(room.state, np.array([seat.index], np.int32))
+            self._places.clear_rows(room.state, np.array([seat.index], np.int32))
 
     def grow(self, seat: Seat, tokens: int) -> None:
         """Make the seat hold so many tokens, by a move if it does not yet."""
@@ -96,7 +118,7 @@ class Seats:
             return
         new = self.join(tokens)
         source, target = self._rooms[seat.capacity].state, self._rooms[new.capacity].state
-        self._backend.copy_row(source, seat.index, target, new.index)
+        self._places.copy_row(source, seat.index, target, new.index)
         self.moves += 1
         self.leave(seat)
         self._rooms[new.capacity].seats[new.index] = seat
@@ -108,14 +130,14 @@ class Seats:
             while None in room.seats:
                 hole, last = room.seats.index(None), room.seats.pop()
                 assert last is not None, "the last seat of a room is taken"
-                self._backend.copy_row(room.state, last.index, room.state, hole)
-                self._backend.clear_rows(room.state, np.array([last.index], np.int32))
+                self._places.copy_row(room.state, last.index, room.state, hole)
+                self._places.clear_rows(room.state, np.array([last.index], np.int32))
                 self.moves += 1
                 last.index = hole
                 room.seats[hole] = last
                 room.trim()
             if len(room.seats) < room.state.batch:
-                self._backend.resize(room.state, len(room.seats))
+                self._places.resize(room.state, len(room.seats))
 
     def state(self, capacity: int) -> ContextState:
         """Return the state of this capacity."""
@@ -138,7 +160,7 @@ class Seats:
             CapacityError: more than the engines were built for.
         """
         wanted = max(min(capacity_bucket(tokens), self.limit), tokens)
-        return fitting_capacity(self._backend.limits, tokens, wanted)
+        return fitting_capacity(self._places.limits, tokens, wanted)
 
     def close(self) -> None:
         """Forget all states."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.modes.speculative import Speculative
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.plan import CoreLimits
@@ -43,7 +44,10 @@ def make_rows(backend, prompts, texts, rounds, **given):
         Planned(text, own, backend.config.vocab_size) for text, own in zip(texts, rounds, strict=True)
     ]
     core = Core(
-        backend, lambda row: Speculative(drafters[row.request.index]), CoreLimits(16, None, 4096), 64, 512
+        BackendDevice(backend, 512),
+        lambda row: Speculative(drafters[row.request.index]),
+        CoreLimits(16, None, 4096),
+        64,
     )
     asked = GenerationOptions(mode="lossless", max_new_tokens=NEW, stop_at_eos=False, **given)
     options = check_options(asked, backend.config)

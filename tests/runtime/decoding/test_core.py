@@ -10,6 +10,7 @@ from tests.support.golden import golden
 from ttc.errors import DeadlineExceeded, NumericsError
 from ttc.runtime.decoding.clock import VirtualClock
 from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.plan import CoreLimits
@@ -51,7 +52,7 @@ class Counting(Chain):
 
 def make_core(backend, clock=None, rows=4, tokens=None, prompt_tokens=16):
     table = ModeTable(backend, DraftPolicies(), 4096)
-    return Core(backend, table, CoreLimits(rows, tokens, prompt_tokens), CHUNK, 4096, clock)
+    return Core(BackendDevice(backend, 4096, clock), table, CoreLimits(rows, tokens, prompt_tokens), CHUNK)
 
 
 def request(prompt, mode="ar", new=6, **changes):
