@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -75,7 +75,7 @@ class _Call:
         """See `Guest.fail`."""
         self._post([], error)
 
-    async def updates(self) -> AsyncIterator[Update]:
+    async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield updates until the results are there."""
         while True:
             await self._news.wait()
@@ -216,7 +216,7 @@ class AsyncEngine:
         provisional: bool = False,
         cancel: Cancel | None = None,
         **overrides: Any,
-    ) -> AsyncIterator[Update]:
+    ) -> AsyncGenerator[Update, None]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
 
         Leaving the loop, or cancelling the task, takes the rows out at the next tick.

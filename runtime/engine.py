@@ -170,6 +170,11 @@ class Engine:
         return self.runner.threads
 
     @property
+    def room(self) -> int:
+        """Most tokens that a row may hold, prompt and new ones together."""
+        return self._room
+
+    @property
     def can_verify_drafts(self) -> bool:
         """Whether modes "lossless" and "prompt-lookup" are available; old bundles lack a graph."""
         return self.runner.can_advance

@@ -25,6 +25,7 @@ COMMANDS = (
     "export",
     "build",
     "generate",
+    "serve",
     "bench",
     "plan",
     "inspect",

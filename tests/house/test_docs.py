@@ -32,6 +32,7 @@ TOP_FOLDERS = (
     "plugins",
     "profiles",
     "runtime",
+    "serving",
     "tests",
     "ttc",
 )

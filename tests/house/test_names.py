@@ -10,7 +10,7 @@ from ttc.base.names import BACKEND_PACKAGES, BACKENDS, COMPUTE_DTYPES, ENGINE_BA
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "ttc" / "base" / "names.py"
-CODE = ("ttc", "exporter", "plugins", "profiles", "runtime", "benchmarks", "examples")
+CODE = ("ttc", "exporter", "plugins", "profiles", "runtime", "serving", "benchmarks", "examples")
 LISTS = tuple(map(frozenset, (BACKENDS, ENGINE_BACKENDS, BACKEND_PACKAGES.values(), MODES, COMPUTE_DTYPES)))
 # Tables that have something of their own to say for every name, with what it is.
 TABLES = {

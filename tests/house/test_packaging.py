@@ -14,7 +14,7 @@ import pytest
 import ttc
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("exporter", "plugins", "profiles", "runtime")
+FOLDERS = ("exporter", "plugins", "profiles", "runtime", "serving")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ __all__ = ["FOLDERS", "ROOT", "Import", "Module", "read_modules", "synthetic", "
 
 ROOT = Path(__file__).parents[2]
 # Folders of the root that are packages of `ttc`.
-FOLDERS = ("exporter", "plugins", "profiles", "runtime")
+FOLDERS = ("exporter", "plugins", "profiles", "runtime", "serving")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,15 @@ __all__ = ["Fields", "json_digest", "parse_json", "quoted", "read_json"]
 
 _Item = TypeVar("_Item")
 
+_MOST_QUOTED = 100
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 90, 90
 
 
 def quoted(value: object) -> str:
-    """Return `value` for a one-line message: escaped, and shortened when it is long or deep."""
-    return _SHORT.repr(value).replace("\n", " ")
+    """Return `value` for a one-line message: escaped, and at most 100 characters of it."""
+    text = _SHORT.repr(value).replace("\n", " ")
+    return text if len(text) <= _MOST_QUOTED else text[: _MOST_QUOTED - 1] + "…"
 
 
 def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bool = False) -> object:

@@ -1,0 +1,1 @@
+"""`ttc serve`: an HTTP service over one engine, in which all callers share its calls."""

@@ -1,0 +1,78 @@
+"""Connections of clients: how many, and how long one may stay without sending or taking anything."""
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ttc.serving.wire.errors import NotReady, error_body
+
+__all__ = ["connection_class"]
+
+
+def connection_class(max_connections: int, client_seconds: float) -> type[H11Protocol]:
+    """Return the protocol class of a service's connections.
+
+    Args:
+        max_connections: more than these get a 503 and are closed.
+        client_seconds: after so long without a whole request, or without taking any of an answer, a client
+            is let go.
+    """
+
+    class Connection(H11Protocol):
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                transport.write(_refusal(max_connections))
+                transport.close()
+                return
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._rest()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                # From here on the route has its own bound on the body.
+                self._rest()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.transport.is_closing():
+                self._wait()
+
+        def pause_writing(self) -> None:
+            self.flow.pause_writing()
+            self._wait()
+
+        def resume_writing(self) -> None:
+            self._rest()
+            self.flow.resume_writing()
+
+        def _wait(self) -> None:
+            self._rest()
+            self._patience = self.loop.call_later(client_seconds, self.transport.abort)
+
+        def _rest(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+    return Connection
+
+
+def _refusal(most: int) -> bytes:
+    """Return a whole response, since there is no application behind this connection."""
+    body = json.dumps(
+        error_body(NotReady(f"{most} connections are open, the most there may be", 1.0))
+    ).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,97 @@
+"""What all routes for work share: reading a body within bounds, and letting go of clients who leave."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ttc.formats.strictjson import quoted
+from ttc.serving.service.auth import ANYBODY
+from ttc.serving.service.service import Service
+from ttc.serving.wire.errors import FieldError, ModelNotFound, SlowRequest, TooLarge
+from ttc.serving.wire.fields import Ask
+from ttc.serving.wire.sse import left
+
+__all__ = ["ClientGone", "check_ask", "json_answer", "owner_of", "read_body", "service_of", "unless_gone"]
+
+_Value = TypeVar("_Value")
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def service_of(request: Request) -> Service:
+    """Return the service behind the application."""
+    service: Service = request.app.state.service
+    return service
+
+
+def owner_of(request: Request) -> str:
+    """Return whose key the request came with."""
+    owner: str = request.scope.get("ttc.owner", ANYBODY)
+    return owner
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body.
+
+    Raises:
+        TooLarge: more bytes than allowed; the rest is not read.
+        SlowRequest: it did not come in time.
+    """
+    settings = service_of(request).settings
+    most, body = settings.max_body_bytes, bytearray()
+    refusal = TooLarge(f"the body has more than {most} bytes, the most there may be; send less")
+    said = request.headers.get("content-length", "")
+    if said.isdecimal() and len(said) < 20 and int(said) > most:
+        raise refusal
+    try:
+        async with asyncio.timeout(settings.client_seconds):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise refusal
+    except TimeoutError:
+        raise SlowRequest(
+            f"the body did not come within {settings.client_seconds:g} seconds; send it again"
+        ) from None
+    return bytes(body)
+
+
+def check_ask(service: Service, ask: Ask) -> None:
+    """Raise where a request names another model, or brings ids that no prompt may hold."""
+    if ask.model is not None and ask.model != service.settings.model_name:
+        raise ModelNotFound(
+            f"the model {quoted(ask.model)} is not served here; "
+            f"valid: {quoted(service.settings.model_name)}, or none"
+        )
+    mask = service.engine.engine.config.mask_token_id
+    for prompt in ask.prompts:
+        if mask in prompt if isinstance(prompt, tuple) else False:
+            raise FieldError(f"prompt holds the mask id {mask}, which is no text; leave it out", "prompt")
+
+
+async def unless_gone(request: Request, work: Coroutine[None, None, _Value]) -> _Value:
+    """Return what `work` gives; cancel it when the client leaves.
+
+    Raises:
+        ClientGone: the client left.
+    """
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(left(request.receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+def json_answer(value: object) -> JSONResponse:
+    """Return a response with this JSON."""
+    return JSONResponse(value)

@@ -1,0 +1,1 @@
+"""What goes over the wire: JSON that comes in, JSON, events and errors that go out."""

@@ -1,0 +1,20 @@
+"""Where the miniature's bundle is kept between demonstrations, so that only the first one needs torch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ttc import __version__
+
+__all__ = ["kept_bundle"]
+
+
+def kept_bundle(checkpoint: Path) -> Path:
+    """Return where the bundle of this checkpoint lies or is to be written: in the user's cache folder, at a
+    place that changes with the release and with the checkpoint.
+    """
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(checkpoint.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "ttc" / "demo" / digest.hexdigest()[:16] / "miniature.bundle"
