@@ -1,8 +1,9 @@
 """The engine for asyncio programs: one core and one thread for all callers."""
 
 import asyncio
+import functools
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from ttc.runtime.decoding.result import Event, FinishReason, Result
 from ttc.runtime.engine import Engine, load
 from ttc.runtime.generation import Generation
 from ttc.runtime.prompts import Prompt
-from ttc.runtime.requests import Asked
+from ttc.runtime.requests import Asked, names_grammar
 from ttc.runtime.room import Room
 
 __all__ = ["AsyncEngine", "Update"]
@@ -201,7 +202,7 @@ class AsyncEngine:
             EngineDead: the engine failed.
         """
         self._check()
-        asked = self._engine.read(prompt, options, overrides, cancel)
+        asked = await self._read(prompt, options, overrides, cancel, streams=False)
         call = self._enter(asked, streams=False, provisional=False)
         try:
             return await asyncio.shield(call.results)
@@ -222,7 +223,7 @@ class AsyncEngine:
         Leaving the loop, or cancelling the task, takes the rows out at the next tick.
         """
         self._check()
-        asked = self._engine.read(prompt, options, overrides, cancel, streams=True)
+        asked = await self._read(prompt, options, overrides, cancel, streams=True)
         call = self._enter(asked, streams=True, provisional=provisional)
         try:
             async for update in call.updates():
@@ -240,6 +241,21 @@ class AsyncEngine:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _read(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | str | None,
+        overrides: Mapping[str, Any],
+        cancel: Cancel | None,
+        *,
+        streams: bool,
+    ) -> Asked:
+        """Check a call; beside the loop where that may take long."""
+        read = functools.partial(self._engine.read, prompt, options, overrides, cancel, streams=streams)
+        if not names_grammar(prompt, options, overrides):
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(None, read)
 
     def _enter(self, asked: Asked, *, streams: bool, provisional: bool) -> _Call:
         call = _Call(asked, streams=streams, provisional=provisional)

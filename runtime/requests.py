@@ -11,15 +11,17 @@ from tokenizers import Tokenizer
 from ttc.errors import BundleError, CapacityError, InputError
 from ttc.formats.strictjson import quoted
 from ttc.plugins.counter_rng import row_key
+from ttc.runtime.decoding.grammar import GRAMMAR_OPTIONS, Grammar
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
 from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_names, check_options
-from ttc.runtime.decoding.request import Cancel, RowRequest
+from ttc.runtime.decoding.request import Cancel, Request, RowRequest
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids, split_prompts
+from ttc.runtime.structured import Grammars
 from ttc.runtime.text import RowText, without_control_tokens
 
-__all__ = ["Asked", "AskedRow", "RequestReader"]
+__all__ = ["Asked", "AskedRow", "RequestReader", "names_grammar"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class RequestReader:
     def __init__(self, backend: Backend, tokenizer: Tokenizer | None, room: int) -> None:
         self._backend, self._tokenizer, self._room = backend, tokenizer, room
         self._plain: Tokenizer | None = None
+        self._grammars = Grammars(tokenizer, backend.config)
 
     def read(
         self,
@@ -143,11 +146,17 @@ class RequestReader:
             index=index,
             fixed=read_fixed(row, self._backend.config, options.mode, max(new_tokens, 1)),
             ending=text,
+            grammar=self._grammar(options),
             deadline=None if options.deadline is None else started + options.deadline,
             cancels=() if cancel is None else (cancel,),
             choice=choice,
         )
         return AskedRow(request, text, self._refusal(len(ids), wanted))
+
+    def _grammar(self, options: CheckedOptions) -> Grammar | None:
+        if options.grammar is None:
+            return None
+        return self._grammars.grammar(options.grammar, options.eos_token_ids)
 
     def _refusal(self, prompt_tokens: int, max_new_tokens: int | None) -> CapacityError | None:
         """Return why a row of this length cannot run."""
@@ -185,3 +194,11 @@ def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
                 "rows; say it in one of the two places"
             )
     return {**given, **row.options}
+
+
+def names_grammar(prompt: object, options: object, given: Mapping[str, Any]) -> bool:
+    """Return whether a call names a grammar, which may take a second to build."""
+    rows = prompt if isinstance(prompt, list | tuple) else [prompt]
+    return any(
+        given.get(name) is not None or getattr(options, name, None) is not None for name in GRAMMAR_OPTIONS
+    ) or any(isinstance(row, Request) and not row.options.keys().isdisjoint(GRAMMAR_OPTIONS) for row in rows)

@@ -228,6 +228,5 @@ def _verified(
 
 
 def _logprobs(samples: SampledTokens, row: int, tokens: Sequence[int]) -> tuple[float, ...]:
-    if INVALID_TOKEN in tokens:
-        return ()
-    return tuple(samples.logprob(row, position, token) for position, token in enumerate(tokens))
+    """Of the tokens in front of a missing one, which has none."""
+    return tuple(samples.logprob(row, position, token) for position, token in enumerate(tokens) if token >= 0)

@@ -15,6 +15,7 @@ from ttc.base.names import MODES
 from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
+from ttc.runtime.decoding.grammar import GrammarSource, read_grammar
 
 __all__ = ["MAX_BLOCK_SIZE", "CheckedOptions", "GenerationOptions", "check_names", "check_options"]
 
@@ -29,6 +30,7 @@ MAX_STOP_TEXTS = 4
 MAX_CHOICES = 1024
 _MAX_SEED = 2**63 - 1
 _SAMPLES = ("ar", "mock-ar", "lossless", "prompt-lookup")
+_FOLLOWS_GRAMMARS = ("ar", "lossless", "prompt-lookup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,10 @@ class GenerationOptions:
         stop_at_eos: False ignores them.
         stop: a text or up to 4 of them; the text ends before the first that appears.
         banned_token_ids: never sampled (not in diffusion).
+        json_schema: the text is JSON that fits this schema, a dict or JSON text (in ar, lossless and
+            prompt-lookup, as the next two). {"type": "object"} lets any JSON object pass.
+        regex: the text as a whole matches this regular expression.
+        one_of: the text is one of these.
         logprobs: put the log-probability of every new token, at the moment it was committed, into the result.
         skip_special_tokens: leave control tokens out of the text.
         split_special_tokens: read control tokens that stand in a text prompt as plain text.
@@ -82,6 +88,9 @@ class GenerationOptions:
     stop_at_eos: bool = True
     stop: str | Sequence[str] | None = None
     banned_token_ids: Collection[int] = ()
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    one_of: Sequence[str] | None = None
     logprobs: bool = False
     skip_special_tokens: bool = True
     split_special_tokens: bool = False
@@ -107,6 +116,7 @@ class CheckedOptions:
         draft_steps: most denoiser evaluations of a draft; None leaves the choice to the policy.
         eos_token_ids: ids that end a row; empty where nothing does.
         stop: texts.
+        grammar: what `json_schema`, `regex` or `one_of` asks for; None for nothing.
         notes: warnings that belong into the result, one sentence each.
     """
 
@@ -125,6 +135,7 @@ class CheckedOptions:
     choice: int
     stop: tuple[str, ...]
     banned_token_ids: tuple[int, ...]
+    grammar: GrammarSource | None
     logprobs: bool
     skip_special_tokens: bool
     split_special_tokens: bool
@@ -164,9 +175,10 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
         top_p=top_p,
         seed=(secrets.randbits(63) if seed is None else seed) if temperature > 0 else None,
         n=_integer("n", asked.n, 1, MAX_CHOICES),
-        choice=_integer("choice", asked.choice, 0, MAX_CHOICES - 1),
+        choice=_integer("choice", asked.choice, 0, MAX_CHOICES - 1, "for one of several texts: one_of"),
         stop=_stop_texts(asked.stop),
         banned_token_ids=_token_ids("banned_token_ids", asked.banned_token_ids, config),
+        grammar=read_grammar(asked.json_schema, asked.regex, asked.one_of),
         logprobs=_switch("logprobs", asked.logprobs),
         skip_special_tokens=_switch("skip_special_tokens", asked.skip_special_tokens),
         split_special_tokens=_switch("split_special_tokens", asked.split_special_tokens),
@@ -191,6 +203,10 @@ def _refuse_for_mode(options: CheckedOptions) -> None:
     for name, given in (("min_tokens", options.min_tokens), ("banned_token_ids", options.banned_token_ids)):
         if given and not sampled:
             raise InputError(f"{name} does not apply to mode {mode!r}; valid: {', '.join(_SAMPLES)}")
+    if options.grammar is not None and mode not in _FOLLOWS_GRAMMARS:
+        raise InputError(
+            f"{options.grammar.kind} does not apply to mode {mode!r}; valid: {', '.join(_FOLLOWS_GRAMMARS)}"
+        )
     if options.finish_early and mode != "diffusion":
         raise InputError(f"finish_early does not apply to mode {mode!r}; it is for mode 'diffusion'")
     if options.logprobs and mode == "prompt-lookup":

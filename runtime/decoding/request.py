@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ttc.runtime.decoding.grammar import Grammar
 from ttc.runtime.decoding.options import CheckedOptions, check_names
 from ttc.runtime.decoding.result import Event
 
@@ -64,6 +65,7 @@ class RowRequest:
         index: the row's number in its call, for events.
         fixed: token ids by position among the new tokens.
         ending: what ends the row beside eos and length; None for nothing.
+        grammar: says which tokens may come; None for any.
         listener: gets an event per denoise step and per finished block; None where nobody listens.
         deadline: on the core's clock; None for none.
         cancels: each may ask for the row's end, which then comes at the next tick.
@@ -77,6 +79,7 @@ class RowRequest:
     index: int = 0
     fixed: Mapping[int, int] = field(default_factory=dict)
     ending: Ending | None = None
+    grammar: Grammar | None = None
     listener: Callable[[Event], None] | None = None
     deadline: float | None = None
     cancels: tuple[Cancel, ...] = ()

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from ttc.errors import TtcError
+from ttc.errors import InputError, NumericsError, TtcError
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.result import Event, FinishReason
 from ttc.runtime.decoding.seats import Seat
 from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled
-from ttc.runtime.interface.sampling import NO_BAN, Ban, RowSampling
+from ttc.runtime.interface.sampling import INVALID_TOKEN, NO_BAN, Ban, RowSampling
 
 __all__ = ["Mode", "Phase", "Row"]
 
@@ -111,10 +111,10 @@ class Row:
         self.phase = Phase.RUNNING
         self.mode.start(self, sampled)
 
-    def sampling(self, ahead: int = 0) -> RowSampling:
-        """Return how AR samples the row's next token (or the one `ahead` further), and those after it."""
+    def sampling(self, draft: Sequence[int] = ()) -> RowSampling:
+        """Return how AR samples the row's next token, and those after each token of a draft."""
         options, request = self.request.options, self.request
-        done = len(self.tokens) + ahead
+        done = len(self.tokens)
         early = max(0, options.min_tokens - done)
         banned = options.banned_token_ids
         ban = Ban(banned, tuple(sorted(options.eos_token_ids)), early) if banned or early else NO_BAN
@@ -125,18 +125,30 @@ class Row:
             request.row_key if options.temperature else 0,
             len(request.prompt) + done,
             ban,
+            None if request.grammar is None else request.grammar.mask(draft),
             options.logprobs,
         )
+
+    def usable(self, draft: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the part of a draft that the row's grammar lets pass."""
+        grammar = self.request.grammar
+        return draft if grammar is None else draft[: grammar.usable(draft)]
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> tuple[int, ...]:
         """Append new tokens; return what of them goes into the result, and set `finish_reason` if they end
         it.
 
-        The result ends after the first eos, where its `ending` says, or at its length, whichever is first.
+        The result ends after the first eos, where its `grammar` or its `ending` says, or at its length,
+        whichever is first.
         """
         eos, room = self.request.options.eos_token_ids, self.request.max_new_tokens - len(self.tokens)
         taken = list(tokens[:room])
         reason: FinishReason | None = None
+        if self.request.grammar is not None:
+            # First, because what was sampled after the grammar's end is an eos that nobody asked for.
+            kept = self.request.grammar.push(taken)
+            if kept is not None:
+                taken, reason = taken[:kept], "stop"
         for i, token in enumerate(taken):
             if token in eos:
                 taken, reason = taken[: i + 1], "eos"
@@ -151,6 +163,26 @@ class Row:
             reason = "length"
         self.finish_reason = reason
         return tuple(taken)
+
+    def end_without(self, token: int) -> None:
+        """End the row where no token could be sampled.
+
+        token: `INVALID_TOKEN` or `NO_TOKEN`. With nothing left to write, a text that is complete has come to
+            its end; any other has failed.
+        """
+        number, grammar = len(self.tokens), self.request.grammar
+        if token == INVALID_TOKEN:
+            self.fail(
+                NumericsError(
+                    f"the model gave NaN logits for new token {number} (on a GPU infinite ones "
+                    "count as such); check the weights (ttc inspect) and the dtype"
+                )
+            )
+        elif grammar is not None and grammar.complete:
+            self.finish_reason = "stop"
+        else:
+            why = (grammar.problem if grammar is not None else "") or "banned_token_ids forbids all there is"
+            self.fail(InputError(f"nothing may be written as new token {number}: {why}"))
 
     def fail(self, error: TtcError) -> None:
         """End the row by an error."""

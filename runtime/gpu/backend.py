@@ -221,9 +221,7 @@ class DeviceBackend(RowsOfWholes):
 
     def _samples(self, how: SamplingParams) -> bool:
         """Return whether tokens are sampled on the device; where not, the reason becomes a note."""
-        problem = self.runtime.sampling_problem
-        if how.filters:
-            problem = "top_k and top_p need the logits in order"
+        problem = how.host_only or self.runtime.sampling_problem
         if problem is not None:
             self.runtime.note(f"tokens are chosen on the host, which fetches their logits, because {problem}")
         return problem is None

@@ -5,6 +5,7 @@ tokens, and the numpy functions that say what sampling means.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,14 @@ from ttc.plugins.diffusion_step.naive_numpy import gumbel, uniforms
 __all__ = [
     "INVALID_TOKEN",
     "NO_BAN",
+    "NO_TOKEN",
     "Ban",
     "EagerSamples",
     "LazySamples",
     "RowSampling",
     "SampledTokens",
     "SamplingParams",
+    "TokenMask",
     "next_tokens",
     "token_probabilities",
 ]
@@ -28,6 +31,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 # Stands where the logits are no numbers.
 INVALID_TOKEN = -1
+# Stands where bans and a mask leave nothing to sample.
+NO_TOKEN = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,13 @@ class Ban:
 NO_BAN = Ban()
 
 
+class TokenMask(Protocol):
+    """Which tokens may be sampled where only few may: a ban the other way round."""
+
+    def at(self, position: int) -> npt.NDArray[np.bool_]:
+        """Return (V,) booleans, True for what may be sampled at position 0, 1, … of the call."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowSampling:
     """How one row's tokens are sampled.
@@ -62,6 +74,7 @@ class RowSampling:
         row_key: from `counter_rng.row_key`.
         position: where in the sequence the token stands that the first logits are for.
         ban: tokens that are left out.
+        mask: the only tokens that are left; None for all.
         logprobs: whether the tokens' log-probabilities are wanted as well.
     """
 
@@ -71,6 +84,7 @@ class RowSampling:
     row_key: int
     position: int
     ban: Ban = NO_BAN
+    mask: TokenMask | None = None
     logprobs: bool = False
 
 
@@ -101,13 +115,13 @@ class SamplingParams:
         return np.array([row.position for row in self.rows], np.int32)
 
     @property
-    def filters(self) -> bool:
-        """Whether some row leaves tokens out before it samples, which needs all of its logits."""
-        return any(
-            row.ban is not NO_BAN
-            or (row.temperature > 0 and (row.top_k is not None or row.top_p is not None))
-            for row in self.rows
-        )
+    def host_only(self) -> str | None:
+        """Why tokens are sampled with all of the logits on the host; None where they need not be."""
+        if any(row.ban is not NO_BAN or row.mask is not None for row in self.rows):
+            return "bans and grammars leave tokens out"
+        if any(row.temperature > 0 and (row.top_k is not None or row.top_p is not None) for row in self.rows):
+            return "top_k and top_p need the logits in order"
+        return None
 
 
 class SampledTokens(ABC):
@@ -116,7 +130,7 @@ class SampledTokens(ABC):
     @abstractmethod
     def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """Return the tokens of these rows of the call at one of the R positions: int32, `INVALID_TOKEN` where
-        the logits hold NaN.
+        the logits hold NaN, `NO_TOKEN` where nothing is left to sample.
         """
 
     @abstractmethod
@@ -136,9 +150,13 @@ class LazySamples(SampledTokens):
         logits = self._logits[which, position]
         usable = ~np.isnan(logits).any(-1)
         tokens = np.full(len(which), INVALID_TOKEN, np.int32)
+        params = [self._params.rows[row] for row in which.tolist()]
+        logits, empty = _left(logits, params, position)
+        tokens[usable & empty] = NO_TOKEN
+        usable &= ~empty
         if usable.any():
-            params = [self._params.rows[row] for row in which[usable].tolist()]
-            tokens[usable] = next_tokens(_banned(logits[usable], params, position), params, position)
+            own = [params[i] for i in np.flatnonzero(usable).tolist()]
+            tokens[usable] = next_tokens(logits[usable], own, position)
         return tokens
 
     def logprob(self, row: int, position: int, token: int) -> float:
@@ -222,15 +240,23 @@ def _draw(logits: Floats, row: RowSampling, position: int) -> int:
         return int(_argmax(np.log(probabilities) + noise)[0])
 
 
-def _banned(logits: Floats, params: Sequence[RowSampling], position: int) -> Floats:
-    """Return the logits with −inf for what may not be sampled; a copy where something is banned."""
+def _left(
+    logits: Floats, params: Sequence[RowSampling], position: int
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return the logits (B, V) with −inf for what may not be sampled, a copy where that is something; and
+    (B,) whether that is everything.
+    """
     bans = [row.ban.at(position) for row in params]
-    if not any(bans):
-        return logits
+    empty = np.zeros(len(params), np.bool_)
+    if not any(bans) and all(row.mask is None for row in params):
+        return logits, empty
     logits = logits.copy()
-    for i, ids in enumerate(bans):
+    for i, (row, ids) in enumerate(zip(params, bans, strict=True)):
+        if row.mask is not None:
+            logits[i, ~row.mask.at(position)] = -np.inf
         logits[i, list(ids)] = -np.inf
-    return logits
+        empty[i] = (row.mask is not None or bool(ids)) and logits[i].max() == -np.inf
+    return logits, empty
 
 
 def _argmax(scores: Floats) -> Ints:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["generate", "result_json"]
 
 _DEFAULTS = GenerationOptions()
+# Of a file with a schema; more than may be given.
+_MOST_READ = 1 << 20
 
 
 @click.command(short_help="Bundle and prompt → text.")
@@ -85,6 +87,14 @@ _DEFAULTS = GenerationOptions()
 )
 @click.option("--top-k", type=int, metavar="N", help="Sample from the N most probable (not in diffusion).")
 @click.option("--top-p", type=float, metavar="P", help="Sample from the most probable P (not in diffusion).")
+@click.option(
+    "--json-schema",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write JSON that fits the schema in FILE (ar, lossless, prompt-lookup; so the next two).",
+)
+@click.option("--regex", metavar="R", help="Write a text that matches R as a whole.")
+@click.option("--choice", "one_of", multiple=True, metavar="TEXT", help="Write one of these texts; repeat.")
 @click.option("--seed", type=int, metavar="S", help="Makes sampling repeatable.  [default: a new one]")
 @click.option(
     "--capacity", type=int, metavar="C", help="Tokens that fit, with the prompt.  [default: as needed]"
@@ -134,6 +144,8 @@ def generate(
     ids: bool,
     no_stop_at_eos: bool,
     draft_steps: str,
+    json_schema: Path | None,
+    one_of: tuple[str, ...],
     as_json: bool,
     show_steps: bool,
     save_steps: Path | None,
@@ -148,7 +160,11 @@ def generate(
         prompt = _read_stdin()
     asked = _ids(prompt) if ids else _text(prompt)
     options = GenerationOptions(
-        stop_at_eos=not no_stop_at_eos, draft_steps=_count_or_word(draft_steps), **given
+        stop_at_eos=not no_stop_at_eos,
+        draft_steps=_count_or_word(draft_steps),
+        json_schema=None if json_schema is None else _read_text(json_schema),
+        one_of=one_of or None,
+        **given,
     )
 
     import ttc
@@ -253,7 +269,8 @@ def _summary(result: "Result") -> str:
         rounds, each = len(stats.lossless.draft_records), stats.lossless.mean_acceptance_length
         parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
     parts.append(f"{stats.context_calls} context calls")
-    parts.append("ended by eos" if result.finish_reason == "eos" else "ended by length")
+    ends = {"eos": "ended by eos", "stop": "ended where its grammar ends"}
+    parts.append(ends.get(result.finish_reason, "ended by length"))
     return "; ".join(parts)
 
 
@@ -269,6 +286,17 @@ def _read_stdin() -> str:
         raise InputError(f"standard input is not UTF-8 text (byte {fault.start}); convert it first") from None
     # Shells and editors end a text with a line end that the prompt does not mean.
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_text(path: Path) -> str:
+    """Read a small file; what it holds is checked with the options."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_READ).decode("utf-8")
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault.strerror or fault})") from None
+    except UnicodeDecodeError as fault:
+        raise InputError(f"{path} is not UTF-8 text (byte {fault.start}); convert it first") from None
 
 
 def _text(prompt: str) -> str:

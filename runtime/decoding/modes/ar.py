@@ -1,10 +1,8 @@
 """AR: the context tower alone, one token per call."""
 
-from ttc.runtime.decoding.modes.sampled import token_error
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled
-from ttc.runtime.interface.sampling import INVALID_TOKEN
 
 __all__ = ["Autoregressive"]
 
@@ -33,8 +31,8 @@ class Autoregressive:
 
 def take_token(row: Row, sampled: Sampled) -> None:
     """Append one sampled token to the row."""
-    if sampled.token == INVALID_TOKEN:
-        row.fail(token_error(len(row.tokens)))
+    if sampled.token < 0:
+        row.end_without(sampled.token)
         return
     index = len(row.tokens)
     taken = row.take((sampled.token,), sampled.logprobs)

@@ -4,18 +4,16 @@ A row's last token is always *pending*: AR's own and final, but not yet in the s
 together with drafted tokens after it. The logits after each say what AR writes next: the longest drafted
 prefix that agrees is committed with the pending token, and AR's own token after it, the *bonus token*,
 becomes the next pending one. So a round gives one token more than it accepts, and what was drafted decides
-only how many rounds the text takes.
+only how many rounds the text takes. What a grammar forbids is cut off the draft, since AR would not write it.
 """
 
 from typing import Protocol
 
 from ttc.runtime.decoding.draft_stats import DraftRecord
 from ttc.runtime.decoding.modes.filling import BlockFilling
-from ttc.runtime.decoding.modes.sampled import token_error
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.work import Advance, Denoised, Due, Outcome, Read, Sampled
-from ttc.runtime.interface.sampling import INVALID_TOKEN
 
 __all__ = ["Draft", "Drafter", "Speculative"]
 
@@ -50,6 +48,8 @@ class Speculative:
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self._draft: Draft | None = None
+        # The part of a ready draft that is verified; None until it is known.
+        self._usable: tuple[int, ...] | None = None
         # What verification said, while the state has still to move past it.
         self._verdict: Sampled | None = None
         self._round = 0
@@ -72,9 +72,11 @@ class Speculative:
         assert self._draft is not None, "a round has a draft, be it empty"
         if self._draft.filling is not None:
             return self._draft.filling.due(row)
-        tokens = self._draft.tokens
+        if self._usable is None:
+            self._usable = row.usable(self._draft.tokens)
+        tokens = self._usable
         # Without a draft the pending token is all there is to commit: an AR step.
-        return Read((row.tokens[-1], *tokens), 0 if tokens else 1, row.sampling(), tokens)
+        return Read((row.tokens[-1], *tokens), 0 if tokens else 1, row.sampling(tokens), tokens)
 
     def settle(self, row: Row, due: Due, outcome: Outcome) -> None:
         draft = self._draft
@@ -83,20 +85,19 @@ class Speculative:
             assert draft.filling is not None, "the denoiser fills a draft"
             draft.filling.settle(row, outcome)
         elif isinstance(outcome, Sampled):
-            if outcome.token == INVALID_TOKEN:
-                row.fail(token_error(len(row.tokens) + outcome.accepted))
-                return
+            assert self._usable is not None, "the draft was verified"
             record = self._drafter.observe(row, draft, outcome.accepted)
-            if draft.tokens:
+            if self._usable:
                 self._verdict = outcome
-                self._settle_round(row, draft.tokens, outcome, record, again=False)
-            else:
-                self._settle_round(row, (), outcome, record)
+            self._settle_round(row, draft.tokens, outcome, record, again=not self._usable)
         else:
             assert isinstance(due, Advance), "a verified row moves on"
             row.length += due.commit
             self._verdict = None
-            self._draft = self._drafter.propose(row)
+            self._propose(row)
+
+    def _propose(self, row: Row) -> None:
+        self._draft, self._usable = self._drafter.propose(row), None
 
     def _settle_round(
         self,
@@ -110,11 +111,11 @@ class Speculative:
         """Append the accepted part of the draft and the bonus token, and tell of it. `again`: the state is
         where it should be, so the next draft may begin.
         """
-        if sampled.token == INVALID_TOKEN:
-            row.fail(token_error(len(row.tokens)))
-            return
-        taken = row.take((*drafted[: sampled.accepted], sampled.token), sampled.logprobs)
-        if row.has_listener:
+        bonus = (sampled.token,) if sampled.token >= 0 else ()
+        taken = row.take((*drafted[: sampled.accepted], *bonus), sampled.logprobs)
+        if not bonus and row.finish_reason is None:
+            row.end_without(sampled.token)
+        if taken and row.has_listener:
             row.tell(
                 Event.of_tokens(
                     row.request.index,
@@ -127,4 +128,4 @@ class Speculative:
             )
         self._round += 1
         if again and row.finish_reason is None:
-            self._draft = self._drafter.propose(row)
+            self._propose(row)

@@ -178,7 +178,9 @@ class DraftPolicies:
         needed = min(2 * options.block_size, room)
         capacity = fitting_capacity(backend.limits, needed, max(min(capacity_bucket(needed), room), needed))
         o, shape = options, (1, capacity, options.block_size)
-        settings = (o.block_size, o.steps, o.threshold, o.temperature, o.top_k, o.top_p, o.eos_token_ids)
+        sampling = (o.temperature, o.top_k, o.top_p, o.eos_token_ids)
+        # A grammar rejects drafts that would have been right without it.
+        settings = (o.block_size, o.steps, o.threshold, *sampling, o.grammar is None)
         with self._lock:
             costs, turns = self._costs.get(shape, (None, 0))
             if turns < _MOST_TURNS:
