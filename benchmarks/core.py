@@ -86,7 +86,7 @@ def main() -> None:
 
 def make_core(engine: ttc.Engine) -> Core:
     """Return a core of 16 rows beside the engine's own."""
-    modes = ModeTable(engine.runner, DraftPolicies(), ROOM)
+    modes = ModeTable(engine.runner, DraftPolicies(engine.runner, ROOM).policy, ROOM)
     return Core(BackendDevice(engine.runner, ROOM), modes, CoreLimits(ROWS, None, 512), CHUNK)
 
 

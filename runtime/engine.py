@@ -139,7 +139,7 @@ class Engine:
         rows = _MAX_ROWS if backend.limits is None else backend.limits.batch[1]
         self.core = Core(
             BackendDevice(backend, self._room),
-            ModeTable(backend, DraftPolicies(), self._room),
+            ModeTable(backend, DraftPolicies(backend, self._room).policy, self._room),
             limits or CoreLimits(rows, None, _PROMPT_TOKENS),
             self._chunk,
             prefixes=self._prefixes,

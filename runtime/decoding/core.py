@@ -5,7 +5,7 @@ it, the device carries them out, and each row takes in what came of it. Whoever 
 and ticks until they have ended; at most one thread at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from ttc.errors import DeadlineExceeded, TtcError
 from ttc.runtime.decoding.clock import Clock
@@ -15,14 +15,12 @@ from ttc.runtime.decoding.prefix_cache import PrefixCache
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Mode, Phase, Row
 from ttc.runtime.decoding.seats import Seats
-from ttc.runtime.decoding.work import Advance, Denoise, Due, Outcome, Read
+from ttc.runtime.decoding.work import Denoise, Due, Outcome, Read
 
 __all__ = ["Core", "MakeMode"]
 
 # Makes the mode of a row that is about to start.
 MakeMode = Callable[[Row], Mode]
-# Stands for what a row is due that has ended: nothing that a call could be made of.
-_ENDED = Advance(0, -1)
 
 
 class Core:
@@ -103,13 +101,18 @@ class Core:
         """
         now = self.clock.now()
         for row in [*self._queue.values(), *self._rows.values()]:
-            self._leave_if_asked(row, now)
+            if row.request.cancels or row.request.deadline is not None:
+                self._leave_if_asked(row, now)
         self._start(self._policy.admit(*self._books(), self.limits))
         self.seats.compact()
+        seen: dict[int, Seen | None] = {row.id: self._see(row) for row in list(self._rows.values())}
+        moved: list[Row] = []
         for stage in self._policy.stages:
-            dues = self._dues()
-            for call in stage(self._view(dues), self.limits):
-                self._perform(call, dues)
+            # What is due changes for rows of the stage before alone.
+            for row in moved:
+                seen[row.id] = self._see(row)
+            calls = stage([see for see in seen.values() if see is not None], self.limits)
+            moved = [row for call in calls for row in self._perform(call)]
         self._device.forget()
 
     def fail_all(self, error: TtcError) -> None:
@@ -141,8 +144,8 @@ class Core:
             )
             self._end(row)
 
-    def _books(self) -> tuple[Sequence[Waiting], int, int]:
-        queue = [Waiting(row.id, row.request.most_tokens) for row in self._queue.values()]
+    def _books(self) -> tuple[Iterable[Waiting], int, int]:
+        queue = (Waiting(row.id, row.request.most_tokens) for row in self._queue.values())
         return queue, len(self._rows), sum(row.request.most_tokens for row in self._rows.values())
 
     def _start(self, ids: Iterable[int]) -> None:
@@ -164,19 +167,22 @@ class Core:
         request = row.request
         return min(len(request.prompt) + request.options.block_size, request.most_tokens)
 
-    def _dues(self) -> dict[int, Due]:
-        """Return what every running row needs next, and make room for it."""
-        dues: dict[int, Due] = {}
-        for row in list(self._rows.values()):
-            if self._prefixes is not None and row.phase is Phase.PROMPT and self._waits_or_skips(row):
-                continue
-            due = row.due(self.chunk)
-            assert due is not None, "rows that have ended have left"
-            dues[row.id] = due
-            if isinstance(due, Read):
-                assert row.seat is not None, "a row that runs sits"
-                self.seats.grow(row.seat, row.length + len(due.tokens))
-        return dues
+    def _see(self, row: Row) -> Seen | None:
+        """Return what planning sees of a row, and make room for what it needs next; None where it has ended,
+        or waits for what another row is reading.
+        """
+        if self._prefixes is not None and row.phase is Phase.PROMPT and self._waits_or_skips(row):
+            return None
+        due, seat, width = row.due(self.chunk), row.seat, 0
+        if due is None:
+            return None
+        assert seat is not None, "a row that runs sits"
+        if isinstance(due, Read):
+            self.seats.grow(seat, row.length + len(due.tokens))
+            width = self._device.call_length(len(due.tokens))
+        elif isinstance(due, Denoise):
+            width = len(due.block)
+        return Seen(row.id, seat.capacity, seat.index, width, due)
 
     def _waits_or_skips(self, row: Row) -> bool:
         """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading
@@ -195,9 +201,8 @@ class Core:
                 return True
         if not row.looked_up:
             assert row.seat is not None, "a row that runs sits"
-            row.looked_up = True
-            row.length = row.cached_tokens = self._prefixes.restore(
-                prompt, self.seats, row.seat, keep_last=row.mode.samples_after_prompt
+            row.skip(
+                self._prefixes.restore(prompt, self.seats, row.seat, keep_last=row.mode.samples_after_prompt)
             )
             if row.length == len(prompt):
                 row.start(None)
@@ -205,27 +210,16 @@ class Core:
                 return row.finish_reason is not None
         return False
 
-    def _view(self, dues: dict[int, Due]) -> list[Seen]:
-        view = []
-        for row in self._rows.values():
-            assert row.seat is not None, "a row that runs sits"
-            due = dues.get(row.id)
-            if due is None:
-                continue
-            width = self._device.call_length(len(due.tokens)) if isinstance(due, Read) else _width(due)
-            view.append(Seen(row.id, row.seat.capacity, row.seat.index, width, due))
-        return view
-
-    def _perform(self, call: Call, dues: dict[int, Due]) -> None:
-        """Carry out one call; every row takes in its part, and leaves if that was its end."""
+    def _perform(self, call: Call) -> list[Row]:
+        """Carry out one call; every row takes in its part, and leaves if that was its end. Return its rows."""
         rows = [self._rows[number] for number in call.ids]
-        for outcomes in self._device.run(call, rows, [dues[number] for number in call.ids]):
+        for outcomes in self._device.run(call, rows, [row.due(self.chunk) for row in rows]):
             for row in rows:
-                due = dues[row.id]
                 # Of several steps taken at once, a row takes those up to the end of its block.
-                if type(due) is call.kind:
+                due = row.due(self.chunk)
+                if due is not None and type(due) is call.kind:
                     self._settle(row, due, outcomes[row.id])
-                    dues[row.id] = row.due(self.chunk) or _ENDED
+        return rows
 
     def _settle(self, row: Row, due: Due, outcome: Outcome) -> None:
         """Let a row take in what came of its part of a call."""
@@ -253,7 +247,3 @@ class Core:
             self.seats.leave(row.seat)
             row.seat = None
         self.ended(row)
-
-
-def _width(due: Due) -> int:
-    return len(due.block) if isinstance(due, Denoise) else 0

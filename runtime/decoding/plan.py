@@ -76,7 +76,7 @@ class Call:
 
 
 def admit(
-    queue: Sequence[Waiting], running_rows: int, running_tokens: int, limits: CoreLimits
+    queue: Iterable[Waiting], running_rows: int, running_tokens: int, limits: CoreLimits
 ) -> tuple[int, ...]:
     """Return the numbers of the requests that may start now, in order of arrival.
 
@@ -136,7 +136,7 @@ class Policy:
         stages: which calls are made, one stage after the other: view → calls.
     """
 
-    admit: Callable[[Sequence[Waiting], int, int, CoreLimits], tuple[int, ...]] = admit
+    admit: Callable[[Iterable[Waiting], int, int, CoreLimits], tuple[int, ...]] = admit
     stages: tuple[Stage, ...] = STAGES
 
 

@@ -76,6 +76,8 @@ class Row:
     looked_up: bool = False
     finish_reason: FinishReason | None = None
     error: TtcError | None = None
+    # What is due, once asked for and until it changes: a tick asks several times.
+    _due: Due | None = field(default=None, init=False)
 
     def due(self, chunk: int) -> Due | None:
         """Return what the row needs next; None when it has ended.
@@ -85,6 +87,11 @@ class Row:
         """
         if self.finish_reason is not None:
             return None
+        if self._due is None:
+            self._due = self._find_due(chunk)
+        return self._due
+
+    def _find_due(self, chunk: int) -> Due:
         assert self.mode is not None, "a row that runs has a mode"
         if self.phase is Phase.RUNNING:
             return self.mode.due(self)
@@ -97,6 +104,7 @@ class Row:
     def settle(self, due: Due, outcome: Outcome) -> None:
         """Take in what came of `due`."""
         assert self.mode is not None, "a row that runs has a mode"
+        self._due = None
         if isinstance(due, Read):
             self.context_calls += 1
             self.length += due.commit
@@ -105,9 +113,15 @@ class Row:
         elif self.length >= len(self.mode.prompt(self)):
             self.start(outcome if isinstance(outcome, Sampled) else None)
 
+    def skip(self, tokens: int) -> None:
+        """Begin after the first tokens of the prompt, which the prefix cache put into the row's seat."""
+        self.length = self.cached_tokens = tokens
+        self.looked_up, self._due = True, None
+
     def start(self, sampled: Sampled | None) -> None:
         """Leave the prompt for the mode; `sampled` is the prompt's next token where the mode asked for it."""
         assert self.mode is not None, "a row that runs has a mode"
+        self._due = None
         self.phase = Phase.RUNNING
         self.mode.start(self, sampled)
 

@@ -76,6 +76,7 @@ class Seats:
     def __init__(self, places: Places, limit: int) -> None:
         self._places, self.limit = places, limit
         self._rooms: dict[int, _Room] = {}
+        self._capacities: dict[int, int] = {}
         self.moves = 0
 
     def expect(self, tokens: Sequence[int]) -> None:
@@ -159,8 +160,11 @@ class Seats:
         Raises:
             CapacityError: more than the engines were built for.
         """
-        wanted = max(min(capacity_bucket(tokens), self.limit), tokens)
-        return fitting_capacity(self._places.limits, tokens, wanted)
+        known = self._capacities.get(tokens)
+        if known is None:
+            wanted = max(min(capacity_bucket(tokens), self.limit), tokens)
+            known = self._capacities[tokens] = fitting_capacity(self._places.limits, tokens, wanted)
+        return known
 
     def close(self) -> None:
         """Forget all states."""

@@ -1,29 +1,43 @@
 """The one list of modes: name → how a row of it is made."""
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from ttc.base.names import MODES
+from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.modes.ar import Autoregressive
 from ttc.runtime.decoding.modes.diffusion import Diffusion
 from ttc.runtime.decoding.modes.lossless import DenoiserDrafts, Lossless
 from ttc.runtime.decoding.modes.mock_ar import MockAutoregressive
 from ttc.runtime.decoding.modes.prompt_lookup import LookedUp
 from ttc.runtime.decoding.modes.speculative import Speculative
+from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.rows import Mode, Row
-from ttc.runtime.decoding.speculative.policy import DraftPolicies
-from ttc.runtime.interface.backend import Backend
+from ttc.runtime.decoding.speculative.policy import Policy
+from ttc.runtime.interface.backend import Limits
 
-__all__ = ["VERIFIED", "ModeTable"]
+__all__ = ["VERIFIED", "ModeTable", "RunsModes"]
 
 # Modes that learn from the logits how many tokens of a block count.
 VERIFIED = ("lossless", "prompt-lookup")
 
 
-class ModeTable:
-    """Makes the modes of rows on one backend. `room`: most tokens that a row may hold."""
+class RunsModes(Protocol):
+    """What modes need to know of a backend."""
 
-    def __init__(self, backend: Backend, drafts: DraftPolicies, room: int) -> None:
-        self._backend, self._drafts, self._room = backend, drafts, room
+    config: ModelConfig
+    limits: Limits | None
+    graph_level: int | None
+
+
+class ModeTable:
+    """Makes the modes of rows on one backend."""
+
+    def __init__(self, backend: RunsModes, policy: Callable[[CheckedOptions], Policy], room: int) -> None:
+        """policy: options of a lossless row → how much it drafts.
+        room: most tokens that a row may hold.
+        """
+        self._backend, self._policy, self._room = backend, policy, room
         self._makers: Mapping[str, Callable[[Row], Mode]] = {
             "diffusion": lambda row: Diffusion(backend.config.mask_token_id),
             "ar": lambda row: Autoregressive(),
@@ -38,7 +52,7 @@ class ModeTable:
         return self._makers[row.request.options.mode](row)
 
     def _lossless(self, row: Row) -> Mode:
-        policy = self._drafts.policy(self._backend, row.request.options, self._room)
+        policy = self._policy(row.request.options)
         # Backends that keep buffers and graphs for every width, or were built for some widths only, are given
         # the whole block.
         any_width = self._backend.limits is None and self._backend.graph_level is None

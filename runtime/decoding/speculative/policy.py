@@ -158,21 +158,22 @@ class AutoPolicy:
 
 
 class DraftPolicies:
-    """Makes the policies of an engine's generations out of what the earlier ones measured. Thread-safe."""
+    """Makes the policies of a backend's generations out of what the earlier ones measured. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend, room: int) -> None:
+        """room: most tokens that a row may hold."""
+        self._backend, self._room = backend, room
         self._costs: dict[Any, tuple[Costs, int]] = {}
         self._histories: dict[Any, DraftHistory] = {}
         self._lock = threading.Lock()
 
-    def policy(self, backend: Backend, options: CheckedOptions, room: int) -> Policy:
+    def policy(self, options: CheckedOptions) -> Policy:
         """Return the policy of a row.
 
         Measures the costs for one row where the block is new, and once more for each of the next rows, until
         a busy moment at the start can no longer have spoiled the figures.
-
-        room: most tokens that a row may hold.
         """
+        backend, room = self._backend, self._room
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
         needed = min(2 * options.block_size, room)

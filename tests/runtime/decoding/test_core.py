@@ -51,7 +51,7 @@ class Counting(Chain):
 
 
 def make_core(backend, clock=None, rows=4, tokens=None, prompt_tokens=16):
-    table = ModeTable(backend, DraftPolicies(), 4096)
+    table = ModeTable(backend, DraftPolicies(backend, 4096).policy, 4096)
     return Core(BackendDevice(backend, 4096, clock), table, CoreLimits(rows, tokens, prompt_tokens), CHUNK)
 
 
