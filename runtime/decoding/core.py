@@ -211,7 +211,10 @@ class Core:
         return False
 
     def _perform(self, call: Call) -> list[Row]:
-        """Carry out one call; every row takes in its part, and leaves if that was its end. Return its rows."""
+        """Carry out one call; every row takes in its part, and leaves if that was its end.
+
+        Returns the call's rows.
+        """
         rows = [self._rows[number] for number in call.ids]
         for outcomes in self._device.run(call, rows, [row.due(self.chunk) for row in rows]):
             for row in rows:

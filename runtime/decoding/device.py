@@ -45,17 +45,19 @@ class _Saved:
 
 
 class Device(Protocol):
-    """What a core needs of whoever carries out its calls, be it a backend or a simulation of one.
+    """What a core needs of whoever carries out its calls, be it a backend or a simulation of one."""
 
-    Attributes:
-        clock: on which the calls take time.
-        seats: which row sits where.
-        counts: what was asked for so far.
-    """
+    @property
+    def clock(self) -> Clock:
+        """The clock on which calls take time."""
 
-    clock: Clock
-    seats: Seats
-    counts: Counts
+    @property
+    def seats(self) -> Seats:
+        """Which row sits where."""
+
+    @property
+    def counts(self) -> Counts:
+        """What was asked for so far."""
 
     def call_length(self, length: int) -> int:
         """Return how many tokens a context call over `length` tokens really reads."""

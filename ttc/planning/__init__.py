@@ -7,5 +7,6 @@ machines         bandwidth, arithmetic and memory of named GPUs, each number wit
 forecast         the shortest times that follow, tokens per second of every mode, and where they cross
 holding          which machines hold both towers, or one
 gpus             formats on a GPU that was found, for `ttc doctor`
+simulation       the runtime's core over a virtual clock, for `ttc plan --serve`
 models           the released model's configuration, and those of bundles and checkpoints
 """
