@@ -15,10 +15,12 @@ from typing import Self
 
 from ttc.base.dims import evaluate
 from ttc.base.dtypes import numpy_dtype
+from ttc.base.quantised import WEIGHT_FORMATS
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.table import OPS_BY_NAME
 
 __all__ = [
+    "GROUPS",
     "Cost",
     "attention_cost",
     "elementwise_cost",
@@ -27,6 +29,11 @@ __all__ = [
     "norm_cost",
     "op_cost",
 ]
+
+# How many four-bit weights share a scale, by the dtype of their codes.
+GROUPS: Mapping[str, int] = {
+    each.codes: each.group for each in WEIGHT_FORMATS.values() if each.family == "blocked"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,13 @@ class Cost:
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
-def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None = None) -> Cost:
+def op_cost(
+    op: OpSpec,
+    dims: Mapping[str, int],
+    compute_bytes: int,
+    experts: float | None = None,
+    stored: str = "float4_e2m1fn",
+) -> Cost:
     """Return the cost of one call of an op of the domain `ttc`.
 
     Args:
@@ -56,19 +69,24 @@ def op_cost(op: OpSpec, dims: Mapping[str, int], compute_bytes: int, experts: fl
             where it is missing. G is needed for Mamba's ops, K for experts.
         compute_bytes: size of an element of the compute dtype.
         experts: how many experts the tokens chose together; None: the mean under uniform routing.
+        stored: what "stored4" stands for, in an op that has such weights. How many groups they have follows
+            from it where `dims` does not say.
     """
     known = dict(dims)
+    for inner in ("D", "I"):
+        if inner in known:
+            known.setdefault(f"{inner}B", known[inner] // GROUPS[stored])
     if "T" not in known and {"B", "L"} <= known.keys():
         known["T"] = known["B"] * known["L"]
     if op.parts:
         total = Cost(0, 0)
         for name in op.parts:
-            total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts)
+            total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts, stored)
         return total
     if experts is None and "E" in known and "K" in known:
         experts = experts_read(known["E"], known["K"], known["T"])
     flops: float = op.load("cost")(known)
-    moved = sum(_bytes(spec, known, compute_bytes, experts) for spec in (*op.inputs, *op.outputs))
+    moved = sum(_bytes(spec, known, compute_bytes, experts, stored) for spec in (*op.inputs, *op.outputs))
     return Cost(flops, moved)
 
 
@@ -106,10 +124,22 @@ def elementwise_cost(elements: int, operands: int, itemsize: int, flops: int = 1
     return Cost(flops * elements, (operands + 1) * elements * itemsize)
 
 
-def _bytes(spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None) -> float:
-    itemsize = compute_bytes if spec.dtype == "compute" else numpy_dtype(spec.dtype).itemsize
-    size: float = itemsize
+def _bytes(
+    spec: TensorSpec, dims: Mapping[str, int], compute_bytes: int, experts: float | None, stored: str
+) -> float:
+    size = _itemsize(spec.dtype, compute_bytes, stored)
     for axis, dim in enumerate(spec.shape):
-        of_a_stack = axis == 0 and dim == "E" and len(spec.shape) == 3 and experts is not None
+        of_a_stack = axis == 0 and dim == "E" and len(spec.shape) > 1 and experts is not None
         size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size
+
+
+def _itemsize(dtype: str, compute_bytes: int, stored: str) -> float:
+    """Return the bytes of a number; "stored8" is one byte whatever it stands for."""
+    sizes = {
+        "compute": compute_bytes,
+        "stored8": 1,
+        "stored4": 0.5,
+        "group_scale": 1 if stored == "float4_e2m1fn" else compute_bytes,
+    }
+    return sizes[dtype] if dtype in sizes else numpy_dtype(dtype).itemsize

@@ -16,7 +16,7 @@ from typing import Any
 
 from ttc.base.dims import evaluate
 from ttc.errors import InputError
-from ttc.plugins.ops import OpSpec
+from ttc.plugins.ops import CHOICES, OpSpec, with_group_scale
 
 __all__ = [
     "ALIGNMENT",
@@ -29,6 +29,7 @@ __all__ = [
     "Tile",
     "cdiv",
     "power_of_two",
+    "stored_dtype",
 ]
 
 # Bytes; compiled kernels take it for granted of every pointer.
@@ -37,8 +38,19 @@ ALIGNMENT = 16
 Dim = Any
 # Smallest of two dimensions: `min` for ints, `tensorrt.plugin.min` for symbolic ones.
 Minimum = Callable[[Dim, Dim], Dim]
+_STORED = ("stored8", "stored4")
 # (dimensions, constants, minimum) → programs along x, y, z.
 Grid = Callable[[Mapping[str, Dim], Mapping[str, Any], Minimum], tuple[Dim, ...]]
+
+
+def stored_dtype(words: Mapping[str, str]) -> str | None:
+    """Return what "stored8" or "stored4" stands for among these words; None where neither is there."""
+    return next((words[word] for word in _STORED if word in words), None)
+
+
+def _numbers(target: str) -> tuple[int, int]:
+    major, minor = map(int, target.split("."))
+    return major, minor
 
 
 def cdiv(a: Dim, b: int) -> Dim:
@@ -78,12 +90,26 @@ class Problem:
         attributes: the op's attributes.
         dtype: what "compute" stands for: "float32", "float16" or "bfloat16".
         interpreted: the kernel runs in Triton's interpreter, which multiplies no bfloat16 matrices.
+        stored: what "stored8" or "stored4" stands for, in an op that has one of them.
+        target: compute capability that the kernel is compiled for, such as "9.0"; None: one that all have.
     """
 
     dims: Mapping[str, int]
     attributes: Mapping[str, Any]
     dtype: str
     interpreted: bool = False
+    stored: str | None = None
+    target: str | None = None
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What the words of a signature stand for (`OpSpec.words`)."""
+        stored = {word: self.stored for word in _STORED if self.stored in CHOICES[word]}
+        return with_group_scale({"compute": self.dtype} | {k: v for k, v in stored.items() if v is not None})
+
+    def reaches(self, target: str) -> bool:
+        """Return whether what it is compiled for has at least this compute capability."""
+        return self.target is not None and _numbers(self.target) >= _numbers(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +188,10 @@ class KernelSpec:
         return Launch(
             op=self.op.name,
             kernel=self.kernel,
-            inputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.inputs),
-            outputs=tuple(_dtype(spec.dtype, problem) for spec in self.op.outputs),
+            inputs=tuple(spec.dtype_in(problem.words) for spec in self.op.inputs),
+            outputs=tuple(spec.dtype_in(problem.words) for spec in self.op.outputs),
             integers=self.integers,
             constants={**self.constants(problem, selected)},
             grid=self.grid,
             tile=selected,
         )
-
-
-def _dtype(dtype: str, problem: Problem) -> str:
-    return problem.dtype if dtype == "compute" else dtype

@@ -3,8 +3,18 @@
 Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
 groups, N state, W conv width, F conv channels, D hidden size, I expert width, E experts, K experts per token,
 V vocabulary. What follows from other dimensions and attributes is written so: "T*K", "E+1", "W-1"
-(`ttc.base.dims`). The dtype "compute" is the tower's compute dtype (float32, float16 or bfloat16), the same
-for all such inputs of a call.
+(`ttc.base.dims`).
+
+A dtype is a numpy name, or a word for one of several; a word stands for the same in all of a call:
+
+    compute       the tower's compute dtype: float32, float16 or bfloat16
+    stored8       weights as they are stored in eight bits: int8 or float8_e4m3fn
+    stored4       weights as they are stored in four bits: float4_e2m1fn or int4
+    group_scale   scale of a group of stored4 numbers: float8_e4m3fn of float4_e2m1fn, the compute dtype of
+                  int4
+
+Shapes count numbers, also where two lie in a byte (`ttc.base.dtypes`). In torch, which has no such tensors,
+an input of `stored4` is uint8 and its last axis half as long.
 """
 
 import re
@@ -14,20 +24,43 @@ from importlib import import_module
 from typing import Any
 
 from ttc.base.dims import evaluate, letters
+from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import InputError
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "PLUGIN_ATTRIBUTES", "OpSpec", "TensorSpec"]
+__all__ = [
+    "CHOICES",
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "PLUGIN_ATTRIBUTES",
+    "OpSpec",
+    "TensorSpec",
+    "with_group_scale",
+]
 
 DOMAIN = "ttc"
 DOMAIN_VERSION = 1
 # What every call of a `ttc` op carries in a graph: TensorRT then prefers the plugin of that name, ahead of
 # time (`ttc.plugins.tensorrt_qdp`), and everything else ignores the two and inlines the op's body.
 PLUGIN_ATTRIBUTES: Mapping[str, str | int] = {"plugin_namespace": DOMAIN, "aot": 1}
+# Word → the dtypes it may stand for; what "group_scale" stands for follows from the others.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "compute": COMPUTE_DTYPES,
+    "stored8": ("int8", "float8_e4m3fn"),
+    "stored4": ("float4_e2m1fn", "int4"),
+}
+
+
+def with_group_scale(words: Mapping[str, str]) -> dict[str, str]:
+    """Return what words stand for, the one that follows from others among them."""
+    stored = words.get("stored4")
+    if stored is None:
+        return dict(words)
+    return {**words, "group_scale": "float8_e4m3fn" if stored == "float4_e2m1fn" else words["compute"]}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: its name, dtype ("compute" or a numpy dtype name) and dimensions in letters."""
+    """One input or output: its name, dtype (a numpy name or a word, see above) and dimensions in letters."""
 
     name: str
     dtype: str
@@ -41,6 +74,10 @@ class TensorSpec:
         return cls(
             name.strip(), dtype, tuple(dim.strip() for dim in shape.strip("() ").split(",") if dim.strip())
         )
+
+    def dtype_in(self, words: Mapping[str, str]) -> str:
+        """Return the numpy name of its dtype in a call (`OpSpec.words`)."""
+        return words.get(self.dtype, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +140,32 @@ class OpSpec:
         """Return what a file of the op's folder says about it: the object that is named after the op.
 
         For `MoeUp` and "naive" that is `moe_up` in `plugins/moe_experts/naive.py`. The files are `naive` (a
-        function of torch tensors), `function` (dimensions and attributes → ONNX text), `kernel` (a
+        function of torch tensors), `function` (dimensions, attributes and words → ONNX text), `kernel` (a
         description for `ttc.plugins.launch`) and `cost` (dimensions and attributes → FLOPs). They are
         imported here, since some need torch or triton.
         """
         return getattr(import_module(f"{self.package}.{file}"), _snake_case(self.name))
 
-    def compute_dtype(self, dtypes: Sequence[Any], names: Mapping[Any, str]) -> str:
-        """Return what "compute" stands for in a call: the dtype of the first input so marked, else "float32".
+    def words(self, dtypes: Sequence[str]) -> dict[str, str]:
+        """Return what every word of the signature stands for in a call: the dtype of its first input.
+
+        "compute" is always among them, as "float32" where the signature does not have it.
 
         Args:
-            dtypes: dtype of each input, as the caller's library has it.
-            names: the dtypes that "compute" may stand for, as that library has them → their names.
+            dtypes: name of each input's dtype.
 
         Raises:
-            InputError: the dtype is none of them.
+            InputError: a word cannot stand for that.
         """
+        words: dict[str, str] = {}
         for spec, dtype in zip(self.inputs, dtypes, strict=True):
-            if spec.dtype == "compute":
-                if dtype not in names:
-                    allowed = ", ".join(map(str, names))
-                    raise InputError(f"{self.name}: {spec.name} is {dtype}, expected one of {allowed}")
-                return names[dtype]
-        return "float32"
+            allowed = CHOICES.get(spec.dtype)
+            if allowed is None or spec.dtype in words:
+                continue
+            if dtype not in allowed:
+                raise InputError(f"{self.name}: {spec.name} is {dtype}, expected one of {', '.join(allowed)}")
+            words[spec.dtype] = dtype
+        return with_group_scale({"compute": "float32"} | words)
 
     def dims(self, input_shapes: Sequence[Sequence[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the size of every dimension of the inputs, by its text, and every attribute by its name.

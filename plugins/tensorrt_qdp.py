@@ -7,25 +7,23 @@ int arguments wrapped as SymInt32; an int never on the left of a symbolic dimens
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias, ModuleType
 from typing import Any, Final
 
 from ttc.base.dims import letters
-from ttc.base.dtypes import tensorrt_format, tensorrt_name
-from ttc.base.names import COMPUTE_DTYPES
+from ttc.base.dtypes import tensorrt_dtypes, tensorrt_format, tensorrt_name
 from ttc.errors import BackendError
-from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem
-from ttc.plugins.ops import DOMAIN, OpSpec, TensorSpec
+from ttc.plugins.launch import Dim, KernelSpec, Launch, Problem, stored_dtype
+from ttc.plugins.ops import CHOICES, DOMAIN, OpSpec, with_group_scale
 
 __all__ = ["Target", "register_primitive"]
 
 # Compute capability to compile for, such as "9.0"; asked when TensorRT asks for a kernel.
 Target = Callable[[], str]
 
-_COMPUTE: Final = {tensorrt_name(name): name for name in COMPUTE_DTYPES}
-# The same choice for all tensors of the compute dtype.
-_COMPUTE_FORMATS: Final = "|".join(map(tensorrt_format, COMPUTE_DTYPES))
+_NAMES: Final = {tensorrt_name(name): name for name in tensorrt_dtypes()}
 _ATTRIBUTE_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float}
 
 
@@ -52,11 +50,11 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
     """Return a function: descriptions of the inputs and attributes → those of the outputs."""
 
     def declare(*inputs: Any, **attributes: Any) -> Any:
-        dtype = _compute_dtype(op, inputs)
+        words = _words(op, inputs)
         kinds = type(inputs[0].dtype)
         shapes = op.output_shapes([tuple(desc.shape_expr) for desc in inputs], attributes)
         outputs = tuple(
-            trtp.from_shape_expr(tuple(shape), getattr(kinds, tensorrt_name(_resolved(spec, dtype))))
+            trtp.from_shape_expr(tuple(shape), getattr(kinds, tensorrt_name(spec.dtype_in(words))))
             for spec, shape in zip(op.outputs, shapes, strict=True)
         )
         return outputs if len(outputs) > 1 else outputs[0]
@@ -70,7 +68,7 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) ->
     """Return a function that gives the supported dtypes, and a tactic for every choice of block sizes."""
 
     def combinations(*_: Any) -> Any:
-        types = ",".join(_formats(spec) for spec in (*op.inputs, *op.outputs))
+        types = ",".join(_formats(op))
         tactics = list(range(1, len(kernel().tiles) + 1))
         return [trtp.AutoTuneCombination(types, "LINEAR", tactics)]
 
@@ -92,8 +90,9 @@ def _ahead_of_time(
         inputs = arguments[: len(op.inputs)]
         attributes = dict(zip(op.attributes, arguments[len(op.inputs) : -2], strict=True))
         kernel_spec = kernel()
-        launch, dims = _bind(kernel_spec, inputs, attributes, tactic=arguments[-1])
-        compiled = compile_launch(launch, target())
+        capability = target()
+        launch, dims = _bind(kernel_spec, inputs, attributes, arguments[-1], capability)
+        compiled = compile_launch(launch, capability)
         x, y, z = launch.programs(dims, _minimum(trtp))
         threads, shared = 32 * compiled.num_warps, compiled.shared_bytes
         params = trtp.KernelLaunchParams(x, y, z, block_x=threads, shared_mem=shared)
@@ -106,7 +105,11 @@ def _ahead_of_time(
 
 
 def _bind(
-    kernel_spec: KernelSpec, inputs: Sequence[Any], attributes: Mapping[str, Any], tactic: int
+    kernel_spec: KernelSpec,
+    inputs: Sequence[Any],
+    attributes: Mapping[str, Any],
+    tactic: int,
+    target: str,
 ) -> tuple[Launch, dict[str, Dim]]:
     """Return the launch for one tactic, and the dimensions it depends on: ints where the network fixes them.
 
@@ -131,7 +134,8 @@ def _bind(
             f"plugin {kernel_spec.op.name}: tactic {tactic} does not exist; there are 1 to "
             f"{len(kernel_spec.tiles)}"
         )
-    problem = Problem(fixed, attributes, _compute_dtype(kernel_spec.op, inputs))
+    words = _words(kernel_spec.op, inputs)
+    problem = Problem(fixed, attributes, words["compute"], stored=stored_dtype(words), target=target)
     return kernel_spec.bind(problem, tactic - 1), dims
 
 
@@ -142,16 +146,27 @@ def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:
     return minimum
 
 
-def _compute_dtype(op: OpSpec, inputs: Sequence[Any]) -> str:
-    return op.compute_dtype([desc.dtype.name for desc in inputs], _COMPUTE)
+def _words(op: OpSpec, inputs: Sequence[Any]) -> dict[str, str]:
+    return op.words([_NAMES.get(desc.dtype.name, desc.dtype.name) for desc in inputs])
 
 
-def _formats(spec: TensorSpec) -> str:
-    return _COMPUTE_FORMATS if spec.dtype == "compute" else tensorrt_format(spec.dtype)
+def _formats(op: OpSpec) -> list[str]:
+    """Return the formats of each tensor: number k of all together are the k-th combination that it takes.
 
-
-def _resolved(spec: TensorSpec, compute: str) -> str:
-    return compute if spec.dtype == "compute" else spec.dtype
+    Tensors whose dtype is the same in all of them say it once.
+    """
+    tensors = (*op.inputs, *op.outputs)
+    choices = [word for word in CHOICES if any(spec.dtype == word for spec in tensors)]
+    combinations = [
+        with_group_scale(dict(zip(choices, chosen, strict=True)))
+        for chosen in itertools.product(*(CHOICES[word] for word in choices))
+    ]
+    return [
+        "|".join(tensorrt_format(spec.dtype_in(words)) for words in combinations)
+        if spec.dtype in combinations[0]
+        else tensorrt_format(spec.dtype)
+        for spec in tensors
+    ]
 
 
 def _inputs(trtp: ModuleType, op: OpSpec) -> dict[str, Any]:

@@ -12,15 +12,14 @@ import triton
 from torch import Tensor
 from triton.errors import TritonError
 
-from ttc.base.names import COMPUTE_DTYPES
+from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError, InputError
 from ttc.plugins.kernels import KERNELS
-from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem
+from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem, stored_dtype
 from ttc.plugins.ops import OpSpec, TensorSpec
+from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 
 __all__ = ["run_triton"]
-
-_COMPUTE = {getattr(torch, name): name for name in COMPUTE_DTYPES}
 
 
 def run_triton(
@@ -70,13 +69,17 @@ def _run_primitive(
 ) -> dict[str, Tensor]:
     """Launch one kernel; return output name → tensor, the wanted one if there is one of that name."""
     op, device = kernel_spec.op, inputs[0].device
-    shapes = [tuple(tensor.shape) for tensor in inputs]
+    shapes = logical_shapes(op, inputs)
     dims = op.dims(shapes, attributes)
+    words = op.words(dtype_names(op, inputs))
+    on_cpu = device.type == "cpu"
     problem = Problem(
         dims,
         attributes,
-        op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE),
-        interpreted=device.type == "cpu",
+        words["compute"],
+        interpreted=on_cpu,
+        stored=stored_dtype(words),
+        target=None if on_cpu else "{}.{}".format(*torch.cuda.get_device_capability(device)),
     )
     launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
@@ -105,7 +108,7 @@ def _run(
     try:
         with torch.cuda.device_of(inputs[0]):
             launch.kernel[programs](
-                *inputs,
+                *map(_as_kernel_takes_it, inputs),
                 *launch.integer_values(dims),
                 *outputs,
                 **launch.constants,
@@ -118,6 +121,11 @@ def _run(
             f"{launch.op}: Triton {triton.__version__} could not compile or launch the kernel with tile "
             f"{launch.tile.name} on {inputs[0].device}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _as_kernel_takes_it(tensor: Tensor) -> Tensor:
+    """Floats of eight bits as bytes, as `ttc.base.dtypes.triton_pointer` says."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
 def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> None:
@@ -137,10 +145,12 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
             if device.type == "cpu"
             else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
         )
-    compute = op.compute_dtype([tensor.dtype for tensor in inputs], _COMPUTE)
+    words = op.words(dtype_names(op, inputs))
     for spec, tensor in zip(op.inputs, inputs, strict=True):
-        dtype = compute if spec.dtype == "compute" else spec.dtype
-        _check_tensor(op, spec.name, tensor, getattr(torch, dtype), device)
+        dtype = spec.dtype_in(words)
+        _check_tensor(
+            op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device
+        )
 
 
 def _check_tensor(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ttc.plugins.onnx_text import render
 
-__all__ = ["moe_combine", "moe_down", "moe_experts", "moe_up"]
+__all__ = ["CELL", "DENSE", "moe_combine", "moe_down", "moe_experts", "moe_up"]
 
 _UP = """
 MoeUp (x, up, expert_ids, grouped_pairs, expert_offsets) => (activated)
@@ -33,16 +33,7 @@ _DOWN = """
 MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 {
     $cell
-    E = Constant <value_ints: ints = [$E]> ()
-    ET = Mul (E, T)
-    I = Constant <value_ints: ints = [$I]> ()
-    dense_shape = Concat <axis: int = 0> (ET, I)
-    nothing_f = ConstantOfShape (dense_shape)
-    nothing = CastLike (nothing_f, activated)
-    cell_column = Reshape (cell, column)
-    dense_flat = ScatterND (nothing, cell_column, activated)
-    by_expert = Constant <value_ints: ints = [$E, -1, $I]> ()
-    dense = Reshape (dense_flat, by_expert)
+    $dense
     down_t = Transpose <perm: ints = [0, 2, 1]> (down)
     projected = MatMul (dense, down_t)
     by_cell = Reshape (projected, cells)
@@ -52,7 +43,7 @@ MoeDown (activated, down, expert_ids, grouped_pairs, expert_offsets) => (rows)
 """
 
 # The index of every row among the (expert, token) cells: pair p belongs to token p div K.
-_CELL = """
+CELL = """
     minus_one = Constant <value_ints: ints = [-1]> ()
     column = Constant <value_ints: ints = [-1, 1]> ()
     cells = Constant <value_ints: ints = [-1, $width]> ()
@@ -65,6 +56,20 @@ _CELL = """
     expert = Cast <to: int = 7> (expert_i32)
     before = Mul (expert, T)
     cell = Add (before, token)
+"""
+
+# The rows of the pairs, each at its cell, as (E, T, I); nothing elsewhere.
+DENSE = """
+    E = Constant <value_ints: ints = [$E]> ()
+    ET = Mul (E, T)
+    I = Constant <value_ints: ints = [$I]> ()
+    dense_shape = Concat <axis: int = 0> (ET, I)
+    nothing_f = ConstantOfShape (dense_shape)
+    nothing = CastLike (nothing_f, activated)
+    cell_column = Reshape (cell, column)
+    dense_flat = ScatterND (nothing, cell_column, activated)
+    by_expert = Constant <value_ints: ints = [$E, -1, $I]> ()
+    dense = Reshape (dense_flat, by_expert)
 """
 
 _COMBINE = """
@@ -91,12 +96,12 @@ MoeExperts (x, up, down, expert_ids, weights, grouped_pairs, grouped_rows, exper
 
 def moe_up(values: Mapping[str, Any]) -> str:
     """Return the ONNX text of `MoeUp` for these fixed dimensions (K, I)."""
-    return render(_UP, {**values, "cell": _CELL, "width": values["I"]})
+    return render(_UP, {**values, "cell": CELL, "width": values["I"]})
 
 
 def moe_down(values: Mapping[str, Any]) -> str:
     """Return the ONNX text of `MoeDown` for these fixed dimensions (K, E, I, D)."""
-    return render(_DOWN, {**values, "cell": _CELL, "width": values["D"]})
+    return render(_DOWN, {**values, "cell": CELL, "dense": DENSE, "width": values["D"]})
 
 
 def moe_combine(values: Mapping[str, Any]) -> str:

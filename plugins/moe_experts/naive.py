@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["moe_combine", "moe_down", "moe_experts", "moe_up"]
+__all__ = ["moe_combine", "moe_down", "moe_experts", "moe_up", "rows_by_expert"]
 
 
 def moe_experts(
@@ -47,7 +47,7 @@ def moe_up(
     """Return relu(up·x)² of every pair: (T·K, I) in x's dtype, row r for pair grouped_pairs[r]."""
     tokens = grouped_pairs.long() // expert_ids.shape[1]
     activated = x.new_empty(grouped_pairs.shape[0], up.shape[1])
-    for expert, rows in _rows_by_expert(expert_offsets):
+    for expert, rows in rows_by_expert(expert_offsets):
         activated[rows] = torch.relu(x[tokens[rows]] @ up[expert].T).square()
     return (activated,)
 
@@ -57,7 +57,7 @@ def moe_down(
 ) -> tuple[Tensor]:
     """Return down·activated of every pair: (T·K, D) float32."""
     out = activated.new_empty(activated.shape[0], down.shape[1], dtype=torch.float32)
-    for expert, rows in _rows_by_expert(expert_offsets):
+    for expert, rows in rows_by_expert(expert_offsets):
         out[rows] = (activated[rows] @ down[expert].T).float()
     return (out,)
 
@@ -67,7 +67,7 @@ def moe_combine(rows: Tensor, weights: Tensor, grouped_rows: Tensor) -> tuple[Te
     return ((rows[grouped_rows.long()] * weights[..., None]).sum(1),)
 
 
-def _rows_by_expert(expert_offsets: Tensor) -> list[tuple[int, slice]]:
-    """The experts that were hit, each with its rows."""
+def rows_by_expert(expert_offsets: Tensor) -> list[tuple[int, slice]]:
+    """Return the experts that were hit, each with its rows."""
     offsets = expert_offsets.tolist()
     return [(e, slice(a, b)) for e, (a, b) in enumerate(pairwise(offsets)) if b > a]

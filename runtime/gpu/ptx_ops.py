@@ -35,14 +35,21 @@ class PtxOps:
         outputs: Sequence[DeviceArray],
     ) -> Enqueue:
         """One launch: input addresses, int32 dimensions, output addresses."""
-        kernels, problem_of, compile_launch = self._kernels()
+        kernels, launches, compile_launch = self._kernels()
         kernel_spec = kernels.get(instruction.name)
         if kernel_spec is None:
             raise BackendError(
                 f"no kernel for the op {instruction.name}; build the engines with --form whole"
             )
         dims = kernel_spec.op.dims([array.shape for array in inputs], instruction.attributes)
-        problem = problem_of(dims, instruction.attributes, self._compute_dtype)
+        words = kernel_spec.op.words([array.dtype for array in inputs])
+        problem = launches.Problem(
+            dims,
+            instruction.attributes,
+            self._compute_dtype,
+            stored=launches.stored_dtype(words),
+            target=self._device.compute_capability,
+        )
         launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims))
         self._check(instruction, (*inputs, *outputs), (*launch.inputs, *launch.outputs))
         key = (
@@ -71,15 +78,15 @@ class PtxOps:
 
     def _kernels(self) -> tuple[Any, Any, Callable[[Any, str], Any]]:
         try:
+            from ttc.plugins import launch
             from ttc.plugins.kernels import KERNELS
-            from ttc.plugins.launch import Problem
             from ttc.plugins.ptx import compile_launch
         except ImportError:
             raise MissingDependencyError(
                 "what runs beside engines are Triton kernels, and triton is not installed; "
                 "install it with: pip install 'ttc[kernels]'"
             ) from None
-        return KERNELS, Problem, self._compile or compile_launch
+        return KERNELS, launch, self._compile or compile_launch
 
     @staticmethod
     def _check(instruction: Instruction, arrays: Sequence[DeviceArray], dtypes: Sequence[str]) -> None:

@@ -6,18 +6,19 @@ import pytest
 
 from ttc.base.dims import letters
 from ttc.plugins.functions import function_body
-from ttc.plugins.ops import PLUGIN_ATTRIBUTES, OpSpec
+from ttc.plugins.ops import CHOICES, PLUGIN_ATTRIBUTES, OpSpec
 from ttc.plugins.table import OPS, PRIMITIVE_OPS, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "ops.md"
 
 
-def some_values(op: OpSpec) -> dict[str, int | float]:
-    """Return a value for every letter of the op's shapes and for every attribute."""
+def some_values(op: OpSpec) -> dict[str, int | float | str]:
+    """Return a value for every letter of the op's shapes, for every attribute and for every word."""
     dims = {
         letter: 2 for tensor in (*op.inputs, *op.outputs) for dim in tensor.shape for letter in letters(dim)
     }
-    return dims | {name: 1.0 if kind == "float" else 1 for name, kind in op.attributes.items()}
+    words = {word: dtypes[0] for word, dtypes in CHOICES.items()}
+    return dims | words | {name: 1.0 if kind == "float" else 1 for name, kind in op.attributes.items()}
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

@@ -5,25 +5,32 @@ import torch
 
 from tests.support.tensorrt_stubs import make_stubs, run_with_tensorrt
 from ttc.base.dims import sizes_of
+from ttc.plugins.costs import GROUPS
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
-from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.ops import CHOICES, with_group_scale
+from ttc.plugins.table import OPS_BY_NAME, PRIMITIVE_OPS
 
-SIZES = {"B": 2, "L": 17, "T": 5, "D": 24, "I": 20, "E": 8, "K": 2, "V": 40}
+SIZES = {"B": 2, "L": 17, "T": 5, "D": 32, "I": 64, "E": 8, "K": 2, "V": 40}
 SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4}
 ATTRIBUTES = {"K": 2, "n_group": 2, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 2.5}
 ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3}
 CHANGING = ["B", "L", "T"]
 
 
-def case(op, number=0, dynamic=CHANGING, **changes):
+def case(op, number=0, dynamic=CHANGING, stored=None, **changes):
     """What TensorRT would have to know to build one plugin; the dtype and the tactic go around."""
     compute = ("float32", "float16", "bfloat16")[number % 3]
+    word = next((t.dtype for t in op.inputs if t.dtype in ("stored8", "stored4")), None)
+    stored = CHOICES[word][0] if word and stored is None else stored
+    words = with_group_scale({"compute": compute} | ({word: stored} if word else {}))
+    sizes = SIZES | {f"{inner}B": SIZES[inner] // GROUPS.get(stored, 16) for inner in "DI"}
     return {
         "op": op.name,
+        "stored": stored,
         "attributes": {name: ATTRIBUTES[name] for name in op.attributes},
-        "shapes": [list(sizes_of(spec.shape, SIZES)) for spec in op.inputs],
-        "dtypes": [compute if spec.dtype == "compute" else spec.dtype for spec in op.inputs],
+        "shapes": [list(sizes_of(spec.shape, sizes)) for spec in op.inputs],
+        "dtypes": [spec.dtype_in(words) for spec in op.inputs],
         "dynamic": dynamic,
         "tactic": 1 + number % len(KERNELS[op.name].tiles),
         **changes,
@@ -31,6 +38,18 @@ def case(op, number=0, dynamic=CHANGING, **changes):
 
 
 CASES = [case(op, number) for number, op in enumerate(PRIMITIVE_OPS)]
+# The other dtype that weights may be stored in.
+CASES += [
+    case(OPS_BY_NAME[name], number, stored=stored)
+    for number, (name, stored) in enumerate(
+        [
+            ("MoeUpScaled", "float8_e4m3fn"),
+            ("MoeDownScaled", "float8_e4m3fn"),
+            ("MoeUpBlocked", "int4"),
+            ("MoeDownBlocked", "int4"),
+        ]
+    )
+]
 # A network without dynamic dimensions gives plain numbers where there were symbols.
 FIXED = [case(op, 2, dynamic=[]) for op in PRIMITIVE_OPS if op.name in ("MoeUp", "MambaScan")]
 
@@ -54,14 +73,15 @@ def test_plugin_does_what_the_launcher_does(nvidia, number):
     asked, got = (CASES + FIXED)[number], nvidia["cases"][number]
     spec = KERNELS[asked["op"]]
     dims = spec.op.dims(asked["shapes"], asked["attributes"])
-    compute = next(
-        (d for tensor, d in zip(spec.op.inputs, asked["dtypes"], strict=True) if tensor.dtype == "compute"),
-        None,
-    )
-    launch = spec.bind(Problem(dims, asked["attributes"], compute or "float32"), asked["tactic"] - 1)
+    words = spec.op.words(asked["dtypes"])
+    problem = Problem(dims, asked["attributes"], words["compute"], stored=asked["stored"], target="9.0")
+    launch = spec.bind(problem, asked["tactic"] - 1)
     assert got["outputs"] == spec.op.output_shapes(asked["shapes"], asked["attributes"])
     assert got["dtypes"] == list(launch.outputs)
-    assert got["num_combinations"] == (3 if compute else 1)
+    computes = any(tensor.dtype == "compute" for tensor in spec.op.inputs)
+    assert got["num_combinations"] == (3 if computes else 1) * (2 if asked["stored"] else 1)
+    assert list(launch.inputs) == asked["dtypes"], "and the list has these among them"
+    assert asked["dtypes"] in got["combinations"]
     assert got["tactics"] == list(range(1, len(spec.tiles) + 1))
     x, y, z = launch.programs(dims)
     assert [got["launch"][f"grid_{axis}"] for axis in "xyz"] == [x, y, z]
@@ -86,7 +106,7 @@ def test_what_is_refused(nvidia):
     tactic, dynamic, dtype = nvidia["refusals"]
     assert "tactic 9 does not exist; there are 1 to 4" in tactic
     assert "dimensions D are dynamic in the network; only T may be" in dynamic
-    assert "x is INT32, expected one of FLOAT, HALF, BF16" in dtype
+    assert "x is int32, expected one of float32, float16, bfloat16" in dtype
     assert "registered in this process already" in nvidia["twice"]
 
 
@@ -104,4 +124,5 @@ def test_dtypes_exist_in_torch():
     """The same names everywhere: signature, torch, TensorRT's table."""
     for spec in KERNELS.values():
         for tensor in (*spec.op.inputs, *spec.op.outputs):
-            assert tensor.dtype == "compute" or isinstance(getattr(torch, tensor.dtype), torch.dtype)
+            known = tensor.dtype in (*CHOICES, "group_scale")
+            assert known or isinstance(getattr(torch, tensor.dtype), torch.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.support.compare import assert_close, assert_equal
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import OpSpec
+from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 from ttc.plugins.triton import run_triton
 
 _GUARD = 64  # elements before and after, which keeps the alignment
@@ -27,10 +28,15 @@ def guarded(shape: Sequence[int], dtype: torch.dtype, device: str) -> tuple[Tens
     return buffer[_GUARD : _GUARD + size].view(*shape), buffer
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """The same numbers in a dtype that torch compares; eight-bit floats are not."""
+    return tensor.float() if tensor.dtype.is_floating_point else tensor
+
+
 def check_guards(buffer: Tensor, what: str) -> None:
     """The bands are as they were."""
     bands = torch.cat([buffer[:_GUARD], buffer[-_GUARD:]]).cpu()
-    intact = bands.isnan() if buffer.dtype.is_floating_point else bands == poison(buffer.dtype)
+    intact = wide(bands).isnan() if buffer.dtype.is_floating_point else bands == poison(buffer.dtype)
     assert intact.all(), f"{what}: {int((~intact).sum())} elements outside of the tensor were written"
 
 
@@ -44,13 +50,11 @@ def run_guarded(
         view.copy_(tensor)
         placed.append(view)
         buffers.append(buffer)
-    compute = next(
-        (t.dtype for spec, t in zip(op.inputs, inputs, strict=True) if spec.dtype == "compute"), torch.float32
-    )
+    words = op.words(dtype_names(op, inputs))
     out = []
-    shapes = op.output_shapes([tensor.shape for tensor in inputs], attributes)
+    shapes = op.output_shapes(logical_shapes(op, inputs), attributes)
     for spec, shape in zip(op.outputs, shapes, strict=True):
-        dtype = compute if spec.dtype == "compute" else getattr(torch, spec.dtype)
+        dtype = getattr(torch, spec.dtype_in(words))
         view, buffer = guarded(shape, dtype, device)
         out.append(view)
         buffers.append(buffer)
@@ -62,7 +66,9 @@ def run_guarded(
     for spec, buffer in zip((*op.inputs, *op.outputs), buffers, strict=True):
         check_guards(buffer, f"{op.name}: {spec.name}")
     for spec, now, then in zip(op.inputs, placed, before, strict=True):
-        assert torch.equal(now.nan_to_num(), then.nan_to_num()), f"{op.name}: {spec.name} was written"
+        assert torch.equal(wide(now).nan_to_num(), wide(then).nan_to_num()), (
+            f"{op.name}: {spec.name} was written"
+        )
     return results
 
 

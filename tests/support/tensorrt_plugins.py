@@ -23,6 +23,10 @@ _TYPES = {
     "bfloat16": trt.DataType.BF16,
     "int32": trt.DataType.INT32,
     "int64": trt.DataType.INT64,
+    "int8": trt.DataType.INT8,
+    "float8_e4m3fn": trt.DataType.FP8,
+    "float4_e2m1fn": trt.DataType.FP4,
+    "int4": trt.DataType.INT4,
 }
 _OPERATIONS = {
     trt.DimensionOperation.SUM: lambda a, b: a + b,
@@ -150,6 +154,10 @@ def drive(registry, case):
         "outputs": outputs,
         "dtypes": [names[kind] for kind in types],
         "num_combinations": len(combinations) // len(tensors),
+        "combinations": [
+            [names[tensor.type] for tensor in combinations[start : start + len(shapes)]]
+            for start in range(0, len(combinations), len(tensors))
+        ],
         "tactics": sorted(tactics),
         "launch": vars(params),
         "integers": [arguments[i] for i in range(arguments.nbSymExprs)],

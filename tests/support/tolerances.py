@@ -25,3 +25,7 @@ TRANSFORMERS = 3e-4
 # the result, since the naive function rounds after every step and the kernel once. The interpreter cuts
 # bfloat16 off instead of rounding.
 KERNEL = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 1.3e-1}
+# The same of kernels that decode their weights, as a share of the largest result: both sum the same numbers
+# in float32. Weights of four-bit integers times their scale are rounded to bfloat16 by the naive function,
+# and cut off by the interpreter; so is every result in bfloat16.
+DECODING_KERNEL = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}

@@ -14,6 +14,7 @@ __all__ = [
     "is_packed",
     "numpy_dtype",
     "stored_bytes",
+    "tensorrt_dtypes",
     "tensorrt_format",
     "tensorrt_name",
     "triton_pointer",
@@ -59,6 +60,10 @@ _FOREIGN: Final[Mapping[str, _Foreign]] = {
     "int8": _Foreign("INT8", "INT8", "i8"),
     "uint8": _Foreign("UINT8", "UINT8", "u8"),
     "bool": _Foreign("BOOL", "BOOL", "i1"),
+    # Kernels take as bytes what not every GPU knows.
+    "float8_e4m3fn": _Foreign("FP8", "FP8", "u8"),
+    "float4_e2m1fn": _Foreign("FP4", "FP4", "u8"),
+    "int4": _Foreign("INT4", "INT4", "u8"),
 }
 
 
@@ -76,6 +81,11 @@ def stored_bytes(name: str, shape: Sequence[int]) -> int:
     """Return the bytes of a tensor of this dtype and shape in memory and on disk."""
     count = prod(shape)
     return count // 2 if is_packed(name) else count * numpy_dtype(name).itemsize
+
+
+def tensorrt_dtypes() -> tuple[str, ...]:
+    """Return the dtypes that TensorRT has a name for."""
+    return tuple(_FOREIGN)
 
 
 def tensorrt_name(name: str) -> str:

@@ -1,0 +1,290 @@
+"""The grouped matrix product of all MoE experts, whatever their weights are stored in.
+
+A grouped GEMM over tokens sorted by expert, as in MegaBlocks (Gale et al. 2022) and vLLM's fused MoE. Its
+rows are the (token, expert) pairs in the order of the experts; a row tile never holds rows of two experts, so
+a program multiplies by one expert's weights. Row tiles are numbered over the experts that were hit: each
+program finds its own from `expert_offsets`, so the grid depends on shapes only and the host need not know who
+was hit. Surplus programs leave at once.
+
+Up to BLOCK_M tokens an expert has one row tile (a token chooses an expert once at most), so every hit
+expert's weights are read exactly once, the others' never.
+
+`product` is inlined into a kernel for each family of ops, since a kernel's arguments are those of its op:
+`ttc.plugins.moe_experts` (plain weights), `moe_experts_scaled` (eight bits), `moe_experts_blocked` (four
+bits).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ttc.base.dims import evaluate
+from ttc.plugins.launch import Dim, KernelSpec, Minimum, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.ops import OpSpec
+from ttc.plugins.quantised_decode import decode_bytes, decode_e4m3, decode_nibbles, decode_packed_e2m1
+
+__all__ = ["product", "product_spec"]
+
+
+@triton.jit
+def product(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    scale_ptr,
+    grouped_pairs_ptr,
+    expert_offsets_ptr,
+    R,
+    out_ptr,
+    E: tl.constexpr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    PAIRS_PER_ROW: tl.constexpr,
+    SQUARED_RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    FORMAT: tl.constexpr,
+    GROUP: tl.constexpr,
+    NATIVE: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """out[r] = f(s · (weight[e(r)] · x[row of r])), fp32 accumulation.
+
+    Program (n, tile): columns n·BLOCK_N …, row tile number `tile`.
+
+    x_ptr: (rows, IN); the row of r is grouped_pairs[r] // PAIRS_PER_ROW, or r itself where that is 0.
+    weight_ptr: (E, OUT, IN) in FORMAT: "plain", "int8", "float8_e4m3fn"; or "float4_e2m1fn", "int4" with two
+        weights in a byte.
+    group_scale_ptr: (E, OUT, IN / GROUP), read for weights of four bits only.
+    scale_ptr: (E, OUT) of weights of eight bits, (E,) of four, not read for plain ones.
+    R: number of pairs, T·K.
+    out_ptr: (R, OUT).
+    SQUARED_RELU: f is relu², else nothing.
+    NATIVE: the GPU converts float8_e4m3fn itself.
+    PACKED: float4_e2m1fn is decoded four bytes at a time.
+    """
+    tile = tl.program_id(1)
+    experts = tl.arange(0, BLOCK_E)
+    first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
+    last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
+    tiles = (last - first + BLOCK_M - 1) // BLOCK_M
+    # One sum for two numbers, since every program waits for it: how many experts lie wholly before this row
+    # tile (upper half), and how many row tiles they have (lower half).
+    passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
+    before = tl.sum(passed, 0)
+    expert = (before >> 32).to(tl.int32)
+    if expert < E:
+        start_row = tl.load(expert_offsets_ptr + expert) + (tile - before.to(tl.int32)) * BLOCK_M
+        rows = start_row + tl.arange(0, BLOCK_M)
+        live = rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R)
+        if PAIRS_PER_ROW == 0:
+            sources = rows
+        else:
+            sources = tl.load(grouped_pairs_ptr + rows, mask=live, other=0) // PAIRS_PER_ROW
+
+        columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        x_rows = x_ptr + sources.to(tl.int64)[:, None] * IN
+        channels = expert.to(tl.int64) * OUT + columns.to(tl.int64)
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if GROUP == 0:
+            total = _sum_of_whole(
+                total,
+                x_rows,
+                live,
+                weight_ptr + channels[None, :] * IN,
+                columns < OUT,
+                IN,
+                FORMAT,
+                NATIVE,
+                PRECISION,
+                UPCAST,
+                BLOCK_K,
+            )
+        else:
+            total = _sum_of_halves(
+                total,
+                x_rows,
+                live,
+                weight_ptr + channels[None, :] * (IN // 2),
+                group_scale_ptr + channels[None, :] * (IN // GROUP),
+                columns < OUT,
+                IN,
+                FORMAT,
+                GROUP,
+                NATIVE,
+                PACKED,
+                PRECISION,
+                UPCAST,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_K,
+            )
+        if GROUP != 0:
+            total = total * (tl.load(scale_ptr + expert) * (128.0 if PACKED else 1.0))
+        elif FORMAT != "plain":
+            total = total * tl.load(scale_ptr + channels, mask=columns < OUT, other=0.0)[None, :]
+        if SQUARED_RELU:
+            total = tl.where(total < 0.0, 0.0, total)
+            total = total * total
+        out = out_ptr + rows.to(tl.int64)[:, None] * OUT + columns[None, :]
+        tl.store(out, total.to(out_ptr.dtype.element_ty), mask=live[:, None] & (columns < OUT)[None, :])
+
+
+@triton.jit
+def _sum_of_whole(
+    total,
+    x_rows,
+    live,
+    weight_columns,
+    exists,
+    IN: tl.constexpr,
+    FORMAT: tl.constexpr,
+    NATIVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """total + x · weight, of weights that are a byte or more each."""
+    for start in range(0, IN, BLOCK_K):
+        inner = start + tl.arange(0, BLOCK_K)
+        x = tl.load(x_rows + inner[None, :], mask=live[:, None] & (inner < IN)[None, :], other=0.0)
+        weight = tl.load(
+            weight_columns + inner[:, None], mask=exists[None, :] & (inner[:, None] < IN), other=0
+        )
+        if UPCAST:
+            x = x.to(tl.float32)
+        if FORMAT == "plain":
+            weight = weight.to(x.dtype)
+        else:
+            weight = decode_bytes(weight, FORMAT, NATIVE, x.dtype)
+        total = tl.dot(x, weight, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _sum_of_halves(
+    total,
+    x_rows,
+    live,
+    weight_columns,
+    scale_columns,
+    exists,
+    IN: tl.constexpr,
+    FORMAT: tl.constexpr,
+    GROUP: tl.constexpr,
+    NATIVE: tl.constexpr,
+    PACKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """total + x · (code · group scale), of weights with two in a byte; where PACKED, 1/128 of that is added.
+
+    x is loaded as it lies and then split into even and odd columns, for the lower and the upper halves of the
+    bytes.
+    """
+    HALF: tl.constexpr = BLOCK_K // 2
+    GROUPS: tl.constexpr = BLOCK_K // GROUP
+    for start in range(0, IN, BLOCK_K):
+        inner = start + tl.arange(0, BLOCK_K)
+        x = tl.load(x_rows + inner[None, :], mask=live[:, None] & (inner < IN)[None, :], other=0.0)
+        if UPCAST:
+            x = x.to(tl.float32)
+        even, odd = tl.split(tl.reshape(x, (BLOCK_M, HALF, 2)))
+        byte = start // 2 + tl.arange(0, HALF)
+        pairs = tl.load(
+            weight_columns + byte[:, None], mask=exists[None, :] & (byte[:, None] < IN // 2), other=0
+        )
+        group = start // GROUP + tl.arange(0, GROUPS)
+        scale = tl.load(
+            scale_columns + group[:, None], mask=exists[None, :] & (group[:, None] < IN // GROUP), other=0
+        )
+        if FORMAT == "float4_e2m1fn":
+            scale = decode_e4m3(scale, NATIVE, x.dtype)
+        if PACKED:
+            # Of the 2¹²⁶ that the codes lack, what a scale can take; the last 2⁷ go into the sum.
+            low, high = decode_packed_e2m1(pairs)
+            scale = scale * tl.full((), 6.646139978924579e35, tl.bfloat16)  # 2¹¹⁹
+        else:
+            low = decode_nibbles(pairs & 15, FORMAT, x.dtype)
+            high = decode_nibbles(pairs >> 4, FORMAT, x.dtype)
+            scale = scale.to(low.dtype)
+        scales = tl.reshape(
+            tl.broadcast_to(scale[:, None, :], (GROUPS, GROUP // 2, BLOCK_N)), (HALF, BLOCK_N)
+        )
+        total = tl.dot(even, (low * scales).to(x.dtype), total, input_precision=PRECISION)
+        total = tl.dot(odd, (high * scales).to(x.dtype), total, input_precision=PRECISION)
+    return total
+
+
+def product_spec(
+    op: OpSpec,
+    kernel: Any,
+    tiles: Sequence[Tile],
+    inner: str,
+    outer: str,
+    *,
+    gathered: bool,
+    of_format: Callable[[Problem], Mapping[str, Any]] | None = None,
+) -> KernelSpec:
+    """Return the description of one of the two products.
+
+    Args:
+        op: its signature.
+        kernel: the `triton.jit` function around `product`.
+        tiles: two for up to BLOCK_M rows an expert, then those for more.
+        inner: letter of the dimension that is summed over.
+        outer: letter of the other dimension of the weights.
+        gathered: whether it reads tokens and squares what is positive; else it reads rows.
+        of_format: constants that depend on how weights are stored.
+    """
+
+    def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
+        wide = problem.dtype == "float32"
+        return {
+            "E": problem.dims["E"],
+            "IN": problem.dims[inner],
+            "OUT": problem.dims[outer],
+            "PAIRS_PER_ROW": problem.dims["K"] if gathered else 0,
+            "SQUARED_RELU": gathered,
+            "PRECISION": "ieee" if wide else "tf32",  # asked of float32 products only
+            "UPCAST": problem.interpreted and problem.dtype == "bfloat16",
+            **({} if of_format is None else of_format(problem)),
+            "BLOCK_E": power_of_two(problem.dims["E"]),
+            **tile.blocks,
+            # In float32 half as many numbers, for the same shared memory (48 KiB at most).
+            "BLOCK_K": tile.blocks["BLOCK_K"] // (2 if wide else 1),
+        }
+
+    return KernelSpec(
+        op=op,
+        kernel=kernel,
+        changing=("T",),
+        integers=("T*K",),
+        tiles=tuple(tiles),
+        select_tile=_select_tile,
+        constants=constants,
+        grid=_grid,
+    )
+
+
+def _grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum: Minimum) -> tuple[Dim, ...]:
+    """Row tiles: at most one a pair, and at most one partly filled an expert."""
+    pairs = evaluate("T*K", dims)
+    row_tiles = minimum(pairs, pairs // constants["BLOCK_M"] + constants["E"])
+    return cdiv(constants["OUT"], constants["BLOCK_N"]), row_tiles
+
+
+def _select_tile(dims: Mapping[str, int]) -> int:
+    """Decode tiles while an expert has at most one row tile on average; beyond, the product is bound by
+    arithmetic.
+    """
+    return 0 if dims["T"] * dims["K"] <= 16 * dims["E"] else 2
