@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ttc.errors import BackendError, InputError, TtcError
+from ttc.errors import BackendError, EngineDead, InputError, TtcError
 from ttc.formats.strictjson import quoted
+from ttc.runtime.decoding.core import Snapshot
 from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel
@@ -32,6 +33,7 @@ class Update:
         text: what is new; of a provisional block None.
         token_ids: new tokens; of a provisional block all of its positions, the mask id where undecided.
         finish_reason, result: of the row's last update, how it ended and its result.
+        logprobs: of the new tokens, where asked for.
     """
 
     kind: str
@@ -40,11 +42,17 @@ class Update:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     result: Result | None = None
+    logprobs: tuple[float, ...] = ()
 
     def merged(self, later: "Update") -> "Update":
         """Return one update in place of two committed ones, for a reader that is slow."""
         text = None if self.text is None else self.text + (later.text or "")
-        return replace(later, text=text, token_ids=(*self.token_ids, *later.token_ids))
+        return replace(
+            later,
+            text=text,
+            token_ids=(*self.token_ids, *later.token_ids),
+            logprobs=(*self.logprobs, *later.logprobs),
+        )
 
 
 class _Call:
@@ -91,7 +99,9 @@ class _Call:
     @staticmethod
     def _update(event: Event) -> Update:
         kind = "committed" if event.committed else "provisional"
-        return Update(kind, event.row, event.text, event.token_ids, event.finish_reason, event.result)
+        return Update(
+            kind, event.row, event.text, event.token_ids, event.finish_reason, event.result, event.logprobs
+        )
 
     def _post(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:
         try:
@@ -131,9 +141,15 @@ class AsyncEngine:
     use it as an asynchronous context manager.
     """
 
-    def __init__(self, engine: Engine, max_queued: int = 64, max_queued_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_queued: int = 64,
+        max_queued_tokens: int | None = None,
+        max_owner_queued: int | None = None,
+    ) -> None:
         self._engine = engine
-        self._room = Room(engine, max_queued, max_queued_tokens)
+        self._room = Room(engine, max_queued, max_queued_tokens, max_owner_queued)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
 
@@ -147,6 +163,9 @@ class AsyncEngine:
         max_queued: int = 64,
         max_queued_tokens: int | None = None,
         max_tokens: int | None = None,
+        max_owner_rows: int | None = None,
+        max_owner_queued: int | None = None,
+        prompt_tokens_per_tick: int | None = None,
         **options: Any,
     ) -> Self:
         """Open a bundle on a backend.
@@ -157,6 +176,9 @@ class AsyncEngine:
             max_queued: rows that wait; more are refused with `QueueFull`.
             max_queued_tokens: prompt tokens that wait; None for no bound.
             max_tokens: tokens that running rows may come to hold together; None for no bound.
+            max_owner_rows, max_owner_queued: of one owner's rows, how many may run and wait; None for no
+                bound.
+            prompt_tokens_per_tick: prompt tokens read between two denoise steps; None for 1024.
             **options: the other options of `ttc.load`.
         """
         for name, value in (
@@ -164,13 +186,21 @@ class AsyncEngine:
             ("max_queued", max_queued),
             ("max_queued_tokens", 1 if max_queued_tokens is None else max_queued_tokens),
             ("max_tokens", 1 if max_tokens is None else max_tokens),
+            ("max_owner_rows", 1 if max_owner_rows is None else max_owner_rows),
+            ("max_owner_queued", 1 if max_owner_queued is None else max_owner_queued),
+            ("prompt_tokens_per_tick", 1 if prompt_tokens_per_tick is None else prompt_tokens_per_tick),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1")
         engine = load(bundle, backend, **options)
         core = engine.core
-        core.limits = CoreLimits(min(max_rows, core.limits.rows), max_tokens, core.limits.prompt_tokens)
-        return cls(engine, max_queued, max_queued_tokens)
+        core.limits = CoreLimits(
+            min(max_rows, core.limits.rows),
+            max_tokens,
+            prompt_tokens_per_tick or core.limits.prompt_tokens,
+            max_owner_rows,
+        )
+        return cls(engine, max_queued, max_queued_tokens, max_owner_queued)
 
     @property
     def engine(self) -> Engine:
@@ -184,8 +214,17 @@ class AsyncEngine:
 
     @property
     def heartbeat_age(self) -> float:
-        """Seconds since the last tick; grows while nothing is asked for."""
-        return self._engine.core.clock.now() - self._room.heartbeat
+        """Seconds since the last tick while there is something to do; 0 while there is not."""
+        return self._room.overdue
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What was going on after the last tick."""
+        return self._room.snapshot
+
+    def abandon(self, reason: str) -> None:
+        """End every call, for this reason, while a tick hangs; the engine serves no more."""
+        self._room.abandon(EngineDead(reason))
 
     async def generate(
         self,
@@ -193,9 +232,16 @@ class AsyncEngine:
         options: GenerationOptions | str | None = None,
         *,
         cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
         **overrides: Any,
     ) -> Result | list[Result]:
         """Generate as `Engine.generate`. Cancelling the task takes the rows out at the next tick.
+
+        Args:
+            prompt, options, cancel, overrides: as there.
+            priority: among those who wait, higher ones start first.
+            owner: who asks; owners share the engine alike, however many calls each makes.
 
         Raises:
             QueueFull: too much is waiting.
@@ -203,6 +249,7 @@ class AsyncEngine:
         """
         self._check()
         asked = await self._read(prompt, options, overrides, cancel, streams=False)
+        asked = asked.scheduled(priority, owner)
         call = self._enter(asked, streams=False, provisional=False)
         try:
             return await asyncio.shield(call.results)
@@ -216,6 +263,8 @@ class AsyncEngine:
         *,
         provisional: bool = False,
         cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
         **overrides: Any,
     ) -> AsyncGenerator[Update, None]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
@@ -224,6 +273,7 @@ class AsyncEngine:
         """
         self._check()
         asked = await self._read(prompt, options, overrides, cancel, streams=True)
+        asked = asked.scheduled(priority, owner)
         call = self._enter(asked, streams=True, provisional=provisional)
         try:
             async for update in call.updates():

@@ -151,6 +151,8 @@ class Generation:
         if event.committed and asked.text is not None:
             ended = row is not None and row.finish_reason is not None
             event = replace(event, text=asked.text.piece(final=ended))
+        if event.committed and row is not None and asked.request.options.logprobs:
+            event = replace(event, logprobs=tuple(row.logprobs[len(row.tokens) - len(event.token_ids) :]))
         self._events.append(event)
 
     def _end(self, row: Row) -> None:
@@ -188,12 +190,19 @@ class Generation:
             graph_level=self._backend.graph_level,
             seed=options.seed,
             choice=row.request.choice,
+            queue_seconds=None if row.started is None else row.started - row.submitted,
             lossless=row.mode.figures(row) if isinstance(row.mode, Lossless) else None,
             notes=(*self._backend.notes, *options.notes),
         )
         logprobs = tuple(row.logprobs) if options.logprobs else None
         return Result(
-            tuple(row.tokens), self._text(row, asked), row.finish_reason, stats, logprobs, row.error
+            tuple(row.tokens),
+            self._text(row, asked),
+            row.finish_reason,
+            stats,
+            logprobs,
+            row.error,
+            tuple(row.scores) if options.prompt_logprobs else None,
         )
 
     def _text(self, row: Row, asked: AskedRow) -> str | None:

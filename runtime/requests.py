@@ -50,6 +50,14 @@ class Asked:
         )
         return dataclasses.replace(self, rows=tuple(rows))
 
+    def scheduled(self, priority: int, owner: str) -> "Asked":
+        """Return a copy whose rows have this priority and owner."""
+        rows = (
+            dataclasses.replace(row, request=row.request.replace(priority=priority, owner=owner))
+            for row in self.rows
+        )
+        return dataclasses.replace(self, rows=tuple(rows))
+
 
 class RequestReader:
     """Reads calls for one model on one backend. `room`: most tokens that a row may hold."""

@@ -18,8 +18,28 @@ from ttc.runtime.requests import Asked, AskedRow
 __all__ = ["Guest", "Room"]
 
 logger = logging.getLogger(__name__)
-# Seconds after which a refused caller may find room, as far as nobody knows better.
-_RETRY_AFTER = 1.0
+
+
+class Pace:
+    """How fast rows end, to tell a refused caller when there may be room."""
+
+    _SHORTEST, _LONGEST, _WEIGHT = 1.0, 60.0, 0.2
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+        self._last: float | None = None
+
+    def ended(self, rows: int, now: float) -> None:
+        """Take in that so many rows have ended now."""
+        if self._last is not None:
+            each = (now - self._last) / rows
+            old = each if self._seconds is None else self._seconds
+            self._seconds = old + self._WEIGHT * (each - old)
+        self._last = now
+
+    def seconds_for(self, rows: int) -> float:
+        """Return in how many seconds so many rows may have ended."""
+        return min(max((self._seconds or 0.0) * rows, self._SHORTEST), self._LONGEST)
 
 
 class Guest(Protocol):
@@ -41,16 +61,27 @@ class Room:
     Attributes:
         engine: owned by the room's thread from now on.
         max_queued, max_queued_tokens: bounds on rows that wait, and on the tokens of their prompts.
+        max_owner_queued: bound on the rows of one owner that wait; None for none.
+        snapshot: the core after the last tick; may be read by anybody.
     """
 
-    def __init__(self, engine: Engine, max_queued: int, max_queued_tokens: int | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_queued: int,
+        max_queued_tokens: int | None,
+        max_owner_queued: int | None = None,
+    ) -> None:
         self.engine, self.max_queued, self.max_queued_tokens = engine, max_queued, max_queued_tokens
+        self.max_owner_queued = max_owner_queued
+        self.snapshot = engine.core.snapshot()
+        self._pace = Pace()
         self._inbox: list[Guest] = []
         self._guests: dict[Guest, Generation] = {}
         self._wake = threading.Condition()
-        self._stopping = False
+        self._stopping = self._abandoned = False
         self._dead: EngineDead | None = None
-        self.heartbeat = engine.core.clock.now()
+        self._heartbeat = engine.core.clock.now()
         self._thread = threading.Thread(target=self._run, name="ttc-engine", daemon=True)
         self._thread.start()
 
@@ -58,6 +89,12 @@ class Room:
     def alive(self) -> bool:
         """Whether new calls are taken."""
         return self._dead is None and not self._stopping and self._thread.is_alive()
+
+    @property
+    def overdue(self) -> float:
+        """Seconds since the last tick while there is something to do, else 0."""
+        busy = bool(self._inbox or self._guests)
+        return self.engine.core.clock.now() - self._heartbeat if busy else 0.0
 
     def enter(self, guest: Guest) -> None:
         """Queue a call.
@@ -70,6 +107,8 @@ class Room:
         with self._wake:
             self.check()
             self._refuse_if_full(guest.asked.rows)
+            if not self._inbox and not self._guests:
+                self._heartbeat = self.engine.core.clock.now()
             self._inbox.append(guest)
             self._wake.notify()
 
@@ -79,11 +118,17 @@ class Room:
             self._wake.notify()
 
     def close(self) -> None:
-        """End every call and the engine; waits for the tick under way."""
+        """End every call and the engine; waits for the tick under way, but not for one that was abandoned."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        if not self._abandoned:
+            self._thread.join()
+
+    def abandon(self, error: EngineDead) -> None:
+        """End every call by this error while the thread hangs in a tick; nothing more will come of it."""
+        self._dead, self._abandoned = self._dead or error, True
+        self._end_all(self._dead, [])
 
     def check(self) -> None:
         """Raise `EngineDead` if the engine failed or was closed."""
@@ -106,15 +151,31 @@ class Room:
         if waiting + len(rows) > self.max_queued + free:
             raise QueueFull(
                 f"{waiting} requests wait already, at most {self.max_queued} may; ask again later",
-                _RETRY_AFTER,
+                self._pace.seconds_for(waiting + len(rows) - self.max_queued - free),
             )
+        self._refuse_if_owner_has_many(rows, arrived, free)
         # The first of them start at once.
         prompts = [*core.waiting_prompts, *(len(row.request.prompt) for row in (*arrived, *rows))]
         tokens = sum(prompts[max(free, 0) :])
         if self.max_queued_tokens is not None and tokens > self.max_queued_tokens:
             raise QueueFull(
                 f"{tokens} prompt tokens would wait, at most {self.max_queued_tokens} may; ask again later",
-                _RETRY_AFTER,
+                self._pace.seconds_for(1),
+            )
+
+    def _refuse_if_owner_has_many(
+        self, rows: Sequence[AskedRow], arrived: Sequence[AskedRow], free: int
+    ) -> None:
+        if self.max_owner_queued is None:
+            return
+        owner = rows[0].request.owner
+        owners = [*self.engine.core.waiting_owners, *(row.request.owner for row in arrived)]
+        waiting = owners.count(owner)
+        if waiting + len(rows) - max(free, 0) > self.max_owner_queued:
+            raise QueueFull(
+                f"{waiting} requests of this key wait already, at most {self.max_owner_queued} may; "
+                "ask again later",
+                self._pace.seconds_for(waiting + len(rows) - self.max_owner_queued),
             )
 
     def _run(self) -> None:
@@ -131,6 +192,8 @@ class Room:
             try:
                 self._turn(arrived)
             except BaseException as fault:
+                if self._abandoned:
+                    return
                 logger.exception("the engine failed")
                 self._dead = EngineDead(f"the engine failed and serves no more: {fault}")
                 self._end_all(self._dead, arrived)
@@ -147,11 +210,15 @@ class Room:
             except TtcError as fault:
                 # The backend refused, say for want of memory: the rows end, not the room.
                 self.engine.core.fail_all(fault)
-        self.heartbeat = self.engine.core.clock.now()
+        if self._abandoned:
+            return
+        self._heartbeat = self.engine.core.clock.now()
+        self.snapshot = self.engine.core.snapshot()
         for guest, generation in list(self._guests.items()):
             guest.tell(generation)
             if generation.done:
-                del self._guests[guest]
+                self._pace.ended(len(guest.asked.rows), self._heartbeat)
+                self._guests.pop(guest, None)
 
     def _end_all(self, error: TtcError, arrived: list[Guest]) -> None:
         with self._wake:

@@ -5,22 +5,44 @@ it, the device carries them out, and each row takes in what came of it. Whoever 
 and ticks until they have ended; at most one thread at a time.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from ttc.errors import DeadlineExceeded, TtcError
 from ttc.runtime.decoding.clock import Clock
 from ttc.runtime.decoding.device import Counts, Device
 from ttc.runtime.decoding.plan import Call, CoreLimits, Policy, Seen, Waiting
-from ttc.runtime.decoding.prefix_cache import PrefixCache
+from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Mode, Phase, Row
 from ttc.runtime.decoding.seats import Seats
 from ttc.runtime.decoding.work import Denoise, Due, Outcome, Read
 
-__all__ = ["Core", "MakeMode"]
+__all__ = ["Core", "MakeMode", "Snapshot"]
 
 # Makes the mode of a row that is about to start.
 MakeMode = Callable[[Row], Mode]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A core between two ticks; anybody may read it.
+
+    Attributes:
+        running, waiting: rows that run, and requests in the queue.
+        state_bytes: size of the states in which rows sit.
+        prefixes: figures of the prefix cache; None where it is off.
+        counts: what was asked of the backend so far.
+        moves: rows that were copied to another place so far.
+    """
+
+    running: int
+    waiting: int
+    state_bytes: int
+    prefixes: PrefixStats | None
+    counts: Counts
+    moves: int
 
 
 class Core:
@@ -84,11 +106,23 @@ class Core:
         """Lengths of the prompts in the queue, in order."""
         return [len(row.request.prompt) for row in list(self._queue.values())]
 
+    @property
+    def waiting_owners(self) -> list[str]:
+        """Owners of the requests in the queue, in order."""
+        return [row.request.owner for row in list(self._queue.values())]
+
+    def snapshot(self) -> Snapshot:
+        """Return what is going on, to be read by others while the core goes on."""
+        stats = None if self._prefixes is None else replace(self._prefixes.stats)
+        return Snapshot(
+            len(self._rows), len(self._queue), self.seats.nbytes, stats, self.counts.copy(), self.seats.moves
+        )
+
     def submit(self, request: RowRequest) -> Row:
         """Queue a request; its row starts when there is room."""
-        row = Row(self._next_id, request)
+        row = Row(self._next_id, request, submitted=self.clock.now())
         self._next_id += 1
-        if request.max_new_tokens == 0:
+        if request.max_new_tokens == 0 and not request.options.prompt_logprobs:
             row.finish_reason, row.phase = "length", Phase.ENDED
             self.ended(row)
         else:
@@ -145,19 +179,29 @@ class Core:
             self._end(row)
 
     def _books(self) -> tuple[Iterable[Waiting], int, int]:
-        queue = (Waiting(row.id, row.request.most_tokens) for row in self._queue.values())
+        running = Counter(row.request.owner for row in self._rows.values())
+        queue = (
+            Waiting(
+                row.id,
+                row.request.most_tokens,
+                row.request.priority,
+                row.request.owner,
+                running[row.request.owner],
+            )
+            for row in self._queue.values()
+        )
         return queue, len(self._rows), sum(row.request.most_tokens for row in self._rows.values())
 
     def _start(self, ids: Iterable[int]) -> None:
         """Give rows a seat and a mode, and what the prefix cache knows of their prompts."""
-        rows = [self._queue.pop(number) for number in ids]
+        rows, now = [self._queue.pop(number) for number in ids], self.clock.now()
         self._rows |= {row.id: row for row in rows}
         first = [self._first_need(row) for row in rows]
         self.seats.expect(first)
         for row, tokens in zip(rows, first, strict=True):
             row.seat = self.seats.join(tokens)
             row.mode = self._make_mode(row)
-            row.phase = Phase.PROMPT
+            row.phase, row.started = Phase.PROMPT, now
             if not row.mode.prompt(row):
                 row.start(None)
                 self._after(row)
@@ -182,7 +226,7 @@ class Core:
             width = self._device.call_length(len(due.tokens))
         elif isinstance(due, Denoise):
             width = len(due.block)
-        return Seen(row.id, seat.capacity, seat.index, width, due)
+        return Seen(row.id, seat.capacity, seat.index, width, due, row.request.owner)
 
     def _waits_or_skips(self, row: Row) -> bool:
         """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading
@@ -192,6 +236,8 @@ class Core:
         """
         assert self._prefixes is not None, "asked for with a cache only"
         assert row.mode is not None, "a row that runs has a mode"
+        if row.request.options.prompt_logprobs:
+            return False  # all of its logits are wanted, and those are not kept
         prompt = row.mode.prompt(row)
         for older in self._rows.values():
             if older is row:

@@ -1,7 +1,8 @@
 """Calls of a plan → calls of a backend → what came of them, row by row."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy as np
 from ttc.runtime.decoding.clock import Clock, WallClock
 from ttc.runtime.decoding.plan import Call
 from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.scores import token_scores
 from ttc.runtime.decoding.seats import Seats
-from ttc.runtime.decoding.work import Advance, Denoise, Denoised, Outcome, Read, Sampled
+from ttc.runtime.decoding.work import Advance, Denoise, Denoised, Outcome, Read, Sampled, Scored
 from ttc.runtime.interface.backend import Backend, BlockInputs, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.sampling import INVALID_TOKEN, SampledTokens, SamplingParams
+from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["BackendDevice", "Counts", "Device"]
@@ -26,6 +28,8 @@ class Counts:
         denoiser_calls, denoiser_rows: calls of the denoiser, and rows computed in them.
         context_calls, context_rows: of the context tower.
         seconds: inside the backend.
+        calls_by_rows: rows → calls of the denoiser with so many.
+        calls_by_width: tokens per row → calls of the context tower so wide.
     """
 
     denoiser_calls: int = 0
@@ -33,6 +37,14 @@ class Counts:
     context_calls: int = 0
     context_rows: int = 0
     seconds: float = 0.0
+    calls_by_rows: Counter[int] = field(default_factory=Counter)
+    calls_by_width: Counter[int] = field(default_factory=Counter)
+
+    def copy(self) -> "Counts":
+        """Return the counts as they are now."""
+        return replace(
+            self, calls_by_rows=self.calls_by_rows.copy(), calls_by_width=self.calls_by_width.copy()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +160,13 @@ class BackendDevice:
         self.counts.context_calls += 1
         self.counts.context_rows += len(rows)
         width = max(len(due.tokens) for due in dues)
+        self.counts.calls_by_width[width] += 1
         tokens = np.zeros((len(dues), width), np.int32)
         for i, due in enumerate(dues):
             tokens[i, : len(due.tokens)] = due.tokens
         commit = np.array([due.commit for due in dues], np.int32)
+        if dues[0].targets:
+            return self._score(state, tokens, commit, rows, ids, dues)
         if dues[0].sampling is None:
             last = np.array([[len(due.tokens) - 1] for due in dues], np.int32)
             self._backend.context(state, tokens, commit, last, rows=rows)
@@ -170,6 +185,29 @@ class BackendDevice:
         self._saved[self._calls] = _Saved(saved, tuple(ids), rows)
         return dict(zip(ids, _verified(samples, how, drafts, self._calls), strict=True))
 
+    def _score(
+        self,
+        state: ContextState,
+        tokens: Ints,
+        commit: Ints,
+        rows: Ints,
+        ids: Sequence[int],
+        dues: Sequence[Read],
+    ) -> Mapping[int, Outcome]:
+        """Read pieces of prompts, and say how probable the tokens after each were."""
+        positions = np.tile(np.arange(tokens.shape[1], dtype=np.int32), (len(dues), 1))
+        logits = self._backend.fetch(
+            self._backend.context(state, tokens, commit, positions, rows=rows).logits
+        )
+        outcomes: dict[int, Outcome] = {}
+        for i, (row, due) in enumerate(zip(ids, dues, strict=True)):
+            sampled = None
+            if due.sampling is not None:
+                how, last = SamplingParams((due.sampling,)), len(due.tokens) - 1
+                (sampled,) = _sampled(LazySamples(logits[i : i + 1, last : last + 1], how), how)
+            outcomes[row] = Scored(token_scores(logits[i], due.targets), sampled)
+        return outcomes
+
     def _advance(
         self, state: ContextState, ids: Sequence[int], dues: Sequence[Advance]
     ) -> Mapping[int, Outcome]:
@@ -186,6 +224,7 @@ class BackendDevice:
 
     def _count_denoiser(self, rows: int) -> None:
         self.counts.denoiser_calls += 1
+        self.counts.calls_by_rows[rows] += 1
         self.counts.denoiser_rows += rows
 
 

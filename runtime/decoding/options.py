@@ -64,6 +64,8 @@ class GenerationOptions:
         regex: the text as a whole matches this regular expression.
         one_of: the text is one of these.
         logprobs: put the log-probability of every new token, at the moment it was committed, into the result.
+        prompt_logprobs: put that of every token of the prompt but the first into the result; the prefix cache
+            is not asked then.
         skip_special_tokens: leave control tokens out of the text.
         split_special_tokens: read control tokens that stand in a text prompt as plain text.
         draft_steps: of lossless mode: 1 to `steps` denoiser evaluations for a draft that fills the block;
@@ -92,6 +94,7 @@ class GenerationOptions:
     regex: str | None = None
     one_of: Sequence[str] | None = None
     logprobs: bool = False
+    prompt_logprobs: bool = False
     skip_special_tokens: bool = True
     split_special_tokens: bool = False
     draft_steps: int | str = "auto"
@@ -137,6 +140,7 @@ class CheckedOptions:
     banned_token_ids: tuple[int, ...]
     grammar: GrammarSource | None
     logprobs: bool
+    prompt_logprobs: bool
     skip_special_tokens: bool
     split_special_tokens: bool
     draft_steps: int | None
@@ -180,6 +184,7 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
         banned_token_ids=_token_ids("banned_token_ids", asked.banned_token_ids, config),
         grammar=read_grammar(asked.json_schema, asked.regex, asked.one_of),
         logprobs=_switch("logprobs", asked.logprobs),
+        prompt_logprobs=_switch("prompt_logprobs", asked.prompt_logprobs),
         skip_special_tokens=_switch("skip_special_tokens", asked.skip_special_tokens),
         split_special_tokens=_switch("split_special_tokens", asked.split_special_tokens),
         draft_steps=_draft_steps(asked.draft_steps, steps),

@@ -5,6 +5,7 @@ their own numbers: the same state, the same width, the same kind of result. Widt
 row computed in a wider call differs in its last bits, and with them, now and then, in a token.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -32,19 +33,32 @@ class CoreLimits:
         rows: most rows that run at once.
         tokens: most tokens that running rows may come to hold together; None for no bound.
         prompt_tokens: prompt tokens read in one tick; the first piece is read whatever its size.
+        owner_rows: most rows of one owner that run at once; None for no bound.
     """
 
     rows: int
     tokens: int | None
     prompt_tokens: int
+    owner_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request in the queue: its number, and the most tokens that it may come to hold."""
+    """A request in the queue.
+
+    Attributes:
+        id: its number; lower ones came first.
+        tokens: the most that it may come to hold.
+        priority: higher ones start first.
+        owner: whose it is; owners share alike.
+        owner_running: rows of this owner that run.
+    """
 
     id: int
     tokens: int
+    priority: int = 0
+    owner: str = ""
+    owner_running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ class Seen:
         index: the row's number in that state.
         width: tokens that its call really computes.
         due: what it needs next; None when it has ended.
+        owner: whose it is.
     """
 
     id: int
@@ -64,6 +79,7 @@ class Seen:
     index: int
     width: int
     due: Due | None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +94,40 @@ class Call:
 def admit(
     queue: Iterable[Waiting], running_rows: int, running_tokens: int, limits: CoreLimits
 ) -> tuple[int, ...]:
-    """Return the numbers of the requests that may start now, in order of arrival.
+    """Return the numbers of the requests that may start now, in the order in which they start.
 
-    Every row's worst case is counted, so that nothing that runs has to be put off later. Nobody overtakes: a
-    large request at the head waits until there is room for it, and all others wait with it. A request alone
-    is always let in.
+    The next one is of the highest priority, and there of the owner with the fewest rows; an owner's own start
+    in the order of the queue. Every row's worst case is counted, so that nothing that runs has to be put off
+    later. Nobody overtakes the next one: if it is large, it waits until there is room for it, and all others
+    wait with it; only an owner who has as many rows as one may have is passed over. A request alone is always
+    let in.
     """
-    admitted = []
-    for request in queue:
-        fits = limits.tokens is None or running_tokens + request.tokens <= limits.tokens
-        if running_rows >= limits.rows or (running_rows and not fits):
+    if running_rows >= limits.rows:
+        return ()
+    # By owner and priority, the first one last, where it is taken from.
+    lines: dict[tuple[str, int], list[tuple[int, Waiting]]] = {}
+    for place, request in reversed(list(enumerate(queue))):
+        lines.setdefault((request.owner, request.priority), []).append((place, request))
+    rows = {owner: line[0][1].owner_running for (owner, _), line in lines.items()}
+    admitted: list[int] = []
+    while running_rows < limits.rows:
+        heads = [
+            line[-1] for (owner, _), line in lines.items() if line and _may_have_more(rows[owner], limits)
+        ]
+        if not heads:
             break
-        admitted.append(request.id)
-        running_rows, running_tokens = running_rows + 1, running_tokens + request.tokens
+        _, chosen = min(heads, key=lambda head: (-head[1].priority, rows[head[1].owner], head[0]))
+        if running_rows and limits.tokens is not None and running_tokens + chosen.tokens > limits.tokens:
+            break
+        lines[chosen.owner, chosen.priority].pop()
+        admitted.append(chosen.id)
+        rows[chosen.owner] += 1
+        running_rows, running_tokens = running_rows + 1, running_tokens + chosen.tokens
     return tuple(admitted)
+
+
+def _may_have_more(rows: int, limits: CoreLimits) -> bool:
+    return limits.owner_rows is None or rows < limits.owner_rows
 
 
 def denoises(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
@@ -100,11 +136,11 @@ def denoises(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
 
 
 def reads(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
-    """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts,
-    the oldest first.
+    """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts:
+    owners take turns, and of one owner the oldest goes first.
     """
     wanted, prompt_tokens, full = [], 0, False
-    for row in sorted(view, key=lambda row: row.id):
+    for row in _in_turns(view):
         if not isinstance(row.due, Read):
             continue
         if row.due.prompt:
@@ -140,6 +176,16 @@ class Policy:
     stages: tuple[Stage, ...] = STAGES
 
 
+def _in_turns(view: Sequence[Seen]) -> list[Seen]:
+    """Return the rows so that every owner's first prompt comes before anybody's second."""
+    turns: Counter[str] = Counter()
+    order = []
+    for row in sorted(view, key=lambda row: row.id):
+        order.append((turns[row.owner], row.id, row))
+        turns[row.owner] += isinstance(row.due, Read) and row.due.prompt
+    return [row for _, _, row in sorted(order, key=lambda entry: entry[:2])]
+
+
 def _denoise_key(row: Seen) -> tuple[object, ...]:
     assert isinstance(row.due, Denoise)
     return row.width, row.due.step is None
@@ -148,7 +194,7 @@ def _denoise_key(row: Seen) -> tuple[object, ...]:
 def _read_key(row: Seen) -> tuple[object, ...]:
     assert isinstance(row.due, Read)
     due = row.due
-    return row.width, due.sampling is None, bool(due.draft), due.commit == 0
+    return row.width, due.sampling is None, bool(due.draft), due.commit == 0, bool(due.targets)
 
 
 def _advance_key(row: Seen) -> tuple[object, ...]:

@@ -26,9 +26,10 @@ __all__ = ["PrefixCache", "PrefixStats"]
 
 @dataclass(slots=True)
 class PrefixStats:
-    """Figures of a cache: lookups, tokens that were found in it, and what it holds now."""
+    """Figures of a cache: lookups, how many found something, tokens found, and what it holds now."""
 
     queries: int = 0
+    hits: int = 0
     hit_tokens: int = 0
     bytes: int = 0
     pieces: int = 0
@@ -73,6 +74,7 @@ class PrefixCache:
             link.used = self._clock
         state = seats.state(seat.capacity)
         self._backend.load_row(state, seat.index, [link.piece for link in links])
+        self.stats.hits += 1
         self.stats.hit_tokens += links[-1].piece.stop
         return links[-1].piece.stop
 

@@ -70,6 +70,8 @@ class RowRequest:
         deadline: on the core's clock; None for none.
         cancels: each may ask for the row's end, which then comes at the next tick.
         choice: number of the text among those that one seed gives.
+        priority: higher ones start first.
+        owner: whose it is; owners share the core alike.
     """
 
     prompt: tuple[int, ...]
@@ -84,6 +86,8 @@ class RowRequest:
     deadline: float | None = None
     cancels: tuple[Cancel, ...] = ()
     choice: int = 0
+    priority: int = 0
+    owner: str = ""
 
     @property
     def most_tokens(self) -> int:

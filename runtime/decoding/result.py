@@ -6,9 +6,24 @@ from typing import Literal
 from ttc.errors import TtcError
 from ttc.runtime.decoding.draft_stats import DraftRecord, LosslessStats
 
-__all__ = ["Event", "FinishReason", "Result", "Stats"]
+__all__ = ["Event", "FinishReason", "Result", "Stats", "TokenScore"]
 
 FinishReason = Literal["eos", "length", "stop", "error", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """How probable the context tower held a token of the prompt, after those before it.
+
+    Attributes:
+        token, logprob: the token and the natural log of its probability at temperature 1.
+        top, top_logprob: the same of the most probable token there.
+    """
+
+    token: int
+    logprob: float
+    top: int
+    top_logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,7 @@ class Stats:
         notes: what was not as asked (fallbacks, conversions), one sentence each.
         choice: which of the texts of this seed.
         cached_prompt_tokens: tokens of the prompt that the prefix cache knew.
+        queue_seconds: how long the row waited for its start; None if it never started.
     """
 
     mode: str
@@ -50,6 +66,7 @@ class Stats:
     notes: tuple[str, ...]
     choice: int = 0
     cached_prompt_tokens: int = 0
+    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,7 @@ class Result:
         finish_reason: "eos", "length", "stop" (a stop text), "cancelled", or, for a row of a batch, "error".
         logprobs: of every new token, at the moment it was committed; None where not asked for.
         error: what the row ended by.
+        prompt_scores: of every token of the prompt but the first; None where not asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -70,6 +88,7 @@ class Result:
     stats: Stats
     logprobs: tuple[float, ...] | None = None
     error: TtcError | None = None
+    prompt_scores: tuple[TokenScore, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,7 @@ class Event:
             all else.
         rejected: of a finished round of lossless mode, the drafted tokens that AR would not have written.
         finish_reason, result: of a row's last event, how it ended and what `generate` returns for it.
+        logprobs: of a finished block's tokens, where asked for.
     """
 
     row: int
@@ -108,6 +128,7 @@ class Event:
     rejected: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     result: "Result | None" = field(default=None, compare=False)
+    logprobs: tuple[float, ...] = ()
 
     @classmethod
     def of_tokens(

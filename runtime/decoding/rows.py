@@ -1,5 +1,6 @@
 """One row: a request on its way, from the queue to its end, and what a mode is to it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -7,9 +8,9 @@ from typing import Protocol
 
 from ttc.errors import InputError, NumericsError, TtcError
 from ttc.runtime.decoding.request import RowRequest
-from ttc.runtime.decoding.result import Event, FinishReason
+from ttc.runtime.decoding.result import Event, FinishReason, TokenScore
 from ttc.runtime.decoding.seats import Seat
-from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled
+from ttc.runtime.decoding.work import Due, Outcome, Read, Sampled, Scored
 from ttc.runtime.interface.sampling import INVALID_TOKEN, NO_BAN, Ban, RowSampling
 
 __all__ = ["Mode", "Phase", "Row"]
@@ -57,6 +58,8 @@ class Row:
         logprobs: of every new token, where asked for.
         nfe_per_block: denoiser evaluations of every finished or running block.
         context_calls: context calls that read tokens of this row.
+        scores: of the prompt's tokens after the first, where asked for.
+        submitted, started: when it was queued and when it started, on the core's clock.
         cached_tokens: prompt tokens that came from the prefix cache.
         looked_up: whether the prefix cache was asked.
         error: what the row ended by, with finish_reason "error".
@@ -72,6 +75,9 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     nfe_per_block: list[int] = field(default_factory=list)
     context_calls: int = 0
+    scores: list[TokenScore] = field(default_factory=list)
+    submitted: float = 0.0
+    started: float | None = None
     cached_tokens: int = 0
     looked_up: bool = False
     finish_reason: FinishReason | None = None
@@ -99,7 +105,10 @@ class Row:
         piece = prompt[self.length : self.length - self.length % chunk + chunk]
         last = self.length + len(piece) == len(prompt)
         sampling = self.sampling() if last and self.mode.samples_after_prompt else None
-        return Read(tuple(piece), len(piece), sampling, prompt=True)
+        targets: tuple[int, ...] = ()
+        if self.request.options.prompt_logprobs:
+            targets = self.request.prompt[self.length + 1 : self.length + 1 + len(piece)]
+        return Read(tuple(piece), len(piece), sampling, prompt=True, targets=targets)
 
     def settle(self, due: Due, outcome: Outcome) -> None:
         """Take in what came of `due`."""
@@ -108,6 +117,14 @@ class Row:
         if isinstance(due, Read):
             self.context_calls += 1
             self.length += due.commit
+        if isinstance(outcome, Scored):
+            if any(math.isnan(score.logprob) for score in outcome.scores):
+                self.fail(
+                    NumericsError("the model gave NaN logits in the prompt; check the weights (ttc inspect)")
+                )
+                return
+            self.scores += outcome.scores
+            outcome = outcome.sampled
         if self.phase is Phase.RUNNING:
             self.mode.settle(self, due, outcome)
         elif self.length >= len(self.mode.prompt(self)):
@@ -123,6 +140,9 @@ class Row:
         assert self.mode is not None, "a row that runs has a mode"
         self._due = None
         self.phase = Phase.RUNNING
+        if self.request.max_new_tokens == 0:  # only the prompt was of interest
+            self.finish_reason = "length"
+            return
         self.mode.start(self, sampled)
 
     def sampling(self, draft: Sequence[int] = ()) -> RowSampling:

@@ -149,6 +149,11 @@ class Seats:
         """Number of rows that sit somewhere."""
         return sum(len(room.seats) - room.seats.count(None) for room in self._rooms.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all states."""
+        return sum(room.state.nbytes for room in self._rooms.values())
+
     def seated(self, capacity: int) -> int:
         """Return how many rows sit in the state of this capacity."""
         seats = self._rooms[capacity].seats

@@ -7,9 +7,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ttc.runtime.decoding.result import TokenScore
 from ttc.runtime.interface.sampling import RowSampling
 
-__all__ = ["NO_CONDITIONING", "Advance", "Denoise", "Denoised", "Due", "Outcome", "Read", "Sampled", "Step"]
+__all__ = [
+    "NO_CONDITIONING",
+    "Advance",
+    "Denoise",
+    "Denoised",
+    "Due",
+    "Outcome",
+    "Read",
+    "Sampled",
+    "Scored",
+    "Step",
+]
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -63,6 +75,8 @@ class Read:
         sampling: how tokens are sampled from the logits; None where nobody looks at them.
         draft: the part of `tokens` that is a draft to be verified: AR's tokens are compared with it.
         prompt: whether this is a piece of the prompt, which waits for its share of a tick.
+        targets: the tokens after each of `tokens`, where their log-probabilities are wanted; fewer by one
+            at the end of what is known.
     """
 
     tokens: tuple[int, ...]
@@ -70,6 +84,7 @@ class Read:
     sampling: RowSampling | None = None
     draft: tuple[int, ...] = ()
     prompt: bool = False
+    targets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,14 @@ class Sampled:
     call: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of a `Read` with targets: how probable they were, and the next token where it was sampled."""
+
+    scores: tuple[TokenScore, ...]
+    sampled: Sampled | None
+
+
 # What came of a `Denoise` with a step, of one that samples, of a `Read`, or of anything that only moves the
 # state.
-Outcome = Denoised | Sampled | None
+Outcome = Denoised | Sampled | Scored | None

@@ -39,6 +39,11 @@ class ContextState:
         """Number of rows."""
         return int(self.lengths.shape[0])
 
+    @property
+    def nbytes(self) -> int:
+        """Size of its tensors."""
+        return sum(int(tensor.nbytes) for tensor in self.tensors.values())
+
     def resize(self, batch: int) -> None:
         """Change the number of rows as far as the host counts them."""
         for name in ("lengths", "touched"):

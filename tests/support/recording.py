@@ -7,7 +7,7 @@ import numpy as np
 
 from ttc.plugins.diffusion_step import naive_numpy as commit
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState
+from ttc.runtime.interface.state import ContextState, RowPiece
 
 
 class Wrapped(Backend):
@@ -15,7 +15,7 @@ class Wrapped(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.inner, self.name, self.config, self.notes = inner, inner.name, inner.config, inner.notes
-        self.can_advance = inner.can_advance
+        self.can_advance, self.can_save_rows = inner.can_advance, inner.can_save_rows
         self.asked: list[tuple[Ints, Floats]] = []
 
     @property
@@ -54,6 +54,12 @@ class Wrapped(Backend):
 
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         self.inner.copy_row(source, row, target, to)
+
+    def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
+        return self.inner.save_row(state, row, start)
+
+    def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
+        self.inner.load_row(state, row, pieces)
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
         return self.inner.step(logits, inputs)

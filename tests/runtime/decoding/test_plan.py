@@ -113,3 +113,49 @@ def test_admission_keeps_the_books(queue, rows, tokens, most_rows, most_tokens):
     assert most_tokens is None or alone or not admitted or held <= max(most_tokens, queue[0].tokens)
     if queue and rows == 0:
         assert admitted, "a request alone is always let in"
+
+
+OWNERS = st.sampled_from(["a", "b", "c"])
+queues = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 1), OWNERS), max_size=12)
+
+
+@given(queues, st.dictionaries(OWNERS, st.integers(0, 4)), st.integers(1, 8), st.integers(1, 4))
+def test_owners_share(asked, running, rows, owner_rows):
+    """Nobody gets more than one may have; nobody of equal priority gets a second seat before another who has
+    fewer; one's own come in order.
+    """
+    queue = [
+        Waiting(i, tokens, priority, owner, running.get(owner, 0))
+        for i, (tokens, priority, owner) in enumerate(asked)
+    ]
+    limits = CoreLimits(rows, None, 64, owner_rows)
+    started = admit(queue, sum(running.values()), 0, limits)
+    assert len(set(started)) == len(started) <= max(rows - sum(running.values()), 0)
+    have = Counter(running)
+    left = {request.id: request for request in queue}
+    for number in started:
+        request = left.pop(number)
+        assert have[request.owner] < owner_rows
+        for other in left.values():
+            if have[other.owner] >= owner_rows:
+                continue
+            assert other.priority <= request.priority
+            if other.priority == request.priority:
+                assert have[other.owner] >= have[request.owner]
+                assert other.owner != request.owner or other.id > number
+        have[request.owner] += 1
+    free = rows - sum(have.values())
+    assert free <= 0 or all(have[request.owner] >= owner_rows for request in left.values())
+
+
+def test_prompts_take_turns():
+    """A short prompt of one owner is read before the second of another, however old that is."""
+
+    def prompt(number, owner):
+        return Seen(number, 128, number, 64, Read(tuple(range(64)), 64, prompt=True), owner)
+
+    view = [prompt(0, "a"), prompt(1, "a"), prompt(2, "a"), prompt(3, "b")]
+    (call,) = reads(view, CoreLimits(16, None, 128))
+    assert call.ids == (0, 3)
+    (call,) = reads(view[:3], CoreLimits(16, None, 128))
+    assert call.ids == (0, 1)
