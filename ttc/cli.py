@@ -23,6 +23,7 @@ __all__ = ["main", "program"]
 
 COMMANDS = (
     "export",
+    "quantize",
     "build",
     "generate",
     "serve",

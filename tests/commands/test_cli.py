@@ -95,7 +95,7 @@ def test_a_warning_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             logging.getLogger("ttc.somewhere").warning("beware of %s", "this")
         logging.getLogger("ttc.somewhere").info("not told")
-        return {}
+        return {"gpu": None}
 
     monkeypatch.setattr("ttc.doctor.abilities.examine", warn)
     done = run("doctor", "--json")

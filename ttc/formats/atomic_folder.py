@@ -76,22 +76,29 @@ class FolderDraft:
             InputError: something appeared at the destination meanwhile.
             BundleError: a file is a symbolic link.
         """
-        inside = sorted(self.path.rglob("*"))
-        for path in inside:
-            if path.is_symlink():
-                raise BundleError(f"{path}: a symbolic link; {self._kind.noun} holds plain files only")
-        files = [path for path in inside if path.is_file()]
+        files = [path for path in self._inside() if path.is_file()]
         records = {path.relative_to(self.path).as_posix(): _record(path) for path in files}
-        written = self.path / self._kind.manifest_file
-        written.write_bytes(dataclasses.replace(manifest, files=records).to_json())
+        return self.commit_as_is(dataclasses.replace(manifest, files=records).to_json(), finish)
+
+    def commit_as_is(self, manifest: bytes, finish: Callable[[Path], None] | None = None) -> Path:
+        """As `commit`, with the bytes of a manifest that has no digests of the files."""
+        (self.path / self._kind.manifest_file).write_bytes(manifest)
         if finish is not None:
             finish(self.path)
-        for path in (*inside, *self.path.glob(f"{written.name}*"), self.path):
+        for path in (*self._inside(), self.path):
             _flush(path)
         while not self._publish():
             pass
         _flush(self._destination.parent)
         return self._destination
+
+    def _inside(self) -> list[Path]:
+        """Return everything in the folder, no symbolic link among it."""
+        inside = sorted(self.path.rglob("*"))
+        for path in inside:
+            if path.is_symlink():
+                raise BundleError(f"{path}: a symbolic link; {self._kind.noun} holds plain files only")
+        return inside
 
     def _publish(self) -> bool:
         """Whether the folder is in its place now; if not, another came first and may be replaced."""

@@ -27,7 +27,7 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.errors import CheckpointError, TtcError
 from ttc.formats.strictjson import Fields, parse_json, quoted
 
-__all__ = ["Array", "Shard", "TensorInfo"]
+__all__ = ["STORED_NAMES", "Array", "Shard", "TensorInfo"]
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +51,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": numpy_dtype("float32"),
     "F64": numpy_dtype("float64"),
 }
+# Dtypes by numpy's names → names in the file.
+STORED_NAMES: Mapping[str, str] = MappingProxyType({dtype.name: name for name, dtype in _DTYPES.items()})
 
 
 @dataclass(frozen=True, slots=True)
