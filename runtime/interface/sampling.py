@@ -253,7 +253,7 @@ def _left(
     logits = logits.copy()
     for i, (row, ids) in enumerate(zip(params, bans, strict=True)):
         if row.mask is not None:
-            logits[i, ~row.mask.at(position)] = -np.inf
+            np.copyto(logits[i], -np.inf, where=~row.mask.at(position))
         logits[i, list(ids)] = -np.inf
         empty[i] = (row.mask is not None or bool(ids)) and logits[i].max() == -np.inf
     return logits, empty

@@ -1,5 +1,6 @@
 """`ttc generate` as a command: what it prints where, and what a user can get wrong."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,31 @@ def test_options_are_refused_before_the_weights_are_loaded(mini: Path) -> None:
         done = run("generate", mini, "1+1", *wrong)
         assert done.exit_code == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_structured_output(mini: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"enum": [1, 22]}, "maxItems": 2}')
+    same = ["generate", mini, "How many?", "--mode", "ar"]
+    found = ask(*same, "--json-schema", schema)
+    assert found["finish_reason"] == "stop"
+    assert set(json.loads(found["text"])) <= {1, 22}
+    assert ask(*same, "--regex", "[0-9]{2} keys")["text"][2:] == " keys"
+    done = run(*same, "--choice", "yes", "--choice", "no")
+    assert done.stdout.strip() in ("yes", "no")
+    assert "ended where its grammar ends" in done.stderr
+
+
+def test_structured_output_that_is_refused(tiny: Path, tmp_path: Path) -> None:
+    broken, latin = tmp_path / "broken.json", tmp_path / "latin.json"
+    broken.write_text("{")
+    latin.write_bytes(b"{\xe9")
+    same = ["generate", tiny, "5", "--ids", "--mode", "ar"]
+    assert "json_schema: not valid JSON" in refused(*same, "--json-schema", broken)
+    assert "not UTF-8 text (byte 1)" in refused(*same, "--json-schema", latin)
+    assert "cannot be read" in refused(*same, "--json-schema", tmp_path / "none.json")
+    assert "regex and one_of are given" in refused(*same, "--regex", "a", "--choice", "b")
+    assert "no tokenizer.json" in refused(*same, "--regex", "a")
+    assert "regex does not apply to mode 'diffusion'" in refused(
+        "generate", tiny, "5", "--ids", "--regex", "a"
+    )

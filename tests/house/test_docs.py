@@ -121,6 +121,16 @@ def test_the_programs_of_embedding(mini: Path, tmp_path: Path) -> None:
     run_block("python", "\n".join(block.script() for block in tested), tmp_path, environment)
 
 
+def test_structured_output(mini: Path, tmp_path: Path) -> None:
+    tested = [block for block in blocks(read("docs/structured.md")) if block.tested]
+    assert [block.kind for block in tested] == ["python", "console"]
+    (tmp_path / "mini.bundle").symlink_to(mini)
+    environment = command_environment(tmp_path / "bin")
+    printed = [run_block(block.kind, block.script(), tmp_path, environment) for block in tested]
+    assert "'keys': " in printed[0]
+    assert printed[1].splitlines()[-1] in ("yes", "no")
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     tested = [block for block in blocks(read("README.md")) if block.tested]

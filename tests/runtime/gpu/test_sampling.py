@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import ttc
 from tests.support.compare import assert_equal
@@ -90,6 +91,30 @@ def test_filters_are_applied_on_the_host_and_said(on_device, engines):
         assert tokens(got) == tokens(engines("tiny_a", "torch").generate(RAGGED, "ar", **FREE, **FILTERED))
     assert len(set(on_host(got))) == 1
     assert "because top_k and top_p need the logits" in on_host(got)[0]
+
+
+def letters(vocabulary):
+    """A tokenizer whose tokens are four control tokens and as many letters as fit."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: vocabulary - 4]
+    control = ["<pad>", "<s>", "</s>", "<mask>"]
+    made = Tokenizer(models.BPE({token: i for i, token in enumerate(control + alphabet)}, []))
+    made.add_special_tokens(control)
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return made
+
+
+def test_grammars_are_followed_on_the_host_and_said(on_device, engines):
+    """Beside a row without one, which writes what it writes alone."""
+    backend, reference = on_device("tiny_a").runner, engines("tiny_a", "torch").runner
+    tokenizer = letters(backend.config.vocab_size)
+    rows = [ttc.Request(PROMPT, regex="[a-z]{3,9}[.!]"), ttc.Request(PROMPT, one_of=["yes", "no"]), RAGGED[2]]
+    want = Engine(reference, tokenizer).generate(rows, "ar", **FREE, **SAMPLED)
+    assert re.fullmatch("[a-z]{3,9}[.!]", want[0].text)
+    for mode in ("ar", "lossless", "prompt-lookup"):
+        got = Engine(backend, tokenizer).generate(rows, mode, **FREE, **SAMPLED)
+        assert tokens(got) == tokens(want), mode
+        assert [row.finish_reason for row in got] == ["stop", "stop", "length"]
+    assert "because bans and grammars leave tokens out" in on_host(got)[0]
 
 
 def test_an_executor_that_cannot_choose(on_device, fake_device, monkeypatch):
