@@ -69,7 +69,7 @@ def _exported_once(shared: Path, name: str, dtype: str | None) -> Path:
 
     root = Path(__file__).parents[1]
     checkpoint = root / "ttc" / name if name == "miniature" else root / "tests" / "golden" / name
-    bundle = shared / f"{name}-{dtype}.bundle"
+    bundle = shared / f"{name.replace('/', '-')}-{dtype}.bundle"
     with (shared / f"{bundle.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.exists():
@@ -79,8 +79,8 @@ def _exported_once(shared: Path, name: str, dtype: str | None) -> Path:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint or of the miniature, exported once
-    for all processes of the run.
+    """`bundles(name, dtype="float32")`: the bundle of a golden checkpoint ("tiny_a", "quantised/tiny_fp8") or
+    of the miniature, exported once for all processes of the run.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

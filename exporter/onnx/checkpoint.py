@@ -8,7 +8,7 @@ names are plain file names in the folder.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -16,10 +16,12 @@ from typing import Self
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import CheckpointError, MissingDependencyError
 from ttc.formats.manifest import WeightSpec
+from ttc.formats.quant_config.files import read_scheme
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
 from ttc.model.config import ModelConfig
-from ttc.model.weights import first_of, match_weights
+from ttc.model.matching import match_weights
+from ttc.model.weights import first_of
 
 __all__ = ["Checkpoint"]
 
@@ -38,7 +40,8 @@ class Checkpoint:
         config: the model.
         tokenizer_path: of tokenizer.json; None without one.
         shards: file name → shard.
-        weights: name → weight of the graphs, context tower first (`ttc.model.weights.match_weights`).
+        weights: name → weight of the graphs, context tower first (`ttc.model.matching.match_weights`).
+        notes: what of it is not used, a sentence each.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class Checkpoint:
         tokenizer_path: Path | None,
         shards: Mapping[str, Shard],
         weights: Mapping[str, WeightSpec],
+        notes: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.config = config
         self.tokenizer_path = tokenizer_path
         self.shards = MappingProxyType(dict(shards))
         self.weights = MappingProxyType(dict(weights))
+        self.notes = tuple(notes)
         self._owner = {name: shard for shard in shards.values() for name in shard.tensors}
 
     @classmethod
@@ -75,18 +80,19 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder}: no such folder; a checkpoint is a folder with config.json and .safetensors files"
             )
-        config = _config(folder)
+        config, scheme = _config(folder), read_scheme(folder)
         shards: dict[str, Shard] = {}
         try:
             placed = _index(folder)
             for name in dict.fromkeys(placed.values()) if placed is not None else (_SINGLE_FILE,):
                 shards[name] = Shard.open(folder / name)
             stored, misplaced = _stored(folder, shards, placed)
-            weights = match_weights(config, stored, misplaced, str(folder))
+            found = match_weights(config, stored, misplaced, str(folder), scheme)
             tokenizer = folder / "tokenizer.json"
             if tokenizer.exists():
                 _check_tokenizer(tokenizer, config)
-            return cls(folder, config, tokenizer if tokenizer.exists() else None, shards, weights)
+            present = tokenizer if tokenizer.exists() else None
+            return cls(folder, config, present, shards, found.weights, _notes(found.unused))
         except BaseException:
             for shard in shards.values():
                 shard.close()
@@ -140,6 +146,13 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _notes(unused: Sequence[str]) -> list[str]:
+    if not unused:
+        return []
+    which = f"{len(unused)} scales of activations and caches ({first_of([*unused], 1)})"
+    return [f"{which} are not used: weights only, activations and caches stay in the compute dtype"]
 
 
 def _config(folder: Path) -> ModelConfig:

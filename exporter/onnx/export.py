@@ -65,6 +65,8 @@ def export(
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
     with bundle_writer(output, force) as draft, Checkpoint.open(checkpoint) as source:
+        for note in source.notes:
+            say(note)
         compute_dtype = dtype or source.default_dtype
         packed = source.total_bytes <= PACK_LIMIT_BYTES if pack is None else pack
         specs = {name: in_dtype(spec, compute_dtype) for name, spec in source.weights.items()}

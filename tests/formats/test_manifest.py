@@ -148,7 +148,8 @@ def replaced(path: str, value: object) -> bytes:
     ("path", "value", "message"),
     [
         ("format", "other", "'format' is 'other', 'ttc-bundle' is due"),
-        ("format_version", 2, "'format_version' is 2, 1 .export"),
+        ("format_version", 3, "'format_version' is 3, 1 or 2 .export"),
+        ("format_version", 2, "format_version is 2, but its weights need 1"),
         ("format_version", True, "'format_version' is True"),
         ("colour", 1, r"1 unknown key\(s\): 'colour'"),
         ("model", [], "model"),

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ttc.formats.shard import Array, Shard
 
 FOLDER = Path(__file__).parents[1] / "golden" / "quantised"
@@ -50,16 +52,16 @@ def defects() -> dict[str, Any]:
 
 def with_defect(name: str, folder: Path) -> Path:
     """A copy of the defect's checkpoint in `folder`, with the defect."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     defect = defects()[name]
     shutil.copytree(FOLDER / defect["base"], folder)
     overlay = FOLDER / "defects" / name
     for file in defect["json"]:
         shutil.copy(overlay / file, folder / file)
-    replaced = load_file(overlay / "tensors.safetensors") if defect["replace"] else {}
+    replaced = tensors_of(overlay / "tensors.safetensors") if defect["replace"] else {}
     for shard in sorted(folder.glob("*.safetensors")):
-        tensors = load_file(shard)
+        tensors = tensors_of(shard)
         changed = {key: replaced[key] for key in tensors.keys() & replaced.keys()}
         if changed or tensors.keys() & set(defect["remove"]):
             kept = {key: value for key, value in (tensors | changed).items() if key not in defect["remove"]}
@@ -71,6 +73,12 @@ def with_defect(name: str, folder: Path) -> Path:
             del content["weight_map"][key]
         index.write_text(json.dumps(content))
     return folder
+
+
+def tensors_of(path: Path) -> dict[str, Array]:
+    """All tensors of a file."""
+    with Shard.open(path) as shard:
+        return {name: np.array(shard.read(name)) for name in shard.tensors}
 
 
 @functools.cache

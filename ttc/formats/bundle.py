@@ -1,4 +1,4 @@
-"""A bundle: what `ttc export` writes and every backend reads. This page is the format, version 1.
+"""A bundle: what `ttc export` writes and every backend reads. This page is the format.
 
 A bundle is a folder of plain files (no symbolic links):
 
@@ -15,7 +15,7 @@ A bundle is a folder of plain files (no symbolic links):
 `bundle.json` is UTF-8 JSON, one object with exactly these keys:
 
     format            "ttc-bundle"
-    format_version    1; a reader refuses any other
+    format_version    1, or 2 where weights have a layout; a reader refuses any other
     ttc_version       the version of ttc that wrote the bundle
     created_by        {package: version} that took part: torch, onnx, …
     source            {word: text} about the checkpoint: the name of its folder
@@ -32,7 +32,10 @@ A bundle is a folder of plain files (no symbolic links):
                       "reference": weights are inputs of the graphs, bound at load from the checkpoint
     weights.map       {graph weight: {tensors, stacked, shape, dtype, graphs}}: the checkpoint tensors it is
                       made of (one, or when stacked those to stack along a new first axis), shape and dtype
-                      in the graph, and which graphs take it
+                      in the graph, and which graphs take it. Where the tensors are quantised, two more keys:
+                      layout, how (`ttc.formats.quantised.layouts`), and piece, which of a matrix's tensors
+                      the graphs take as it is stored: weight, weight_scale or weight_scale_2. Without piece
+                      they take the matrix decoded, and all tensors of the layout are listed for each part
     weights.root      absolute path of the checkpoint folder (reference), else null
     weights.shards    {file name in root: {header_sha256, size_bytes, mtime_ns}} (reference), else empty
 
@@ -53,7 +56,6 @@ from typing import Any, Self
 
 from ttc.errors import BundleError, DigestError
 from ttc.formats.manifest import (
-    FORMAT_VERSION,
     MANIFEST_FILE,
     FileRecord,
     Manifest,
@@ -174,6 +176,8 @@ class BundleFolder:
     def read_weight(self, name: str) -> Array:
         """Return the weight `name` in the graph's shape and dtype: aligned, C-contiguous, read-only.
 
+        Of four-bit weights it is the bytes, uint8, two numbers in each and the last axis half as long.
+
         By reference, a weight that is one tensor stored in the graph's dtype is a view of the mapped
         checkpoint file and costs no memory; any other is converted or stacked into an array of its own,
         which the caller may drop. Packed weights come from the graph file, which stays in memory after the
@@ -213,7 +217,7 @@ class BundleFolder:
         return {
             "kind": "bundle",
             "path": str(self.path),
-            "format_version": FORMAT_VERSION,
+            "format_version": manifest.format_version,
             "ttc_version": manifest.ttc_version,
             "created_by": dict(manifest.created_by),
             "source": dict(manifest.source),

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ttc.base.dtypes import is_packed
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BundleError, DigestError
+from ttc.formats.quantised.layouts import LAYOUTS, graph_dtypes
 from ttc.formats.shard import Shard
 from ttc.formats.strictjson import Fields, json_digest, parse_json, quoted
 
 __all__ = [
     "FORMAT_NAME",
-    "FORMAT_VERSION",
     "GRAPH_ROLES",
     "MANIFEST_FILE",
+    "PLAIN_VERSION",
+    "QUANTISED_VERSION",
     "REQUIRED_ROLES",
     "FileRecord",
     "Manifest",
@@ -28,7 +31,8 @@ __all__ = [
 ]
 
 FORMAT_NAME = "ttc-bundle"
-FORMAT_VERSION = 1
+# Bundles that hold quantised weights have the second version, all others the first.
+PLAIN_VERSION, QUANTISED_VERSION = 1, 2
 MANIFEST_FILE = "bundle.json"
 GRAPH_ROLES = ("context", "denoiser", "step", "advance")
 REQUIRED_ROLES = ("context", "denoiser", "step")
@@ -74,11 +78,16 @@ class WeightSpec:
 
     Attributes:
         name: in the graphs, and the key in the manifest.
-        tensors: the checkpoint tensors it is made of: one, or those to stack along a new first axis.
-        stacked: whether they are to be stacked.
-        shape: in the graphs.
+        tensors: the checkpoint tensors it is made of: those of one part, or of all parts one after another.
+        stacked: whether it is made of parts along a new first axis.
+        shape: in the graphs; counts numbers, also where two are stored in a byte.
         dtype: in the graphs.
         graphs: roles of the graphs that take it; the first is that of its tower.
+        layout: how the tensors are quantised (`ttc.formats.quantised.layouts`); empty: not at all, and a part
+            is one tensor.
+        piece: what the graphs take of a quantised matrix: its "weight" (the codes), "weight_scale" or
+            "weight_scale_2", of which a part is one tensor; empty: the decoded matrix, of which a part is all
+            tensors of the layout.
     """
 
     name: str
@@ -87,11 +96,39 @@ class WeightSpec:
     shape: tuple[int, ...]
     dtype: str
     graphs: tuple[str, ...]
+    layout: str = ""
+    piece: str = ""
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """The shape of one of its tensors."""
+        """The shape of one of its parts."""
         return self.shape[1:] if self.stacked else self.shape
+
+    @property
+    def tensors_per_part(self) -> int:
+        """How many tensors a part is made of."""
+        return len(LAYOUTS[self.layout].pieces) if self.layout and not self.piece else 1
+
+    @property
+    def parts(self) -> list[tuple[str, ...]]:
+        """The tensors of each of its parts."""
+        count = self.tensors_per_part
+        return [self.tensors[i : i + count] for i in range(0, len(self.tensors), count)]
+
+    @property
+    def is_stored_quantised(self) -> bool:
+        """Whether the graphs take it as it is stored, or it is a scale of such a weight."""
+        return bool(self.piece)
+
+    @property
+    def array_dtype(self) -> str:
+        """The dtype of an array that holds it."""
+        return "uint8" if is_packed(self.dtype) else self.dtype
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """The shape of an array that holds it: half as long as `shape` where two numbers are in a byte."""
+        return (*self.shape[:-1], self.shape[-1] // 2) if is_packed(self.dtype) else self.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +166,12 @@ class Manifest:
     weights: WeightMap
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
+    @property
+    def format_version(self) -> int:
+        """The version of the format that this manifest needs."""
+        quantised = any(spec.layout for spec in self.weights.map.values())
+        return QUANTISED_VERSION if quantised else PLAIN_VERSION
+
     def to_json(self) -> bytes:
         """Return the bytes of `bundle.json`.
 
@@ -136,7 +179,7 @@ class Manifest:
             BundleError: this manifest breaks a rule of the format.
         """
         _check_rules(self, MANIFEST_FILE)
-        content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION}
+        content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": self.format_version}
         for item in dataclasses.fields(self):
             content[item.name] = _plain(getattr(self, item.name))
         content[_DIGEST_KEY] = json_digest(content)
@@ -158,10 +201,10 @@ class Manifest:
         fields = Fields(content, where, BundleError)
         if (name := fields.string("format")) != FORMAT_NAME:
             fields.refuse("format", name, repr(FORMAT_NAME))
-        if (version := fields.integer("format_version")) != FORMAT_VERSION:
-            fields.refuse(
-                "format_version", version, f"{FORMAT_VERSION} (export the checkpoint again with this ttc)"
-            )
+        version = fields.integer("format_version")
+        if version not in (PLAIN_VERSION, QUANTISED_VERSION):
+            due = f"{PLAIN_VERSION} or {QUANTISED_VERSION} (export the checkpoint again with this ttc)"
+            fields.refuse("format_version", version, due)
         digest = fields.string(_DIGEST_KEY)
         assert isinstance(content, dict)
         if digest != json_digest({key: value for key, value in content.items() if key != _DIGEST_KEY}):
@@ -181,6 +224,10 @@ class Manifest:
         )
         fields.end()
         _check_rules(manifest, where)
+        if version != manifest.format_version:
+            raise BundleError(
+                f"{where}: format_version is {version}, but its weights need {manifest.format_version}"
+            )
         return manifest
 
 
@@ -215,6 +262,8 @@ def _weight_spec(fields: Fields, name: str) -> WeightSpec:
         shape=inner.integers("shape"),
         dtype=inner.string("dtype"),
         graphs=inner.strings("graphs"),
+        layout=inner.optional_string("layout"),
+        piece=inner.optional_string("piece"),
     )
     inner.end()
     return spec
@@ -283,14 +332,16 @@ def _check_weights(manifest: Manifest, where: str) -> None:
                 f"{where}: shard {quoted(name)} is not a plain file name with a sha256 of its header"
             )
     for name, spec in weights.map.items():
-        if len(spec.tensors) != (spec.shape[0] if spec.stacked and spec.shape else 1):
+        _check_quantised(spec, where)
+        num_parts = spec.shape[0] if spec.stacked and spec.shape else 1
+        if len(spec.tensors) != num_parts * spec.tensors_per_part:
             raise BundleError(
                 f"{where}: {quoted(name)} of shape {quoted(spec.shape)} "
                 f"cannot be made of {len(spec.tensors)} tensors"
             )
         if spec.stacked and not spec.shape:
             raise BundleError(f"{where}: {quoted(name)} is stacked, but has no axis")
-        if spec.dtype not in _WEIGHT_DTYPES:
+        if not spec.piece and spec.dtype not in _WEIGHT_DTYPES:
             raise BundleError(
                 f"{where}: {quoted(name)} has the dtype {quoted(spec.dtype)}, "
                 f"one of {', '.join(_WEIGHT_DTYPES)} is due"
@@ -301,10 +352,29 @@ def _check_weights(manifest: Manifest, where: str) -> None:
             )
 
 
+def _check_quantised(spec: WeightSpec, where: str) -> None:
+    """Raise `BundleError` where layout and piece of a weight are unknown, or do not go with its dtype."""
+    if not spec.layout and not spec.piece:
+        return
+    layout = LAYOUTS.get(spec.layout)
+    if layout is None or (spec.piece and spec.piece not in layout.graph_pieces):
+        raise BundleError(
+            f"{where}: {quoted(spec.name)} is piece {quoted(spec.piece)} of layout {quoted(spec.layout)}; "
+            f"known layouts: {', '.join(LAYOUTS)}"
+        )
+    due = graph_dtypes(layout.format).get(spec.piece) or spec.dtype
+    if spec.dtype != due or (not spec.piece and spec.dtype not in COMPUTE_DTYPES):
+        raise BundleError(
+            f"{where}: {quoted(spec.name)} has the dtype {quoted(spec.dtype)}, which "
+            f"{spec.piece or 'a decoded matrix'} of layout {spec.layout} has not"
+        )
+
+
 def _plain(value: object) -> Any:
     """Return `value` made of dicts, lists and scalars only."""
-    if isinstance(value, WeightSpec):  # its name is its key
-        return {key: _plain(item) for key, item in dataclasses.asdict(value).items() if key != "name"}
+    if isinstance(value, WeightSpec):  # its name is its key; a plain weight has no word of quantisation
+        content = {key: _plain(item) for key, item in dataclasses.asdict(value).items() if key != "name"}
+        return {key: item for key, item in content.items() if item or key not in ("layout", "piece")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -46,6 +46,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": numpy_dtype("int64"),
     "F8_E4M3": numpy_dtype("float8_e4m3fn"),
     "F8_E5M2": numpy_dtype("float8_e5m2"),
+    "F8_E8M0": numpy_dtype("float8_e8m0fnu"),
     "F16": numpy_dtype("float16"),
     "BF16": numpy_dtype("bfloat16"),
     "F32": numpy_dtype("float32"),

@@ -117,6 +117,10 @@ class Fields:
             self.refuse(key, value, "a non-empty string")
         return value
 
+    def optional_string(self, key: str) -> str:
+        """Take a non-empty string; empty where the key is missing."""
+        return self.string(key) if key in self._left else ""
+
     def boolean(self, key: str) -> bool:
         """Take true or false."""
         value = self.take(key)

@@ -1,9 +1,11 @@
 """Where a bundle's weights come from: the referenced checkpoint files, or the initializers of the packed
 graphs.
+
+Of four-bit weights an array holds the bytes, two numbers in each (`WeightSpec.array_shape`).
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import numpy as np
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
 from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
+from ttc.formats.quantised.layouts import LAYOUTS, Piece, piece_shapes
 from ttc.formats.shard import Array, Shard
 from ttc.formats.strictjson import quoted
 
@@ -57,14 +60,19 @@ class ReferencedWeights:
             raise
 
     def _check(self, spec: WeightSpec) -> None:
-        for tensor in spec.tensors:
+        pieces = _pieces(spec)
+        for i, tensor in enumerate(spec.tensors):
             if tensor not in self._owner:
                 raise BundleError(
                     f"{self.root}: no tensor {quoted(tensor)} there, "
                     f"but the weight {quoted(spec.name)} needs it"
                 )
             info = self._owner[tensor].tensors[tensor]
-            if info.shape != spec.part_shape or info.dtype not in _RANGE:
+            fits = info.shape == spec.part_shape and info.dtype in _RANGE
+            if pieces:
+                piece, due = pieces[i % len(pieces)]
+                fits = info.dtype in piece.dtypes and info.shape in piece.shapes(due)
+            if not fits:
                 raise BundleError(
                     f"{self._owner[tensor].path}: tensor {quoted(tensor)} is {info.dtype} "
                     f"{list(info.shape)}, which does not fit the weight {quoted(spec.name)} "
@@ -74,30 +82,44 @@ class ReferencedWeights:
     def read(self, spec: WeightSpec) -> Array:
         """Return what `Bundle.read_weight` does."""
         if not spec.stacked:
-            return self._part(spec, spec.tensors[0])
-        made = np.empty(spec.shape, numpy_dtype(spec.dtype))
-        for i, tensor in enumerate(spec.tensors):
-            self._part(spec, tensor, out=made[i, ...])
+            return self._part(spec, spec.parts[0])
+        made = np.empty(spec.array_shape, numpy_dtype(spec.array_dtype))
+        for i, tensors in enumerate(spec.parts):
+            self._part(spec, tensors, out=made[i, ...])
         made.flags.writeable = False
         return made
 
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """Return what `Bundle.weight_parts` does."""
-        return (self._part(spec, tensor) for tensor in spec.tensors)
+        return (self._part(spec, tensors) for tensors in spec.parts)
 
-    def _part(self, spec: WeightSpec, tensor: str, out: Array | None = None) -> Array:
-        """Return one tensor of a weight in the weight's dtype, written to `out` if that is given.
+    def _part(self, spec: WeightSpec, tensors: Sequence[str], out: Array | None = None) -> Array:
+        """Return one part of a weight in the weight's dtype, written to `out` if that is given.
 
         Without `out` it is a view of the mapped file where no conversion is needed.
         """
-        stored = self._owner[tensor].read(tensor)
-        if out is None and stored.dtype == numpy_dtype(spec.dtype) and stored.flags.aligned:
+        stored = self._stored(spec, tensors)
+        dtype = numpy_dtype(spec.array_dtype)
+        if out is None and stored.dtype == dtype and stored.flags.aligned and stored.flags.c_contiguous:
             return stored
-        made = np.empty(spec.part_shape, numpy_dtype(spec.dtype)) if out is None else out
-        _convert(stored, made, spec.name, tensor)
+        made = np.empty(stored.shape, dtype) if out is None else out
+        _convert(stored, made, spec.name, tensors[0])
         if out is None:
             made.flags.writeable = False
         return made
+
+    def _stored(self, spec: WeightSpec, tensors: Sequence[str]) -> Array:
+        """Return a part as it is stored, decoded where the graphs want it so; of any floating dtype."""
+        arrays = [self._owner[tensor].read(tensor) for tensor in tensors]
+        if not spec.layout:
+            return arrays[0]
+        layout = LAYOUTS[spec.layout]
+        if spec.piece:
+            return layout.graph_pieces[spec.piece].convert(arrays[0], spec.part_shape)
+        try:
+            return layout.decode(arrays, spec.part_shape)
+        except NumericsError as fault:
+            raise NumericsError(f"tensor {quoted(tensors[0])} of {self.root}: {fault}") from None
 
     def close(self) -> None:
         """Close the shards."""
@@ -132,10 +154,10 @@ class PackedWeights:
             )
         self._check_external(path, tensor)
         try:
-            array = np.require(tensor.numpy(), requirements=["C", "ALIGNED"])
+            array = np.require(_array(tensor, spec), requirements=["C", "ALIGNED"])
         except Exception as fault:  # whatever the library finds wrong in a graph file
             raise BundleError(f"{path}: initializer {quoted(name)} cannot be read ({fault})") from None
-        if array.shape != spec.shape or array.dtype != numpy_dtype(spec.dtype):
+        if array.shape != spec.array_shape or array.dtype != numpy_dtype(spec.array_dtype):
             raise BundleError(
                 f"{path}: initializer {quoted(name)} is {array.dtype} {list(array.shape)}, "
                 f"the manifest says {spec.dtype} {list(spec.shape)}"
@@ -159,6 +181,24 @@ class PackedWeights:
         """Forget the parsed graphs."""
         with self._lock:
             self._parsed.clear()
+
+
+def _pieces(spec: WeightSpec) -> list[tuple[Piece, tuple[int, ...]]]:
+    """The pieces of a layout that each part of a weight is made of, and their shapes; none of a plain one."""
+    if not spec.layout:
+        return []
+    layout = LAYOUTS[spec.layout]
+    if spec.piece:
+        return [(layout.graph_pieces[spec.piece], spec.part_shape)]
+    due = piece_shapes(layout.format, spec.part_shape)
+    return [(piece, due[piece.suffix]) for piece in layout.pieces]
+
+
+def _array(tensor: "onnx_ir.TensorProtocol", spec: WeightSpec) -> Array:
+    """Return the content of an initializer; of four-bit numbers, the bytes."""
+    if spec.array_dtype == spec.dtype or tuple(tensor.shape.numpy()) != spec.shape:
+        return tensor.numpy()
+    return np.frombuffer(tensor.tobytes(), np.uint8).reshape(spec.array_shape)
 
 
 def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:
@@ -187,7 +227,7 @@ def _convert(source: Array, target: Array, weight: str, tensor: str) -> None:
     """Fill `target` with `source` in its dtype; a finite value that becomes infinite is a `NumericsError`."""
     with np.errstate(over="ignore"):
         np.copyto(target, source, casting="unsafe")
-    if _RANGE[target.dtype.name] < _RANGE[source.dtype.name] and not np.array_equal(
+    if _RANGE.get(target.dtype.name, 2) < _RANGE.get(source.dtype.name, 0) and not np.array_equal(
         np.isfinite(source), np.isfinite(target)
     ):
         raise NumericsError(

@@ -1,15 +1,14 @@
 """Every weight of a model: its name and shape in the graphs, what it is made of, and which graphs take it.
 
 The experts of a layer may be stored one by one (`experts.{e}.up_proj.weight`) or stacked (`experts.up_proj`,
-with or without `.weight`); the graphs always take the stack. docs/model.md lists the weights.
+with or without `.weight`); the graphs always take the stack. docs/model.md lists the weights;
+`ttc.model.matching` finds them in a checkpoint.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from ttc.errors import CheckpointError
 from ttc.formats.manifest import WeightSpec
-from ttc.formats.shard import TensorInfo
 from ttc.formats.strictjson import quoted
 from ttc.model.config import TIME_FEATURES, LayerKind, ModelConfig
 from ttc.model.graphs import COMPUTE
@@ -26,7 +25,6 @@ __all__ = [
     "expected_tensors",
     "first_of",
     "in_dtype",
-    "match_weights",
     "model_weights",
     "tower_of",
 ]
@@ -56,9 +54,6 @@ ADVANCE_WEIGHTS = ("mixer.conv1d.weight", "mixer.conv1d.bias", "mixer.dt_bias", 
 _ROUTER_WEIGHTS = ("mixer.gate.weight", "mixer.gate.e_score_correction_bias")
 # Stacks of experts:
 _EXPERT_STACKS = ("mixer.experts.up_proj.weight", "mixer.experts.down_proj.weight")
-
-# float8 is left out: it means nothing without scales, which this layout has no place for.
-_FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
 def model_weights(config: ModelConfig) -> dict[str, WeightSpec]:
@@ -91,64 +86,9 @@ def in_dtype(spec: WeightSpec, compute_dtype: str) -> WeightSpec:
     return replace(spec, dtype=compute_dtype) if spec.dtype == COMPUTE else spec
 
 
-def match_weights(
-    config: ModelConfig, stored: Mapping[str, TensorInfo], misplaced: list[str], where: str
-) -> dict[str, WeightSpec]:
-    """Return every weight of the graphs as this checkpoint holds it, context tower first.
-
-    Args:
-        config: the checkpoint's.
-        stored: tensor name → what the shards say of it.
-        misplaced: what the index got wrong, a text each.
-        where: the checkpoint's name in messages.
-
-    Raises:
-        CheckpointError: tensors are missing, unexpected, misshapen, of a wrong dtype or misplaced. One error
-            tells all differences, how many and the first five of each.
-    """
-    weights = {name: _as_stored(spec, stored) for name, spec in model_weights(config).items()}
-    _refuse_differences(weights, stored, misplaced, where)
-    return weights
-
-
-def _as_stored(spec: WeightSpec, stored: Mapping[str, TensorInfo]) -> WeightSpec:
-    """Return the weight as it is, or as one tensor where the checkpoint has the whole stack."""
-    stacks = (spec.name, spec.name.removesuffix(".weight"))
-    whole = [name for name in stacks if spec.stacked and name in stored]
-    return replace(spec, tensors=(whole[0],), stacked=False) if whole else spec
-
-
-def _refuse_differences(
-    weights: Mapping[str, WeightSpec], stored: Mapping[str, TensorInfo], misplaced: list[str], where: str
-) -> None:
-    expected = {tensor: spec.part_shape for spec in weights.values() for tensor in spec.tensors}
-    both = [name for name in expected if name in stored]
-    defects = {
-        "missing": [name for name in expected if name not in stored],
-        "unexpected": [name for name in stored if name not in expected],
-        "misshapen": [
-            f"{name} {list(stored[name].shape)} instead of {list(expected[name])}"
-            for name in both
-            if stored[name].shape != expected[name]
-        ],
-        "of a dtype that is not floating (or needs scales)": [
-            f"{name} ({stored[name].dtype})" for name in both if stored[name].dtype not in _FLOATING
-        ],
-        "expert stacks of mixed dtypes": [
-            spec.name
-            for spec in weights.values()
-            if len({stored[name].dtype for name in spec.tensors if name in stored}) > 1
-        ],
-        "not where the index says": misplaced,
-    }
-    found = [f"{len(names)} {what}: {first_of(names)}" for what, names in defects.items() if names]
-    if found:
-        raise CheckpointError(f"{where}: its tensors do not fit its config.json; " + "; ".join(found))
-
-
 def first_of(names: list[str], count: int = 5) -> str:
     """Return the first `count` of `names` for a message, and how many more there are."""
-    shortened = [name if len(name) <= 160 and name.isprintable() else quoted(name) for name in names[:count]]
+    shortened = [name if len(name) <= 320 and name.isprintable() else quoted(name) for name in names[:count]]
     return ", ".join(shortened) + (f", and {len(names) - count} more" if len(names) > count else "")
 
 

@@ -1,0 +1,1 @@
+"""Which modules of a checkpoint are quantised, and how: the files of ModelOpt and compressed-tensors."""
