@@ -117,12 +117,14 @@ def layer_piece(
         )
         return {"x": out}
 
+    stored = sorted({spec.dtype for spec in weights.values()} - {dtype, "float32"})
+    what = f"{kind} of {stored[0]}" if stored else str(kind)
     if tower == CONTEXT:
         arguments = (x, LENGTHS, COMMIT_LEN, *state, *weight_arguments)
-        return TracedPiece(f"context layer {kind}", arguments, run_context)
+        return TracedPiece(f"context layer {what}", arguments, run_context)
     modulation = GraphTensor("modulation", dtype, ("B", 3, config.hidden_size))
     arguments = (x, modulation, T, LENGTHS, *state, *weight_arguments)
-    return TracedPiece(f"denoiser layer {kind}", arguments, run_denoiser)
+    return TracedPiece(f"denoiser layer {what}", arguments, run_denoiser)
 
 
 def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ttc.base.dtypes import is_packed, numpy_dtype
 from ttc.model.graphs import GraphTensor
 from ttc.plugins.functions import ONNX_OPSET
 from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
+from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 
 __all__ = ["run_symbolic", "trace"]
 
@@ -28,9 +30,9 @@ _EXAMPLE_SIZES = {"B": 2, "L": 5, "C": 24, "R": 3}
 
 def run_symbolic(op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
     """Record one `ttc` op as an opaque node whose output shapes and dtypes follow from its signature."""
-    compute = [x.dtype for x, spec in zip(inputs, op.inputs, strict=True) if spec.dtype == "compute"]
-    dtypes = [compute[0] if spec.dtype == "compute" else getattr(torch, spec.dtype) for spec in op.outputs]
-    shapes = op.output_shapes([x.shape for x in inputs], attributes)
+    words = op.words(dtype_names(op, inputs))
+    dtypes = [getattr(torch, spec.dtype_in(words)) for spec in op.outputs]
+    shapes = op.output_shapes(logical_shapes(op, inputs), attributes)
     outputs = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{op.name}", inputs, attributes, dtypes=dtypes, shapes=shapes, version=DOMAIN_VERSION
     )
@@ -51,10 +53,7 @@ def trace(
     """
     input_names = [arg.name for arg in arguments]
     with FakeTensorMode(), _quiet():
-        examples = [
-            torch.empty([_size(dim) for dim in arg.shape], dtype=getattr(torch, arg.dtype))
-            for arg in arguments
-        ]
+        examples = [_example(arg) for arg in arguments]
         output_names = list(function(dict(zip(input_names, examples, strict=True))))
         shapes = [
             {axis: dim for axis, dim in enumerate(arg.shape) if isinstance(dim, str)} for arg in arguments
@@ -73,6 +72,9 @@ def trace(
     for values, names in ((graph.inputs, input_names), (graph.outputs, output_names)):
         for value, name in zip(values, names, strict=True):
             value.name = name
+    for value, arg in zip(graph.inputs, arguments, strict=True):
+        if is_packed(arg.dtype):
+            value.dtype, value.shape = ir.DataType.from_numpy(numpy_dtype(arg.dtype)), ir.Shape(arg.shape)
     return graph
 
 
@@ -88,6 +90,14 @@ class _Traced(nn.Module):
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(self.function(dict(zip(self.input_names, tensors, strict=True))).values())
+
+
+def _example(arg: GraphTensor) -> Tensor:
+    """Return a tensor to trace with; numbers of four bits as torch has them, two in a byte."""
+    shape = [_size(dim) for dim in arg.shape]
+    if is_packed(arg.dtype):
+        return torch.empty([*shape[:-1], shape[-1] // 2], dtype=torch.uint8)
+    return torch.empty(shape, dtype=getattr(torch, arg.dtype))
 
 
 def _size(dim: int | str) -> int:

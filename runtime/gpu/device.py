@@ -9,13 +9,12 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ttc.base.dtypes import numpy_dtype
+from ttc.base.dtypes import stored_bytes
 from ttc.runtime.gpu.closing import close_all
 
 __all__ = ["ALIGNMENT", "Device", "DeviceArray", "Enqueue", "Graph", "Memory", "Scope", "StreamFn", "aligned"]
@@ -48,7 +47,7 @@ class DeviceArray:
 
     Attributes:
         address: of its first byte.
-        dtype: a numpy name, "bfloat16" included.
+        dtype: a name of `ttc.base.dtypes`; of those with four bits two numbers lie in a byte.
     """
 
     memory: Memory = field(repr=False, compare=False)
@@ -65,7 +64,7 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * numpy_dtype(self.dtype).itemsize
+        return stored_bytes(self.dtype, self.shape)
 
     def part(self, first: int, count: int) -> "DeviceArray":
         """Return `count` entries of the first axis from `first` on."""
@@ -93,8 +92,7 @@ class Scope:
 
     def array(self, dtype: str, shape: Sequence[int]) -> DeviceArray:
         """Return a tensor in a block of its own, content undefined."""
-        nbytes = prod(shape) * numpy_dtype(dtype).itemsize
-        return DeviceArray.at(self.allocate(nbytes), 0, dtype, shape)
+        return DeviceArray.at(self.allocate(stored_bytes(dtype, shape)), 0, dtype, shape)
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:

@@ -9,11 +9,10 @@ be anything that computes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Protocol
 
 from ttc.base.dims import sizes_of
-from ttc.base.dtypes import numpy_dtype
+from ttc.base.dtypes import stored_bytes
 from ttc.errors import BundleError
 from ttc.formats.program import ENGINE, Buffer, Instruction, Program
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope, aligned
@@ -132,7 +131,7 @@ def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
 
 
 def _bytes(buffer: Buffer, shape: Sequence[int]) -> int:
-    return prod(shape) * numpy_dtype(buffer.dtype).itemsize
+    return stored_bytes(buffer.dtype, shape)
 
 
 def _matching(

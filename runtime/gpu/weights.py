@@ -6,11 +6,10 @@ another dtype is converted piece by piece on the way.)
 """
 
 from collections.abc import Callable, Iterable
-from math import prod
 
 import numpy as np
 
-from ttc.base.dtypes import numpy_dtype
+from ttc.base.dtypes import stored_bytes
 from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.device import DeviceArray, Scope
 
@@ -24,7 +23,7 @@ STAGING_BYTES = 64 * 2**20
 def weight_bytes(bundle: Bundle, names: Iterable[str]) -> int:
     """Return the bytes of these graph weights on the device."""
     entries = (bundle.weights[name] for name in names)
-    return sum(prod(entry.shape) * numpy_dtype(entry.dtype).itemsize for entry in entries)
+    return sum(stored_bytes(entry.dtype, entry.shape) for entry in entries)
 
 
 def upload_weights(

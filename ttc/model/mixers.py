@@ -13,7 +13,10 @@ from ttc.model.config import LayerKind, ModelConfig
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
 from ttc.plugins.moe_experts import MOE_EXPERTS
+from ttc.plugins.moe_experts_blocked import MOE_EXPERTS_BLOCKED
+from ttc.plugins.moe_experts_scaled import MOE_EXPERTS_SCALED
 from ttc.plugins.moe_routing import MOE_ROUTING
+from ttc.plugins.ops import OpSpec
 
 __all__ = [
     "LayerState",
@@ -170,12 +173,23 @@ def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp
         norm_topk_prob=int(config.norm_topk_prob),
         routed_scaling_factor=float(config.routed_scaling_factor),
     )
-    up, down = w["mixer.experts.up_proj.weight"], w["mixer.experts.down_proj.weight"]
-    (routed,) = run_op(MOE_EXPERTS, tokens, up, down, experts, weights, pairs, rows, offsets)
+    op, stacks = _experts(w)
+    (routed,) = run_op(op, tokens, *stacks, experts, weights, pairs, rows, offsets)
     shared = relu2_mlp(
         h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
     )
     return routed.to(h.dtype).view(h.shape) + shared
+
+
+def _experts(w: Weights) -> tuple[OpSpec, list[Tensor]]:
+    """Return the op of the layer's experts, which their scales tell, and both stacks with their scales."""
+    scales = [end for end in ("_scale", "_scale_2") if f"mixer.experts.up_proj.weight{end}" in w]
+    stacks = [
+        w[f"mixer.experts.{projection}.weight{end}"]
+        for projection in ("up_proj", "down_proj")
+        for end in ("", *scales)
+    ]
+    return (MOE_EXPERTS, MOE_EXPERTS_SCALED, MOE_EXPERTS_BLOCKED)[len(scales)], stacks
 
 
 def relu2_mlp(h: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
@@ -180,6 +181,8 @@ def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) ->
 
 
 def view_of(device: Device, array: DeviceArray) -> Tensor:
-    """Return a device array as a tensor, without a copy."""
+    """Return a device array as a tensor, without a copy; numbers of four bits as uint8, two in each."""
     raw = torch.as_tensor(device.exchange(array))
+    if is_packed(array.dtype):
+        return raw.view(*array.shape[:-1], array.shape[-1] // 2)
     return raw.view(getattr(torch, array.dtype)).view(array.shape)
