@@ -34,6 +34,7 @@ class Update:
         token_ids: new tokens; of a provisional block all of its positions, the mask id where undecided.
         finish_reason, result: of the row's last update, how it ended and its result.
         logprobs: of the new tokens, where asked for.
+        block_index, step: of a provisional block its number in the row and the denoise step it comes from.
     """
 
     kind: str
@@ -43,6 +44,8 @@ class Update:
     finish_reason: FinishReason | None = None
     result: Result | None = None
     logprobs: tuple[float, ...] = ()
+    block_index: int = 0
+    step: int = 0
 
     def merged(self, later: "Update") -> "Update":
         """Return one update in place of two committed ones, for a reader that is slow."""
@@ -100,7 +103,15 @@ class _Call:
     def _update(event: Event) -> Update:
         kind = "committed" if event.committed else "provisional"
         return Update(
-            kind, event.row, event.text, event.token_ids, event.finish_reason, event.result, event.logprobs
+            kind,
+            event.row,
+            event.text,
+            event.token_ids,
+            event.finish_reason,
+            event.result,
+            event.logprobs,
+            event.block_index,
+            event.step,
         )
 
     def _post(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:

@@ -30,7 +30,7 @@ from ttc.runtime.decoding.limits import (
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, GenerationOptions
 from ttc.runtime.decoding.plan import CoreLimits
-from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
+from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats, share_of_memory
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
@@ -62,7 +62,7 @@ def load(
     graph_level: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     require_verified: bool = False,
-    prefix_cache_bytes: int = 0,
+    prefix_cache_bytes: int | None = 0,
 ) -> "Engine":
     """Open a bundle on a backend.
 
@@ -84,7 +84,7 @@ def load(
         require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
             as it is now.
         prefix_cache_bytes: keep the states of prompts up to this size, so that a common beginning is read
-            once; 0 keeps none.
+            once; 0 keeps none, None takes a share of the free memory where the backend can keep states.
 
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
@@ -105,12 +105,15 @@ def load(
     tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, progress)
     try:
-        return Engine(
+        engine = Engine(
             load_backend(backend, opened, settings),
             tokenizer,
             capacity,
             prefix_cache_bytes=prefix_cache_bytes,
         )
+        if opened.chat_template_path is not None:
+            engine.chat_template = opened.chat_template_path.read_text(encoding="utf-8")
+        return engine
     finally:
         opened.close()
 
@@ -126,13 +129,15 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         capacity: int | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
-        prefix_cache_bytes: int = 0,
+        prefix_cache_bytes: int | None = 0,
         limits: CoreLimits | None = None,
     ) -> None:
         """capacity: tokens that a row may hold; None for the model's positions.
         limits: what the core takes on; None for what an engine in a program needs.
         """
         self.runner, self.tokenizer = backend, tokenizer
+        # Jinja text that makes a prompt of a chat, as the bundle brings it; nothing here renders it.
+        self.chat_template: str | None = None
         self._room = capacity or backend.config.max_position_embeddings
         self._chunk = fitting_chunk(backend.limits, prefill_chunk)
         self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
@@ -368,7 +373,9 @@ class Engine:
         return logits
 
 
-def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int) -> PrefixCache | None:
+def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int | None) -> PrefixCache | None:
+    if limit_bytes is None:
+        limit_bytes = share_of_memory() if backend.can_save_rows else 0
     if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
         raise InputError(
             f"prefix_cache_bytes is {quoted(limit_bytes)}; valid: a number of bytes, 0 for no cache"

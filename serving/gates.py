@@ -7,7 +7,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ttc.errors import TtcError
-from ttc.serving.service.auth import Keys
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import Unauthorized, error_response
 
@@ -43,14 +42,15 @@ class RequestId:
 class Authorize:
     """Lets nobody in without a valid key, but to the health paths."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                scope["ttc.owner"] = self._keys.owner(Headers(scope=scope).get("authorization"))
+                scope["ttc.owner"] = self._service.keys.owner(Headers(scope=scope).get("authorization"))
             except Unauthorized as error:
+                self._service.metrics.rejected(error)
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -69,6 +69,7 @@ class Work:
         try:
             self._service.check_open()
         except TtcError as error:
+            self._service.metrics.rejected(error)
             await error_response(error)(scope, receive, send)
             return
         with self._service.working():

@@ -46,8 +46,8 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     """
     keys = Keys(None if settings.api_key_file is None else read_keys(Path(settings.api_key_file)))
     with listen(settings.host, settings.port) as bound:
-        service = Service(settings)
-        server = Server(service, keys, bound, say)
+        service = Service(settings, keys)
+        server = Server(service, bound, say)
         asyncio.run(server.serve(sockets=[bound]))
     if service.failure is not None:
         raise service.failure
@@ -79,13 +79,11 @@ class Server(uvicorn.Server):
         exit_code: what the process should end with.
     """
 
-    def __init__(
-        self, service: Service, keys: Keys, bound: socket.socket, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, service: Service, bound: socket.socket, say: Callable[[str], None]) -> None:
         settings = service.settings
         super().__init__(
             uvicorn.Config(
-                create_app(service, keys),
+                create_app(service),
                 http=connection_class(settings.max_connections, settings.client_seconds),
                 ws="none",
                 lifespan="on",

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ttc import __version__
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import InputError, MissingDependencyError
+from ttc.exporter.onnx.chat_template import chat_template
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
 from ttc.formats.atomic_folder import bundle_writer
@@ -89,6 +90,8 @@ def export(
             weights.close()
         if source.tokenizer_path is not None:
             (draft.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
+        if (template := chat_template(source.folder)) is not None:
+            (draft.path / "chat_template.jinja").write_text(template, encoding="utf-8")
         say("writing bundle.json")
         return draft.commit(
             Manifest(

@@ -13,6 +13,7 @@ beginning. Only rows that read their whole prompt bring pieces, and none with a 
 """
 
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ttc.runtime.decoding.seats import Seat, Seats
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import RowPiece
 
-__all__ = ["PrefixCache", "PrefixStats"]
+__all__ = ["PrefixCache", "PrefixStats", "share_of_memory"]
 
 
 @dataclass(slots=True)
@@ -126,3 +127,11 @@ class PrefixCache:
             parent = hashlib.blake2b(parent + struct.pack(f"<{len(piece)}i", *piece), digest_size=16).digest()
             keys.append(parent)
         return keys
+
+
+def share_of_memory() -> int:
+    """Return the bytes that a cache takes unless told otherwise: a sixteenth of the free memory, at most 4
+    GiB.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(free // 16, 4 << 30)

@@ -1,7 +1,7 @@
 """What all routes for work share: reading a body within bounds, and letting go of clients who leave."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -12,9 +12,18 @@ from ttc.serving.service.auth import ANYBODY
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import FieldError, ModelNotFound, SlowRequest, TooLarge
 from ttc.serving.wire.fields import Ask
-from ttc.serving.wire.sse import left
+from ttc.serving.wire.sse import EventStream, left
 
-__all__ = ["ClientGone", "check_ask", "json_answer", "owner_of", "read_body", "service_of", "unless_gone"]
+__all__ = [
+    "ClientGone",
+    "check_ask",
+    "event_stream",
+    "json_answer",
+    "owner_of",
+    "read_body",
+    "service_of",
+    "unless_gone",
+]
 
 _Value = TypeVar("_Value")
 
@@ -84,12 +93,19 @@ async def unless_gone(request: Request, work: Coroutine[None, None, _Value]) -> 
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
+            service_of(request).metrics.aborted()
             raise ClientGone
         return working.result()
     finally:
         working.cancel()
         gone.cancel()
         await asyncio.gather(working, gone, return_exceptions=True)
+
+
+def event_stream(service: Service, frames: AsyncGenerator[bytes, None]) -> EventStream:
+    """Return a response of these frames, whose failures are counted."""
+    metrics = service.metrics
+    return EventStream(frames, service.settings.ping_seconds, metrics.rejected, metrics.aborted)
 
 
 def json_answer(value: object) -> JSONResponse:

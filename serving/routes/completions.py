@@ -1,13 +1,15 @@
 """POST /v1/completions: prompts → texts."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.requests import Request
 
+from ttc.runtime.async_engine import Update
 from ttc.runtime.decoding.result import Result
 from ttc.serving.routes.asking import (
     check_ask,
+    event_stream,
     json_answer,
     owner_of,
     read_body,
@@ -16,8 +18,8 @@ from ttc.serving.routes.asking import (
 )
 from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import Head, completion_logprobs, finish_reason, new_head, usage
-from ttc.serving.wire.fields import Ask, Prompt, read_completion
-from ttc.serving.wire.sse import DONE, EventStream, frame
+from ttc.serving.wire.fields import Ask, read_completion
+from ttc.serving.wire.sse import DONE, frame
 
 __all__ = ["completions"]
 
@@ -30,21 +32,17 @@ async def completions(request: Request) -> Any:
     head = new_head("cmpl", "text_completion", service.settings.model_name)
     owner = owner_of(request)
     if ask.stream:
-        return EventStream(_frames(service, ask, owner, head), service.settings.ping_seconds)
+        return event_stream(service, _frames(service, ask, owner, head))
     results = await unless_gone(request, service.generate(ask, owner))
     choices = [_choice(service, ask, i, result) for i, result in enumerate(results)]
     return json_answer(head.answer(choices, usage=usage(results, ask.n)))
 
 
 def _choice(service: Service, ask: Ask, index: int, result: Result) -> dict[str, Any]:
-    before = _echoed(service, ask, index)
-    return {
-        "index": index,
-        "text": before + (result.text or ""),
-        "logprobs": _logprobs(service, ask, result.token_ids, result.logprobs or (), len(before)),
-        "finish_reason": finish_reason(result),
-        **_ids(service, ask, result.token_ids),
-    }
+    whole = Update(
+        "committed", index, result.text, result.token_ids, None, result, logprobs=result.logprobs or ()
+    )
+    return _piece(service, ask, whole, 0)
 
 
 async def _frames(service: Service, ask: Ask, owner: str, head: Head) -> AsyncGenerator[bytes, None]:
@@ -53,46 +51,69 @@ async def _frames(service: Service, ask: Ask, owner: str, head: Head) -> AsyncGe
     results: dict[int, Result] = {}
     async for update in service.stream(ask, owner):
         row = update.row
-        before = "" if row in written else _echoed(service, ask, row)
         if update.result is not None:
             results[row] = update.result
-        if before or update.text or update.token_ids or update.result is not None:
-            chunk = {
-                "index": row,
-                "text": before + (update.text or ""),
-                "logprobs": None,
-                "finish_reason": None if update.result is None else finish_reason(update.result),
-                **_ids(service, ask, update.token_ids),
-            }
-            written[row] = written.get(row, 0) + len(chunk["text"])
-            yield frame(head.answer([chunk]))
+        piece = _piece(service, ask, update, written.get(row))
+        if piece["text"] or update.token_ids or update.result is not None:
+            written[row] = written.get(row, 0) + len(piece["text"])
+            more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
+            yield frame(head.answer([piece], **more))
     if ask.include_usage:
-        rows = [results[row] for row in sorted(results)]
-        yield frame(head.answer([], usage=usage(rows, ask.n)))
+        yield frame(head.answer([], usage=usage([results[row] for row in sorted(results)], ask.n)))
     yield DONE
 
 
-def _echoed(service: Service, ask: Ask, index: int) -> str:
+def _piece(service: Service, ask: Ask, update: Update, written: int | None) -> dict[str, Any]:
+    """Return what an update adds to its choice.
+
+    written: characters of the choice so far; None, or 0 of a whole answer, before the first piece.
+    """
+    before = "" if written else _echoed(service, ask, update.row)
+    return {
+        "index": update.row,
+        "text": before + (update.text or ""),
+        "logprobs": _logprobs(service, ask, update, before, written or 0),
+        "finish_reason": None if update.result is None else finish_reason(update.result),
+        **_ids(service, ask, update),
+    }
+
+
+def _echoed(service: Service, ask: Ask, row: int) -> str:
     """Return the prompt's text where it is to stand before the answer."""
     if not ask.echo:
         return ""
-    prompt: Prompt = ask.prompts[index // ask.n]
+    prompt, tokenizer = ask.prompts[row // ask.n], service.engine.engine.tokenizer
     if isinstance(prompt, str):
         return prompt
-    tokenizer = service.engine.engine.tokenizer
     return "" if tokenizer is None else str(tokenizer.decode(list(prompt), skip_special_tokens=False))
 
 
-def _logprobs(
-    service: Service, ask: Ask, tokens: Sequence[int], logprobs: Sequence[float], offset: int
-) -> dict[str, Any] | None:
+def _logprobs(service: Service, ask: Ask, update: Update, before: str, written: int) -> dict[str, Any] | None:
+    """Return the log-probabilities of what an update adds; with echo the prompt's come first."""
     if not ask.logprobs:
         return None
-    return completion_logprobs(service.names, tokens, logprobs, [None] * len(tokens), offset)
+    scores = update.result.prompt_scores if update.result is not None else None
+    if not ask.echo or scores is None:
+        new = [None] * len(update.token_ids)
+        return completion_logprobs(
+            service.names, update.token_ids, update.logprobs, new, written + len(before)
+        )
+    prompt = ask.prompts[update.row // ask.n]
+    first = service.prompt_ids(prompt)[0]
+    # The token that the tokenizer puts before a text does not stand in it.
+    start = -len(service.names(first)) if isinstance(prompt, str) else 0
+    tops = [(score.top, score.top_logprob) for score in scores]
+    return completion_logprobs(
+        service.names,
+        [first, *(score.token for score in scores), *update.token_ids],
+        [None, *(score.logprob for score in scores), *update.logprobs],
+        [None, *tops, *[None] * len(update.token_ids)],
+        start,
+    )
 
 
-def _ids(service: Service, ask: Ask, tokens: Sequence[int]) -> dict[str, Any]:
+def _ids(service: Service, ask: Ask, update: Update) -> dict[str, Any]:
     """Token ids, where they were asked for or are all there is."""
     if ask.token_ids or service.engine.engine.tokenizer is None:
-        return {"token_ids": list(tokens)}
+        return {"token_ids": list(update.token_ids)}
     return {}

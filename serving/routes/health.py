@@ -3,13 +3,14 @@
 Health never goes through the queue: a busy engine is not a sick one.
 """
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from ttc import __version__
 from ttc.serving.routes.asking import json_answer, service_of
 
-__all__ = ["live", "metadata", "models", "ready", "version"]
+__all__ = ["live", "metadata", "metrics", "models", "ready", "version"]
 
 
 async def live(request: Request) -> JSONResponse:
@@ -30,6 +31,11 @@ async def ready(request: Request) -> JSONResponse:
 async def version(request: Request) -> JSONResponse:
     """Return the release."""
     return json_answer({"release": __version__, "api": "1"})
+
+
+async def metrics(request: Request) -> Response:
+    """Return the metrics as Prometheus reads them."""
+    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def models(request: Request) -> JSONResponse:

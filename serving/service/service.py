@@ -6,21 +6,28 @@ import enum
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from ttc.errors import EngineDead, TtcError
+from ttc.errors import EngineDead, InputError, TtcError
 from ttc.runtime.async_engine import AsyncEngine, Update
+from ttc.runtime.decoding.core import Snapshot
 from ttc.runtime.decoding.request import Request
 from ttc.runtime.decoding.result import Result
+from ttc.serving.service.auth import Keys
+from ttc.serving.service.chat import ChatTemplate
+from ttc.serving.service.metrics import EngineView, Metrics
 from ttc.serving.service.settings import Settings
 from ttc.serving.wire.answers import TokenNames
 from ttc.serving.wire.errors import NotReady
-from ttc.serving.wire.fields import Ask, Defaults
+from ttc.serving.wire.fields import Ask, Defaults, Prompt
 
 __all__ = ["Phase", "Service", "load_engine"]
 
 logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.1
+# With several keys, the share of running and of waiting rows that one key may have.
+_KEY_SHARE = 0.75
 
 
 class Phase(enum.Enum):
@@ -32,18 +39,26 @@ class Phase(enum.Enum):
     DEAD = "dead"
 
 
-def load_engine(settings: Settings) -> AsyncEngine:
-    """Load the bundle, and generate a little, so that the first request finds all warm."""
+def load_engine(settings: Settings, owners: int) -> AsyncEngine:
+    """Load the bundle.
+
+    owners: how many keys share the engine.
+    """
+    shares = owners > 1
     return AsyncEngine.load(
         settings.bundle,
         settings.backend,
         max_rows=settings.max_rows,
         max_queued=settings.max_queued,
         max_queued_tokens=settings.max_queued_tokens,
+        max_owner_rows=max(1, int(settings.max_rows * _KEY_SHARE)) if shares else None,
+        max_owner_queued=max(1, int(settings.max_queued * _KEY_SHARE)) if shares else None,
+        prompt_tokens_per_tick=settings.prompt_tokens_per_tick,
         device=settings.device,
         engines=settings.engines,
         capacity=settings.capacity,
         threads=settings.threads,
+        prefix_cache_bytes=settings.prefix_cache_bytes,
     )
 
 
@@ -51,21 +66,32 @@ class Service:
     """One engine and what lives as long as it does. Routes ask it for text.
 
     Attributes:
-        settings: what it was started with.
+        settings, keys: what it was started with.
+        started: when, in seconds since the epoch.
         phase: where it stands.
         failure: why loading failed.
         in_flight: requests for work under way.
+        metrics: what is counted.
+        names: of tokens, for clients.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], AsyncEngine] = load_engine) -> None:
-        self.settings, self._load = settings, load
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys | None = None,
+        load: Callable[[Settings, int], AsyncEngine] = load_engine,
+    ) -> None:
+        self.settings, self.keys, self._load = settings, keys or Keys(None), load
         self.started = int(time.time())
         self.defaults = Defaults(settings.mode, settings.max_tokens)
         self.phase, self.in_flight = Phase.LOADING, 0
         self.failure: TtcError | None = None
-        self._engine: AsyncEngine | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self.names = TokenNames(None)
+        self._engine: AsyncEngine | None = None
+        self._template: ChatTemplate | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        labels = {"model": settings.model_name, "backend": settings.backend}
+        self.metrics = Metrics(EngineView(self._snapshot, self._heartbeat_age, lambda: self.ready, labels))
 
     @property
     def engine(self) -> AsyncEngine:
@@ -83,10 +109,20 @@ class Service:
     @property
     def stalled(self) -> bool:
         """Whether a tick is overdue."""
-        return self._engine is not None and self._engine.heartbeat_age > self.settings.stall_seconds
+        return self._heartbeat_age() > self.settings.stall_seconds
+
+    @property
+    def template(self) -> ChatTemplate:
+        """What makes a prompt of a chat; `InputError` where there is none."""
+        if self._template is None:
+            raise InputError(
+                "this model has no chat template; ask /v1/completions, "
+                "or start the service with --chat-template FILE"
+            )
+        return self._template
 
     def start(self) -> None:
-        """Begin to load, in a thread, and to watch the engine."""
+        """Begin to load, in a thread."""
         self._tasks.append(asyncio.create_task(self._begin(), name="ttc-load"))
 
     async def close(self) -> None:
@@ -94,7 +130,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._engine is not None and self.phase is not Phase.DEAD:
+        if self._engine is not None:
             await self._engine.close()
 
     def drain(self) -> None:
@@ -126,55 +162,105 @@ class Service:
         Raises:
             TtcError: also where one row of several failed: an answer is whole or not given.
         """
-        results = await self.engine.generate(self._requests(ask), **self._options(ask))
+        began = time.perf_counter()
+        results = await self.engine.generate(self._requests(ask), **self._options(ask, owner))
         rows = results if isinstance(results, list) else [results]
+        for row in rows:
+            self.metrics.ended(row)
         for row in rows:
             if row.error is not None:
                 raise row.error
+        self.metrics.answered(time.perf_counter() - began)
         return rows
 
     async def stream(
         self, ask: Ask, owner: str, *, provisional: bool = False
     ) -> AsyncGenerator[Update, None]:
         """Yield a request's updates; closing the generator takes its rows out."""
-        updates = self.engine.stream(self._requests(ask), provisional=provisional, **self._options(ask))
+        began = time.perf_counter()
+        last: dict[int, float] = {}
+        updates = self.engine.stream(
+            self._requests(ask), provisional=provisional, **self._options(ask, owner)
+        )
         async with contextlib.aclosing(updates):
             async for update in updates:
-                if update.result is not None and update.result.error is not None:
-                    raise update.result.error
+                if update.result is not None:
+                    self.metrics.ended(update.result)
+                    if update.result.error is not None:
+                        raise update.result.error
+                if update.kind == "committed" and update.token_ids:
+                    now = time.perf_counter()
+                    if update.row in last:
+                        self.metrics.next_block(now - last[update.row])
+                    else:
+                        self.metrics.first_block(now - began)
+                    last[update.row] = now
                 yield update
+        self.metrics.answered(time.perf_counter() - began)
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt, as `generate` reads it."""
+        if isinstance(prompt, tuple):
+            return prompt
+        asked = self.engine.engine.read(prompt, None, {"split_special_tokens": True}, None)
+        return asked.rows[0].request.prompt
 
     def _requests(self, ask: Ask) -> list[Request]:
         return [Request(prompt) for prompt in ask.prompts]
 
-    def _options(self, ask: Ask) -> dict[str, Any]:
+    def _options(self, ask: Ask, owner: str) -> dict[str, Any]:
         return {
             **ask.options,
             "n": ask.n,
             "logprobs": ask.logprobs,
+            "prompt_logprobs": ask.logprobs and ask.echo,
             # Control tokens in what users write are text.
             "split_special_tokens": True,
+            "priority": ask.priority,
+            "owner": owner,
         }
 
     async def _begin(self) -> None:
         try:
-            loop = asyncio.get_running_loop()
-            engine = await loop.run_in_executor(None, self._load, self.settings)
+            engine = await asyncio.get_running_loop().run_in_executor(
+                None, self._load, self.settings, self.keys.owners
+            )
+            self._template = _chat_template(self.settings, engine)
             self.names = TokenNames(engine.engine.tokenizer)
-            await engine.generate([engine.engine.config.eos_token_ids[0]], max_new_tokens=1)
+            # The first call of anything is slow; it should not be a client's.
+            await engine.generate([0], mode=self.settings.mode, max_new_tokens=2)
         except TtcError as error:
-            self.failure = error
-            self.phase = Phase.DEAD
+            self.failure, self.phase = error, Phase.DEAD
             return
         self._engine = engine
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
-        self._tasks.append(asyncio.create_task(self._watch(), name="ttc-watch"))
+        self._tasks.append(asyncio.create_task(self._watch(engine), name="ttc-watch"))
 
-    async def _watch(self) -> None:
+    async def _watch(self, engine: AsyncEngine) -> None:
         """Notice when the engine dies, or no longer ticks."""
-        engine = self.engine
         while engine.alive and not self.stalled:
             await asyncio.sleep(_WATCH_SECONDS)
+        if engine.alive:
+            engine.abandon(f"a tick takes longer than {self.settings.stall_seconds:g} seconds")
         logger.error("the engine is dead; the service ends")
         self.phase = Phase.DEAD
+
+    def _snapshot(self) -> Snapshot | None:
+        return None if self._engine is None else self._engine.snapshot
+
+    def _heartbeat_age(self) -> float:
+        return 0.0 if self._engine is None else self._engine.heartbeat_age
+
+
+def _chat_template(settings: Settings, engine: AsyncEngine) -> ChatTemplate | None:
+    """Return the template from the settings, else the bundle's; None without any, or without a tokenizer."""
+    text, tokenizer = engine.engine.chat_template, engine.engine.tokenizer
+    if settings.chat_template is not None:
+        try:
+            text = Path(settings.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as fault:
+            raise InputError(f"{settings.chat_template}: cannot be read ({fault})") from None
+    if text is None or tokenizer is None:
+        return None
+    return ChatTemplate(text, tokenizer, engine.engine.config)

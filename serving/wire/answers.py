@@ -112,7 +112,7 @@ def completion_logprobs(
     written = [names(token) for token in tokens]
     offsets = []
     for name in written:
-        offsets.append(offset)
+        offsets.append(max(offset, 0))
         offset += len(name)
     tops: list[dict[str, float] | None] = []
     for name, logprob, other in zip(written, logprobs, top, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ttc.errors import InputError
 from ttc.formats.strictjson import parse_json, quoted
+from ttc.runtime.structured_fields import STRUCTURED_FIELDS, structured_options
 from ttc.serving.wire.errors import FieldError
 
 __all__ = ["MAX_PROMPTS", "Ask", "Defaults", "Prompt", "read_chat", "read_completion", "read_object"]
@@ -149,6 +150,8 @@ _COMMON: Mapping[str, Read] = {
     "return_token_ids": _switch,
     "user": _text,
 }
+# Read together, since they say the same in several ways.
+_STRUCTURED: Mapping[str, Read] = dict.fromkeys(STRUCTURED_FIELDS, lambda name, value: value)
 _NEUTRAL: Mapping[str, Read] = {
     "frequency_penalty": _neutral(0),
     "presence_penalty": _neutral(0),
@@ -180,7 +183,6 @@ def read_chat(raw: bytes, defaults: Defaults) -> Ask:
         "top_logprobs": _few_logprobs,
         "tools": _neutral([]),
         "tool_choice": _neutral("none"),
-        "response_format": _neutral({"type": "text"}),
         "parallel_tool_calls": _neutral(False, True),
         "store": _neutral(False),
         "metadata": _neutral({}),
@@ -207,6 +209,8 @@ def _read(given: dict[str, Any], due: str, own: Mapping[str, Read], defaults: De
     if due not in given:
         raise FieldError(f"{due} is missing", due)
     read = {name: readers[name](name, value) for name, value in given.items()}
+    if read.get("stream") and read.get("echo") and "logprobs" in read:
+        raise FieldError("logprobs of an echoed prompt are not streamed; ask without stream", "logprobs")
     usage = _stream_options(read.get("stream_options"), stream=read.get("stream", False))
     return Ask(
         prompts=read.get("prompt", ()),
@@ -231,6 +235,7 @@ def _options(read: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
         raise FieldError("max_tokens and max_completion_tokens differ; give one", "max_tokens")
     options = {"mode": defaults.mode, "max_new_tokens": defaults.max_tokens}
     options |= {option: read[name] for name, (option, _) in _OPTIONS.items() if name in read}
+    options |= structured_options(read)
     if options.get("top_p") == 1.0:
         del options["top_p"]  # filters nothing, and clients send it unasked
     if read.get("ignore_eos"):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -46,10 +46,18 @@ class EventStream:
     Args:
         frames: each a whole event; closed whatever happens, which takes rows out of the engine.
         ping_seconds: after so long without a frame a comment is sent, so that nobody takes the line for dead.
+        failed: called with an error that comes after the first frame.
+        gone: called when the client left before the end.
     """
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], ping_seconds: float = 15.0) -> None:
-        self._frames, self._ping = frames, ping_seconds
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        ping_seconds: float,
+        failed: Callable[[Exception], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self._frames, self._ping, self._failed, self._gone = frames, ping_seconds, failed, gone
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +67,8 @@ class EventStream:
             await asyncio.wait({gone, writing}, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
                 writing.result()
+            else:
+                self._gone()
         finally:
             for task in (gone, writing):
                 task.cancel()
@@ -78,6 +88,7 @@ class EventStream:
                 except Exception as error:
                     if not self._begun:
                         raise
+                    self._failed(error)
                     if not isinstance(error, TtcError):
                         logger.exception("a stream failed")
                     await self._send(send, frame(error_body(error), "error"))

@@ -49,9 +49,9 @@ def running(
     bundle: Path, keys: dict[str, str] | None = None, load: Any = load_engine, **settings: Any
 ) -> Iterator[Running]:
     """Serve the bundle until the block ends."""
-    service = Service(Settings(bundle=str(bundle), port=0, **settings), load)
+    service = Service(Settings(bundle=str(bundle), port=0, **settings), Keys(keys), load)
     with listen("127.0.0.1", 0) as bound:
-        server = Server(service, Keys(keys), bound, lambda line: None)
+        server = Server(service, bound, lambda line: None)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])))
         thread.start()
         try:

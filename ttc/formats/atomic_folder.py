@@ -48,7 +48,9 @@ BUNDLE = FolderKind(
     "a bundle",
     MANIFEST_FILE,
     FORMAT_NAME,
-    re.compile(r"(bundle|verification)\.json|tokenizer\.json|engines|.+\.onnx|.+\.onnx\.data"),
+    re.compile(
+        r"(bundle|verification)\.json|tokenizer\.json|chat_template\.jinja|engines|.+\.onnx|.+\.onnx\.data"
+    ),
 )
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -9,6 +9,7 @@ A bundle is a folder of plain files (no symbolic links):
     advance.onnx      moves the state by committed tokens    (role "advance", optional)
     *.onnx.data       external data of the graph *.onnx, whose packed weights are too large for it (optional)
     tokenizer.json    as it was in the checkpoint            (optional)
+    chat_template.jinja   the checkpoint's template of chats (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
     verification.json the last verification (optional, not part of `files`; see `ttc.formats.verification`)
 
@@ -70,6 +71,7 @@ __all__ = ["BundleFolder", "graph_digest"]
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _TOKENIZER_FILE = "tokenizer.json"
+_TEMPLATE_FILE = "chat_template.jinja"
 
 
 def graph_digest(graph_sha256: str, data_sha256: Sequence[str]) -> str:
@@ -162,6 +164,11 @@ class BundleFolder:
     def tokenizer_path(self) -> Path | None:
         """Path of tokenizer.json, None where the bundle has none."""
         return self.path / _TOKENIZER_FILE if _TOKENIZER_FILE in self.manifest.files else None
+
+    @property
+    def chat_template_path(self) -> Path | None:
+        """Path of chat_template.jinja, None where the bundle has none."""
+        return self.path / _TEMPLATE_FILE if _TEMPLATE_FILE in self.manifest.files else None
 
     def graph_path(self, role: str) -> Path:
         """Return the ONNX file of `role`, one of `GRAPH_ROLES`; raise `BundleError` where there is none."""

@@ -1,0 +1,35 @@
+"""The template of chats that a checkpoint brings: a file of its own, or a key of tokenizer_config.json."""
+
+from pathlib import Path
+
+from ttc.errors import CheckpointError
+from ttc.formats.strictjson import quoted, read_json
+
+__all__ = ["chat_template"]
+
+_LIMIT_BYTES = 1 << 20
+
+
+def chat_template(folder: Path) -> str | None:
+    """Return the checkpoint's chat template, None where it has none. It is only rendered by `ttc serve`."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        if file.stat().st_size > _LIMIT_BYTES:
+            raise CheckpointError(
+                f"{file}: {file.stat().st_size} bytes, more than the {_LIMIT_BYTES} it may have"
+            )
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as fault:
+            raise CheckpointError(f"{file}: not UTF-8 text (byte {fault.start})") from None
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    content = read_json(config, 64 * _LIMIT_BYTES, CheckpointError)
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    if isinstance(template, list):  # several, by name
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{config}: chat_template is {quoted(template)}; a text is due")
+    return template
