@@ -25,7 +25,7 @@ __all__ = ["Grammars"]
 
 Bools = npt.NDArray[np.bool_]
 # Built grammars that are kept, as many requests ask for the same one.
-_MOST_KEPT = 32
+_MOST_KEPT = 16
 # With these the worst masks of hostile grammars take tenths of a second; the defaults allow several seconds.
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 100_000,

@@ -34,7 +34,7 @@ from ttc.runtime.interface.backend import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
+from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams, SplitSamples
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["DeviceBackend", "warm_up_context"]
@@ -134,10 +134,12 @@ class DeviceBackend(RowsOfWholes):
         if not self._samples(how):
             call = self.context_whole(state, input_ids, commit_len, logit_positions, save, then)
             return LazySamples(self.fetch_whole(call.logits), how), call.saved
+        R = logit_positions.shape[1]
         with self.runtime.lock:
             sampling = sampling_inputs(how)
             buffers, length = self._read(state, input_ids, commit_len, logit_positions, sampling, then)
-            return sampled_tokens(buffers.samples.download()), length if save else None
+            samples = sampled_tokens(buffers.samples.download())
+            return self._split(samples, buffers.logits, R, how), length if save else None
 
     def _read(
         self,
@@ -217,14 +219,31 @@ class DeviceBackend(RowsOfWholes):
             nothing = dict.fromkeys((*STEP_INPUTS, *DENOISER_INPUTS), 0)
             logits.inputs.upload(**nothing | sampling_inputs(how))
             logits.sample.run()
-            return sampled_tokens(logits.outputs.download())
+            samples = sampled_tokens(logits.outputs.download())
+            return self._split(samples, logits.logits, logits.logits.shape[1], how)
 
     def _samples(self, how: SamplingParams) -> bool:
-        """Return whether tokens are sampled on the device; where not, the reason becomes a note."""
-        problem = how.host_only or self.runtime.sampling_problem
-        if problem is not None:
-            self.runtime.note(f"tokens are chosen on the host, which fetches their logits, because {problem}")
+        """Return whether tokens can be sampled on the device; why not, if only for some rows, becomes a
+        note.
+        """
+        problem = self.runtime.sampling_problem
+        for why in (problem, *(row.host_only for row in how.rows)):
+            if why is not None:
+                self.runtime.note(f"tokens are chosen on the host, which fetches their logits, because {why}")
         return problem is None
+
+    def _split(
+        self, samples: SampledTokens, logits: DeviceArray, positions: int, how: SamplingParams
+    ) -> SampledTokens:
+        """Return these samples, those of some rows replaced by samples on the host, which fetches their
+        logits.
+        """
+        others = {
+            i: LazySamples(self._staging.read(logits.part(i, 1))[:, :positions], SamplingParams((row,)))
+            for i, row in enumerate(how.rows)
+            if row.host_only is not None
+        }
+        return SplitSamples(samples, others) if others else samples
 
     def fetch_whole(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
         array = logits if isinstance(logits, DeviceArray) else logits.logits

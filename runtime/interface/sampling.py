@@ -3,7 +3,7 @@ tokens, and the numpy functions that say what sampling means.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ __all__ = [
     "RowSampling",
     "SampledTokens",
     "SamplingParams",
+    "SplitSamples",
     "TokenMask",
     "next_tokens",
     "token_probabilities",
@@ -87,6 +88,15 @@ class RowSampling:
     mask: TokenMask | None = None
     logprobs: bool = False
 
+    @property
+    def host_only(self) -> str | None:
+        """Why tokens are sampled with all of the row's logits on the host; None where they need not be."""
+        if self.ban is not NO_BAN or self.mask is not None:
+            return "bans and grammars leave tokens out"
+        if self.temperature > 0 and (self.top_k is not None or self.top_p is not None):
+            return "top_k and top_p need the logits in order"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -113,15 +123,6 @@ class SamplingParams:
     def position(self) -> Ints:
         """(B,) int32."""
         return np.array([row.position for row in self.rows], np.int32)
-
-    @property
-    def host_only(self) -> str | None:
-        """Why tokens are sampled with all of the logits on the host; None where they need not be."""
-        if any(row.ban is not NO_BAN or row.mask is not None for row in self.rows):
-            return "bans and grammars leave tokens out"
-        if any(row.temperature > 0 and (row.top_k is not None or row.top_p is not None) for row in self.rows):
-            return "top_k and top_p need the logits in order"
-        return None
 
 
 class SampledTokens(ABC):
@@ -181,6 +182,28 @@ class EagerSamples(SampledTokens):
         """Return it; known for the sampled token only."""
         assert self._tokens[row, position] == token, "only the sampled token's probability came back"
         return float(np.log(self._probability[row, position]))
+
+
+class SplitSamples(SampledTokens):
+    """Tokens sampled where the logits lie, but for some rows: row → samples of that row alone."""
+
+    def __init__(self, most: SampledTokens, others: Mapping[int, SampledTokens]) -> None:
+        self._most, self._others = most, others
+
+    def at(self, rows: npt.ArrayLike, position: int) -> Ints:
+        """Ask whoever has the row, and return it."""
+        which = np.asarray(rows)
+        tokens = self._most.at(which, position)
+        for i, row in enumerate(which.tolist()):
+            if row in self._others:
+                tokens[i] = self._others[row].at([0], position)[0]
+        return tokens
+
+    def logprob(self, row: int, position: int, token: int) -> float:
+        """Ask whoever has the row, and return it."""
+        if row in self._others:
+            return self._others[row].logprob(0, position, token)
+        return self._most.logprob(row, position, token)
 
 
 def next_tokens(logits: Floats, params: Sequence[RowSampling], ahead: int = 0) -> Ints:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 import ttc
 from tests.support.chains import Chain
 from tests.support.golden import golden
-from ttc.errors import InputError, MissingDependencyError
+from ttc.errors import BundleError, InputError, MissingDependencyError
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.engine import Engine
@@ -304,6 +304,11 @@ def test_hostile_grammars_take_little_time(engine):
             except InputError:
                 assert engine.core.idle
     assert longest < 1
+
+
+def test_a_tokenizer_that_llguidance_does_not_read(engine):
+    with pytest.raises(BundleError, match="llguidance does not read the bundle's tokenizer"):
+        Engine(engine.runner, Tokenizer(models.WordLevel({"a": 4}, "a"))).generate([5], "ar", regex="a")
 
 
 def test_without_a_tokenizer_and_without_the_package(engine, monkeypatch):

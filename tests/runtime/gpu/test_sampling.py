@@ -103,7 +103,7 @@ def letters(vocabulary):
     return made
 
 
-def test_grammars_are_followed_on_the_host_and_said(on_device, engines):
+def test_grammars_are_followed_on_the_host_and_said(on_device, engines, monkeypatch):
     """Beside a row without one, which writes what it writes alone."""
     backend, reference = on_device("tiny_a").runner, engines("tiny_a", "torch").runner
     tokenizer = letters(backend.config.vocab_size)
@@ -115,6 +115,12 @@ def test_grammars_are_followed_on_the_host_and_said(on_device, engines):
         assert tokens(got) == tokens(want), mode
         assert [row.finish_reason for row in got] == ["stop", "stop", "length"]
     assert "because bans and grammars leave tokens out" in on_host(got)[0]
+    reads, real = [], backend._staging.read
+    monkeypatch.setattr(backend._staging, "read", lambda array: reads.append(array.shape) or real(array))
+    got = Engine(backend, tokenizer).generate(rows, "ar", **FREE, **SAMPLED)
+    assert tokens(got) == tokens(want)
+    fetched = len(got[0].token_ids) + len(got[1].token_ids)
+    assert reads == [(1, 1, backend.config.vocab_size)] * fetched, "the logits of the two rows alone"
 
 
 def test_an_executor_that_cannot_choose(on_device, fake_device, monkeypatch):
