@@ -1,7 +1,7 @@
 """Small checkpoints to quantise, written with the safetensors library."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from ttc.model.config import ModelConfig
 from ttc.model.weights import expected_tensors
 
-HF: Mapping[str, Any] = {
+HF: dict[str, Any] = {
     "hybrid_override_pattern": "EM",
     "num_hidden_layers": 2,
     "hidden_size": 64,
@@ -40,11 +40,15 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, Tensors]]:
-    """`checkpoint(dtype, change)` writes one and returns it with its tensors; `change` edits those."""
+    """`checkpoint(dtype, change, **hf)` writes one and returns it with its tensors; `change` edits those,
+    `hf` are other values for its config.json.
+    """
 
-    def write(dtype: Any = np.float32, change: Callable[[Tensors], object] = lambda t: None) -> Any:
+    def write(
+        dtype: Any = np.float32, change: Callable[[Tensors], object] = lambda t: None, **hf: Any
+    ) -> Any:
         rng = np.random.default_rng(0)
-        shapes = expected_tensors(ModelConfig.from_hf(HF))
+        shapes = expected_tensors(ModelConfig.from_hf(HF | hf))
         tensors = {
             name: (0.02 * rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
             for name, shape in shapes.items()
@@ -52,7 +56,7 @@ def checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, Tensors]]:
         change(tensors)
         folder = tmp_path / "plain"
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(dict(HF)))
+        (folder / "config.json").write_text(json.dumps(HF | hf))
         save_file(tensors, folder / "model.safetensors")
         return folder, tensors
 

@@ -11,7 +11,7 @@ from ttc.commands.terminal import columns, progress, size, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
-    from ttc.verify.report import BackendReport, Report
+    from ttc.verify.report import BackendReport, Report, WeightsCheck
 
 __all__ = ["verify"]
 
@@ -30,7 +30,7 @@ __all__ = ["verify"]
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="The checkpoint: where it lies now, or for packed weights what to compare them with.",
+    help="The checkpoint: where it lies now; for packed weights or a checkpoint what to compare them with.",
 )
 @click.option("--no-record", is_flag=True, help="Leave the bundle's verification.json as it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every comparison.")
@@ -55,7 +55,18 @@ def verify(
 
     Outputs, states and generated tokens are compared. Where something is wrong, the layer it begins in is
     named. Exit code 1 says that something is wrong, or that nothing could be compared.
+
+    BUNDLE may be a checkpoint, too: with --weights all of it is read, quantised matrices are examined, and
+    compared with the plain checkpoint that --checkpoint names.
     """
+    if _is_checkpoint(bundle):
+        if not weights:
+            raise InputError(
+                f"{bundle}: a checkpoint; --weights examines its weights, and its bundle (ttc export) is "
+                "compared with the reference"
+            )
+        _checkpoint(ctx, bundle, checkpoint, as_json)
+        return
     from ttc.verify.run import verify as run
 
     asked: Any = [_ids(prompt) for prompt in prompts] if ids else list(prompts)
@@ -82,6 +93,35 @@ def verify(
         ctx.exit(1)
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "config.json").exists() and not (path / "bundle.json").exists()
+
+
+def _checkpoint(ctx: click.Context, path: Path, plain: Path | None, as_json: bool) -> None:
+    """Examine the weights of a checkpoint."""
+    import dataclasses
+
+    from ttc.verify.quantised import check_checkpoint
+
+    with progress("examining", quiet=as_json) as say:
+        found = check_checkpoint(path, plain, say)
+    if as_json:
+        weights = dataclasses.asdict(found) | {"passed": found.passed}
+        write_json({"passed": found.passed, "checkpoint": str(path), "weights": weights})
+    else:
+        _show_weights(found)
+        click.echo(f"verdict: {'passed' if found.passed else 'FAILED'}")
+    if not found.passed:
+        ctx.exit(1)
+
+
+def _show_weights(found: "WeightsCheck") -> None:
+    read = f"{found.tensors} tensors, {size(found.bytes)} read"
+    click.echo(f"weights: {read}; {'; '.join(found.faults) or 'nothing wrong'}")
+    for note in found.notes:
+        click.echo(f"  note: {note}")
+
+
 def _show(report: "Report", layers: bool) -> None:
     for backend in report.backends:
         click.echo(f"{backend.name} ({backend.version}, {backend.device}, in {backend.computes_in})")
@@ -98,10 +138,7 @@ def _show(report: "Report", layers: bool) -> None:
     for name, reason in report.skipped.items():
         click.echo(f"{name}: not here ({reason})")
     if report.weights is not None:
-        read = f"{report.weights.tensors} tensors, {size(report.weights.bytes)} read"
-        click.echo(f"weights: {read}; {'; '.join(report.weights.faults) or 'nothing wrong'}")
-        for note in report.weights.notes:
-            click.echo(f"  note: {note}")
+        _show_weights(report.weights)
     if report.native is not None:
         native = report.native
         far = f"{native.distance:.2g}, tolerance {native.tolerance:g}"

@@ -9,10 +9,11 @@ from pathlib import Path
 from ttc.errors import CheckpointError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.atomic_folder import FolderKind, folder_writer
+from ttc.formats.quant_config.files import QUANT_FILE
 from ttc.formats.strictjson import read_json
 from ttc.quantize.plan import MAX_SHARD_BYTES, Formats, Piece, QuantizePlan, make_plan
 from ttc.quantize.record import RECORD_FILE, RECORD_FORMAT, LayerErrors, Record
-from ttc.quantize.texts import COPIED, MAX_CONFIG_BYTES, QUANT_FILE, write_texts
+from ttc.quantize.texts import COPIED, MAX_CONFIG_BYTES, write_texts
 from ttc.quantize.work import Done, Job, Place
 from ttc.quantize.workers import carry_out
 

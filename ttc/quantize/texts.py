@@ -9,14 +9,14 @@ from typing import Any
 
 from ttc.errors import CheckpointError
 from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.formats.quant_config.files import QUANT_FILE
 from ttc.formats.strictjson import quoted, read_json
 from ttc.quantize.modelopt import quant_config, with_quantization
 from ttc.quantize.plan import QuantizePlan
 from ttc.quantize.record import RECORD_FILE, Record
 
-__all__ = ["COPIED", "MAX_CONFIG_BYTES", "QUANT_FILE", "write_texts"]
+__all__ = ["COPIED", "MAX_CONFIG_BYTES", "write_texts"]
 
-QUANT_FILE = "hf_quant_config.json"
 # Tokenizer, code, licence: what may lie in a checkpoint's folder beside the tensors.
 COPIED = re.compile(r"[^.].*\.(json|py|txt|md|model|jinja|tiktoken)|(LICEN[CS]E|NOTICE).*")
 MAX_CONFIG_BYTES = 4 * 2**20

@@ -8,6 +8,8 @@ tolerances    how far a backend may be from the reference, by dtype
 compare       distances beside the tolerances, and which layer went wrong first
 generation    the same prompts, token by token
 weights       contents of the weights
+quantised     quantised matrices: each, its layer's together, and against what they were made from
+matrices      what can be wrong with one of them
 native        the context tower against transformers' own NemotronH
 report        what was found
 """

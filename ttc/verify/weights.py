@@ -3,7 +3,8 @@
 Referenced shards: the sha256 of each, against that of the last `ttc verify --weights` of this bundle, and
 that every graph weight is made of the tensors that its name calls for, in order. Packed weights are part of
 files whose digests every opening checks; given the checkpoint, each is compared with the tensors it was made
-of. In both cases no weight may hold NaN or infinity.
+of, or was quantised from. In both cases no weight may hold NaN or infinity. Referenced weights that are
+quantised are examined as `ttc.verify.quantised` says.
 """
 
 import os
@@ -15,12 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.exporter.onnx.checkpoint import Checkpoint
-from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.manifest import MANIFEST_FILE, ShardRecord, WeightMap, WeightSpec
+from ttc.formats.quantised.layouts import LAYOUTS
+from ttc.formats.quantised.measures import relative_error
 from ttc.formats.verification import Verification, file_digest
+from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
+from ttc.model.weights import in_dtype
+from ttc.verify.quantised import check_quantised
 from ttc.verify.report import WeightsCheck
+from ttc.verify.tolerances import QUANTISED_ERRORS
 
 __all__ = ["check_weights"]
+
+Array = npt.NDArray[Any]
 
 # So many faults of one kind are told; a bad copy has thousands.
 _SHOWN = 5
@@ -55,7 +64,16 @@ def check_weights(
     faults += broken[:_SHOWN]
     if where is not None:
         faults += list(_against(bundle, Path(where), say))[:_SHOWN]
+    if bundle.weights_mode == "reference" and where is not None and _is_quantised(bundle):
+        with Checkpoint.open(where) as source:
+            quantised = check_quantised(source, None, say)
+        faults += quantised.faults[:_SHOWN]
+        notes += quantised.notes
     return WeightsCheck(count, total, tuple(faults), tuple(notes), shards)
+
+
+def _is_quantised(bundle: Bundle) -> bool:
+    return any(spec.layout for spec in bundle.manifest.weights.map.values())
 
 
 def _root(bundle: Bundle, checkpoint: str | os.PathLike[str] | None) -> str | None:
@@ -88,20 +106,35 @@ def _against(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterat
     """Yield the differences of the bundle's weights from a checkpoint's tensors, expert by expert."""
     say(f"comparing with {folder}")
     with Checkpoint.open(folder) as source:
-        for name, entry in bundle.weights.items():
-            expected = source.weights.get(name)
-            if expected is None:
-                yield f"weight {name}: the checkpoint has no such weight"
-                continue
-            array = bundle.read_weight(name)
-            parts = array if expected.stacked else array[np.newaxis]
-            for i, tensor in enumerate(expected.tensors):
-                stored = source.read(tensor)
-                if parts[i].shape != stored.shape or not _equal(parts[i], stored):
-                    which = f", part {i}" if expected.stacked else ""
-                    yield f"weight {name}{which}: not the checkpoint's {tensor} in {entry.dtype}"
+        specs = {name: in_dtype(spec, bundle.compute_dtype) for name, spec in source.weights.items()}
+        shards = {name: ShardRecord.of(shard) for name, shard in source.shards.items()}
+        weights = ReferencedWeights(WeightMap("reference", specs, str(folder), shards), None, str(folder))
+        try:
+            for name, own in bundle.manifest.weights.map.items():
+                expected = specs.get(name)
+                if expected is None:
+                    yield f"weight {name}: the checkpoint has no such weight"
+                    continue
+                array = bundle.read_weight(name)
+                parts = array if own.stacked else array[np.newaxis]
+                for i, stored in enumerate(weights.parts(expected)):
+                    if fault := _difference(own, parts[i], expected, stored):
+                        which = f", part {i}" if own.stacked else ""
+                        tensor = expected.parts[i][0]
+                        yield f"weight {name}{which}: {fault} the checkpoint's {tensor} in {own.dtype}"
+        finally:
+            weights.close()
 
 
-def _equal(array: npt.NDArray[Any], stored: npt.NDArray[Any]) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(array, stored.astype(array.dtype)))
+def _difference(own: WeightSpec, part: Array, expected: WeightSpec, stored: Array) -> str | None:
+    """Return how a part of a weight differs from what the checkpoint has.
+
+    A quantised one may differ from the plain one that it was made from, by as much as its format allows.
+    """
+    if part.shape != stored.shape:
+        return f"of shape {list(part.shape)}, not"
+    if own.layout and not expected.layout:
+        word = LAYOUTS[own.layout].format.word
+        error = relative_error(part.astype(np.float32), stored)
+        return None if error <= QUANTISED_ERRORS[word] else f"relative error {error:.3g} in {word}, of"
+    return None if np.array_equal(part, stored) else "not"
