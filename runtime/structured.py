@@ -66,11 +66,10 @@ class Grammars:
         with self._lock:
             vocabulary = self._vocabulary = self._vocabulary or self._read_vocabulary(source)
             matcher = self._built.get(source)
-        if matcher is None:
+        if matcher is None:  # two threads may build the same, rather than wait for each other's
             matcher = _built(source, vocabulary)
-            with self._lock:
-                self._built[source] = matcher
         with self._lock:
+            self._built[source] = matcher
             self._built.move_to_end(source)
             if len(self._built) > _MOST_KEPT:
                 self._built.popitem(last=False)
