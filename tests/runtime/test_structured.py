@@ -4,7 +4,9 @@ import asyncio
 import builtins
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +212,42 @@ def test_streams_and_asyncio(engine):
             await shared.close()
 
     asyncio.run(together())
+
+
+def test_many_threads(engine):
+    """They share built grammars, and no row's place in one."""
+    jobs = [
+        {"temperature": 1.0, "seed": seed, "max_new_tokens": 40, **GRAMMARS[name]}
+        for name in GRAMMARS
+        for seed in range(3)
+    ]
+    alone = [outcome(engine.generate([5, 6], "lossless", draft_steps=1, **job)) for job in jobs]
+    fresh = Engine(engine.runner, TOKENIZER)
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(fresh.generate, [5, 6], "lossless", draft_steps=1, **job) for job in jobs]
+        assert [outcome(call.result()) for call in calls] == alone
+
+
+@pytest.mark.parametrize("named", ["call", "options", "request"])
+def test_asyncio_builds_grammars_beside_its_loop(named, monkeypatch):
+    readers, read = [], Engine.read
+    monkeypatch.setattr(
+        Engine, "read", lambda *given, **more: readers.append(threading.get_ident()) or read(*given, **more)
+    )
+    prompt = ttc.Request([5, 6], regex="a") if named == "request" else [5, 6]
+    options = ttc.GenerationOptions(mode="ar", regex="a" if named == "options" else None)
+    given = {"regex": "a"} if named == "call" else {}
+
+    async def ask():
+        shared = ttc.AsyncEngine(chain(1))
+        try:
+            assert (await shared.generate(prompt, options, **given)).text == "a"
+            await shared.generate([5, 6], "ar", max_new_tokens=1)
+        finally:
+            await shared.close()
+
+    asyncio.run(ask())
+    assert [reader == threading.get_ident() for reader in readers] == [False, True]
 
 
 def test_a_grammar_that_gets_too_hard_ends_its_own_row(engine, monkeypatch):
