@@ -15,7 +15,7 @@ from ttc.serving.gates import Authorize, RequestId, Work
 from ttc.serving.routes.asking import ClientGone, service_of
 from ttc.serving.routes.chat import chat_completions
 from ttc.serving.routes.completions import completions
-from ttc.serving.routes.health import live, metadata, metrics, models, ready, version
+from ttc.serving.routes.health import description, live, metadata, metrics, models, ready, version
 from ttc.serving.routes.kserve import infer, model_metadata, model_ready, server_metadata
 from ttc.serving.routes.native import stream
 from ttc.serving.routes.tokens import detokenize, tokenize
@@ -35,6 +35,7 @@ ROUTES = [
     Route("/v1/health/ready", ready),
     Route("/health", ready),
     Route("/v1/version", version),
+    Route("/openapi.json", description),
     Route("/v1/metadata", metadata),
     Route("/v1/metrics", metrics),
     Route("/metrics", metrics),

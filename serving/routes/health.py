@@ -9,8 +9,9 @@ from starlette.responses import JSONResponse, Response
 
 from ttc import __version__
 from ttc.serving.routes.asking import json_answer, service_of
+from ttc.serving.wire.openapi import openapi
 
-__all__ = ["live", "metadata", "metrics", "models", "ready", "version"]
+__all__ = ["description", "live", "metadata", "metrics", "models", "ready", "version"]
 
 
 async def live(request: Request) -> JSONResponse:
@@ -36,6 +37,11 @@ async def version(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Return the metrics as Prometheus reads them."""
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def description(request: Request) -> JSONResponse:
+    """Return the OpenAPI description."""
+    return json_answer(openapi())
 
 
 async def models(request: Request) -> JSONResponse:

@@ -164,30 +164,13 @@ _NEUTRAL: Mapping[str, Read] = {
 def read_completion(raw: bytes, defaults: Defaults) -> Ask:
     """Return what the body of a /v1/completions asks for."""
     given = read_object(raw)
-    own: Mapping[str, Read] = {
-        "prompt": _prompts,
-        "echo": _switch,
-        "logprobs": _few_logprobs,
-        "best_of": _neutral(1),
-        "suffix": _neutral(""),
-    }
-    return _read(given, "prompt", own, defaults)
+    return _read(given, "prompt", _COMPLETION, defaults)
 
 
 def read_chat(raw: bytes, defaults: Defaults) -> Ask:
     """Return what the body of a /v1/chat/completions asks for."""
     given = read_object(raw)
-    own: Mapping[str, Read] = {
-        "messages": _messages,
-        "logprobs": _switch,
-        "top_logprobs": _few_logprobs,
-        "tools": _neutral([]),
-        "tool_choice": _neutral("none"),
-        "parallel_tool_calls": _neutral(False, True),
-        "store": _neutral(False),
-        "metadata": _neutral({}),
-    }
-    return _read(given, "messages", own, defaults)
+    return _read(given, "messages", _CHAT, defaults)
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
@@ -309,3 +292,23 @@ def _message(name: str, message: Any) -> Mapping[str, Any]:
     if not isinstance(content, str):
         raise FieldError(f"{name}.content is {quoted(content)}; valid: a text, or text parts", name)
     return {"role": message["role"], "content": content}
+
+
+# Fields of one kind of request; the readers stand above.
+_COMPLETION: Mapping[str, Read] = {
+    "prompt": _prompts,
+    "echo": _switch,
+    "logprobs": _few_logprobs,
+    "best_of": _neutral(1),
+    "suffix": _neutral(""),
+}
+_CHAT: Mapping[str, Read] = {
+    "messages": _messages,
+    "logprobs": _switch,
+    "top_logprobs": _few_logprobs,
+    "tools": _neutral([]),
+    "tool_choice": _neutral("none"),
+    "parallel_tool_calls": _neutral(False, True),
+    "store": _neutral(False),
+    "metadata": _neutral({}),
+}

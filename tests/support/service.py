@@ -22,10 +22,10 @@ QUESTION = (
 
 
 class Running:
-    """A service that runs: its `service`, its `url`, and a plain `client`."""
+    """A service that runs: its `service`, its `server`, its `url`, and a plain `client`."""
 
-    def __init__(self, service: Service, url: str) -> None:
-        self.service, self.url = service, url
+    def __init__(self, service: Service, server: Server, url: str) -> None:
+        self.service, self.server, self.url = service, server, url
         self.client = httpx.Client(base_url=url, timeout=60)
 
     @property
@@ -57,7 +57,7 @@ def running(
         try:
             until(lambda: service.phase is not Phase.LOADING or not thread.is_alive(), 60)
             assert service.phase is not Phase.LOADING, "the server did not start"
-            up = Running(service, "http://{}:{}".format(*bound.getsockname()))
+            up = Running(service, server, "http://{}:{}".format(*bound.getsockname()))
             with up.client:
                 yield up
         finally:
