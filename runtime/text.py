@@ -131,14 +131,19 @@ class RowText:
         self.text = ""
         self._stopped = False
 
-    def push(self, tokens: Sequence[int]) -> int | None:
-        """Take new tokens; return how many of them the result keeps if a stop text ends among them."""
+    def push(self, tokens: Sequence[int], final: bool = False) -> int | None:
+        """Take new tokens; return how many of them the result keeps if a stop text ends among them.
+
+        final: nothing more will come, so what is held back counts too.
+        """
         if not self._stop:
             self.text += self._stream.push([token for token in tokens if token not in self._eos])
             return None
         for i, token in enumerate(tokens):
             if token not in self._eos and self._append(self._stream.push([token])):
                 return i + 1
+        if final and self._append(self._stream.push([], final=True)):
+            return len(tokens)
         return None
 
     def finish(self) -> str | None:

@@ -49,8 +49,11 @@ class Cancel:
 class Ending(Protocol):
     """Looks for an end that the core knows nothing of, such as a stop text."""
 
-    def push(self, tokens: Sequence[int]) -> int | None:
-        """Take new tokens; return how many of them belong to the result if it ends among them, else None."""
+    def push(self, tokens: Sequence[int], final: bool = False) -> int | None:
+        """Take new tokens; return how many of them belong to the result if it ends among them, else None.
+
+        final: the row ends with them in any case.
+        """
 
 
 @dataclass(frozen=True, slots=True)

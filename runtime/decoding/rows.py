@@ -187,14 +187,14 @@ class Row:
             if token in eos:
                 taken, reason = taken[: i + 1], "eos"
                 break
+        if reason is None and len(taken) == room:
+            reason = "length"
         if self.request.ending is not None:
-            kept = self.request.ending.push(taken)
+            kept = self.request.ending.push(taken, final=reason is not None)
             if kept is not None:
                 taken, reason = taken[:kept], "stop"
         self.tokens += taken
         self.logprobs += logprobs[: len(taken)]
-        if reason is None and len(self.tokens) >= self.request.max_new_tokens:
-            reason = "length"
         self.finish_reason = reason
         return tuple(taken)
 

@@ -195,6 +195,19 @@ def test_row_texts_end_before_the_first_stop_text(name, text, stop, widths):
         assert tokenizer.decode(tokens[:i]) == whole[: ends[0][0]]
 
 
+def test_a_stop_text_in_what_was_held_back_ends_the_row_too():
+    """A token may hold a whole character and the beginning of another, which the row's end leaves open."""
+    vocabulary = {"x": 0, "a": 1, "aâ": 2}  # "â" is the byte 0xE2, with which "€" begins
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    row = RowText(tokenizer, {EOS + 1}, ["a"])
+    assert row.push([0]) is None
+    assert row.push([2], final=True) == 1
+    assert row.piece(final=True) == row.finish() == "x"
+    going_on = RowText(tokenizer, {EOS + 1}, ["a"])
+    assert going_on.push([0, 2]) is None, "the character may yet be completed"
+
+
 def test_an_eos_is_no_text():
     tokenizer = TOKENIZERS["byte fallback"]
     row = RowText(tokenizer, {EOS, 4 + ord("!")})

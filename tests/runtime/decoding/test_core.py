@@ -222,3 +222,18 @@ def test_a_long_prompt_does_not_stop_the_others():
         core.tick()
         assert len(writer.tokens) > written
         assert reader.length == number * CHUNK
+
+
+@pytest.mark.parametrize("mode", ["ar", "diffusion", "lossless", "mock-ar"])
+def test_an_ending_hears_that_nothing_more_will_come(mode):
+    """What it holds back may hold a stop text, which then is the reason."""
+
+    class AtTheEnd:
+        def push(self, tokens, final=False):
+            return len(tokens) if final else None
+
+    core = make_core(Counting())
+    row = core.submit(request([1, 2, 3], mode, new=6, ending=AtTheEnd()))
+    while row.finish_reason is None:
+        core.tick()
+    assert (row.finish_reason, len(row.tokens)) == ("stop", 6)
