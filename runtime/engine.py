@@ -344,7 +344,7 @@ class Engine:
         if os.getpid() != self._process:
             raise BackendError(
                 "this engine was loaded before a fork; its threads and memory did not come along: "
-                "load the bundle in the new process, or start that with spawn"
+                "start the new process with the method spawn, and load the bundle there"
             )
         if self._closed:
             raise BackendError("the engine is closed; load the bundle again")
@@ -394,4 +394,5 @@ def _is_count(value: object) -> bool:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and 0.0 <= float(value) <= 1.0

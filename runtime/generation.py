@@ -14,7 +14,7 @@ from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.lossless import Lossless
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Event, Result, Stats
-from ttc.runtime.decoding.rows import Row
+from ttc.runtime.decoding.rows import Phase, Row
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.requests import Asked, AskedRow
 from ttc.runtime.text import decode
@@ -62,7 +62,7 @@ class Generation:
         if streams:
             request = request.replace(listener=lambda event: self._heard(asked, event))
         if asked.refused is not None:
-            row = Row(-1, request)
+            row = Row(-1, request, Phase.ENDED)
             row.fail(asked.refused)
         else:
             row = self._core.submit(request)
@@ -70,13 +70,19 @@ class Generation:
 
     @property
     def done(self) -> bool:
-        """Whether every row has ended."""
-        return all(row.finish_reason is not None for row in self._rows)
+        """Whether every row has ended. A row's phase turns last of all, so whoever sees it in another thread
+        sees the rest as well.
+        """
+        return all(row.phase is Phase.ENDED for row in self._rows)
 
     def run(self) -> Results:
         """Tick until every row has ended; return the results, or raise what a row alone ended by."""
-        while not self.done:
-            self._tick()
+        try:
+            while not self.done:
+                self._tick()
+        except BaseException:
+            self.abandon()  # nobody waits for the rows any more
+            raise
         return self.results()
 
     def next_event(self) -> Event | None:
@@ -101,7 +107,7 @@ class Generation:
     def settle(self) -> None:
         """Put results into the last events of rows that have ended since, in whoever's tick that was."""
         for row in self._rows:
-            if row.finish_reason is not None and row.request.index not in self._settled:
+            if row.phase is Phase.ENDED and row.request.index not in self._settled:
                 self._settled.add(row.request.index)
                 if row.request.listener is not None:
                     self._end(row)
@@ -115,6 +121,10 @@ class Generation:
     def cancel(self) -> None:
         """End the rows that still run; may be called from any thread, and waits for a tick under way."""
         self.abandon()
+        try:
+            self._check()
+        except TtcError:
+            return  # of an engine that is closed or was forked nothing runs, and nobody may hold the lock
         with self._lock:
             for row in self._rows:
                 self._core.cancel(row)
@@ -133,6 +143,7 @@ class Generation:
 
     def _tick(self) -> None:
         started = self._core.clock.now()
+        self._check()  # before the lock, which a fork may have left held for ever
         with self._lock:
             self._check()
             if not self.done:
@@ -140,8 +151,15 @@ class Generation:
                     self._core.tick()
                 except TtcError as fault:
                     self._core.fail_all(fault)
+                except Exception as fault:
+                    said = " ".join(str(fault).split())[:300]
+                    failed = BackendError(f"the backend failed: {type(fault).__name__}: {said}")
+                    failed.__cause__ = fault
+                    self._core.fail_all(failed)
                 except BaseException:
-                    self._core.fail_all(BackendError("the call of another thread was interrupted; ask again"))
+                    self._core.fail_all(
+                        BackendError("a call was interrupted while it computed for all; ask again")
+                    )
                     raise
         self._ticking_seconds += self._core.clock.now() - started
 
@@ -168,7 +186,10 @@ class Generation:
             ending = replace(Event.of_tokens(row.request.index, blocks, 0, ()), text=text)
             self._events.append(replace(ending, finish_reason=row.finish_reason, result=result))
         else:
-            self._events[last] = replace(self._events[last], finish_reason=row.finish_reason, result=result)
+            event = self._events[last]
+            if asked.text is not None:
+                event = replace(event, text=(event.text or "") + asked.text.piece(final=True))
+            self._events[last] = replace(event, finish_reason=row.finish_reason, result=result)
 
     def _result(self, row: Row, asked: AskedRow) -> Result:
         assert row.finish_reason is not None, "a result is of a row that has ended"
@@ -209,7 +230,7 @@ class Generation:
         if self._tokenizer is None:
             return None
         options = row.request.options
-        if options.stop and asked.text is not None:
+        if asked.text is not None:  # what was given piece by piece is the text
             return asked.text.finish()
         return decode(self._tokenizer, row.tokens, options.eos_token_ids, options.skip_special_tokens)
 

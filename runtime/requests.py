@@ -14,7 +14,13 @@ from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.grammar import GRAMMAR_OPTIONS, Grammar
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
 from ttc.runtime.decoding.modes.table import VERIFIED
-from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_names, check_options
+from ttc.runtime.decoding.options import (
+    CheckedOptions,
+    GenerationOptions,
+    check_names,
+    check_options,
+    with_own_seed,
+)
 from ttc.runtime.decoding.request import Cancel, Request, RowRequest
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids, split_prompts
@@ -81,8 +87,9 @@ class RequestReader:
 
         Args:
             prompt: one or several.
-            options: of all rows; a text is the mode, None stands for the defaults.
-            given: single options of all rows, over those.
+            options: of all rows; a text is the mode, None stands for the defaults. What a row says itself
+                goes over these.
+            given: single options of all rows, over those; a row must not contradict them.
             cancel: ends the rows.
             now: the clock that deadlines are counted on.
             streams: whether events with text are wanted.
@@ -104,9 +111,12 @@ class RequestReader:
         prompts, is_batch = split_prompts(prompt)
         started = now()
         shared = None if any(row.options for row in prompts) else self._options(options, given)
+        seeded = given.get("seed", None if options is None else options.seed) is not None
         rows: list[AskedRow] = []
         for row in prompts:
             own = shared or self._options(options, _merged(given, row))
+            if shared is not None and not seeded:
+                own = with_own_seed(own)
             for choice in range(own.choice, own.choice + own.n):
                 rows.append(self._row(row, own, choice, len(rows), cancel, started, streams=streams))
         single = not is_batch and len(rows) == 1
@@ -196,7 +206,7 @@ def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
     """Return the options of one row; what it says must not contradict what was said of all rows."""
     for name, value in row.options.items():
         # Of arrays, == says more than one thing.
-        if name in given and not np.array_equal(given[name], value):
+        if name in given and not np.array_equal(np.atleast_1d(given[name]), np.atleast_1d(value)):
             raise InputError(
                 f"{row.what}: {name} is {quoted(value)}, but the call says {quoted(given[name])} for all "
                 "rows; say it in one of the two places"

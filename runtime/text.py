@@ -21,7 +21,7 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
     """Return the bundle's tokenizer; None where it has none.
 
     Truncation and padding that its file asks for are for training: they would change prompts without a word,
-        so they are never applied.
+    so they are never applied.
     """
     if bundle.tokenizer_path is None:
         return None
@@ -72,6 +72,15 @@ class TextStream:
         self._tokens: list[int] = []
         # The window: from the last piece's first token; what follows it is new.
         self._start = self._read = 0
+
+    def mark(self) -> tuple[int, int, int]:
+        """Return where the stream stands, for `rewind`."""
+        return len(self._tokens), self._start, self._read
+
+    def rewind(self, mark: tuple[int, int, int]) -> None:
+        """Forget what was pushed since."""
+        count, self._start, self._read = mark
+        del self._tokens[count:]
 
     def push(self, tokens: Sequence[int], final: bool = False) -> str:
         """Return the text that these further tokens add; `final`: nothing more will come."""
@@ -145,6 +154,17 @@ class RowText:
         if final and self._append(self._stream.push([], final=True)):
             return len(tokens)
         return None
+
+    def would_end(self, tokens: Sequence[int]) -> bool:
+        """Return whether a stop text would end among these further tokens; nothing is taken."""
+        if not self._stop:
+            return False
+        before, text = self._stream.mark(), self.text
+        try:
+            return self.push(tokens) is not None
+        finally:
+            self._stream.rewind(before)
+            self.text, self._stopped = text, False
 
     def finish(self) -> str | None:
         """Nothing more will come: take what was held back. Return the whole text."""

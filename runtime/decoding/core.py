@@ -202,6 +202,8 @@ class Core:
             row.seat = self.seats.join(tokens)
             row.mode = self._make_mode(row)
             row.phase, row.started = Phase.PROMPT, now
+            if self._prefixes is not None:
+                self._prefixes.begin(row.id, row.request.prompt)
             if not row.mode.prompt(row):
                 row.start(None)
                 self._after(row)
@@ -229,31 +231,31 @@ class Core:
         return Seen(row.id, seat.capacity, seat.index, width, due, row.request.owner)
 
     def _waits_or_skips(self, row: Row) -> bool:
-        """Before a row reads its prompt: take what is known of it, or wait for an older row that is reading
-        the same.
+        """Before a row reads its prompt: take what is known of it, or wait as long as an older row reads what
+        both begin with.
 
         Returns whether there is nothing to read for the row now.
         """
         assert self._prefixes is not None, "asked for with a cache only"
         assert row.mode is not None, "a row that runs has a mode"
-        if row.request.options.prompt_logprobs:
-            return False  # all of its logits are wanted, and those are not kept
+        if row.looked_up or row.request.options.prompt_logprobs:
+            return False  # for the latter all logits are wanted, and those are not kept
         prompt = row.mode.prompt(row)
+        # The logits of the last token are not kept.
+        tokens = len(prompt) - row.mode.samples_after_prompt
         for older in self._rows.values():
             if older is row:
                 break
-            reads = older.phase is Phase.PROMPT and older.mode is not None and row.length <= older.length
-            if reads and self._prefixes.shares_piece(prompt, older.request.prompt, row.length):
+            if older.phase is Phase.PROMPT and self._prefixes.is_brought(
+                row.id, tokens, older.id, older.length
+            ):
                 return True
-        if not row.looked_up:
-            assert row.seat is not None, "a row that runs sits"
-            row.skip(
-                self._prefixes.restore(prompt, self.seats, row.seat, keep_last=row.mode.samples_after_prompt)
-            )
-            if row.length == len(prompt):
-                row.start(None)
-                self._after(row)
-                return row.finish_reason is not None
+        assert row.seat is not None, "a row that runs sits"
+        row.skip(self._prefixes.restore(row.id, tokens, self.seats, row.seat))
+        if row.length == len(prompt):
+            row.start(None)
+            self._after(row)
+            return row.finish_reason is not None
         return False
 
     def _perform(self, call: Call) -> list[Row]:
@@ -275,7 +277,7 @@ class Core:
         cache, reads_prompt = self._prefixes, isinstance(due, Read) and due.prompt
         if cache is not None and isinstance(due, Read) and due.prompt:
             assert row.seat is not None, "a row that runs sits"
-            cache.collect(row.id, row.request.prompt, row.length + len(due.tokens), self.seats, row.seat)
+            cache.collect(row.id, row.length + len(due.tokens), self.seats, row.seat)
         row.settle(due, outcome)
         if cache is not None and reads_prompt and row.phase is Phase.RUNNING and row.error is None:
             cache.publish(row.id)

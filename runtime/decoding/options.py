@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,14 @@ from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.grammar import GrammarSource, read_grammar
 
-__all__ = ["MAX_BLOCK_SIZE", "CheckedOptions", "GenerationOptions", "check_names", "check_options"]
+__all__ = [
+    "MAX_BLOCK_SIZE",
+    "CheckedOptions",
+    "GenerationOptions",
+    "check_names",
+    "check_options",
+    "with_own_seed",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +184,7 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        seed=(secrets.randbits(63) if seed is None else seed) if temperature > 0 else None,
+        seed=(_drawn_seed() if seed is None else seed) if temperature > 0 else None,
         n=_integer("n", asked.n, 1, MAX_CHOICES),
         choice=_integer("choice", asked.choice, 0, MAX_CHOICES - 1, "for one of several texts: one_of"),
         stop=_stop_texts(asked.stop),
@@ -195,6 +202,15 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
     _refuse_for_mode(checked)
     _refuse_full_ban(checked, config)
     return checked
+
+
+def with_own_seed(options: CheckedOptions) -> CheckedOptions:
+    """Return a copy with another drawn seed, if it has one: prompts of a batch are no repetitions."""
+    return options if options.seed is None else dataclasses.replace(options, seed=_drawn_seed())
+
+
+def _drawn_seed() -> int:
+    return secrets.randbits(63)
 
 
 def _refuse_for_mode(options: CheckedOptions) -> None:
@@ -271,8 +287,9 @@ def _eos(config: ModelConfig, asked: GenerationOptions) -> frozenset[int]:
 
 
 def _token_ids(name: str, ids: Any, config: ModelConfig) -> tuple[int, ...]:
-    if isinstance(ids, Mapping | str | bytes) or not hasattr(ids, "__iter__"):
-        raise InputError(f"{name} is {quoted(ids)}; valid: token ids")
+    # An iterator would serve the first row alone.
+    if isinstance(ids, Mapping | str | bytes | Iterator) or not hasattr(ids, "__iter__"):
+        raise InputError(f"{name} is {quoted(ids)}; valid: token ids, such as a list")
     return tuple(_integer(name, token, 0, config.vocab_size - 1) for token in ids)
 
 
@@ -323,8 +340,8 @@ def _switch(name: str, value: Any) -> bool:
 
 
 def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> int:
-    whole = not isinstance(value, bool) and isinstance(value, numbers.Integral)
-    if not whole and hasattr(value, "__index__") and not isinstance(value, bool | str):
+    whole = not _is_bool(value) and isinstance(value, numbers.Integral)
+    if not whole and hasattr(value, "__index__") and not _is_bool(value):
         try:  # an array or tensor without dimensions
             value, whole = operator.index(value), True
         except TypeError:
@@ -346,9 +363,16 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     return number
 
 
+def _is_bool(value: Any) -> bool:
+    """Return whether it is a truth value: Python's, numpy's, or a tensor of one."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).removeprefix("torch.") == "bool"
+
+
 def _real(value: Any) -> float:
     """Return the value as a float; NaN where it is no number, or one too large."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if getattr(value, "shape", None) == () and hasattr(value, "item") and not _is_bool(value):
+        value = value.item()  # an array or tensor without dimensions
+    if _is_bool(value) or not isinstance(value, numbers.Real):
         return math.nan
     try:
         return float(value)

@@ -55,6 +55,9 @@ class Ending(Protocol):
         final: the row ends with them in any case.
         """
 
+    def would_end(self, tokens: Sequence[int]) -> bool:
+        """Return whether these tokens would end it; nothing is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:

@@ -220,7 +220,7 @@ class Row:
 
     def fail(self, error: TtcError) -> None:
         """End the row by an error."""
-        self.finish_reason, self.error = "error", error
+        self.error, self.finish_reason = error, "error"
 
     def tell(self, event: Event) -> None:
         """Hand an event to who listens."""

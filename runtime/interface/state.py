@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ContextState", "RowPiece", "as_span"]
+from ttc.base.memory import physical_bytes
+
+__all__ = ["ContextState", "RowPiece", "as_span", "reserved_rows"]
 
 Ints = npt.NDArray[np.int32]
+_MOST_ROWS = 1024
 
 
 @dataclass(slots=True)
@@ -41,8 +44,8 @@ class ContextState:
 
     @property
     def nbytes(self) -> int:
-        """Size of its tensors."""
-        return sum(int(tensor.nbytes) for tensor in self.tensors.values())
+        """Size of its rows; room that is only reserved for more does not count."""
+        return sum(int(tensor.nbytes) // tensor.shape[0] * self.batch for tensor in self.tensors.values())
 
     def resize(self, batch: int) -> None:
         """Change the number of rows as far as the host counts them."""
@@ -71,6 +74,20 @@ class RowPiece:
     tensors: Mapping[str, Any]
     nbytes: int
     finite: bool
+
+
+def reserved_rows(batch: int, row_bytes: int) -> int:
+    """Return how many rows a new state on the host should have room for, so that nobody moves when rows join.
+
+    Memory that is zero comes from the system page by page, when it is written; until then a row costs
+    address space alone. Of that a state takes up to a quarter of what the machine has as memory.
+
+    Args:
+        batch: rows that there are now.
+        row_bytes: size of one.
+    """
+    most = (physical_bytes() or 0) // 4 // max(row_bytes, 1)
+    return max(batch, min(_MOST_ROWS, most))
 
 
 def as_span(rows: Ints) -> slice | Ints:

@@ -60,6 +60,27 @@ def test_choices_of_a_prompt(ort, mode):
     assert [told(result) for result in nested[1:]] == [told(result) for result in choices[:2]]
 
 
+def test_every_prompt_without_a_seed_draws_its_own(ort):
+    rows = ort.generate([PROMPT] * 3, temperature=5.0, max_new_tokens=6, stop_at_eos=False)
+    assert len({row.stats.seed for row in rows}) == 3
+    assert len({row.token_ids for row in rows}) == 3
+    choices = ort.generate(PROMPT, n=2, temperature=5.0, max_new_tokens=6, stop_at_eos=False)
+    assert len({row.stats.seed for row in choices}) == 1
+
+
+def test_a_call_and_a_request_may_say_the_same_in_two_ways(talker):
+    both = {"stop": ["."], "max_new_tokens": 4}
+    assert talker.generate([ttc.Request("a", stop=".")], **both)[0].token_ids
+    own = talker.generate([ttc.Request("a", mode="ar")], ttc.GenerationOptions(max_new_tokens=2))
+    assert own[0].stats.mode == "ar"
+
+
+def test_numbers_may_be_arrays_without_dimensions(ort):
+    given = {"threshold": np.array(0.9), "temperature": torch.tensor(0.0), "max_new_tokens": np.int64(4)}
+    want = ort.generate(PROMPT, threshold=0.9, max_new_tokens=4)
+    assert ort.generate(PROMPT, **given).token_ids == want.token_ids
+
+
 def test_a_seed_that_nobody_gave_reproduces_the_run(ort):
     first = ort.generate(PROMPT, n=2, temperature=1.0, **FREE)
     again = ort.generate(PROMPT, n=2, temperature=1.0, seed=first[0].stats.seed, **FREE)

@@ -1,6 +1,8 @@
 """The engine in somebody else's program: ends that come from outside, faults, threads, forks."""
 
 import os
+import select
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -245,6 +247,111 @@ def test_a_child_is_told(engines):
         said = answer.read()
     os.waitpid(child, 0)
     assert "before a fork" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_is_told_although_a_thread_held_the_engine(ort):
+    """The lock of a tick that ran when the process was forked stays held in the child for ever."""
+    engine = Engine(Wrapped(ort.runner))
+    stream = engine.stream(PROMPT, **FREE)
+    next(stream)
+    reader, writer = os.pipe()
+    holding, forked = threading.Event(), threading.Event()
+
+    def hold():
+        with engine.lock:
+            holding.set()
+            forked.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holding.wait(10)
+    child = os.fork()
+    if not child:
+        try:
+            next(stream)
+        except ttc.BackendError as error:
+            stream.close()
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        ready, _, _ = select.select([answer], [], [], 20)
+        said = answer.read() if ready else os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    forked.set()
+    thread.join()
+    assert said
+    assert "before a fork" in said
+
+
+def test_torch_is_refused_in_a_forked_child(bundles, monkeypatch):
+    from ttc.runtime.backends.torch import load
+
+    monkeypatch.setattr(load, "_first_process", os.getpid() + 1)
+    with pytest.raises(ttc.BackendError, match=r"forked.*spawn"):
+        ttc.load(bundles("tiny_a"), backend="torch", device="cpu")
+
+
+def test_an_interrupted_call_leaves_no_row_behind(ort):
+    engine = Engine(Wrapped(ort.runner))
+    lock, entered = engine.lock, []
+
+    class Interrupted:
+        def __enter__(self):
+            entered.append(1)
+            if len(entered) == 3:  # submit, one tick, and then Ctrl-C
+                raise KeyboardInterrupt
+            return lock.__enter__()
+
+        def __exit__(self, *fault):
+            return lock.__exit__(*fault)
+
+    engine.lock = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPT, **FREE)
+    engine.core.tick()
+    assert engine.core.idle
+
+
+def test_a_backend_that_fails_ends_everybody_by_one_kind_of_error(ort):
+    class Failing(Wrapped):
+        def context(self, *args, **more):
+            raise RuntimeError("no such\nkernel")
+
+    engine = Engine(Failing(ort.runner))
+    with pytest.raises(ttc.BackendError, match="the backend failed: RuntimeError: no such kernel") as error:
+        engine.generate(PROMPT, **FREE)
+    assert isinstance(error.value.__cause__, RuntimeError)
+    assert engine.core.idle
+
+
+def test_text_held_back_comes_with_the_end_by_cancellation(talker):
+    """Also where the row's last event is still unread."""
+    cancel = ttc.Cancel()
+    stop = [text + "NEVER" for text in (" ", ".", "s", "e")]
+    given = {"stop": stop, "max_new_tokens": 400, "stop_at_eos": False}
+    stream = talker.stream("Tom has", "ar", cancel=cancel, **given)
+    for _ in range(3):
+        talker.generate("a", "ar", max_new_tokens=1)  # ticks for both
+    cancel.cancel()
+    events = list(stream)
+    assert events[-1].finish_reason == "cancelled"
+    assert "".join(event.text or "" for event in events) == events[-1].result.text
+
+
+def test_finish_early_asks_for_stop_texts(talker):
+    """All that is kept is known before the first step."""
+    ids = talker.tokenizer.encode("END").ids
+    request = ttc.Request("a", fixed=dict(enumerate(ids)))
+    given = {"stop": "END", "threshold": 1.0, "max_new_tokens": 16}
+    early = talker.generate(request, finish_early=True, **given)
+    late = talker.generate(request, **given)
+    assert (early.finish_reason, early.stats.nfe) == ("stop", 0)
+    assert (early.token_ids, early.text) == (late.token_ids, late.text)
+    assert late.stats.nfe > 0
 
 
 def test_closing_an_engine_ends_what_runs(slow):

@@ -89,6 +89,38 @@ def test_the_budget_is_kept_and_the_latest_stay(runner):
     assert engine.generate(ONE, max_new_tokens=1).stats.cached_prompt_tokens == 0
 
 
+def ticks_of(engine, prompts):
+    """After how many ticks each row had read its prompt; how many tokens it found."""
+    given = {"max_new_tokens": 40, "stop_at_eos": False}
+    rows = [engine.core.submit(each.request) for each in engine.read(prompts, None, given, None).rows]
+    ticks = dict.fromkeys(range(len(rows)), 0)
+    while any(row.phase in (Phase.WAITING, Phase.PROMPT) for row in rows):
+        engine.core.tick()
+        for i, row in enumerate(rows):
+            ticks[i] += row.phase is Phase.PROMPT
+    for row in rows:
+        engine.core.cancel(row)
+    return ticks, [row.cached_tokens for row in rows]
+
+
+def test_a_row_waits_for_the_common_beginning_alone(runner):
+    """It takes it from the row that is still reading."""
+    long, short = [*SHARED, *range(5, 85), *range(5, 85)], [*SHARED, 9]
+    engine = cached(runner)
+    ticks, found = ticks_of(engine, [long, short])
+    assert found == [0, 64]
+    assert ticks[1] <= len(SHARED) // CHUNK + 1 < ticks[0]
+    assert engine.prefix_cache.bytes > 0
+
+
+def test_nobody_waits_for_what_does_not_fit_into_the_budget(runner):
+    engine = cached(runner, limit=1)
+    (_, second), found = ticks_of(engine, [ONE, OTHER])[0].values(), ticks_of(engine, [ONE, OTHER])[1]
+    assert found == [0, 0]
+    assert second <= len(SHARED) // CHUNK + 2
+    assert (engine.prefix_cache.bytes, engine.prefix_cache.pieces) == (0, 0)
+
+
 def test_nothing_of_a_cancelled_or_broken_row_is_kept(engines):
     class Broken(Wrapped):
         can_save_rows = True
@@ -104,7 +136,9 @@ def test_nothing_of_a_cancelled_or_broken_row_is_kept(engines):
     row = engine.core.submit(engine.read(ONE, None, {"max_new_tokens": 40}, None).rows[0].request)
     engine.core.tick()
     assert row.phase is Phase.PROMPT
+    assert engine.prefix_cache.bytes > 0
     engine.core.cancel(row)
+    assert engine.prefix_cache.bytes == 0
     assert engine.generate(ONE, max_new_tokens=1).stats.cached_prompt_tokens == 0
 
 

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from ttc import __version__
+from ttc.base.memory import physical_bytes
 from ttc.doctor.cuda_driver import examine_driver
-from ttc.doctor.memory import physical_bytes
 
 __all__ = ["PACKAGES", "Ability", "Package", "examine"]
 

@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 
+from ttc.base.memory import physical_bytes
 from ttc.base.names import BACKENDS, ENGINE_BACKENDS
 from ttc.doctor.cuda_driver import examine_driver
-from ttc.doctor.memory import physical_bytes
 from ttc.errors import BackendError, InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.devices import parse_device

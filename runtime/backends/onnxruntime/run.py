@@ -7,6 +7,7 @@ state and the block's own keys and values.
 
 import os
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,10 @@ from ttc.model.graphs import (
     state_tensors,
 )
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, as_span
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span, reserved_rows
 
 __all__ = ["OnnxRuntimeBackend"]
 
-# Rows that a new state has room for without moving anybody.
-_RESERVED_ROWS = 64
 _STEP_OUTPUTS = tuple(tensor.name for tensor in STEP_OUTPUTS)
 
 
@@ -77,10 +76,10 @@ class OnnxRuntimeBackend(Backend):
         return str(self._dtype)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        sizes = {"B": max(batch, _RESERVED_ROWS), "C": capacity}
-        tensors = {
-            tensor.name: np.zeros(tensor.sizes(sizes), self._dtype_of(tensor)) for tensor in self._state
-        }
+        one = {"B": 1, "C": capacity}
+        row_bytes = sum(prod(t.sizes(one)) * np.dtype(self._dtype_of(t)).itemsize for t in self._state)
+        sizes = {"B": reserved_rows(batch, row_bytes), "C": capacity}
+        tensors = {t.name: np.zeros(t.sizes(sizes), self._dtype_of(t)) for t in self._state}
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
     def context(

@@ -6,6 +6,7 @@ graphs, as far as the packages are there; what is not is noted. The CUDA half ha
 
 import importlib.util
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +45,23 @@ __all__ = ["CudaFeatures", "as_tensor", "cuda_features", "load"]
 logger = logging.getLogger(__name__)
 # What a plan reckons with when nobody has asked for anything yet.
 _USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
+# The process in which torch first computed here. Its threads do not survive a fork, and it waits for them.
+_first_process: int | None = None
 
 
 def load(bundle: Bundle, settings: LoadSettings) -> Backend:
-    """Put both towers' weights on the device."""
+    """Put both towers' weights on the device.
+
+    Raises:
+        BackendError: torch was used before this process was forked from another.
+    """
+    global _first_process
+    if _first_process not in (None, os.getpid()):
+        raise BackendError(
+            "backend 'torch' was loaded before this process was forked, and torch's threads did not come "
+            "along, so it would wait for them for ever: start processes with the method spawn"
+        )
+    _first_process = os.getpid()
     settings.refuse_engines("torch")
     if settings.threads is not None:
         raise InputError(

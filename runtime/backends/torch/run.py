@@ -19,12 +19,9 @@ from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, as_span
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span, reserved_rows
 
 __all__ = ["TorchBackend"]
-
-# Rows that a new state has room for without moving anybody.
-_RESERVED_ROWS = 64
 
 
 class TorchBackend(Backend):
@@ -62,11 +59,13 @@ class TorchBackend(Backend):
         return torch.get_num_threads() if self._device.type == "cpu" else None
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
-        sizes = {"B": max(batch, _RESERVED_ROWS), "C": capacity}
-        tensors = {
-            tensor.name: self._zeros(tensor.sizes(sizes), self._dtype_of(tensor))
-            for tensor in state_tensors(self.config)
-        }
+        state, one = state_tensors(self.config), {"B": 1, "C": capacity}
+        if self._device.type == "cpu":
+            row_bytes = sum(prod(t.sizes(one)) * self._dtype_of(t).itemsize for t in state)
+            sizes = {"B": reserved_rows(batch, row_bytes), "C": capacity}
+        else:
+            sizes = {"B": batch, "C": capacity}  # memory of a GPU costs as soon as it is asked for
+        tensors = {t.name: self._zeros(t.sizes(sizes), self._dtype_of(t)) for t in state}
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
     @torch.inference_mode()

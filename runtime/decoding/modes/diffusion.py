@@ -57,7 +57,7 @@ class Diffusion:
                 block[position - first] = token
         self._filling = BlockFilling(block, row.request.options.steps, self._mask_id)
         row.nfe_per_block.append(0)
-        if self._filling.full:
+        if self._filling.full or self._final_early(row):
             self._end_block(row)
 
     def _end_block(self, row: Row) -> None:
@@ -77,11 +77,14 @@ class Diffusion:
 
     def _final_early(self, row: Row) -> bool:
         """Return whether every token that will be kept is committed: those up to the row's length, or to an
-        eos that nothing undecided stands before.
+        eos or a stop text that nothing undecided stands before.
         """
         if not row.request.options.finish_early:
             return False
         assert self._filling is not None, "a block is being filled"
         block, left = self._filling.block.tolist(), row.request.max_new_tokens - len(row.tokens)
         decided = block.index(self._mask_id) if self._mask_id in block else len(block)
-        return decided >= left or any(token in row.request.options.eos_token_ids for token in block[:decided])
+        if decided >= left or any(token in row.request.options.eos_token_ids for token in block[:decided]):
+            return True
+        ending = row.request.ending
+        return ending is not None and ending.would_end(block[:decided])

@@ -15,6 +15,7 @@ from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel, RowRequest
+from ttc.runtime.decoding.rows import Phase
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
 
 CONFIG = golden("tiny_a").config
@@ -232,8 +233,22 @@ def test_an_ending_hears_that_nothing_more_will_come(mode):
         def push(self, tokens, final=False):
             return len(tokens) if final else None
 
+        def would_end(self, tokens):
+            return False
+
     core = make_core(Counting())
     row = core.submit(request([1, 2, 3], mode, new=6, ending=AtTheEnd()))
     while row.finish_reason is None:
         core.tick()
     assert (row.finish_reason, len(row.tokens)) == ("stop", 6)
+
+
+@pytest.mark.parametrize("mode", ["ar", "diffusion", "lossless", "mock-ar"])
+def test_a_rows_phase_turns_after_its_last_event(mode):
+    """Whoever waits in another thread goes by the phase."""
+    core, phases = make_core(Counting()), []
+    row = core.submit(request([1, 2, 3], mode, new=6, listener=lambda event: phases.append(row.phase)))
+    while row.phase is not Phase.ENDED:
+        core.tick()
+    assert phases
+    assert Phase.ENDED not in phases
