@@ -394,5 +394,4 @@ def _is_count(value: object) -> bool:
 
 
 def _is_share(value: object) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and 0.0 <= float(value) <= 1.0
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and 0.0 <= float(value) <= 1.0
