@@ -10,6 +10,7 @@ import pytest
 
 from ttc.bench.compare import compare
 from ttc.bench.schema import SCHEMA_VERSION, Report, read_report
+from ttc.bench.tables import compare_rows
 from ttc.errors import InputError
 
 ANSWERS = {
@@ -124,6 +125,22 @@ def test_runs_of_other_weights_or_prompts_are_not_compared(
     changed = dataclasses.replace(getattr(report, part), **{key: value})
     with pytest.raises(InputError, match=complaint):
         compare(report, dataclasses.replace(report, **{part: changed}))
+
+
+def test_other_weights_are_compared_when_asked(report: Report) -> None:
+    model = dataclasses.replace(report.model, weights_sha256="ef" * 32)
+    answers = report.cases[1].answers
+    fewer = dataclasses.replace(answers, tokens=answers.tokens - 1, tokens_per_nfe=2.0)
+    second = dataclasses.replace(
+        report, model=model, cases=(report.cases[0], dataclasses.replace(report.cases[1], answers=fewer))
+    )
+    same, other = compare(report, second, other_weights=True)
+    assert same.same_answers
+    assert other.tokens_per_nfe == (answers.tokens_per_nfe, 2.0)
+    assert "→ 2.00 tokens/NFE" in compare_rows([other])[0][-1]
+    strange = dataclasses.replace(second, model=dataclasses.replace(model, hidden_size=1))
+    with pytest.raises(InputError, match="of different models"):
+        compare(report, strange, other_weights=True)
 
 
 def test_another_machine_may_be_compared_and_nothing_in_common_may_not(report: Report) -> None:

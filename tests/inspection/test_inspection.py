@@ -323,3 +323,32 @@ def test_a_bundle_tells_its_last_verification(mini: Path, tmp_path: Path) -> Non
     Verification("0.1.0", digest, digest, {"onnxruntime": record}).write(copy)
     assert describe(copy)["verification"]["onnxruntime"]["passed"] is True
     assert "onnxruntime passed 2026-01-01" in CliRunner().invoke(program, ["inspect", str(copy)]).stdout
+
+
+def test_quantised_checkpoints_count_weights_and_name_formats() -> None:
+    quantised = ROOT / "tests" / "golden" / "quantised"
+    plain = describe(TINY)
+    for name in ("tiny_nvfp4", "tiny_fp8"):
+        found = describe(quantised / name)
+        assert found["parameters"] == plain["parameters"]
+        assert sum(row["bytes"] for row in found["by_kind"].values()) <= sum(found["bytes_by_dtype"].values())
+    rows = {
+        (r["tower"], r["format"], r["experts"]): r["matrices"]
+        for r in describe(quantised / "tiny_nvfp4")["formats"]
+    }
+    assert rows == {
+        ("context_tower", "nvfp4", True): 32,
+        ("context_tower", "plain", True): 16,
+        ("denoiser_tower", "nvfp4", True): 48,
+    }
+    others = [r for r in describe(quantised / "tiny_fp8")["formats"] if not r["experts"]]
+    assert sum(r["matrices"] for r in others) == 13
+    assert plain["formats"] == []
+    shown = CliRunner().invoke(program, ["inspect", str(quantised / "tiny_nvfp4")]).stdout
+    assert "48 matrices of routed experts in nvfp4, denoiser tower" in shown
+    assert "activations and caches stay in the compute dtype" in shown
+
+
+def test_a_presets_formats_are_shown() -> None:
+    shown = CliRunner().invoke(program, ["inspect", "h100"]).stdout
+    assert "experts    int8, fp8, nvfp4" in shown

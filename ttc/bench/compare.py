@@ -15,6 +15,7 @@ class Comparison:
     Attributes:
         clear: whether the repeats of the two do not overlap.
         same_answers: whether both wrote as many tokens and got as many answers right.
+        right, tokens_per_nfe: of both; None where there is no such number.
     """
 
     name: str
@@ -24,17 +25,35 @@ class Comparison:
     faster: float
     clear: bool
     same_answers: bool
+    right: tuple[int | None, int | None]
+    tokens_per_nfe: tuple[float | None, float | None]
 
 
-def compare(first: Report, second: Report, names: tuple[str, str] = ("first", "second")) -> list[Comparison]:
+def compare(
+    first: Report,
+    second: Report,
+    names: tuple[str, str] = ("first", "second"),
+    other_weights: bool = False,
+) -> list[Comparison]:
     """Return every case that both runs have, at every batch size both have.
+
+    Args:
+        first, second: the runs.
+        names: of both, for messages.
+        other_weights: whether their weights may differ, as those of a quantised checkpoint do.
 
     Raises `InputError` where a comparison would mean nothing: other weights, other prompts or problems, other
     sampling or length, or no case in common. Machine, backend and compute dtype may differ: they are what is
     compared.
     """
+    weights = (first.model.weights_sha256, second.model.weights_sha256)
+    if other_weights and (first.model.pattern, first.model.hidden_size) != (
+        second.model.pattern,
+        second.model.hidden_size,
+    ):
+        raise InputError(f"{names[0]} and {names[1]} cannot be compared: they are of different models")
     for what, a, b in (
-        ("weights", first.model.weights_sha256, second.model.weights_sha256),
+        ("weights", weights[0], weights[0] if other_weights else weights[1]),
         ("prompts or problems", first.work.prompts_sha256, second.work.prompts_sha256),
         ("max_new_tokens", first.work.max_new_tokens, second.work.max_new_tokens),
         ("temperature", first.work.temperature, second.work.temperature),
@@ -62,7 +81,7 @@ def compare(first: Report, second: Report, names: tuple[str, str] = ("first", "s
 
 def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Comparison:
     low, high = sorted((first.seconds_of_repeats, second.seconds_of_repeats), key=min)
-    right = [None if case.answers.quality is None else case.answers.quality.correct for case in (a, b)]
+    right = tuple(None if case.answers.quality is None else case.answers.quality.correct for case in (a, b))
     return Comparison(
         name=a.name,
         batch=first.batch,
@@ -71,6 +90,8 @@ def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Compariso
         faster=second.tokens_per_second / first.tokens_per_second,
         clear=max(low) < min(high),
         same_answers=a.answers.tokens == b.answers.tokens and right[0] == right[1],
+        right=(right[0], right[1]),
+        tokens_per_nfe=(a.answers.tokens_per_nfe, b.answers.tokens_per_nfe),
     )
 
 

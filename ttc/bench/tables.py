@@ -80,10 +80,19 @@ def compare_rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for one in found:
         remarks = [] if one.clear else ["within the spread"]
-        remarks += [] if one.same_answers else ["other answers"]
+        remarks += [] if one.same_answers else [_other_answers(one)]
         pair = (f"{speed.tokens_per_second:.0f}" for speed in (one.first, one.second))
         rows.append((one.name, str(one.batch), *pair, f"{one.faster:.2f}", ", ".join(remarks)))
     return rows
+
+
+def _other_answers(one: Comparison) -> str:
+    told = ["other answers"]
+    if None not in one.right:
+        told.append(f"{one.right[0]} → {one.right[1]} right")
+    if one.tokens_per_nfe[0] is not None and one.tokens_per_nfe[1] is not None:
+        told.append(f"{one.tokens_per_nfe[0]:.2f} → {one.tokens_per_nfe[1]:.2f} tokens/NFE")
+    return ", ".join(told)
 
 
 def run_rows(names: Sequence[str], reports: Sequence[Report]) -> list[tuple[str, ...]]:

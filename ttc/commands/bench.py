@@ -56,9 +56,11 @@ __all__ = ["bench"]
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json", help="Compare two runs."
 )
+@click.option("--other-weights", is_flag=True, help="Compare though weights differ, as quantised ones do.")
 def bench(
     bundle: Path | None,
     compare: tuple[Path, Path] | None,
+    other_weights: bool,
     report: Path | None,
     output: Path | None,
     as_json: bool,
@@ -71,8 +73,10 @@ def bench(
     """
     if (bundle is None) == (compare is None):
         raise click.UsageError("give a BUNDLE, or --compare with two files.")
+    if other_weights and compare is None:
+        raise click.UsageError("--other-weights goes with --compare only.")
     if compare is not None:
-        _compare(compare, as_json)
+        _compare(compare, other_weights, as_json)
         return
     assert bundle is not None
     for target in (report, output):
@@ -117,7 +121,7 @@ def _tell(found: "Report") -> None:
     columns(tables.speed_rows(found), tables.SPEED_HEAD)
 
 
-def _compare(files: tuple[Path, Path], as_json: bool) -> None:
+def _compare(files: tuple[Path, Path], other_weights: bool, as_json: bool) -> None:
     import dataclasses
 
     from ttc.bench import tables
@@ -126,7 +130,7 @@ def _compare(files: tuple[Path, Path], as_json: bool) -> None:
 
     names = (str(files[0]), str(files[1]))
     reports = [read_report(file) for file in files]
-    found = compare(reports[0], reports[1], names)
+    found = compare(reports[0], reports[1], names, other_weights)
     if as_json:
         runs = [
             {

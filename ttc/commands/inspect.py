@@ -81,6 +81,8 @@ def _checkpoint(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{shard['file']}  {shard['tensors']} tensors  {size(shard['size_bytes'])}"
     if len(found["shards"]) > _MAX_ROWS:
         yield "", f"and {len(found['shards']) - _MAX_ROWS} more (--json has all)"
+    for note in found["notes"]:
+        yield "note", note
 
 
 def _safetensors(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -107,6 +109,10 @@ def _model(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"{parameters['denoiser_tower']:,} denoiser tower"
     for kind, row in found["by_kind"].items():
         yield "", f"{row['parameters']:,} in {kind} ({size(row['bytes'])})"
+    for i, row in enumerate(found["formats"]):
+        whose = "of routed experts" if row["experts"] else "of other layers"
+        text = f"{row['matrices']} matrices {whose} in {row['format']}, {row['tower'].replace('_', ' ')}"
+        yield "formats" if i == 0 else "", text
     tokens = found["tokenizer"]
     yield "tokenizer", "none: ids only" if tokens is None else f"{tokens} tokens"
 
@@ -182,6 +188,7 @@ def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _build_profile(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _ranges(found["profile"])
     yield "precision", found["profile"]["precision"]
+    yield "experts", ", ".join(found["profile"]["experts"]) or "no format is suggested"
     yield "targets", ", ".join(found["profile"]["targets"]) or "what the backend builds for by default"
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ttc.formats.shard import Shard
 from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
+from ttc.inspection.quantised import formats, parameter_count
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, tower_of
@@ -87,7 +88,11 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
 
 def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
     with Bundle.open(path, checkpoint) as bundle:
-        entries = bundle.weights
+        specs = bundle.manifest.weights.map
+        weights = [
+            (name, parameter_count(spec), _array_bytes(spec.array_dtype, spec.array_shape))
+            for name, spec in specs.items()
+        ]
         described = bundle.describe()
         graphs = {
             role: {"file": name, **described["files"][name], **_graph(bundle.graph_path(role))}
@@ -96,9 +101,12 @@ def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, 
         tokens = None if bundle.tokenizer_path is None else _vocabulary(bundle.tokenizer_path)
         return described | {
             **_model(bundle.config),
-            "parameters": _parameters({name: entry.shape for name, entry in entries.items()}),
-            "bytes_by_dtype": _bytes((entry.dtype, entry.shape) for entry in entries.values()),
-            **_layers(bundle.config, {n: (e.dtype, e.shape) for n, e in entries.items()}),
+            "parameters": _parameters(weights),
+            "bytes_by_dtype": _bytes(
+                (spec.dtype, spec.array_dtype, spec.array_shape) for spec in specs.values()
+            ),
+            **_layers(bundle.config, weights),
+            "formats": formats(specs),
             "tokenizer": tokens,
             "graphs": graphs,
             "verification": _verification(path / MANIFEST_FILE),
@@ -108,13 +116,20 @@ def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, 
 def _checkpoint(path: Path) -> dict[str, Any]:
     with Checkpoint.open(path) as checkpoint:
         stored = {name: checkpoint.info(name) for name in checkpoint.tensors}
+        specs = checkpoint.weights
+        weights = [
+            (name, parameter_count(spec), sum(stored[tensor].nbytes for tensor in spec.tensors))
+            for name, spec in specs.items()
+        ]
         return {
             "kind": "checkpoint",
             "path": str(path),
             **_model(checkpoint.config),
-            "parameters": _parameters({name: info.shape for name, info in stored.items()}),
-            "bytes_by_dtype": _bytes((info.dtype, info.shape) for info in stored.values()),
-            **_layers(checkpoint.config, {n: (i.dtype, i.shape) for n, i in stored.items()}),
+            "parameters": _parameters(weights),
+            "bytes_by_dtype": _bytes((info.dtype, info.dtype, info.shape) for info in stored.values()),
+            **_layers(checkpoint.config, weights),
+            "formats": formats(specs),
+            "notes": list(checkpoint.notes),
             "tensors": len(stored),
             "tokenizer": None
             if checkpoint.tokenizer_path is None
@@ -136,7 +151,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
             "size_bytes": shard.size_bytes,
             "header_sha256": shard.header_digest,
             "parameters": {"total": sum(math.prod(info.shape) for info in tensors.values())},
-            "bytes_by_dtype": _bytes((info.dtype, info.shape) for info in tensors.values()),
+            "bytes_by_dtype": _bytes((info.dtype, info.dtype, info.shape) for info in tensors.values()),
             "tensors": [
                 {"name": name, "dtype": info.dtype, "shape": list(info.shape)}
                 for name, info in tensors.items()
@@ -220,9 +235,8 @@ def _model(config: ModelConfig) -> dict[str, Any]:
     return {"model": config.to_dict(), "layers": {"total": config.num_layers, **kinds}}
 
 
-def _layers(config: ModelConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Any]:
-    every = [(name, dtype, shape) for name, (dtype, shape) in tensors.items()]
-    return {"by_kind": by_kind(config, every), "by_layer": by_layer(config, every)}
+def _layers(config: ModelConfig, weights: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
+    return {"by_kind": by_kind(config, weights), "by_layer": by_layer(config, weights)}
 
 
 def _verification(manifest: Path) -> dict[str, Any] | None:
@@ -233,19 +247,24 @@ def _verification(manifest: Path) -> dict[str, Any] | None:
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 
-def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _parameters(weights: Iterable[tuple[str, int, int]]) -> dict[str, int]:
     """Return the parameters per tower; the time embedding belongs to the denoiser."""
     counts = {CONTEXT: 0, DENOISER: 0}
-    for name, shape in shapes.items():
-        counts[tower_of(name)] += math.prod(shape)
+    for name, parameters, _ in weights:
+        counts[tower_of(name)] += parameters
     return counts | {"total": sum(counts.values())}
 
 
-def _bytes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+def _bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict[str, int]:
+    """Return the bytes per dtype of tensors: what it is called, that of the array, and the array's shape."""
     counts: Counter[str] = Counter()
-    for dtype, shape in tensors:
-        counts[dtype] += math.prod(shape) * numpy_dtype(dtype).itemsize
+    for name, dtype, shape in tensors:
+        counts[name] += _array_bytes(dtype, shape)
     return dict(counts.most_common())
+
+
+def _array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * numpy_dtype(dtype).itemsize
 
 
 def _file(path: Path) -> dict[str, Any]:
