@@ -136,6 +136,11 @@ class OpSpec:
             doc,
         )
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it takes weights as they are stored in eight or four bits."""
+        return any(spec.dtype in ("stored8", "stored4") for spec in self.inputs)
+
     def load(self, file: str) -> Any:
         """Return what a file of the op's folder says about it: the object that is named after the op.
 

@@ -20,7 +20,7 @@ from ttc.formats.quant_config.files import read_scheme
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
 from ttc.model.config import ModelConfig
-from ttc.model.matching import match_weights
+from ttc.model.matching import Matched, match_weights
 from ttc.model.weights import first_of
 
 __all__ = ["Checkpoint"]
@@ -92,7 +92,7 @@ class Checkpoint:
             if tokenizer.exists():
                 _check_tokenizer(tokenizer, config)
             present = tokenizer if tokenizer.exists() else None
-            return cls(folder, config, present, shards, found.weights, _notes(found.unused))
+            return cls(folder, config, present, shards, found.weights, _notes(found))
         except BaseException:
             for shard in shards.values():
                 shard.close()
@@ -148,11 +148,18 @@ class Checkpoint:
         self.close()
 
 
-def _notes(unused: Sequence[str]) -> list[str]:
-    if not unused:
-        return []
-    which = f"{len(unused)} scales of activations and caches ({first_of([*unused], 1)})"
-    return [f"{which} are not used: weights only, activations and caches stay in the compute dtype"]
+def _notes(found: Matched) -> list[str]:
+    notes = []
+    if found.unused:
+        which = f"{len(found.unused)} scales of activations and caches ({first_of([*found.unused], 1)})"
+        notes.append(f"{which} are not used: activations and caches stay in the compute dtype")
+    if found.decoded:
+        which = f"{len(found.decoded)} stacks of experts ({first_of([*found.decoded], 1)})"
+        notes.append(
+            f"{which} are decoded while they are read: there is no op for their format, or not for both "
+            "formats of a layer or tower"
+        )
+    return notes
 
 
 def _config(folder: Path) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightMap
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.config import LayerKind
 from ttc.model.weights import in_dtype
-from ttc.plugins.ops import DOMAIN_VERSION
+from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION
 from ttc.plugins.table import OPS
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def export(
         weights = ReferencedWeights(reference, None, str(source.folder))
         try:
             readers = {name: partial(weights.read, spec) for name, spec in specs.items()}
+            ops = _ops(models.values())
             for role, model in models.items():
                 say(f"writing {role}.onnx")
-                metadata = _metadata(role, source, compute_dtype, packed)
+                metadata = _metadata(role, source, compute_dtype, packed, ops)
                 run_passes(model, pipeline(readers, metadata, packed=packed))
                 _save(model, draft.path / f"{role}.onnx")
         finally:
@@ -103,7 +104,7 @@ def export(
                 model=source.config.to_dict(),
                 compute_dtype=compute_dtype,
                 graphs={role: f"{role}.onnx" for role in roles},
-                ops={op.name: DOMAIN_VERSION for op in OPS},
+                ops=ops,
                 weights=WeightMap("packed", specs) if packed else reference,
             )
         )
@@ -120,14 +121,23 @@ def _graph_maker() -> type["GraphMaker"]:
     return GraphMaker
 
 
-def _metadata(role: str, source: Checkpoint, compute_dtype: str, packed: bool) -> dict[str, str]:
+def _ops(models: Iterable[ir.Model]) -> dict[str, int]:
+    """Return the ops of a bundle with their versions; those of quantised weights only where they are used."""
+    used = {node.op_type for model in models for node in model.graph if node.domain == DOMAIN}
+    parts = {part for op in OPS if op.name in used for part in op.parts}
+    return {op.name: DOMAIN_VERSION for op in OPS if not op.is_quantised or op.name in used | parts}
+
+
+def _metadata(
+    role: str, source: Checkpoint, compute_dtype: str, packed: bool, ops: Mapping[str, int]
+) -> dict[str, str]:
     return {
         "role": role,
         "version": __version__,
         "compute_dtype": compute_dtype,
         "weights": "initializers" if packed else "inputs",
         "model": json.dumps(source.config.to_dict(), sort_keys=True),
-        "ops": json.dumps({op.name: DOMAIN_VERSION for op in OPS}, sort_keys=True),
+        "ops": json.dumps(ops, sort_keys=True),
     }
 
 

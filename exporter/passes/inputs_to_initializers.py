@@ -16,6 +16,8 @@ import onnx_ir as ir
 __all__ = ["ReadWeight", "inputs_to_initializers"]
 
 ReadWeight = Callable[[], npt.NDArray[Any]]
+# Their content is read two numbers in a byte, as the file has them too.
+_IN_BYTES = (ir.DataType.FLOAT4E2M1, ir.DataType.INT4)
 
 
 def inputs_to_initializers(model: ir.Model, weights: Mapping[str, ReadWeight]) -> bool:
@@ -32,12 +34,17 @@ def inputs_to_initializers(model: ir.Model, weights: Mapping[str, ReadWeight]) -
         assert value.dtype is not None, f"weight {name} has no dtype"
         assert value.shape is not None, f"weight {name} has no shape"
         value.const_value = ir.LazyTensor(
-            partial(_read, weights[name], name), dtype=value.dtype, shape=ir.Shape(value.shape), name=name
+            partial(_read, weights[name], name, value.dtype, value.shape),
+            dtype=value.dtype,
+            shape=ir.Shape(value.shape),
+            name=name,
         )
         graph.inputs.remove(value)
         graph.register_initializer(value)
     return bool(packed)
 
 
-def _read(read: ReadWeight, name: str) -> ir.TensorProtocol:
+def _read(read: ReadWeight, name: str, dtype: ir.DataType, shape: ir.Shape) -> ir.TensorProtocol:
+    if dtype in _IN_BYTES:
+        return ir.PackedTensor(read().reshape(-1), dtype, shape=shape, name=name)
     return ir.Tensor(read(), name=name)

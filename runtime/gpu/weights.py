@@ -33,7 +33,7 @@ def upload_weights(
     progress: Progress | None = None,
     staging_bytes: int = STAGING_BYTES,
 ) -> dict[str, DeviceArray]:
-    """Put these graph weights on the scope's device, in their graph's shape and dtype.
+    """Put these graph weights on the scope's device, in their graph's shape and dtype, quantised as they are.
 
     Raises:
         DeviceMemoryError: not enough memory.

@@ -3,12 +3,20 @@
 import functools
 import json
 import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from ttc.base.quantised import WEIGHT_FORMATS
+from ttc.formats.quant_config.files import QUANT_FILE
+from ttc.formats.quantised.codecs import encode
 from ttc.formats.shard import Array, Shard
+from ttc.model.config import ModelConfig
+from ttc.model.weights import expected_tensors
 
 FOLDER = Path(__file__).parents[1] / "golden" / "quantised"
 CHECKPOINTS = ("tiny_fp8", "tiny_nvfp4")
@@ -23,6 +31,28 @@ MATRICES = (
     "equal",
     "equal_negative",
 )
+
+
+SMALL: dict[str, Any] = {
+    "hybrid_override_pattern": "EE",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "vocab_size": 32,
+    "layer_norm_epsilon": 1e-5,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "bfloat16",
+}
 
 
 def vector(name: str) -> Array:
@@ -48,6 +78,36 @@ def defects() -> dict[str, Any]:
     """The planted defects by name."""
     read: dict[str, Any] = json.loads((FOLDER / "defects" / "defects.json").read_text())
     return read
+
+
+def small_checkpoint(folder: Path, formats: Mapping[str, str], seed: int = 0) -> Path:
+    """A model of two MoE layers a tower, BF16, whose matrices are quantised as told, in ModelOpt's layout.
+
+    Args:
+        folder: made.
+        formats: pattern of modules (`fnmatch`) → format; the first that fits counts.
+        seed: of the weights.
+    """
+    from safetensors.numpy import save_file
+
+    draw = np.random.default_rng(seed)
+    folder.mkdir()
+    tensors: dict[str, Array] = {}
+    layers = {}
+    for name, shape in expected_tensors(ModelConfig.from_hf(SMALL)).items():
+        matrix = (draw.standard_normal(shape) * 0.1).astype(ml_dtypes.bfloat16)
+        module = name.removesuffix(".weight")
+        word = next((word for pattern, word in formats.items() if fnmatch(module, pattern)), None)
+        if word is None:
+            tensors[name] = matrix.astype(np.float32) if ".gate." in name else matrix
+            continue
+        layers[module] = {"quant_algo": WEIGHT_FORMATS[word].algorithm}
+        tensors |= {f"{module}.{suffix}": array for suffix, array in encode(word, matrix).items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(SMALL))
+    quantization = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    (folder / QUANT_FILE).write_text(json.dumps({"quantization": quantization}))
+    return folder
 
 
 def with_defect(name: str, folder: Path) -> Path:

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 
 __all__ = [
+    "array_dtype",
+    "array_shape",
     "is_packed",
     "numpy_dtype",
     "stored_bytes",
@@ -75,6 +77,16 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 def is_packed(name: str) -> bool:
     """Whether elements of a dtype are kept two a byte, the even one of a pair in the low half."""
     return name in ("float4_e2m1fn", "int4")
+
+
+def array_dtype(name: str) -> str:
+    """Return the dtype of an array that holds a tensor of this one: bytes, where two numbers are in each."""
+    return "uint8" if is_packed(name) else name
+
+
+def array_shape(name: str, shape: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the shape of that array, for a tensor whose shape counts numbers."""
+    return (*shape[:-1], shape[-1] // 2) if is_packed(name) else tuple(shape)
 
 
 def stored_bytes(name: str, shape: Sequence[int]) -> int:

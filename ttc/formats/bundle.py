@@ -56,6 +56,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from ttc.errors import BundleError, DigestError
+from ttc.formats.decoded import decode_weight, decoded_specs
 from ttc.formats.manifest import (
     MANIFEST_FILE,
     FileRecord,
@@ -199,10 +200,30 @@ class BundleFolder:
     def weight_parts(self, name: str) -> Iterator[Array]:
         """Yield the weight `name` piece by piece along its first axis, for a reader with memory of its own.
 
-        A stacked weight comes as its checkpoint tensors, one at a time and without that axis, so that the
-        stack is never made on the host; any other is one piece. Otherwise as `read_weight`.
+        A stacked weight comes expert by expert and without that axis, so that by reference the stack is never
+        made on the host; any other is one piece. Otherwise as `read_weight`.
         """
         return self._weights.parts(self._spec(name))
+
+    @property
+    def decoded_weights(self) -> dict[str, WeightSpec]:
+        """Name → weight as graphs would take it that know no quantised weights, in the compute dtype."""
+        return decoded_specs(self.manifest.weights.map, self.compute_dtype)
+
+    def read_decoded(self, name: str, dtype: str | None = None) -> Array:
+        """Return one of `decoded_weights`, experts decoded to `dtype`, else to the compute dtype.
+
+        A weight that is stored plain is returned as `read_weight` does, in the graph's dtype.
+
+        Raises:
+            NumericsError: a value is NaN, infinite, or too large for the dtype.
+            BundleError: as `read_weight`.
+        """
+        spec = self._spec(name)
+        if not spec.piece:
+            return self.read_weight(name)
+        specs = self.manifest.weights.map
+        return decode_weight(spec, specs, self.weight_parts, dtype or self.compute_dtype)
 
     def _graph_file(self, role: str) -> str:
         if role not in self.manifest.graphs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ttc.base.dtypes import is_packed
+from ttc.base.dtypes import array_dtype, array_shape
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import BundleError, DigestError
 from ttc.formats.quantised.layouts import LAYOUTS, graph_dtypes
@@ -116,19 +116,14 @@ class WeightSpec:
         return [self.tensors[i : i + count] for i in range(0, len(self.tensors), count)]
 
     @property
-    def is_stored_quantised(self) -> bool:
-        """Whether the graphs take it as it is stored, or it is a scale of such a weight."""
-        return bool(self.piece)
-
-    @property
     def array_dtype(self) -> str:
         """The dtype of an array that holds it."""
-        return "uint8" if is_packed(self.dtype) else self.dtype
+        return array_dtype(self.dtype)
 
     @property
     def array_shape(self) -> tuple[int, ...]:
         """The shape of an array that holds it: half as long as `shape` where two numbers are in a byte."""
-        return (*self.shape[:-1], self.shape[-1] // 2) if is_packed(self.dtype) else self.shape
+        return array_shape(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class ReferencedWeights:
             fits = info.shape == spec.part_shape and info.dtype in _RANGE
             if pieces:
                 piece, due = pieces[i % len(pieces)]
-                fits = info.dtype in piece.dtypes and info.shape in piece.shapes(due)
+                fits = piece.fits(info, due)
             if not fits:
                 raise BundleError(
                     f"{self._owner[tensor].path}: tensor {quoted(tensor)} is {info.dtype} "
@@ -167,7 +167,8 @@ class PackedWeights:
 
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """Return what `Bundle.weight_parts` does."""
-        yield self.read(spec)
+        array = self.read(spec)
+        yield from (array[i, ...] for i in range(spec.shape[0])) if spec.stacked else (array,)
 
     def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
         """External data must be one of the files that were verified, not whatever the graph names."""

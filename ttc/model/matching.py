@@ -1,20 +1,24 @@
 """The weights of a model found among the tensors of a checkpoint, plain or quantised; every difference told.
 
 A matrix `<module>.weight` may be stored quantised, in a layout of `ttc.formats.quantised.layouts`; which one,
-the checkpoint's configuration files say. It is decoded while it is read.
+the checkpoint's configuration files say. The experts of a layer are then taken by the graphs as they are
+stored, codes and scales, where there is an op for their format. Other matrices are decoded while they are
+read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ttc.base.quantised import WeightFormat
 from ttc.errors import CheckpointError
 from ttc.formats.manifest import WeightSpec
 from ttc.formats.quant_config.scheme import Scheme
-from ttc.formats.quantised.layouts import LAYOUTS, Layout
+from ttc.formats.quantised.layouts import LAYOUTS, Layout, graph_dtypes, piece_shapes
 from ttc.formats.shard import TensorInfo
 from ttc.model.config import ModelConfig
-from ttc.model.weights import CONTEXT, DENOISER, HEADS, Shape, first_of, model_weights
+from ttc.model.graphs import COMPUTE
+from ttc.model.weights import CONTEXT, DENOISER, HEADS, Shape, first_of, model_weights, tower_of
 
 __all__ = ["Matched", "match_weights"]
 
@@ -48,10 +52,12 @@ class Matched:
 
     Attributes:
         weights: name → weight of the graphs, context tower first.
+        decoded: those of them that are quantised experts without an op that takes them so.
         unused: tensors that are there, and known, and not needed.
     """
 
     weights: Mapping[str, WeightSpec]
+    decoded: tuple[str, ...]
     unused: tuple[str, ...]
 
 
@@ -77,7 +83,7 @@ def match_weights(
     """
     _refuse_foreign(stored, where)
     found = _Search(stored, scheme)
-    weights = {spec.name: found.as_stored(spec) for spec in model_weights(config).values()}
+    matrices = {spec.name: found.as_stored(spec) for spec in model_weights(config).values()}
     for name in stored:
         if name not in found.expected:
             found.tell(_UNEXPECTED, name)
@@ -86,7 +92,14 @@ def match_weights(
     if any(found.defects.values()):
         told = [f"{len(names)} {kind}: {first_of(names)}" for kind, names in found.defects.items() if names]
         raise CheckpointError(f"{where}: its tensors do not fit its config.json; " + "; ".join(told))
-    return Matched(weights, tuple(name for name in stored if name in found.unused))
+    taken = _taken_as_stored(matrices)
+    weights = {
+        spec.name: spec
+        for name, each in matrices.items()
+        for spec in (_codes_and_scales(each) if name in taken else [each])
+    }
+    decoded = tuple(name for name, spec in weights.items() if spec.layout and not spec.piece and spec.stacked)
+    return Matched(weights, decoded, tuple(name for name in stored if name in found.unused))
 
 
 class _Search:
@@ -181,6 +194,48 @@ class _Search:
     def tell(self, kind: str, text: str) -> None:
         """Note a defect of a kind."""
         self.defects.setdefault(kind, []).append(text)
+
+
+def _taken_as_stored(matrices: Mapping[str, WeightSpec]) -> set[str]:
+    """Return the quantised stacks of experts whose codes and scales the graphs take.
+
+    There must be an op for their format; it computes both projections of a layer, so both must be stored in
+    one format; and its body in a tower's graph is for one format, that of the first layer that has the op.
+    """
+    of_op: dict[tuple[str, str], WeightFormat] = {}
+    taken = set()
+    for name, spec in matrices.items():
+        both = [matrices[each] for each in _both(spec)] if spec.stacked and spec.layout else []
+        formats = [LAYOUTS[each.layout].format for each in both if each.layout]
+        if len(formats) < 2 or formats[0] != formats[1] or formats[0].family is None:
+            continue
+        if of_op.setdefault((tower_of(name), formats[0].family), formats[0]) == formats[0]:
+            taken.add(name)
+    return taken
+
+
+def _codes_and_scales(spec: WeightSpec) -> list[WeightSpec]:
+    """Return what the graphs take of a quantised stack of experts as it is stored."""
+    layout = LAYOUTS[spec.layout]
+    shapes, dtypes = piece_shapes(layout.format, spec.part_shape), graph_dtypes(layout.format)
+    modules = [part[0].removesuffix(f".{layout.pieces[0].stored}") for part in spec.parts]
+    return [
+        replace(
+            spec,
+            name=spec.name.removesuffix("weight") + suffix,
+            tensors=tuple(f"{module}.{piece.stored}" for module in modules),
+            shape=(spec.shape[0], *shapes[suffix]),
+            dtype=dtypes[suffix] or COMPUTE,
+            piece=suffix,
+        )
+        for suffix, piece in layout.graph_pieces.items()
+    ]
+
+
+def _both(spec: WeightSpec) -> list[str]:
+    """Return the names of the two projections of the layer whose experts a weight is of."""
+    before = spec.name.removesuffix("weight").removesuffix("up_proj.").removesuffix("down_proj.")
+    return [f"{before}{projection}.weight" for projection in ("up_proj", "down_proj")]
 
 
 def _decoded(spec: WeightSpec, layout: Layout) -> WeightSpec:

@@ -61,8 +61,8 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
     target, own = getattr(torch, dtype), getattr(torch, bundle.compute_dtype)
     routers = {name for name, entry in bundle.weights.items() if entry.dtype == "float32"}
     weights = {
-        name: _tensor(bundle, name).to(torch.float32 if name in routers else target)
-        for name in bundle.weights
+        name: _tensor(bundle, name, dtype).to(torch.float32 if name in routers else target)
+        for name in bundle.decoded_weights
     }
     backend = TorchBackend(bundle.config, weights, target, torch.device("cpu"), time_dtype=own)
     return _recorded(backend, dtype)
@@ -159,7 +159,7 @@ def library_version(name: str) -> str:
     return name
 
 
-def _tensor(bundle: Bundle, name: str) -> "torch.Tensor":
+def _tensor(bundle: Bundle, name: str, dtype: str) -> "torch.Tensor":
     from ttc.runtime.backends.torch.load import as_tensor
 
-    return as_tensor(bundle.read_weight(name))
+    return as_tensor(bundle.read_decoded(name, dtype))

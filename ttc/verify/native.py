@@ -69,7 +69,7 @@ def native_model(bundle: Bundle, attention: str = "eager") -> Any:
                 f"transformers asks for {name}, which this model does not have; its version may not know "
                 "this kind of NemotronH; leave out --against-transformers"
             )
-        state[name] = as_tensor(bundle.read_weight(weight)).to(torch.float32)
+        state[name] = as_tensor(bundle.read_decoded(weight, "float32")).to(torch.float32)
     model.load_state_dict(state)
     return model
 

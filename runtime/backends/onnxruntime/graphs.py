@@ -1,14 +1,67 @@
-"""Changes to a loaded graph before ONNX Runtime sees it: weights from outside, and low precision made
-float32.
+"""Changes to a loaded graph before ONNX Runtime sees it: experts decoded, weights from outside, and low
+precision made float32.
 """
 
 from collections.abc import Container, Iterator
 
 import onnx_ir as ir
 
-__all__ = ["externalise_weights", "upcast"]
+from ttc.plugins.functions import add_function_bodies
+from ttc.plugins.moe_experts import MOE_EXPERTS
+from ttc.plugins.ops import DOMAIN
+from ttc.plugins.table import OPS_BY_NAME
+
+__all__ = ["decode_experts", "externalise_weights", "upcast"]
 
 _LOW = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
+
+
+def decode_experts(model: ir.Model, compute_dtype: str) -> bool:
+    """Replace the ops that take quantised experts by `MoeExperts`, in place; its weights are to come decoded.
+
+    1. Every call of such an op keeps its inputs but the scales.
+    2. The codes, inputs or initializers of the graph, become weights of the compute dtype without content.
+    3. The scales go, and so do the bodies of the ops.
+
+    Returns whether there was such an op.
+    """
+    graph = model.graph
+    calls = [node for node in graph if node.domain == DOMAIN and OPS_BY_NAME[node.op_type].is_quantised]
+    for node in calls:
+        taken = dict(zip((spec.name for spec in OPS_BY_NAME[node.op_type].inputs), node.inputs, strict=True))
+        plain = ir.Node(
+            DOMAIN,
+            MOE_EXPERTS.name,
+            [taken[spec.name] for spec in MOE_EXPERTS.inputs],
+            [],
+            num_outputs=1,
+            name=node.name,
+        )
+        old, new = node.outputs[0], plain.outputs[0]
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new)
+        graph.insert_after(node, plain)
+        graph.remove(node, safe=True)
+        for name, value in taken.items():
+            assert value is not None, f"{node.name}: {name} is missing"
+            if name in ("up", "down"):
+                value.const_value = None
+                value.dtype = ir.DataType[compute_dtype.upper().replace("32", "")]
+            elif not value.uses():
+                _forget(graph, value)
+    if calls:
+        for identifier in [key for key in model.functions if OPS_BY_NAME[key[1]].is_quantised]:
+            del model.functions[identifier]
+        add_function_bodies(model)
+    return bool(calls)
+
+
+def _forget(graph: ir.Graph, value: ir.Value) -> None:
+    """Remove an input or initializer that nobody reads."""
+    if value.is_graph_input():
+        graph.inputs.remove(value)
+    else:
+        graph.initializers.pop(str(value.name))
 
 
 def externalise_weights(model: ir.Model, weights: Container[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Bundle → ONNX Runtime sessions.
 
 Weights are handed to the sessions as initializers in memory of ours, mapped or converted once and shared
-between sessions, whether the bundle is packed or refers to a checkpoint.
+between sessions, whether the bundle is packed or refers to a checkpoint. Quantised experts are decoded, since
+ONNX Runtime either has no kernel for their formats or decodes them in every call.
 """
 
 import json
@@ -15,7 +16,7 @@ from ttc.errors import BackendError, BundleError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.model.bundle import Bundle
 from ttc.model.rewrites import caches_to_new_kv
-from ttc.runtime.backends.onnxruntime.graphs import externalise_weights, upcast
+from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.interface.devices import parse_device
 from ttc.runtime.interface.settings import LoadSettings
@@ -64,18 +65,20 @@ def load(
         )
         logger.warning(notes[-1])
 
+    decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
     sessions = {}
     for role in bundle.manifest.graphs:
         model = _graph(bundle, role)
-        used = externalise_weights(model, bundle.weights)
+        decode_experts(model, bundle.compute_dtype)
+        used = externalise_weights(model, decoded)
         if widen:
             upcast(model)
         if role == "context":
             caches_to_new_kv(model)
         for name in used:
             if name not in values:
-                weight = bundle.read_weight(name)
+                weight = bundle.read_decoded(name, "float32" if widen else None)
                 narrow = widen and str(weight.dtype) == bundle.compute_dtype
                 values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
                     weight.astype("float32") if narrow else weight

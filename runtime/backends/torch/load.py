@@ -1,7 +1,8 @@
 """Bundle → torch tensors on a device, in the bundle's compute dtype.
 
-On the CPU the towers run eagerly. On CUDA they run over fixed addresses, with the Triton kernels and CUDA
-graphs, as far as the packages are there; what is not is noted. The CUDA half has not run on a GPU yet.
+On the CPU the towers run eagerly, and quantised experts are decoded while they are loaded. On CUDA they run
+over fixed addresses, with the Triton kernels and CUDA graphs, as far as the packages are there; what is not
+is noted. The CUDA half has not run on a GPU yet.
 """
 
 import importlib.util
@@ -79,7 +80,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_cuda_graphs("backend 'torch' on the CPU")
-    weights = {name: as_tensor(bundle.read_weight(name)).to(target) for name in bundle.weights}
+    weights = {name: as_tensor(bundle.read_decoded(name)).to(target) for name in bundle.decoded_weights}
     return TorchBackend(bundle.config, weights, getattr(torch, bundle.compute_dtype), target)
 
 

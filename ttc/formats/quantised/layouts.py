@@ -50,15 +50,20 @@ class Piece:
         suffix: its name in `ttc.formats.quantised`.
         stored: its name in the checkpoint, after the module's.
         dtypes: that it may have.
-        shapes: the shape that is due (`piece_shapes`) → the shapes that it may be stored in.
+        shapes: the shape that is due (`piece_shapes`) → the shapes that it may be stored in; None: any.
         convert: the tensor and the shape that is due → an array of that shape; packed codes stay packed.
     """
 
     suffix: str
     stored: str
     dtypes: Sequence[str]
-    shapes: Callable[[Shape], list[Shape]]
+    shapes: Callable[[Shape], list[Shape] | None]
     convert: Callable[[Array, Shape], Array]
+
+    def fits(self, tensor: Described, due: Shape) -> bool:
+        """Whether a tensor has a dtype and a shape that this piece may be stored in, where `due` is due."""
+        shapes = self.shapes(due)
+        return tensor.dtype in self.dtypes and (shapes is None or tensor.shape in shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +100,13 @@ class Layout:
             shape: (N, K) of the matrix.
             stored: tensor name → what a shard says of it.
         """
-        for piece, stored_as in self._stored_as(shape):
+        due_shapes = piece_shapes(self.format, shape)
+        for piece in self.pieces:
             name = f"{module}.{piece.stored}"
             info = stored.get(name)
-            if info is None:
+            if info is None or piece.fits(info, due_shapes[piece.suffix]):
                 continue
-            if info.dtype in piece.dtypes and info.shape in stored_as:
-                continue
+            stored_as = piece.shapes(due_shapes[piece.suffix]) or []
             due = f"{' or '.join(piece.dtypes)} {' or '.join(str(list(each)) for each in stored_as)} is due"
             if piece.suffix == "weight_scale" and info.dtype == "uint8" and len(info.shape) == 1:
                 yield (
@@ -123,11 +128,6 @@ class Layout:
             for piece, tensor in zip(self.pieces, tensors, strict=True)
         }
         return decode(self.format.word, arrays)
-
-    def _stored_as(self, shape: Shape) -> list[tuple[Piece, list[Shape]]]:
-        """Each piece with the shapes that it may be stored in, for a matrix (N, K)."""
-        due = piece_shapes(self.format, shape)
-        return [(piece, piece.shapes(due[piece.suffix])) for piece in self.pieces]
 
 
 def graph_dtypes(kind: WeightFormat) -> dict[str, str | None]:
@@ -196,7 +196,10 @@ _GLOBAL_SCALE = Piece(
 # Of int4, for the ops that take a second scale: nothing is stored of it.
 _ONE: Final = {
     "weight_scale_2": replace(
-        _GROUPS, suffix="weight_scale_2", convert=lambda tensor, shape: np.ones(shape, np.float32)
+        _GROUPS,
+        suffix="weight_scale_2",
+        shapes=lambda due: None,
+        convert=lambda tensor, shape: np.ones(shape, np.float32),
     )
 }
 _PACKED_INT32 = Piece(
