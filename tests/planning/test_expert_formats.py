@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from ttc.planning.forecast import Question, forecast
 from ttc.planning.gpus import formats_on_gpu
 from ttc.planning.holding import holding
 from ttc.planning.machines import Machine, known_machines
-from ttc.planning.models import released_config
+from ttc.planning.models import load_config, released_config, stored_formats
 from ttc.planning.passes import EXPERTS, context_pass, decoded_weights, tower_bytes
 from ttc.profiles.build_profile import load_build_profile
 
+ROOT = Path(__file__).parents[2]
 REAL = ModelConfig.from_hf(released_config())
 H100 = known_machines()["h100"]
 EXPERT_WEIGHTS = 23 * 128 * 2 * 1856 * 2688  # of a tower
@@ -132,8 +134,8 @@ def test_every_preset_suggests_what_fits(name: str) -> None:
 
 
 def test_formats_that_cannot_be() -> None:
-    with pytest.raises(InputError, match=r"experts of context_tower in 'mxfp4'; valid: plain, int8"):
-        ExpertFormats("mxfp4")
+    with pytest.raises(InputError, match=r"experts of context_tower in 'int3'; valid: plain, int8"):
+        ExpertFormats("int3")
     with pytest.raises(InputError, match="every expert on every token"):
         question(formats=ExpertFormats("int8", "int8"), routing=Routing(dense=True))
 
@@ -162,3 +164,14 @@ def test_formats_on_gpus_that_were_found() -> None:
     assert hopper["int8"].both_bytes == pytest.approx(both("int8"))
     assert not {one.format: one for one in formats_on_gpu("8.0", 80e9)}["fp8"].native
     assert {one.format: one for one in formats_on_gpu("12.1", 128e9)}["nvfp4"].native
+
+
+def test_a_quantised_checkpoint_is_planned_for_as_it_is_stored() -> None:
+    for name, word in (("tiny_nvfp4", "nvfp4"), ("tiny_fp8", "fp8")):
+        folder = ROOT / "tests" / "golden" / "quantised" / name
+        done = CliRunner().invoke(program, ["plan", str(folder), "--json"])
+        assert json.loads(done.stdout)["assumed"]["experts"] == {"context": word, "denoiser": word}
+        told = CliRunner().invoke(program, ["plan", str(folder), "--experts", "plain", "--json"])
+        assert json.loads(told.stdout)["assumed"]["experts"] == {"context": "plain", "denoiser": "plain"}
+    config = load_config(ROOT / "ttc" / "miniature")[1]
+    assert stored_formats(ROOT / "ttc" / "miniature", config) == ExpertFormats()

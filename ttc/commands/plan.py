@@ -31,9 +31,9 @@ _FORMATS = click.Choice((PLAIN, *WRITTEN_FORMATS))
 @click.option("--block-size", type=int, default=16, show_default=True, metavar="N")
 @click.option("--context", type=int, default=1024, show_default=True, metavar="N", help="Tokens before.")
 @click.option("--dtype", type=click.Choice(COMPUTE_DTYPES), help="[default: as the model's]")
-@click.option("--experts", type=_FORMATS, help="Format of the routed experts.  [default: plain]")
-@click.option("--context-experts", type=_FORMATS, help="Of the context tower's.  [default: as --experts]")
-@click.option("--denoiser-experts", type=_FORMATS, help="Of the denoiser's.  [default: as --experts]")
+@click.option("--experts", type=_FORMATS, help="Format of the routed experts.  [default: as stored]")
+@click.option("--context-experts", type=_FORMATS, help="Of the context tower's alone.")
+@click.option("--denoiser-experts", type=_FORMATS, help="Of the denoiser's alone.")
 @click.option(
     "--overlap", type=float, default=0.0, show_default=True, metavar="O",
     help="How alike tokens of a block choose experts: 0 independent, 1 the same.",
@@ -67,7 +67,7 @@ def plan(
     from ttc.planning.forecast import Question, forecast, winning_batches
     from ttc.planning.holding import holding
     from ttc.planning.machines import known_machines, load_machine
-    from ttc.planning.models import load_config
+    from ttc.planning.models import load_config, stored_formats
 
     if gpu == "list":
         known = known_machines()
@@ -82,13 +82,15 @@ def plan(
     computes_in = dtype or config.dtype
     # A model stored in a dtype that graphs do not compute in is planned for at two bytes.
     itemsize = numpy_dtype(computes_in).itemsize if computes_in in COMPUTE_DTYPES else 2
-    either = experts or PLAIN
+    stored = stored_formats(model, config)
     question = Question(
         config,
         load_machine(gpu),
         itemsize=itemsize,
         routing=Routing(overlap, dense),
-        formats=ExpertFormats(context_experts or either, denoiser_experts or either),
+        formats=ExpertFormats(
+            context_experts or experts or stored.context, denoiser_experts or experts or stored.denoiser
+        ),
         **use,
     )
     found = [forecast(question, size, tokens_per_nfe) for size in batch]

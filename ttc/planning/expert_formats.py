@@ -10,7 +10,7 @@ counted, not timed; no GPU has run them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ttc.base.quantised import PLAIN, WEIGHT_FORMATS, WRITTEN_FORMATS
+from ttc.base.quantised import PLAIN, WEIGHT_FORMATS
 from ttc.errors import InputError
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
@@ -37,9 +37,9 @@ class ExpertFormats:
 
     def __post_init__(self) -> None:
         for tower, word in ((CONTEXT, self.context), (DENOISER, self.denoiser)):
-            if word not in (PLAIN, *WRITTEN_FORMATS):
+            if word not in (PLAIN, *WEIGHT_FORMATS):
                 raise InputError(
-                    f"experts of {tower} in {word!r}; valid: {', '.join((PLAIN, *WRITTEN_FORMATS))}"
+                    f"experts of {tower} in {word!r}; valid: {', '.join((PLAIN, *WEIGHT_FORMATS))}"
                 )
 
     def of(self, tower: str) -> str:
@@ -80,4 +80,5 @@ def decode_rate(word: str, machine: Machine) -> float | None:
     exact = (major, minor) if (major, minor) in _INSTRUCTIONS else max(known, default=None)
     if exact is None or (word == "fp8" and exact == (8, 0) and minor >= 9):
         return None
-    return machine.instructions_per_second / _INSTRUCTIONS[exact][word]
+    instructions = _INSTRUCTIONS[exact].get(word)
+    return None if instructions is None else machine.instructions_per_second / instructions
