@@ -138,44 +138,34 @@ class Room:
             raise EngineDead("the engine is closed; load the bundle again")
 
     def _refuse_if_full(self, rows: Sequence[AskedRow]) -> None:
-        core = self.engine.core
-        arrived = [row for other in self._inbox for row in other.asked.rows]
-        waiting, free = len(arrived) + core.waiting, core.limits.rows - core.running
-        if waiting + len(rows) <= free:
+        core, arrived = self.engine.core, [row for other in self._inbox for row in other.asked.rows]
+        left = core.left_waiting([row.request for row in (*arrived, *rows)])
+        if not left:
             return
         if len(rows) > self.max_queued + core.limits.rows:
             raise InputError(
                 f"a call of {len(rows)} rows; at most {core.limits.rows} run and {self.max_queued} wait: "
                 "split it, or load with a larger max_queued"
             )
-        if waiting + len(rows) > self.max_queued + free:
+        if len(left) > self.max_queued:
             raise QueueFull(
-                f"{waiting} requests wait already, at most {self.max_queued} may; ask again later",
-                self._pace.seconds_for(waiting + len(rows) - self.max_queued - free),
+                f"{len(arrived) + core.waiting} requests wait already, at most {self.max_queued} may; "
+                "ask again later",
+                self._pace.seconds_for(len(left) - self.max_queued),
             )
-        self._refuse_if_owner_has_many(rows, arrived, free)
-        # The first of them start at once.
-        prompts = [*core.waiting_prompts, *(len(row.request.prompt) for row in (*arrived, *rows))]
-        tokens = sum(prompts[max(free, 0) :])
+        owner = rows[0].request.owner
+        own = sum(request.owner == owner for request in left)
+        if self.max_owner_queued is not None and own > self.max_owner_queued:
+            raise QueueFull(
+                f"{own} requests of this key would wait, at most {self.max_owner_queued} may; "
+                "ask again later",
+                self._pace.seconds_for(own - self.max_owner_queued),
+            )
+        tokens = sum(len(request.prompt) for request in left)
         if self.max_queued_tokens is not None and tokens > self.max_queued_tokens:
             raise QueueFull(
                 f"{tokens} prompt tokens would wait, at most {self.max_queued_tokens} may; ask again later",
                 self._pace.seconds_for(1),
-            )
-
-    def _refuse_if_owner_has_many(
-        self, rows: Sequence[AskedRow], arrived: Sequence[AskedRow], free: int
-    ) -> None:
-        if self.max_owner_queued is None:
-            return
-        owner = rows[0].request.owner
-        owners = [*self.engine.core.waiting_owners, *(row.request.owner for row in arrived)]
-        waiting = owners.count(owner)
-        if waiting + len(rows) - max(free, 0) > self.max_owner_queued:
-            raise QueueFull(
-                f"{waiting} requests of this key wait already, at most {self.max_owner_queued} may; "
-                "ask again later",
-                self._pace.seconds_for(waiting + len(rows) - self.max_owner_queued),
             )
 
     def _run(self) -> None:

@@ -6,7 +6,7 @@ and ticks until they have ended; at most one thread at a time.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ttc.errors import DeadlineExceeded, TtcError
@@ -101,15 +101,13 @@ class Core:
         """Number of requests in the queue."""
         return len(self._queue)
 
-    @property
-    def waiting_prompts(self) -> list[int]:
-        """Lengths of the prompts in the queue, in order."""
-        return [len(row.request.prompt) for row in list(self._queue.values())]
-
-    @property
-    def waiting_owners(self) -> list[str]:
-        """Owners of the requests in the queue, in order."""
-        return [row.request.owner for row in list(self._queue.values())]
+    def left_waiting(self, further: Sequence[RowRequest]) -> list[RowRequest]:
+        """Return those of the queue, and of further requests behind it, that could not start now."""
+        requests = [row.request for row in list(self._queue.values())]
+        requests += [request for request in further if not request.is_empty]
+        running = [row.request for row in list(self._rows.values())]
+        admitted = set(self._policy.admit(*_books(enumerate(requests), running), self.limits))
+        return [request for i, request in enumerate(requests) if i not in admitted]
 
     def snapshot(self) -> Snapshot:
         """Return what is going on, to be read by others while the core goes on."""
@@ -122,7 +120,7 @@ class Core:
         """Queue a request; its row starts when there is room."""
         row = Row(self._next_id, request, submitted=self.clock.now())
         self._next_id += 1
-        if request.max_new_tokens == 0 and not request.options.prompt_logprobs:
+        if request.is_empty:
             row.finish_reason, row.phase = "length", Phase.ENDED
             self.ended(row)
         else:
@@ -137,7 +135,9 @@ class Core:
         for row in [*self._queue.values(), *self._rows.values()]:
             if row.request.cancels or row.request.deadline is not None:
                 self._leave_if_asked(row, now)
-        self._start(self._policy.admit(*self._books(), self.limits))
+        queue = ((row.id, row.request) for row in self._queue.values())
+        running = [row.request for row in self._rows.values()]
+        self._start(self._policy.admit(*_books(queue, running), self.limits))
         self.seats.compact()
         seen: dict[int, Seen | None] = {row.id: self._see(row) for row in list(self._rows.values())}
         moved: list[Row] = []
@@ -177,20 +177,6 @@ class Core:
                 )
             )
             self._end(row)
-
-    def _books(self) -> tuple[Iterable[Waiting], int, int]:
-        running = Counter(row.request.owner for row in self._rows.values())
-        queue = (
-            Waiting(
-                row.id,
-                row.request.most_tokens,
-                row.request.priority,
-                row.request.owner,
-                running[row.request.owner],
-            )
-            for row in self._queue.values()
-        )
-        return queue, len(self._rows), sum(row.request.most_tokens for row in self._rows.values())
 
     def _start(self, ids: Iterable[int]) -> None:
         """Give rows a seat and a mode, and what the prefix cache knows of their prompts."""
@@ -298,3 +284,17 @@ class Core:
             self.seats.leave(row.seat)
             row.seat = None
         self.ended(row)
+
+
+def _books(
+    queue: Iterable[tuple[int, RowRequest]], running: Sequence[RowRequest]
+) -> tuple[Iterable[Waiting], int, int]:
+    """Return what admission goes by: the queue as it sees it, the number of rows that run, and the tokens that
+    those may come to.
+    """
+    owners = Counter(request.owner for request in running)
+    waiting = (
+        Waiting(number, each.most_tokens, each.priority, each.owner, owners[each.owner])
+        for number, each in queue
+    )
+    return waiting, len(running), sum(request.most_tokens for request in running)

@@ -100,6 +100,11 @@ class RowRequest:
         """The most tokens that the row may come to hold."""
         return len(self.prompt) + self.max_new_tokens
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be computed for it."""
+        return self.max_new_tokens == 0 and not self.options.prompt_logprobs
+
     def replace(self, **changes: Any) -> "RowRequest":
         """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)

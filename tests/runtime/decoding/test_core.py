@@ -252,3 +252,16 @@ def test_a_rows_phase_turns_after_its_last_event(mode):
         core.tick()
     assert phases
     assert Phase.ENDED not in phases
+
+
+def test_who_is_left_waiting_goes_by_rows_tokens_and_what_runs():
+    """The bound on a queue counts those who could not start, for whatever reason."""
+    core = make_core(Counting(), rows=4, tokens=40)
+    assert core.left_waiting([request([1] * 10, new=20)] * 3) == [request([1] * 10, new=20)] * 2
+    core.submit(request([1] * 10, new=20))
+    core.tick()
+    assert core.left_waiting([request([1, 2], new=3)]) == []
+    assert len(core.left_waiting([request([1, 2], new=3)] * 3)) == 1
+    assert core.left_waiting([request([1, 2], new=0)] * 9) == [], "what computes nothing never waits"
+    core.submit(request([1] * 10, new=20))
+    assert len(core.left_waiting([request([1, 2], new=3)])) == 2, "nobody overtakes"
