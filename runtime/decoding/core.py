@@ -289,8 +289,8 @@ class Core:
 def _books(
     queue: Iterable[tuple[int, RowRequest]], running: Sequence[RowRequest]
 ) -> tuple[Iterable[Waiting], int, int]:
-    """Return what admission goes by: the queue as it sees it, the number of rows that run, and the tokens that
-    those may come to.
+    """Return what admission goes by: the queue as it sees it, how many rows run, and the tokens that those
+    may come to.
     """
     owners = Counter(request.owner for request in running)
     waiting = (
