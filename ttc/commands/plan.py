@@ -1,7 +1,7 @@
 """`ttc plan`: what a machine allows a model, before anything is run on it."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import click
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
+from ttc.commands.plan_serve import serve_options, tell_service
 from ttc.commands.terminal import Several, columns, write_json
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _FORMATS = click.Choice((PLAIN, *WRITTEN_FORMATS))
 @click.option("--accepted", type=float, default=8.0, show_default=True, metavar="A", help="Lossless: kept.")
 @click.option("--draft-steps", type=float, default=2.0, show_default=True, metavar="D", help="Lossless: NFE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@serve_options
 def plan(
     model: Path | None,
     gpu: str,
@@ -54,12 +56,14 @@ def plan(
     overlap: float,
     dense: bool,
     as_json: bool,
+    serving: Mapping[str, Any] | None,
     **use: Any,
 ) -> None:
     """Bytes, operations and shortest times of an AR step, a denoiser evaluation (NFE) and an extension.
 
     MODEL is a bundle, a checkpoint or a config.json; without it the released 30B model is planned for.
     Times are floors that no kernel can beat on that memory and arithmetic, tokens per second are ceilings.
+    With --serve a service on such GPUs is simulated: the runtime's own scheduling over these floors.
     """
     from ttc.base.dtypes import numpy_dtype
     from ttc.planning.expert_formats import ExpertFormats
@@ -93,6 +97,9 @@ def plan(
         ),
         **use,
     )
+    if serving is not None:
+        tell_service(name, question, serving, as_json)
+        return
     found = [forecast(question, size, tokens_per_nfe) for size in batch]
     held = holding(known_machines(), found[0].weight_bytes.values())
     wins = {rate: winning_batches(question, rate) for rate in tokens_per_nfe}

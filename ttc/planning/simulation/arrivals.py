@@ -3,6 +3,7 @@
 import heapq
 import math
 import random
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ttc.errors import InputError
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.planning.simulation.lengths import Lengths
 
-__all__ = ["Asks", "ClosedLoop", "Load", "OpenLoad", "Visit", "poisson", "read_trace"]
+__all__ = ["Asks", "ClosedLoop", "Load", "OpenLoad", "RowsPerKey", "Visit", "poisson", "read_trace"]
 
 _MAX_TRACE_BYTES = 2**28
 
@@ -125,6 +126,32 @@ class ClosedLoop:
     def ended(self, visit: Visit, now: float) -> None:
         if now < self._seconds and self._number + len(self._ready) < self._most:
             heapq.heappush(self._ready, now)
+
+
+class RowsPerKey:
+    """Keeps requests back while their key has so many in the core; who came first goes in first."""
+
+    def __init__(self, load: Load, most: int) -> None:
+        self._load, self._most = load, most
+        self._kept: dict[str, deque[Visit]] = {}
+        self._inside: Counter[str] = Counter()
+
+    def take(self, now: float) -> list[Visit]:
+        for visit in self._load.take(now):
+            self._kept.setdefault(visit.key, deque()).append(visit)
+        taken = []
+        for key, kept in self._kept.items():
+            while kept and self._inside[key] < self._most:
+                self._inside[key] += 1
+                taken.append(kept.popleft())
+        return taken
+
+    def next_at(self) -> float | None:
+        return self._load.next_at()
+
+    def ended(self, visit: Visit, now: float) -> None:
+        self._inside[visit.key] -= 1
+        self._load.ended(visit, now)
 
 
 def poisson(rate: float, seconds: float, seed: int, asks: Asks) -> list[Visit]:

@@ -6,12 +6,21 @@ what a row needs does not depend on the company it is in.
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from ttc.errors import InputError
 
-__all__ = ["Behaviour", "Drawn", "FixedSteps", "PublishedSteps", "StepsPerBlock", "acceptance_for"]
+__all__ = [
+    "Behaviour",
+    "Drawn",
+    "FixedSteps",
+    "MeasuredSteps",
+    "PublishedSteps",
+    "StepsPerBlock",
+    "acceptance_for",
+]
 
 
 class Behaviour(Protocol):
@@ -47,6 +56,16 @@ class FixedSteps:
 
     def draw(self, rng: random.Random, block: int, blocks: int) -> int:
         return self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSteps:
+    """As often as they were counted: steps → blocks."""
+
+    counts: Mapping[int, int]
+
+    def draw(self, rng: random.Random, block: int, blocks: int) -> int:
+        return rng.choices(list(self.counts), list(self.counts.values()))[0]
 
 
 # docs/model.md, Real sizes: early blocks take 10 to 13 steps, late ones about 2.

@@ -19,7 +19,7 @@ from ttc.runtime.decoding.plan import (
 )
 from ttc.runtime.decoding.work import Denoise, Read
 
-__all__ = ["extend_when", "in_order", "keys_in_turn", "shortest_first"]
+__all__ = ["extend_when", "in_order", "keys_in_turn"]
 
 Order = Callable[[Sequence[Waiting]], Sequence[Waiting]]
 
@@ -49,11 +49,6 @@ def in_order(order: Order) -> Policy:
         return admit(order(list(queue)), running_rows, running_tokens, limits)
 
     return Policy(admit=admit_in_order)
-
-
-def shortest_first(queue: Sequence[Waiting]) -> Sequence[Waiting]:
-    """Order by what requests may come to hold."""
-    return sorted(queue, key=lambda waiting: waiting.tokens)
 
 
 def keys_in_turn(key_of: Callable[[int], str]) -> Order:

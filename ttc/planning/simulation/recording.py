@@ -60,8 +60,8 @@ class Recorder:
 
     Attributes:
         calls: in order.
-        rows: row number → what it did; complete once `close` was told of the row.
-        tick_seconds: (rows, seconds) of every tick, from its first call to its end, without its calls.
+        rows: row number → what it did so far.
+        ticks: (rows, seconds) of every tick but the first: from the end of the one before, without its calls.
     """
 
     def __init__(self, inner: Device, clock: VirtualClock | None = None) -> None:
@@ -72,7 +72,10 @@ class Recorder:
         self.rows: defaultdict[int, Recorded] = defaultdict(Recorded)
         self.seats: Seats = inner.seats
         self.counts: Counts = inner.counts
-        self._tick = 0
+        self.ticks: list[tuple[int, float]] = []
+        self._tick = self._rows_in_tick = 0
+        self._last_end: float | None = None
+        self._in_calls = 0.0
 
     def call_length(self, length: int) -> int:
         return self._inner.call_length(length)
@@ -81,6 +84,8 @@ class Recorder:
         started = self._inner.clock.now()
         outcomes = self._inner.run(call, rows, dues)
         seconds = self._inner.clock.now() - started
+        self._in_calls += seconds
+        self._rows_in_tick = max(self._rows_in_tick, self.seats.in_use)
         if self._virtual is not None:
             self._virtual.advance(seconds)
         self.calls.append(CallRecord(self._tick, call.ids, shape_of(call, dues, self.call_length), seconds))
@@ -91,6 +96,10 @@ class Recorder:
 
     def forget(self) -> None:
         self._inner.forget()
+        now = self._inner.clock.now()
+        if self._last_end is not None:
+            self.ticks.append((self._rows_in_tick, now - self._last_end - self._in_calls))
+        self._last_end, self._in_calls, self._rows_in_tick = now, 0.0, 0
         self._tick += 1
 
     def close(self, rows: Sequence[Row]) -> dict[int, Recorded]:

@@ -1,0 +1,120 @@
+"""The scheduler's policy, tried on the simulated service of `ttc plan --serve`: nothing here is measured.
+
+    python -m benchmarks.serve_policies            three tables in Markdown, as docs/plan.md shows them
+
+The released model on one H200, floors of every call, 200 µs of the host a tick; diffusion with the published
+steps per block; prompts of 512 tokens in the middle, answers of 200 on average.
+
+- *extension*: 32 clients that ask again at once. Full blocks are read at once, or when k rows wait with one;
+  rows sit in a state per capacity, as the core seats them, or all in one.
+- *prompts*: 4 requests a second of AR, prompts of 2048 tokens in the middle: prompt tokens read in a tick.
+- *fairness*: one key sends 100 requests of 1024 tokens, and a second later another sends 10 of 64: admitted
+  in order of arrival, keys in turn, or with a bound on the rows of a key.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from ttc.model.config import ModelConfig
+from ttc.planning.forecast import Question
+from ttc.planning.machines import load_machine
+from ttc.planning.models import released_config
+from ttc.planning.simulation.arrivals import Asks, ClosedLoop, OpenLoad, RowsPerKey, Visit, poisson
+from ttc.planning.simulation.behaviour import PublishedSteps
+from ttc.planning.simulation.costs import MachineCosts
+from ttc.planning.simulation.drive import Served
+from ttc.planning.simulation.figures import figures, percentile
+from ttc.planning.simulation.lengths import Lengths
+from ttc.planning.simulation.policies import extend_when, in_order, keys_in_turn
+from ttc.planning.simulation.server import Server
+from ttc.runtime.decoding.plan import CoreLimits, Policy
+
+ROWS, NEW, ROOM, CLIENTS = 32, 1024, 4096, 32
+REQUESTS, SECONDS = 160, 40.0
+LONG, SHORT = 1024, 64
+
+
+def main() -> None:
+    """Print the tables."""
+    question = Question(ModelConfig.from_hf(released_config()), load_machine("h200"))
+    server = Server(
+        question.config,
+        MachineCosts(question, tick_seconds=200e-6),
+        CoreLimits(ROWS, None, 1024),
+        64,
+        ROOM,
+        NEW,
+        PublishedSteps(2.65),
+    )
+    for head, rows in (
+        (("blocks are read", "states", "tokens/s", "first block p95, s", "answer p95, s"), extension(server)),
+        (("prompt tokens a tick", "tokens/s", "first token p95, s", "answer p95, s"), prompts(server)),
+        (("admitted", "short answers p95, s", "over alone", "long answers p95, s"), fairness(server)),
+    ):
+        print("\n".join(table(head, list(rows))) + "\n")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Give the lines of a table in Markdown."""
+    for row in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(row) + " |"
+
+
+def extension(server: Server) -> Iterator[tuple[str, ...]]:
+    """When full blocks are read."""
+    asks = Asks(Lengths.parse("lognormal:512,0.7"), Lengths.parse("exp:200"), "diffusion", ROOM - NEW, NEW)
+    for capacity in (None, ROOM):
+        for count in (1, 2, 4, 8, 16):
+            tried = dataclasses.replace(server, capacity=capacity, policy=extend_when(count))
+            load = ClosedLoop(CLIENTS, lambda number, at: asks.visit(number, at, 0), most=REQUESTS)
+            found = figures([tried.simulate(load)])
+            yield (
+                "at once" if count == 1 else f"when {count} wait",
+                "one" if capacity else "per capacity",
+                f"{found.tokens_per_second:.0f}",
+                f"{found.first_p95:.2f}",
+                f"{found.whole_p95:.2f}",
+            )
+
+
+def prompts(server: Server) -> Iterator[tuple[str, ...]]:
+    """How much of the prompts is read in a tick."""
+    asks = Asks(Lengths.parse("lognormal:2048,0.5"), Lengths.parse("exp:200"), "ar", ROOM - NEW, NEW)
+    visits = poisson(4.0, SECONDS, 0, asks)
+    for budget in (64, 256, 1024, 4096):
+        tried = dataclasses.replace(server, capacity=ROOM, limits=CoreLimits(ROWS, None, budget))
+        found = figures([tried.simulate(OpenLoad(visits))])
+        yield (
+            str(budget),
+            f"{found.tokens_per_second:.0f}",
+            f"{found.first_p95:.2f}",
+            f"{found.whole_p95:.2f}",
+        )
+
+
+def fairness(server: Server) -> Iterator[tuple[str, ...]]:
+    """Who is admitted."""
+    server = dataclasses.replace(server, capacity=ROOM)
+    long = [Visit(0.0, 512, LONG, "diffusion", i, "long") for i in range(100)]
+    short = [Visit(1.0, 512, SHORT, "diffusion", 100 + i, "short") for i in range(10)]
+    visits = [*long, *short]
+    alone = p95_of(server.simulate(OpenLoad(short)).served, "short")
+    in_turn = in_order(keys_in_turn(lambda number: visits[number].key))
+    for name, policy, load in (
+        ("in order of arrival", Policy(), OpenLoad(visits)),
+        ("keys in turn", in_turn, OpenLoad(visits)),
+        ("at most 22 rows a key", Policy(), RowsPerKey(OpenLoad(visits), 22)),
+        ("at most 16 rows a key", Policy(), RowsPerKey(OpenLoad(visits), 16)),
+    ):
+        served = dataclasses.replace(server, policy=policy).simulate(load).served
+        mine = p95_of(served, "short")
+        yield name, f"{mine:.2f}", f"{mine / alone:.1f}", f"{p95_of(served, 'long'):.2f}"
+
+
+def p95_of(served: Sequence[Served], key: str) -> float:
+    """Return the p95 of one key's answers."""
+    return percentile([one.ended - one.visit.at for one in served if one.visit.key == key], 95)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The policies' tables, over fewer requests."""
+
+import pytest
+
+from benchmarks import serve_policies
+
+
+def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(serve_policies, "REQUESTS", 34)
+    monkeypatch.setattr(serve_policies, "SECONDS", 2.0)
+    monkeypatch.setattr(serve_policies, "LONG", 64)
+    serve_policies.main()
+    extension, prompts, fairness = capsys.readouterr().out.strip().split("\n\n")
+    assert [len(each.splitlines()) for each in (extension, prompts, fairness)] == [12, 6, 6]
+    cells = [line.split(" | ") for line in extension.splitlines()[2:]]
+    per_capacity, one_state = (
+        [float(row[2]) for row in cells if row[1] == states] for states in ("per capacity", "one")
+    )
+    assert max(per_capacity) < min(one_state)
