@@ -59,6 +59,7 @@ class MachineCosts:
     call_seconds: float = 0.0
     tick_seconds: float = 0.0
     _known: dict[CallShape, float] = field(default_factory=dict)
+    _moves: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.efficiency <= 1:
@@ -78,9 +79,13 @@ class MachineCosts:
 
     def move(self, capacity: int) -> float:
         """Return it: a row is read and written once."""
-        machine = self.question.machine
-        nbytes = 2 * state_bytes(self.question.config, 1, capacity, self.question.itemsize)
-        return nbytes / machine.bytes_per_second / self.efficiency
+        seconds = self._moves.get(capacity)
+        if seconds is None:
+            question = self.question
+            nbytes = 2 * state_bytes(question.config, 1, capacity, question.itemsize)
+            seconds = nbytes / question.machine.bytes_per_second / self.efficiency
+            self._moves[capacity] = seconds
+        return seconds
 
     def tick(self, rows: int) -> float:
         return self.tick_seconds

@@ -12,16 +12,21 @@ __all__ = ["Crossing", "at_clients", "crossing", "replicas_for"]
 _MOST_REPLICAS = 4096
 
 
-def replicas_for(server: Server, visits: Sequence[Visit], p95: float) -> tuple[int, Figures] | None:
+def replicas_for(
+    server: Server, visits: Sequence[Visit], p95: float, known: Mapping[int, Figures] | None = None
+) -> tuple[int, Figures] | None:
     """Return the smallest number of replicas, and their figures, with which 95 % of the answers take at most
     `p95` seconds; None where even a replica for every request does not.
 
     The replicas get the requests in turn. More of them are taken to be never slower.
+
+    known: number of replicas → their figures, as far as they have been simulated.
     """
-    tried: dict[int, Figures] = {}
+    tried = dict(known or {})
 
     def holds(replicas: int) -> bool:
-        tried[replicas] = figures(in_turn(server, visits, replicas))
+        if replicas not in tried:
+            tried[replicas] = figures(in_turn(server, visits, replicas))
         return tried[replicas].whole_p95 <= p95 and not tried[replicas].failed
 
     most = min(len(visits), _MOST_REPLICAS)

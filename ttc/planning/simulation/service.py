@@ -188,7 +188,7 @@ def _mode(server: Server, asked: ServiceQuestion, asks: Asks, visits: Sequence[V
         ]
         return ModePlan(figures([server.simulate(load) for load in loads]))
     found = figures(in_turn(server, visits, asked.replicas))
-    held = None if asked.p95 is None else replicas_for(server, visits, asked.p95)
+    held = None if asked.p95 is None else replicas_for(server, visits, asked.p95, {asked.replicas: found})
     return ModePlan(found) if held is None else ModePlan(found, *held)
 
 
