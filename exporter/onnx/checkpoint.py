@@ -8,14 +8,13 @@ names are plain file names in the folder.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import CheckpointError, MissingDependencyError
-from ttc.formats.manifest import WeightSpec
 from ttc.formats.quant_config.files import read_scheme
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
@@ -41,6 +40,7 @@ class Checkpoint:
         tokenizer_path: of tokenizer.json; None without one.
         shards: file name → shard.
         weights: name → weight of the graphs, context tower first (`ttc.model.matching.match_weights`).
+        matrices: the same, where each quantised matrix is one weight, decoded from all its tensors.
         notes: what of it is not used, a sentence each.
     """
 
@@ -50,15 +50,15 @@ class Checkpoint:
         config: ModelConfig,
         tokenizer_path: Path | None,
         shards: Mapping[str, Shard],
-        weights: Mapping[str, WeightSpec],
-        notes: Sequence[str] = (),
+        found: Matched,
     ) -> None:
         self.folder = folder
         self.config = config
         self.tokenizer_path = tokenizer_path
         self.shards = MappingProxyType(dict(shards))
-        self.weights = MappingProxyType(dict(weights))
-        self.notes = tuple(notes)
+        self.weights = MappingProxyType(dict(found.weights))
+        self.matrices = MappingProxyType(dict(found.matrices))
+        self.notes = tuple(_notes(found))
         self._owner = {name: shard for shard in shards.values() for name in shard.tensors}
 
     @classmethod
@@ -92,7 +92,7 @@ class Checkpoint:
             if tokenizer.exists():
                 _check_tokenizer(tokenizer, config)
             present = tokenizer if tokenizer.exists() else None
-            return cls(folder, config, present, shards, found.weights, _notes(found))
+            return cls(folder, config, present, shards, found)
         except BaseException:
             for shard in shards.values():
                 shard.close()

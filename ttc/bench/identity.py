@@ -94,15 +94,21 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _tensors(bundle: Bundle, shards: ExitStack) -> Iterator[tuple[str, Array]]:
-    """Yield every checkpoint tensor that the bundle's weights are made of; by reference nothing is copied."""
+    """Yield every checkpoint tensor that the plain weights are made of, of which by reference nothing is
+    copied, and every part of those that are quantised, as the graphs take it.
+    """
+    quantised = [name for name, entry in bundle.weights.items() if entry.layout]
+    for name in quantised:
+        yield from ((f"{name}.{i}", part) for i, part in enumerate(bundle.weight_parts(name)))
+    plain = {name: entry for name, entry in bundle.weights.items() if not entry.layout}
     if bundle.weights_mode == "reference":
         root = Path(str(bundle.describe()["weights"]["root"]))
-        wanted = {tensor for entry in bundle.weights.values() for tensor in entry.tensors}
+        wanted = {tensor for entry in plain.values() for tensor in entry.tensors}
         for file in bundle.manifest.weights.shards:
             shard = shards.enter_context(Shard.open(root / file, error=BundleError))
             yield from ((name, shard.read(name)) for name in shard.tensors if name in wanted)
         return
-    for weight, entry in bundle.weights.items():
+    for weight, entry in plain.items():
         array = bundle.read_weight(weight)
         parts: Sequence[Array] = list(array) if entry.stacked else [array]
         yield from zip(entry.tensors, parts, strict=True)

@@ -52,11 +52,14 @@ class Matched:
 
     Attributes:
         weights: name → weight of the graphs, context tower first.
+        matrices: the same where codes and scales are not weights of their own: every quantised matrix is one
+            weight, and decoded.
         decoded: those of them that are quantised experts without an op that takes them so.
         unused: tensors that are there, and known, and not needed.
     """
 
     weights: Mapping[str, WeightSpec]
+    matrices: Mapping[str, WeightSpec]
     decoded: tuple[str, ...]
     unused: tuple[str, ...]
 
@@ -99,7 +102,7 @@ def match_weights(
         for spec in (_codes_and_scales(each) if name in taken else [each])
     }
     decoded = tuple(name for name, spec in weights.items() if spec.layout and not spec.piece and spec.stacked)
-    return Matched(weights, decoded, tuple(name for name in stored if name in found.unused))
+    return Matched(weights, matrices, decoded, tuple(name for name in stored if name in found.unused))
 
 
 class _Search:

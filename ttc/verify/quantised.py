@@ -88,7 +88,7 @@ def check_quantised(source: Checkpoint, original: str | os.PathLike[str] | None,
     found = QuantisedCheck()
     plain = None if original is None else Checkpoint.open(original)
     try:
-        for spec in source.weights.values():
+        for spec in source.matrices.values():
             if spec.layout:
                 say(f"examining {spec.name}")
                 matrices = list(_matrices(source, spec, plain, found))

@@ -14,6 +14,7 @@ import pytest
 import ttc
 from tests.support.fake_device import FakeDevice
 from tests.support.quantised import small_checkpoint
+from ttc.bench.identity import weights_digest
 from ttc.errors import BundleError, NumericsError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.manifest import MANIFEST_FILE, Manifest
@@ -89,6 +90,11 @@ def test_both_forms_hold_the_same(exported):
             np.testing.assert_array_equal(*parts, strict=True)
             assert one.flags.c_contiguous
             assert not one.flags.writeable
+
+
+def test_both_forms_are_one_model(exported):
+    with Bundle.open(exported("float32", True)) as packed, Bundle.open(exported("float32", False)) as other:
+        assert weights_digest(packed) == weights_digest(other)
 
 
 def test_decoded_weights_are_what_the_codec_decodes(bundle, checkpoint):
