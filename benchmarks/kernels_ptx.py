@@ -17,9 +17,11 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compil
 import triton
 
 from ttc.base.names import COMPUTE_DTYPES
+from ttc.base.quantised import WEIGHT_FORMATS
 from ttc.errors import BackendError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Problem
+from ttc.plugins.ops import CHOICES
 from ttc.plugins.ptx import MAX_SHARED_BYTES, assemble, compile_launch
 from ttc.plugins.targets import TARGETS
 
@@ -58,10 +60,11 @@ def main() -> None:
     parser.add_argument("--first-tile-only", action="store_true")
     options = parser.parse_args()
     kernels = [
-        report(spec, tile, dtype, target)
+        report(spec, tile, dtype, stored, target)
         for spec in (KERNELS[name] for name in options.ops)
         for tile in range(1 if options.first_tile_only else len(spec.tiles))
         for dtype in dtypes_of(spec, options.dtypes)
+        for stored in stored_in(spec)
         for target in options.targets
     ]
     result = {
@@ -86,12 +89,26 @@ def dtypes_of(spec: KernelSpec, wanted: list[str]) -> list[str]:
     return wanted if has_compute else wanted[:1]
 
 
-def report(spec: KernelSpec, tile: int, dtype: str, target: str) -> dict[str, Any]:
+def stored_in(spec: KernelSpec) -> tuple[str | None, ...]:
+    """Return what its weights may be stored in; None for a kernel that takes none of eight or four bits."""
+    words = {tensor.dtype for tensor in spec.op.inputs} & {"stored8", "stored4"}
+    return CHOICES[words.pop()] if words else (None,)
+
+
+def problem(spec: KernelSpec, dtype: str, stored: str | None, target: str) -> Problem:
+    """Return the real model's sizes for one kernel."""
+    attributes = {name: ATTRIBUTES[name] for name in spec.op.attributes}
+    (group,) = {each.group for each in WEIGHT_FORMATS.values() if each.codes == stored and each.family} or {0}
+    groups = {f"{inner}B": DIMS[inner] // group for inner in "DI"} if group else {}
+    return Problem(DIMS | groups, attributes, dtype, stored=stored, target=target)
+
+
+def report(spec: KernelSpec, tile: int, dtype: str, stored: str | None, target: str) -> dict[str, Any]:
     """Return one kernel's figures, or the error."""
     what = {"op": spec.op.name, "tile": spec.tiles[tile].name, "dtype": dtype, "target": target}
-    attributes = {name: ATTRIBUTES[name] for name in spec.op.attributes}
+    what |= {"stored": stored} if stored else {}
     try:
-        compiled = compile_launch(spec.bind(Problem(DIMS, attributes, dtype), tile), target)
+        compiled = compile_launch(spec.bind(problem(spec, dtype, stored, target), tile), target)
         assembled = assemble(compiled)
     except BackendError as error:
         return what | {"error": str(error)}

@@ -22,7 +22,7 @@ from ttc.errors import BackendError
 from ttc.plugins.launch import ALIGNMENT, Launch
 from ttc.plugins.targets import TARGETS
 
-__all__ = ["MAX_SHARED_BYTES", "Assembled", "CompiledKernel", "assemble", "compile_launch"]
+__all__ = ["MAX_SHARED_BYTES", "Assembled", "CompiledKernel", "assemble", "compile_launch", "disassemble"]
 
 MAX_SHARED_BYTES: Final = 48 * 1024  # what a kernel may use without asking the driver for more
 _HIDDEN_POINTERS: Final = 2  # global scratch and profiler scratch, in triton 3.5 to 3.9
@@ -128,29 +128,49 @@ def assemble(kernel: CompiledKernel) -> Assembled:
     Raises:
         BackendError: ptxas refuses it, with what it said.
     """
-    tools = triton.knobs.nvidia
-    tool = tools.ptxas if int(kernel.target.split(".")[0]) < 9 else tools.ptxas_blackwell
-    (architecture,) = re.findall(r"^\.target (\w+)", kernel.ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
-        text, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
-        text.write_text(kernel.ptx, encoding="utf-8")
-        done = subprocess.run(
-            [tool.path, "-v", f"--gpu-name={architecture}", str(text), "-o", str(binary)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise BackendError(f"ptxas refuses {kernel.name} for {kernel.target}: {done.stderr.strip()}")
+        said = _ptxas(kernel, Path(folder, "kernel.cubin"))
 
     def reported(pattern: str) -> int:
-        return sum(int(number) for number in re.findall(pattern, done.stderr))
+        return sum(int(number) for number in re.findall(pattern, said))
 
     return Assembled(
         registers=reported(r"Used (\d+) registers"),
         spill_bytes=reported(r"(\d+) bytes spill (?:stores|loads)"),
         static_shared_bytes=reported(r"(\d+) bytes smem"),
     )
+
+
+def disassemble(kernel: CompiledKernel) -> str:
+    """Return the machine code that ptxas makes of the PTX, as the text of triton's nvdisasm.
+
+    Raises:
+        BackendError: as `assemble`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernel.cubin")
+        _ptxas(kernel, binary)
+        tool = triton.knobs.nvidia.nvdisasm.path
+        done = subprocess.run([tool, "-c", str(binary)], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _ptxas(kernel: CompiledKernel, binary: Path) -> str:
+    """Assemble into a file; return what ptxas said."""
+    tools = triton.knobs.nvidia
+    tool = tools.ptxas if int(kernel.target.split(".")[0]) < 9 else tools.ptxas_blackwell
+    (architecture,) = re.findall(r"^\.target (\w+)", kernel.ptx, re.MULTILINE)
+    text = binary.with_suffix(".ptx")
+    text.write_text(kernel.ptx, encoding="utf-8")
+    done = subprocess.run(
+        [tool.path, "-v", f"--gpu-name={architecture}", str(text), "-o", str(binary)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BackendError(f"ptxas refuses {kernel.name} for {kernel.target}: {done.stderr.strip()}")
+    return done.stderr
 
 
 def _check_plain(launch: Launch, target: str, metadata: Any) -> None:

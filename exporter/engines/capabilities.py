@@ -1,6 +1,6 @@
 """What a backend cannot build, found before it is asked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 from onnx import defs
@@ -9,7 +9,7 @@ from ttc.exporter.engines.build_input import GraphSource
 from ttc.plugins.ops import DOMAIN
 from ttc.profiles.build_profile import BuildProfile
 
-__all__ = ["graph_problems", "profile_problems"]
+__all__ = ["graph_problems", "profile_problems", "target_problems"]
 
 OPSETS = range(13, 25)
 _STANDARD = ("", "ai.onnx")
@@ -27,7 +27,21 @@ _NOWHERE = (
 )
 _UNSUPPORTED = {"tensorrt-rtx": ("NonZero", *_NOWHERE), "tensorrt": _NOWHERE}
 _SEQUENCE_OPS = ("Sequence", "SplitToSequence")  # beginnings of names
-_DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "INT8", "UINT8", "BOOL")
+_DTYPES = (
+    "FLOAT",
+    "FLOAT16",
+    "BFLOAT16",
+    "INT32",
+    "INT64",
+    "INT8",
+    "UINT8",
+    "BOOL",
+    "INT4",
+    "FLOAT8E4M3FN",
+    "FLOAT4E2M1",
+)
+# What TensorRT-RTX computes with from this compute capability on only; the latest first.
+_FIRST_TARGET = {"FLOAT4E2M1": "12.0", "FLOAT8E4M3FN": "8.9"}
 _MAX_TOP_K = 3840
 
 
@@ -53,6 +67,35 @@ def graph_problems(source: GraphSource, model: ir.Model, backend: str) -> Iterat
     config = source.config
     if config is not None and max(config.num_experts_per_tok, config.topk_group) > _MAX_TOP_K:
         yield f"{file}: more than {_MAX_TOP_K} experts per token, the limit of {backend}"
+
+
+def target_problems(model: ir.Model, backend: str, form: str, targets: Sequence[str]) -> Iterator[str]:
+    """Give one sentence if a target has not all dtypes of the graph.
+
+    In cut form TensorRT-RTX never sees such weights: ttc's own kernels read them, on every target.
+
+    Args:
+        model: a graph's network, as it will be built.
+        backend: "tensorrt-rtx" or "tensorrt".
+        form: "whole" or "cut".
+        targets: compute capabilities; none: what the backend builds for by default.
+    """
+    if backend != "tensorrt-rtx" or form == "cut":
+        return
+    used = {v.dtype.name for v in (*model.graph.inputs, *model.graph.initializers.values()) if v.dtype}
+    for dtype, first in _FIRST_TARGET.items():
+        older = [target for target in targets if _numbers(target) < _numbers(first)]
+        if older and dtype in used:
+            yield (
+                f"target {', '.join(older)}: TensorRT-RTX has {dtype.lower()}, in which experts are stored, "
+                f"from {first} on only; build with --form cut, where ttc's own kernels compute them, or for "
+                "later targets, or quantise the experts to int8 or int4"
+            )
+            return
+
+
+def _numbers(target: str) -> list[int]:
+    return [int(number) for number in target.split(".")]
 
 
 def _node_problems(file: str, model: ir.Model, opset: int | None, backend: str) -> Iterator[str]:

@@ -102,7 +102,9 @@ class EngineBuilder:
     def _build(self, graph: GraphPlan) -> dict[str, bytes]:
         """Return the files of a graph, as the cache keeps them."""
         settings = self._plan.settings
-        specs, program = engine_specs(graph.source, settings.form, graph.variants, settings.bake)
+        specs, program = engine_specs(
+            graph.source, settings.form, graph.variants, settings.bake, plugins=settings.backend == "tensorrt"
+        )
         files: dict[str, bytes] = {}
         records = {}
         for done, spec in enumerate(specs):

@@ -16,18 +16,21 @@ from ttc.exporter.engines.engine_spec import EngineSpec
 from ttc.exporter.engines.variants import EngineVariant, Ranges
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
+from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.exporter.passes.partition import Partition, partition
 from ttc.exporter.passes.shapes import shape_of
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
+from ttc.plugins.table import OPS
 
 __all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_DEQUANTISING = frozenset(op.name for op in OPS if op.is_quantised)
 
 
 def engine_specs(
-    source: GraphSource, form: str, variants: Sequence[EngineVariant], bake: bool
+    source: GraphSource, form: str, variants: Sequence[EngineVariant], bake: bool, plugins: bool = False
 ) -> tuple[list[EngineSpec], Program | None]:
     """Return the engines of one graph and, in cut form, its program.
 
@@ -36,9 +39,10 @@ def engine_specs(
         form: one of `ENGINE_FORMS`.
         variants: what whole graphs are built for; in cut form exactly one, whose ranges all segments take.
         bake: whether the weights are put into the engines.
+        plugins: whether the backend has plugins for the ops; else it inlines their bodies.
     """
     if form == "whole":
-        return [_whole(source, variant, bake) for variant in variants], None
+        return [_whole(source, variant, bake, plugins) for variant in variants], None
     (variant,) = variants
     parts = partition_graph(source, bake)
     specs = [_spec(name, source.role, part, variant.ranges) for name, part in parts.segments.items()]
@@ -63,8 +67,12 @@ def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model:
         yield str(fault)
 
 
-def _whole(source: GraphSource, variant: EngineVariant, bake: bool) -> EngineSpec:
+def _whole(source: GraphSource, variant: EngineVariant, bake: bool, plugins: bool) -> EngineSpec:
     model = source.network_model(bake)
+    if not plugins and _DEQUANTISING.intersection(function.name for function in model.functions.values()):
+        # TensorRT-RTX's parser gives nodes of a body the same names in every call, and refuses a second
+        # DequantizeLinear of one name.
+        inline_ops(model, _DEQUANTISING)
     low, _, high = variant.ranges
     fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
     return _spec(variant.name, source.role, model, variant.ranges)

@@ -15,9 +15,16 @@ from ttc.exporter.passes.initializers_to_inputs import CONSTANT_PREFIX
 from ttc.exporter.passes.shapes import shape_of
 from ttc.model.graphs import is_kv_cache, is_mamba_state
 from ttc.model.weights import GRAPH_OF, TOWER_GRAPHS
+from ttc.plugins.moe_experts import MOE_EXPERTS
+from ttc.plugins.moe_experts_blocked import MOE_EXPERTS_BLOCKED
+from ttc.plugins.moe_experts_scaled import MOE_EXPERTS_SCALED
 from ttc.plugins.ops import DOMAIN
 
 __all__ = ["Memory", "graph_memory", "memory_per_gpu"]
+
+# Bytes for every weight of a stack that TensorRT-RTX 1.7 writes to memory when it computes an op's body: a
+# transposed copy of eight-bit weights, a decoded one of four-bit weights.
+_WEIGHT_COPIES = {MOE_EXPERTS.name: 0, MOE_EXPERTS_SCALED.name: 1, MOE_EXPERTS_BLOCKED.name: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +141,11 @@ def _inside(node: ir.Node, sizes: Mapping[str, int]) -> int:
     shapes = [[evaluate(dim, sizes) for dim in shape_of(value)] for value in node.inputs if value is not None]
     first = node.inputs[0]
     item = first.dtype.itemsize if first is not None and first.dtype is not None else 4
-    if node.op_type == "MoeExperts":
+    if node.op_type in (MOE_EXPERTS.name, MOE_EXPERTS_SCALED.name, MOE_EXPERTS_BLOCKED.name):
         # Every expert on every token: hidden (E, T, I) twice, and its product (E, T, D).
         (tokens, width), (experts, hidden, _) = shapes[0], shapes[1]
-        return int(experts * tokens * (2 * hidden + width) * item)
+        copies = _WEIGHT_COPIES[node.op_type] * experts * hidden * width
+        return int(experts * tokens * (2 * hidden + width) * item + copies)
     if node.op_type == "MambaBlockScan":
         # Decays and scores, both (B, H, L, L) float32.
         rows, length, heads = shapes[1]

@@ -14,7 +14,7 @@ from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import BuildInput, GraphSource, read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
-from ttc.exporter.engines.capabilities import graph_problems, profile_problems
+from ttc.exporter.engines.capabilities import graph_problems, profile_problems, target_problems
 from ttc.exporter.engines.lower_graph import spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
 from ttc.exporter.engines.tensorrt_api import check_targets
@@ -141,6 +141,7 @@ def make_plan(
     for graph in build_input.graphs:
         network = graph.network_model(settings.bake)
         problems.extend(graph_problems(graph, network, settings.backend))
+        problems.extend(target_problems(network, settings.backend, settings.form, targets))
         planned = _graph_plan(graph, network, profile, settings)
         problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
         graphs.append(planned)
@@ -156,7 +157,7 @@ def make_plan(
         targets=targets,
         version=version,
         graphs=tuple(graphs),
-        problems=tuple(problems),
+        problems=tuple(dict.fromkeys(problems)),  # what is wrong with both towers is said once
         notes=tuple(notes),
     )
 

@@ -76,7 +76,7 @@ def blocked_product(
 # A group may have 32 weights, so in float32, where BLOCK_K is halved, it must be 64 here at least.
 _TILES = (
     Tile("decode-128", {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=4, num_stages=4),
-    Tile("decode-64", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128}, num_warps=4, num_stages=3),
+    Tile("decode-64", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128}, num_warps=4, num_stages=4),
     Tile("prefill-64", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=4, num_stages=3),
     Tile("prefill-128", {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=8, num_stages=2),
 )

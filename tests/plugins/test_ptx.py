@@ -12,6 +12,7 @@ from ttc.errors import BackendError
 from ttc.plugins import ptx
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
+from ttc.plugins.ops import CHOICES
 from ttc.plugins.ptx import MAX_SHARED_BYTES, CompiledKernel, assemble, compile_launch
 from ttc.plugins.targets import TARGETS
 
@@ -24,11 +25,21 @@ FAMILIES = ("8.0", "8.6", "8.9", "10.0", "12.0")
 
 
 def report(*arguments):
-    """What benchmarks/kernels_ptx.py says, by (op, tile, target)."""
+    """What benchmarks/kernels_ptx.py says, by (op and what its weights are stored in, tile, target)."""
     command = [sys.executable, "benchmarks/kernels_ptx.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
-    return {(k["op"], k["tile"], k["target"]): k for k in json.loads(done.stdout)["kernels"]}
+    kernels = json.loads(done.stdout)["kernels"]
+    return {((k["op"], k.get("stored")), k["tile"], k["target"]): k for k in kernels}
+
+
+def every_kernel():
+    """All ops, each with everything that its weights may be stored in."""
+    found = set()
+    for name, spec in KERNELS.items():
+        words = {tensor.dtype for tensor in spec.op.inputs} & {"stored8", "stored4"}
+        found |= {(name, stored) for stored in (CHOICES[words.pop()] if words else [None])}
+    return found
 
 
 def check(kernels):
@@ -44,7 +55,7 @@ def check(kernels):
 def test_every_kernel_for_every_family_of_architectures():
     """At the real sizes in bfloat16; that ptxas took the PTX without Triton's parameters is part of it."""
     kernels = report("--dtypes", "bfloat16", "--first-tile-only", "--targets", *FAMILIES)
-    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in KERNELS for t in FAMILIES}
+    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in every_kernel() for t in FAMILIES}
     check(kernels)
 
 
@@ -54,7 +65,7 @@ def test_every_tile():
     """Every tactic, for 9.0."""
     kernels = report("--dtypes", "bfloat16", "--targets", "9.0")
     assert {(op, tile) for op, tile, _ in kernels} == {
-        (op, tile.name) for op, spec in KERNELS.items() for tile in spec.tiles
+        (op, tile.name) for op in every_kernel() for tile in KERNELS[op[0]].tiles
     }
     check(kernels)
 
@@ -65,6 +76,44 @@ def test_their_later_members():
     others = sorted(TARGETS.keys() - {"9.0", *FAMILIES})
     some = ("--ops", "MoeUp", "MoeCombine", "--dtypes", "bfloat16", "--first-tile-only")
     check(report(*some, "--targets", *others))
+
+
+def check_instructions(rows):
+    """What the limits on decoding are: see benchmarks/kernel_instructions.py."""
+    by_bits = [row for row in rows if row["stored"] == "float8_e4m3fn" and row["target"] in ("8.0", "8.6")]
+    for row in rows:
+        assert row["spill_bytes"] == 0, row
+        assert row["shared_bytes"] <= MAX_SHARED_BYTES, row
+        if row["stored"] != "int4" and row not in by_bits:
+            assert row["instructions_a_weight"] <= 6, row
+
+
+def test_recorded_instructions():
+    """Of every target and every tile for few tokens, as recorded."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "kernel_instructions.json").read_text())
+    rows = record["kernels"]
+    assert {row["target"] for row in rows} == set(TARGETS)
+    assert {row["stored"] for row in rows} == {"bfloat16", *CHOICES["stored8"], *CHOICES["stored4"]}
+    check_instructions(rows)
+
+
+@pytest.mark.slow
+def test_instructions_are_as_recorded():
+    """Of the first tile of one architecture: the same compiler gives the same count."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.kernel_instructions",
+        "--targets",
+        "9.0",
+        "--first-tile-only",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    check_instructions(found["kernels"])
+    record = json.loads((ROOT / "benchmarks" / "results" / "kernel_instructions.json").read_text())
+    if found["triton"] == record["triton"]:
+        assert [row for row in found["kernels"] if row not in record["kernels"]] == []
 
 
 FAULTS = """

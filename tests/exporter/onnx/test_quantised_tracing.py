@@ -56,10 +56,13 @@ def layer(stored):
             dtypes[name + end] = str(part.dtype).removeprefix("torch.")
     if stored in FOUR_BITS:
         dtypes |= {name: stored for name in dtypes if ".experts." in name and name.endswith(".weight")}
-    specs = {
-        name: WeightSpec(name, (name,), False, logical(part, dtypes[name]), dtypes[name], ("context",))
-        for name, part in tensors.items()
-    }
+    specs = {}
+    for name, part in tensors.items():
+        coded = stored != "plain" and ".experts." in name and name.endswith(".weight")
+        shape = logical(part, dtypes[name])
+        specs[name] = WeightSpec(
+            name, (name,), False, shape, dtypes[name], ("context",), piece="weight" if coded else ""
+        )
     return tensors, specs
 
 
