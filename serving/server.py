@@ -6,6 +6,7 @@ time; the socket stays open meanwhile, so that probes are answered. A second sig
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -31,7 +32,10 @@ EXIT_DEAD, EXIT_UNFINISHED = 71, 72
 _LAST_WORDS_SECONDS = 1.0
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_EXAMPLE = r'{"prompt": "Question: Tom has 8 boxes with 7 keys each. How many keys?\nAnswer:"}'
+_EXAMPLE = (
+    r'{"prompt": "Question: Tom has 8 boxes with 7 keys each. Tom gets 5 more. '
+    r'How many keys does Tom have now?\nAnswer:"}'
+)
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> int:
@@ -90,6 +94,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=math.ceil(settings.client_seconds),
                 timeout_graceful_shutdown=2,
             )
         )

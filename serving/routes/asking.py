@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ttc.formats.strictjson import quoted
@@ -48,6 +48,7 @@ async def read_body(request: Request) -> bytes:
     """Return the body.
 
     Raises:
+        ClientGone: the client left before it was whole.
         TooLarge: more bytes than allowed; the rest is not read.
         SlowRequest: it did not come in time.
     """
@@ -63,6 +64,9 @@ async def read_body(request: Request) -> bytes:
                 body += piece
                 if len(body) > most:
                     raise refusal
+    except ClientDisconnect:
+        service_of(request).metrics.aborted()
+        raise ClientGone from None
     except TimeoutError:
         raise SlowRequest(
             f"the body did not come within {settings.client_seconds:g} seconds; send it again"

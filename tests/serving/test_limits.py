@@ -61,6 +61,16 @@ def test_slow_clients(strict: Running) -> None:
         assert all_of(head) == all_of(silent) == b""
 
 
+def test_half_a_body_and_away(strict: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is there to be told, and nothing went wrong here."""
+    with link(strict) as half:
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        until(lambda: strict.service.in_flight == 1)
+    until(lambda: strict.service.in_flight == 0)
+    assert 'why="internal_error"' not in strict.client.get("/metrics").text
+    assert not caplog.records
+
+
 def test_a_header_of_a_megabyte(strict: Running) -> None:
     with link(strict) as one:
         one.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: ")

@@ -1,0 +1,374 @@
+"""The service under load, each figure by itself. On this CPU; the miniature, ONNX Runtime.
+
+    python -m benchmarks.serving                         all figures; written to build/serving.json
+    python -m benchmarks.serving --only throughput fair  some of them
+    python -m benchmarks.serving --quick                 a tenth of the load
+
+`ttc serve` runs as a process of its own, the clients in this one. In one run:
+
+- *identity*: random requests at 16 clients against `Engine.generate` alone: tokens, and NFE in diffusion.
+- *throughput*: tokens/s at 16 clients, in process and over HTTP, over those of static batches of 16.
+- *latency*: time to the first block and to the end at 16 clients; what a prompt of 2000 tokens does to the
+  blocks of the others.
+- *hostile*: clients that drop, send halves and nonsense, or do not read.
+- *memory*: resident bytes of the service after a tenth of the requests and after all of them.
+- *overload*: 64 clients on a queue of 16.
+- *prefix*: a second prompt with the same first 1024 tokens.
+- *fair*: one key sends 100 long requests, another a few short ones.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import itertools
+import json
+import logging
+import random
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ttc
+from benchmarks.core import random_request
+from benchmarks.serving_client import Answer, served
+from benchmarks.serving_load import PATH, Hostile, closed_loop, open_loop, percentile
+from ttc.base.names import MODES
+from ttc.bench.identity import load_average, machine, now
+from ttc.demo.miniature import miniature
+
+ROWS, TURNS = 16, 5
+FREE = {"ignore_eos": True, "return_token_ids": True}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What every figure gets: the bundle, an engine that nobody else uses, and the share of the load."""
+
+    bundle: Path
+    engine: ttc.Engine
+    share: float
+
+    def count(self, whole: int) -> int:
+        """Return how many of `whole` requests are sent."""
+        return max(int(whole * self.share), 16)
+
+
+def main() -> None:
+    """Measure, print a line each, write all."""
+    parser = argparse.ArgumentParser(description="Measure the service.")
+    parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: exported first]")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/serving.json"))
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
+        "date": now(),
+        "machine": dataclasses.asdict(machine()),
+        "load_at_start": load_average(),
+    }
+    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
+        bundle = args.bundle or ttc.export(checkpoint, Path(folder) / "model.bundle")
+        with ttc.load(bundle) as engine:
+            setting = Setting(bundle, engine, 0.1 if args.quick else 1.0)
+            for name in args.only:
+                started = time.perf_counter()
+                report[name] = asyncio.run(FIGURES[name](setting))
+                report[name]["took_seconds"] = round(time.perf_counter() - started, 1)
+                print(f"{name}: {json.dumps(report[name])}", flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {args.output}")
+
+
+async def identity(setting: Setting) -> dict[str, Any]:
+    """Random requests, n and streams among them, against each alone."""
+    rng = random.Random(11)
+    asked = []
+    for _ in range(setting.count(1000)):
+        prompt, options = random_request(rng, setting.engine.config.vocab_size)
+        asked.append((prompt, {**options, "n": rng.choice([1, 1, 1, 2, 3])}, rng.random() < 0.5))
+    bodies = [_body(prompt, options, stream) for prompt, options, stream in asked]
+    with served(setting.bundle, "--max-rows", ROWS) as service:
+        answers, seconds = await closed_loop([service.link() for _ in range(ROWS)], bodies)
+    other_tokens = other_nfe = texts = 0
+    for (prompt, options, _), answer in zip(asked, answers, strict=True):
+        assert answer.status == 200, answer.body
+        alone = setting.engine.generate([prompt], **options)
+        assert isinstance(alone, list)
+        tokens, usage = _tokens(answer)
+        texts += len(alone)
+        other_tokens += sum(tokens[i] != list(one.token_ids) for i, one in enumerate(alone))
+        if options["mode"] == "diffusion":
+            other_nfe += usage["ttc"]["nfe"] != sum(one.stats.nfe for one in alone)
+    return {
+        "requests": len(asked),
+        "texts": texts,
+        "clients": ROWS,
+        "texts_with_other_tokens": other_tokens,
+        "diffusion_requests_with_other_nfe": other_nfe,
+        "seconds": seconds,
+    }
+
+
+def _body(prompt: Sequence[int], options: dict[str, Any], stream: bool) -> dict[str, Any]:
+    names = {"max_new_tokens": "max_tokens", "stop_at_eos": "ignore_eos"}
+    body = {names.get(name, name): value for name, value in options.items()}
+    body |= {"prompt": list(prompt), "ignore_eos": not options["stop_at_eos"], "return_token_ids": True}
+    return body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
+
+
+def _tokens(answer: Answer) -> tuple[dict[int, list[int]], dict[str, Any]]:
+    """Return the token ids of every choice, whole or streamed, and the usage."""
+    chunks = answer.body
+    if isinstance(chunks, dict):
+        chunks = [chunks]
+    else:
+        assert chunks.pop() == "[DONE]"
+    tokens: dict[int, list[int]] = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        tokens.setdefault(choice["index"], []).extend(choice["token_ids"])
+    return tokens, chunks[-1]["usage"]
+
+
+async def throughput(setting: Setting) -> dict[str, Any]:
+    """Tokens/s in process and over HTTP, over static batches of 16; the three in turns."""
+    rng, new = random.Random(12), 64
+    prompts = [[rng.randrange(4, 300) for _ in range(rng.randint(8, 60))] for _ in range(setting.count(128))]
+    bodies = [{"prompt": prompt, "max_tokens": new, **FREE} for prompt in prompts]
+    tokens = len(prompts) * new
+    ratios: dict[str, list[float]] = {"in_process": [], "http": [], "static_tokens_per_second": []}
+    shared = ttc.AsyncEngine.load(setting.bundle, max_rows=ROWS, max_queued=len(prompts))
+    with served(setting.bundle, "--max-rows", ROWS, "--prefix-cache-bytes", 0) as service:
+        links = [service.link() for _ in range(ROWS)]
+        async with shared as engine:
+            for turn in range(TURNS + 1):
+                static = _static(setting.engine, prompts, new)
+                inside = await _in_process(engine, prompts, new)
+                answers, http = await closed_loop(links, bodies)
+                assert all(answer.body["usage"]["completion_tokens"] == new for answer in answers)
+                if turn:  # the first one warms up
+                    ratios["in_process"].append(static / inside)
+                    ratios["http"].append(static / http)
+                    ratios["static_tokens_per_second"].append(tokens / static)
+    return {
+        "requests": len(prompts),
+        "new_tokens": new,
+        "in_process_over_static": _spread(ratios["in_process"]),
+        "http_over_static": _spread(ratios["http"]),
+        "static_tokens_per_second": statistics.median(ratios["static_tokens_per_second"]),
+    }
+
+
+def _static(engine: ttc.Engine, prompts: Sequence[list[int]], new: int) -> float:
+    started = time.perf_counter()
+    for first in range(0, len(prompts), ROWS):
+        engine.generate(prompts[first : first + ROWS], max_new_tokens=new, stop_at_eos=False)
+    return time.perf_counter() - started
+
+
+async def _in_process(engine: ttc.AsyncEngine, prompts: Sequence[list[int]], new: int) -> float:
+    todo = iter(prompts)
+
+    async def client() -> None:
+        for prompt in todo:
+            await engine.generate(prompt, max_new_tokens=new, stop_at_eos=False)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(ROWS)))
+    return time.perf_counter() - started
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "best": max(values), "least": min(values)}
+
+
+async def latency(setting: Setting) -> dict[str, Any]:
+    """Time to first block and to the end; and gaps between blocks with and without a long prompt."""
+    rng = random.Random(13)
+    bodies = [
+        {"prompt": [rng.randrange(4, 300) for _ in range(30)], "max_tokens": 96, "stream": True, **FREE}
+        for _ in range(setting.count(128))
+    ]
+    with served(setting.bundle, "--max-rows", ROWS, "--prefix-cache-bytes", 0) as service:
+        links = [service.link() for _ in range(ROWS)]
+        await closed_loop(links, bodies[:ROWS])
+        answers, _ = await closed_loop(links, bodies)
+        first = percentile([answer.event_seconds[0] for answer in answers], 0.95)
+        whole = percentile([answer.seconds for answer in answers], 0.95)
+        arrivals = await open_loop(service.link, bodies[: setting.count(64)], 4.0, rng)
+        gaps = {}
+        for name, extra in (("without", 0), ("with", 4)):
+            long = [{"prompt": [7 + i] * 2000, "max_tokens": 1} for i in range(extra)]
+            # One client of the sixteen sends the long prompts, one after another.
+            (others, _), _ = await asyncio.gather(
+                closed_loop(links[1:], bodies), closed_loop(links[:1], long)
+            )
+            gaps[name] = percentile([gap for answer in others for gap in _gaps(answer)], 0.95)
+    return {
+        "first_block_p95_ms": 1e3 * first,
+        "end_p95_ms": 1e3 * whole,
+        "first_block_over_end": first / whole,
+        "open_loop_4_per_second_end_p95_ms": 1e3 * percentile([a.seconds for a in arrivals], 0.95),
+        "block_gap_p95_ms": {name: 1e3 * gap for name, gap in gaps.items()},
+        "long_prompt_slows_blocks_by": gaps["with"] / gaps["without"],
+    }
+
+
+def _gaps(answer: Answer) -> list[float]:
+    times = answer.event_seconds[:-1]  # [DONE] is no block
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+async def hostile(setting: Setting) -> dict[str, Any]:
+    """Bad behaviour, and what is left of it."""
+    with served(setting.bundle, "--max-rows", ROWS) as service:
+        clients = Hostile(service, 14)
+        await clients.run(setting.count(10_000))
+        await asyncio.sleep(0.1)
+        after = await service.metrics()
+        answer = await service.link().post(PATH, {"prompt": [5], "max_tokens": 4})
+    return {
+        "behaviours": sum(clients.statuses.values()) + clients.hung,
+        "statuses": dict(sorted(clients.statuses.items())),
+        "hung": clients.hung,
+        "rows_left_after_100_ms": after["ttc_requests_running"] + after["ttc_requests_waiting"],
+        "state_bytes_left": after["ttc_state_bytes"],
+        "answers_afterwards": answer.status == 200,
+    }
+
+
+async def memory(setting: Setting) -> dict[str, Any]:
+    """Resident megabytes of the service."""
+    rng, marks = random.Random(15), []
+    with served(setting.bundle, "--max-rows", ROWS, "--prefix-cache-bytes", 1 << 20) as service:
+        links, before = [service.link() for _ in range(ROWS)], await service.metrics()
+        for part in (0.1, 0.9):
+            bodies = [
+                {
+                    "prompt": [rng.randrange(4, 300) for _ in range(rng.randint(1, 20))],
+                    "mode": rng.choice(MODES),
+                    "max_tokens": 2,
+                    "steps": 2,
+                    "stream": rng.random() < 0.3,
+                }
+                for _ in range(int(setting.count(10_000) * part))
+            ]
+            await closed_loop(links, bodies)
+            marks.append(service.resident_mb())
+        after = await service.metrics()
+    return {
+        "requests": setting.count(10_000),
+        "resident_mb": marks,
+        "growth_mb": marks[1] - marks[0],
+        "state_bytes": [before["ttc_state_bytes"], after["ttc_state_bytes"]],
+    }
+
+
+async def overload(setting: Setting) -> dict[str, Any]:
+    """64 clients that ask again when refused, on a queue of 16."""
+    rng, seconds, new = random.Random(16), 12.0 * max(setting.share, 0.25), 48
+    refusals: list[float] = []
+    without_retry_after = done = 0
+
+    async def client(link: Any, until: float) -> None:
+        nonlocal without_retry_after, done
+        while time.perf_counter() < until:
+            prompt = [rng.randrange(4, 300) for _ in range(20)]
+            answer = await link.post(PATH, {"prompt": prompt, "max_tokens": new, **FREE})
+            if answer.status == 429:
+                refusals.append(answer.seconds)
+                without_retry_after += "retry-after" not in answer.headers
+                await asyncio.sleep(0.2 + 0.1 * rng.random())
+            elif answer.status == 200 and time.perf_counter() < until:
+                done += 1
+
+    rates = {}
+    for clients in (32, 64):  # 32 are all served: the capacity
+        done = 0
+        with served(setting.bundle, "--max-rows", ROWS, "--max-queued", 16) as service:
+            until = time.perf_counter() + seconds
+            await asyncio.gather(*(client(service.link(), until) for _ in range(clients)))
+        rates[clients] = done / seconds
+    return {
+        "refused": len(refusals),
+        "refused_p99_ms": 1e3 * percentile(refusals, 0.99),
+        "without_retry_after": without_retry_after,
+        "goodput_over_capacity": rates[64] / rates[32],
+    }
+
+
+async def prefix(setting: Setting) -> dict[str, Any]:
+    """Two prompts with 1024 tokens in common, then one step each."""
+    rng = random.Random(17)
+    options = {"max_tokens": 4, "steps": 1, **FREE}
+    ratios, same = [], True
+    with served(setting.bundle) as service:
+        link = service.link()
+        for _ in range(5):
+            shared = [rng.randrange(4, 300) for _ in range(1024)]
+            pair = [await link.post(PATH, {"prompt": [*shared, *own], **options}) for own in ([5, 6], [7, 8])]
+            ratios.append(pair[1].seconds / pair[0].seconds)
+            for own, answer in zip(([5, 6], [7, 8]), pair, strict=True):
+                alone = setting.engine.generate([*shared, *own], max_new_tokens=4, steps=1, stop_at_eos=False)
+                assert isinstance(alone, ttc.Result)
+                same &= answer.body["choices"][0]["token_ids"] == list(alone.token_ids)
+        hits = (await service.metrics())["ttc_prefix_cache_hits_total"]
+    return {"second_over_first": _spread(ratios), "same_tokens": same, "hits": hits}
+
+
+async def fair(setting: Setting) -> dict[str, Any]:
+    """Short requests of one key alone, and beside 100 requests of 1024 tokens of another."""
+    rng, seconds = random.Random(18), {}
+    short = [
+        {"prompt": [rng.randrange(4, 300) for _ in range(20)], "max_tokens": 48, **FREE} for _ in range(10)
+    ]
+    long = [
+        {"prompt": [rng.randrange(4, 300) for _ in range(20)], "max_tokens": 1024, **FREE}
+        for _ in range(setting.count(100))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys"
+        keys.touch(0o600)
+        keys.write_text("heavy key-of-heavy\nlight key-of-light\n", encoding="ascii")
+        for name, flood in (("alone", []), ("beside", long)):
+            with served(setting.bundle, "--max-queued", 128, "--api-key-file", keys) as service:
+                heavy = [service.link("key-of-heavy") for _ in flood]
+                flooding = [
+                    asyncio.create_task(link.post(PATH, body))
+                    for link, body in zip(heavy, flood, strict=True)
+                ]
+                await asyncio.sleep(1.0 if flood else 0.0)
+                answers, _ = await closed_loop([service.link("key-of-light")], short)
+                seconds[name] = [answer.seconds for answer in answers]
+                for task in flooding:
+                    task.cancel()
+                await asyncio.gather(*flooding, return_exceptions=True)
+                for link in heavy:
+                    link.close()
+    p95 = {name: percentile(times, 0.95) for name, times in seconds.items()}
+    return {
+        "short_p95_ms": {name: 1e3 * value for name, value in p95.items()},
+        "beside_over_alone": p95["beside"] / p95["alone"],
+    }
+
+
+FIGURES: dict[str, Callable[[Setting], Awaitable[dict[str, Any]]]] = {
+    "identity": identity,
+    "throughput": throughput,
+    "latency": latency,
+    "hostile": hostile,
+    "memory": memory,
+    "overload": overload,
+    "prefix": prefix,
+    "fair": fair,
+}
+
+if __name__ == "__main__":
+    main()
