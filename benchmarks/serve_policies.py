@@ -8,8 +8,8 @@ steps per block; prompts of 512 tokens in the middle, answers of 200 on average.
 - *extension*: 32 clients that ask again at once. Full blocks are read at once, or when k rows wait with one;
   rows sit in a state per capacity, as the core seats them, or all in one.
 - *prompts*: 4 requests a second of AR, prompts of 2048 tokens in the middle: prompt tokens read in a tick.
-- *fairness*: one key sends 100 requests of 1024 tokens, and a second later another sends 10 of 64: admitted
-  in order of arrival, keys in turn, or with a bound on the rows of a key.
+- *fairness*: one owner sends 100 requests of 1024 tokens, and a second later another sends 10 of 64: as if
+  they were nobody's, with the core's turns of the owners, and with a bound on the rows of an owner.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from ttc.model.config import ModelConfig
 from ttc.planning.forecast import Question
 from ttc.planning.machines import load_machine
 from ttc.planning.models import released_config
-from ttc.planning.simulation.arrivals import Asks, ClosedLoop, OpenLoad, RowsPerKey, Visit, poisson
+from ttc.planning.simulation.arrivals import Asks, ClosedLoop, OpenLoad, Visit, poisson
 from ttc.planning.simulation.behaviour import PublishedSteps
 from ttc.planning.simulation.costs import MachineCosts
 from ttc.planning.simulation.drive import Served
 from ttc.planning.simulation.figures import figures, percentile
 from ttc.planning.simulation.lengths import Lengths
-from ttc.planning.simulation.policies import extend_when, in_order, keys_in_turn
+from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.server import Server
-from ttc.runtime.decoding.plan import CoreLimits, Policy
+from ttc.runtime.decoding.plan import CoreLimits
 
 ROWS, NEW, ROOM, CLIENTS = 32, 1024, 4096, 32
 REQUESTS, SECONDS = 160, 40.0
@@ -94,26 +94,28 @@ def prompts(server: Server) -> Iterator[tuple[str, ...]]:
 
 def fairness(server: Server) -> Iterator[tuple[str, ...]]:
     """Who is admitted."""
-    server = dataclasses.replace(server, capacity=ROOM)
     long = [Visit(0.0, 512, LONG, "diffusion", i, "long") for i in range(100)]
     short = [Visit(1.0, 512, SHORT, "diffusion", 100 + i, "short") for i in range(10)]
-    visits = [*long, *short]
-    alone = p95_of(server.simulate(OpenLoad(short)).served, "short")
-    in_turn = in_order(keys_in_turn(lambda number: visits[number].key))
-    for name, policy, load in (
-        ("in order of arrival", Policy(), OpenLoad(visits)),
-        ("keys in turn", in_turn, OpenLoad(visits)),
-        ("at most 22 rows a key", Policy(), RowsPerKey(OpenLoad(visits), 22)),
-        ("at most 16 rows a key", Policy(), RowsPerKey(OpenLoad(visits), 16)),
+    nobodys = [dataclasses.replace(visit, owner="") for visit in (*long, *short)]
+    for name, visits, most in (
+        ("in order of arrival", nobodys, None),
+        ("owners share alike", [*long, *short], None),
+        ("at most 24 rows an owner", [*long, *short], 24),
+        ("at most 16 rows an owner", [*long, *short], 16),
     ):
-        served = dataclasses.replace(server, policy=policy).simulate(load).served
-        mine = p95_of(served, "short")
-        yield name, f"{mine:.2f}", f"{mine / alone:.1f}", f"{p95_of(served, 'long'):.2f}"
+        limits = CoreLimits(ROWS, None, 1024, most)
+        tried = dataclasses.replace(server, capacity=ROOM, limits=limits)
+        alone = p95_of(tried.simulate(OpenLoad(short)).served, SHORT)
+        served = tried.simulate(OpenLoad(visits)).served
+        mine = p95_of(served, SHORT)
+        yield name, f"{mine:.2f}", f"{mine / alone:.1f}", f"{p95_of(served, LONG):.2f}"
 
 
-def p95_of(served: Sequence[Served], key: str) -> float:
-    """Return the p95 of one key's answers."""
-    return percentile([one.ended - one.visit.at for one in served if one.visit.key == key], 95)
+def p95_of(served: Sequence[Served], answer_tokens: int) -> float:
+    """Return the p95 of the answers of this length."""
+    return percentile(
+        [one.ended - one.visit.at for one in served if one.visit.answer_tokens == answer_tokens], 95
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from benchmarks import serve_policies
 def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(serve_policies, "REQUESTS", 34)
     monkeypatch.setattr(serve_policies, "SECONDS", 2.0)
-    monkeypatch.setattr(serve_policies, "LONG", 64)
+    monkeypatch.setattr(serve_policies, "LONG", 96)
     serve_policies.main()
     extension, prompts, fairness = capsys.readouterr().out.strip().split("\n\n")
     assert [len(each.splitlines()) for each in (extension, prompts, fairness)] == [12, 6, 6]

@@ -15,7 +15,6 @@ from ttc.planning.simulation.arrivals import (
     Asks,
     ClosedLoop,
     OpenLoad,
-    RowsPerKey,
     Visit,
     poisson,
     read_trace,
@@ -24,12 +23,12 @@ from ttc.planning.simulation.behaviour import Drawn, FixedSteps, PublishedSteps,
 from ttc.planning.simulation.costs import CallShape, MachineCosts, MeasuredCosts
 from ttc.planning.simulation.figures import figures, percentile
 from ttc.planning.simulation.lengths import Lengths
-from ttc.planning.simulation.policies import extend_when, in_order, keys_in_turn
+from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.recording import Recorder
 from ttc.planning.simulation.search import at_clients, crossing, replicas_for
 from ttc.planning.simulation.server import Server, Simulation, in_turn
 from ttc.runtime.decoding.core import Core
-from ttc.runtime.decoding.plan import CoreLimits, Policy, Waiting
+from ttc.runtime.decoding.plan import CoreLimits, Policy
 
 REAL = ModelConfig.from_hf(released_config())
 QUESTION = Question(REAL, Machine("round numbers", 1e12, 1e14, 2e11, "made up"))
@@ -52,8 +51,8 @@ def server(**changed):
     return dataclasses.replace(plain, **changed)
 
 
-def visits(count, mode="diffusion", prompt=16, answer=64, apart=0.0, key=""):
-    return [Visit(i * apart, prompt, answer, mode, i, key) for i in range(count)]
+def visits(count, mode="diffusion", prompt=16, answer=64, apart=0.0, owner=""):
+    return [Visit(i * apart, prompt, answer, mode, i, owner) for i in range(count)]
 
 
 def served(done):
@@ -167,7 +166,7 @@ def test_requests_come_as_asked(tmp_path) -> None:
     until = server().simulate(ClosedLoop(3, lambda number, at: asks.visit(number, at, 0), seconds=12.0))
     assert Counter(one.visit.at for one in until.served) == {0.0: 3, 5.0: 3, 10.0: 3}
     trace = tmp_path / "trace.jsonl"
-    trace.write_text('{"at_seconds": 2, "prompt_tokens": 3, "answer_tokens": 4, "key": "x"}\n')
+    trace.write_text('{"at_seconds": 2, "prompt_tokens": 3, "answer_tokens": 4, "owner": "x"}\n')
     assert read_trace(trace, "ar", 0) == [Visit(2.0, 3, 4, "ar", 0, "x")]
     for wrong, said in (
         ("[]", "valid: a JSON object"),
@@ -225,24 +224,17 @@ def test_waiting_blocks_are_read_together() -> None:
     assert len(patient) < len(own)
 
 
-def test_other_orders_of_admission() -> None:
-    queue = [Waiting(i, tokens) for i, tokens in enumerate((30, 10, 20, 10))]
-    assert [w.id for w in keys_in_turn(lambda i: "aaab"[i])(queue)] == [0, 3, 1, 2]
-    busy = visits(40, answer=256, key="long")
-    asked = [*busy, *(dataclasses.replace(v, seed=v.seed + 40, key="short") for v in visits(4, answer=16))]
-    fair = server(policy=in_order(keys_in_turn(lambda i: asked[i].key)))
+def test_owners_share_alike() -> None:
+    """The core's own rule: a load of many requests does not keep an owner of few waiting."""
+    busy = visits(40, answer=256, owner="long")
+    few = [dataclasses.replace(v, seed=v.seed + 40, owner="short") for v in visits(4, answer=16)]
+    nobodys = [dataclasses.replace(v, owner="") for v in (*busy, *few)]
+    bound = server(limits=CoreLimits(4, None, 64, owner_rows=2))
     late, soon, bounded = (
-        max(one.ended for one in run.simulate(load).served if one.visit.key == "short")
-        for run, load in (
-            (server(), OpenLoad(asked)),
-            (fair, OpenLoad(asked)),
-            (server(), RowsPerKey(OpenLoad(asked), 2)),
-        )
+        max(one.ended for one in run.simulate(OpenLoad(asked)).served if one.visit.answer_tokens == 16)
+        for run, asked in ((server(), nobodys), (server(), [*busy, *few]), (bound, [*busy, *few]))
     )
     assert bounded < soon < late / 3
-    # Nobody is forgotten, and no key has more than its rows.
-    kept = server().simulate(RowsPerKey(OpenLoad(busy), 1))
-    assert (len(kept.served), kept.most_rows) == (40, 1)
 
 
 def test_the_fewest_replicas_that_hold_a_load() -> None:

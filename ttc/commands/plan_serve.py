@@ -211,10 +211,10 @@ def _lengths(said: Mapping[str, Any]) -> str:
 def _cells(figures: "Figures") -> tuple[str, ...]:
     return (
         f"{figures.tokens_per_second:.0f}",
-        f"{figures.first_p50:.2f}",
-        f"{figures.first_p95:.2f}",
-        f"{figures.whole_p50:.2f}",
-        f"{figures.whole_p95:.2f}",
+        f"{figures.first_p50:.3g}",
+        f"{figures.first_p95:.3g}",
+        f"{figures.whole_p50:.3g}",
+        f"{figures.whole_p95:.3g}",
         f"{figures.rows_mean:.1f}",
         f"{figures.queue_mean:.1f}",
         str(figures.backlog),
@@ -225,7 +225,7 @@ def _held(p95: float, replicas: int | None, figures: "Figures | None", gpus: int
     if replicas is None or figures is None:
         return f"no number of replicas answers 95 % within {p95:g} s"
     who = "1 replica answers" if replicas == 1 else f"{replicas} replicas answer"
-    return f"{who} 95 % within {p95:g} s ({_gpus(replicas * gpus)}, {figures.whole_p95:.2f} s)"
+    return f"{who} 95 % within {p95:g} s ({_gpus(replicas * gpus)}, {figures.whole_p95:.3g} s)"
 
 
 def _gpus(count: int) -> str:

@@ -3,7 +3,6 @@
 import heapq
 import math
 import random
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ttc.errors import InputError
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.planning.simulation.lengths import Lengths
 
-__all__ = ["Asks", "ClosedLoop", "Load", "OpenLoad", "RowsPerKey", "Visit", "poisson", "read_trace"]
+__all__ = ["Asks", "ClosedLoop", "Load", "OpenLoad", "Visit", "poisson", "read_trace"]
 
 _MAX_TRACE_BYTES = 2**28
 
@@ -28,7 +27,7 @@ class Visit:
         prompt_tokens, answer_tokens: its lengths; the answer ends by eos.
         mode: how it is answered.
         seed: of all that is drawn for this request.
-        key: who asks.
+        owner: who asks; the core lets owners share alike.
     """
 
     at: float
@@ -36,7 +35,7 @@ class Visit:
     answer_tokens: int
     mode: str
     seed: int
-    key: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,12 @@ class Asks:
     most_prompt: int
     most_answer: int
 
-    def visit(self, number: int, at: float, seed: int, key: str = "") -> Visit:
+    def visit(self, number: int, at: float, seed: int) -> Visit:
         """Return request `number`: the same whenever it comes, and whatever mode answers it."""
         own = seed * 1_000_003 + number
         rng = random.Random(own)
         prompt, answer = self.prompt.draw(rng, self.most_prompt), self.answer.draw(rng, self.most_answer)
-        return Visit(at, prompt, answer, self.mode, own, key)
+        return Visit(at, prompt, answer, self.mode, own)
 
 
 class Load(Protocol):
@@ -128,32 +127,6 @@ class ClosedLoop:
             heapq.heappush(self._ready, now)
 
 
-class RowsPerKey:
-    """Keeps requests back while their key has so many in the core; who came first goes in first."""
-
-    def __init__(self, load: Load, most: int) -> None:
-        self._load, self._most = load, most
-        self._kept: dict[str, deque[Visit]] = {}
-        self._inside: Counter[str] = Counter()
-
-    def take(self, now: float) -> list[Visit]:
-        for visit in self._load.take(now):
-            self._kept.setdefault(visit.key, deque()).append(visit)
-        taken = []
-        for key, kept in self._kept.items():
-            while kept and self._inside[key] < self._most:
-                self._inside[key] += 1
-                taken.append(kept.popleft())
-        return taken
-
-    def next_at(self) -> float | None:
-        return self._load.next_at()
-
-    def ended(self, visit: Visit, now: float) -> None:
-        self._inside[visit.key] -= 1
-        self._load.ended(visit, now)
-
-
 def poisson(rate: float, seconds: float, seed: int, asks: Asks) -> list[Visit]:
     """Return requests at random times, `rate` a second on average."""
     rng, at, visits = random.Random(seed), 0.0, list[Visit]()
@@ -164,7 +137,7 @@ def poisson(rate: float, seconds: float, seed: int, asks: Asks) -> list[Visit]:
 
 def read_trace(path: Path, mode: str, seed: int) -> list[Visit]:
     """Return the requests of a file: a JSON object a line with `at_seconds`, `prompt_tokens`,
-    `answer_tokens`, and where wanted `mode` and `key`.
+    `answer_tokens`, and where wanted `mode` and `owner`.
 
     mode: of lines that name none.
     """
@@ -183,7 +156,7 @@ def read_trace(path: Path, mode: str, seed: int) -> list[Visit]:
 def _visit_of(entry: Any, where: str, mode: str, seed: int) -> Visit:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where}: {quoted(entry)}; valid: a JSON object")
-    known = {"at_seconds", "prompt_tokens", "answer_tokens", "mode", "key"}
+    known = {"at_seconds", "prompt_tokens", "answer_tokens", "mode", "owner"}
     if unknown := sorted(set(entry) - known):
         raise InputError(f"{where}: unknown key {quoted(unknown[0])}; valid: {', '.join(sorted(known))}")
     at: Any = entry.get("at_seconds")
@@ -192,7 +165,7 @@ def _visit_of(entry: Any, where: str, mode: str, seed: int) -> Visit:
     counts = all(type(n) is int and 1 <= n <= 1_000_000 for n in (prompt, answer))
     if type(at) not in (int, float) or not 0 <= at < 1e9 or not counts:
         raise InputError(f"{where}: {quoted(entry)}; valid: at_seconds from 0, tokens from 1")
-    own, key = entry.get("mode", mode), entry.get("key", "")
-    if own not in MODES or not isinstance(key, str):
-        raise InputError(f"{where}: {quoted(entry)}; valid modes: {', '.join(MODES)}; key is a text")
-    return Visit(float(at), prompt, answer, own, seed, key)
+    own, owner = entry.get("mode", mode), entry.get("owner", "")
+    if own not in MODES or not isinstance(owner, str):
+        raise InputError(f"{where}: {quoted(entry)}; valid modes: {', '.join(MODES)}; owner is a text")
+    return Visit(float(at), prompt, answer, own, seed, owner)

@@ -81,7 +81,8 @@ class SimulatedDevice:
         return self._call_length(length)
 
     def run(self, call: Call, rows: Sequence[Row], dues: Sequence[Any]) -> Sequence[Mapping[int, Outcome]]:
-        self._rows_in_tick = max(self._rows_in_tick, self.seats.in_use)
+        # In the first call of a tick all of its rows still sit.
+        self._rows_in_tick = self._rows_in_tick or self.seats.in_use
         shape = shape_of(call, dues, self._call_length)
         seconds = self._costs.call(shape)
         self.clock.advance(seconds)

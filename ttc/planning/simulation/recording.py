@@ -81,11 +81,13 @@ class Recorder:
         return self._inner.call_length(length)
 
     def run(self, call: Call, rows: Sequence[Row], dues: Sequence[Any]) -> Sequence[Mapping[int, Outcome]]:
+        # In the first call of a tick all of its rows still sit.
+        rows_in_use = self.seats.in_use
         started = self._inner.clock.now()
         outcomes = self._inner.run(call, rows, dues)
         seconds = self._inner.clock.now() - started
         self._in_calls += seconds
-        self._rows_in_tick = max(self._rows_in_tick, self.seats.in_use)
+        self._rows_in_tick = self._rows_in_tick or rows_in_use
         if self._virtual is not None:
             self._virtual.advance(seconds)
         self.calls.append(CallRecord(self._tick, call.ids, shape_of(call, dues, self.call_length), seconds))

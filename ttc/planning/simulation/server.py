@@ -147,6 +147,7 @@ class Simulation:
             options=options,
             row_key=row_key(visit.seed % 2**63, 0),
             max_new_tokens=server.max_new_tokens,
+            owner=visit.owner,
         )
 
     def _checked(self, mode: str) -> CheckedOptions:
