@@ -23,7 +23,7 @@ from ttc.formats.shard import Shard
 from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
-from ttc.inspection.quantised import formats, parameter_count
+from ttc.inspection.quantised import formats, own_tensors, parameter_count
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, tower_of
@@ -118,7 +118,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         stored = {name: checkpoint.info(name) for name in checkpoint.tensors}
         specs = checkpoint.weights
         weights = [
-            (name, parameter_count(spec), sum(stored[tensor].nbytes for tensor in spec.tensors))
+            (name, parameter_count(spec), sum(stored[tensor].nbytes for tensor in own_tensors(spec)))
             for name, spec in specs.items()
         ]
         return {

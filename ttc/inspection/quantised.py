@@ -10,7 +10,7 @@ from ttc.formats.manifest import WeightSpec
 from ttc.formats.quantised.layouts import LAYOUTS
 from ttc.model.weights import tower_of
 
-__all__ = ["formats", "parameter_count"]
+__all__ = ["formats", "own_tensors", "parameter_count"]
 
 
 def formats(weights: Mapping[str, WeightSpec]) -> list[dict[str, Any]]:
@@ -36,3 +36,10 @@ def formats(weights: Mapping[str, WeightSpec]) -> list[dict[str, Any]]:
 def parameter_count(spec: WeightSpec) -> int:
     """Return the parameters that a weight holds; scales hold none."""
     return math.prod(spec.shape) if spec.piece in ("", "weight") else 0
+
+
+def own_tensors(spec: WeightSpec) -> tuple[str, ...]:
+    """Return the tensors that no other weight of the graphs is made of."""
+    layout = LAYOUTS.get(spec.layout)
+    made_up = layout is not None and spec.piece and spec.piece not in [p.suffix for p in layout.pieces]
+    return () if made_up else spec.tensors

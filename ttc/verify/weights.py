@@ -106,34 +106,36 @@ def _against(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> Iterat
     """Yield the differences of the bundle's weights from a checkpoint's tensors, expert by expert."""
     say(f"comparing with {folder}")
     with Checkpoint.open(folder) as source:
+        quantised_there = any(spec.layout for spec in source.weights.values())
+        was_made_from_it = _is_quantised(bundle) and not quantised_there
         specs = {name: in_dtype(spec, bundle.compute_dtype) for name, spec in source.weights.items()}
         shards = {name: ShardRecord.of(shard) for name, shard in source.shards.items()}
         weights = ReferencedWeights(WeightMap("reference", specs, str(folder), shards), None, str(folder))
         try:
-            for name, own in bundle.manifest.weights.map.items():
+            for name, own in (bundle.decoded_weights if was_made_from_it else bundle.weights).items():
                 expected = specs.get(name)
                 if expected is None:
                     yield f"weight {name}: the checkpoint has no such weight"
                     continue
-                array = bundle.read_weight(name)
-                parts = array if own.stacked else array[np.newaxis]
+                array = bundle.read_decoded(name, "float32") if was_made_from_it else bundle.read_weight(name)
+                parts = array if expected.stacked else array[np.newaxis]
                 for i, stored in enumerate(weights.parts(expected)):
-                    if fault := _difference(own, parts[i], expected, stored):
-                        which = f", part {i}" if own.stacked else ""
+                    if fault := _difference(own, parts[i], stored, was_made_from_it):
+                        which = f", part {i}" if expected.stacked else ""
                         tensor = expected.parts[i][0]
                         yield f"weight {name}{which}: {fault} the checkpoint's {tensor} in {own.dtype}"
         finally:
             weights.close()
 
 
-def _difference(own: WeightSpec, part: Array, expected: WeightSpec, stored: Array) -> str | None:
+def _difference(own: WeightSpec, part: Array, stored: Array, was_made_from_it: bool) -> str | None:
     """Return how a part of a weight differs from what the checkpoint has.
 
     A quantised one may differ from the plain one that it was made from, by as much as its format allows.
     """
     if part.shape != stored.shape:
         return f"of shape {list(part.shape)}, not"
-    if own.layout and not expected.layout:
+    if own.layout and was_made_from_it:
         word = LAYOUTS[own.layout].format.word
         error = relative_error(part.astype(np.float32), stored)
         return None if error <= QUANTISED_ERRORS[word] else f"relative error {error:.3g} in {word}, of"
