@@ -18,6 +18,7 @@ from ttc.serving.routes.completions import completions
 from ttc.serving.routes.health import description, live, metadata, metrics, models, ready, version
 from ttc.serving.routes.kserve import infer, model_metadata, model_ready, server_metadata
 from ttc.serving.routes.native import stream
+from ttc.serving.routes.page import page_routes
 from ttc.serving.routes.tokens import detokenize, tokenize
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import error_response
@@ -45,6 +46,7 @@ ROUTES = [
     Route("/v2/models/{model}", model_metadata),
     Route("/v2/models/{model}/ready", model_ready),
     Route("/v2/models/{model}/infer", infer, methods=["POST"]),
+    *page_routes(),
 ]
 
 

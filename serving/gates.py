@@ -7,13 +7,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ttc.errors import TtcError
+from ttc.serving.routes.page import PAGE_PATHS
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import Unauthorized, error_response
 
 __all__ = ["OPEN_PATHS", "Authorize", "RequestId", "Work"]
 
-# All that needs no key.
-OPEN_PATHS = frozenset({"/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready"})
+# All that needs no key: health, and the page's own files, where a key can be typed in.
+OPEN_PATHS = (
+    frozenset({"/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready"}) | PAGE_PATHS
+)
 _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -40,7 +43,7 @@ class RequestId:
 
 
 class Authorize:
-    """Lets nobody in without a valid key, but to the health paths."""
+    """Lets nobody in without a valid key, but to the open paths."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service

@@ -118,7 +118,7 @@ def test_a_slow_reader_holds_nobody_up(served: Running) -> None:
 
 
 def test_keys(mini: Path) -> None:
-    """Nothing but the health paths is open; the owner of a key is known to the engine."""
+    """Nothing but health and the page's files is open; the owner of a key is known to the engine."""
     keys = {"ada": "a-key-of-ada", "bob": "a-key-of-bob"}
     with running(mini, keys=keys) as up:
         for path in OPEN_PATHS:
