@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
-import torch
 
 from tests.support.fake_device import FakeDevice
 from ttc.exporter.passes.partition import Partition
@@ -17,6 +16,7 @@ from ttc.formats.program import Instruction
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import DOMAIN, PLUGIN_ATTRIBUTES
 from ttc.plugins.table import OPS
+from ttc.runtime.backends.torch.executor import view_of
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.partitioned import PartitionedGraph, plan_buffers
 
@@ -159,8 +159,8 @@ def naive_binder(device: FakeDevice) -> Any:
     def bind(
         scope: Scope, instruction: Instruction, inputs: Sequence[DeviceArray], outputs: Sequence[DeviceArray]
     ) -> Enqueue:
-        read = [torch.from_numpy(device.values(array)) for array in inputs]
-        written = [torch.from_numpy(device.values(array)) for array in outputs]
+        read = [view_of(device, array) for array in inputs]
+        written = [view_of(device, array) for array in outputs]
 
         def run(stream: int) -> None:
             made = run_naive(specs[instruction.name], *read, **instruction.attributes)
