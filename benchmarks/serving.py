@@ -93,7 +93,7 @@ async def identity(setting: Setting) -> dict[str, Any]:
     asked = []
     for _ in range(setting.count(1000)):
         prompt, options = random_request(rng, setting.engine.config.vocab_size)
-        asked.append((prompt, {**options, "n": rng.choice([1, 1, 1, 2, 3])}, rng.random() < 0.5))
+        asked.append((prompt, {**options, "choice": 0, "n": rng.choice([1, 1, 1, 2, 3])}, rng.random() < 0.5))
     bodies = [_body(prompt, options, stream) for prompt, options, stream in asked]
     with served(setting.bundle, "--max-rows", ROWS) as service:
         answers, seconds = await closed_loop([service.link() for _ in range(ROWS)], bodies)
@@ -118,9 +118,10 @@ async def identity(setting: Setting) -> dict[str, Any]:
 
 
 def _body(prompt: Sequence[int], options: dict[str, Any], stream: bool) -> dict[str, Any]:
-    names = {"max_new_tokens": "max_tokens", "stop_at_eos": "ignore_eos"}
+    names = {"max_new_tokens": "max_tokens"}
     body = {names.get(name, name): value for name, value in options.items()}
     body |= {"prompt": list(prompt), "ignore_eos": not options["stop_at_eos"], "return_token_ids": True}
+    del body["stop_at_eos"], body["choice"]
     return body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
 
 
@@ -352,6 +353,7 @@ async def fair(setting: Setting) -> dict[str, Any]:
                 await asyncio.gather(*flooding, return_exceptions=True)
                 for link in heavy:
                     link.close()
+                await asyncio.sleep(0.5)  # until the service has seen it
     p95 = {name: percentile(times, 0.95) for name, times in seconds.items()}
     return {
         "short_p95_ms": {name: 1e3 * value for name, value in p95.items()},

@@ -17,7 +17,7 @@ from ttc.runtime.decoding.result import Event, FinishReason, Result
 from ttc.runtime.engine import Engine, load
 from ttc.runtime.generation import Generation
 from ttc.runtime.prompts import Prompt
-from ttc.runtime.requests import Asked, names_grammar
+from ttc.runtime.requests import Asked, has_long_text, names_grammar
 from ttc.runtime.room import Room
 
 __all__ = ["AsyncEngine", "Update"]
@@ -314,7 +314,7 @@ class AsyncEngine:
     ) -> Asked:
         """Check a call; beside the loop where that may take long."""
         read = functools.partial(self._engine.read, prompt, options, overrides, cancel, streams=streams)
-        if not names_grammar(prompt, options, overrides):
+        if not names_grammar(prompt, options, overrides) and not has_long_text(prompt):
             return read()
         return await asyncio.get_running_loop().run_in_executor(None, read)
 

@@ -1,7 +1,7 @@
 """What a caller asks for → checked requests, one a row: the only place where they are made."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ from ttc.runtime.prompts import Encode, Prompt, RowPrompt, read_fixed, read_ids,
 from ttc.runtime.structured import Grammars
 from ttc.runtime.text import RowText, without_control_tokens
 
-__all__ = ["Asked", "AskedRow", "RequestReader", "names_grammar"]
+__all__ = ["Asked", "AskedRow", "RequestReader", "has_long_text", "names_grammar"]
+
+# Characters from which on encoding a text takes more than a few milliseconds.
+_LONG_TEXT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class RequestReader:
         if options.split_special_tokens:
             self._plain = self._plain or without_control_tokens(tokenizer)
             tokenizer = self._plain
-        return lambda text: tokenizer.encode(text).ids
+        return lambda text: _ids(tokenizer, text)
 
 
 def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
@@ -212,6 +215,22 @@ def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
                 "rows; say it in one of the two places"
             )
     return {**given, **row.options}
+
+
+def has_long_text(prompt: object) -> bool:
+    """Return whether a call brings a text that takes long to encode."""
+    rows = prompt if isinstance(prompt, list | tuple) else [prompt]
+    texts = (row.prompt if isinstance(row, Request) else row for row in rows)
+    return any(isinstance(text, str) and len(text) > _LONG_TEXT for text in texts)
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> Sequence[int]:
+    """Return a text's token ids. Of the tokenizer's two ways, the one for several texts lets other threads
+    work meanwhile.
+    """
+    encoding = tokenizer.encode(text) if len(text) <= _LONG_TEXT else tokenizer.encode_batch([text])[0]
+    ids: Sequence[int] = encoding.ids
+    return ids
 
 
 def names_grammar(prompt: object, options: object, given: Mapping[str, Any]) -> bool:

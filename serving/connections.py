@@ -36,6 +36,8 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 # From here on the route has its own bound on the body.

@@ -6,8 +6,10 @@ time; the socket stays open meanwhile, so that probes are answered. A second sig
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -30,7 +32,7 @@ __all__ = ["EXIT_DEAD", "EXIT_UNFINISHED", "Server", "listen", "serve"]
 EXIT_DEAD, EXIT_UNFINISHED = 71, 72
 # How long a service whose engine is dead still says so.
 _LAST_WORDS_SECONDS = 1.0
-_BACKLOG = 2048
+_BACKLOG, _OTHER_FILES = 2048, 512
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _EXAMPLE = (
     r'{"prompt": "Question: Tom has 8 boxes with 7 keys each. Tom gets 5 more. '
@@ -49,6 +51,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
         TtcError: it could not start.
     """
     keys = Keys(None if settings.api_key_file is None else read_keys(Path(settings.api_key_file)))
+    # One line for every scanner that speaks no HTTP would bury what matters.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    _allow_connections(settings.max_connections)
     with listen(settings.host, settings.port) as bound:
         service = Service(settings, keys)
         server = Server(service, bound, say)
@@ -74,6 +79,15 @@ def listen(host: str, port: int) -> socket.socket:
         why = getattr(fault, "strerror", None) or fault
         raise InputError(f"cannot listen on {host}:{port} ({why}); choose another --port or --host") from None
     return bound
+
+
+def _allow_connections(count: int) -> None:
+    """Let the process open so many sockets beside its files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class Server(uvicorn.Server):

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import enum
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ttc.errors import EngineDead, InputError, TtcError
+from ttc.errors import EngineDead, InputError
 from ttc.runtime.async_engine import AsyncEngine, Update
 from ttc.runtime.decoding.core import Snapshot
 from ttc.runtime.decoding.request import Request
@@ -85,7 +86,7 @@ class Service:
         self.started = int(time.time())
         self.defaults = Defaults(settings.mode, settings.max_tokens)
         self.phase, self.in_flight = Phase.LOADING, 0
-        self.failure: TtcError | None = None
+        self.failure: Exception | None = None
         self.names = TokenNames(None)
         self._engine: AsyncEngine | None = None
         self._template: ChatTemplate | None = None
@@ -122,7 +123,7 @@ class Service:
         return self._template
 
     def start(self) -> None:
-        """Begin to load, in a thread."""
+        """Begin to load."""
         self._tasks.append(asyncio.create_task(self._begin(), name="ttc-load"))
 
     async def close(self) -> None:
@@ -222,20 +223,43 @@ class Service:
 
     async def _begin(self) -> None:
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(
-                None, self._load, self.settings, self.keys.owners
-            )
+            engine = await self._loaded()
             self._template = _chat_template(self.settings, engine)
             self.names = TokenNames(engine.engine.tokenizer)
             # The first call of anything is slow; it should not be a client's.
             await engine.generate([0], mode=self.settings.mode, max_new_tokens=2)
-        except TtcError as error:
+        except Exception as error:
             self.failure, self.phase = error, Phase.DEAD
             return
         self._engine = engine
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
         self._tasks.append(asyncio.create_task(self._watch(engine), name="ttc-watch"))
+
+    def _loaded(self) -> asyncio.Future[AsyncEngine]:
+        """Load the engine in a thread that does not keep the process from ending."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[AsyncEngine] = loop.create_future()
+
+        def settle(engine: AsyncEngine | None, error: Exception | None) -> None:
+            if future.cancelled():
+                return
+            if engine is not None:
+                future.set_result(engine)
+            elif error is not None:
+                future.set_exception(error)
+
+        def load() -> None:
+            engine, failed = None, None
+            try:
+                engine = self._load(self.settings, self.keys.owners)
+            except Exception as error:
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, engine, failed)
+
+        threading.Thread(target=load, name="ttc-load", daemon=True).start()
+        return future
 
     async def _watch(self, engine: AsyncEngine) -> None:
         """Notice when the engine dies, or no longer ticks."""
