@@ -1,19 +1,25 @@
-"""Exporting a checkpoint of the real size: seconds, peak memory, bytes written.
+"""Exporting a checkpoint of the real size, plain and with quantised experts: seconds, memory, bytes written.
 
-The checkpoint is made here: correct headers, 118 GiB of holes (sparse files, a few MB on disk). The export
-runs in a process of its own, so that its peak memory is its own.
+The checkpoints are made here: correct headers over holes (sparse files, a few MB on disk each), 118 GiB in
+BF16. Every export runs in a process of its own, so that its peak memory is its own. Both are measured in one
+run, since only then can they be compared; give formats as arguments to choose: `plain int8 nvfp4`.
 """
 
 import json
 import math
+import os
 import resource
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype
+from ttc.base.quantised import PLAIN, WEIGHT_FORMATS
+from ttc.formats.quantised.layouts import graph_dtypes, piece_shapes
 from ttc.model.config import ModelConfig
 from ttc.model.weights import expected_tensors
 from ttc.planning.models import released_config
@@ -21,34 +27,58 @@ from ttc.planning.models import released_config
 ROOT = Path(__file__).parents[1]
 CONFIG = released_config()
 SHARDS = 24
+_STORED = {"bfloat16": "BF16", "float32": "F32", "int8": "I8", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}
 
 
 def main() -> None:
-    """Make the checkpoint, export it, print and write the figures."""
+    """Make each checkpoint, export it, and print the figures."""
+    figures = {word: measure(word) for word in sys.argv[1:] or (PLAIN, "int8")}
+    print(json.dumps(figures, indent=1))
+    for word, found in figures.items():
+        print(
+            f"{word}: limits 300 s, 6 GiB, 60 MB; used: {found['seconds'] / 300:.1%} of the time, "
+            f"{found['peak_memory_gib'] / 6:.1%} of memory, {found['written_mb'] / 60:.1%} of the bytes"
+        )
+
+
+def measure(word: str) -> dict[str, float]:
+    """Export a checkpoint whose experts are stored in one format."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "real.bundle"
-        weight_bytes = make_checkpoint(checkpoint)
-        start = time.perf_counter()
-        code = f"import ttc; ttc.export({str(checkpoint)!r}, {str(bundle)!r}, progress=print)"
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-        seconds = time.perf_counter() - start
-        figures = {
-            "layers": CONFIG["num_hidden_layers"],
+        weight_bytes = make_checkpoint(checkpoint, word)
+        before, start = _child_seconds(), time.perf_counter()
+        code = (
+            f"import resource, ttc; ttc.export({str(checkpoint)!r}, {str(bundle)!r}); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        return {
             "checkpoint_gib": weight_bytes / 2**30,
-            "seconds": seconds,
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
+            "seconds": time.perf_counter() - start,
+            "processor_seconds": _child_seconds() - before,
+            "peak_memory_gib": int(done.stdout) / 2**20,
             "written_mb": sum(path.stat().st_size for path in bundle.iterdir()) / 1e6,
-            "files_mb": {path.name: path.stat().st_size / 1e6 for path in sorted(bundle.iterdir())},
+            "load_average": os.getloadavg()[0],
         }
-    print(json.dumps(figures, indent=1))
-    print(f"\nlimits: 300 s, 6 GiB, 60 MB; used: {seconds / 300:.1%} of the time, ", end="")
-    print(f"{figures['peak_memory_gib'] / 6:.1%} of memory, {figures['written_mb'] / 60:.1%} of the bytes")
 
 
-def make_checkpoint(folder: Path) -> int:
-    """Write config.json, the index and sparse shards; returns the bytes of weights they stand for."""
+def _child_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def make_checkpoint(folder: Path, word: str = PLAIN) -> int:
+    """Write config.json, the index and sparse shards; returns the bytes of weights they stand for.
+
+    Args:
+        folder: made.
+        word: the format of the experts.
+    """
     folder.mkdir()
-    names = sorted(expected := expected_tensors(ModelConfig.from_hf(CONFIG)))
+    tensors = dict(sorted(_tensors(word)))
+    names = list(tensors)
     per_shard = math.ceil(len(names) / SHARDS)
     index, total = {}, 0
     for number in range(SHARDS):
@@ -56,8 +86,9 @@ def make_checkpoint(folder: Path) -> int:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         at = 0
         for name in names[number * per_shard : (number + 1) * per_shard]:
-            end = at + 2 * math.prod(expected[name])
-            header[name] = {"dtype": "BF16", "shape": list(expected[name]), "data_offsets": [at, end]}
+            dtype, shape = tensors[name]
+            end = at + numpy_dtype(dtype).itemsize * math.prod(shape)
+            header[name] = {"dtype": _STORED[dtype], "shape": list(shape), "data_offsets": [at, end]}
             index[name], at = file, end
         encoded = json.dumps(header).encode()
         with (folder / file).open("wb") as shard:
@@ -66,7 +97,26 @@ def make_checkpoint(folder: Path) -> int:
         total += at
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    if word != PLAIN:
+        quantization = {"quant_algo": WEIGHT_FORMATS[word].algorithm, "exclude_modules": []}
+        (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": quantization}))
     return total
+
+
+def _tensors(word: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """Yield name, dtype and shape of every tensor of the checkpoint."""
+    for name, shape in expected_tensors(ModelConfig.from_hf(CONFIG)).items():
+        if word == PLAIN or ".mixer.experts." not in name:
+            yield name, ("bfloat16", shape)
+            continue
+        kind = WEIGHT_FORMATS[word]
+        shapes = piece_shapes(kind, shape)
+        for suffix, dtype in graph_dtypes(kind).items():
+            if suffix == "weight_scale_2" and word != "nvfp4":
+                continue
+            stored = dtype or "bfloat16"
+            kept = array_dtype(stored), array_shape(stored, shapes[suffix])
+            yield f"{name.removesuffix('weight')}{suffix}", kept
 
 
 if __name__ == "__main__":
