@@ -123,14 +123,16 @@ def main() -> None:
         "load": load_average(),
         "threshold": THRESHOLD,
     }
+    given.output.parent.mkdir(exist_ok=True)
     problems = load_problems(given.tasks, given.problems)
     with tempfile.TemporaryDirectory() as scratch:
-        record["variants"] = qualities(given.checkpoint, problems, Path(scratch))
-        if given.rounds:
-            record["speed"] = speeds(given.checkpoint, problems[:20], given.rounds, Path(scratch))
-    given.output.parent.mkdir(exist_ok=True)
-    given.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {given.output}")
+        for key, measure in (
+            ("variants", lambda: qualities(given.checkpoint, problems, Path(scratch))),
+            ("speed", lambda: speeds(given.checkpoint, problems[:20], given.rounds, Path(scratch))),
+        ):
+            record[key] = measure()
+            given.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            print(f"{key} written to {given.output}", flush=True)
 
 
 def qualities(checkpoint: Path, problems: Sequence[Problem], scratch: Path) -> list[dict[str, Any]]:
@@ -255,6 +257,8 @@ def row(found: Mapping[str, Any]) -> str:
 
 def speeds(checkpoint: Path, problems: Sequence[Problem], rounds: int, scratch: Path) -> list[dict[str, Any]]:
     """Return the times of quantised bundles over the plain one's, by format and mode."""
+    if not rounds:
+        return []
     plain = ttc.export(checkpoint, scratch / "plain.bundle")
     found = []
     for word in ("int8", "nvfp4"):

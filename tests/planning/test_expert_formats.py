@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ttc.base.quantised import WRITTEN_FORMATS
+from ttc.base.quantised import WEIGHT_FORMATS, WRITTEN_FORMATS
 from ttc.cli import program
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
-from ttc.planning.expert_formats import TILE_ROWS, ExpertFormats, decode_rate, experts_bytes
+from ttc.planning.expert_formats import INSTRUCTIONS, TILE_ROWS, ExpertFormats, decode_rate, experts_bytes
 from ttc.planning.experts import Routing
 from ttc.planning.forecast import Question, forecast
 from ttc.planning.gpus import formats_on_gpu
@@ -100,12 +100,12 @@ def test_an_expert_with_many_tokens_is_decoded_again() -> None:
 @pytest.mark.parametrize(
     ("capability", "word", "instructions"),
     [
-        ("9.0", "int8", 5.0),
-        ("12.1", "nvfp4", 4.6),
-        ("8.6", "int4", 7.0),
-        ("8.6", "fp8", 8.9),
-        ("8.9", "fp8", None),
-        ("10.0", "int8", None),
+        ("9.0", "int8", 3.81),
+        ("12.1", "nvfp4", 4.55),
+        ("8.7", "int4", 5.95),
+        ("8.6", "fp8", 9.19),
+        ("7.5", "int8", None),
+        ("9.0", "mxfp4", None),
         ("9.0", "plain", None),
         (None, "int8", None),
     ],
@@ -175,3 +175,19 @@ def test_a_quantised_checkpoint_is_planned_for_as_it_is_stored() -> None:
         assert json.loads(told.stdout)["assumed"]["experts"] == {"context": "plain", "denoiser": "plain"}
     config = load_config(ROOT / "ttc" / "miniature")[1]
     assert stored_formats(ROOT / "ttc" / "miniature", config) == ExpertFormats()
+
+
+def test_the_instructions_are_those_that_were_counted() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "kernel_instructions.json").read_text())
+    words = {kind.codes: word for word, kind in WEIGHT_FORMATS.items() if kind.family is not None}
+    fewest: dict[tuple[str, str], float] = {}
+    for kernel in record["kernels"]:
+        if kernel["stored"] in words:
+            key = kernel["target"], words[kernel["stored"]]
+            fewest[key] = min(kernel["instructions_a_weight"], fewest.get(key, 99.0))
+    listed = {
+        (f"{major}.{minor}", word): count
+        for (major, minor), counts in INSTRUCTIONS.items()
+        for word, count in counts.items()
+    }
+    assert listed == {key: fewest[key] for key in listed}

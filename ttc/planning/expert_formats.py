@@ -2,8 +2,8 @@
 
 A kernel that reads quantised weights spends instructions on each of them: load, decode, its share of the
 product. A GPU issues `Machine.instructions_per_second` of those at most, which bounds the weights a second
-whatever the memory could deliver. The instructions a weight stand below: counted in the loop of a kernel like
-`ttc`'s (tile 16×64×64, NVFP4 16×128×64) assembled by Triton 3.9 for each compute capability. They were
+whatever the memory could deliver. The instructions a weight stand below: the fewest in the inner loops of the
+kernels, as assembled for each compute capability (`benchmarks/results/kernel_instructions.json`). They were
 counted, not timed; no GPU has run them.
 """
 
@@ -16,15 +16,25 @@ from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.planning.machines import Machine
 
-__all__ = ["TILE_ROWS", "ExpertFormats", "decode_rate", "expert_matrix_bytes", "experts_bytes"]
+__all__ = [
+    "INSTRUCTIONS",
+    "TILE_ROWS",
+    "ExpertFormats",
+    "decode_rate",
+    "expert_matrix_bytes",
+    "experts_bytes",
+]
 
 # Rows of the kernel's largest tile: an expert with more tokens is decoded once for each tile of them.
 TILE_ROWS = 128
-# Capability → format → machine instructions a weight. fp8 is cast by the GPU from 8.9 on, by bits before.
-_INSTRUCTIONS: Mapping[tuple[int, int], Mapping[str, float]] = {
-    (8, 0): {"int8": 5.1, "fp8": 8.9, "nvfp4": 5.1, "int4": 7.0},
-    (9, 0): {"int8": 5.0, "fp8": 4.6, "nvfp4": 4.7, "int4": 6.0},
-    (12, 0): {"int8": 4.4, "fp8": 4.3, "nvfp4": 4.6, "int4": 5.7},
+# Capability → format → machine instructions a weight.
+INSTRUCTIONS: Mapping[tuple[int, int], Mapping[str, float]] = {
+    (8, 0): {"int8": 4.33, "fp8": 7.94, "nvfp4": 5.14, "int4": 7.17},
+    (8, 6): {"int8": 4.41, "fp8": 9.19, "nvfp4": 5.14, "int4": 5.95},
+    (8, 9): {"int8": 4.41, "fp8": 3.81, "nvfp4": 4.73, "int4": 5.95},
+    (9, 0): {"int8": 3.81, "fp8": 4.11, "nvfp4": 4.73, "int4": 5.77},
+    (10, 0): {"int8": 3.64, "fp8": 4.11, "nvfp4": 4.72, "int4": 5.75},
+    (12, 0): {"int8": 3.55, "fp8": 3.98, "nvfp4": 4.55, "int4": 5.56},
 }
 
 
@@ -71,14 +81,11 @@ def experts_bytes(config: ModelConfig, word: str, itemsize: int) -> float:
 def decode_rate(word: str, machine: Machine) -> float | None:
     """Return how many weights a second a kernel can decode at most; None where it is not known or no limit.
 
-    A capability within a family counts as the family's first (12.1 as 12.0).
+    A capability that is not listed counts as the nearest lower one of its family (12.1 as 12.0).
     """
     if word == PLAIN or machine.capability is None or machine.instructions_per_second is None:
         return None
     major, minor = (int(part) for part in machine.capability.split("."))
-    known = [have for have in _INSTRUCTIONS if have[0] == major and have[1] <= minor]
-    exact = (major, minor) if (major, minor) in _INSTRUCTIONS else max(known, default=None)
-    if exact is None or (word == "fp8" and exact == (8, 0) and minor >= 9):
-        return None
-    instructions = _INSTRUCTIONS[exact].get(word)
+    nearest = max((have for have in INSTRUCTIONS if have[0] == major and have[1] <= minor), default=None)
+    instructions = None if nearest is None else INSTRUCTIONS[nearest].get(word)
     return None if instructions is None else machine.instructions_per_second / instructions
