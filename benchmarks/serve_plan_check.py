@@ -1,6 +1,6 @@
 """What `ttc plan --serve` says of a load against the real core under the same load, on this machine's CPU.
 
-    python -m benchmarks.serve_plan_check [--seconds 20] [--clock thread|wall] [-o FILE]
+    python -m benchmarks.serve_plan_check [--seconds 30] [--clock thread|wall] [-o FILE]
 
 The miniature on ONNX Runtime, one thread, a core of 16 rows. For every mode, in one run:
 
@@ -73,7 +73,7 @@ SHOWN = (
 def main() -> None:
     """Calibrate, serve, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the load of every mode")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the load of every mode")
     parser.add_argument("--clock", choices=("thread", "wall"), default="thread")
     parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
     given = parser.parse_args()
@@ -198,7 +198,9 @@ def calibrated(engine: ttc.Engine, runs: Sequence[Run]) -> "Calibrated":
             calls[shape.kind, shape.width, shape.logits > 1][shape.rows].append(call.seconds)
         for rows, seconds in run.recorder.ticks:
             ticks[rows].append(seconds)
-    steps = Counter(nfe for run in runs for row in run.rows for nfe in row.nfe_per_block)
+    # The first block of an answer and the later ones: they differ.
+    blocks = [row.nfe_per_block for run in runs for row in run.rows if row.nfe_per_block]
+    first, later = Counter(nfe[0] for nfe in blocks), Counter(n for nfe in blocks for n in nfe[1:])
     accepted = [count for run in runs for row in run.recorder.rows.values() for count in row.accepted]
     # Every draft that was not accepted whole ended at one refusal.
     refused = sum(count < 15 for count in accepted)
@@ -209,7 +211,7 @@ def calibrated(engine: ttc.Engine, runs: Sequence[Run]) -> "Calibrated":
         chunk=CHUNK,
         most_tokens=ROOM,
         max_new_tokens=NEW,
-        steps=MeasuredSteps(dict(steps)),
+        steps=MeasuredSteps((first, later or first)),
         draft_steps=DRAFT_STEPS,
         acceptance=sum(accepted) / max(sum(accepted) + refused, 1),
         gpu=False,

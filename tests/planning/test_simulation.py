@@ -19,7 +19,7 @@ from ttc.planning.simulation.arrivals import (
     poisson,
     read_trace,
 )
-from ttc.planning.simulation.behaviour import Drawn, FixedSteps, PublishedSteps, acceptance_for
+from ttc.planning.simulation.behaviour import Drawn, FixedSteps, MeasuredSteps, PublishedSteps, acceptance_for
 from ttc.planning.simulation.costs import CallShape, MachineCosts, MeasuredCosts
 from ttc.planning.simulation.figures import figures, percentile
 from ttc.planning.simulation.lengths import Lengths
@@ -120,6 +120,13 @@ def test_published_steps_have_their_mean() -> None:
         PublishedSteps(12.0)
 
 
+def test_measured_steps_are_those_of_their_block() -> None:
+    measured, rng = MeasuredSteps(({9: 3, 7: 1}, {2: 5})), random.Random(0)
+    drawn = Counter(measured.draw(rng, 0, 4) for _ in range(4000))
+    assert drawn[9] / 4000 == pytest.approx(0.75, abs=0.03)
+    assert {measured.draw(rng, block, 4) for block in (1, 2, 3)} == {2}
+
+
 def test_a_block_takes_the_steps_that_were_drawn() -> None:
     for steps in range(1, 17):
         masked, taken = 16, 0
@@ -201,6 +208,7 @@ def test_measured_calls_lie_on_lines() -> None:
     seconds = {rows: costs.call(CallShape("read", rows, 1, 128, 1)) for rows in (1, 2, 6, 10)}
     assert seconds == pytest.approx({1: 1.0, 2: 2.0, 6: 5.0, 10: 7.0})
     assert costs.call(CallShape("read", 1, 8, 128, 0)) == pytest.approx(8.0)
+    assert costs.call(CallShape("read", 4, 16, 128, 0)) == pytest.approx(4.0), "no row but one is known at 16"
     with pytest.raises(InputError, match="no call like"):
         costs.call(CallShape("denoise", 1, 16, 128, 16))
 
@@ -227,7 +235,7 @@ def test_waiting_blocks_are_read_together() -> None:
 def test_owners_share_alike() -> None:
     """The core's own rule: a load of many requests does not keep an owner of few waiting."""
     busy = visits(40, answer=256, owner="long")
-    few = [dataclasses.replace(v, seed=v.seed + 40, owner="short") for v in visits(4, answer=16)]
+    few = [dataclasses.replace(v, at=1.0, seed=v.seed + 40, owner="short") for v in visits(4, answer=16)]
     nobodys = [dataclasses.replace(v, owner="") for v in (*busy, *few)]
     bound = server(limits=CoreLimits(4, None, 64, owner_rows=2))
     late, soon, bounded = (

@@ -60,12 +60,16 @@ class FixedSteps:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSteps:
-    """As often as they were counted: steps → blocks."""
+    """As often as they were counted.
 
-    counts: Mapping[int, int]
+    counts: of every block from the first on, steps → answers; the last counts for all blocks after it.
+    """
+
+    counts: tuple[Mapping[int, int], ...]
 
     def draw(self, rng: random.Random, block: int, blocks: int) -> int:
-        return rng.choices(list(self.counts), list(self.counts.values()))[0]
+        counts = self.counts[min(block, len(self.counts) - 1)]
+        return rng.choices(list(counts), list(counts.values()))[0]
 
 
 # docs/model.md, Real sizes: early blocks take 10 to 13 steps, late ones about 2.

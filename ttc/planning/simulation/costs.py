@@ -127,6 +127,8 @@ class MeasuredCosts:
             for (kind, width, several), rows in self.calls.items()
             if kind == shape.kind and several == (shape.logits > 1)
         }
+        # Of a width that was seen with one number of rows, nothing is known of others.
+        of_kind = {w: rows for w, rows in of_kind.items() if shape.rows in rows or len(rows) > 1} or of_kind
         if not of_kind:
             raise InputError(f"no call like {shape} was measured; measure a load that makes some")
         return _on_line({width: _on_line(rows, shape.rows) for width, rows in of_kind.items()}, shape.width)
