@@ -26,6 +26,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 TOP_FOLDERS = (
     ".ci",
     "benchmarks",
+    "deploy",
     "docs",
     "examples",
     "exporter",
