@@ -160,7 +160,7 @@ class Server(uvicorn.Server):
         if service.in_flight and service.phase is Phase.DRAINING:
             self.exit_code = EXIT_UNFINISHED
             self._say(f"the drain time is over; {service.in_flight} requests end unfinished")
-            await service.close()
+            service.abandon("the service ended before this was finished")
 
     def _tell(self) -> None:
         host, port = self._address

@@ -134,6 +134,13 @@ class Service:
         if self._engine is not None:
             await self._engine.close()
 
+    def abandon(self, reason: str) -> None:
+        """End every request now, without waiting for the tick under way."""
+        for task in self._tasks:
+            task.cancel()
+        if self._engine is not None:
+            self._engine.abandon(reason)
+
     def drain(self) -> None:
         """Take no more work; what was accepted goes on."""
         if self.phase is not Phase.DEAD:

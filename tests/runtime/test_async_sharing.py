@@ -9,6 +9,7 @@ import pytest
 import ttc
 from tests.support.gated import Gated, shared, until
 from tests.support.golden import golden
+from ttc.runtime.room import Pace
 
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
 LONG = {"mode": "ar", "max_new_tokens": 3000, "stop_at_eos": False}
@@ -78,6 +79,18 @@ def test_owners_and_priorities(backend):
         return order
 
     assert asyncio.run(program()) == ["a0", "urgent", "a1", "a2", "a3", "b"]
+
+
+def test_the_pace():
+    """What a refused caller is told: how long so many rows take at the pace of late, within bounds."""
+    pace = Pace()
+    assert pace.seconds_for(5) == 1
+    for second in range(30):
+        pace.ended(1, float(2 * second))
+    assert pace.seconds_for(5) == pytest.approx(10)
+    assert pace.seconds_for(1000) == 60
+    pace.ended(4, 60.0)
+    assert pace.seconds_for(5) < 10
 
 
 def test_snapshots(backend):

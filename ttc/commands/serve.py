@@ -38,7 +38,6 @@ __all__ = ["serve"]
 def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -> None:
     """Serve a bundle over HTTP until SIGTERM. Settings also come from TTC_* variables and a TOML file."""
     try:
-        from ttc.serving.server import EXIT_DEAD
         from ttc.serving.server import serve as run
         from ttc.serving.service.settings import read_settings
     except ModuleNotFoundError as fault:
@@ -55,7 +54,7 @@ def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -
     code = run(settings, lambda line: click.echo(line, err=True))
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == EXIT_DEAD:
+    if code:
         # A thread that hangs in its device would keep the process.
         os._exit(code)
     sys.exit(code)
