@@ -273,7 +273,7 @@ async def memory(setting: Setting) -> dict[str, Any]:
 
 
 async def overload(setting: Setting) -> dict[str, Any]:
-    """64 clients that ask again when refused, on a queue of 16."""
+    """64 clients that ask again when Retry-After says so, on a queue of 16."""
     rng, seconds, new = random.Random(16), 12.0 * max(setting.share, 0.25), 48
     refusals: list[float] = []
     without_retry_after = done = 0
@@ -286,7 +286,7 @@ async def overload(setting: Setting) -> dict[str, Any]:
             if answer.status == 429:
                 refusals.append(answer.seconds)
                 without_retry_after += "retry-after" not in answer.headers
-                await asyncio.sleep(0.2 + 0.1 * rng.random())
+                await asyncio.sleep(float(answer.headers.get("retry-after", 1)) * (0.5 + rng.random()))
             elif answer.status == 200 and time.perf_counter() < until:
                 done += 1
 

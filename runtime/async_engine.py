@@ -177,6 +177,7 @@ class AsyncEngine:
         max_owner_rows: int | None = None,
         max_owner_queued: int | None = None,
         prompt_tokens_per_tick: int | None = None,
+        share_calls: bool | None = None,
         **options: Any,
     ) -> Self:
         """Open a bundle on a backend.
@@ -189,6 +190,8 @@ class AsyncEngine:
             max_tokens: tokens that running rows may come to hold together; None for no bound.
             max_owner_rows, max_owner_queued: of one owner's rows, how many may run and wait; None for no
                 bound.
+            share_calls: whether several owners share the calls too, not only the seats; None: on a CPU,
+                where a call costs as much as it has rows.
             prompt_tokens_per_tick: prompt tokens read between two denoise steps; None for 1024.
             **options: the other options of `ttc.load`.
         """
@@ -210,6 +213,7 @@ class AsyncEngine:
             max_tokens,
             prompt_tokens_per_tick or core.limits.prompt_tokens,
             max_owner_rows,
+            engine.device == "cpu" if share_calls is None else share_calls,
         )
         return cls(engine, max_queued, max_queued_tokens, max_owner_queued)
 

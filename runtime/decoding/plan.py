@@ -34,12 +34,16 @@ class CoreLimits:
         tokens: most tokens that running rows may come to hold together; None for no bound.
         prompt_tokens: prompt tokens read in one tick; the first piece is read whatever its size.
         owner_rows: most rows of one owner that run at once; None for no bound.
+        share_calls: whether owners share the calls too, not only the seats: in a tick nobody's rows are
+            served in larger number than those of the owner with the fewest. For devices on which a call
+            costs as much as it has rows.
     """
 
     rows: int
     tokens: int | None
     prompt_tokens: int
     owner_rows: int | None = None
+    share_calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ def _may_have_more(rows: int, limits: CoreLimits) -> bool:
 
 def denoises(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     """Return one denoise step for every row that is filling a block."""
-    return _grouped((row for row in view if isinstance(row.due, Denoise)), _denoise_key)
+    served = _shared(view, limits)
+    return _grouped((row for row in served if isinstance(row.due, Denoise)), _denoise_key)
 
 
 def reads(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
@@ -140,7 +145,7 @@ def reads(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
     owners take turns, and of one owner the oldest goes first.
     """
     wanted, prompt_tokens, full = [], 0, False
-    for row in _in_turns(view):
+    for row in _in_turns(_shared(view, limits)):
         if not isinstance(row.due, Read):
             continue
         if row.due.prompt:
@@ -174,6 +179,23 @@ class Policy:
 
     admit: Callable[[Iterable[Waiting], int, int, CoreLimits], tuple[int, ...]] = admit
     stages: tuple[Stage, ...] = STAGES
+
+
+def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
+    """Return the rows that are served in this tick: of every owner the oldest ones, of all as many as the
+    owner with the fewest has.
+    """
+    if not limits.share_calls:
+        return view
+    counts = Counter(row.owner for row in view)
+    most = min(counts.values(), default=0)
+    served: Counter[str] = Counter()
+    ids = set()
+    for row in sorted(view, key=lambda row: row.id):
+        served[row.owner] += 1
+        if served[row.owner] <= most:
+            ids.add(row.id)
+    return [row for row in view if row.id in ids]
 
 
 def _in_turns(view: Sequence[Seen]) -> list[Seen]:

@@ -9,6 +9,10 @@ import pytest
 import ttc
 from tests.support.gated import Gated, shared, until
 from tests.support.golden import golden
+from tests.support.recording import Wrapped
+from ttc.runtime.async_engine import AsyncEngine
+from ttc.runtime.decoding.plan import CoreLimits
+from ttc.runtime.engine import Engine
 from ttc.runtime.room import Pace
 
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
@@ -69,7 +73,7 @@ def test_owners_and_priorities(backend):
             await until(lambda: core.running == 1)
             tasks += [asyncio.create_task(ask(f"a{i}", owner="a")) for i in (1, 2, 3)]
             await asyncio.sleep(0.01)
-            with pytest.raises(ttc.QueueFull, match="3 requests of this key wait already, at most 3"):
+            with pytest.raises(ttc.QueueFull, match="4 requests of this key would wait, at most 3"):
                 await engine.generate(PROMPT, **SHORT, owner="a")
             tasks += [asyncio.create_task(ask("b", owner="b"))]
             tasks += [asyncio.create_task(ask("urgent", owner="c", priority=1))]
@@ -79,6 +83,30 @@ def test_owners_and_priorities(backend):
         return order
 
     assert asyncio.run(program()) == ["a0", "urgent", "a1", "a2", "a3", "b"]
+
+
+def test_nobody_is_held_up_by_anothers_rows(ort):
+    """With shared calls, one row of an owner goes on as if the other had one, too; the tokens stay."""
+    limits = CoreLimits(8, None, 1024, share_calls=True)
+
+    async def program():
+        async with AsyncEngine(Engine(Wrapped(ort.runner), limits=limits)) as engine:
+            core = engine.engine.core
+            options = {"max_new_tokens": 64, "stop_at_eos": False}
+            heavy = [asyncio.create_task(engine.generate(PROMPT, owner="a", **options)) for _ in range(6)]
+            await until(lambda: core.running == 6)
+            before = engine.snapshot.counts
+            light = await engine.generate([5, 6], owner="b", **options)
+            during = engine.snapshot.counts
+            return light, await asyncio.gather(*heavy), before, during
+
+    light, heavy, before, during = asyncio.run(program())
+    assert light.token_ids == ort.generate([5, 6], max_new_tokens=64, stop_at_eos=False).token_ids
+    want = ort.generate(PROMPT, max_new_tokens=64, stop_at_eos=False).token_ids
+    assert all(result.token_ids == want for result in heavy)
+    rows = during.denoiser_rows - before.denoiser_rows
+    # Two rows a step while both are there; at most a tick of six before and after.
+    assert rows <= 2 * light.stats.nfe + 3 * 6
 
 
 def test_the_pace():

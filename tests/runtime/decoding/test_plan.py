@@ -1,6 +1,7 @@
 """The plan of a tick: a pure function of what is seen, asked about views of all kinds."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -159,3 +160,23 @@ def test_prompts_take_turns():
     assert call.ids == (0, 3)
     (call,) = reads(view[:3], CoreLimits(16, None, 128))
     assert call.ids == (0, 1)
+
+
+@given(views(), st.lists(OWNERS, min_size=12, max_size=12))
+def test_owners_share_calls(view, owners):
+    """Nobody is served more rows in a tick than the owner with the fewest has; of each the oldest; and alone
+    an owner is served as without.
+    """
+    view = [replace(row, owner=owners[row.id]) for row in view]
+    shared = CoreLimits(16, None, 10**6, share_calls=True)
+    counts = Counter(row.owner for row in view)
+    for stage in STAGES[:2]:
+        whole = {number for call in stage(view, CoreLimits(16, None, 10**6)) for number in call.ids}
+        served = {number for call in stage(view, shared) for number in call.ids}
+        assert served <= whole
+        for owner in counts:
+            own = sorted(row.id for row in view if row.owner == owner)
+            first = own[: min(counts.values())]
+            assert {number for number in served if number in own} == whole & set(first)
+        alone = [row for row in view if row.owner == "a"]
+        assert stage(alone, shared) == stage(alone, CoreLimits(16, None, 10**6))
