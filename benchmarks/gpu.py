@@ -111,7 +111,7 @@ def two_report(given: argparse.Namespace) -> dict[str, Any]:
 
         devices: list[Device] = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
         config, run_op, batches, distinct = ModelConfig.from_hf(SMALL), run_naive, (1, 2), 4
-        settings["compile_kernel"] = no_compiler
+        settings["compilers"] = (no_compiler,)
     else:
         from ttc.plugins.triton import run_triton
         from ttc.runtime.gpu.cuda import CudaDevice
@@ -136,9 +136,7 @@ def dry_report() -> dict[str, Any]:
     from tests.support.fake_device import no_compiler, with_loop_kernel
 
     config, device = ModelConfig.from_hf(SMALL), with_loop_kernel()
-    bench = Bench(
-        config, device, run_naive, 1, 2, compile_kernel=no_compiler, batches=(1, 2), distinct=(2, 4)
-    )
+    bench = Bench(config, device, run_naive, 1, 2, compilers=(no_compiler,), batches=(1, 2), distinct=(2, 4))
     ceilings = {"copy_bytes_per_second": 1e9, "bf16_matmul_flops": matmul_rate(64, "cpu")}
     fit = reckoning.fit(config, 2**40)
     return report_of(bench, fit, ceilings, {}, {"stage": "dry"}, "dry")

@@ -1,7 +1,7 @@
 """Times one tower of random weights on a device: single passes, the experts' products, whole blocks."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,8 @@ from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Device, Scope
-from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.device_runtime import CompileKernel
+from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampling_inputs
 from ttc.runtime.interface.backend import Backend, BlockInputs, StepInputs, StepOutputs
 from ttc.runtime.interface.sampling import SamplingParams
@@ -40,13 +41,13 @@ class Bench:
         run_op: Callable[..., Any],
         repeats: int,
         blocks: int,
-        compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
+        compilers: Sequence[CompileKernel] = (compile_ptx, compile_cubin),
         batches: tuple[int, ...] = reckoning.BATCHES,
         distinct: tuple[int, ...] = reckoning.DISTINCT,
     ) -> None:
         self.config, self.device = config, device
         self._run_op, self._repeats, self._blocks = run_op, repeats, blocks
-        self._compile, self._batches, self._distinct = compile_kernel, batches, distinct
+        self._compilers, self._batches, self._distinct = compilers, batches, distinct
 
     def tower(self, tower: str) -> "TowerWeights":
         """One tower's weights on the device, as a context manager."""
@@ -200,7 +201,7 @@ class Bench:
             problem,
             used=(weights.name,),
         )
-        return OneTower(self.config, self.device, executor, level, self._compile)
+        return OneTower(self.config, self.device, executor, level, self._compilers)
 
 
 class TowerWeights:
@@ -220,6 +221,8 @@ class TowerWeights:
             # Sums over the inner size stay of order one; A_log and dt_bias stay small enough for exp.
             tensor.normal_(0.0, shape[-1] ** -0.5, generator=generator)
             self.tensors[name] = tensor
+        if tensor.is_cuda:
+            torch.cuda.synchronize()  # the numbers came on torch's stream, the towers run on another
         return self
 
     def __exit__(self, *_: object) -> None:

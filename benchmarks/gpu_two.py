@@ -29,7 +29,8 @@ from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device, DeviceArray
-from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.device_runtime import CompileKernel
+from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
 from ttc.runtime.gpu.tower_parallel import TowerParallelBackend
 from ttc.runtime.interface.backend import Backend, BlockInputs
 from ttc.runtime.interface.state import ContextState
@@ -51,7 +52,7 @@ def compare(
     batches: Sequence[int],
     distinct: int,
     rounds: int,
-    compile_kernel: Callable[[str, str, str], bytes] = compile_ptx,
+    compilers: Sequence[CompileKernel] = (compile_ptx, compile_cubin),
 ) -> list[dict[str, Any]]:
     """Return a line for each batch: milliseconds of a round on one GPU and on two, of the copies alone, and
     the share of those that the rest hides.
@@ -71,7 +72,7 @@ def compare(
             used=[tower.name for tower in weights],
             in_place=len(weights) > 1,
         )
-        return OneTower(config, device, executor, None, compile_kernel)
+        return OneTower(config, device, executor, None, compilers)
 
     found: list[dict[str, Any]] = [{"batch": batch} for batch in batches]
     first, second = devices

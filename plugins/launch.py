@@ -8,10 +8,14 @@ sizes and gives a `Launch`, from which everybody works: `ttc.plugins.triton` cal
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
 the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every
 element of its outputs, reads none of them before, and needs no workspace.
+
+In torch some inputs are columns of a wider matrix (a Mamba layer's `xbc` and `dt` lie in what its in_proj
+gave). Kernels that name them in `strided` read them there, without a copy: the elements from one token to the
+next are a constant of the kernel.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ttc.base.dims import evaluate
@@ -92,6 +96,7 @@ class Problem:
         interpreted: the kernel runs in Triton's interpreter, which multiplies no bfloat16 matrices.
         stored: what "stored8" or "stored4" stands for, in an op that has one of them.
         target: compute capability that the kernel is compiled for, such as "9.0"; None: one that all have.
+        token_strides: strided input → elements from one token to the next; those that are dense are missing.
     """
 
     dims: Mapping[str, int]
@@ -100,6 +105,7 @@ class Problem:
     interpreted: bool = False
     stored: str | None = None
     target: str | None = None
+    token_strides: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def words(self) -> dict[str, str]:
@@ -161,6 +167,8 @@ class KernelSpec:
         select_tile: all dimensions → index into tiles, where nobody measures.
         constants: (problem, tile) → constexpr arguments by name.
         grid: see `Grid`.
+        strided: inputs (B, L, X) whose tokens may lie further apart than X elements; `constants` then reads
+            `Problem.token_strides`.
     """
 
     op: OpSpec
@@ -171,6 +179,7 @@ class KernelSpec:
     select_tile: Callable[[Mapping[str, int]], int]
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
+    strided: tuple[str, ...] = ()
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
         """Return the launch for one problem and one choice of block sizes.

@@ -33,7 +33,8 @@ def run_triton(
 
     Args:
         op: a primitive op or a composite one.
-        *inputs: the op's inputs, contiguous, on one device, 16-byte aligned.
+        *inputs: the op's inputs, on one device, contiguous and 16-byte aligned; those that the kernels name
+            as strided may be columns of a wider matrix.
         out: tensors to write the outputs into, in the signature's order, instead of new ones. Between the
             parts of a composite op there are still tensors made here; whoever needs those at fixed addresses
             (a CUDA graph takes them from its own pool) calls the parts. `MambaAdvance` may be given its own
@@ -80,6 +81,7 @@ def _run_primitive(
         interpreted=on_cpu,
         stored=stored_dtype(words),
         target=None if on_cpu else "{}.{}".format(*torch.cuda.get_device_capability(device)),
+        token_strides=_token_strides(kernel_spec, inputs),
     )
     launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
@@ -87,7 +89,8 @@ def _run_primitive(
     for spec, dtype, shape in expected:
         if spec.name in wanted:
             outputs[spec.name] = wanted[spec.name]
-            _check_tensor(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
+            _check_kind(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
+            _check_dense(op, spec.name, wanted[spec.name])
             if tuple(wanted[spec.name].shape) != tuple(shape):
                 raise InputError(
                     f"{op.name}: out for {spec.name} has shape {tuple(wanted[spec.name].shape)}, "
@@ -146,18 +149,46 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
             else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
         )
     words = op.words(dtype_names(op, inputs))
+    strided = {name for part in op.parts or (op.name,) for name in KERNELS[part].strided}
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = spec.dtype_in(words)
-        _check_tensor(
-            op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device
-        )
+        _check_kind(op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device)
+        if spec.name not in strided:
+            _check_dense(op, spec.name, tensor)
+        elif tensor.dim() == 3 and _token_stride(tensor) is None:
+            raise InputError(
+                f"{op.name}: {spec.name} has strides {tensor.stride()} for shape {tuple(tensor.shape)}; the "
+                "last must be 1 and tokens equally far apart, over all rows: call .contiguous()"
+            )
 
 
-def _check_tensor(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+def _token_strides(kernel_spec: KernelSpec, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """Return strided input → elements from one token to the next, for those that are not dense."""
+    named = zip((spec.name for spec in kernel_spec.op.inputs), inputs, strict=True)
+    strides = {name: _token_stride(tensor) for name, tensor in named if name in kernel_spec.strided}
+    widths = {spec.name: tensor.shape[-1] for spec, tensor in zip(kernel_spec.op.inputs, inputs, strict=True)}
+    return {name: stride for name, stride in strides.items() if stride is not None and stride != widths[name]}
+
+
+def _token_stride(tensor: Tensor) -> int | None:
+    """Return the elements from one of the B·L tokens of (B, L, X) to the next; None where they differ."""
+    B, L, X = tensor.shape
+    rows, tokens, inner = tensor.stride()
+    if X > 1 and inner != 1:
+        return None
+    if L == 1:
+        return rows if B > 1 else max(tokens, X)
+    return tokens if B == 1 or rows == L * tokens else None
+
+
+def _check_kind(op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     if tensor.dtype != dtype:
         raise InputError(f"{op.name}: {name} is {tensor.dtype}, expected {dtype}")
     if tensor.device != device:
         raise InputError(f"{op.name}: {name} is on {tensor.device}, the first input on {device}")
+
+
+def _check_dense(op: OpSpec, name: str, tensor: Tensor) -> None:
     if not tensor.is_contiguous():
         raise InputError(
             f"{op.name}: {name} has strides {tensor.stride()} for shape {tuple(tensor.shape)}; "

@@ -38,6 +38,8 @@ def advance(
     N: tl.constexpr,
     G: tl.constexpr,
     SHARE: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -47,7 +49,8 @@ def advance(
     """States after the first commit_len[b] tokens, held to 0 … L; later tokens are not read. Program (h, p,
     b); SHARE channels each.
 
-    xbc, activated: (B, L, F).  dt: (B, L, H).  conv states: (B, F, W1).  scan states: (B, H, P, N) float32.
+    xbc, activated: (B, L, F); dt: (B, L, H); tokens of xbc and dt XBC_STRIDE and DT_STRIDE elements apart.
+    conv states: (B, F, W1).  scan states: (B, H, P, N) float32.
     """
     head = tl.program_id(0)
     row = tl.program_id(2).to(tl.int64)
@@ -69,7 +72,8 @@ def advance(
         b_at = activated_ptr + at + (first_b + states)[None, :]
         x = tl.load(x_at, mask=live[:, None] & own[None, :], other=0.0).to(tl.float32)
         b = tl.load(b_at, mask=live[:, None] & dense[None, :], other=0.0).to(tl.float32)
-        step, total = chunk_decay(dt_ptr + (row * L + tokens) * H + head, dt_bias_ptr, a_log_ptr, head, live)
+        steps = dt_ptr + (row * L + tokens) * DT_STRIDE + head
+        step, total = chunk_decay(steps, dt_bias_ptr, a_log_ptr, head, live)
         last = tl.sum(tl.where(chunk == BLOCK_L - 1, total, 0.0), 0)
         left = tl.exp(last - total) * step
         state = tl.exp(last) * state + tl.dot(tl.trans(x * left[:, None]), b, input_precision="ieee")
@@ -83,7 +87,7 @@ def advance(
     column = count + widths  # of the old columns followed by the block's
     at_conv = (row * F + channels) * W1
     old = tl.load(conv_state_ptr + at_conv + column, mask=inside & (column < W1), other=0.0)
-    at_new = (row * L + column - W1) * F + channels
+    at_new = (row * L + column - W1) * XBC_STRIDE + channels
     new = tl.load(xbc_ptr + at_new, mask=inside & (column >= W1), other=0.0)
     tl.debug_barrier()  # a column may be written where another thread has still to read
     tl.store(new_conv_state_ptr + at_conv + widths, tl.where(column < W1, old, new), mask=inside)
@@ -101,6 +105,8 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         **{name: dims[name] for name in ("H", "P", "N")},
         "G": G,
         "SHARE": share,
+        "XBC_STRIDE": problem.token_strides.get("xbc", F),
+        "DT_STRIDE": problem.token_strides.get("dt", dims["H"]),
         "BLOCK_N": power_of_two(dims["N"], at_least=16),
         "BLOCK_F": power_of_two(share),
         "BLOCK_W": power_of_two(W1),
@@ -125,4 +131,5 @@ mamba_advance = KernelSpec(
         cdiv(constants["P"], constants["BLOCK_P"]),
         dims["B"],
     ),
+    strided=("xbc", "dt"),
 )

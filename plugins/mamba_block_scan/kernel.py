@@ -31,25 +31,29 @@ def convolve(
     activated_ptr,
     F: tl.constexpr,
     W: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
     """SiLU of the causal depthwise convolution of one tile (BLOCK_L, BLOCK_F). Program (f, l, b).
 
-    xbc, activated: (B, L, F).  conv_state: (B, F, W − 1), newest last.  weight: (F, 1, W).
+    xbc, activated: (B, L, F), tokens of xbc XBC_STRIDE elements apart.  conv_state: (B, F, W − 1), newest
+    last.  weight: (F, 1, W).
     """
     row = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
     tokens = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
     real = channels < F
     inside = (tokens < L)[:, None] & real[None, :]
-    xbc_ptr += row * L * F
+    xbc_ptr += row * L * XBC_STRIDE
     states = conv_state_ptr + (row * F + channels)[None, :] * (W - 1)
     bias = tl.load(bias_ptr + channels, mask=real, other=0.0).to(tl.float32)
     total = tl.zeros((BLOCK_L, BLOCK_F), tl.float32) + bias[None, :]
     for k in tl.static_range(W):
         source = (tokens + (k - (W - 1)))[:, None]  # negative: a column of before the block
-        new = tl.load(xbc_ptr + source * F + channels[None, :], mask=inside & (source >= 0), other=0.0)
+        new = tl.load(
+            xbc_ptr + source * XBC_STRIDE + channels[None, :], mask=inside & (source >= 0), other=0.0
+        )
         old = tl.load(states + (source + (W - 1)), mask=inside & (source < 0), other=0.0)
         weight = tl.load(weight_ptr + channels * W + k, mask=real, other=0.0).to(tl.float32)
         total += tl.where(source >= 0, new, old).to(tl.float32) * weight[None, :]
@@ -73,14 +77,15 @@ def scan(
     P: tl.constexpr,
     N: tl.constexpr,
     G: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Y of one head, BLOCK_P of its rows and BLOCK_L tokens. Program (h, p and l, b).
 
-    activated: (B, L, F), channels x (H·P) | B (G·N) | C (G·N).  dt: (B, L, H).  ssm_state: (B, H, P, N)
-    float32.  y: (B, L, H·P).
+    activated: (B, L, F), channels x (H·P) | B (G·N) | C (G·N).  dt: (B, L, H), tokens DT_STRIDE elements
+    apart.  ssm_state: (B, H, P, N) float32.  y: (B, L, H·P).
     """
     head = tl.program_id(0)
     row = tl.program_id(2).to(tl.int64)
@@ -92,17 +97,18 @@ def scan(
     live = tokens < L
     own = parts < P
     activated_ptr += row * L * F
-    dt_ptr += row * L * H + head
+    dt_ptr += row * L * DT_STRIDE + head
     first_b = H * P + head // (H // G) * N
     rows_c = activated_ptr + tokens.to(tl.int64)[:, None] * F + first_b + G * N
-    _, total = chunk_decay(dt_ptr + tokens * H, dt_bias_ptr, a_log_ptr, head, live)
+    _, total = chunk_decay(dt_ptr + tokens * DT_STRIDE, dt_bias_ptr, a_log_ptr, head, live)
 
     y = tl.zeros((BLOCK_L, BLOCK_P), tl.float32)
     between = 0.0  # sum of step·A over the whole chunks after the one at hand and before this program's
     for back in range(chunk_number + 1):
         sources = tokens - back * BLOCK_L
         present = sources < L
-        step, source_total = chunk_decay(dt_ptr + sources * H, dt_bias_ptr, a_log_ptr, head, present)
+        steps = dt_ptr + sources * DT_STRIDE
+        step, source_total = chunk_decay(steps, dt_bias_ptr, a_log_ptr, head, present)
         rows_x = activated_ptr + sources.to(tl.int64)[:, None] * F
         scores = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
         for first in range(0, N, BLOCK_N):
@@ -143,6 +149,7 @@ def _scan_constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         "F": dims["H"] * dims["P"] + 2 * G * dims["N"],
         **{name: dims[name] for name in ("H", "P", "N")},
         "G": G,
+        "DT_STRIDE": problem.token_strides.get("dt", dims["H"]),
         **tile.blocks,
         "BLOCK_N": min(tile.blocks["BLOCK_N"], power_of_two(dims["N"], at_least=16)),
     }
@@ -162,6 +169,7 @@ mamba_conv = KernelSpec(
     constants=lambda problem, tile: {
         "F": problem.dims["F"],
         "W": problem.attributes["W"],
+        "XBC_STRIDE": problem.token_strides.get("xbc", problem.dims["F"]),
         **tile.blocks,
     },
     grid=lambda dims, constants, minimum: (
@@ -169,6 +177,7 @@ mamba_conv = KernelSpec(
         cdiv(dims["L"], constants["BLOCK_L"]),
         dims["B"],
     ),
+    strided=("xbc",),
 )
 mamba_scan = KernelSpec(
     op=MAMBA_SCAN,
@@ -187,4 +196,5 @@ mamba_scan = KernelSpec(
         cdiv(dims["L"], constants["BLOCK_L"]) * cdiv(constants["P"], constants["BLOCK_P"]),
         dims["B"],
     ),
+    strided=("dt",),
 )

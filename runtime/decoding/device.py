@@ -130,7 +130,8 @@ class BackendDevice:
         temperature = np.array([step.temperature for step in steps], np.float32)
         row_key = np.array([step.row_key for step in steps], np.int64)
         together = all(due.fresh for due in dues) and len({step.left for step in steps}) == 1
-        if together and self._backend.graph_level == 2 and len(rows) == self.seats.seated(state.capacity):
+        has_graphs = self._backend.graph_level is not None
+        if together and has_graphs and len(rows) == self.seats.seated(state.capacity):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)
             if outputs is not None:

@@ -19,7 +19,7 @@ from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.device_runtime import CompileKernel, DeviceRuntime
 from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
-from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
 from ttc.runtime.gpu.pinned_staging import PinnedStaging
 from ttc.runtime.gpu.rows import RowsOfWholes
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, ContextLogits, sampled_tokens, sampling_inputs
@@ -46,7 +46,7 @@ class DeviceBackend(RowsOfWholes):
     Args:
         executor: computes the graphs; closed with the backend, as the device is.
         graph_level: at most this one (`ttc.runtime.gpu.cuda_graphs`); None for the highest there is.
-        compile_kernel: (name, source, compute capability) → PTX.
+        compilers: each (name, source, compute capability) → PTX or cubin; see `DeviceRuntime`.
 
     Attributes:
         runtime: what the backend's parts share.
@@ -58,10 +58,10 @@ class DeviceBackend(RowsOfWholes):
         device: Device,
         executor: Executor,
         graph_level: int | None = None,
-        compile_kernel: CompileKernel = compile_ptx,
+        compilers: Sequence[CompileKernel] = (compile_ptx, compile_cubin),
     ) -> None:
         self.name, self.config = executor.name, config
-        self.runtime = DeviceRuntime(config, device, executor, graph_level, compile_kernel)
+        self.runtime = DeviceRuntime(config, device, executor, graph_level, compilers)
         self._pool = BufferPool(self.runtime)
         self._filler = BlockFiller(self.runtime, self._pool)
         self._staging = PinnedStaging(device)
@@ -72,7 +72,7 @@ class DeviceBackend(RowsOfWholes):
 
     @property
     def graph_level(self) -> int:  # type: ignore[override]  # it may fall
-        return self.runtime.graphs.mode.value
+        return self.runtime.graphs.lowest.value
 
     @property
     def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's
@@ -164,7 +164,7 @@ class DeviceBackend(RowsOfWholes):
             logit_positions=widened(logit_positions, positions),
             **sampling,
         )
-        call.step.run()
+        self._pool.evict_until_fits(call.step.run)
         state.lengths[:] += commit_len
         if then is not None:
             then(length)
@@ -185,7 +185,7 @@ class DeviceBackend(RowsOfWholes):
             buffers = self.buffers_of(state)
             call = self._pool.evict_until_fits(lambda: buffers.advance(saved))
             call.inputs.upload(commit_len=commit_len)
-            call.step.run()
+            self._pool.evict_until_fits(call.step.run)
             self.runtime.device.wait()  # the inputs may be written again
             state.lengths[:] += commit_len
 
@@ -195,7 +195,7 @@ class DeviceBackend(RowsOfWholes):
             call = self._pool.evict_until_fits(lambda: buffers.block(block_ids.shape[1]))
             nothing = dict.fromkeys(STEP_INPUTS, 0)
             call.inputs.upload(**nothing | {"block_ids": block_ids, "t": t, "lengths": state.lengths})
-            call.denoise.run()
+            self._pool.evict_until_fits(call.denoise.run)
             self.runtime.device.wait()
             return call
 
@@ -205,10 +205,10 @@ class DeviceBackend(RowsOfWholes):
             call = self._pool.evict_until_fits(lambda: buffers.block(inputs.block_ids.shape[1]))
             small = {name: getattr(inputs, name) for name in STEP_INPUTS}
             call.inputs.upload(**small, t=t, lengths=state.lengths)
-            call.fill.run()
+            self._pool.evict_until_fits(call.fill.run)
             outputs = StepOutputs(**call.outputs.download())
             if call.loop is not None:
-                call.loop.warm_up()
+                call.loop.warm_up(stepped=call.fill.warm)
             return outputs
 
     def sample_whole(self, logits: BlockBuffers | ContextLogits, how: SamplingParams) -> SampledTokens | None:
@@ -218,7 +218,7 @@ class DeviceBackend(RowsOfWholes):
             self.runtime.check_open()
             nothing = dict.fromkeys((*STEP_INPUTS, *DENOISER_INPUTS), 0)
             logits.inputs.upload(**nothing | sampling_inputs(how))
-            logits.sample.run()
+            self._pool.evict_until_fits(logits.sample.run)
             samples = sampled_tokens(logits.outputs.download())
             return self._split(samples, logits.logits, logits.logits.shape[1], how)
 
@@ -257,7 +257,7 @@ class DeviceBackend(RowsOfWholes):
             self.runtime.check_open()
             small = {name: getattr(inputs, name) for name in STEP_INPUTS}
             logits.inputs.upload(**small, t=0, lengths=0)
-            logits.commit.run()
+            self._pool.evict_until_fits(logits.commit.run)
             return StepOutputs(**logits.outputs.download())
 
     def fill_whole(self, state: ContextState, inputs: BlockInputs) -> Sequence[StepOutputs] | None:

@@ -147,9 +147,9 @@ class BlockLoop:
 
         self._graph = BlockGraph(device, graphs, f"a block of {L} tokens", step, last)
 
-    def warm_up(self) -> None:
-        """Run on its own what only the loop runs; the step's buffers must hold a step."""
-        self._graph.warm_up()
+    def warm_up(self, *, stepped: bool) -> None:
+        """Run on its own what the loop runs, as `BlockGraph.warm_up`; the step's buffers must hold a step."""
+        self._graph.warm_up(stepped=stepped)
 
     @property
     def ready(self) -> bool:

@@ -55,6 +55,7 @@ class BufferPool:
     def __init__(self, runtime: DeviceRuntime) -> None:
         self._runtime = runtime
         self._idle: list[StaticBuffers] = []
+        runtime.graphs.make_room = self._make_room
 
     def lease(self, batch: int, capacity: int) -> BufferHandle:
         """Return buffers of this size: idle ones, or new ones, for which idle ones make room.
@@ -77,6 +78,9 @@ class BufferPool:
     def evict_until_fits(self, make: Callable[[], T]) -> T:
         """Return what `make` returns; where memory is short, idle buffers are given up, one after another.
 
+        `make` may also be the first run of a work, in which libraries take memory of their own; a run that
+        fails for want of it must leave what it reads as it was.
+
         Raises:
             DeviceMemoryError: there is no room, even without them.
         """
@@ -84,10 +88,18 @@ class BufferPool:
             try:
                 return make()
             except DeviceMemoryError as fault:
-                if not self._idle:
+                if not self._make_room():
                     raise DeviceMemoryError(f"{fault}; ask for a smaller batch or capacity") from None
-                self._runtime.device.wait()
-                self._idle.pop(0).close()
+
+    def _make_room(self) -> bool:
+        """Give back what the executor does not use, else the buffers that were idle longest."""
+        self._runtime.device.wait()
+        made = self._runtime.executor.trim()
+        if not made and self._idle:
+            self._idle.pop(0).close()
+            made = True
+        self._runtime.graphs.room_made += made
+        return made
 
     def close(self) -> None:
         """Give back the idle buffers; those in use follow when they are dropped. Never raises."""

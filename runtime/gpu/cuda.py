@@ -8,62 +8,35 @@ Errors become `BackendError`s by `ttc.runtime.gpu.faults`, which also says when 
 
 import ctypes
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ttc.errors import BackendError, DeviceMemoryError, MissingDependencyError
+from ttc.errors import BackendError, DeviceMemoryError
 from ttc.runtime.gpu.closing import close_all
+from ttc.runtime.gpu.cuda_driver import loop_problem, requirements, status_name
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Graph, Memory, StreamFn
 from ttc.runtime.gpu.faults import Faults, is_sticky
+from ttc.runtime.gpu.nvrtc import is_cubin
 
-__all__ = ["CudaDevice", "loop_problem", "requirements"]
+__all__ = ["NOTHING_PTX", "CudaDevice"]
 
-# cuDriverGetVersion's numbers: 1000 · major + 10 · minor.
-WHILE_NODES = 12040
+logger = logging.getLogger(__name__)
+# A kernel that does nothing, in PTX that every driver and GPU takes.
+_NOTHING = "ttc_nothing"
+NOTHING_PTX = f""".version 6.0
+.target sm_50
+.address_size 64
+.visible .entry {_NOTHING}()
+{{
+    ret;
+}}
+""".encode()
 # What a kernel may use without asking the driver.
 _PLAIN_SHARED_BYTES = 48 * 1024
-
-
-def requirements(backend: str) -> Any:
-    """Return the module `cuda.core`, once there is a driver and a GPU.
-
-    Raises:
-        MissingDependencyError: cuda.core is not installed.
-        BackendError: there is no NVIDIA driver, or no GPU.
-    """
-    try:
-        import cuda.core
-        from cuda.bindings import driver
-    except ImportError:
-        raise MissingDependencyError(
-            f"backend {backend!r} needs cuda-core, which is not installed; "
-            f"install it with: pip install 'ttc[gpu]'"
-        ) from None
-    try:
-        (status,) = driver.cuInit(0)
-        count = driver.cuDeviceGetCount()[1] if int(status) == 0 else 0
-    except RuntimeError as fault:  # the driver's library is looked for at the first call
-        raise BackendError(
-            f"backend {backend!r} needs an NVIDIA GPU and its driver, and there is no driver here "
-            f"({str(fault).splitlines()[0]}); install one, or use backend 'onnxruntime'"
-        ) from None
-    if not count:
-        raise BackendError(
-            f"backend {backend!r} needs an NVIDIA GPU, and the driver shows none ({_name(status)}); "
-            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend 'onnxruntime'"
-        )
-    return cuda.core
-
-
-def loop_problem(driver_version: int) -> str | None:
-    """Why this driver (1000 · major + 10 · minor) cannot run a WHILE node; None where it can."""
-    if driver_version >= WHILE_NODES:
-        return None
-    found = f"{driver_version // 1000}.{driver_version % 1000 // 10}"
-    return f"the driver is for CUDA {found}, and loops in graphs need 12.4"
 
 
 class CudaDevice(Device):
@@ -93,6 +66,7 @@ class CudaDevice(Device):
         # The stream that work goes to: a graph's while one is captured.
         self._stream: Any = self._own
         self._capturing = False
+        self._nothing: Any = None
 
     def activate(self) -> None:
         self._enter()
@@ -119,7 +93,7 @@ class CudaDevice(Device):
         self._enter()
         address = int(self._checked(self._driver.cuMemHostAlloc(nbytes, 0)))
         raw = (ctypes.c_uint8 * nbytes).from_address(address)
-        owner = _Pinned(raw, lambda: self._driver.cuMemFreeHost(address))
+        owner = _Pinned(raw, lambda: self._free_host(address))
         array: npt.NDArray[np.uint8] = np.asarray(owner)
         return array
 
@@ -170,6 +144,15 @@ class CudaDevice(Device):
             )
         )
 
+    def open_to(self, other: Device) -> str | None:
+        assert isinstance(other, CudaDevice)
+        self._enter()
+        results = self._driver.CUresult
+        (status,) = self._driver.cuCtxEnablePeerAccess(other.context_handle, 0)
+        if status in (results.CUDA_SUCCESS, results.CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED):
+            return None
+        return f"{self.name} cannot reach the memory of {other.name} ({status_name(status)})"
+
     @property
     def context_handle(self) -> Any:
         """The handle of the GPU's context."""
@@ -195,7 +178,7 @@ class CudaDevice(Device):
         self._count()
         self._translated(lambda: fn(int(self._stream_handle())))
 
-    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
+    def load_kernel(self, name: str, code: bytes, shared_bytes: int = 0) -> Any:
         if shared_bytes > _PLAIN_SHARED_BYTES:
             raise BackendError(
                 f"kernel {name} needs {shared_bytes} bytes of shared memory; "
@@ -204,7 +187,8 @@ class CudaDevice(Device):
         self._enter()
 
         def load() -> Any:
-            return self._core.ObjectCode.from_ptx(ptx, name=name).get_kernel(name)
+            make = self._core.ObjectCode.from_cubin if is_cubin(code) else self._core.ObjectCode.from_ptx
+            return make(code, name=name).get_kernel(name)
 
         try:
             return self._translated(load)
@@ -226,6 +210,8 @@ class CudaDevice(Device):
         return self._captured(build)
 
     def capture_loop(self, work: Enqueue, last: Callable[[int], None]) -> Graph:
+        nothing = self._load_nothing()
+
         def build(builders: list[Any]) -> Any:
             # A loop's body is captured on a stream that cuda.core makes for it. So the work becomes a graph
             # on our own stream first, and a child node of the body.
@@ -233,6 +219,8 @@ class CudaDevice(Device):
             whole = self._begun(builders, self._own.create_graph_builder())
             condition = whole.create_condition(default_value=1)
             body = self._begun(builders, whole.while_loop(condition))
+            # Some versions of cuda.core cannot make a child graph the first node of a body.
+            self._inside(body, lambda: self.launch(nothing, (1, 1, 1), 1, 0, []))
             body.embed(step)
             self._inside(body, lambda: last(int(condition.handle)))
             body.end_building()
@@ -240,6 +228,11 @@ class CudaDevice(Device):
             return whole.complete()
 
         return self._captured(build)
+
+    def _load_nothing(self) -> Any:
+        if self._nothing is None:
+            self._nothing = self.load_kernel(_NOTHING, NOTHING_PTX)
+        return self._nothing
 
     def wait(self) -> None:
         self._enter()
@@ -316,6 +309,14 @@ class CudaDevice(Device):
         self._faults.check()
         self._gpu.set_current()
 
+    def _free_host(self, address: int) -> None:
+        """Free pinned memory; the garbage collector may call it in a thread that has no GPU yet."""
+        if self._faults.sticky_error is None:
+            self._gpu.set_current()
+            (status,) = self._driver.cuMemFreeHost(address)
+            if int(status) != 0:
+                logger.warning("%s: pinned memory was not freed (%s)", self.name, status_name(status))
+
     def _free(self, address: int) -> None:
         if self._faults.sticky_error is None:
             self._gpu.set_current()
@@ -325,7 +326,7 @@ class CudaDevice(Device):
         """The values of a call of the bindings, whose first entry is the status."""
         status, *values = answer
         if int(status) != 0:
-            raise self._faults.error(_name(status))
+            raise self._faults.error(status_name(status))
         return values[0] if len(values) == 1 else tuple(values)
 
     def _translated(self, call: Callable[[], Any]) -> Any:
@@ -383,10 +384,6 @@ def _end(builder: Any) -> None:
     """
     if builder.is_building:
         builder.end_building()
-
-
-def _name(status: Any) -> str:
-    return str(getattr(status, "name", status))
 
 
 def _gigabytes(nbytes: int) -> str:

@@ -5,16 +5,20 @@
     STEP    1             a step: denoise and commit, or a context call
     BLOCK   2             a whole block: a WHILE node that goes on until nothing is masked
 
-A mode that is not available falls back by one, with a reason that is logged and noted in the results.
+Where a mode is not available at all, all works fall to the one below. Where one work cannot be captured, that
+work alone does: for good, or, where memory was short, until some was given back. Each fall has a reason that
+is logged and noted in the results.
 
-The first run of any work is never captured: libraries load kernels and choose algorithms then.
+The first run of any work is never captured: libraries load kernels and choose algorithms then, and some, such
+as cuBLAS, keep a handle per thread. So a work is captured by a thread that has run it.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 
-from ttc.errors import BackendError, InputError
+from ttc.errors import BackendError, DeviceMemoryError, InputError
 from ttc.runtime.gpu.device import Device, Enqueue, Graph
 from ttc.runtime.gpu.executor import Executor
 
@@ -38,8 +42,10 @@ class CudaGraphs:
         graph_level: the highest mode, as a user gives it; None for the highest there is.
 
     Attributes:
-        mode: in force now; it only falls.
-        notes: why it is lower than asked, one sentence each.
+        mode: the highest that any work may have; it only falls.
+        notes: why it is lower than asked, for all works or for one, one sentence each.
+        make_room: gives some memory back, if there is any to give; returns whether it did.
+        room_made: how often memory was given back.
 
     Raises:
         InputError: graph_level is no level.
@@ -52,9 +58,18 @@ class CudaGraphs:
             )
         self.mode = CudaGraphMode.BLOCK if graph_level is None else CudaGraphMode(graph_level)
         self.notes: list[str] = []
+        self.make_room: Callable[[], bool] = lambda: False
+        self.room_made = 0
+        # Works that have fallen, in words → to which mode.
+        self._fallen: dict[str, CudaGraphMode] = {}
         self._executor = executor
         if self.allow(CudaGraphMode.STEP) and device.loop_problem is not None:
             self.lower(CudaGraphMode.STEP, device.loop_problem)
+
+    @property
+    def lowest(self) -> CudaGraphMode:
+        """The mode of the work that has fallen lowest."""
+        return min([self.mode, *self._fallen.values()])
 
     def allow(self, mode: CudaGraphMode) -> bool:
         """Return whether work may be captured in this mode, as far as the executor knows by now."""
@@ -62,58 +77,97 @@ class CudaGraphs:
             self.lower(CudaGraphMode.NONE, self._executor.capture_problem)
         return self.mode >= mode
 
-    def capture(self, otherwise: CudaGraphMode, what: str, capture: Callable[[], Graph]) -> Graph | None:
-        """Return the graph that `capture` makes; None where that is not possible, and the mode falls to
-        `otherwise`.
+    def capture(self, capture: Callable[[], Graph]) -> Graph:
+        """Return the graph that `capture` makes.
 
         A graph whose capture took scratch memory is not used: memory that comes while a graph is captured is
         nothing that its replays could ask for. It is captured once more, with that memory there.
+
+        Raises:
+            DeviceMemoryError: there is too little memory, whatever is given back.
+            BackendError: it cannot be captured.
         """
         for _ in range(2):
             before = self._executor.scratch()
-            try:
-                graph = capture()
-            except BackendError as fault:
-                self.lower(otherwise, f"{what} cannot be captured ({fault})")
-                return None
+            graph = self._with_room(capture)
             if self._executor.scratch() == before:
                 return graph
             graph.close()
-        self.lower(otherwise, f"{what} took scratch memory each time it was captured")
-        return None
+        raise BackendError("it took scratch memory each time it was captured")
+
+    def _with_room(self, capture: Callable[[], Graph]) -> Graph:
+        while True:
+            try:
+                return capture()
+            except DeviceMemoryError:
+                if not self.make_room():
+                    raise
 
     def lower(self, mode: CudaGraphMode, reason: str) -> None:
-        """Fall back to `mode`, unless it is in force already."""
-        if mode >= self.mode:
-            return
-        self.notes.append(f"CUDA graphs: level {mode.value} in place of {self.mode.value}, because {reason}")
-        self.mode = mode
-        logger.warning(self.notes[-1])
+        """Let all works fall to `mode`, unless they are there already."""
+        if mode < self.mode:
+            self._note(mode, self.mode, reason)
+            self.mode = mode
+
+    def lower_one(self, what: str, mode: CudaGraphMode, reason: str) -> None:
+        """Let one work fall to `mode`."""
+        if self._fallen.get(what) != mode:
+            self._note(mode, CudaGraphMode(mode + 1), f"{what} cannot be captured ({reason})")
+            self._fallen[what] = mode
+
+    def raise_one(self, what: str) -> None:
+        """A work that had fallen has a graph now."""
+        if self._fallen.pop(what, None) is not None:
+            logger.info("CUDA graphs: %s is captured after all", what)
+
+    def _note(self, mode: CudaGraphMode, before: CudaGraphMode, reason: str) -> None:
+        note = f"CUDA graphs: level {mode.value} in place of {before.value}, because {reason}"
+        if note not in self.notes:
+            self.notes.append(note)
+            logger.warning(note)
 
 
-class StepGraph:
-    """Work of one step, replayed as a graph from its second run on.
+class _Captured:
+    """A work and, once it is captured, its graph.
 
     Args:
-        what: the step in words, for notes.
+        what: the work in words, for notes.
+        mode: of the graph; without one the work falls to the mode below.
     """
 
-    def __init__(self, device: Device, graphs: CudaGraphs, what: str, work: Enqueue) -> None:
-        self._device, self._graphs, self._what, self._work = device, graphs, what, work
+    def __init__(self, device: Device, graphs: CudaGraphs, what: str, mode: CudaGraphMode) -> None:
+        self._device, self._graphs, self._what, self._mode = device, graphs, what, mode
         self._graph: Graph | None = None
-        self._warm = False
+        self._warm_in: int | None = None
+        self._refused_for_good = False
+        self._retry_at = 0
 
-    def run(self) -> None:
-        """Enqueue one run."""
-        if self._graph is None and self._warm and self._graphs.allow(CudaGraphMode.STEP):
-            self._graph = self._graphs.capture(
-                CudaGraphMode.NONE, self._what, lambda: self._device.capture(self._work)
-            )
-        if self._graph is not None:
-            self._graph.launch()
-        else:
-            self._work()
-            self._warm = True
+    @property
+    def warm(self) -> bool:
+        """Whether this thread has run the work, so that it may capture it."""
+        return self._warm_in == threading.get_ident()
+
+    def _mark_warm(self) -> None:
+        self._warm_in = threading.get_ident()
+
+    def _captured(self, capture: Callable[[], Graph]) -> Graph | None:
+        """Return the graph, captured now if that is possible; None where it is not, or not yet."""
+        graphs = self._graphs
+        if self._graph is None and self.warm and self._worth_trying() and graphs.allow(self._mode):
+            below = CudaGraphMode(self._mode - 1)
+            try:
+                self._graph = graphs.capture(capture)
+                graphs.raise_one(self._what)
+            except DeviceMemoryError as fault:
+                self._retry_at = graphs.room_made + 1
+                graphs.lower_one(self._what, below, str(fault))
+            except BackendError as fault:
+                self._refused_for_good = True
+                graphs.lower_one(self._what, below, str(fault))
+        return self._graph
+
+    def _worth_trying(self) -> bool:
+        return not self._refused_for_good and self._graphs.room_made >= self._retry_at
 
     def close(self) -> None:
         """Let go of the graph."""
@@ -122,7 +176,28 @@ class StepGraph:
             self._graph = None
 
 
-class BlockGraph:
+class StepGraph(_Captured):
+    """Work of one step, replayed as a graph from its second run on.
+
+    Args:
+        what: the step in words, for notes.
+    """
+
+    def __init__(self, device: Device, graphs: CudaGraphs, what: str, work: Enqueue) -> None:
+        super().__init__(device, graphs, what, CudaGraphMode.STEP)
+        self._work = work
+
+    def run(self) -> None:
+        """Enqueue one run."""
+        graph = self._captured(lambda: self._device.capture(self._work))
+        if graph is not None:
+            graph.launch()
+        else:
+            self._work()
+            self._mark_warm()
+
+
+class BlockGraph(_Captured):
     """A loop as one graph with a WHILE node, once what it consists of has run on its own.
 
     Args:
@@ -134,34 +209,26 @@ class BlockGraph:
     def __init__(
         self, device: Device, graphs: CudaGraphs, what: str, work: Enqueue, last: Callable[[int], None]
     ) -> None:
-        self._device, self._graphs, self._what, self._work, self._last = device, graphs, what, work, last
-        self._graph: Graph | None = None
-        self._warm = False
+        super().__init__(device, graphs, what, CudaGraphMode.BLOCK)
+        self._work, self._last = work, last
 
-    def warm_up(self) -> None:
-        """Run `last` once outside the loop; called when `work` has run on its own."""
-        if not self._warm and self._graphs.mode >= CudaGraphMode.BLOCK:
+    def warm_up(self, *, stepped: bool) -> None:
+        """Run on its own what the loop runs; the step's buffers must hold a step.
+
+        stepped: this thread has run `work` uncaptured.
+        """
+        if self._graph is None and not self.warm and self._graphs.mode >= CudaGraphMode.BLOCK:
+            if not stepped:
+                self._work()
             self._last(0)
-            self._warm = True
+            self._mark_warm()
 
     @property
     def ready(self) -> bool:
-        """Whether the loop can be launched; captures it if that has not been tried."""
-        if not self._warm or not self._graphs.allow(CudaGraphMode.BLOCK):
-            return False
-        if self._graph is None:
-            self._graph = self._graphs.capture(
-                CudaGraphMode.STEP, self._what, lambda: self._device.capture_loop(self._work, self._last)
-            )
-        return self._graph is not None
+        """Whether the loop can be launched; captures it if that is due."""
+        return self._captured(lambda: self._device.capture_loop(self._work, self._last)) is not None
 
     def run(self) -> None:
         """Enqueue the whole loop, which is `ready`."""
         assert self._graph is not None, "only what is ready can be run"
         self._graph.launch()
-
-    def close(self) -> None:
-        """Let go of the graph."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None

@@ -180,6 +180,12 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def open_to(self, other: "Device") -> str | None:
+        """Let copies from another device come directly, not by way of the host; return why they cannot, or
+        None.
+        """
+
+    @abstractmethod
     def record_event(self) -> Any:
         """Return an event that comes when everything that is enqueued now is done."""
 
@@ -196,8 +202,8 @@ class Device(ABC):
         """Let `fn` launch something on the stream."""
 
     @abstractmethod
-    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
-        """Return the kernel of that name in a PTX module, ready for `launch`.
+    def load_kernel(self, name: str, code: bytes, shared_bytes: int = 0) -> Any:
+        """Return the kernel of that name in a module, PTX or cubin, ready for `launch`.
 
         Raises `BackendError` with the driver's words where it is refused.
         """

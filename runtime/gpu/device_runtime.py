@@ -18,7 +18,7 @@ __all__ = ["CompileKernel", "DeviceRuntime"]
 
 logger = logging.getLogger(__name__)
 
-# (name, source, compute capability) → PTX.
+# (name, source, compute capability) → PTX or cubin.
 CompileKernel = Callable[[str, str, str], bytes]
 
 
@@ -30,7 +30,7 @@ class DeviceRuntime:
         device: closed by `close`.
         executor: computes the graphs; closed by `close`.
         graph_level: see `CudaGraphs`.
-        compile_kernel: compiles our kernels in CUDA C.
+        compilers: compile our kernels in CUDA C; the next one where the driver refuses what one gave.
 
     Attributes:
         graphs: what CUDA graphs capture.
@@ -47,11 +47,11 @@ class DeviceRuntime:
         device: Device,
         executor: Executor,
         graph_level: int | None,
-        compile_kernel: CompileKernel,
+        compilers: Sequence[CompileKernel],
     ) -> None:
         self.config, self.device, self.executor = config, device, executor
         self.graphs = CudaGraphs(device, graph_level, executor)
-        self._compile_kernel = compile_kernel
+        self._compilers = compilers
         self.block_kernel = None
         if self.graphs.mode >= CudaGraphMode.BLOCK:
             self.block_kernel = self._load_kernel(block_loop.KERNEL, block_loop.SOURCE, CudaGraphMode.STEP)
@@ -83,9 +83,13 @@ class DeviceRuntime:
 
     def _load_kernel(self, name: str, source: str, otherwise: CudaGraphMode) -> Any:
         """Return a kernel of ours; None where it is not available, and the mode falls to `otherwise`."""
-        try:
-            ptx = self._compile_kernel(name, source, self.device.compute_capability)
-            return self.device.load_kernel(name, ptx)
-        except BackendError as fault:
-            self.graphs.lower(otherwise, f"the kernel {name} cannot be had ({fault})")
-            return None
+        faults = []
+        for compile_kernel in self._compilers:
+            try:
+                code = compile_kernel(name, source, self.device.compute_capability)
+                return self.device.load_kernel(name, code)
+            except BackendError as fault:
+                faults.append(str(fault))
+        said = "; ".join(dict.fromkeys(faults))
+        self.graphs.lower(otherwise, f"the kernel {name} cannot be had ({said})")
+        return None

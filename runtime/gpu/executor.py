@@ -95,6 +95,10 @@ class Executor(ABC):
         """Return what scratch memory it has beside that of the scopes, comparable with ==; None here."""
         return None
 
+    def trim(self) -> bool:
+        """Give memory back that a library keeps without using it; return whether there was any."""
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything; a second call does nothing."""

@@ -62,6 +62,9 @@ class TowerParallelBackend(RowsOfWholes):
         self._context, self._denoiser = context, denoiser
         # A copy of the state uses both streams: nobody may capture on either meanwhile.
         self._lock = denoiser.runtime.lock = context.runtime.lock
+        problem = denoiser.device.open_to(context.device)
+        if problem is not None:
+            denoiser.runtime.note(f"the state goes from GPU to GPU by way of the host, because {problem}")
         self._sent: Any = None  # event of the last copy
 
     @property

@@ -14,11 +14,6 @@ from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
 
-
-def run_op(op, *inputs, **attributes):
-    return run_triton(op, *(tensor.contiguous() for tensor in inputs), **attributes)
-
-
 # The interpreter takes its time: one checkpoint, and the denoiser alone. On a GPU all, and both towers.
 ON_A_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in CHECKPOINTS if name != "tiny_c"]
 
@@ -27,7 +22,7 @@ ON_A_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in CHECKPOINTS if
 @pytest.mark.parametrize("name", ["tiny_c", *ON_A_GPU])
 def test_unconditioned_block_after_a_prompt(device, bundles, name):
     g = golden(name)
-    read_with = run_naive if device == "cpu" else run_op
+    read_with = run_naive if device == "cpu" else run_triton
     with Bundle.open(bundles(name)) as bundle:
         weights = {key: torch.from_numpy(bundle.read_weight(key).copy()).to(device) for key in bundle.weights}
     prompt = torch.from_numpy(g.vectors["prompt/p12"]).to(device)
@@ -42,7 +37,7 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
         logits = towers.denoiser_forward(
             g.config,
             TowerWeights.of(g.config, DENOISER, weights),
-            run_op,
+            run_triton,
             block,
             torch.tensor([-1.0]),
             everything,

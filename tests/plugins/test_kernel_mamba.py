@@ -6,6 +6,7 @@ import torch
 from tests.plugins.test_mamba import example
 from tests.support import tolerances
 from tests.support.kernels import check_against_naive, guarded
+from ttc.errors import InputError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCAN
@@ -69,6 +70,44 @@ def test_advance(device, shape):
         named["commit_len"] = torch.tensor([first, L - first][:B], dtype=torch.int32)
         inputs = pick(MAMBA_ADVANCE, named)
         check_against_naive(MAMBA_ADVANCE, inputs, device, tolerances.SCAN, tile=tile % 3, G=G)
+
+
+def columns_of_a_matrix(tensors, device):
+    """The tensors (B, L, X) as columns of one matrix with NaN between them, as in_proj gives xbc and dt."""
+    B, L, _ = tensors[0].shape
+    gap = torch.full((B, L, 3), torch.nan, dtype=tensors[0].dtype)
+    parts = [part for tensor in tensors for part in (gap, tensor)] + [gap]
+    widths = [part.shape[-1] for part in parts]
+    return torch.cat(parts, -1).to(device).split(widths, -1)[1::2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("B", "L"), [(1, 1), (3, 1), (1, 17), (2, 17)])
+def test_columns_of_a_wider_matrix(device, B, L, dtype):
+    """Kernels read xbc and dt where in_proj left them: the same bits as from dense copies."""
+    G, W = 1, 4
+    named = {name: x.to(device) for name, x in tensors((B, L, 2, 20, G, 12, W), dtype).items()}
+    dense = dict(named)
+    named["xbc"], named["dt"] = columns_of_a_matrix([named["xbc"].cpu(), named["dt"].cpu()], device)
+    assert B == L == 1 or not named["xbc"].is_contiguous()
+    for op, attributes in ((MAMBA_BLOCK_SCAN, {"G": G, "W": W}), (MAMBA_ADVANCE, {"G": G})):
+        got = run_triton(op, *pick(op, named), **attributes)
+        want = run_triton(op, *pick(op, dense), **attributes)
+        for a, b in zip(got, want, strict=True):
+            assert torch.equal(a, b)
+        named["activated"] = dense["activated"] = want[-1]
+        commit_len = torch.tensor([L, 0, L // 2][:B], dtype=torch.int32, device=device)
+        named["commit_len"] = dense["commit_len"] = commit_len
+
+
+def test_columns_that_no_stride_describes_are_refused(device):
+    named = {name: x.to(device) for name, x in tensors((2, 6, 2, 4, 1, 3, 4)).items()}
+    every_second_row = named["xbc"].repeat_interleave(2, 0)[::2]
+    with pytest.raises(InputError, match=r"xbc has strides .* tokens equally far apart"):
+        run_triton(MAMBA_CONV, *pick(MAMBA_CONV, named | {"xbc": every_second_row}), W=4)
+    by_channel = named["xbc"].mT.contiguous().mT
+    with pytest.raises(InputError, match=r"xbc has strides .* the last must be 1"):
+        run_triton(MAMBA_CONV, *pick(MAMBA_CONV, named | {"xbc": by_channel}), W=4)
 
 
 def test_advance_in_place(device):

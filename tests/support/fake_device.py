@@ -33,6 +33,8 @@ class Logged(NamedTuple):
     nbytes: int = 0
 
 
+# Code that this driver refuses.
+REFUSED_CODE = b"PTX of tomorrow"
 POISON = 0xFF  # as float32, float16 and bfloat16 it is NaN, as an index it is −1
 
 
@@ -57,6 +59,7 @@ class FakeDevice(Device):
         self.grid: tuple[int, ...] = ()  # of the launch that runs
         self.condition: int | None = None  # of the loop that runs; its kernels set it
         self.refuse_capture: str | None = None
+        self.peer_problem: str | None = None
         self.fail_in: int | None = None  # operations until an error, after which there is none
         self.fail_with = "CUDA_ERROR_ILLEGAL_ADDRESS"  # what CUDA, or a library, says then
         self.faults = Faults(name, {})  # what the process, here a test, remembers of this GPU
@@ -117,6 +120,10 @@ class FakeDevice(Device):
         self._log("copy_from", target.nbytes)
         self._put(lambda: self.bytes_of(target).__setitem__(slice(None), sender.bytes_of(source)))
 
+    def open_to(self, other: Device) -> str | None:
+        self._log("open_to")
+        return self.peer_problem
+
     def record_event(self) -> Any:
         assert self._recording is None
         self._log("record_event")
@@ -132,8 +139,8 @@ class FakeDevice(Device):
     def enqueue(self, fn: StreamFn) -> None:
         self._put(lambda: fn(0))
 
-    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
-        if name not in self.kernels:
+    def load_kernel(self, name: str, code: bytes, shared_bytes: int = 0) -> Any:
+        if name not in self.kernels or code == REFUSED_CODE:
             raise BackendError(f"{self.name}: the driver refuses the kernel {name}")
         return self.kernels[name]
 

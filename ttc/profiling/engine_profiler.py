@@ -126,8 +126,8 @@ class _ProfiledDevice:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
 
-    def load_kernel(self, name: str, ptx: bytes, shared_bytes: int = 0) -> Any:
-        kernel = self._device.load_kernel(name, ptx, shared_bytes)
+    def load_kernel(self, name: str, code: bytes, shared_bytes: int = 0) -> Any:
+        kernel = self._device.load_kernel(name, code, shared_bytes)
         self._names[id(kernel)] = name
         return kernel
 

@@ -36,7 +36,7 @@ def check_backends(
         BundleError: no engines, or not this bundle's.
         BackendError: the backend cannot run here.
     """
-    from ttc.runtime.gpu.cuda import requirements
+    from ttc.runtime.gpu.cuda_driver import requirements
     from ttc.runtime.gpu.engine_files import open_engines
 
     kinds = [] if device is None else [parse_device(each)[0] for each in device.split(",")]

@@ -99,6 +99,13 @@ class TorchExecutor(Executor):
             return None
         return sorted((segment["address"], segment["total_size"]) for segment in self._pool.snapshot())
 
+    def trim(self) -> bool:
+        if self._pool is None:
+            return False
+        before = torch.cuda.memory_reserved(self._where)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(self._where) < before
+
     def close(self) -> None:
         self._towers.clear()
         self._pool = None
@@ -145,13 +152,16 @@ class TorchExecutor(Executor):
             a[spec.name].copy_(tensor)
 
     def _advance(self, a: Tensors) -> None:
+        moved = {}
         for i in self._config.layers_of(LayerKind.MAMBA):
             xbc, dt = (a[numbered(name, i)] for name in SAVED_NAMES)
             before = tuple(a[name] for name in layer_names(self._config, i))
             weights = self._towers[CONTEXT].layers[i]
-            after = towers.advance_layer(
+            moved[i] = towers.advance_layer(
                 self._config, weights, self._run_op, xbc, dt, a["commit_len"], before
             )
+        # Only now: where memory ran short in between, the call is made again from the old state.
+        for i, after in moved.items():
             self._keep_mamba(a, i, after)
 
     def _keep_mamba(self, a: Tensors, layer: int, after: Sequence[Tensor]) -> None:
@@ -169,7 +179,7 @@ class TorchExecutor(Executor):
         if self._pool is None:
             yield
             return
-        with torch.cuda.device(self._where):
+        with torch.cuda.device(self._where), _exact_sums():
             foreign: Any = torch.cuda.ExternalStream(stream, self._where)
             with torch.cuda.stream(foreign), torch.cuda.use_mem_pool(self._pool, self._where):
                 yield
@@ -180,9 +190,38 @@ def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) ->
     return keys, values
 
 
+@contextlib.contextmanager
+def _exact_sums() -> Iterator[None]:
+    """Let cuBLAS add up the parts of a split product in float32, not in the compute dtype, which torch allows
+    by default: it decides near-ties otherwise than the reference.
+    """
+    matmul = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = {name: getattr(matmul, name) for name in names}
+    try:
+        for name in names:
+            setattr(matmul, name, False)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(matmul, name, value)
+
+
 def view_of(device: Device, array: DeviceArray) -> Tensor:
-    """Return a device array as a tensor, without a copy; numbers of four bits as uint8, two in each."""
-    raw = torch.as_tensor(device.exchange(array))
+    """Return a device array as a tensor, without a copy; numbers of four bits as uint8, two in each.
+
+    Raises:
+        BackendError: torch made a copy of it.
+    """
+    shared = device.exchange(array)
+    # Named, since torch may have another default device, to which it would copy.
+    where = device.name if hasattr(shared, "__cuda_array_interface__") else "cpu"
+    raw = torch.as_tensor(shared, device=where)
+    if raw.data_ptr() != array.address:
+        raise BackendError(
+            f"torch {torch.__version__} copies memory of {device.name} instead of sharing it; "
+            "use another version of torch"
+        )
     if is_packed(array.dtype):
         return raw.view(*array.shape[:-1], array.shape[-1] // 2)
     return raw.view(getattr(torch, array.dtype)).view(array.shape)

@@ -38,20 +38,24 @@ def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
 def on_device(
     fake_device: FakeDevice, tower_weights: Callable[[str], Any]
 ) -> Iterator[Callable[..., Engine]]:
-    """`on_device(name, level=None)`: an engine over the fake device, computing with the naive ops."""
+    """`on_device(name, level=None)`: an engine over the fake device; its ops are `run_op`, the naive ones."""
     from ttc.plugins.naive import run_naive
     from ttc.runtime.backends.torch.executor import TorchExecutor
 
     made = []
 
     def make(
-        name: str, level: int | None = None, compile_kernel: Any = no_compiler, **changes: Any
+        name: str,
+        level: int | None = None,
+        compilers: Any = (no_compiler,),
+        run_op: Any = run_naive,
+        **changes: Any,
     ) -> Engine:
         config, weights = tower_weights(name)
-        executor = TorchExecutor(config, fake_device, weights, "float32", run_naive, None)
+        executor = TorchExecutor(config, fake_device, weights, "float32", run_op, None)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
-        backend = DeviceBackend(config, fake_device, executor, level, compile_kernel)
+        backend = DeviceBackend(config, fake_device, executor, level, compilers)
         made.append(Engine(backend))
         return made[-1]
 

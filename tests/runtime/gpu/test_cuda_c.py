@@ -12,7 +12,8 @@ from ttc.errors import BackendError
 from ttc.plugins.targets import TARGETS
 from ttc.runtime.gpu import append_kv, block_loop
 from ttc.runtime.gpu.block_loop import SOURCE, read_record, record_words, update
-from ttc.runtime.gpu.nvrtc import compile_ptx
+from ttc.runtime.gpu.cuda import NOTHING_PTX
+from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx, is_cubin
 
 # CUDA for one thread, enough for a kernel of one block: its loops then do all the work in turn.
 HOST_CUDA = """
@@ -148,6 +149,29 @@ def test_ptx_assembles(tmp_path, target, kernel):
     )
     assert done.returncode == 0, done.stderr
     assert "0 bytes spill stores" in done.stderr
+
+
+@pytest.mark.parametrize("kernel", [block_loop, append_kv], ids=["loop", "append"])
+def test_machine_code_for_a_driver_that_refuses_the_ptx(kernel):
+    load_nvrtc()
+    code = compile_cubin(kernel.KERNEL, kernel.SOURCE, "9.0")
+    assert is_cubin(code)
+    assert kernel.KERNEL.encode() in code
+    assert not is_cubin(compile_ptx(kernel.KERNEL, kernel.SOURCE, "9.0"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_kernel_that_does_nothing_assembles(tmp_path, target):
+    (tmp_path / "k.ptx").write_bytes(NOTHING_PTX)
+    architecture = f"-arch=sm_{target.replace('.', '')}"
+    tool = ptxas(blackwell=float(target) >= 10)
+    done = subprocess.run(
+        [tool, architecture, tmp_path / "k.ptx", "-o", tmp_path / "k.o"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_kernel_that_does_not_compile():

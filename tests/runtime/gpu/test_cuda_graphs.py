@@ -8,12 +8,12 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
-from tests.support.fake_device import FakeDevice
+from tests.support.fake_device import REFUSED_CODE, FakeDevice, no_compiler
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recorded import options_of, recorded, tokens_of
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
-from ttc.runtime.gpu.cuda import loop_problem
+from ttc.runtime.gpu.cuda_driver import loop_problem
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.lengths import padded_length
 from ttc.runtime.gpu.pinned_staging import PinnedStaging
@@ -301,12 +301,25 @@ def test_a_capture_that_takes_scratch_memory_is_not_used(on_device, fake_device,
     assert sum(graph.closed for graph in fake_device.graphs) == growths
 
 
+def test_a_driver_that_refuses_ptx_gets_machine_code(on_device):
+    """And where it refuses that too, both are said."""
+
+    def newer(name, source, compute_capability):
+        return REFUSED_CODE
+
+    result = on_device("tiny_a", compilers=[newer, no_compiler]).generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 2
+    assert not [note for note in result.stats.notes if "graph" in note]
+    result = on_device("tiny_a", compilers=[newer, newer]).generate(PROMPT, **LONG)
+    assert result.stats.graph_level == 1
+
+
 def refuse_to_compile(name, source, compute_capability):
     raise MissingDependencyError("NVRTC is not installed; install it with: pip install 'ttc[gpu]'")
 
 
 def test_without_nvrtc_a_step_is_a_graph(on_device):
-    engine = on_device("tiny_a", compile_kernel=refuse_to_compile)
+    engine = on_device("tiny_a", compilers=[refuse_to_compile])
     result = engine.generate(PROMPT, **LONG)
     assert result.token_ids == on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
     assert result.stats.graph_level == 1
@@ -316,7 +329,7 @@ def test_without_nvrtc_a_step_is_a_graph(on_device):
 @pytest.mark.parametrize("level", [0, 1])
 def test_below_level_2_no_kernel_is_asked_for(on_device, fake_device, level):
     fake_device.kernels.clear()
-    result = on_device("tiny_a", level, compile_kernel=refuse_to_compile).generate(PROMPT, **LONG)
+    result = on_device("tiny_a", level, compilers=[refuse_to_compile]).generate(PROMPT, **LONG)
     assert result.stats.graph_level == level
     assert not any("graph" in note for note in result.stats.notes)
 

@@ -34,7 +34,7 @@ def two(bundles, tower_weights):
             executor = TorchExecutor(
                 config, device, own, "float32", run_naive, None, used=(tower,), in_place=False
             )
-            backends.append(DeviceBackend(config, device, executor, None, no_compiler))
+            backends.append(DeviceBackend(config, device, executor, None, [no_compiler]))
             devices.append(device)
     with Engine(TowerParallelBackend(*backends)) as engine:
         yield engine, devices
@@ -49,6 +49,14 @@ def test_golden_tokens(two):
         result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
         assert list(result.token_ids) == tokens_of(g, case_name), case_name
         assert result.stats.graph_level == 2
+
+
+def test_gpus_that_cannot_reach_each_other_are_noted(two):
+    engine, (_, second) = two
+    assert not [note for note in engine.runner.notes if "by way of the host" in note]
+    second.peer_problem = "cuda:1 cannot reach the memory of cuda:0 (CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)"
+    parts = engine.runner._context, engine.runner._denoiser
+    assert [note for note in TowerParallelBackend(*parts).notes if "by way of the host" in note]
 
 
 def test_batches_shrink_on_both(two, engines):

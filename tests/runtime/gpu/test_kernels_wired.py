@@ -1,0 +1,39 @@
+"""The torch executor with the real kernels, wired as `ttc.load` wires them: nothing stands between the towers
+and the kernels that could make an input fit.
+
+The kernels run in Triton's interpreter, over the fake device, so one small checkpoint has to do.
+"""
+
+import pytest
+
+from tests.support.golden import golden
+from tests.support.recorded import options_of, recorded, tokens_of
+
+pytestmark = pytest.mark.slow
+
+CASE = "gen/L12_b8_s4_g0.9"
+
+
+@pytest.fixture
+def with_kernels(on_device):
+    from ttc.plugins.triton import run_triton  # not above: the session sets TRITON_INTERPRET first
+
+    return lambda level: on_device("tiny_c", level, run_op=run_triton)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_golden_tokens(with_kernels, level):
+    g, case = golden("tiny_c"), recorded("tiny_c", 12)[CASE]
+    result = with_kernels(level).generate(g.prompt(case)[0].tolist(), options_of(case))
+    assert list(result.token_ids) == tokens_of(g, CASE)
+    assert list(result.stats.nfe_per_block) == case["nfe_per_block"]
+    assert result.stats.graph_level == level
+
+
+@pytest.mark.parametrize("mode", ["ar", "lossless"])
+def test_other_modes_as_with_the_naive_ops(with_kernels, on_device, mode):
+    """Ragged rows, so that chunks of prompts, single tokens and blocks are all read."""
+    asked = {"mode": mode, "max_new_tokens": 3, "stop_at_eos": False}
+    prompts = [[5, 6, 7], [9] * 5]
+    got, want = with_kernels(None).generate(prompts, **asked), on_device("tiny_c").generate(prompts, **asked)
+    assert [row.token_ids for row in got] == [row.token_ids for row in want]
