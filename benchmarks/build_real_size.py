@@ -1,10 +1,11 @@
 """How long, how much memory and how many bytes building both towers takes, in both forms, by number of
 layers.
 
-    python benchmarks/build_real_size.py BUNDLE [--layers 9 18 36 52] [--json FILE]
+    python benchmarks/build_real_size.py BUNDLE … [--layers 9 18 36 52] [--forms whole cut] [--json FILE]
 
-BUNDLE has the real size and its weights by reference; a checkpoint of holes is enough, since building reads
-no weight.
+A BUNDLE has the real size and its weights by reference; a checkpoint of holes is enough, since building reads
+no weight (`make_checkpoint` of benchmarks/export_real_size.py, then `ttc export`). Several are built in turn,
+so that what else the machine does hits all alike.
 Fewer layers are the first ones of the same graph: the head reads what the last of them gives.
 """
 
@@ -78,6 +79,7 @@ def measure(bundle: Path, layers: int, form: str, folder: Path) -> list[dict[str
         assert all(graph.cached for graph in again.graphs)
         rows.append(
             {
+                "bundle": bundle.name,
                 "layers": layers,
                 "form": form,
                 "tower": role,
@@ -99,21 +101,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--layers", type=int, nargs="+", default=[9, 18, 36, 52])
     parser.add_argument("--forms", nargs="+", choices=ENGINE_FORMS, default=list(ENGINE_FORMS))
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     rows = []
     print(f"{os.cpu_count()} cores")
-    print("form   layers  tower     seconds  cached  peak MB  engines  largest MB  total MB  network layers")
+    print(
+        "bundle      form   layers  tower     seconds  cached  peak MB  engines  largest MB  total MB  ",
+        end="",
+    )
+    print("network layers")
     for form in options.forms:
         for layers in options.layers:
-            with tempfile.TemporaryDirectory() as folder:
-                for row in measure(options.bundle, layers, form, Path(folder)):
-                    rows.append(row)
+            for bundle in options.bundles:
+                with tempfile.TemporaryDirectory() as folder:
+                    measured = measure(bundle, layers, form, Path(folder))
+                rows.extend(measured)
+                for row in measured:
                     print(
-                        f"{row['form']:<6} {row['layers']:>6}  {row['tower']:<8} {row['seconds']:>8}  "
+                        f"{row['bundle']:<10}  {row['form']:<6} {row['layers']:>6}  "
+                        f"{row['tower']:<8} {row['seconds']:>8}  "
                         f"{row['cached_seconds']:>6}  "
                         f"{row['peak_mb']:>7}  {row['engines']:>7}  {row['largest_mb']:>10}  "
                         f"{row['total_mb']:>8}  "
