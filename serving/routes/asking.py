@@ -83,7 +83,7 @@ def check_ask(service: Service, ask: Ask) -> None:
         )
     mask = service.engine.engine.config.mask_token_id
     for prompt in ask.prompts:
-        if mask in prompt if isinstance(prompt, tuple) else False:
+        if isinstance(prompt, tuple) and mask in prompt:
             raise FieldError(f"prompt holds the mask id {mask}, which is no text; leave it out", "prompt")
 
 

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: messages → an answer, by the model's chat template."""
 
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -52,21 +53,22 @@ async def _frames(service: Service, ask: Ask, owner: str, head: Head) -> AsyncGe
     """Yield a chunk for every block, the first with the role; usage if asked for, and the end."""
     begun: set[int] = set()
     results: dict[int, Result] = {}
-    async for update in service.stream(ask, owner):
-        if update.result is not None:
-            results[update.row] = update.result
-        if not update.text and not update.token_ids and update.result is None:
-            continue
-        role = {} if update.row in begun else {"role": "assistant"}
-        begun.add(update.row)
-        choice = {
-            "index": update.row,
-            "delta": {**role, "content": update.text or ""},
-            "logprobs": _logprobs(service, ask, update.token_ids, update.logprobs),
-            "finish_reason": None if update.result is None else finish_reason(update.result),
-        }
-        more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
-        yield frame(head.answer([choice], **more))
+    async with contextlib.aclosing(service.stream(ask, owner)) as updates:
+        async for update in updates:
+            if update.result is not None:
+                results[update.row] = update.result
+            if not update.text and not update.token_ids and update.result is None:
+                continue
+            role = {} if update.row in begun else {"role": "assistant"}
+            begun.add(update.row)
+            choice = {
+                "index": update.row,
+                "delta": {**role, "content": update.text or ""},
+                "logprobs": _logprobs(service, ask, update.token_ids, update.logprobs),
+                "finish_reason": None if update.result is None else finish_reason(update.result),
+            }
+            more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
+            yield frame(head.answer([choice], **more))
     if ask.include_usage:
         yield frame(head.answer([], usage=usage([results[row] for row in sorted(results)], ask.n)))
     yield DONE

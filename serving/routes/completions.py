@@ -1,5 +1,6 @@
 """POST /v1/completions: prompts → texts."""
 
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -49,15 +50,16 @@ async def _frames(service: Service, ask: Ask, owner: str, head: Head) -> AsyncGe
     """Yield a chunk for every block that is committed, usage if asked for, and the end."""
     written: dict[int, int] = {}
     results: dict[int, Result] = {}
-    async for update in service.stream(ask, owner):
-        row = update.row
-        if update.result is not None:
-            results[row] = update.result
-        piece = _piece(service, ask, update, written.get(row))
-        if piece["text"] or update.token_ids or update.result is not None:
-            written[row] = written.get(row, 0) + len(piece["text"])
-            more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
-            yield frame(head.answer([piece], **more))
+    async with contextlib.aclosing(service.stream(ask, owner)) as updates:
+        async for update in updates:
+            row = update.row
+            if update.result is not None:
+                results[row] = update.result
+            piece = _piece(service, ask, update, written.get(row))
+            if piece["text"] or update.token_ids or update.result is not None:
+                written[row] = written.get(row, 0) + len(piece["text"])
+                more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
+                yield frame(head.answer([piece], **more))
     if ask.include_usage:
         yield frame(head.answer([], usage=usage([results[row] for row in sorted(results)], ask.n)))
     yield DONE

@@ -5,6 +5,7 @@ where undecided), `block` (text and tokens that stay), and, for every row, `end`
 [DONE]; after a failure an `error` and nothing.
 """
 
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -29,22 +30,23 @@ async def stream(request: Request) -> EventStream:
 
 
 async def _frames(service: Service, ask: Ask, owner: str) -> AsyncGenerator[bytes, None]:
-    async for update in service.stream(ask, owner, provisional=True):
-        if update.kind == "provisional":
-            yield frame(_step(service, update), "step")
-            continue
-        if update.token_ids or update.text:
-            yield frame(_block(service, update), "block")
-        if update.result is not None:
-            result = update.result
-            ending = {
-                "row": update.row,
-                "finish_reason": result.finish_reason,
-                "usage": usage([result], 1),
-                "tokens_per_nfe": result.stats.tokens_per_nfe,
-                "seconds": result.stats.seconds,
-            }
-            yield frame(ending, "end")
+    async with contextlib.aclosing(service.stream(ask, owner, provisional=True)) as updates:
+        async for update in updates:
+            if update.kind == "provisional":
+                yield frame(_step(service, update), "step")
+                continue
+            if update.token_ids or update.text:
+                yield frame(_block(service, update), "block")
+            if update.result is not None:
+                result = update.result
+                ending = {
+                    "row": update.row,
+                    "finish_reason": result.finish_reason,
+                    "usage": usage([result], 1),
+                    "tokens_per_nfe": result.stats.tokens_per_nfe,
+                    "seconds": result.stats.seconds,
+                }
+                yield frame(ending, "end")
     yield DONE
 
 

@@ -17,7 +17,7 @@ NAMES = {"max_new_tokens": "max_tokens"}
 def test_answers_are_those_of_each_request_alone(served: Running, talker: Engine) -> None:
     """Tokens in every mode, and NFE in diffusion."""
     rng = random.Random(3)
-    asked = [random_request(rng, talker.config.vocab_size) for _ in range(48)]
+    asked = [random_request(rng, talker.config.vocab_size) for _ in range(32)]
     asked = [(prompt, {**options, "choice": 0, "n": rng.choice([1, 1, 2])}) for prompt, options in asked]
 
     def ask(one: tuple[list[int], dict[str, Any]]) -> Any:
