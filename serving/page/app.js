@@ -34,7 +34,7 @@ async function write(event) {
 
 function outcome(pane, end) {
   if (end === "cancelled") return "cancelled.";
-  return end === "done" ? pane.text.textContent : "failed.";
+  return end === "done" ? pane.text.textContent : `failed. ${visible(end.message)}`;
 }
 
 function fields() {
@@ -67,7 +67,10 @@ async function nameModel() {
 }
 
 function showModel() {
-  nameModel().catch((error) => (at("model").textContent = visible(error.message)));
+  nameModel().catch((error) => {
+    at("model").textContent = visible(error.message);
+    if (error.status === 503) setTimeout(showModel, 2000);
+  });
 }
 
 for (const [name, prompt] of EXAMPLES) at("example").add(new Option(name, prompt));
@@ -87,5 +90,7 @@ at("key").addEventListener("change", () => {
 });
 followScheme(at("scheme"));
 showModel();
-const dashboard = new Dashboard(at("service"), at("metrics-error"), () => at("follow").checked, keyHeaders);
+const locked = () => !at("key-row").hidden && keptKey() === "";
+const following = () => at("follow").checked && !locked();
+const dashboard = new Dashboard(at("service"), at("metrics-error"), following, keyHeaders);
 dashboard.live();

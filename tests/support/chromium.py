@@ -19,6 +19,8 @@ CHROMIUM = next(
 _FLAGS = (
     "--headless=new",
     "--remote-debugging-pipe",
+    # The pages are our own, and in containers there is often no sandbox to be had.
+    "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-extensions",
@@ -28,6 +30,10 @@ _FLAGS = (
     "--hide-scrollbars",
 )
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowDown": 40}
+
+
+class BrowserEnded(Exception):
+    """The browser's process is gone."""
 
 
 class Browser:
@@ -51,7 +57,10 @@ class Browser:
         self._last += 1
         session = {} if self._session is None else {"sessionId": self._session}
         message = {"id": self._last, "method": method, "params": params, **session}
-        os.write(self._send, json.dumps(message).encode() + b"\0")
+        try:
+            os.write(self._send, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            raise BrowserEnded from None
         while True:
             answer = self._next()
             if answer.get("id") == self._last:
@@ -119,7 +128,8 @@ class Browser:
         while b"\0" not in self._rest:
             assert select.select([self._receive], [], [], 60)[0], "the browser says nothing"
             piece = os.read(self._receive, 1 << 20)
-            assert piece, "the browser ended"
+            if not piece:
+                raise BrowserEnded
             self._rest += piece
         message, _, self._rest = self._rest.partition(b"\0")
         said = json.loads(message)
@@ -142,8 +152,7 @@ def browsing(profile: Path) -> Iterator[Browser]:
     theirs_in, send, receive, theirs_out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pipes)
     for end in pipes:
         os.close(end)
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    words = [CHROMIUM, *_FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]
+    words = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
         ["bash", "-c", f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}', *words],
         pass_fds=(theirs_in, theirs_out),
