@@ -18,6 +18,7 @@ class LoadSettings:
         threads: CPU threads per call.
         engines: folder of TensorRT engines.  trust: PEM file of the key that must have signed them.
         graph_level: highest level of CUDA graphs.
+        sparse_experts: compute each expert for the tokens that chose it alone, where that is a choice.
         progress: called with (bytes done, bytes in all) while weights go to a device.
     """
 
@@ -26,6 +27,7 @@ class LoadSettings:
     engines: str | os.PathLike[str] | None = None
     trust: str | os.PathLike[str] | None = None
     graph_level: int | None = None
+    sparse_experts: bool = False
     progress: Callable[[int, int], None] | None = None
 
     def refuse_engines(self, backend: str) -> None:
@@ -33,6 +35,11 @@ class LoadSettings:
         for name in ("engines", "trust"):
             if getattr(self, name) is not None:
                 raise InputError(f"backend {backend!r} runs no engines; leave out {name}")
+
+    def refuse_sparse_experts(self, where: str, why: str) -> None:
+        """For what has no such choice."""
+        if self.sparse_experts:
+            raise InputError(f"sparse_experts is for backend 'onnxruntime' on the CPU; {where} {why}")
 
     def refuse_cuda_graphs(self, where: str) -> None:
         """For backends without CUDA graphs."""

@@ -18,6 +18,7 @@ from ttc.model.bundle import Bundle
 from ttc.model.rewrites import caches_to_new_kv
 from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+from ttc.runtime.backends.onnxruntime.sparse import rows_twice, sparsify_experts
 from ttc.runtime.interface.devices import parse_device
 from ttc.runtime.interface.settings import LoadSettings
 
@@ -55,6 +56,7 @@ def load(
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if kind == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
+        settings.refuse_sparse_experts("on CUDA", "the operator has other rules; leave it out")
     notes: list[str] = []
     # bf16 has no matrix product on the CPU provider and no numpy type to pass tensors with; fp16 lacks the
     # former only.
@@ -76,12 +78,16 @@ def load(
             upcast(model)
         if role == "context":
             caches_to_new_kv(model)
+        doubled = (
+            sparsify_experts(model, bundle.config.num_experts_per_tok) if settings.sparse_experts else []
+        )
         for name in used:
             if name not in values:
                 weight = bundle.read_decoded(name, "float32" if widen else None)
                 narrow = widen and str(weight.dtype) == bundle.compute_dtype
+                weight = weight.astype("float32") if narrow else weight
                 values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
-                    weight.astype("float32") if narrow else weight
+                    rows_twice(weight) if name in doubled else weight
                 )
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
         if prepare is not None:
