@@ -86,9 +86,8 @@ def load(
             as it is now.
         prefix_cache_bytes: keep the states of prompts up to this size, so that a common beginning is read
             once; 0 keeps none, None takes a share of the free memory where the backend can keep states.
-        sparse_experts: compute each expert for the tokens that chose it alone. For backend onnxruntime on the
-            CPU, whose graphs compute every expert for every token; worth it beyond small models. The sums
-            are rounded otherwise, and a third more memory of the experts is taken.
+        sparse_experts: on ONNX Runtime's CPU, compute an expert for the tokens that chose it alone, not for
+            all; for half as much memory again of the experts.
 
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
@@ -107,8 +106,6 @@ def load(
     if threads is not None and (not _is_count(threads) or threads > 1024):
         raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
     tokenizer = load_tokenizer(opened)
-    if not isinstance(sparse_experts, bool):
-        raise InputError(f"sparse_experts is {quoted(sparse_experts)}; valid: True or False")
     settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress)
     try:
         engine = Engine(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ttc.errors import InputError
+from ttc.formats.strictjson import quoted
 
 __all__ = ["LoadSettings"]
 
@@ -29,6 +30,10 @@ class LoadSettings:
     graph_level: int | None = None
     sparse_experts: bool = False
     progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sparse_experts, bool):
+            raise InputError(f"sparse_experts is {quoted(self.sparse_experts)}; valid: True or False")
 
     def refuse_engines(self, backend: str) -> None:
         """For backends that run no engines."""

@@ -1,8 +1,8 @@
 """Experts that compute only where a token chose them: ONNX Runtime's own operator in place of `MoeExperts`.
 
 The body of `MoeExperts` applies every expert to every token (`ttc.plugins.moe_experts.function`), which is
-E/K times the arithmetic. `com.microsoft.MoE` computes the chosen ones, but knows neither relu² nor weights from
-outside. Both can be said in its own words, up to rounding:
+E/K times the arithmetic. `com.microsoft.MoE` computes the chosen ones, but knows neither relu² nor weights
+from outside. Both can be said in its own words, up to rounding:
 
 - relu(g)² = g · sigmoid(α·g) · g for large α: SwiGLU whose two halves are the same product. So `up` is given
   with every row twice, which doubles its memory.
@@ -84,9 +84,8 @@ def _sparse(made: _Nodes, taken: dict[str, ir.Value | None], experts_per_token: 
     """Add the nodes of one layer; return the experts' output (T, D)."""
     up, weights = taken["up"], taken["weights"]
     assert up is not None, "an op with all its inputs"
-    assert up.shape is not None, "weights have shapes"
     tokens = made.add("Shape", [taken["expert_ids"]], start=0, end=1)
-    experts = made.constant(np.array([int(up.shape[0])], np.int64))
+    experts = made.constant(np.array([_sizes(up)[0]], np.int64))
     everywhere = made.add("Concat", [tokens, experts], axis=0)
     nothing = made.add("ConstantOfShape", [everywhere], value=ir.tensor(np.array([_NOT_CHOSEN], np.float32)))
     positive = made.add("Max", [weights, made.constant(np.array(_SMALLEST, np.float32))])
@@ -110,8 +109,7 @@ def _sparse(made: _Nodes, taken: dict[str, ir.Value | None], experts_per_token: 
 
 def _double(up: ir.Value) -> str:
     """Give a weight without content the shape of `rows_twice`; return its name."""
-    assert up.shape is not None, "weights have shapes"
-    experts, width, hidden = (int(dim) for dim in up.shape)
+    experts, width, hidden = _sizes(up)
     up.shape = ir.Shape([experts, 2 * width, hidden])
     tensor = up.const_value
     assert isinstance(tensor, ir.ExternalTensor), "weights come from outside"
@@ -119,3 +117,8 @@ def _double(up: ir.Value) -> str:
         tensor.location, 0, None, tensor.dtype, shape=up.shape, name=tensor.name, base_dir=""
     )
     return str(up.name)
+
+
+def _sizes(weight: ir.Value) -> list[int]:
+    assert weight.shape is not None, "weights have shapes"
+    return [dim for dim in weight.shape if isinstance(dim, int)]

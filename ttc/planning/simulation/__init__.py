@@ -8,6 +8,7 @@ device      the device of such a core: outcomes from the behaviours, time from t
 drive       arrivals into a core, a tick after the other, until all have ended
 figures     latencies, throughput, rows, queue
 server      what is simulated: a model on a machine, and how it is asked
+service     a question about such a service, answered for every mode
 search      how many replicas hold a load, and where the modes cross
 recording   the calls of a real core, to be compared, or replayed
 policies    other rules of scheduling, to be tried
