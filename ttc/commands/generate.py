@@ -120,6 +120,11 @@ _MOST_READ = 1 << 20
     help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
 )
 @click.option(
+    "--sparse-experts",
+    is_flag=True,
+    help="Compute an expert for the tokens that chose it alone (onnxruntime on the CPU).",
+)
+@click.option(
     "--token-ids", "--ids", "ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids."
 )
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
@@ -141,6 +146,7 @@ def generate(
     engines: Path | None,
     trust: Path | None,
     graph_level: int | None,
+    sparse_experts: bool,
     ids: bool,
     no_stop_at_eos: bool,
     draft_steps: str,
@@ -189,6 +195,7 @@ def generate(
                     checkpoint=checkpoint,
                     trust=trust,
                     graph_level=graph_level,
+                    sparse_experts=sparse_experts,
                     progress=progress,
                 )
             )
