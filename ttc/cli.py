@@ -1,6 +1,7 @@
 """The command line, `ttc`. It and the modules of `ttc.commands` are the only place that prints and exits.
 
-Exit codes: 0 done; 1 a `TtcError`, told in one line; 2 wrong usage; 70 a bug of ours; 130 interrupted.
+Exit codes: 0 done; 1 a `TtcError`, told in one line; 2 wrong usage; 70 a bug of ours; 130 interrupted;
+128 + n ended by signal n (SIGTERM, SIGHUP), cleaned up as after an interrupt.
 Standard output holds the result and nothing else; progress, warnings and errors go to standard error.
 """
 
@@ -8,9 +9,11 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -53,6 +56,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model may write what this terminal's encoding cannot; that is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _end_by_signal)
     try:
         program(prog_name="ttc")
     except SystemExit as end:
@@ -63,6 +69,11 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(EXIT_INTERRUPTED)
         raise
+
+
+def _end_by_signal(number: int, frame: FrameType | None) -> None:
+    """End as an interrupt does, so that everything under way is cleaned up."""
+    sys.exit(128 + number)
 
 
 class _Program(click.Group):

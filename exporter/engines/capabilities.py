@@ -84,8 +84,17 @@ def target_problems(model: ir.Model, backend: str, form: str, targets: Sequence[
         return
     used = {v.dtype.name for v in (*model.graph.inputs, *model.graph.initializers.values()) if v.dtype}
     for dtype, first in _FIRST_TARGET.items():
+        if dtype not in used:
+            continue
+        if not targets:
+            yield (
+                f"TensorRT-RTX has {dtype.lower()}, in which experts are stored, from {first} on only, and "
+                f"without --sm it is not said for which GPUs to build; give --sm with {first} or later, or "
+                "build with --form cut"
+            )
+            return
         older = [target for target in targets if _numbers(target) < _numbers(first)]
-        if older and dtype in used:
+        if older:
             yield (
                 f"target {', '.join(older)}: TensorRT-RTX has {dtype.lower()}, in which experts are stored, "
                 f"from {first} on only; build with --form cut, where ttc's own kernels compute them, or for "

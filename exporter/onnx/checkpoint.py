@@ -7,8 +7,9 @@ shapes, follow from `config.json`. Files may be symbolic links (as in the Huggin
 names are plain file names in the folder.
 """
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -88,6 +89,7 @@ class Checkpoint:
                 shards[name] = Shard.open(folder / name)
             stored, misplaced = _stored(folder, shards, placed)
             found = match_weights(config, stored, misplaced, str(folder), scheme)
+            _check_unused(found.unused, shards)
             tokenizer = folder / "tokenizer.json"
             if tokenizer.exists():
                 _check_tokenizer(tokenizer, config)
@@ -160,6 +162,15 @@ def _notes(found: Matched) -> list[str]:
             "formats of a layer or tower"
         )
     return notes
+
+
+def _check_unused(names: Sequence[str], shards: Mapping[str, Shard]) -> None:
+    """Scales of activations and caches are not used, but a checkpoint with a broken one is not trusted."""
+    owner = {name: shard for shard in shards.values() for name in shard.tensors}
+    for name in names:
+        value = float(owner[name].read(name).reshape(-1)[0])
+        if not math.isfinite(value) or value <= 0:
+            raise CheckpointError(f"{owner[name].path}: {name} is {value:g}, a finite number above 0 is due")
 
 
 def _config(folder: Path) -> ModelConfig:

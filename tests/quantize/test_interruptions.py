@@ -26,14 +26,14 @@ def begun(process: "subprocess.Popen[str]", folder: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_ended_midway_it_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
     out = tmp_path / "out"
     process = start("quantize", MINIATURE, "-o", out, "--experts", "nvfp4", "--jobs", "2")
     assert begun(process, out)
     process.send_signal(how)
     process.communicate(timeout=60)
-    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
     assert not out.exists()
     left = list(tmp_path.iterdir())
     assert bool(left) == (how == signal.SIGKILL)

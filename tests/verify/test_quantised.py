@@ -1,7 +1,7 @@
 """`ttc verify CHECKPOINT --weights`: sound checkpoints pass, every planted defect is named."""
 
 import re
-from pathlib import Path
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -9,12 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.support.command_line import ROOT, ask, refused, run
-from tests.support.quantised import CHECKPOINTS, FOLDER, with_defect
+from tests.support.quantised import CHECKPOINTS, FOLDER, change, with_defect
 from ttc.base.quantised import WRITTEN_FORMATS
 from ttc.errors import CheckpointError
 from ttc.formats.quantised.codecs import encode
 from ttc.formats.quantised.layouts import LAYOUTS
-from ttc.formats.shard import Shard
 from ttc.quantize.plan import Formats
 from ttc.quantize.run import quantize
 from ttc.verify.matrices import examine
@@ -86,18 +85,6 @@ def test_what_the_reader_refuses_is_refused_here(tmp_path, defect):
         check(with_defect(defect, tmp_path / defect))
 
 
-def change(folder: Path, name: str, edit) -> None:
-    """Edit one tensor of a checkpoint where it lies."""
-    for path in folder.glob("*.safetensors"):
-        with Shard.open(path) as shard:
-            if name not in shard.tensors:
-                continue
-            begin, array = shard.info(name).begin, edit(shard.read(name).copy())
-        with path.open("r+b") as file:
-            file.seek(begin)
-            file.write(array.tobytes())
-
-
 def test_transposed_scales_show_against_the_original_only(tmp_path):
     quantize(MINIATURE, tmp_path / "out", Formats("nvfp4", "nvfp4"), jobs=1)
     module = "context_tower.layers.1.mixer.experts.2.up_proj"
@@ -117,7 +104,8 @@ def matrix(shape=(64, 128)):
 
 
 def faults(word, stored):
-    return examine("m", LAYOUTS[word], stored).faults
+    found = examine("m", LAYOUTS[word], stored)
+    return found.faults + found.unusual
 
 
 @pytest.mark.parametrize("word", WRITTEN_FORMATS)
@@ -207,3 +195,28 @@ def test_the_command(tmp_path):
     assert "experts.6.down_proj.weight_scale is 0 at row 40, block 1" in done.stdout
     assert "verdict: FAILED" in done.stdout
     assert "a checkpoint; --weights examines its weights" in refused("verify", FOLDER / "tiny_fp8")
+
+
+@pytest.mark.parametrize("word", WRITTEN_FORMATS)
+@pytest.mark.parametrize("odd", ["zero", "outlier", "tiny", "constant", "one large weight"])
+def test_odd_weights_that_are_the_originals_own_are_no_fault(tmp_path, word, odd):
+    """What it was made from says more than how weights usually look."""
+    changes = {
+        "zero": lambda matrix: matrix * 0,
+        "outlier": lambda matrix: np.where(np.arange(matrix.size).reshape(matrix.shape) == 7, -32768, matrix),
+        "tiny": lambda matrix: matrix * np.float32(1e-30),
+        "constant": lambda matrix: matrix * 0 + np.float32(0.0123),
+        "one large weight": lambda matrix: np.where(
+            np.arange(matrix.size).reshape(matrix.shape) == 7, 20 * np.abs(matrix).max(), matrix
+        ),
+    }
+    plain = tmp_path / "plain"
+    shutil.copytree(MINIATURE, plain)
+    change(
+        plain,
+        "context_tower.layers.1.mixer.experts.2.up_proj.weight",
+        lambda matrix: changes[odd](matrix.astype(np.float32)).astype(matrix.dtype),
+    )
+    quantize(plain, tmp_path / "out", Formats(word, word), jobs=1)
+    found = check(tmp_path / "out", plain)
+    assert found.passed, found.faults

@@ -115,7 +115,13 @@ class ReferencedWeights:
             return arrays[0]
         layout = LAYOUTS[spec.layout]
         if spec.piece:
-            return layout.graph_pieces[spec.piece].convert(arrays[0], spec.part_shape)
+            piece = layout.graph_pieces[spec.piece].convert(arrays[0], spec.part_shape)
+            if not is_number(piece):
+                raise NumericsError(
+                    f"tensor {quoted(tensors[0])} of {self.root} holds NaN or infinity; "
+                    "`ttc verify CHECKPOINT --weights` says where"
+                )
+            return piece
         try:
             return layout.decode(arrays, spec.part_shape)
         except NumericsError as fault:
@@ -200,6 +206,15 @@ def _array(tensor: "onnx_ir.TensorProtocol", spec: WeightSpec) -> Array:
     if spec.array_dtype == spec.dtype or tuple(tensor.shape.numpy()) != spec.shape:
         return tensor.numpy()
     return np.frombuffer(tensor.tobytes(), np.uint8).reshape(spec.array_shape)
+
+
+def is_number(stored: Array) -> bool:
+    """Return whether every code or scale is one, without widening them all."""
+    if stored.dtype == numpy_dtype("float8_e4m3fn"):
+        return not bool(((stored.view(np.uint8) & 0x7F) == 0x7F).any())
+    if stored.dtype.kind == "f" or stored.dtype == numpy_dtype("bfloat16"):
+        return bool(np.isfinite(stored).all())
+    return True
 
 
 def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:

@@ -212,6 +212,8 @@ def _taken_as_stored(matrices: Mapping[str, WeightSpec]) -> set[str]:
         formats = [LAYOUTS[each.layout].format for each in both if each.layout]
         if len(formats) < 2 or formats[0] != formats[1] or formats[0].family is None:
             continue
+        if formats[0].group and any(matrices[each].part_shape[-1] % formats[0].group for each in _both(spec)):
+            continue  # scales of another grouping, which no kernel has
         if of_op.setdefault((tower_of(name), formats[0].family), formats[0]) == formats[0]:
             taken.add(name)
     return taken

@@ -70,7 +70,8 @@ def quantize(
         InputError: an option or the output is not valid, or the disk has too little room.
         NumericsError: a weight is NaN or infinite.
     """
-    count = usable_cores() if jobs is None else jobs
+    # More than a few for a core only cost memory.
+    count = usable_cores() if jobs is None else min(jobs, 4 * usable_cores())
     if count < 1:
         raise InputError(f"jobs is {jobs}; valid: at least 1")
     say = progress or (lambda line: None)

@@ -40,7 +40,9 @@ class Matrix:
 
     Attributes:
         module: its name.
-        faults: one sentence each.
+        faults: what no matrix may have, one sentence each.
+        unusual: what matrices do not have unless they are odd themselves; a fault as long as nobody knows.
+        is_original: whether it was found near what it was made from.
         largest: the largest magnitude that it decodes to.
         scale_2: its second scale, 1 where it has none.
         only_scale: the one value of all its scales; None where they differ.
@@ -49,10 +51,12 @@ class Matrix:
 
     module: str
     faults: tuple[str, ...]
+    unusual: tuple[str, ...]
     largest: float
     scale_2: float
     only_scale: float | None
     tops_reached: bool
+    is_original: bool = False
 
 
 def examine(module: str, layout: Layout, stored: Mapping[str, Array]) -> Matrix:
@@ -76,11 +80,12 @@ def examine(module: str, layout: Layout, stored: Mapping[str, Array]) -> Matrix:
     if np.isnan(codes).any():
         row, column = np.argwhere(np.isnan(codes))[0]
         faults.append(f"{names['weight']} holds NaN at row {row}, column {column}")
-    faults += _bad_codes(module, word, codes, scales, tops)
+    unusual = tuple(_bad_codes(module, word, codes, scales, tops))
     fine = np.where(np.isfinite(scales), scales, 0)
     only = float(scales.flat[0]) if scales.size and (scales == scales.flat[0]).all() else None
     reached = bool((tops >= TOPS[word]).all())
-    return Matrix(module, tuple(faults), float((tops * fine).max()) * whole, whole, only, reached)
+    largest = float((tops * fine).max()) * whole
+    return Matrix(module, tuple(faults), unusual, largest, whole, only, reached)
 
 
 def _scales(word: str, stored: Array, rows: int) -> Floats:

@@ -5,7 +5,7 @@ checkpoint that they were made from.
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def check_quantised(source: Checkpoint, original: str | os.PathLike[str] | None,
                 say(f"examining {spec.name}")
                 matrices = list(_matrices(source, spec, plain, found))
                 found.faults += [fault for matrix in matrices for fault in matrix.faults]
-                _compare_experts(spec.name, matrices, found)
+                _compare_experts(matrices, found)
     finally:
         if plain is not None:
             plain.close()
@@ -120,9 +120,14 @@ def _matrices(
             for piece, array in zip(layout.pieces, arrays, strict=True)
         }
         module = tensors[0].removesuffix(f".{layout.pieces[0].stored}")
-        yield examine(module, layout, stored)
+        matrix = examine(module, layout, stored)
         if originals is not None:
-            found.faults += _error_fault(module, layout.format.word, stored, originals(i), found.errors)
+            faults = list(_error_fault(module, layout.format.word, stored, originals(i), found.errors))
+            found.faults += faults
+            # What it was made from says more than how such numbers usually look.
+            matrix = replace(matrix, unusual=() if faults == [] else matrix.unusual, is_original=faults == [])
+        found.faults += matrix.unusual
+        yield matrix
 
 
 def _originals(plain: Checkpoint, spec: WeightSpec) -> Callable[[int], Array]:
@@ -155,6 +160,8 @@ def _error_fault(
         return
     error, limit = relative_error(decoded, matrix), QUANTISED_ERRORS[word]
     errors.setdefault(word, []).append(error)
+    if word == "int8":
+        limit = max(limit, _rounding_error(stored, matrix))
     if error > limit:
         yield (
             f"{module}: its relative error is {error:.3g}, at most {limit:g} is due of {word}; its scales "
@@ -162,7 +169,16 @@ def _error_fault(
         )
 
 
-def _compare_experts(name: str, matrices: Sequence[Matrix], found: QuantisedCheck) -> None:
+def _rounding_error(stored: Mapping[str, Array], matrix: Array) -> float:
+    """Return the most that the relative error of int8 codes can be: half a step everywhere. One large weight
+    makes the steps of its whole row large.
+    """
+    scales, norm = stored["weight_scale"].astype(np.float64), float(np.linalg.norm(matrix.astype(np.float64)))
+    half_steps = np.sqrt(matrix.shape[1] * np.square(scales / 2).sum())
+    return float(half_steps) / norm if norm else 0.0
+
+
+def _compare_experts(matrices: Sequence[Matrix], found: QuantisedCheck) -> None:
     """Hold the largest weight of each expert against the layer's median."""
     if len(matrices) < 3:
         return
@@ -178,13 +194,14 @@ def _compare_experts(name: str, matrices: Sequence[Matrix], found: QuantisedChec
             f"{matrix.module}: its largest weight is {matrix.largest:.2g}, the other experts of the layer "
             f"have {median:.2g} (ratio {ratio:.2g}){_reason(matrix, ratio, scale_2)}"
         )
-        (found.notes if 1 / _FAULT <= ratio <= _FAULT else found.faults).append(text)
+        harmless = 1 / _FAULT <= ratio <= _FAULT or matrix.is_original or ratio == 0
+        (found.notes if harmless else found.faults).append(text)
 
 
 def _reason(matrix: Matrix, ratio: float, scale_2: float) -> str:
     if matrix.only_scale is not None and matrix.tops_reached:
         return (
-            f"; all its block scales are {matrix.only_scale:.1f} under codes that reach the top everywhere: "
+            f"; all its block scales are {matrix.only_scale} under codes that reach the top everywhere: "
             "they are probably missing"
         )
     if scale_2 > 0 and 0.5 < ratio / scale_2 < 2:

@@ -93,3 +93,11 @@ def test_programs_launch_the_ops_of_what_is_stored(graph, stored):
     assert read[1 : 1 + len(stack)] == stack
     between = [b for b in parts.program.buffers.values() if b.role == "between"]
     assert not [b for b in between if b.dtype in (*EIGHT_BITS, *FOUR_BITS)], "codes stay where they are"
+
+
+@pytest.mark.parametrize("stored", TARGETS)
+def test_without_targets_the_formats_that_not_all_gpus_have_are_refused(graph, stored, tmp_path):
+    """Before anything is built: nobody could say which GPUs the engine is for."""
+    problems = make_plan(graph(stored), tmp_path, BuildSettings()).problems
+    assert bool(problems) == stored.startswith("float")
+    assert all("give --sm with" in problem for problem in problems)

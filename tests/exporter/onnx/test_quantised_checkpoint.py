@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.support.quantised import FOLDER, defects, with_defect
+from tests.support.quantised import FOLDER, change, defects, with_defect
 from ttc.base.quantised import WEIGHT_FORMATS
 from ttc.errors import CheckpointError, NumericsError
 from ttc.exporter.onnx.checkpoint import Checkpoint
@@ -247,3 +247,62 @@ def decoded(folder):
         return {name: np.array(weights.read(spec)) for name, spec in specs.items()}
     finally:
         weights.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 0.0, np.inf])
+def test_a_scale_that_is_not_used_is_looked_at(tmp_path, value):
+    folder = tmp_path / "x"
+    shutil.copytree(FOLDER / "tiny_nvfp4", folder)
+    name = "denoiser_tower.layers.1.mixer.experts.3.up_proj.input_scale"
+    change(folder, name, lambda scale: np.full_like(scale, value))
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is .*, a finite number above 0 is due"):
+        Checkpoint.open(folder)
+
+
+def test_codes_that_are_no_numbers_never_leave_the_checkpoint(tmp_path):
+    """ModelOpt's zero row: scale 0 and NaN codes, which a kernel that decodes by bits would make 480."""
+
+    def broken(module, matrix):
+        if not is_expert(module):
+            return None
+        made = dict(encode("fp8", matrix))
+        if module == EXPERT:
+            codes = made["weight"].copy()
+            codes.view(np.uint8)[3] = 0xFF
+            made["weight"] = codes
+        return made
+
+    folder = quantised(tmp_path / "x", broken, modelopt={"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"})
+    with Checkpoint.open(folder) as checkpoint:
+        name = EXPERT.replace(".0.up_proj", ".up_proj.weight")
+        specs = {key: in_dtype(spec, "float32") for key, spec in checkpoint.weights.items()}
+        assert specs[name].piece
+        shards = {file: ShardRecord.of(shard) for file, shard in checkpoint.shards.items()}
+        weights = ReferencedWeights(WeightMap("reference", specs, str(folder), shards), None, "x")
+        with pytest.raises(NumericsError, match=rf"{re.escape(EXPERT)}.* holds NaN"):
+            weights.read(specs[name])
+        weights.close()
+
+
+def test_groups_that_no_kernel_has_are_decoded_while_reading(tmp_path):
+    """A scale for all 48 inputs of a 4-bit matrix: right numbers, but no op for them."""
+    config = json.loads((PLAIN / "config.json").read_text())
+    assert config["moe_intermediate_size"] % 32
+
+    def packed(module, matrix):
+        if not is_expert(module):
+            return None
+        scale = np.abs(matrix).max(1, keepdims=True) / 7
+        codes = np.clip(np.rint(matrix / scale), -8, 7).astype(np.int64) + 8
+        words = (codes.reshape(len(codes), -1, 8) << (4 * np.arange(8))).sum(-1).astype(np.uint32)
+        shape = np.array(matrix.shape, np.int64)
+        return {"weight_packed": words.view(np.int32), "weight_scale": scale, "weight_shape": shape}
+
+    weights = {"type": "int", "num_bits": 4, "strategy": "channel", "symmetric": True}
+    groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
+    said = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    with Checkpoint.open(quantised(tmp_path / "x", packed, config=said)) as checkpoint:
+        stacks = [spec for name, spec in checkpoint.weights.items() if ".experts." in name]
+        assert stacks
+        assert not [spec for spec in stacks if spec.piece]
+        assert [note for note in checkpoint.notes if "decoded" in note]

@@ -196,3 +196,50 @@ def test_what_modelopt_says_and_is_not_read(tmp_path, modelopt, message):
 def test_what_config_json_says_and_is_not_read(tmp_path, config, message):
     with pytest.raises(CheckpointError, match=f"quantization_config.*{message}"):
         scheme(tmp_path, config=config)
+
+
+def both(folder, one, other):
+    """Return what two files say together."""
+    (folder / QUANT_FILE).write_text(json.dumps({"quantization": one}))
+    config = {"quantization_config": {"quant_method": "modelopt"} | other}
+    (folder / "config.json").write_text(json.dumps(config))
+    return read_scheme(folder)
+
+
+def test_what_either_file_excludes_is_excluded(tmp_path):
+    found = both(
+        tmp_path,
+        {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]},
+        {"quant_algo": "NVFP4", "ignore": ["a.layers.4*"]},
+    )
+    assert found.excluded.match(["lm_head"])
+    assert found.excluded.match(["a.layers.4.mixer"])
+
+
+def test_files_that_give_a_module_two_formats_are_refused(tmp_path):
+    mixed = [
+        {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": algorithm}}}
+        for algorithm in ("NVFP4", "FP8")
+    ]
+    with pytest.raises(CheckpointError, match="give modules other formats; delete the one that is stale"):
+        both(tmp_path, *mixed)
+
+
+def test_a_transform_of_the_activations_is_refused(tmp_path):
+    weights = {"type": "float", "num_bits": 8, "strategy": "channel"}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}},
+    }
+    for more, passes in (
+        ({}, True),
+        ({"sparsity_config": {"format": "dense"}}, True),
+        ({"transform_config": {"r1": {}}}, False),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config | more}))
+        if passes:
+            assert read_scheme(tmp_path) is not None
+        else:
+            with pytest.raises(CheckpointError, match=r"transform_config .* is not read"):
+                read_scheme(tmp_path)

@@ -46,8 +46,10 @@ def compressed_scheme(config: Mapping[str, Any], where: str) -> Scheme:
     groups = config.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise CheckpointError(f"{where}: config_groups is {quoted(groups)}, an object of groups is due")
-    if config.get("sparsity_config"):
-        raise CheckpointError(f"{where}: sparsity_config is not read; {_INSTEAD}")
+    for key in ("sparsity_config", "transform_config"):
+        said = config.get(key)
+        if said and said != {"format": "dense"}:
+            raise CheckpointError(f"{where}: {key} {quoted(said)} is not read; {_INSTEAD}")
     rules = []
     for name, group in groups.items():
         inside = f"{where}: config_groups: {quoted(name)}"
@@ -90,5 +92,9 @@ def _layout(group: Mapping[str, Any], written: object, where: str) -> str:
     if layout == "int4-ct" and strategy == "group" and (type(size) is not int or size <= 0 or size % 32):
         raise CheckpointError(
             f"{where}: group_size {quoted(size)} is not read, multiples of 32 are; {_INSTEAD}"
+        )
+    if layout == "nvfp4-ct" and size not in (None, 16):
+        raise CheckpointError(
+            f"{where}: group_size {quoted(size)} of {written} is not read, 16 is; {_INSTEAD}"
         )
     return layout

@@ -3,7 +3,7 @@
     hf_quant_config.json                 ModelOpt's: {"producer": {…}, "quantization": {…}}
     config.json: quantization_config     ModelOpt's in newer exports, or compressed-tensors' (quant_method)
 
-Where both are there, they must name the same algorithm, and the first counts.
+Where both are there, they must name the same algorithm and layouts; what either excludes is excluded.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from typing import Any, Final
 from ttc.errors import CheckpointError
 from ttc.formats.quant_config.compressed_tensors import compressed_scheme
 from ttc.formats.quant_config.modelopt import modelopt_scheme
+from ttc.formats.quant_config.patterns import Patterns
 from ttc.formats.quant_config.scheme import Scheme
 from ttc.formats.strictjson import quoted, read_json
 
@@ -50,7 +51,13 @@ def read_scheme(folder: Path) -> Scheme | None:
             f"{path} says {quoted(found.algorithm)}, but {inside.where} {quoted(inside.algorithm)}; delete "
             "the one that is stale"
         )
-    return Scheme(f"{path} and {_CONFIG_FILE}", found.algorithm, found.rules, found.excluded)
+    if found.layouts != inside.layouts:
+        raise CheckpointError(
+            f"{path} and {inside.where} give modules other formats; delete the one that is stale"
+        )
+    both = f"{path} and {_CONFIG_FILE}"
+    excluded = Patterns(found.excluded.entries | inside.excluded.entries, both)
+    return Scheme(both, found.algorithm, found.rules, excluded)
 
 
 def _of_modelopt(path: Path) -> Scheme:

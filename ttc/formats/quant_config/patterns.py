@@ -29,11 +29,12 @@ class Patterns:
         Raises:
             CheckpointError: an expression is none, or could take for ever.
         """
+        self.entries = frozenset(written)
         self._named: set[str] = set()
         self._prefixes: list[str] = []
         self._globs: list[tuple[str, Sequence[str]]] = []
         self._expressions: list[tuple[str, re.Pattern[str]]] = []
-        for entry in written:
+        for entry in sorted(self.entries):
             if entry.startswith(_EXPRESSION):
                 self._expressions.append((entry, _expression(entry, where)))
             elif "*" not in entry:

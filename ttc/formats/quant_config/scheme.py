@@ -27,6 +27,11 @@ class Scheme:
     rules: tuple[tuple[Patterns, str], ...]
     excluded: Patterns
 
+    @property
+    def layouts(self) -> frozenset[tuple[str, str]]:
+        """Every entry of the rules with its layout."""
+        return frozenset((entry, layout) for patterns, layout in self.rules for entry in patterns.entries)
+
     def layout_of(self, names: Iterable[str]) -> str | None:
         """Return the layout of the module with these names, were it not excluded; None: no rule has it."""
         names = tuple(names)
