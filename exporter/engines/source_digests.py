@@ -20,6 +20,7 @@ _BUILDER_PACKAGES: Final = (
     "ttc.exporter.passes",
     "ttc.model",
     "ttc.formats",
+    "ttc.formats.quantised",
     "ttc.base",
 )
 

@@ -2,8 +2,11 @@
 tensors.
 """
 
-from collections.abc import Mapping
+import contextlib
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,11 @@ import numpy.typing as npt
 
 from ttc.base.memory import physical_bytes
 
-__all__ = ["ContextState", "RowPiece", "as_span", "reserved_rows"]
+__all__ = ["ContextState", "RowPiece", "as_span", "lazy_zeros", "reserved_rows"]
 
 Ints = npt.NDArray[np.int32]
 _MOST_ROWS = 1024
+_MAPPED_BYTES = 2**18
 
 
 @dataclass(slots=True)
@@ -79,7 +83,7 @@ class RowPiece:
 def reserved_rows(batch: int, row_bytes: int) -> int:
     """Return how many rows a new state on the host should have room for, so that nobody moves when rows join.
 
-    Memory that is zero comes from the system page by page, when it is written; until then a row costs
+    The memory comes from the system page by page, when it is written (`lazy_zeros`); until then a row costs
     address space alone. Of that a state takes up to a quarter of what the machine has as memory.
 
     Args:
@@ -88,6 +92,23 @@ def reserved_rows(batch: int, row_bytes: int) -> int:
     """
     most = (physical_bytes() or 0) // 4 // max(row_bytes, 1)
     return max(batch, min(_MOST_ROWS, most))
+
+
+def lazy_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return zeros that take no memory before somebody writes to them.
+
+    numpy's own may come from the heap, which it then has to fill, so large ones are mapped; in pages of the
+    usual size, since a large page would be filled for one row.
+    """
+    wanted = np.dtype(dtype)
+    nbytes = prod(shape) * wanted.itemsize
+    if nbytes < _MAPPED_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(shape, wanted)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, wanted).reshape(shape)
 
 
 def as_span(rows: Ints) -> slice | Ints:

@@ -153,7 +153,7 @@ def test_one_gpu_against_two():
 
     config = ModelConfig.from_hf(SMALL)
     devices = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
-    lines = gpu_two.compare(config, devices, run_naive, (1, 2), 4, 2, no_compiler)
+    lines = gpu_two.compare(config, devices, run_naive, (1, 2), 4, 2, [no_compiler])
     assert [line["batch"] for line in lines] == [1, 2]
     for line in lines:
         assert min(line[f"{key}_ms"] for key in ("one", "two", "two_without_copies", "copies")) > 0

@@ -99,7 +99,7 @@ def test_a_replayed_load_makes_the_real_cores_calls(load, recorded):
     recorder, rows, span = recorded
     again, made, other = replay(load, recorded)
     assert len({call.shape.kind for call in recorder.calls}) == 3
-    assert max(len(call.ids) for call in recorder.calls) > 2
+    assert max(len(call.ids) for call in recorder.calls) > 1
     assert calls_of(again) == calls_of(recorder)
     for row, one in zip(rows, made, strict=True):
         assert (len(one.tokens), one.finish_reason, one.nfe_per_block) == (

@@ -99,7 +99,7 @@ def load_onto(monkeypatch: pytest.MonkeyPatch, devices: Sequence[FakeDevice]) ->
     monkeypatch.setattr(loading, "CudaDevice", lambda index, backend: devices[index])
     monkeypatch.setattr(loading, "PtxOps", lambda device, dtype: naive_binder(device))
     made = backend_module.DeviceBackend
-    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, no_compiler))
+    monkeypatch.setattr(loading, "DeviceBackend", lambda c, d, e, level: made(c, d, e, level, [no_compiler]))
 
 
 class FakeTensorRT:

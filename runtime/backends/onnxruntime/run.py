@@ -28,7 +28,7 @@ from ttc.model.graphs import (
     state_tensors,
 )
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, as_span, reserved_rows
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span, lazy_zeros, reserved_rows
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -79,7 +79,7 @@ class OnnxRuntimeBackend(Backend):
         one = {"B": 1, "C": capacity}
         row_bytes = sum(prod(t.sizes(one)) * np.dtype(self._dtype_of(t)).itemsize for t in self._state)
         sizes = {"B": reserved_rows(batch, row_bytes), "C": capacity}
-        tensors = {t.name: np.zeros(t.sizes(sizes), self._dtype_of(t)) for t in self._state}
+        tensors = {t.name: lazy_zeros(t.sizes(sizes), self._dtype_of(t)) for t in self._state}
         return ContextState(capacity, np.zeros(batch, np.int32), tensors)
 
     def context(
@@ -140,7 +140,7 @@ class OnnxRuntimeBackend(Backend):
     def resize(self, state: ContextState, batch: int) -> None:
         for name, tensor in state.tensors.items():
             if batch > len(tensor):
-                state.tensors[name] = np.zeros((2 * batch, *tensor.shape[1:]), tensor.dtype)
+                state.tensors[name] = lazy_zeros((2 * batch, *tensor.shape[1:]), tensor.dtype)
                 state.tensors[name][: len(tensor)] = tensor
         state.resize(batch)
 

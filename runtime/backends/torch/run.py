@@ -19,7 +19,7 @@ from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.naive import run_naive
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
-from ttc.runtime.interface.state import ContextState, RowPiece, as_span, reserved_rows
+from ttc.runtime.interface.state import ContextState, RowPiece, as_span, lazy_zeros, reserved_rows
 
 __all__ = ["TorchBackend"]
 
@@ -244,8 +244,8 @@ class TorchBackend(Backend):
     def _zeros(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         if self._device.type != "cpu":
             return torch.zeros(*shape, dtype=dtype, device=self._device)
-        # numpy's zeros take no memory before somebody writes to them; torch's do.
-        raw = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+        # torch's own zeros take their memory at once.
+        raw = lazy_zeros((prod(shape) * dtype.itemsize,), np.uint8)
         return torch.from_numpy(raw).view(dtype).view(*shape)
 
 

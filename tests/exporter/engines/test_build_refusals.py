@@ -94,7 +94,7 @@ def test_missing_external_data(tmp_path):
         ({"shapes": {"capacity": {"max": 9000}}}, "capacity.max is 9000, but the model has 4096 positions"),
         ({"shapes": {"bathc": {"max": 1}}}, "no dimension 'bathc'; valid: batch, block"),
         ({"profile": "h100"}, "target 9.0 .*use --backend tensorrt on a machine with that GPU"),
-        ({"profile": "nobody"}, "no profile 'nobody'; valid: b200, dgx-spark"),
+        ({"profile": "nobody"}, "no profile 'nobody'; valid: a100, b200, dgx-spark"),
         ({"targets": ("7.7",)}, "target '7.7' is unknown; TensorRT-RTX builds for 7.5, 8.0"),
         ({"form": "half"}, "form is 'half'; valid: whole, cut"),
         ({"backend": "onnx"}, "backend is 'onnx'; valid: tensorrt, tensorrt-rtx"),

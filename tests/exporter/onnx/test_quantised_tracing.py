@@ -93,7 +93,15 @@ def model_of(stored):
     found = {str(v.name): (str(v.dtype.numpy()), tuple(v.shape)) for v in graph.inputs if v.name in specs}
     assert found == {name: (spec.dtype, spec.shape) for name, spec in specs.items()}
     add_function_bodies(model)
-    read = {name: (lambda n=name: numbers(tensors[n], specs[n].dtype)) for name in specs}
+    # Numbers of four bits come as they are stored, two in a byte.
+    read = {
+        name: (
+            lambda n=name: (
+                tensors[n].numpy() if specs[n].dtype in FOUR_BITS else numbers(tensors[n], specs[n].dtype)
+            )
+        )
+        for name in specs
+    }
     inputs_to_initializers(model, read)
     return model, tensors
 

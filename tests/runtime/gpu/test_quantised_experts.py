@@ -51,7 +51,7 @@ def test_torch_on_a_device(bundles, fake_device, name):
         executor = TorchExecutor(
             bundle.config, fake_device, tensors, "float32", run_op, None, weight_scope=scope
         )
-        with Engine(DeviceBackend(bundle.config, fake_device, executor, None, no_compiler)) as engine:
+        with Engine(DeviceBackend(bundle.config, fake_device, executor, None, [no_compiler])) as engine:
             check_tokens(engine, name)
     assert {QUANTISED_OPS[name], "MoeExperts"} <= set(called), "a layer of each tower may be plain"
 
