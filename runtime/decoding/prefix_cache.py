@@ -14,11 +14,11 @@ chain before its beginning, and what does not fit even then is not taken.
 """
 
 import hashlib
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ttc.base.machine import free_bytes
 from ttc.runtime.decoding.seats import Seat, Seats
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import RowPiece
@@ -171,7 +171,6 @@ class PrefixCache:
 
 def share_of_memory() -> int:
     """Return the bytes that a cache takes unless told otherwise: a sixteenth of the free memory, at most 4
-    GiB.
+    GiB; 0, which is none, where the system does not say what is free.
     """
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(free // 16, 4 << 30)
+    return min((free_bytes() or 0) // 16, 4 << 30)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.base.memory import physical_bytes
+from ttc.base.machine import physical_bytes
 
 __all__ = ["ContextState", "RowPiece", "as_span", "lazy_zeros", "reserved_rows"]
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ttc import __version__
-from ttc.base.memory import physical_bytes
+from ttc.base.machine import physical_bytes, usable_cores
 from ttc.doctor.cuda_driver import examine_driver
 
 __all__ = ["PACKAGES", "Ability", "Package", "examine"]
@@ -87,7 +87,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "system": platform.platform(),
-        "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "usable_cores": _usable_cores()},
+        "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "usable_cores": usable_cores()},
         "memory_bytes": physical_bytes(),
         "gpu": gpu,
         "cuda_driver": driver,
@@ -321,11 +321,6 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int | None:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _one_line(fault: Exception) -> str:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ttc.base.machine import usable_cores
 from ttc.errors import CheckpointError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.atomic_folder import FolderKind, folder_writer
@@ -17,7 +18,7 @@ from ttc.quantize.texts import COPIED, MAX_CONFIG_BYTES, write_texts
 from ttc.quantize.work import Done, Job, Place
 from ttc.quantize.workers import carry_out
 
-__all__ = ["QUANTISED", "plan_quantize", "quantize", "usable_cores"]
+__all__ = ["QUANTISED", "plan_quantize", "quantize"]
 
 Say = Callable[[str], None]
 
@@ -96,11 +97,6 @@ def quantize(
         write_texts(source, plan, record, draft.path)
         draft.commit_as_is(record.to_json())
         return record
-
-
-def usable_cores() -> int:
-    """Return how many processes may compute at once here."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse_quantised(folder: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 
-from ttc.base.memory import physical_bytes
+from ttc.base.machine import physical_bytes
 from ttc.base.names import BACKENDS, ENGINE_BACKENDS
 from ttc.doctor.cuda_driver import examine_driver
 from ttc.errors import BackendError, InputError
