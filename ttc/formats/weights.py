@@ -15,6 +15,7 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
 from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
 from ttc.formats.quantised.layouts import LAYOUTS, Piece, piece_shapes
+from ttc.formats.quantised.measures import all_numbers
 from ttc.formats.shard import Array, Shard
 from ttc.formats.strictjson import quoted
 
@@ -116,10 +117,19 @@ class ReferencedWeights:
         layout = LAYOUTS[spec.layout]
         if spec.piece:
             piece = layout.graph_pieces[spec.piece].convert(arrays[0], spec.part_shape)
-            if not is_number(piece):
+            if not all_numbers(piece):
+                at = ", ".join(
+                    f"{axis} {i}"
+                    for axis, i in zip(
+                        ("row", "column"),
+                        np.argwhere(~np.isfinite(piece.astype(np.float32)))[0],
+                        strict=False,
+                    )
+                )
+                where = f" at {at}" if at else ""
                 raise NumericsError(
-                    f"tensor {quoted(tensors[0])} of {self.root} holds NaN or infinity; "
-                    "`ttc verify CHECKPOINT --weights` says where"
+                    f"tensor {quoted(tensors[0])} of {self.root} is NaN or infinite{where}; quantise the "
+                    "plain checkpoint again"
                 )
             return piece
         try:
@@ -206,15 +216,6 @@ def _array(tensor: "onnx_ir.TensorProtocol", spec: WeightSpec) -> Array:
     if spec.array_dtype == spec.dtype or tuple(tensor.shape.numpy()) != spec.shape:
         return tensor.numpy()
     return np.frombuffer(tensor.tobytes(), np.uint8).reshape(spec.array_shape)
-
-
-def is_number(stored: Array) -> bool:
-    """Return whether every code or scale is one, without widening them all."""
-    if stored.dtype == numpy_dtype("float8_e4m3fn"):
-        return not bool(((stored.view(np.uint8) & 0x7F) == 0x7F).any())
-    if stored.dtype.kind == "f" or stored.dtype == numpy_dtype("bfloat16"):
-        return bool(np.isfinite(stored).all())
-    return True
 
 
 def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:

@@ -92,7 +92,7 @@ def check_quantised(source: Checkpoint, original: str | os.PathLike[str] | None,
             if spec.layout:
                 say(f"examining {spec.name}")
                 matrices = list(_matrices(source, spec, plain, found))
-                found.faults += [fault for matrix in matrices for fault in matrix.faults]
+                found.faults += [fault for each in matrices for fault in (*each.faults, *each.unusual)]
                 _compare_experts(matrices, found)
     finally:
         if plain is not None:
@@ -124,9 +124,8 @@ def _matrices(
         if originals is not None:
             faults = list(_error_fault(module, layout.format.word, stored, originals(i), found.errors))
             found.faults += faults
-            # What it was made from says more than how such numbers usually look.
-            matrix = replace(matrix, unusual=() if faults == [] else matrix.unusual, is_original=faults == [])
-        found.faults += matrix.unusual
+            if not faults:  # what it was made from says more than how such numbers usually look
+                matrix = replace(matrix, unusual=(), is_original=True)
         yield matrix
 
 

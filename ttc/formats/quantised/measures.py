@@ -10,13 +10,24 @@ import numpy.typing as npt
 from ttc.base.dtypes import numpy_dtype
 from ttc.formats.quantised.nibbles import E2M1_VALUES, unpack
 
-__all__ = ["TOPS", "code_values", "relative_error", "share_at_top"]
+__all__ = ["TOPS", "all_numbers", "code_values", "relative_error", "share_at_top"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 # The largest magnitude of a format's codes that an encoder puts a largest weight at.
 TOPS: Final[Mapping[str, float]] = {"int8": 127, "fp8": 448, "nvfp4": 6, "int4": 7, "mxfp4": 6}
+
+
+def all_numbers(stored: Array) -> bool:
+    """Return whether every code or scale is a number; float8 codes are looked at as they are, since there are
+    many.
+    """
+    if stored.dtype == numpy_dtype("float8_e4m3fn"):
+        return not bool(((stored.view(np.uint8) & 0x7F) == 0x7F).any())
+    if stored.dtype.kind == "f" or stored.dtype == numpy_dtype("bfloat16"):
+        return bool(np.isfinite(stored).all())
+    return True
 
 
 def code_values(word: str, stored: Mapping[str, Array]) -> Floats:
