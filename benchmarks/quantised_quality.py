@@ -266,7 +266,7 @@ def speeds(checkpoint: Path, problems: Sequence[Problem], rounds: int, scratch: 
         bundle = ttc.export(scratch / word, scratch / f"{word}.bundle")
         with ttc.load(plain) as first, ttc.load(bundle) as second:
             for mode in ("ar", "diffusion"):
-                ratios, seconds = [], ([], [])  # type: ignore[var-annotated]
+                ratios, seconds = list[float](), (list[float](), list[float]())
                 for _ in range(rounds):
                     for problem in problems:
                         for engine, times in zip((first, second), seconds, strict=True):

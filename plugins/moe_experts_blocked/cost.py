@@ -1,15 +1,6 @@
-"""FLOPs of the two grouped products; decoding a weight counts nothing, as its loading."""
+"""FLOPs of the two grouped products: those of eight-bit weights, since decoding a weight counts nothing."""
 
-from collections.abc import Mapping
+from ttc.plugins.moe_experts_scaled.cost import moe_down_scaled as moe_down_blocked
+from ttc.plugins.moe_experts_scaled.cost import moe_up_scaled as moe_up_blocked
 
 __all__ = ["moe_down_blocked", "moe_up_blocked"]
-
-
-def moe_up_blocked(dims: Mapping[str, int]) -> float:
-    """Return the floating-point operations of one call for these sizes."""
-    return 2 * dims["T"] * dims["K"] * dims["I"] * (dims["D"] + 1.5)
-
-
-def moe_down_blocked(dims: Mapping[str, int]) -> float:
-    """Return the floating-point operations of one call for these sizes."""
-    return 2 * dims["T"] * dims["K"] * dims["D"] * (dims["I"] + 0.5)
