@@ -57,7 +57,7 @@ def test_memory_for_a_capture_is_made_of_idle_buffers(on_device, fake_device):
     engine, real = on_device("tiny_a"), fake_device.capture_loop
     engine.generate([PROMPT, PROMPT], max_new_tokens=1)  # leaves buffers of two rows behind
     gc.collect()
-    before, failed = len(fake_device.blocks), []
+    failed = []
 
     def short_once(*work):
         if not failed:
@@ -70,7 +70,6 @@ def test_memory_for_a_capture_is_made_of_idle_buffers(on_device, fake_device):
     assert result.stats.graph_level == 2
     assert failed
     assert engine.runner.runtime.graphs.room_made == 1
-    assert before
 
 
 @pytest.mark.parametrize("mode", ["diffusion", "ar", "lossless"])
@@ -102,24 +101,14 @@ def test_a_first_run_short_of_memory_is_made_again_without_idle_buffers(on_devic
 def test_only_a_thread_that_has_run_a_work_captures_it(on_device, fake_device):
     """A library may keep handles by thread, and make them in its first call there."""
     engine, seen = on_device("tiny_a"), []
-    ran = {}
 
     def noting(real):
         def capture(work, *more):
-            seen.append((work, threading.get_ident()))
+            seen.append(threading.get_ident())
             return real(work, *more)
 
         return capture
 
-    real = fake_device.enqueue
-
-    def enqueue(fn):
-        if fake_device._recording is None:
-            ran.setdefault(threading.get_ident(), 0)
-            ran[threading.get_ident()] += 1
-        real(fn)
-
-    fake_device.enqueue = enqueue
     fake_device.capture = noting(fake_device.capture)
     fake_device.capture_loop = noting(fake_device.capture_loop)
     options = {"max_new_tokens": 1, "block_size": 8, "steps": 1, "threshold": 0.0, "stop_at_eos": False}
@@ -133,5 +122,4 @@ def test_only_a_thread_that_has_run_a_work_captures_it(on_device, fake_device):
     thread = threading.Thread(target=lambda: engine.generate(PROMPT, **LONG))
     thread.start()
     thread.join()
-    assert {where for _, where in seen} <= ran.keys()
-    assert seen
+    assert set(seen) == {thread.ident}, "the one that has run a work twice on end"
