@@ -19,17 +19,7 @@ MoeUpScaled (x, up, up_scale, expert_ids, grouped_pairs, expert_offsets) => (act
     $cell
     axis_0 = Constant <value_ints: ints = [0]> ()
     tokens = Unsqueeze (x, axis_0)
-    less_f = Constant <value_float: float = 0.00390625> ()
-    less = CastLike (less_f, x)
-    weight = DequantizeLinear (up, less)
-    weight_t = Transpose <perm: ints = [0, 2, 1]> (weight)
-    projected = MatMul (tokens, weight_t)
-    by_cell = Reshape (projected, cells)
-    picked = Gather <axis: int = 0> (by_cell, cell)
-    sums = Cast <to: int = 1> (picked)
-    own_scale = Gather <axis: int = 0> (up_scale, expert)
-    more = Constant <value_float: float = 256.0> ()
-    scale = Mul (own_scale, more)
+    $product
     scaled = Mul (sums, scale)
     positive = Relu (scaled)
     squared = Mul (positive, positive)
@@ -42,19 +32,24 @@ MoeDownScaled (activated, down, down_scale, expert_ids, grouped_pairs, expert_of
 {
     $cell
     $dense
+    $product
+    rows = Mul (sums, scale)
+}
+"""
+
+# The sums of the picked rows, and what is left to scale them by.
+_PRODUCT = """
     less_f = Constant <value_float: float = 0.00390625> ()
-    less = CastLike (less_f, activated)
-    weight = DequantizeLinear (down, less)
+    less = CastLike (less_f, $activations)
+    weight = DequantizeLinear ($weights, less)
     weight_t = Transpose <perm: ints = [0, 2, 1]> (weight)
-    projected = MatMul (dense, weight_t)
+    projected = MatMul ($left, weight_t)
     by_cell = Reshape (projected, cells)
     picked = Gather <axis: int = 0> (by_cell, cell)
     sums = Cast <to: int = 1> (picked)
-    own_scale = Gather <axis: int = 0> (down_scale, expert)
+    own_scale = Gather <axis: int = 0> (${weights}_scale, expert)
     more = Constant <value_float: float = 256.0> ()
     scale = Mul (own_scale, more)
-    rows = Mul (sums, scale)
-}
 """
 
 _EXPERTS = """
@@ -70,12 +65,15 @@ MoeExpertsScaled (x, up, up_scale, down, down_scale, expert_ids, weights, groupe
 
 def moe_up_scaled(values: Mapping[str, Any]) -> str:
     """Return the ONNX text of `MoeUpScaled` for these fixed dimensions (K, I)."""
-    return render(_UP, {**values, "cell": CELL, "width": values["I"]})
+    passages = {"cell": CELL, "product": _PRODUCT, "activations": "x", "weights": "up", "left": "tokens"}
+    return render(_UP, {**values, **passages, "width": values["I"]})
 
 
 def moe_down_scaled(values: Mapping[str, Any]) -> str:
     """Return the ONNX text of `MoeDownScaled` for these fixed dimensions (K, E, I, D)."""
-    return render(_DOWN, {**values, "cell": CELL, "dense": DENSE, "width": values["D"]})
+    passages = {"cell": CELL, "dense": DENSE, "product": _PRODUCT}
+    names = {"activations": "activated", "weights": "down", "left": "dense"}
+    return render(_DOWN, {**values, **passages, **names, "width": values["D"]})
 
 
 def moe_experts_scaled(values: Mapping[str, Any]) -> str:

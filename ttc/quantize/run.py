@@ -58,7 +58,7 @@ def quantize(
         checkpoint: folder in the Hugging Face layout, of floating dtypes.
         output: the new folder; made, or with `force` replaced if it is one of these.
         formats: of each tower's experts.
-        jobs: processes at once, up to 300 MB each; None: one a usable core.
+        jobs: processes at once, up to 300 MB each, and four a usable core; None: one a usable core.
         max_shard_bytes: of tensors in a file; what belongs to one matrix stays together.
         progress: called with a line of text now and then.
 
