@@ -1,24 +1,29 @@
 """What all routes for work share: reading a body within bounds, and letting go of clients who leave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ttc.formats.strictjson import quoted
+from ttc.runtime.async_engine import Update
+from ttc.runtime.decoding.result import Result
 from ttc.serving.service.auth import ANYBODY
 from ttc.serving.service.service import Service
+from ttc.serving.wire.answers import Head, usage
 from ttc.serving.wire.errors import FieldError, ModelNotFound, SlowRequest, TooLarge
 from ttc.serving.wire.fields import Ask
-from ttc.serving.wire.sse import EventStream, left
+from ttc.serving.wire.sse import DONE, EventStream, frame, left
 
 __all__ = [
     "ClientGone",
     "check_ask",
     "event_stream",
     "json_answer",
+    "last_frames",
+    "own_usage",
     "owner_of",
     "read_body",
     "service_of",
@@ -110,6 +115,23 @@ def event_stream(service: Service, frames: AsyncGenerator[bytes, None]) -> Event
     """Return a response of these frames, whose failures are counted."""
     metrics = service.metrics
     return EventStream(frames, service.settings.ping_seconds, metrics.rejected, metrics.aborted)
+
+
+def own_usage(ask: Ask, update: Update) -> dict[str, Any]:
+    """Return the usage of a text that has just ended, as a field of its chunk, where that was asked for."""
+    if not ask.continuous_usage or update.result is None:
+        return {}
+    return {"usage": usage([update.result], 1)}
+
+
+def last_frames(ask: Ask, head: Head, results: Mapping[int, Result]) -> Iterator[bytes]:
+    """Yield what ends a stream that is complete: usage if asked for, and [DONE].
+
+    results: of all texts, by number.
+    """
+    if ask.include_usage:
+        yield frame(head.answer([], usage=usage([results[row] for row in sorted(results)], ask.n)))
+    yield DONE
 
 
 def json_answer(value: object) -> JSONResponse:

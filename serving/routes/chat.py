@@ -12,6 +12,8 @@ from ttc.serving.routes.asking import (
     check_ask,
     event_stream,
     json_answer,
+    last_frames,
+    own_usage,
     owner_of,
     read_body,
     service_of,
@@ -20,7 +22,7 @@ from ttc.serving.routes.asking import (
 from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import Head, chat_logprobs, finish_reason, new_head, usage
 from ttc.serving.wire.fields import Ask, read_chat
-from ttc.serving.wire.sse import DONE, frame
+from ttc.serving.wire.sse import frame
 
 __all__ = ["chat_completions"]
 
@@ -67,11 +69,9 @@ async def _frames(service: Service, ask: Ask, owner: str, head: Head) -> AsyncGe
                 "logprobs": _logprobs(service, ask, update.token_ids, update.logprobs),
                 "finish_reason": None if update.result is None else finish_reason(update.result),
             }
-            more = {"usage": usage([update.result], 1)} if ask.continuous_usage and update.result else {}
-            yield frame(head.answer([choice], **more))
-    if ask.include_usage:
-        yield frame(head.answer([], usage=usage([results[row] for row in sorted(results)], ask.n)))
-    yield DONE
+            yield frame(head.answer([choice], **own_usage(ask, update)))
+    for end in last_frames(ask, head, results):
+        yield end
 
 
 def _logprobs(

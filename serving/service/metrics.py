@@ -20,7 +20,7 @@ from ttc.base.names import MODES
 from ttc.errors import NumericsError
 from ttc.runtime.decoding.core import Snapshot
 from ttc.runtime.decoding.result import Result
-from ttc.serving.wire.errors import kind_of
+from ttc.serving.wire.errors import CODES, kind_of
 
 __all__ = ["EngineView", "Metrics"]
 
@@ -52,8 +52,9 @@ class Metrics:
         self.registry.register(_FromSnapshot(view))
         success = self._counter("request_success", "Texts that ended as they should.", "reason")
         self._success = {reason: success.labels(reason) for reason in _SUCCESSES}
-        self._rejected = self._counter("request_rejected", "Requests that ended in an error.", "why")
-        self._whys: dict[str, Counter] = {}
+        rejected = self._counter("request_rejected", "Requests that ended in an error.", "why")
+        # All from the start: a rate over a label that begins to be would miss its first error.
+        self._rejected: dict[str, Counter] = {code: rejected.labels(code) for code in CODES}
         self._aborted = self._counter("request_aborted", "Requests whose client left.")
         self._corrupted = self._counter("corrupted_requests", "Requests for which the model gave NaN.")
         self._queue = self._seconds("queue_time_seconds", "Wait for the start of a row.")
@@ -79,10 +80,7 @@ class Metrics:
 
     def rejected(self, error: Exception) -> None:
         """Count a request that ended in an error."""
-        why = kind_of(error).code
-        if why not in self._whys:
-            self._whys[why] = self._rejected.labels(why)
-        self._whys[why].inc()
+        self._rejected[kind_of(error).code].inc()
         if isinstance(error, NumericsError):
             self._corrupted.inc()
 

@@ -23,6 +23,7 @@ from ttc.errors import (
 )
 
 __all__ = [
+    "CODES",
     "FieldError",
     "ModelNotFound",
     "NotReady",
@@ -100,13 +101,17 @@ _KINDS: dict[type[Exception], Kind] = {
     NumericsError: Kind(500, "server_error", "numerics"),
     Exception: Kind(500, "server_error", "internal_error"),
 }
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+_HTTP_CODES, _OTHER_HTTP = {404: "not_found", 405: "method_not_allowed"}, "http"
+# Every code that there is.
+CODES = (*dict.fromkeys(kind.code for kind in _KINDS.values()), *_HTTP_CODES.values(), _OTHER_HTTP)
 
 
 def kind_of(error: Exception) -> Kind:
     """Return what an error is, by the first of its ancestors that is listed."""
     if isinstance(error, HTTPException):
-        return Kind(error.status_code, "invalid_request_error", _HTTP_CODES.get(error.status_code, "http"))
+        return Kind(
+            error.status_code, "invalid_request_error", _HTTP_CODES.get(error.status_code, _OTHER_HTTP)
+        )
     return next(_KINDS[ancestor] for ancestor in type(error).__mro__ if ancestor in _KINDS)
 
 
