@@ -67,7 +67,7 @@ def test_half_a_body_and_away(strict: Running, caplog: pytest.LogCaptureFixture)
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         until(lambda: strict.service.in_flight == 1)
     until(lambda: strict.service.in_flight == 0)
-    assert 'why="internal_error"' not in strict.client.get("/metrics").text
+    assert 'rejected_total{why="internal_error"} 0.0' in strict.client.get("/metrics").text
     assert not caplog.records
 
 
