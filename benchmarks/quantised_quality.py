@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ttc
+from ttc.bench.confidence import block_confidence, confidence_change
 from ttc.bench.identity import load_average, machine, now
 from ttc.bench.problems import Problem, load_problems
 from ttc.bench.quality import is_looping, is_right, wilson
@@ -201,16 +202,11 @@ def write(engine: ttc.Engine, problems: Sequence[Problem], reference: Text | Non
     assert isinstance(diffusion, list)
     followed = diffusion if reference is None else reference.diffusion
     assert engine.tokenizer is not None
-    mask = engine.config.mask_token_id
     found = []
     for prompt, result in zip(prompts, followed, strict=True):
         ids = [*engine.tokenizer.encode(prompt).ids, *result.token_ids]
         start = len(ids) - len(result.token_ids)
-        for at in range(start, len(ids), BLOCK):
-            logits = engine.denoiser_logits(ids[:at], [mask] * BLOCK, 1.0).astype(np.float64)
-            logits[:, mask] = -np.inf
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            found.append((shifted.max(axis=1) / shifted.sum(axis=1)).astype(np.float32))
+        found += [block_confidence(engine, ids[:at], BLOCK) for at in range(start, len(ids), BLOCK)]
     return Text(ar, diffusion, np.concatenate(found))
 
 
@@ -226,16 +222,15 @@ def judge(problems: Sequence[Problem], text: Text, reference: Text) -> dict[str,
         found[f"{mode}_right"] = right
         found[f"{mode}_interval"] = wilson(right, total)
     pairs = zip(text.diffusion, reference.diffusion, strict=True)
-    difference = np.abs(text.confidences - reference.confidences)
-    crossed = (text.confidences >= THRESHOLD) != (reference.confidences >= THRESHOLD)
+    difference, crossings = confidence_change(text.confidences, reference.confidences, THRESHOLD)
     nfe = sum(result.stats.nfe for result in text.diffusion)
     return found | {
         "problems": total,
         "same_text": sum(a.token_ids == b.token_ids for a, b in pairs),
         "tokens_per_nfe": sum(len(result.token_ids) for result in text.diffusion) / nfe,
-        "positions": int(difference.size),
-        "confidence_difference": float(difference.mean()),
-        "crossings": float(crossed.mean()),
+        "positions": int(text.confidences.size),
+        "confidence_difference": difference,
+        "crossings": crossings,
     }
 
 

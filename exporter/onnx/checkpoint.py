@@ -90,6 +90,7 @@ class Checkpoint:
             stored, misplaced = _stored(folder, shards, placed)
             found = match_weights(config, stored, misplaced, str(folder), scheme)
             _check_unused(found.unused, shards)
+            _check_shapes(found.shapes, shards)
             tokenizer = folder / "tokenizer.json"
             if tokenizer.exists():
                 _check_tokenizer(tokenizer, config)
@@ -171,6 +172,15 @@ def _check_unused(names: Sequence[str], shards: Mapping[str, Shard]) -> None:
         value = float(owner[name].read(name).reshape(-1)[0])
         if not math.isfinite(value) or value <= 0:
             raise CheckpointError(f"{owner[name].path}: {name} is {value:g}, a finite number above 0 is due")
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], shards: Mapping[str, Shard]) -> None:
+    """Where a tensor says the shape of a packed matrix again, both must be one."""
+    owner = {name: shard for shard in shards.values() for name in shard.tensors}
+    for name, due in shapes.items():
+        said = tuple(owner[name].read(name).tolist())
+        if said != due:
+            raise CheckpointError(f"{owner[name].path}: {name} says {list(said)}, the matrix is {list(due)}")
 
 
 def _config(folder: Path) -> ModelConfig:

@@ -33,11 +33,12 @@ def report() -> Report:
     """A report with every kind of content, numbers made up."""
     ar = Answers(
         100, 0, None, 90, 1.0, 0.0, 1.0, 0.25, (), (), None,
-        Quality(8, 10, 0.8, (0.5, 0.95), 1.0, {"word": Score(8, 10)}), False, (),
+        Quality(8, 10, 0.8, (0.5, 0.95), 1.0, {"word": Score(8, 10)}), False, (), ("aa", "bb"),
     )  # fmt: skip
     diffusion = Answers(
         96, 24, 4.0, 12, 0.5, 0.1, 0.5, None, (3.0, 2.5), ((0.5, 0.25), (0.5, 0.75)), 0.5,
         Quality(2, 10, 0.2, (0.05, 0.5), 0.25, {"word": Score(2, 10)}), True, ("keeps 25% of <AR>",),
+        ("aa", "cc"),
     )  # fmt: skip
     fast, slow = Latency(0.01, 0.02), Latency(0.02, 0.04)
     speeds = [
@@ -59,4 +60,5 @@ def report() -> Report:
             CaseRecord("ar", "ar", None, None, None, ar, (speeds[0],)),
             CaseRecord("diffusion γ0.9", "diffusion", 0.9, 16, 16, diffusion, (speeds[1],)),
         ),
+        (0.95, 0.5),
     )

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from ttc.bench.cases import BENCH_MODES, Case, make_cases
+from ttc.bench.confidence import block_confidence
 from ttc.bench.identity import weights_digest
 from ttc.bench.problems import Problem
 from ttc.bench.run import Plan, run_cases
@@ -27,6 +28,7 @@ from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import is_mamba_state
+from ttc.runtime.decoding.options import TRAINED_BLOCK_SIZE
 from ttc.runtime.decoding.result import Event
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Backend
@@ -249,6 +251,17 @@ def referenced(packed: Bundle, checkpoint: Path) -> Bundle:
     return Bundle(packed.path, manifest, ReferencedWeights(weights, None, "bundle.json"))
 
 
+def test_confidences_are_what_the_threshold_is_held_against(engines: Callable[..., Engine]) -> None:
+    """The first step commits the positions at or above it."""
+    engine = engines("miniature", "onnxruntime", None)
+    prompt = engine.tokenizer.encode("Question: 3 + 4?\nAnswer:").ids  # type: ignore[union-attr]
+    found = block_confidence(engine, prompt)
+    options = {"mode": "diffusion", "threshold": 0.6, "max_new_tokens": 16, "stop_at_eos": False}
+    (steps,) = watch(engine, [prompt], options).rows[0].commit_steps
+    assert [step == 0 for step in steps] == (found >= 0.6).tolist()
+    assert 0 < sum(step == 0 for step in steps) < 16
+
+
 def test_calls_are_timed_by_the_clock_that_is_given(engines: Callable[..., Engine]) -> None:
     ticks = itertools.count()
     trace = watch(
@@ -279,6 +292,9 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
     assert found.work.tasks is None
     assert (found.model.device, found.model.threads) == ("cpu", 1)
     assert found.machine.cpu
+    assert found.confidences is not None
+    assert len(found.confidences) == 2 * TRAINED_BLOCK_SIZE
+    assert [len(case.answers.digests or ()) for case in found.cases] == [2] * len(found.cases)
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(found.conditions.started)
     assert dt.timedelta(0) <= age < dt.timedelta(hours=1)
     assert found.conditions.load_at_end == pytest.approx(os.getloadavg()[0], abs=64)

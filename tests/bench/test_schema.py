@@ -16,6 +16,7 @@ from ttc.errors import InputError
 ANSWERS = {
     "tokens", "nfe", "tokens_per_nfe", "context_calls", "ended_by_eos", "looping", "same_as_ar",
     "context_nll", "steps_per_block", "commit_order", "left_to_right", "quality", "broken", "why_broken",
+    "digests",
 }  # fmt: skip
 SPEED = {
     "batch", "prompts", "tokens", "nfe", "seconds", "seconds_of_repeats", "seconds_per_answer",
@@ -24,11 +25,13 @@ SPEED = {
 }  # fmt: skip
 
 
-def test_the_keys_of_version_2(report: Report) -> None:
-    assert SCHEMA_VERSION == 2
+def test_the_keys_of_version_3(report: Report) -> None:
+    assert SCHEMA_VERSION == 3
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert (plain["schema"], plain["schema_version"]) == ("ttc-bench", 2)
-    assert set(plain) == {"schema", "schema_version", "machine", "conditions", "model", "work", "cases"}
+    assert (plain["schema"], plain["schema_version"]) == ("ttc-bench", 3)
+    assert set(plain) == {
+        "schema", "schema_version", "machine", "conditions", "model", "work", "cases", "confidences",
+    }  # fmt: skip
     assert set(plain["machine"]) == {
         "cpu", "cores", "memory_bytes", "gpus", "system", "python", "ttc_version", "commit", "packages",
     }  # fmt: skip
@@ -57,6 +60,20 @@ def test_what_is_written_is_read(report: Report, tmp_path: Path) -> None:
     assert read_report(file) == report
 
 
+def test_a_run_of_version_2_is_read(report: Report, tmp_path: Path) -> None:
+    """It had neither digests of answers nor confidences, and is compared without them."""
+    plain = report.to_dict() | {"schema_version": 2}
+    del plain["confidences"]
+    for case in plain["cases"]:
+        del case["answers"]["digests"]
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(plain))
+    old = read_report(file)
+    assert (old.confidences, [case.answers.digests for case in old.cases]) == (None, [None, None])
+    for one in compare(old, report):
+        assert (one.same_answers, one.same_text, one.confidence) == (True, None, None)
+
+
 def _without(plain: dict[str, Any]) -> None:
     del plain["work"]["seed"]
 
@@ -82,7 +99,7 @@ def _null(plain: dict[str, Any]) -> None:
     [
         (_without, "work: the key 'seed' is missing"),
         (_unknown, "1 unknown key"),
-        (_older, "'schema_version' is 1, 2 .* is due"),
+        (_older, "'schema_version' is 1, 2 or 3 .* is due"),
         (_mistyped, 'seconds_of_repeats is "fast", float is due'),
         (_null, "answers: tokens is null, int is due"),
     ],
@@ -130,14 +147,22 @@ def test_runs_of_other_weights_or_prompts_are_not_compared(
 def test_other_weights_are_compared_when_asked(report: Report) -> None:
     model = dataclasses.replace(report.model, weights_sha256="ef" * 32)
     answers = report.cases[1].answers
-    fewer = dataclasses.replace(answers, tokens=answers.tokens - 1, tokens_per_nfe=2.0)
+    fewer = dataclasses.replace(answers, tokens=answers.tokens - 1, tokens_per_nfe=2.0, digests=("aa", "dd"))
     second = dataclasses.replace(
-        report, model=model, cases=(report.cases[0], dataclasses.replace(report.cases[1], answers=fewer))
+        report,
+        model=model,
+        cases=(report.cases[0], dataclasses.replace(report.cases[1], answers=fewer)),
+        confidences=(0.85, 0.5),
     )
     same, other = compare(report, second, other_weights=True)
     assert same.same_answers
     assert other.tokens_per_nfe == (answers.tokens_per_nfe, 2.0)
-    assert "→ 2.00 tokens/NFE" in compare_rows([other])[0][-1]
+    assert same.confidence is None  # no threshold, nothing to cross
+    assert compare_rows([other])[0][-1].endswith(
+        "4.00 → 2.00 tokens/NFE, 1 of 2 texts the same, mean |Δ confidence| 0.0500, 50.0% cross the threshold"
+    )
+    with pytest.raises(InputError, match="the runs have 2 and 1 confidences"):
+        compare(report, dataclasses.replace(second, confidences=(0.5,)), other_weights=True)
     strange = dataclasses.replace(second, model=dataclasses.replace(model, hidden_size=1))
     with pytest.raises(InputError, match="of different models"):
         compare(report, strange, other_weights=True)

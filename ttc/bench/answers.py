@@ -1,5 +1,6 @@
 """What the cases wrote, judged: right answers, loops, agreement with AR, and whether a case is broken."""
 
+import hashlib
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,13 @@ def _answers(
         quality=quality,
         broken=bool(why),
         why_broken=why,
+        digests=tuple(_digest(result.token_ids) for result in results),
     )
+
+
+def _digest(token_ids: Sequence[int]) -> str:
+    """Return 16 hexadecimal digits that stand for an answer's tokens."""
+    return hashlib.sha256(np.asarray(token_ids, "<i4").tobytes()).hexdigest()[:16]
 
 
 def _quality(

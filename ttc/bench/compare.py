@@ -1,7 +1,9 @@
 """Two runs of the same weights on the same prompts, case by case; anything else is refused."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ttc.bench.confidence import ConfidenceChange, confidence_change
 from ttc.bench.schema import CaseRecord, Report, Speed
 from ttc.errors import InputError
 
@@ -14,8 +16,11 @@ class Comparison:
 
     Attributes:
         clear: whether the repeats of the two do not overlap.
-        same_answers: whether both wrote as many tokens and got as many answers right.
+        same_answers: whether both wrote the same.
         right, tokens_per_nfe: of both; None where there is no such number.
+        same_text: answers whose tokens are the same in both, and of how many; None where a run does not say.
+        confidence: mean |Δ| of the denoiser's confidences and the share that crosses the case's threshold;
+            None without a threshold, or where a run does not say.
     """
 
     name: str
@@ -27,6 +32,8 @@ class Comparison:
     same_answers: bool
     right: tuple[int | None, int | None]
     tokens_per_nfe: tuple[float | None, float | None]
+    same_text: tuple[int, int] | None
+    confidence: ConfidenceChange | None
 
 
 def compare(
@@ -66,7 +73,7 @@ def compare(
                 f"({_short(a)}, {_short(b)}); measure both with the same"
             )
     found = [
-        _one(a, b, speed_a, speed_b)
+        _one(a, b, speed_a, speed_b, (first.confidences, second.confidences))
         for a in first.cases
         for b in second.cases
         if (a.mode, a.threshold, a.steps, a.block_size) == (b.mode, b.threshold, b.steps, b.block_size)
@@ -79,7 +86,13 @@ def compare(
     return found
 
 
-def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Comparison:
+def _one(
+    a: CaseRecord,
+    b: CaseRecord,
+    first: Speed,
+    second: Speed,
+    confidences: tuple[Sequence[float] | None, Sequence[float] | None],
+) -> Comparison:
     low, high = sorted((first.seconds_of_repeats, second.seconds_of_repeats), key=min)
     right = tuple(None if case.answers.quality is None else case.answers.quality.correct for case in (a, b))
     return Comparison(
@@ -89,10 +102,44 @@ def _one(a: CaseRecord, b: CaseRecord, first: Speed, second: Speed) -> Compariso
         second=second,
         faster=second.tokens_per_second / first.tokens_per_second,
         clear=max(low) < min(high),
-        same_answers=a.answers.tokens == b.answers.tokens and right[0] == right[1],
+        same_answers=_same_answers(a, b, (right[0], right[1])),
         right=(right[0], right[1]),
         tokens_per_nfe=(a.answers.tokens_per_nfe, b.answers.tokens_per_nfe),
+        same_text=_same_text(a, b),
+        confidence=_confidence(a.threshold, *confidences),
     )
+
+
+def _same_answers(a: CaseRecord, b: CaseRecord, right: tuple[int | None, int | None]) -> bool:
+    """Whether both wrote the same; where a run has no digests, as many tokens and as many right answers."""
+    if a.answers.digests is not None and b.answers.digests is not None:
+        return a.answers.digests == b.answers.digests
+    return a.answers.tokens == b.answers.tokens and right[0] == right[1]
+
+
+def _same_text(a: CaseRecord, b: CaseRecord) -> tuple[int, int] | None:
+    first, second = a.answers.digests, b.answers.digests
+    if first is None or second is None:
+        return None
+    _refuse_other_length("answers' digests", first, second)
+    return sum(x == y for x, y in zip(first, second, strict=True)), len(first)
+
+
+def _confidence(
+    threshold: float | None, first: Sequence[float] | None, second: Sequence[float] | None
+) -> ConfidenceChange | None:
+    if threshold is None or first is None or second is None:
+        return None
+    _refuse_other_length("confidences", first, second)
+    return confidence_change(first, second, threshold)
+
+
+def _refuse_other_length(what: str, first: Sequence[object], second: Sequence[object]) -> None:
+    if not len(first) == len(second) > 0:
+        raise InputError(
+            f"the runs have {len(first)} and {len(second)} {what}; valid: as many in both, and at least one, "
+            "as `ttc bench` writes for the same prompts; measure both again"
+        )
 
 
 def _seed(report: Report) -> int | None:

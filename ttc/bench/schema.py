@@ -1,11 +1,13 @@
 """What a bench writes down: the JSON of `ttc bench --json`, as dataclasses. This page is the format,
-version 2.
+version 3.
 
-Version 2 says when and beside what it was measured (`Conditions`), and `Model.device` and `Model.threads`
-are what the engine said, not what was asked.
+Version 3 holds what runs of other weights are compared by: each answer's digest and the denoiser's
+confidences; a run of version 2 is read with null there. Since version 2 a run says when and beside what it
+was measured (`Conditions`), and `Model.device` and `Model.threads` are what the engine said, not what was
+asked.
 
 Times are seconds. "Share" is 0 to 1. A key that does not apply holds null. A change of a key's name or
-meaning raises `SCHEMA_VERSION`; a reader refuses any version but its own.
+meaning raises `SCHEMA_VERSION`; a reader refuses versions that it does not know.
 """
 
 import dataclasses
@@ -37,7 +39,8 @@ __all__ = [
     "read_report",
 ]
 
-SCHEMA, SCHEMA_VERSION = "ttc-bench", 2
+SCHEMA, SCHEMA_VERSION = "ttc-bench", 3
+_READ_VERSIONS = (2, SCHEMA_VERSION)
 _MAX_BYTES = 256 * 2**20
 _Record = TypeVar("_Record")
 
@@ -148,6 +151,8 @@ class Answers:
         commit_order: [step][position] share of full blocks that committed the position at that step.
         left_to_right: Kendall's τ-b between commit step and position, mean over full blocks.
         broken: this case does not do what AR does; why_broken says by what.
+        digests: of each answer's tokens, in the order of the problems: 16 digits of their SHA-256. Null in
+            runs of version 2.
     """
 
     tokens: int
@@ -164,6 +169,7 @@ class Answers:
     quality: Quality | None
     broken: bool
     why_broken: tuple[str, ...]
+    digests: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +235,19 @@ class CaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole of a run."""
+    """The whole of a run.
+
+    Attributes:
+        confidences: of the denoiser at each position of the first block after each of at most 200 evenly
+            spread prompts, see `ttc.bench.confidence`. Null in runs of version 2.
+    """
 
     machine: Machine
     conditions: Conditions
     model: Model
     work: Work
     cases: tuple[CaseRecord, ...]
+    confidences: tuple[float, ...] | None
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the JSON file."""
@@ -249,16 +261,28 @@ class Report:
         fields = Fields(value, where, InputError)
         if (schema := fields.take("schema")) != SCHEMA:
             fields.refuse("schema", schema, repr(SCHEMA))
-        if (version := fields.take("schema_version")) != SCHEMA_VERSION:
-            fields.refuse("schema_version", version, f"{SCHEMA_VERSION} (measure again with this ttc)")
+        if (version := fields.take("schema_version")) not in _READ_VERSIONS:
+            valid = " or ".join(map(str, _READ_VERSIONS))
+            fields.refuse("schema_version", version, f"{valid} (measure again with this ttc)")
         assert isinstance(value, dict)
         rest = {key: item for key, item in value.items() if key not in ("schema", "schema_version")}
+        if version == 2:
+            _from_version_2(rest)
         return _record(cls, rest, where)
 
 
 def read_report(path: Path) -> Report:
     """Return the report in a file that `ttc bench --json` or `-o` wrote."""
     return Report.from_dict(read_json(path, _MAX_BYTES, InputError), str(path))
+
+
+def _from_version_2(report: dict[str, Any]) -> None:
+    """Put null where version 3 holds what version 2 had not."""
+    report.setdefault("confidences", None)
+    cases = report.get("cases")
+    for case in cases if isinstance(cases, list) else ():
+        if isinstance(case, dict) and isinstance(case.get("answers"), dict):
+            case["answers"] = case["answers"] | {"digests": None}
 
 
 def _record(cls: type[_Record], value: object, where: str) -> _Record:

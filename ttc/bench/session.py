@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttc.bench.cases import BENCH_MODES, make_cases
+from ttc.bench.confidence import first_blocks
 from ttc.bench.identity import load_average, machine, now, weights_digest
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
 from ttc.bench.run import Plan, run_cases
@@ -70,6 +71,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         bundle, settings.backend, settings.device, engines=settings.engines, checkpoint=settings.checkpoint
     ) as engine:
         records = run_cases(engine, plan, say)
+        confidences = first_blocks(engine, prompts)
         first = engine.generate(prompts[0], max_new_tokens=1)
         assert isinstance(first, Result), "one prompt, one result"
         device, threads = engine.device, engine.threads
@@ -89,6 +91,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         ),
         plan.work(None if settings.tasks is None else settings.tasks.name, prompts_digest(prompts, problems)),
         records,
+        confidences,
     )
 
 

@@ -92,6 +92,11 @@ def _other_answers(one: Comparison) -> str:
         told.append(f"{one.right[0]} → {one.right[1]} right")
     if one.tokens_per_nfe[0] is not None and one.tokens_per_nfe[1] is not None:
         told.append(f"{one.tokens_per_nfe[0]:.2f} → {one.tokens_per_nfe[1]:.2f} tokens/NFE")
+    if one.same_text is not None:
+        told.append(f"{one.same_text[0]} of {one.same_text[1]} texts the same")
+    if one.confidence is not None:
+        change, crossings = one.confidence
+        told.append(f"mean |Δ confidence| {change:.4f}, {crossings:.1%} cross the threshold")
     return ", ".join(told)
 
 

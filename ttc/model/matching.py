@@ -56,12 +56,14 @@ class Matched:
             weight, and decoded.
         decoded: those of them that are quantised experts without an op that takes them so.
         unused: tensors that are there, and known, and not needed.
+        shapes: tensors that repeat the shape of a matrix, I64 (2) → that shape.
     """
 
     weights: Mapping[str, WeightSpec]
     matrices: Mapping[str, WeightSpec]
     decoded: tuple[str, ...]
     unused: tuple[str, ...]
+    shapes: Mapping[str, Shape]
 
 
 def match_weights(
@@ -102,7 +104,9 @@ def match_weights(
         for spec in (_codes_and_scales(each) if name in taken else [each])
     }
     decoded = tuple(name for name, spec in weights.items() if spec.layout and not spec.piece and spec.stacked)
-    return Matched(weights, matrices, decoded, tuple(name for name in stored if name in found.unused))
+    return Matched(
+        weights, matrices, decoded, tuple(name for name in stored if name in found.unused), found.shapes
+    )
 
 
 class _Search:
@@ -111,6 +115,7 @@ class _Search:
     Attributes:
         expected: names of all tensors that may be there.
         unused: those of them that are not needed.
+        shapes: those of them that repeat the shape of a matrix, and that shape.
         defects: what is wrong, by kind.
     """
 
@@ -118,6 +123,7 @@ class _Search:
         self._stored, self._scheme = stored, scheme
         self.expected: set[str] = set()
         self.unused: set[str] = set()
+        self.shapes: dict[str, Shape] = {}
         self.defects: dict[str, list[str]] = {kind: [] for kind in _DEFECTS}
 
     def as_stored(self, spec: WeightSpec) -> WeightSpec:
@@ -159,7 +165,17 @@ class _Search:
                 self.tell(_MISSING, name)
         for fault in layout.faults(module, shape, self._stored):
             self.tell(f"not as {layout.format.word} is stored", fault)
+        if layout.shape is not None:
+            self._check_repeated_shape(f"{module}.{layout.shape}", shape)
         self._allow_unused(f"{module}.{scale}" for scale in _INPUT_SCALES)
+
+    def _check_repeated_shape(self, name: str, shape: Shape) -> None:
+        info = self._stored.get(name)
+        if info is None:
+            return
+        self.shapes[name] = shape
+        if (info.dtype, info.shape) != ("int64", (2,)):
+            self.tell(_MISSHAPEN, f"{name} {info.dtype} {list(info.shape)} instead of int64 [2]")
 
     def _layout_of(self, tensor: str) -> str | None:
         """Return the layout that a matrix is stored in; None: plain, or nobody knows."""

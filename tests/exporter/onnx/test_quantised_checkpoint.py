@@ -286,6 +286,28 @@ def test_codes_that_are_no_numbers_never_leave_the_checkpoint(tmp_path):
         weights.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (np.array([3, 5], np.int64), r"weight_shape says \[3, 5\], the matrix is \[48, 64\]"),
+        (np.array([48, 64], np.int32), r"weight_shape int32 \[2\] instead of int64 \[2\]"),
+        (np.array([48], np.int64), r"weight_shape int64 \[1\] instead of int64 \[2\]"),
+    ],
+)
+def test_a_repeated_shape_is_held_against_the_matrix(tmp_path, said, complaint):
+    def packed(module, matrix):
+        if not is_expert(module) or not module.endswith("up_proj"):
+            return None
+        made = int4_of_compressed_tensors(matrix)
+        return made | {"weight_shape": said} if module == EXPERT else made
+
+    weights = {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": True}
+    groups = {"group_0": {"weights": weights, "targets": ["Linear"]}}
+    given = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    with pytest.raises(CheckpointError, match=complaint):
+        Checkpoint.open(quantised(tmp_path / "x", packed, config=given))
+
+
 def test_groups_that_no_kernel_has_are_decoded_while_reading(tmp_path):
     """A scale for all 48 inputs of a 4-bit matrix: right numbers, but no op for them."""
     config = json.loads((PLAIN / "config.json").read_text())

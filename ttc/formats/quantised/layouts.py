@@ -74,17 +74,18 @@ class Layout:
         word: the layout's.
         format: of `ttc.base.quantised`.
         pieces: its tensors, the codes first.
-        unread: tensors that only repeat what is known, after the module's name.
+        shape: the tensor that repeats the shape of the matrix, I64 (2), after the module's name; None: none.
     """
 
     word: str
     format: WeightFormat
     pieces: tuple[Piece, ...]
-    unread: tuple[str, ...] = ()
+    shape: str | None = None
 
     def names(self, module: str) -> tuple[str, ...]:
-        """Return the tensors of a module, those that are read first."""
-        return tuple(f"{module}.{name}" for name in (*(p.stored for p in self.pieces), *self.unread))
+        """Return the tensors of a module, those that are decoded first."""
+        repeated = () if self.shape is None else (self.shape,)
+        return tuple(f"{module}.{name}" for name in (*(p.stored for p in self.pieces), *repeated))
 
     @property
     def graph_pieces(self) -> dict[str, Piece]:
@@ -216,8 +217,8 @@ def _divisors(number: int) -> list[int]:
     return [each for each in range(1, number + 1) if number % each == 0]
 
 
-def _layout(word: str, kind: str, *pieces: Piece, unread: tuple[str, ...] = ()) -> Layout:
-    return Layout(word, WEIGHT_FORMATS[kind], pieces, unread)
+def _layout(word: str, kind: str, *pieces: Piece, shape: str | None = None) -> Layout:
+    return Layout(word, WEIGHT_FORMATS[kind], pieces, shape)
 
 
 _ALL: Final = (
@@ -227,6 +228,6 @@ _ALL: Final = (
     _layout("int4", "int4", _packed("weight"), _GROUPS),
     _layout("mxfp4", "mxfp4", _packed("weight"), _blocks(("uint8", "float8_e8m0fnu"))),
     _layout("nvfp4-ct", "nvfp4", _packed("weight_packed"), _blocks(("float8_e4m3fn",)), _GLOBAL_SCALE),
-    _layout("int4-ct", "int4", _PACKED_INT32, _GROUPS, unread=("weight_shape",)),
+    _layout("int4-ct", "int4", _PACKED_INT32, _GROUPS, shape="weight_shape"),
 )
 LAYOUTS: Final[Mapping[str, Layout]] = {layout.word: layout for layout in _ALL}
