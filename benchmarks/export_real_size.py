@@ -1,14 +1,20 @@
 """Exporting a checkpoint of the real size, plain and with quantised experts: seconds, memory, bytes written.
 
+    python benchmarks/export_real_size.py [plain int8 nvfp4 …] [--turns N] [-o FILE]
+
 The checkpoints are made here: correct headers over holes (sparse files, a few MB on disk each), 118 GiB in
-BF16. Every export runs in a process of its own, so that its peak memory is its own. Both are measured in one
-run, since only then can they be compared; give formats as arguments to choose: `plain int8 nvfp4`.
+BF16. Every export runs in a process of its own, so that its peak memory is its own. The formats take turns in
+one run, since only then can they be compared.
 """
 
+import argparse
+import dataclasses
 import json
 import math
 import os
 import resource
+import shlex
+import statistics
 import struct
 import subprocess
 import sys
@@ -16,9 +22,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype
 from ttc.base.quantised import PLAIN, WEIGHT_FORMATS
+from ttc.bench.identity import machine, now
 from ttc.formats.quantised.layouts import graph_dtypes, piece_shapes
 from ttc.model.config import ModelConfig
 from ttc.model.weights import expected_tensors
@@ -31,14 +39,30 @@ _STORED = {"bfloat16": "BF16", "float32": "F32", "int8": "I8", "uint8": "U8", "f
 
 
 def main() -> None:
-    """Make each checkpoint, export it, and print the figures."""
-    figures = {word: measure(word) for word in sys.argv[1:] or (PLAIN, "int8")}
-    print(json.dumps(figures, indent=1))
-    for word, found in figures.items():
+    """Make each checkpoint, export it in turns, print the figures and write them."""
+    parser = argparse.ArgumentParser(description="Time exports of the real size.")
+    parser.add_argument("formats", nargs="*", default=[PLAIN, "int8"])
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/export_real_size.py", *sys.argv[1:]]),
+        "date": now(),
+        "machine": dataclasses.asdict(machine()),
+        "turns": [{word: measure(word) for word in args.formats} for _ in range(args.turns)],
+    }
+    print(json.dumps(report["turns"], indent=1))
+    for word in args.formats:
+        middle = {
+            key: statistics.median(turn[word][key] for turn in report["turns"])
+            for key in report["turns"][0][word]
+        }
         print(
-            f"{word}: limits 300 s, 6 GiB, 60 MB; used: {found['seconds'] / 300:.1%} of the time, "
-            f"{found['peak_memory_gib'] / 6:.1%} of memory, {found['written_mb'] / 60:.1%} of the bytes"
+            f"{word}: limits 300 s, 6 GiB, 60 MB; used: {middle['seconds'] / 300:.1%} of the time, "
+            f"{middle['peak_memory_gib'] / 6:.1%} of memory, {middle['written_mb'] / 60:.1%} of the bytes"
         )
+    if args.output is not None:
+        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(word: str) -> dict[str, float]:
