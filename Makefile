@@ -50,7 +50,7 @@ gpu: $(READY) ## the tests that need a GPU (a missing one is a failure), then th
 	TTC_REQUIRE=gpu $(BIN)/python -m benchmarks.gpu
 
 clean: ## remove .venv, builds and caches
-	rm -rf $(VENV) build dist ttc.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

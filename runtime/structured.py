@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from ttc.base.distribution import install
 from ttc.errors import BundleError, InputError, MissingDependencyError
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.grammar import Grammar, GrammarSource
@@ -80,7 +81,7 @@ class Grammars:
             from llguidance import LLTokenizer
         except ImportError as fault:
             raise MissingDependencyError(
-                f"{source.kind} needs llguidance ({fault}); install it with: pip install 'ttc[structured]'"
+                f"{source.kind} needs llguidance ({fault}); install it with: {install('structured')}"
             ) from None
         if self._tokenizer is None:
             raise InputError(

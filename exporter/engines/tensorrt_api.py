@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttc.base.distribution import install
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.base.tensorrt_package import find_backend
 from ttc.errors import BackendError, InputError
@@ -76,7 +77,7 @@ class TensorRT:
         except (ImportError, OSError) as fault:
             raise BackendError(
                 f"{backend} is installed, but its library cannot be loaded ({fault}); "
-                f"install it again with: pip install --force-reinstall 'ttc[{backend}]'"
+                f"install it again with: {install(backend, options='--force-reinstall')}"
             ) from None
 
     def register_plugins(self, targets: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from ttc import __version__
+from ttc.base.distribution import install
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.errors import InputError, MissingDependencyError
 from ttc.exporter.onnx.chat_template import chat_template
@@ -116,7 +117,7 @@ def _graph_maker() -> type["GraphMaker"]:
     except ImportError as error:
         raise MissingDependencyError(
             f"exporting needs torch and onnxscript ({error.name} is missing); install them with: "
-            "pip install 'ttc[export]'"
+            f"{install('export')}"
         ) from error
     return GraphMaker
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ttc.base.distribution import install
 from ttc.errors import BackendError, MissingDependencyError
 
 __all__ = ["loop_problem", "requirements", "status_name"]
@@ -22,8 +23,7 @@ def requirements(backend: str) -> Any:
         from cuda.bindings import driver
     except ImportError:
         raise MissingDependencyError(
-            f"backend {backend!r} needs cuda-core, which is not installed; "
-            f"install it with: pip install 'ttc[gpu]'"
+            f"backend {backend!r} needs cuda-core, which is not installed; install it with: {install('gpu')}"
         ) from None
     try:
         (status,) = driver.cuInit(0)

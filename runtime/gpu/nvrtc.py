@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from ttc.base.distribution import install
 from ttc.errors import BackendError, MissingDependencyError
 from ttc.plugins.targets import TARGETS
 
@@ -68,7 +69,7 @@ def _compile(name: str, source: str, compute_capability: str, form: str) -> byte
 
 def _missing(why: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"this kernel is compiled by NVRTC ({why}); install it with: pip install 'ttc[gpu]'"
+        f"this kernel is compiled by NVRTC ({why}); install it with: {install('gpu')}"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ttc.base.distribution import install
 from ttc.errors import BackendError, MissingDependencyError
 from ttc.formats.program import Instruction
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
@@ -84,7 +85,7 @@ class PtxOps:
         except ImportError:
             raise MissingDependencyError(
                 "what runs beside engines are Triton kernels, and triton is not installed; "
-                "install it with: pip install 'ttc[kernels]'"
+                f"install it with: {install('kernels')}"
             ) from None
         return KERNELS, launch, self._compile or compile_launch
 

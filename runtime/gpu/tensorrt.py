@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ttc.base.distribution import install
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
@@ -31,7 +32,7 @@ class Runtime:
         except (ImportError, OSError) as fault:
             raise BackendError(
                 f"{backend} is installed, but its library cannot be loaded ({fault}); "
-                f"install it again with: pip install --force-reinstall 'ttc[{backend}]'"
+                f"install it again with: {install(backend, options='--force-reinstall')}"
             ) from None
         self._said: list[str] = []
         self._runtime = self._api.Runtime(self._logger())

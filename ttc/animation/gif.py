@@ -5,6 +5,7 @@ from pathlib import Path
 from ttc.animation.layout import Sheet
 from ttc.animation.look import BACKGROUND, HOLD_FRAMES, LOOKS, PROMPT, TITLE
 from ttc.animation.timeline import State, Timeline
+from ttc.base.distribution import install
 from ttc.errors import MissingDependencyError
 
 __all__ = ["save"]
@@ -18,7 +19,7 @@ def save(path: Path, timeline: Timeline, sheet: Sheet, frame_seconds: float) -> 
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
         raise MissingDependencyError(
-            f"{path}: a GIF needs the package Pillow; pip install 'ttc[gif]', or write an .svg or .html"
+            f"{path}: a GIF needs the package Pillow; {install('gif')}, or write an .svg or .html"
         ) from None
     font = ImageFont.load_default(_FONT)
     size = (sheet.columns * _CELL + 2 * _MARGIN, int((sheet.rows + 1.5) * _LINE) + 2 * _MARGIN)

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 from importlib import metadata
 
+from ttc.base.distribution import install
 from ttc.base.names import BACKEND_PACKAGES, ENGINE_BACKENDS, ENGINE_VERSIONS
 from ttc.errors import BackendError, InputError, MissingDependencyError
 
@@ -17,7 +18,7 @@ def find_backend(backend: str) -> None:
     if importlib.util.find_spec(BACKEND_PACKAGES[backend]) is None:
         raise MissingDependencyError(
             f"backend {backend} needs the package {BACKEND_PACKAGES[backend]}, which is not installed; "
-            f"install it with: pip install 'ttc[{backend}]'"
+            f"install it with: {install(backend)}"
         )
 
 
@@ -35,7 +36,7 @@ def backend_version(backend: str) -> str:
             due = ".".join(map(str, ENGINE_VERSIONS[backend]))
             raise BackendError(
                 f"{backend} {found} is installed, at least {due} is due; "
-                f"upgrade with: pip install -U 'ttc[{backend}]'"
+                f"upgrade with: {install(backend, options='-U')}"
             )
         return found
     return str(importlib.import_module(package).__version__)

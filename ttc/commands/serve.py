@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ttc.base.distribution import install
 from ttc.base.names import BACKENDS, MODES
 from ttc.commands.terminal import progress
 from ttc.errors import InputError, MissingDependencyError
@@ -41,9 +42,7 @@ def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -
         from ttc.serving.server import serve as run
         from ttc.serving.service.settings import read_settings
     except ModuleNotFoundError as fault:
-        raise MissingDependencyError(
-            f"the service needs {fault.name}; run: pip install 'ttc[serve]'"
-        ) from None
+        raise MissingDependencyError(f"the service needs {fault.name}; run: {install('serve')}") from None
     if demo and bundle is not None:
         raise click.UsageError("give a BUNDLE or --demo")
     if demo:

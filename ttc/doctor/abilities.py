@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ttc import __version__
+from ttc.base.distribution import extra, install
 from ttc.base.machine import physical_bytes, usable_cores
 from ttc.doctor.cuda_driver import examine_driver
 
@@ -46,15 +47,15 @@ PACKAGES = (
     Package("onnx", ("onnx",), "the format of the graphs", "onnx"),
     Package("onnx_ir", ("onnx-ir",), "graphs and weights in memory", "onnx-ir"),
     Package("tokenizers", ("tokenizers",), "text to token ids and back", "tokenizers"),
-    Package("torch", ("torch",), "export; generate --backend torch", "'ttc[torch]'"),
-    Package("onnxscript", ("onnxscript",), "export", "'ttc[export]'"),
-    Package("triton", ("triton",), "GPU kernels of the ttc ops", "'ttc[kernels]'"),
-    Package("tensorrt", ("tensorrt",), "TensorRT engines", "'ttc[tensorrt]'"),
-    Package("tensorrt_rtx", ("tensorrt_rtx", "tensorrt-rtx"), "TensorRT-RTX engines", "'ttc[tensorrt-rtx]'"),
-    Package("polygraphy", ("polygraphy",), "polygraphy run with ttc's runners", "'ttc[polygraphy]'"),
-    Package("onnx_graphsurgeon", ("onnx-graphsurgeon",), "polygraphy debug reduce", "'ttc[polygraphy]'"),
+    Package("torch", ("torch",), "export; generate --backend torch", extra("torch")),
+    Package("onnxscript", ("onnxscript",), "export", extra("export")),
+    Package("triton", ("triton",), "GPU kernels of the ttc ops", extra("kernels")),
+    Package("tensorrt", ("tensorrt",), "TensorRT engines", extra("tensorrt")),
+    Package("tensorrt_rtx", ("tensorrt_rtx", "tensorrt-rtx"), "TensorRT-RTX engines", extra("tensorrt-rtx")),
+    Package("polygraphy", ("polygraphy",), "polygraphy run with ttc's runners", extra("polygraphy")),
+    Package("onnx_graphsurgeon", ("onnx-graphsurgeon",), "polygraphy debug reduce", extra("polygraphy")),
     Package("transformers", ("transformers",), "verify --against-transformers", "transformers"),
-    Package("cuda.core", ("cuda-core",), "CUDA graphs", "'ttc[gpu]'"),
+    Package("cuda.core", ("cuda-core",), "CUDA graphs", extra("gpu")),
 )
 
 
@@ -127,14 +128,12 @@ def _abilities(
     runs_torch = versions["torch"] is not None and faults["torch"] is None
     found = [
         _ability("generate on the CPU", runs_onnx, "onnxruntime", faults, "pip install onnxruntime"),
-        _ability(
-            "generate on the CPU, --backend torch", runs_torch, "torch", faults, "pip install 'ttc[torch]'"
-        ),
+        _ability("generate on the CPU, --backend torch", runs_torch, "torch", faults, install("torch")),
     ]
     if runs_torch and versions["onnxscript"] is None:
-        found.append(Ability("export", False, "onnxscript is missing", ("pip install 'ttc[export]'",)))
+        found.append(Ability("export", False, "onnxscript is missing", (install("export"),)))
     else:
-        export = _ability("export", runs_torch, "torch", faults, "pip install 'ttc[export]'")
+        export = _ability("export", runs_torch, "torch", faults, install("export"))
         found.append(replace(export, why="torch and onnxscript") if export.works else export)
     if not has_gpu:
         no_gpu = "no NVIDIA GPU is seen (nvidia-smi)"
@@ -153,7 +152,7 @@ def _abilities(
             "generate on a GPU, --backend torch",
             False,
             "torch here sees no CUDA device" if runs_torch else "torch is missing or broken",
-            ("pip install 'ttc[torch]'  (a build of torch with CUDA, for a driver that is new enough)",),
+            (f"{install('torch')}  (a build of torch with CUDA, for a driver that is new enough)",),
         ),
     ]
 
@@ -168,12 +167,10 @@ def _tools(versions: dict[str, str | None], faults: dict[str, str | None]) -> li
         return Ability(what, True, " and ".join(modules))
 
     return [
-        needs("verify", ("onnxruntime", "torch"), "pip install 'ttc[torch]'"),
+        needs("verify", ("onnxruntime", "torch"), install("torch")),
         needs("profile", ("onnxruntime",), "pip install onnxruntime"),
-        needs("polygraphy run --ttc", ("polygraphy", "torch"), "pip install 'ttc[polygraphy,torch]'"),
-        needs(
-            "polygraphy debug reduce", ("polygraphy", "onnx_graphsurgeon"), "pip install 'ttc[polygraphy]'"
-        ),
+        needs("polygraphy run --ttc", ("polygraphy", "torch"), install("polygraphy", "torch")),
+        needs("polygraphy debug reduce", ("polygraphy", "onnx_graphsurgeon"), install("polygraphy")),
     ]
 
 
@@ -183,7 +180,7 @@ def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
     found = [
         Ability(rtx, True, "tensorrt_rtx; needs no GPU")
         if versions["tensorrt_rtx"]
-        else Ability(rtx, False, "tensorrt_rtx is missing", ("pip install 'ttc[tensorrt-rtx]'",))
+        else Ability(rtx, False, "tensorrt_rtx is missing", (install("tensorrt-rtx"),))
     ]
     if not has_gpu:
         return [*found, Ability(whole, False, "TensorRT builds on the GPU it builds for; none is seen")]
@@ -191,7 +188,7 @@ def _engines(versions: dict[str, str | None], has_gpu: bool) -> list[Ability]:
         *found,
         Ability(whole, True, "tensorrt")
         if versions["tensorrt"]
-        else Ability(whole, False, "tensorrt is missing", ("pip install 'ttc[tensorrt]'",)),
+        else Ability(whole, False, "tensorrt is missing", (install("tensorrt"),)),
     ]
 
 
@@ -201,7 +198,7 @@ def _graphs(versions: dict[str, str | None], driver: dict[str, Any] | None, has_
     """
     if not has_gpu:
         return []
-    step, block, remedy = "CUDA graphs of a step", "CUDA graphs of a block", ("pip install 'ttc[gpu]'",)
+    step, block, remedy = "CUDA graphs of a step", "CUDA graphs of a block", (install("gpu"),)
     if versions["cuda.core"] is None:
         return [Ability(what, False, "cuda.core is missing", remedy) for what in (step, block)]
     found = [Ability(step, True, "cuda.core")]
@@ -234,7 +231,7 @@ def _pairs(driver: dict[str, Any] | None) -> list[Ability]:
 
 
 _CUDA_STEPS = (
-    "pip install 'ttc[cuda]'",
+    install("cuda"),
     "pip uninstall onnxruntime",
     "pip install --force-reinstall --no-deps onnxruntime-gpu",
 )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttc.base.distribution import install
 from ttc.errors import DigestError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -96,6 +97,6 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise MissingDependencyError(
-            "signatures need the package cryptography; install it with: pip install 'ttc[sign]'"
+            f"signatures need the package cryptography; install it with: {install('sign')}"
         ) from None
     return serialization, ed25519

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ttc.base.distribution import install
 from ttc.errors import MissingDependencyError
 from ttc.model.bundle import Bundle
 from ttc.runtime.backends import load_backend
@@ -54,7 +55,7 @@ def open_reference(bundle: Bundle, dtype: str) -> Candidate:
         import torch
     except ImportError:
         raise MissingDependencyError(
-            "verifying needs torch for the reference; install it with: pip install 'ttc[torch]'"
+            f"verifying needs torch for the reference; install it with: {install('torch')}"
         ) from None
     from ttc.runtime.backends.torch.run import TorchBackend
 

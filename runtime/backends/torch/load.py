@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.distribution import install
 from ttc.errors import BackendError, InputError, MissingDependencyError
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.devices import parse_device, parse_gpus
@@ -24,7 +25,7 @@ try:
     import torch
 except ImportError as error:
     raise MissingDependencyError(
-        "backend 'torch' needs torch; install it with: pip install 'ttc[torch]'"
+        f"backend 'torch' needs torch; install it with: {install('torch')}"
     ) from error
 
 from ttc.model.mixers import RunOp
@@ -110,12 +111,12 @@ def cuda_features(has_triton: bool, has_cuda_core: bool) -> CudaFeatures:
         problem = "the naive ops wait for the GPU, and triton is not installed"
         notes.append(
             "the naive ops compute in place of the Triton kernels, because triton is not installed; "
-            "install it with: pip install 'ttc[kernels]'"
+            f"install it with: {install('kernels')}"
         )
     if not has_cuda_core:
         notes.append(
             "no CUDA graphs and no static buffers, because cuda-core is not installed; "
-            "install it with: pip install 'ttc[gpu]'"
+            f"install it with: {install('gpu')}"
         )
     return CudaFeatures(has_triton, has_cuda_core, problem, tuple(notes))
 
@@ -127,7 +128,7 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     _device(f"cuda:{indices[0]}")
     features = cuda_features(_has("triton"), _has("cuda.core"))
     if not features.resident:
-        raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; pip install 'ttc[gpu]'")
+        raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; {install('gpu')}")
     return load_tower_parallel(
         lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],))
     )

@@ -11,6 +11,7 @@ from tests.support.compare import assert_close, assert_equal
 from tests.support.fake_device import REFUSED_CODE, FakeDevice, no_compiler
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recorded import options_of, recorded, tokens_of
+from ttc.base.distribution import extra, install
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
 from ttc.runtime.gpu.cuda_driver import loop_problem
@@ -315,7 +316,7 @@ def test_a_driver_that_refuses_ptx_gets_machine_code(on_device):
 
 
 def refuse_to_compile(name, source, compute_capability):
-    raise MissingDependencyError("NVRTC is not installed; install it with: pip install 'ttc[gpu]'")
+    raise MissingDependencyError(f"NVRTC is not installed; install it with: {install('gpu')}")
 
 
 def test_without_nvrtc_a_step_is_a_graph(on_device):
@@ -323,7 +324,7 @@ def test_without_nvrtc_a_step_is_a_graph(on_device):
     result = engine.generate(PROMPT, **LONG)
     assert result.token_ids == on_device("tiny_a", 0).generate(PROMPT, **LONG).token_ids
     assert result.stats.graph_level == 1
-    assert any("level 1 in place of 2" in note and "ttc[gpu]" in note for note in result.stats.notes)
+    assert any("level 1 in place of 2" in note and extra("gpu") in note for note in result.stats.notes)
 
 
 @pytest.mark.parametrize("level", [0, 1])
