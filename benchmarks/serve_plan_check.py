@@ -215,6 +215,7 @@ def calibrated(engine: ttc.Engine, runs: Sequence[Run]) -> "Calibrated":
         draft_steps=DRAFT_STEPS,
         acceptance=sum(accepted) / max(sum(accepted) + refused, 1),
         gpu=False,
+        shares_state=False,
     )
 
 

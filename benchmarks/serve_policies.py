@@ -6,7 +6,7 @@ The released model on one H200, floors of every call, 200 µs of the host a tick
 steps per block; prompts of 512 tokens in the middle, answers of 200 on average.
 
 - *extension*: 32 clients that ask again at once. Full blocks are read at once, or when k rows wait with one;
-  rows sit in a state per capacity, as the core seats them, or all in one.
+  rows sit in a state per capacity, as the core seats them on a CPU, or in one that they share, as on a GPU.
 - *prompts*: 4 requests a second of AR, prompts of 2048 tokens in the middle: prompt tokens read in a tick.
 - *fairness*: one owner sends 100 requests of 1024 tokens, and a second later another sends 10 of 64: as if
   they were nobody's, with the core's turns of the owners, and with a bound on the rows of an owner.
@@ -63,14 +63,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def extension(server: Server) -> Iterator[tuple[str, ...]]:
     """When full blocks are read."""
     asks = Asks(Lengths.parse("lognormal:512,0.7"), Lengths.parse("exp:200"), "diffusion", ROOM - NEW, NEW)
-    for capacity in (None, ROOM):
+    for shares in (False, True):
         for count in (1, 2, 4, 8, 16):
-            tried = dataclasses.replace(server, capacity=capacity, policy=extend_when(count))
+            tried = dataclasses.replace(server, shares_state=shares, policy=extend_when(count))
             load = ClosedLoop(CLIENTS, lambda number, at: asks.visit(number, at, 0), most=REQUESTS)
             found = figures([tried.simulate(load)])
             yield (
                 "at once" if count == 1 else f"when {count} wait",
-                "one" if capacity else "per capacity",
+                "shared" if shares else "per capacity",
                 f"{found.tokens_per_second:.0f}",
                 f"{found.first_p95:.2f}",
                 f"{found.whole_p95:.2f}",
@@ -82,7 +82,7 @@ def prompts(server: Server) -> Iterator[tuple[str, ...]]:
     asks = Asks(Lengths.parse("lognormal:2048,0.5"), Lengths.parse("exp:200"), "ar", ROOM - NEW, NEW)
     visits = poisson(4.0, SECONDS, 0, asks)
     for budget in (64, 256, 1024, 4096):
-        tried = dataclasses.replace(server, capacity=ROOM, limits=CoreLimits(ROWS, None, budget))
+        tried = dataclasses.replace(server, limits=CoreLimits(ROWS, None, budget))
         found = figures([tried.simulate(OpenLoad(visits))])
         yield (
             str(budget),
@@ -104,7 +104,7 @@ def fairness(server: Server) -> Iterator[tuple[str, ...]]:
         ("at most 16 rows an owner", [*long, *short], 16),
     ):
         limits = CoreLimits(ROWS, None, 1024, most)
-        tried = dataclasses.replace(server, capacity=ROOM, limits=limits)
+        tried = dataclasses.replace(server, limits=limits)
         alone = p95_of(tried.simulate(OpenLoad(short)).served, SHORT)
         served = tried.simulate(OpenLoad(visits)).served
         mine = p95_of(served, SHORT)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from ttc.errors import DeadlineExceeded, TtcError
 from ttc.runtime.decoding.clock import Clock
 from ttc.runtime.decoding.device import Counts, Device
-from ttc.runtime.decoding.plan import Call, CoreLimits, Policy, Seen, Waiting
+from ttc.runtime.decoding.plan import Call, CoreLimits, Policy, Seen, Waiting, advances
 from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats
+from ttc.runtime.decoding.queue import Queue
 from ttc.runtime.decoding.request import RowRequest
 from ttc.runtime.decoding.rows import Mode, Phase, Row
 from ttc.runtime.decoding.seats import Seats
-from ttc.runtime.decoding.work import Denoise, Due, Outcome, Read
+from ttc.runtime.decoding.work import Advance, Denoise, Due, Outcome, Read
 
 __all__ = ["Core", "MakeMode", "Snapshot"]
 
@@ -66,7 +67,9 @@ class Core:
     ) -> None:
         self._device, self._make_mode, self.limits, self.chunk = device, make_mode, limits, chunk
         self._prefixes, self._policy = prefixes, policy or Policy()
-        self._queue: dict[int, Row] = {}
+        self._queue = Queue()
+        # Rows that may have to leave before their end: by a deadline, or because somebody says so.
+        self._leavers: dict[int, Row] = {}
         self._rows: dict[int, Row] = {}
         self._next_id = 0
         self.ended: Callable[[Row], None] = lambda row: None
@@ -92,6 +95,11 @@ class Core:
         return not self._queue and not self._rows
 
     @property
+    def rows(self) -> list[Row]:
+        """The rows that run."""
+        return list(self._rows.values())
+
+    @property
     def running(self) -> int:
         """Number of rows that run."""
         return len(self._rows)
@@ -103,7 +111,7 @@ class Core:
 
     def left_waiting(self, further: Sequence[RowRequest]) -> list[RowRequest]:
         """Return those of the queue, and of further requests behind it, that could not start now."""
-        requests = [row.request for row in list(self._queue.values())]
+        requests = [row.request for row in self._queue.rows]
         requests += [request for request in further if not request.is_empty]
         running = [row.request for row in list(self._rows.values())]
         admitted = set(self._policy.admit(*_books(enumerate(requests), running), self.limits))
@@ -124,7 +132,9 @@ class Core:
             row.finish_reason, row.phase = "length", Phase.ENDED
             self.ended(row)
         else:
-            self._queue[row.id] = row
+            self._queue.add(row)
+            if request.cancels or request.deadline is not None:
+                self._leavers[row.id] = row
         return row
 
     def tick(self) -> None:
@@ -132,19 +142,24 @@ class Core:
         that it makes due.
         """
         now = self.clock.now()
-        for row in [*self._queue.values(), *self._rows.values()]:
-            if row.request.cancels or row.request.deadline is not None:
-                self._leave_if_asked(row, now)
-        queue = ((row.id, row.request) for row in self._queue.values())
-        running = [row.request for row in self._rows.values()]
-        self._start(self._policy.admit(*_books(queue, running), self.limits))
+        for row in list(self._leavers.values()):
+            self._leave_if_asked(row, now)
+        free = self.limits.rows - len(self._rows)
+        if self._queue and free > 0:
+            queue = ((row.id, row.request) for row in self._queue.first(free))
+            running = [row.request for row in self._rows.values()]
+            self._start(self._policy.admit(*_books(queue, running), self.limits))
         self.seats.compact()
-        seen: dict[int, Seen | None] = {row.id: self._see(row) for row in list(self._rows.values())}
-        moved: list[Row] = []
+        moved: list[Row] = list(self._rows.values())
+        seen: dict[int, Seen | None] = {}
         for stage in self._policy.stages:
-            # What is due changes for rows of the stage before alone.
+            # What is due changes for rows of the stage before alone. A state whose rows are about to move
+            # past what they verified has to stay where it is.
+            fixed = any(type(row.due(self.chunk)) is Advance for row in moved)
+            if stage is advances and not fixed:
+                continue
             for row in moved:
-                seen[row.id] = self._see(row)
+                seen[row.id] = self._see(row, may_grow=not fixed)
             calls = stage([see for see in seen.values() if see is not None], self.limits)
             moved = [row for call in calls for row in self._perform(call)]
         self._device.forget()
@@ -154,7 +169,7 @@ class Core:
         for row in self._rows.values():
             row.seat = None
         self.seats.close()
-        for row in [*self._queue.values(), *self._rows.values()]:
+        for row in [*self._queue.rows, *self._rows.values()]:
             row.fail(error)
             self._end(row)
         self._device.forget()
@@ -180,7 +195,7 @@ class Core:
 
     def _start(self, ids: Iterable[int]) -> None:
         """Give rows a seat and a mode, and what the prefix cache knows of their prompts."""
-        rows, now = [self._queue.pop(number) for number in ids], self.clock.now()
+        rows, now = [row for number in ids if (row := self._queue.take(number)) is not None], self.clock.now()
         self._rows |= {row.id: row for row in rows}
         first = [self._first_need(row) for row in rows]
         self.seats.expect(first)
@@ -199,9 +214,9 @@ class Core:
         request = row.request
         return min(len(request.prompt) + request.options.block_size, request.most_tokens)
 
-    def _see(self, row: Row) -> Seen | None:
+    def _see(self, row: Row, *, may_grow: bool) -> Seen | None:
         """Return what planning sees of a row, and make room for what it needs next; None where it has ended,
-        or waits for what another row is reading.
+        or waits for what another row is reading, or for room that cannot be made now.
         """
         if self._prefixes is not None and row.phase is Phase.PROMPT and self._waits_or_skips(row):
             return None
@@ -210,11 +225,14 @@ class Core:
             return None
         assert seat is not None, "a row that runs sits"
         if isinstance(due, Read):
-            self.seats.grow(seat, row.length + len(due.tokens))
+            needed = row.length + len(due.tokens)
+            if not may_grow and not self.seats.holds(seat, needed):
+                return None
+            self.seats.grow(seat, needed)
             width = self._device.call_length(len(due.tokens))
         elif isinstance(due, Denoise):
             width = len(due.block)
-        return Seen(row.id, seat.capacity, seat.index, width, due, row.request.owner)
+        return Seen(row.id, seat.state, seat.index, width, due, row.request.owner)
 
     def _waits_or_skips(self, row: Row) -> bool:
         """Before a row reads its prompt: take what is known of it, or wait as long as an older row reads what
@@ -250,7 +268,12 @@ class Core:
         Returns the call's rows.
         """
         rows = [self._rows[number] for number in call.ids]
-        for outcomes in self._device.run(call, rows, [row.due(self.chunk) for row in rows]):
+        dues = [row.due(self.chunk) for row in rows]
+        first, *later = self._device.run(call, rows, dues)
+        for row, due in zip(rows, dues, strict=True):
+            assert due is not None, "planned for"
+            self._settle(row, due, first[row.id])
+        for outcomes in later:
             for row in rows:
                 # Of several steps taken at once, a row takes those up to the end of its block.
                 due = row.due(self.chunk)
@@ -275,7 +298,8 @@ class Core:
 
     def _end(self, row: Row) -> None:
         """Take the one way out: give the seat back, tell of the row."""
-        self._queue.pop(row.id, None)
+        self._queue.take(row.id)
+        self._leavers.pop(row.id, None)
         self._rows.pop(row.id, None)
         if self._prefixes is not None:
             self._prefixes.forget(row.id)

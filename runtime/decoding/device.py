@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ttc.runtime.decoding.clock import Clock, WallClock
+from ttc.runtime.decoding.limits import SHARED_CAPACITY
 from ttc.runtime.decoding.plan import Call
 from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.scores import token_scores
@@ -94,7 +95,7 @@ class BackendDevice:
     def __init__(self, backend: Backend, most_tokens: int, clock: Clock | None = None) -> None:
         """most_tokens: that one row may hold."""
         self._backend, self.clock = backend, clock or WallClock()
-        self.seats = Seats(backend, most_tokens)
+        self.seats = Seats(backend, most_tokens, SHARED_CAPACITY if backend.shares_state else 0)
         self._saved: dict[int, _Saved] = {}
         self._calls = 0
         self.counts = Counts()
@@ -108,7 +109,7 @@ class BackendDevice:
         started = self.clock.now()
         try:
             if call.kind is Denoise:
-                return self._denoise(state, indices, call.ids, dues)
+                return self._denoise(call, state, indices, dues)
             if call.kind is Read:
                 return [self._read(state, indices, call.ids, dues)]
             return [self._advance(state, call.ids, dues)]
@@ -116,8 +117,9 @@ class BackendDevice:
             self.counts.seconds += self.clock.now() - started
 
     def _denoise(
-        self, state: ContextState, rows: Ints, ids: Sequence[int], dues: Sequence[Denoise]
+        self, call: Call, state: ContextState, rows: Ints, dues: Sequence[Denoise]
     ) -> Sequence[Mapping[int, Outcome]]:
+        ids = call.ids
         block = np.stack([due.block for due in dues])
         t = np.array([due.t for due in dues], np.float32)
         if dues[0].step is None:
@@ -131,7 +133,7 @@ class BackendDevice:
         row_key = np.array([step.row_key for step in steps], np.int64)
         together = all(due.fresh for due in dues) and len({step.left for step in steps}) == 1
         has_graphs = self._backend.graph_level is not None
-        if together and has_graphs and len(rows) == self.seats.seated(state.capacity):
+        if together and has_graphs and len(rows) == self.seats.seated(call.state):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)
             if outputs is not None:
@@ -149,9 +151,10 @@ class BackendDevice:
 
     def _denoised(self, ids: Sequence[int], outputs: StepOutputs) -> Mapping[int, Outcome]:
         self._count_denoiser(len(ids))
+        nan: list[bool] = np.any(np.isnan(outputs.confidence), axis=1).tolist()
         masked = outputs.masked_count.tolist()
         return {
-            row: Denoised(outputs.next_block_ids[i], outputs.confidence[i], masked[i])
+            row: Denoised(outputs.next_block_ids[i], outputs.confidence[i], masked[i], nan[i])
             for i, row in enumerate(ids)
         }
 

@@ -5,6 +5,7 @@ from ttc.runtime.interface.backend import Limits
 
 __all__ = [
     "PREFILL_CHUNK",
+    "SHARED_CAPACITY",
     "capacity_bucket",
     "check_block",
     "check_rows",
@@ -18,6 +19,9 @@ PREFILL_CHUNK = 64
 # Capacities of the KV cache in tokens. Dynamic shapes cost nothing on a CPU, so the buckets only keep the
 # attention over unused capacity small.
 CAPACITY_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
+# The most that rows in one state have. Of the released model such a cache is half as large as the Mamba state
+# beside it (24 and 47 MiB a row); a longer row would make all others larger than that.
+SHARED_CAPACITY = CAPACITY_BUCKETS[-1]
 
 
 def capacity_bucket(tokens: int) -> int:

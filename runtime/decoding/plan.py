@@ -71,7 +71,7 @@ class Seen:
 
     Attributes:
         id: the row's number; lower ones came first.
-        state: capacity of the state in which the row sits, which tells the state.
+        state: number of the state in which the row sits.
         index: the row's number in that state.
         width: tokens that its call really computes.
         due: what it needs next; None when it has ended.
@@ -200,9 +200,12 @@ def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
 
 def _in_turns(view: Sequence[Seen]) -> list[Seen]:
     """Return the rows so that every owner's first prompt comes before anybody's second."""
+    by_age = sorted(view, key=lambda row: row.id)
+    if len({row.owner for row in view}) < 2:
+        return by_age
     turns: Counter[str] = Counter()
     order = []
-    for row in sorted(view, key=lambda row: row.id):
+    for row in by_age:
         order.append((turns[row.owner], row.id, row))
         turns[row.owner] += isinstance(row.due, Read) and row.due.prompt
     return [row for _, _, row in sorted(order, key=lambda entry: entry[:2])]

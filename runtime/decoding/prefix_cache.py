@@ -104,7 +104,7 @@ class PrefixCache:
         self._clock += 1
         for link in links:
             link.used = self._clock
-        state = seats.state(seat.capacity)
+        state = seats.state(seat.state)
         self._backend.load_row(state, seat.index, [link.piece for link in links])
         self.stats.hits += 1
         self.stats.hit_tokens += links[-1].piece.stop
@@ -118,7 +118,7 @@ class PrefixCache:
         key = reader.keys[i]
         if key in self._kept or key in self._fresh:
             return
-        piece = self._backend.save_row(seats.state(seat.capacity), seat.index, length - self._chunk)
+        piece = self._backend.save_row(seats.state(seat.state), seat.index, length - self._chunk)
         if not piece.finite:
             self._drop(reader)
         elif self._make_room(piece.nbytes):

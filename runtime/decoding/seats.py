@@ -1,12 +1,18 @@
 """The books of device places: which row sits where, and how large its caches are.
 
-There is a state for every capacity in use, and a row sits in the smallest that holds it: so a row's attention
-runs over what the row needs, whatever its neighbours need. A row that outgrows its caches moves to the next
-state; nobody else is touched. In a state the rows in use come first. A row that leaves makes a hole, which
-the next one to join takes; only where none comes does the last row move into it.
+Rows in one state share calls. Where a call costs as much as it has rows, there is a state for every capacity
+in use, and a row sits in the smallest that holds it: so a row's attention runs over what the row needs,
+whatever its neighbours need. A row that outgrows its caches moves to the next state; nobody else is touched.
+
+Where a call reads the weights once for all of its rows, all but very long ones sit in one *shared* state,
+whose capacity is what the longest of them needs: it is made anew, and every row copied, when one comes or
+grows that needs more, or when a quarter would do for all. Longer rows have a state per capacity there too, so
+that nobody pays for caches of a size that only one row needs.
+
+In a state the rows in use come first. A row that leaves makes a hole, which the next one to join takes; only
+where none comes does the last row move into it.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,6 +25,11 @@ from ttc.runtime.interface.backend import Limits
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["Places", "Seat", "Seats"]
+
+# The number of the shared state; that of any other is its capacity.
+_SHARED = 0
+# The shared state shrinks when so much of it is enough: seldom, since every row is copied.
+_ENOUGH = 1 / 4
 
 
 class Places(Protocol):
@@ -43,10 +54,11 @@ class Places(Protocol):
 
 @dataclass(slots=True)
 class Seat:
-    """A row's place: the capacity of its state, and its number in there."""
+    """A row's place: the number of its state, its own number in there, and how many tokens it must hold."""
 
-    capacity: int
+    state: int
     index: int
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -64,6 +76,10 @@ class _Room:
         while self.seats and self.seats[-1] is None:
             self.seats.pop()
 
+    @property
+    def taken(self) -> int:
+        return len(self.seats) - self.seats.count(None)
+
 
 class Seats:
     """Gives rows places in the states of one backend, or of what stands for one.
@@ -73,28 +89,39 @@ class Seats:
         moves: rows copied so far, because they grew or filled a hole.
     """
 
-    def __init__(self, places: Places, limit: int) -> None:
-        self._places, self.limit = places, limit
+    def __init__(self, places: Places, limit: int, shared: int = 0) -> None:
+        """shared: the largest capacity of the shared state; 0 for none, so that there is a state per
+        capacity.
+        """
+        self._places, self.limit, self._shared = places, limit, shared
         self._rooms: dict[int, _Room] = {}
         self._capacities: dict[int, int] = {}
         self.moves = 0
 
     def expect(self, tokens: Sequence[int]) -> None:
         """Make places at once for rows that are about to join, each of so many tokens."""
-        for capacity, count in Counter(map(self.capacity_for, tokens)).items():
-            room = self._rooms.get(capacity)
+        coming: dict[int, list[int]] = {}
+        for each in tokens:
+            coming.setdefault(self._number(each), []).append(self.capacity_for(each))
+        for number, capacities in coming.items():
+            room = self._rooms.get(number)
             if room is None:
-                self._rooms[capacity] = _Room(self._places.new_state(count, capacity))
-            elif (batch := len(room.seats) - room.seats.count(None) + count) > room.state.batch:
+                self._rooms[number] = _Room(self._places.new_state(len(capacities), max(capacities)))
+                continue
+            if max(capacities) > room.state.capacity:
+                self._remake(room, max(capacities))
+            if (batch := room.taken + len(capacities)) > room.state.batch:
                 self._places.resize(room.state, batch)
 
     def join(self, tokens: int) -> Seat:
         """Return an empty seat that holds so many tokens."""
-        capacity = self.capacity_for(tokens)
-        room = self._rooms.get(capacity)
+        number, capacity = self._number(tokens), self.capacity_for(tokens)
+        room = self._rooms.get(number)
         if room is None:
-            room = self._rooms[capacity] = _Room(self._places.new_state(1, capacity))
-        seat = Seat(capacity, len(room.seats))
+            room = self._rooms[number] = _Room(self._places.new_state(1, capacity))
+        elif capacity > room.state.capacity:
+            self._remake(room, capacity)
+        seat = Seat(number, len(room.seats), tokens)
         if None in room.seats:
             seat.index = room.seats.index(None)
             room.seats[seat.index] = seat
@@ -106,27 +133,40 @@ class Seats:
 
     def leave(self, seat: Seat) -> None:
         """Empty the seat and give it back; a state in which nobody sits is given back whole."""
-        room = self._rooms[seat.capacity]
+        room = self._rooms[seat.state]
         room.vacate(seat.index)
         if not room.seats:
-            del self._rooms[seat.capacity]
+            del self._rooms[seat.state]
         else:
             self._places.clear_rows(room.state, np.array([seat.index], np.int32))
 
+    def holds(self, seat: Seat, tokens: int) -> bool:
+        """Return whether the seat holds so many tokens as it is."""
+        return self.capacity_for(tokens) <= self._rooms[seat.state].state.capacity
+
     def grow(self, seat: Seat, tokens: int) -> None:
-        """Make the seat hold so many tokens, by a move if it does not yet."""
-        if self.capacity_for(tokens) <= seat.capacity:
+        """Make the seat hold so many tokens: by a move if it does not yet, of a shared state by all rows'."""
+        if tokens <= seat.tokens:
+            return
+        fits, number = self.holds(seat, tokens), self._number(tokens)
+        seat.tokens = tokens
+        if fits:
+            return
+        if number == seat.state:
+            self._remake(self._rooms[number], self.capacity_for(tokens))
             return
         new = self.join(tokens)
-        source, target = self._rooms[seat.capacity].state, self._rooms[new.capacity].state
+        source, target = self._rooms[seat.state].state, self._rooms[new.state].state
         self._places.copy_row(source, seat.index, target, new.index)
         self.moves += 1
         self.leave(seat)
-        self._rooms[new.capacity].seats[new.index] = seat
-        seat.capacity, seat.index = new.capacity, new.index
+        self._rooms[new.state].seats[new.index] = seat
+        seat.state, seat.index = new.state, new.index
 
     def compact(self) -> None:
-        """Fill every hole by the last row of its state: the rows in use are all that there are."""
+        """Fill every hole by the last row of its state: the rows in use are all that there are. Make the
+        shared state smaller where its rows need much less.
+        """
         for room in self._rooms.values():
             while None in room.seats:
                 hole, last = room.seats.index(None), room.seats.pop()
@@ -139,28 +179,32 @@ class Seats:
                 room.trim()
             if len(room.seats) < room.state.batch:
                 self._places.resize(room.state, len(room.seats))
+        shared = self._rooms.get(_SHARED)
+        if shared is not None:
+            needed = max(self.capacity_for(seat.tokens) for seat in shared.seats if seat is not None)
+            if needed <= _ENOUGH * shared.state.capacity:
+                self._remake(shared, needed)
 
-    def state(self, capacity: int) -> ContextState:
-        """Return the state of this capacity."""
-        return self._rooms[capacity].state
+    def state(self, number: int) -> ContextState:
+        """Return the state of this number."""
+        return self._rooms[number].state
 
     @property
     def in_use(self) -> int:
         """Number of rows that sit somewhere."""
-        return sum(len(room.seats) - room.seats.count(None) for room in self._rooms.values())
+        return sum(room.taken for room in self._rooms.values())
 
     @property
     def nbytes(self) -> int:
         """Size of all states."""
         return sum(room.state.nbytes for room in self._rooms.values())
 
-    def seated(self, capacity: int) -> int:
-        """Return how many rows sit in the state of this capacity."""
-        seats = self._rooms[capacity].seats
-        return len(seats) - seats.count(None)
+    def seated(self, number: int) -> int:
+        """Return how many rows sit in the state of this number."""
+        return self._rooms[number].taken
 
     def capacity_for(self, tokens: int) -> int:
-        """Return the capacity of the state in which a row of so many tokens sits.
+        """Return the capacity that a row of so many tokens needs.
 
         Raises:
             CapacityError: more than the engines were built for.
@@ -174,3 +218,16 @@ class Seats:
     def close(self) -> None:
         """Forget all states."""
         self._rooms.clear()
+
+    def _number(self, tokens: int) -> int:
+        """Return the number of the state in which a row of so many tokens sits."""
+        capacity = self.capacity_for(tokens)
+        return _SHARED if capacity <= self._shared else capacity
+
+    def _remake(self, room: _Room, capacity: int) -> None:
+        """Give a room a state of another capacity, with what its rows hold."""
+        old, room.state = room.state, self._places.new_state(room.state.batch, capacity)
+        for seat in room.seats:
+            if seat is not None:
+                self._places.copy_row(old, seat.index, room.state, seat.index)
+                self.moves += 1

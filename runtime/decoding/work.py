@@ -101,17 +101,13 @@ Due = Denoise | Read | Advance
 @dataclass(frozen=True, slots=True)
 class Denoised:
     """A block after a denoise step: next ids (L,), the confidence of each prediction (L,) (+inf where nothing
-    was masked), and how many positions are still masked.
+    was masked), how many positions are still masked, and whether the denoiser gave NaN.
     """
 
     block: Ints
     confidence: Floats
     masked: int
-
-    @property
-    def is_nan(self) -> bool:
-        """Whether the denoiser gave NaN for this row."""
-        return bool(np.isnan(self.confidence).any())
+    is_nan: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class _Saved:
 class RowsOfWholes(Backend):
     """Makes calls about rows out of calls about whole states, which a subclass has (`…_whole`)."""
 
+    shares_state = True
+
     @abstractmethod
     def new_whole(self, batch: int, capacity: int) -> ContextState:
         """Return an empty state whose buffers have so many rows."""

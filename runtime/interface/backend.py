@@ -106,6 +106,9 @@ class Backend(ABC):
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
         can_advance: whether `advance` is available; old bundles lack its graph.
+        shares_state: whether rows of all lengths should sit in one state and so share calls: where a call
+            reads the weights once for all of its rows, as on a GPU. On a CPU a call costs as much as it has
+            rows, and attention over a neighbour's capacity would be added to it.
         can_save_rows: whether `save_row` and `load_row` are available, which the prefix cache needs.
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
@@ -118,6 +121,7 @@ class Backend(ABC):
     notes: Sequence[str]
     can_advance: bool = True
     can_save_rows: bool = False
+    shares_state: bool = False
     limits: Limits | None = None
     graph_level: int | None = None
     threads: int | None = None

@@ -13,7 +13,7 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     extension, prompts, fairness = capsys.readouterr().out.strip().split("\n\n")
     assert [len(each.splitlines()) for each in (extension, prompts, fairness)] == [12, 6, 6]
     cells = [line.split(" | ") for line in extension.splitlines()[2:]]
-    per_capacity, one_state = (
-        [float(row[2]) for row in cells if row[1] == states] for states in ("per capacity", "one")
+    per_capacity, shared = (
+        [float(row[2]) for row in cells if row[1] == states] for states in ("per capacity", "shared")
     )
-    assert max(per_capacity) < min(one_state)
+    assert max(per_capacity) < min(shared)

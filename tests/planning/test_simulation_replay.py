@@ -73,7 +73,7 @@ def replay(load, recorded, limits=LIMITS):
     did = recorder.close(rows)
     costs = RecordedCosts(recorder.calls)
     simulation = Simulation(
-        Server(engine.config, costs, limits, CHUNK, ROOM, ROOM, FixedSteps(16), gpu=False)
+        Server(engine.config, costs, limits, CHUNK, ROOM, ROOM, FixedSteps(16), gpu=False, shares_state=False)
     )
     again, made = Recorder(simulation.device), []
     core = Core(again, simulation.modes, limits, CHUNK)

@@ -30,7 +30,7 @@ def state_after(engine, prompt):
     row = engine.core.submit(asked.rows[0].request)
     while row.phase is not Phase.RUNNING:
         engine.core.tick()
-    state = engine.core.seats.state(row.seat.capacity)
+    state = engine.core.seats.state(row.seat.state)
     length = int(state.lengths[row.seat.index])
     tensors = engine.runner.read_state(state, np.array([row.seat.index], np.int32))
     engine.core.cancel(row)

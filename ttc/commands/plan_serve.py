@@ -40,7 +40,6 @@ _OPTIONS = (
                  help="Prompt tokens read in a tick."),
     click.option("--extend-when", type=int, default=1, show_default=True, metavar="K",
                  help="Read full blocks when K rows wait with one."),
-    click.option("--one-state", is_flag=True, help="All rows in one state, instead of one per capacity."),
     click.option("--p95", type=float, metavar="SECONDS",
                  help="Search the replicas with which 95 % of the answers take no longer."),
     click.option("--efficiency", type=float, default=1.0, show_default=True, metavar="E",
@@ -66,7 +65,6 @@ _NAMES = (
     "rows",
     "prompt_budget",
     "extend_when",
-    "one_state",
     "p95",
     "efficiency",
     "call_us",
@@ -143,7 +141,7 @@ def _tell(name: str, question: "Question", said: dict[str, Any], found: "Service
     steps = f"{said['steps']} steps a block"
     if said["steps"] is None:
         steps = f"published steps per block at {said['tokens_per_nfe']:g} tokens/NFE"
-    rows = f"{said['rows']} rows{' in one state' if said['one_state'] else ''}"
+    rows = f"{said['rows']} rows"
     if said["extend_when"] > 1:
         rows += f", blocks read when {said['extend_when']} wait"
     replicas = f"{said['replicas']} × {_gpus(found.gpus_per_replica)} ({question.machine.name})"

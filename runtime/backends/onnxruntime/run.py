@@ -57,6 +57,7 @@ class OnnxRuntimeBackend(Backend):
         self.can_advance = "advance" in sessions
         self._dtype = np.dtype(compute_dtype)
         self._device = device
+        self.shares_state = device[0] != "cpu"
         self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
         self._state = state_tensors(config)
         self._state_names = [tensor.name for tensor in self._state]

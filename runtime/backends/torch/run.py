@@ -45,6 +45,7 @@ class TorchBackend(Backend):
         time_dtype: torch.dtype | None = None,
     ) -> None:
         self.config, self._dtype, self._device, self._time_dtype = config, dtype, device, time_dtype
+        self.shares_state = device.type != "cpu"
         self.record: towers.Record | None = None
         self.run_op: RunOp = run_naive
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER)}

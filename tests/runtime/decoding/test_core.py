@@ -191,11 +191,11 @@ def test_a_row_grows_by_its_own_need():
     core = make_core(backend)
     long, short = core.submit(request([6], new=400)), core.submit(request([5], new=10))
     core.tick()
-    assert short.seat.capacity == long.seat.capacity == 128
+    assert short.seat.state == long.seat.state == 128
     run(core, [short])
     while len(long.tokens) < 200:
         core.tick()
-    assert long.seat.capacity == 256
+    assert long.seat.state == 256
     assert backend.copies == 1
 
 

@@ -29,7 +29,7 @@ def check_row(backend, core, row, prompt, what):
     want = ar_state(backend, prompt, row.tokens[:-1])
     n = int(want.lengths[0])
     index = np.array([row.seat.index], np.int32)
-    state = core.seats.state(row.seat.capacity)
+    state = core.seats.state(row.seat.state)
     assert int(state.lengths[row.seat.index]) == row.length == n, what
     got, expected = backend.read_state(state, index), backend.read_state(want)
     for name in expected:

@@ -1,5 +1,6 @@
 """A device that computes nothing: outcomes from the rows' behaviours, time from a cost model."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,13 +21,16 @@ from ttc.runtime.interface.state import ContextState
 __all__ = ["SimulatedDevice", "shape_of"]
 
 Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 class _Places:
     """States without tensors. A row that is copied takes its time."""
 
-    def __init__(self, clock: VirtualClock, costs: Costs, limits: Limits | None) -> None:
-        self._clock, self._costs, self.limits = clock, costs, limits
+    limits: Limits | None = None
+
+    def __init__(self, clock: VirtualClock, costs: Costs) -> None:
+        self._clock, self._costs = clock, costs
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         return ContextState(capacity, np.zeros(batch, np.int32), {})
@@ -55,7 +59,7 @@ class SimulatedDevice:
         most_tokens: int,
         mask_id: int,
         word_id: int,
-        limits: Limits | None = None,
+        shared: int = 0,
         call_length: Callable[[int], int] = lambda length: length,
     ) -> None:
         """Begin at time 0, with nobody seated.
@@ -65,16 +69,17 @@ class SimulatedDevice:
             most_tokens: that one row may hold.
             mask_id: as the model's.
             word_id: what stands for every token that is neither mask nor eos.
-            limits: sizes of the states.
+            shared: the largest capacity of the state that rows share; 0 for a state per capacity.
             call_length: tokens that are due → tokens that a context call really reads.
         """
         self.clock = VirtualClock()
-        self.seats = Seats(_Places(self.clock, costs, limits), most_tokens)
+        self.seats = Seats(_Places(self.clock, costs), most_tokens, shared)
         self.counts = Counts()
         self.behaviours: dict[int, Behaviour] = {}
         self.seconds: dict[str, float] = {}
-        self._costs, self._call_length = costs, call_length
+        self._costs, self._call_length = costs, functools.cache(call_length)
         self._mask, self._word = mask_id, word_id
+        self._ones: dict[int, Floats] = {}
         self._calls = self._rows_in_tick = 0
 
     def call_length(self, length: int) -> int:
@@ -83,7 +88,7 @@ class SimulatedDevice:
     def run(self, call: Call, rows: Sequence[Row], dues: Sequence[Any]) -> Sequence[Mapping[int, Outcome]]:
         # In the first call of a tick all of its rows still sit.
         self._rows_in_tick = self._rows_in_tick or self.seats.in_use
-        shape = shape_of(call, dues, self._call_length)
+        shape = shape_of(call, dues, self._call_length, self.seats.state(call.state).capacity)
         seconds = self._costs.call(shape)
         self.clock.advance(seconds)
         self.counts.seconds += seconds
@@ -106,7 +111,7 @@ class SimulatedDevice:
     def _denoise(self, row: Row, due: Denoise) -> Outcome:
         if due.step is None:
             return Sampled(0, self._token(row, len(row.tokens)))
-        masked = np.flatnonzero(due.block == self._mask)
+        masked = (due.block == self._mask).nonzero()[0]
         count = self.behaviours[row.id].commits(
             len(row.nfe_per_block) - 1, row.nfe_per_block[-1], len(masked), due.step.left
         )
@@ -118,7 +123,13 @@ class SimulatedDevice:
         end = self.behaviours[row.id].answer_tokens - 1 - first
         if 0 <= end < len(block) and block[end] != self._mask:
             block[end] = self._eos(row)
-        return Denoised(block, np.ones(len(block), np.float32), max(len(masked) - count, 0))
+        return Denoised(block, self._sure(len(block)), max(len(masked) - count, 0))
+
+    def _sure(self, length: int) -> Floats:
+        """Return confidences, which nobody changes."""
+        if length not in self._ones:
+            self._ones[length] = np.ones(length, np.float32)
+        return self._ones[length]
 
     def _read(self, row: Row, due: Read) -> Outcome:
         if due.sampling is None:
@@ -134,8 +145,10 @@ class SimulatedDevice:
         return min(row.request.options.eos_token_ids, default=self._word)
 
 
-def shape_of(call: Call, dues: Sequence[Any], call_length: Callable[[int], int]) -> CallShape:
-    """Return what a cost model needs to know of a call of these dues, and of what it is padded to."""
+def shape_of(call: Call, dues: Sequence[Any], call_length: Callable[[int], int], capacity: int) -> CallShape:
+    """Return what a cost model needs to know of a call of these dues, of what it is padded to, and of the
+    capacity of its state.
+    """
     kind: Literal["denoise", "read", "advance"] = "advance"
     width = logits = 0
     if call.kind is Denoise:
@@ -144,4 +157,4 @@ def shape_of(call: Call, dues: Sequence[Any], call_length: Callable[[int], int])
     elif call.kind is Read:
         kind, width = "read", call_length(max(len(due.tokens) for due in dues))
         logits = 0 if dues[0].sampling is None else width if dues[0].draft else 1
-    return CallShape(kind, len(dues), width, call.state, logits)
+    return CallShape(kind, len(dues), width, capacity, logits)

@@ -67,16 +67,13 @@ def drive(core: Core, load: Load, submit: Callable[[Visit], Row], wait: Callable
     """
     span, start, clock = Span(), core.clock.now(), core.clock
     open_rows: dict[Row, Served] = {}
-    silent: list[tuple[Row, Served]] = []
     ended: list[Row] = []
     core.ended = ended.append
     while True:
         now = clock.now() - start
         for visit in load.take(now):
             span.last_arrival, served = visit.at, Served(visit)
-            row = submit(visit)
-            open_rows[row] = served
-            silent.append((row, served))
+            open_rows[submit(visit)] = served
         if core.idle and not ended:
             later = load.next_at()
             if later is None:
@@ -91,7 +88,9 @@ def drive(core: Core, load: Load, submit: Callable[[Visit], Row], wait: Callable
         span.row_seconds += rows * (after - now)
         span.queue_seconds += core.waiting * (after - now)
         span.most_rows, span.most_queue = max(span.most_rows, rows), max(span.most_queue, waiting)
-        silent = [(row, served) for row, served in silent if not _begun(row, served, after)]
+        for row in (*core.rows, *ended):
+            if row.tokens and (served := open_rows[row]).began is None:
+                served.began = after
         for row in ended:
             _end(row, served := open_rows.pop(row), after)
             span.served.append(served)
@@ -101,12 +100,6 @@ def drive(core: Core, load: Load, submit: Callable[[Visit], Row], wait: Callable
             span.backlog = core.waiting
     span.seconds = max((served.ended for served in span.served), default=0.0)
     return span
-
-
-def _begun(row: Row, served: Served, now: float) -> bool:
-    if row.tokens:
-        served.began = now
-    return bool(row.tokens) or row.finish_reason is not None
 
 
 def _end(row: Row, served: Served, now: float) -> None:

@@ -90,7 +90,9 @@ class Recorder:
         self._rows_in_tick = self._rows_in_tick or rows_in_use
         if self._virtual is not None:
             self._virtual.advance(seconds)
-        self.calls.append(CallRecord(self._tick, call.ids, shape_of(call, dues, self.call_length), seconds))
+        capacity = self.seats.state(call.state).capacity
+        shape = shape_of(call, dues, self.call_length, capacity)
+        self.calls.append(CallRecord(self._tick, call.ids, shape, seconds))
         for row, due in zip(rows, dues, strict=True):
             for step, outcome in enumerate(each[row.id] for each in outcomes):
                 self._note(row, due, outcome, step)

@@ -12,6 +12,7 @@ from ttc.planning.simulation.device import SimulatedDevice
 from ttc.planning.simulation.drive import Span, drive
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.core import Core
+from ttc.runtime.decoding.limits import SHARED_CAPACITY
 from ttc.runtime.decoding.modes.table import ModeTable
 from ttc.runtime.decoding.options import CheckedOptions, GenerationOptions, check_options
 from ttc.runtime.decoding.plan import CoreLimits, Policy
@@ -43,8 +44,8 @@ class Server:
         draft_steps: denoise steps of a draft of lossless mode.
         acceptance: the probability that a drafted token is accepted if all before it were.
         gpu: the device is a GPU: calls are padded to few lengths, drafts to a whole block.
-        capacity: of the one state in which all rows sit; None for a state per capacity, as the core makes
-            them where the backend takes any.
+        shares_state: rows sit in one state and share calls, as where a GPU computes; else there is one per
+            capacity.
         policy: what a tick goes by.
     """
 
@@ -59,7 +60,7 @@ class Server:
     draft_steps: int = 2
     acceptance: float = 0.9
     gpu: bool = True
-    capacity: int | None = None
+    shares_state: bool = True
     policy: Policy = field(default_factory=Policy)
 
     def simulate(self, load: Load) -> Span:
@@ -91,19 +92,16 @@ class Simulation:
         taken = (config.mask_token_id, *config.eos_token_ids)
         self._word = next(token for token in range(config.vocab_size) if token not in taken)
         self._options: dict[str, CheckedOptions] = {}
-        limits, any_size = None, (1, server.most_tokens)
-        if server.capacity is not None:
-            limits = Limits(any_size, any_size, any_size, any_size, (server.capacity, server.capacity))
         self.device = SimulatedDevice(
             server.costs,
             server.most_tokens,
             config.mask_token_id,
             self._word,
-            limits,
+            SHARED_CAPACITY if server.shares_state else 0,
             (lambda length: padded_length(length, 2 * length, None)) if server.gpu else lambda length: length,
         )
         self.modes = ModeTable(
-            _Facts(config, limits, 1 if server.gpu else None),
+            _Facts(config, None, 1 if server.gpu else None),
             lambda options: FixedPolicy(options.draft_steps or server.draft_steps),
             server.most_tokens,
         )

@@ -43,7 +43,6 @@ class ServiceQuestion:
         replicas: of the service.
         rows, prompt_budget: rows at once, and prompt tokens read in a tick, of one replica.
         extend_when: full blocks are read when so many rows wait with one.
-        one_state: all rows sit in one state instead of one per capacity.
         p95: seconds within which 95 % of the answers are wanted; None where nothing is to be searched.
         efficiency, call_seconds, tick_seconds: as `MachineCosts` has them.
         seed: of all that is drawn.
@@ -64,7 +63,6 @@ class ServiceQuestion:
     rows: int = 32
     prompt_budget: int = 1024
     extend_when: int = 1
-    one_state: bool = False
     p95: float | None = None
     efficiency: float = 1.0
     call_seconds: float = 0.0
@@ -233,6 +231,5 @@ def _server(question: Question, asked: ServiceQuestion, most_tokens: int) -> tup
         block_size=block,
         draft_steps=int(drafts),
         acceptance=acceptance_for(question.accepted, block - 1) if block > 1 else 0.0,
-        capacity=capacity if asked.one_state else None,
         policy=extend_when(asked.extend_when),
     ), 1 if held.holds == "both" else 2
