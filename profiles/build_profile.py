@@ -30,6 +30,8 @@ from typing import Any
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
+from ttc.base.quoting import escaped, quoted
+from ttc.base.toml_file import read_toml
 from ttc.errors import InputError
 
 __all__ = ["DIMENSIONS", "PRECISIONS", "BuildProfile", "Range", "build_preset_names", "load_build_profile"]
@@ -96,23 +98,25 @@ class BuildProfile:
                 "a block that fits the cache",
             )
         if self.precision not in PRECISIONS:
-            raise self._refusal(f"precision is {self.precision!r}", ", ".join(PRECISIONS))
+            raise self._refusal(f"precision is {quoted(self.precision)}", ", ".join(PRECISIONS))
         for word in self.experts:
             if word not in EXPERTS:
-                raise self._refusal(f"experts names {word!r}", ", ".join(EXPERTS))
+                raise self._refusal(f"experts names {quoted(word)}", ", ".join(EXPERTS))
 
     def _check(self, name: str, size: Range) -> None:
         for end in ("min", "opt", "max"):
             value = getattr(size, end)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
-                raise self._refusal(f"{name}.{end} is {value!r}", f"a whole number from 1 to {MAX_SIZE}")
+                raise self._refusal(
+                    f"{name}.{end} is {quoted(value)}", f"a whole number from 1 to {MAX_SIZE}"
+                )
         if not size.min <= size.opt <= size.max:
             raise self._refusal(
                 f"{name} is min {size.min}, opt {size.opt}, max {size.max}", "min ≤ opt ≤ max"
             )
 
     def _refusal(self, wrong: str, valid: str) -> InputError:
-        return InputError(f"profile {self.name}: {wrong}; valid: {valid}")
+        return InputError(f"profile {escaped(self.name)}: {wrong}; valid: {valid}")
 
     def sizes(self, role: str, end: str) -> dict[str, int]:
         """Return the sizes of B (batch), L (tokens read), C (capacity) and R (positions with logits).
@@ -136,7 +140,7 @@ class BuildProfile:
     def override(self, changes: Mapping[str, Mapping[str, int]]) -> "BuildProfile":
         """Return a copy with single numbers replaced, as {"batch": {"max": 8}}."""
         if unknown := sorted(changes.keys() - set(DIMENSIONS)):
-            raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
+            raise InputError(f"no dimension {quoted(unknown[0])}; valid: {', '.join(DIMENSIONS)}")
         ranges = {
             name: dataclasses.replace(getattr(self, name), **ends) for name, ends in changes.items() if ends
         }
@@ -164,39 +168,39 @@ def load_build_profile(name_or_path: str | Path) -> BuildProfile:
     """
     text = str(name_or_path)
     if text in build_preset_names():
-        return _parse(text, files(_PACKAGE).joinpath("presets", f"{text}.toml").read_text("utf-8"))
+        preset = files(_PACKAGE).joinpath("presets", f"{text}.toml").read_text("utf-8")
+        return _profile(text, tomllib.loads(preset))
     path = Path(name_or_path)
     if not path.is_file():
         raise InputError(
-            f"no profile {text!r}; valid: {', '.join(build_preset_names())}, or the path of a TOML file"
+            f"no profile {quoted(text)}; valid: {', '.join(build_preset_names())}, or the path of a TOML file"
         )
-    try:
-        return _parse(path.stem, path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"profile {path} cannot be read: {error}") from None
+    return _profile(path.stem, read_toml(path, InputError, f"profile {path}"))
 
 
-def _parse(name: str, text: str) -> BuildProfile:
-    try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"profile {name} is not TOML: {error}") from None
+def _profile(name: str, table: dict[str, Any]) -> BuildProfile:
+    where = f"profile {escaped(name)}"
     memory = table.pop("gpu_memory_gb", None)
-    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
-        raise InputError(f"profile {name}: gpu_memory_gb is {memory!r}; valid: a whole number of at least 1")
+    if memory is not None and (
+        not isinstance(memory, int) or isinstance(memory, bool) or not 1 <= memory < 2**31
+    ):
+        raise InputError(f"{where}: gpu_memory_gb is {quoted(memory)}; valid: a whole number of at least 1")
     experts = table.pop("experts", [])
     if not isinstance(experts, list) or not all(isinstance(word, str) for word in experts):
-        raise InputError(f'profile {name}: experts is {experts!r}; valid: a list like ["int8", "fp8"]')
-    _same_keys(f"profile {name}", table, (*DIMENSIONS, "precision", "targets"))
-    if not isinstance(table["targets"], list) or not all(isinstance(item, str) for item in table["targets"]):
+        raise InputError(f'{where}: experts is {quoted(experts)}; valid: a list like ["int8", "fp8"]')
+    _same_keys(where, table, (*DIMENSIONS, "precision", "targets"))
+    targets = table["targets"]
+    if not isinstance(targets, list) or not all(isinstance(item, str) for item in targets):
+        raise InputError(f'{where}: targets is {quoted(targets)}; valid: a list like ["8.9", "12.0"]')
+    if not isinstance(table["precision"], str):
         raise InputError(
-            f'profile {name}: targets is {table["targets"]!r}; valid: a list like ["8.9", "12.0"]'
+            f"{where}: precision is {quoted(table['precision'])}; valid: {', '.join(PRECISIONS)}"
         )
-    ranges = {dimension: _range(f"profile {name}: {dimension}", table[dimension]) for dimension in DIMENSIONS}
+    ranges = {dimension: _range(f"{where}: {dimension}", table[dimension]) for dimension in DIMENSIONS}
     return BuildProfile(
         name=name,
         precision=table["precision"],
-        targets=tuple(table["targets"]),
+        targets=tuple(targets),
         gpu_memory_gb=memory,
         experts=tuple(experts),
         **ranges,
@@ -205,11 +209,12 @@ def _parse(name: str, text: str) -> BuildProfile:
 
 def _range(where: str, table: object) -> Range:
     if not isinstance(table, dict):
-        raise InputError(f"{where} is {table!r}; valid: a table with min, opt and max")
+        raise InputError(f"{where} is {quoted(table)}; valid: a table with min, opt and max")
     _same_keys(where, table, ("min", "opt", "max"))
     return Range(**table)
 
 
 def _same_keys(where: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
     if wrong := sorted(table.keys() ^ set(known)):
-        raise InputError(f"{where}: unknown or missing keys: {', '.join(wrong)}; valid: {', '.join(known)}")
+        names = ", ".join(escaped(name[:60]) for name in wrong[:5])
+        raise InputError(f"{where}: unknown or missing keys: {names}; valid: {', '.join(known)}")

@@ -1,13 +1,13 @@
 """Settings of the service: one list, from options, environment and a TOML file, in this order."""
 
 import os
-import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttc.base.toml_file import read_toml
 from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 
@@ -21,7 +21,7 @@ class Settings:
     Attributes:
         bundle: the folder that `ttc export` wrote.
         host, port: where it listens; port 0 takes a free one.
-        backend, device, engines, capacity, threads: as `ttc.load` takes them.
+        backend, device, engines, trust, capacity, threads: as `ttc.load` takes them.
         max_rows: rows that run at once.
         max_queued, max_queued_tokens: rows, and tokens of their prompts, that may wait.
         prompt_tokens_per_tick: prompt tokens read between two denoise steps: fewer keep streams even, more
@@ -45,6 +45,7 @@ class Settings:
     backend: str = "onnxruntime"
     device: str | None = None
     engines: str | None = None
+    trust: str | None = None
     capacity: int | None = None
     threads: int | None = None
     max_rows: int = 16
@@ -109,12 +110,7 @@ def read_settings(
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise InputError(f"{file}: cannot be read ({fault.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise InputError(f"{file}: not TOML ({fault})") from None
+    content = read_toml(file, InputError)
     if unknown := sorted(set(content) - set(_KINDS)):
         raise InputError(f"{file}: unknown setting {quoted(unknown[0])}; valid: {', '.join(_KINDS)}")
     return content

@@ -1,34 +1,36 @@
 """Reading JSON that somebody else wrote: bounded, no duplicate keys, every value's type checked.
 
 `parse_json` and `read_json` turn bytes into Python values and never raise anything but the error class they
-are given. `Fields` then takes an object apart key by key; each refusal names the object, the key and the
-value. `json_digest` is how our own files say that they are whole.
+are given. What would take far more memory than its bytes is refused before it is parsed; so are, after that,
+deep nesting, numbers beyond what we compute with, and halves of surrogate pairs, which are no text. `Fields`
+then takes an object apart key by key; each refusal names the object, the key and the value. `json_digest` is
+how our own files say that they are whole.
 """
 
 import hashlib
 import json
-import reprlib
-import stat
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from ttc.base.files import read_bounded
+from ttc.base.quoting import quoted
 from ttc.errors import TtcError
 
 __all__ = ["Fields", "json_digest", "parse_json", "quoted", "read_json"]
 
 _Item = TypeVar("_Item")
 
-_MOST_QUOTED = 100
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 90, 90
-
-
-def quoted(value: object) -> str:
-    """Return `value` for a one-line message: escaped, and at most 100 characters of it."""
-    text = _SHORT.repr(value).replace("\n", " ")
-    return text if len(text) <= _MOST_QUOTED else text[: _MOST_QUOTED - 1] + "…"
+_MOST_DEPTH, _MOST_DIGITS, _MOST_SHOWN = 64, 40, 100
+# What CPython takes for an object, a list, a pair of an object and an item of a list, in bytes.
+_OBJECT_BYTES, _LIST_BYTES, _PAIR_BYTES, _ITEM_BYTES = 72, 88, 240, 64
+# A file's values may take so many times its bytes; and what they may take in any case.
+_MOST_TIMES, _ALLOWED_BYTES = 16, 64 * 2**20
+# The escape of half a surrogate pair.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bool = False) -> object:
@@ -54,29 +56,72 @@ def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bo
             raise error(f"{where}: {name} is not a number this file may hold")
         return float(name)
 
+    def integer(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise error(f"{where}: {quoted(digits)}: numbers have at most {_MOST_DIGITS} digits here")
+        return int(digits)
+
+    def decimal(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else constant(digits)
+
+    _check_size(raw, where, error)
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_int=integer,
+            parse_float=decimal,
+        )
     except UnicodeDecodeError as fault:
         raise error(f"{where}: not UTF-8 text (byte {fault.start})") from None
     except RecursionError:
         raise error(f"{where}: JSON nested too deeply") from None
     except ValueError as fault:
         raise error(f"{where}: not valid JSON ({fault})") from None
+    _check_tree(value, raw, where, error)
+    return value
+
+
+def _check_size(raw: bytes, where: str, error: type[TtcError]) -> None:
+    """Refuse what would become far more than it is in the file. Signs in texts count, too."""
+    pairs, commas = raw.count(b":"), raw.count(b",")
+    need = _OBJECT_BYTES * raw.count(b"{") + _LIST_BYTES * raw.count(b"[")
+    need += _PAIR_BYTES * pairs + _ITEM_BYTES * max(0, commas - pairs)
+    if need > max(_ALLOWED_BYTES, _MOST_TIMES * len(raw)):
+        raise error(
+            f"{where}: {len(raw)} bytes that hold so many values that they would take about {need >> 20} MiB "
+            "of memory; no file of this kind does"
+        )
+
+
+def _check_tree(value: object, raw: bytes, where: str, error: type[TtcError]) -> None:
+    """Refuse deep nesting, and texts with half a surrogate pair in them."""
+    halves = _HALF.search(raw) is not None
+    if not halves and raw.count(b"[") + raw.count(b"{") <= _MOST_DEPTH:
+        return
+    level, depth = [value], 0
+    while level:
+        if depth >= _MOST_DEPTH and any(isinstance(item, dict | list) for item in level):
+            raise error(f"{where}: JSON nested too deeply, more than {_MOST_DEPTH} levels")
+        inside: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inside += item.values()
+                if halves:
+                    inside += item.keys()
+            elif isinstance(item, list):
+                inside += item
+            elif halves and isinstance(item, str) and any("\ud800" <= sign <= "\udfff" for sign in item):
+                raise error(f"{where}: the text {quoted(item)} holds half of a surrogate pair")
+        level = inside if halves else [item for item in inside if isinstance(item, dict | list)]
+        depth += 1
 
 
 def read_json(path: Path, limit: int, error: type[TtcError], allow_infinity: bool = False) -> object:
     """Return the value in the regular file `path`; more than `limit` bytes are refused before reading."""
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise error(f"{path}: not a regular file")
-        if found.st_size > limit:
-            raise error(f"{path}: {found.st_size} bytes, more than the {limit} this kind of file may have")
-        with path.open("rb") as file:
-            raw = file.read(limit)
-    except OSError as fault:
-        raise error(f"{path}: cannot be read ({fault.strerror or fault})") from None
-    return parse_json(raw, str(path), error, allow_infinity)
+    return parse_json(read_bounded(path, limit, error), str(path), error, allow_infinity)
 
 
 def json_digest(content: Mapping[str, object]) -> str:
@@ -160,7 +205,8 @@ class Fields:
 
     def fields(self, key: str) -> "Fields":
         """Take an object, to be taken apart in turn."""
-        return Fields(self.take(key), f"{self._where}: {key}", self._error)
+        shown = key if key.isprintable() and len(key) <= _MOST_SHOWN else quoted(key)
+        return Fields(self.take(key), f"{self._where}: {shown}", self._error)
 
     def each(self, key: str, read: "Callable[[Fields, str], _Item]") -> Mapping[str, _Item]:
         """Take an object whose keys are free.

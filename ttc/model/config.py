@@ -72,6 +72,7 @@ _SIZES: dict[str, dict[str, tuple[int, int]]] = {
     LayerKind.MLP: {"intermediate_size": (1, 2**20)},
 }
 _MAX_LAYERS = 4096
+_MAX_EOS_IDS = 1024
 
 # Keys that would change the arithmetic, with the one value that is implemented and that an absent key means.
 _ONLY: dict[str, object] = {
@@ -166,7 +167,7 @@ class ModelConfig:
 
     def _check_token_ids(self) -> None:
         last = self.vocab_size - 1
-        if not isinstance(self.eos_token_ids, tuple) or len(self.eos_token_ids) > 1024:
+        if not isinstance(self.eos_token_ids, tuple) or len(self.eos_token_ids) > _MAX_EOS_IDS:
             raise CheckpointError(
                 f"eos_token_id is {quoted(self.eos_token_ids)}, an id or a short list of ids is due"
             )
@@ -307,6 +308,8 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
     eos = generation.get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
     several = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if len(several) > _MAX_EOS_IDS:
+        raise CheckpointError(f"eos_token_id has {len(several)} ids; valid: up to {_MAX_EOS_IDS}")
     return fields | {
         "pattern": pattern,
         "bos_token_id": config.get("bos_token_id"),

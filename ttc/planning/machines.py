@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from ttc.base.quoting import escaped, quoted
+from ttc.base.toml_file import read_toml
 from ttc.errors import InputError
 
 __all__ = ["Machine", "known_machines", "load_machine"]
@@ -42,12 +44,14 @@ class Machine:
             if key in _OPTIONAL and value is None:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise InputError(f"machine {self.name}: {key} is {value!r}; valid: a positive number")
+                raise InputError(f"machine {self.name}: {key} is {quoted(value)}; valid: a positive number")
         for key in ("name", "source"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
-                raise InputError(f"machine: {key} is {getattr(self, key)!r}; valid: a text")
+                raise InputError(f"machine: {key} is {quoted(getattr(self, key))}; valid: a text")
         if self.capability is not None and not _CAPABILITY.fullmatch(str(self.capability)):
-            raise InputError(f"machine {self.name}: capability is {self.capability!r}; valid: like '9.0'")
+            raise InputError(
+                f"machine {self.name}: capability is {quoted(self.capability)}; valid: like '9.0'"
+            )
 
 
 def known_machines() -> dict[str, Machine]:
@@ -64,11 +68,8 @@ def load_machine(name_or_path: str) -> Machine:
     path = Path(name_or_path)
     if not path.is_file():
         names = ", ".join(known)
-        raise InputError(f"no machine {name_or_path!r}; valid: {names}, or the path of a TOML file")
-    try:
-        return _machine(tomllib.loads(path.read_text("utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise InputError(f"machine {path} cannot be read: {fault}") from None
+        raise InputError(f"no machine {quoted(name_or_path)}; valid: {names}, or the path of a TOML file")
+    return _machine(read_toml(path, InputError, f"machine {path}"), str(path))
 
 
 def _machine(table: object, where: str) -> Machine:
@@ -77,7 +78,9 @@ def _machine(table: object, where: str) -> Machine:
     if not isinstance(table, dict) or not needed <= table.keys() <= keys:
         wrong = "not a table"
         if isinstance(table, dict):
-            wrong = ", ".join(sorted((table.keys() - keys) | (needed - table.keys())))
+            wrong = ", ".join(
+                escaped(name[:60]) for name in sorted((table.keys() - keys) | (needed - table.keys()))[:5]
+            )
         raise InputError(
             f"machine {where}: unknown or missing keys: {wrong}; valid: {', '.join(sorted(keys))}"
         )
