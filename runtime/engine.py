@@ -114,8 +114,7 @@ def load(
             capacity,
             prefix_cache_bytes=prefix_cache_bytes,
         )
-        if opened.chat_template_path is not None:
-            engine.chat_template = opened.chat_template_path.read_text(encoding="utf-8")
+        engine.chat_template = opened.read_chat_template()
         return engine
     finally:
         opened.close()

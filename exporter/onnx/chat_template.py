@@ -1,7 +1,9 @@
 """The template of chats that a checkpoint brings: a file of its own, or a key of tokenizer_config.json."""
 
+import os
 from pathlib import Path
 
+from ttc.base.files import read_bounded
 from ttc.errors import CheckpointError
 from ttc.formats.strictjson import quoted, read_json
 
@@ -13,19 +15,15 @@ _LIMIT_BYTES = 1 << 20
 def chat_template(folder: Path) -> str | None:
     """Return the checkpoint's chat template, None where it has none. It is only rendered by `ttc serve`."""
     file = folder / "chat_template.jinja"
-    if file.is_file():
-        if file.stat().st_size > _LIMIT_BYTES:
-            raise CheckpointError(
-                f"{file}: {file.stat().st_size} bytes, more than the {_LIMIT_BYTES} it may have"
-            )
+    if os.path.lexists(file):
         try:
-            return file.read_text(encoding="utf-8")
+            return read_bounded(file, _LIMIT_BYTES, CheckpointError).decode()
         except UnicodeDecodeError as fault:
             raise CheckpointError(f"{file}: not UTF-8 text (byte {fault.start})") from None
     config = folder / "tokenizer_config.json"
-    if not config.is_file():
+    if not os.path.lexists(config):
         return None
-    content = read_json(config, 64 * _LIMIT_BYTES, CheckpointError)
+    content = read_json(config, 16 * _LIMIT_BYTES, CheckpointError)
     template = content.get("chat_template") if isinstance(content, dict) else None
     if isinstance(template, list):  # several, by name
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}

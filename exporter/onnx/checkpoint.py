@@ -1,5 +1,5 @@
-"""A TwoTower checkpoint folder in the Hugging Face layout: checked against its own `config.json`, mapped,
-never loaded.
+"""A TwoTower checkpoint folder in the Hugging Face layout: checked against its own `config.json`, its
+tensors read one by one when they are asked for.
 
 The folder holds `config.json`, perhaps `generation_config.json` and `tokenizer.json`, and the weights:
 `model.safetensors`, or shards beside `model.safetensors.index.json`. Which tensors must be there, and their
@@ -14,11 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from ttc.base.files import read_bounded
 from ttc.base.names import COMPUTE_DTYPES
-from ttc.errors import CheckpointError, MissingDependencyError
+from ttc.errors import CheckpointError
 from ttc.formats.quant_config.files import read_scheme
 from ttc.formats.shard import Array, Shard, TensorInfo
 from ttc.formats.strictjson import quoted, read_json
+from ttc.formats.tokenizer import MAX_TOKENIZER_BYTES, open_tokenizer
 from ttc.model.config import ModelConfig
 from ttc.model.matching import Matched, match_weights
 from ttc.model.weights import first_of
@@ -28,8 +30,7 @@ __all__ = ["Checkpoint"]
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 4 * 2**20
-_MAX_INDEX_BYTES = 64 * 2**20
-_MAX_TOKENIZER_BYTES = 256 * 2**20
+_MAX_INDEX_BYTES = 16 * 2**20
 
 
 class Checkpoint:
@@ -92,9 +93,9 @@ class Checkpoint:
             _check_unused(found.unused, shards)
             _check_shapes(found.shapes, shards)
             tokenizer = folder / "tokenizer.json"
-            if tokenizer.exists():
-                _check_tokenizer(tokenizer, config)
-            present = tokenizer if tokenizer.exists() else None
+            present = tokenizer if os.path.lexists(tokenizer) else None  # a link to nothing is an error
+            if present is not None:
+                _check_tokenizer(present, config)
             return cls(folder, config, present, shards, found)
         except BaseException:
             for shard in shards.values():
@@ -131,7 +132,7 @@ class Checkpoint:
         return self._shard(name).info(name)
 
     def read(self, name: str) -> Array:
-        """Return the stored tensor `name` as a read-only view of its mapped file."""
+        """Return the stored tensor `name`, read-only, in memory of its own."""
         return self._shard(name).read(name)
 
     def _shard(self, name: str) -> Shard:
@@ -140,7 +141,7 @@ class Checkpoint:
         return self._owner[name]
 
     def close(self) -> None:
-        """Unmap all files."""
+        """Close all files."""
         for shard in self.shards.values():
             shard.close()
 
@@ -190,7 +191,7 @@ def _config(folder: Path) -> ModelConfig:
             f"{path}: missing; a checkpoint is a folder with config.json and .safetensors files"
         )
     return ModelConfig.from_hf(
-        _json_object(path), _json_object(generation) if generation.exists() else None, where=str(path)
+        _json_object(path), _json_object(generation) if os.path.lexists(generation) else None, where=str(path)
     )
 
 
@@ -270,20 +271,8 @@ def _stored(
 
 def _check_tokenizer(path: Path, config: ModelConfig) -> None:
     """The tokenizer must be readable and know no id that the model does not."""
-    if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_BYTES:
-        raise CheckpointError(f"{path}: not a regular file of at most {_MAX_TOKENIZER_BYTES} bytes")
-    try:
-        import tokenizers
-    except ImportError:
-        raise MissingDependencyError(
-            f"{path}: reading it needs the package `tokenizers`; pip install tokenizers"
-        ) from None
-    try:
-        ids = tokenizers.Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as fault:  # the library raises plain Exception for every defect
-        raise CheckpointError(
-            f"{path}: not a tokenizer that the `tokenizers` library can read ({fault})"
-        ) from None
+    raw = read_bounded(path, MAX_TOKENIZER_BYTES, CheckpointError)
+    ids = open_tokenizer(raw, str(path), CheckpointError).get_vocab(with_added_tokens=True)
     if ids and max(ids.values()) >= config.vocab_size:
         token, highest = max(ids.items(), key=lambda item: item[1])
         raise CheckpointError(

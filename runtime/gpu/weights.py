@@ -1,4 +1,4 @@
-"""Weights from the mapped checkpoint straight onto the device.
+"""Weights from the checkpoint's files onto the device.
 
 Pieces go through two buffers of pinned memory: while the device copies one, the host fills the other. A stack
 of experts is filled expert by expert on the device; the host never holds it. (What is stored in

@@ -74,8 +74,6 @@ def test_referenced_weights(referenced: Path, checkpoint: Path) -> None:
         ):
             bundle.graph_path("advance")
         expect_weights(bundle)
-        # One tensor in the graph's own dtype is the mapped file itself.
-        assert not bundle.read_weight("w.f32").flags.owndata
         described = bundle.describe()
     json.dumps(described)
     assert described["weights"] == {
@@ -217,3 +215,43 @@ def test_value_too_large_for_the_dtype(tmp_path: Path, checkpoint: Path) -> None
         assert bundle.read_weight("fits").tolist() == [6e4, np.inf]
         with pytest.raises(NumericsError, match=r"weight 'big'.* too large for float16"):
             bundle.read_weight("big")
+
+
+def test_a_shard_that_is_cut_short_after_opening_is_an_error(referenced: Path, checkpoint: Path) -> None:
+    with Bundle.open(referenced) as bundle:
+        os.truncate(checkpoint / "one.safetensors", 4)
+        with pytest.raises(
+            BundleError, match=r"one.safetensors: ends at byte \d+, and had \d+ bytes .* cut short"
+        ):
+            bundle.read_weight("w.f32")
+
+
+@pytest.mark.parametrize("external", [None, "context.onnx.data"])
+def test_a_graph_that_is_changed_after_opening_is_not_read(external: str | None, tmp_path: Path) -> None:
+    path = packed_bundle(tmp_path / "bundle", external)
+    with Bundle.open(path) as bundle:
+        name = external or "context.onnx"
+        honest = (path / name).read_bytes()
+        (path / name).unlink()
+        (path / name).write_bytes(bytes(len(honest)))
+        if external is None:
+            with pytest.raises(DigestError, match=r"context.onnx: its content is not what was exported"):
+                bundle.read_weight("w.f32")
+        else:  # the file that was open while its digest was taken
+            np.testing.assert_array_equal(bundle.read_weight("w.f32"), WEIGHTS["w.f32"])
+
+
+def test_every_external_tensor_must_be_of_a_listed_file(tmp_path: Path) -> None:
+    model = graph({"w.f32": WEIGHTS["w.f32"]})
+    hidden = onnx.numpy_helper.from_array(np.zeros(3, np.float32), "hidden")
+    hidden.ClearField("raw_data")
+    hidden.data_location = onnx.TensorProto.EXTERNAL
+    hidden.external_data.add(key="location", value="secret")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=hidden))
+    with bundle_writer(tmp_path / "bundle") as draft:
+        (draft.path / "context.onnx").write_bytes(model.SerializeToString())
+        for role in ("denoiser", "step"):
+            (draft.path / f"{role}.onnx").write_bytes(b"")
+        path = draft.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", SPECS)))
+    with Bundle.open(path) as bundle, pytest.raises(BundleError, match=r"takes data from 'secret'"):
+        bundle.read_graph("context")

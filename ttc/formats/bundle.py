@@ -46,6 +46,7 @@ header, size and modification time. The digests find accidents and mix-ups; they
 comes from.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,10 +54,12 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from ttc.base.files import OpenFile, read_bounded
 from ttc.errors import BundleError, DigestError
 from ttc.formats.decoded import decode_weight, decoded_specs
+from ttc.formats.graph_file import parse_graph
 from ttc.formats.manifest import (
     MANIFEST_FILE,
     FileRecord,
@@ -68,11 +71,18 @@ from ttc.formats.shard import Array
 from ttc.formats.strictjson import quoted
 from ttc.formats.weights import PackedWeights, ReferencedWeights
 
+if TYPE_CHECKING:
+    import onnx_ir
+
 __all__ = ["BundleFolder", "graph_digest"]
 
-_MAX_MANIFEST_BYTES = 64 * 2**20
+# The released model's, every tensor of it named, has about two.
+_MAX_MANIFEST_BYTES = 16 * 2**20
+# Of a file that is parsed as a whole: protobuf takes less than 2 GiB.
+_MAX_PARSED_BYTES = 2**31
 _TOKENIZER_FILE = "tokenizer.json"
 _TEMPLATE_FILE = "chat_template.jinja"
+_DATA_ENDING = ".onnx.data"
 
 
 def graph_digest(graph_sha256: str, data_sha256: Sequence[str]) -> str:
@@ -98,10 +108,19 @@ class BundleFolder:
         manifest: its bundle.json.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, weights: "PackedWeights | ReferencedWeights") -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, data: Mapping[str, OpenFile], checkpoint_root: Path | None
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self._weights = weights
+        self._data = data
+        where = str(path / MANIFEST_FILE)
+        self._weights: PackedWeights | ReferencedWeights
+        if manifest.weights.mode == "packed":
+            graphs = {role: path / name for role, name in manifest.graphs.items()}
+            self._weights = PackedWeights(graphs, self.read_graph, data)
+        else:
+            self._weights = ReferencedWeights(manifest.weights, checkpoint_root, where)
 
     @classmethod
     def open(
@@ -134,17 +153,27 @@ class BundleFolder:
                 f"{folder / MANIFEST_FILE}: missing; this folder is not a bundle made by `ttc export`"
             )
         manifest_file = _inside(folder, MANIFEST_FILE, str(folder))
-        manifest = Manifest.from_json(_bytes(manifest_file), str(manifest_file))
-        for name, record in manifest.files.items():
-            _verify(_inside(folder, name, str(manifest_file)), record)
-        if manifest.weights.mode == "packed":
-            if checkpoint_root is not None:
-                raise BundleError(
-                    f"{folder}: its weights are packed, there is no checkpoint to find in {checkpoint_root}"
-                )
-            graphs = {role: folder / name for role, name in manifest.graphs.items()}
-            return cls(folder, manifest, PackedWeights(manifest, graphs))
-        return cls(folder, manifest, ReferencedWeights(manifest.weights, checkpoint_root, str(manifest_file)))
+        raw = read_bounded(manifest_file, _MAX_MANIFEST_BYTES, BundleError, links=False)
+        manifest = Manifest.from_json(raw, str(manifest_file))
+        if manifest.weights.mode == "packed" and checkpoint_root is not None:
+            raise BundleError(
+                f"{folder}: its weights are packed, there is no checkpoint to find in {checkpoint_root}"
+            )
+        data: dict[str, OpenFile] = {}
+        try:
+            for name, record in manifest.files.items():
+                with contextlib.ExitStack() as opened:
+                    file = opened.enter_context(
+                        OpenFile(_inside(folder, name, str(manifest_file)), BundleError, links=False)
+                    )
+                    _verify(file, record)
+                    if name.endswith(_DATA_ENDING):
+                        data[name] = file
+                        opened.pop_all()
+            return cls(folder, manifest, data, checkpoint_root)
+        except BaseException:
+            _close(data)
+            raise
 
     @property
     def compute_dtype(self) -> str:
@@ -166,11 +195,6 @@ class BundleFolder:
         """Path of tokenizer.json, None where the bundle has none."""
         return self.path / _TOKENIZER_FILE if _TOKENIZER_FILE in self.manifest.files else None
 
-    @property
-    def chat_template_path(self) -> Path | None:
-        """Path of chat_template.jinja, None where the bundle has none."""
-        return self.path / _TEMPLATE_FILE if _TEMPLATE_FILE in self.manifest.files else None
-
     def graph_path(self, role: str) -> Path:
         """Return the ONNX file of `role`, one of `GRAPH_ROLES`; raise `BundleError` where there is none."""
         return self.path / self._graph_file(role)
@@ -181,15 +205,53 @@ class BundleFolder:
         data = files.get(f"{name}.data")
         return graph_digest(files[name].sha256, () if data is None else (data.sha256,))
 
+    def read_file(self, name: str) -> bytes:
+        """Return one of the manifest's files, verified once more as it is read.
+
+        So what is returned is what was exported, whatever happened to the file since the bundle was opened.
+
+        Raises:
+            DigestError: it was changed.
+            BundleError: it cannot be read.
+        """
+        path = _inside(self.path, name, str(self.path / MANIFEST_FILE))
+        record = self.manifest.files[name]
+        raw = read_bounded(path, _MAX_PARSED_BYTES, BundleError, links=False)
+        _compare(path, record, len(raw), hashlib.sha256(raw).hexdigest())
+        return raw
+
+    def read_graph(self, role: str) -> "onnx_ir.Model":
+        """Return the graph of `role`, parsed from verified bytes.
+
+        Raises:
+            DigestError: the file was changed since the bundle was opened.
+            BundleError: there is none, or it is no graph that can be read.
+        """
+        path = self.graph_path(role)
+        return parse_graph(self.read_file(path.name), path, self._data)
+
+    def read_tokenizer(self) -> bytes | None:
+        """Return the content of tokenizer.json, None where the bundle has none."""
+        return self.read_file(_TOKENIZER_FILE) if _TOKENIZER_FILE in self.manifest.files else None
+
+    def read_chat_template(self) -> str | None:
+        """Return the Jinja text of the chat template, None where the bundle has none."""
+        if _TEMPLATE_FILE not in self.manifest.files:
+            return None
+        try:
+            return self.read_file(_TEMPLATE_FILE).decode()
+        except UnicodeDecodeError as fault:
+            raise BundleError(
+                f"{self.path / _TEMPLATE_FILE}: not UTF-8 text (byte {fault.start}); export again"
+            ) from None
+
     def read_weight(self, name: str) -> Array:
         """Return the weight `name` in the graph's shape and dtype: aligned, C-contiguous, read-only.
 
         Of four-bit weights it is the bytes, uint8, two numbers in each and the last axis half as long.
 
-        By reference, a weight that is one tensor stored in the graph's dtype is a view of the mapped
-        checkpoint file and costs no memory; any other is converted or stacked into an array of its own,
-        which the caller may drop. Packed weights come from the graph file, which stays in memory after the
-        first.
+        By reference it is read from the checkpoint's files into an array of its own, which the caller may
+        drop. Packed weights come from the graph file, which stays in memory after the first.
 
         Raises:
             NumericsError: a value is too large for the dtype.
@@ -268,8 +330,9 @@ class BundleFolder:
         }
 
     def close(self) -> None:
-        """Unmap files and forget parsed graphs; arrays already read stay valid."""
+        """Close files and forget parsed graphs; arrays already read stay valid."""
         self._weights.close()
+        _close(self._data)
 
     def __enter__(self) -> Self:
         return self
@@ -294,30 +357,22 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     return path
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: {size} bytes, a manifest has at most {_MAX_MANIFEST_BYTES}")
-        with path.open("rb") as file:
-            return file.read(_MAX_MANIFEST_BYTES)
-    except OSError as fault:
-        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
+def _verify(file: OpenFile, record: FileRecord) -> None:
+    _compare(file.path, record, file.size_bytes, None)
+    _compare(file.path, record, file.size_bytes, file.sha256())
 
 
-def _verify(path: Path, record: FileRecord) -> None:
-    try:
-        size = path.stat().st_size
-        if size != record.size_bytes:
-            raise DigestError(
-                f"{path}: {size} bytes, but {record.size_bytes} when it was exported; export again"
-            )
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as fault:
-        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
-    if found != record.sha256:
+def _compare(path: Path, record: FileRecord, size: int, digest: str | None) -> None:
+    """Raise `DigestError` unless a file has the size and the digest that it was exported with."""
+    if size != record.size_bytes:
+        raise DigestError(f"{path}: {size} bytes, but {record.size_bytes} when it was exported; export again")
+    if digest is not None and digest != record.sha256:
         raise DigestError(
-            f"{path}: its content is not what was exported (sha256 {found[:16]}…, "
+            f"{path}: its content is not what was exported (sha256 {digest[:16]}…, "
             f"due {record.sha256[:16]}…); export again"
         )
+
+
+def _close(files: Mapping[str, OpenFile]) -> None:
+    for file in files.values():
+        file.close()

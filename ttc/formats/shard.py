@@ -1,4 +1,4 @@
-"""One `.safetensors` file: its header checked in full, its tensors mapped, never loaded.
+"""One `.safetensors` file: its header checked in full, each tensor read when it is asked for.
 
 The file: 8 bytes (little-endian length N of the header), N bytes of JSON, the data. The header is an object
 `{name: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, …}`, offsets counted from the start
@@ -8,12 +8,9 @@ the file and is as long as its shape and dtype say; tensors neither overlap nor 
 ends where the file ends.
 """
 
-import contextlib
 import hashlib
 import math
-import mmap
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.base.dtypes import numpy_dtype
+from ttc.base.files import OpenFile
 from ttc.errors import CheckpointError, TtcError
 from ttc.formats.strictjson import Fields, parse_json, quoted
 
@@ -31,7 +29,8 @@ __all__ = ["STORED_NAMES", "Array", "Shard", "TensorInfo"]
 
 Array = npt.NDArray[Any]
 
-_MAX_HEADER_BYTES = 100_000_000
+# A tensor takes about a hundred bytes of it.
+_MAX_HEADER_BYTES = 16 * 2**20
 _MAX_RANK = 32
 # Names in the file → dtypes.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -89,29 +88,24 @@ class Shard:
         mtime_ns: of the file, when it was opened.
     """
 
-    __slots__ = ("_error", "_map", "header_digest", "mtime_ns", "path", "size_bytes", "tensors")
+    __slots__ = ("_error", "_file", "_is_open", "header_digest", "mtime_ns", "path", "size_bytes", "tensors")
 
-    def __init__(
-        self,
-        path: Path,
-        found: os.stat_result,
-        header: bytes,
-        mapping: mmap.mmap | None,
-        error: type[TtcError],
-    ) -> None:
-        self.path = path
-        self.size_bytes = found.st_size
-        self.mtime_ns = found.st_mtime_ns
+    def __init__(self, file: OpenFile, error: type[TtcError]) -> None:
+        """Check the header of an open file; `error`: as in `open`."""
+        self.path, self.size_bytes, self.mtime_ns = file.path, file.size_bytes, file.mtime_ns
+        start = bytearray(min(8, self.size_bytes))
+        file.fill(memoryview(start), 0)
+        header = bytearray(_header(bytes(start), self.size_bytes, str(self.path), error))
+        file.fill(memoryview(header), 8)
         self.header_digest = hashlib.sha256(header).hexdigest()
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            _tensors(header, found.st_size, str(path), error)
+            _tensors(bytes(header), self.size_bytes, str(self.path), error)
         )
-        self._map = mapping
-        self._error = error
+        self._file, self._error, self._is_open = file, error, True
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], error: type[TtcError] = CheckpointError) -> Self:
-        """Check the header of the file `path` and map it.
+        """Check the header of the file `path` and hold it open.
 
         Args:
             path: of the file.
@@ -119,22 +113,16 @@ class Shard:
         """
         path = Path(path)
         try:
-            # Before opening: a pipe would block.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise error(f"{path}: not a regular file")
-            with path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                header = _header(file.read(8), found.st_size, str(path), error)
-                raw = file.read(header)
-                if len(raw) != header:
-                    raise error(f"{path}: the file ended inside its header")
-                return cls(
-                    path, found, raw, mmap.mmap(file.fileno(), found.st_size, access=mmap.ACCESS_READ), error
-                )
+            file = OpenFile(path, error)
         except FileNotFoundError:
             raise error(f"{path}: the file is missing") from None
         except (OSError, ValueError) as fault:
             raise error(f"{path}: cannot be read ({fault})") from None
+        try:
+            return cls(file, error)
+        except BaseException:
+            file.close()
+            raise
 
     def info(self, name: str) -> TensorInfo:
         """Return dtype, shape and offset of the tensor `name`."""
@@ -146,20 +134,24 @@ class Shard:
             ) from None
 
     def read(self, name: str) -> Array:
-        """Return the tensor `name` as a read-only view of the mapped file; it may be unaligned."""
+        """Return the tensor `name`, read-only, in memory of its own."""
         info = self.info(name)
-        if self._map is None:
+        if not self._is_open:
             raise self._error(f"{self.path}: closed; tensor {quoted(name)} can no longer be read")
-        dtype = numpy_dtype(info.dtype)
-        return np.frombuffer(self._map, dtype, info.nbytes // dtype.itemsize, info.begin).reshape(info.shape)
+        try:
+            content = np.empty(info.nbytes, np.uint8)
+        except MemoryError:
+            raise self._error(
+                f"{self.path}: tensor {quoted(name)} takes {info.nbytes} bytes, more memory than there is"
+            ) from None
+        self._file.fill(content.data, info.begin)
+        content.flags.writeable = False
+        return content.view(numpy_dtype(info.dtype)).reshape(info.shape)
 
     def close(self) -> None:
-        """Unmap the file, as soon as no array that was read refers to it."""
-        mapping, self._map = self._map, None
-        if mapping is not None:
-            # A BufferError says that arrays are still out there: the mapping goes when the last of them does.
-            with contextlib.suppress(BufferError):
-                mapping.close()
+        """Close the file; arrays that were read stay valid."""
+        self._is_open = False
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self

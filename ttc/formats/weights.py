@@ -5,15 +5,17 @@ Of four-bit weights an array holds the bytes, two numbers in each (`WeightSpec.a
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttc.base.dtypes import numpy_dtype
-from ttc.errors import BundleError, DigestError, MissingDependencyError, NumericsError
-from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
+from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype
+from ttc.base.files import OpenFile
+from ttc.errors import BundleError, DigestError, NumericsError
+from ttc.formats.graph_file import external_bytes
+from ttc.formats.manifest import ShardRecord, WeightMap, WeightSpec
 from ttc.formats.quantised.layouts import LAYOUTS, Piece, piece_shapes
 from ttc.formats.quantised.measures import all_numbers
 from ttc.formats.shard import Array, Shard
@@ -95,10 +97,7 @@ class ReferencedWeights:
         return (self._part(spec, tensors) for tensors in spec.parts)
 
     def _part(self, spec: WeightSpec, tensors: Sequence[str], out: Array | None = None) -> Array:
-        """Return one part of a weight in the weight's dtype, written to `out` if that is given.
-
-        Without `out` it is a view of the mapped file where no conversion is needed.
-        """
+        """Return one part of a weight in the weight's dtype, written to `out` if that is given."""
         stored = self._stored(spec, tensors)
         dtype = numpy_dtype(spec.array_dtype)
         if out is None and stored.dtype == dtype and stored.flags.aligned and stored.flags.c_contiguous:
@@ -149,28 +148,40 @@ class PackedWeights:
     A graph file is parsed when a weight of it is first read, and then kept.
     """
 
-    def __init__(self, manifest: Manifest, graphs: Mapping[str, Path]) -> None:
-        """Remember the files; `graphs`: role → verified ONNX file."""
-        self._manifest = manifest
-        self._graphs = dict(graphs)
-        self._parsed: dict[Path, Mapping[str, onnx_ir.Value]] = {}
+    def __init__(
+        self,
+        graphs: Mapping[str, Path],
+        parse: "Callable[[str], onnx_ir.Model]",
+        data: Mapping[str, OpenFile],
+    ) -> None:
+        """Remember where graphs come from.
+
+        Args:
+            graphs: role → ONNX file.
+            parse: role → its verified graph.
+            data: name → verified file of external data.
+        """
+        self._graphs, self._parse, self._data = dict(graphs), parse, data
+        self._parsed: dict[str, Mapping[str, onnx_ir.Value]] = {}
         self._lock = threading.Lock()
 
     def read(self, spec: WeightSpec) -> Array:
         """Return what `Bundle.read_weight` does."""
-        name, path = spec.name, self._graphs[spec.graphs[0]]
+        name, role = spec.name, spec.graphs[0]
+        path = self._graphs[role]
         with self._lock:
-            if path not in self._parsed:
-                self._parsed[path] = _initializers(path)
-            value = self._parsed[path].get(name)
+            if role not in self._parsed:
+                self._parsed[role] = self._parse(role).graph.initializers
+            value = self._parsed[role].get(name)
         tensor = None if value is None else value.const_value
         if tensor is None:
             raise BundleError(
                 f"{path}: no initializer {quoted(name)}, though the bundle's weights are packed"
             )
-        self._check_external(path, tensor)
         try:
-            array = np.require(_array(tensor, spec), requirements=["C", "ALIGNED"])
+            array = np.require(self._array(tensor, spec), requirements=["C", "ALIGNED"])
+        except BundleError as fault:
+            raise BundleError(f"{path}: {fault}") from None
         except Exception as fault:  # whatever the library finds wrong in a graph file
             raise BundleError(f"{path}: initializer {quoted(name)} cannot be read ({fault})") from None
         if array.shape != spec.array_shape or array.dtype != numpy_dtype(spec.array_dtype):
@@ -181,18 +192,23 @@ class PackedWeights:
         array.flags.writeable = False
         return array
 
+    def _array(self, tensor: "onnx_ir.TensorProtocol", spec: WeightSpec) -> Array:
+        """Return the content of an initializer; of four-bit numbers, the bytes."""
+        import onnx_ir
+
+        shape = tuple(tensor.shape.numpy())
+        if isinstance(tensor, onnx_ir.ExternalTensor):
+            own = array_dtype(tensor.dtype.numpy().name)
+            content = external_bytes(tensor, self._data).view(numpy_dtype(own))
+            return content.reshape(array_shape(tensor.dtype.numpy().name, shape))
+        if spec.array_dtype == spec.dtype or shape != spec.shape:
+            return tensor.numpy()
+        return np.frombuffer(tensor.tobytes(), np.uint8).reshape(spec.array_shape)
+
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """Return what `Bundle.weight_parts` does."""
         array = self.read(spec)
         yield from (array[i, ...] for i in range(spec.shape[0])) if spec.stacked else (array,)
-
-    def _check_external(self, path: Path, tensor: "onnx_ir.TensorProtocol") -> None:
-        """External data must be one of the files that were verified, not whatever the graph names."""
-        location = getattr(tensor, "location", None)
-        if location is not None and str(location) not in self._manifest.files:
-            raise BundleError(
-                f"{path}: takes data from {quoted(str(location))}, which is not among the bundle's files"
-            )
 
     def close(self) -> None:
         """Forget the parsed graphs."""
@@ -209,13 +225,6 @@ def _pieces(spec: WeightSpec) -> list[tuple[Piece, tuple[int, ...]]]:
         return [(layout.graph_pieces[spec.piece], spec.part_shape)]
     due = piece_shapes(layout.format, spec.part_shape)
     return [(piece, due[piece.suffix]) for piece in layout.pieces]
-
-
-def _array(tensor: "onnx_ir.TensorProtocol", spec: WeightSpec) -> Array:
-    """Return the content of an initializer; of four-bit numbers, the bytes."""
-    if spec.array_dtype == spec.dtype or tuple(tensor.shape.numpy()) != spec.shape:
-        return tensor.numpy()
-    return np.frombuffer(tensor.tobytes(), np.uint8).reshape(spec.array_shape)
 
 
 def _shard(path: Path, record: ShardRecord, moved: bool) -> Shard:
@@ -252,16 +261,3 @@ def _convert(source: Array, target: Array, weight: str, tensor: str) -> None:
             f"{target.dtype.name}; "
             "export with --dtype bfloat16 or float32"
         )
-
-
-def _initializers(path: Path) -> "Mapping[str, onnx_ir.Value]":
-    try:
-        import onnx_ir
-    except ImportError:
-        raise MissingDependencyError(
-            f"{path}: reading packed weights needs the package onnx-ir; pip install onnx-ir"
-        ) from None
-    try:
-        return onnx_ir.load(path).graph.initializers
-    except Exception as fault:  # whatever the library finds wrong in a graph file
-        raise BundleError(f"{path}: not an ONNX file that can be read ({fault})") from None

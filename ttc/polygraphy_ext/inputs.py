@@ -99,9 +99,7 @@ def input_types(bundle: Bundle, graph: str) -> dict[str, tuple[np.dtype[Any], li
     """Return the graph's inputs in order, with dtype and shape, None for an open dimension; weights of a
     bundle by reference are among them.
     """
-    import onnx_ir as ir
-
-    model = ir.load(bundle.graph_path(graph))
+    model = bundle.read_graph(graph)
     found: dict[str, tuple[np.dtype[Any], list[int | None]]] = {}
     for value in model.graph.inputs:
         assert value.dtype is not None, f"graph input {value.name} has no dtype"

@@ -39,7 +39,7 @@ def write_layers(bundle: str, graph: str, folder: Path) -> None:
         raise InputError(f"graph is {graph!r}; valid: {', '.join(GRAPHS)}")
     (feed,) = BundleInputs(bundle, graph)
     with Bundle.open(bundle) as opened:
-        model = ir.load(opened.graph_path(graph))
+        model = opened.read_graph(graph)
         outputs_of_layers = {layer: name for name, layer in tap_layers(model).items()}
         outputs = [value for value in model.graph.outputs if value.name not in outputs_of_layers.values()]
         model.graph.outputs[:] = outputs

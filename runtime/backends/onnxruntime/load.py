@@ -1,20 +1,24 @@
 """Bundle → ONNX Runtime sessions.
 
-Weights are handed to the sessions as initializers in memory of ours, mapped or converted once and shared
+Weights are handed to the sessions as initializers in memory of ours, read and converted once and shared
 between sessions, whether the bundle is packed or refers to a checkpoint. Quantised experts are decoded, since
 ONNX Runtime either has no kernel for their formats or decodes them in every call.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime
 
-from ttc.errors import BackendError, BundleError
+from ttc.base.quoting import escaped
+from ttc.errors import BackendError, BundleError, TtcError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.model.bundle import Bundle
+from ttc.model.graphs import GraphTensor, graph_inputs, graph_outputs
 from ttc.model.rewrites import caches_to_new_kv
 from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
@@ -71,16 +75,17 @@ def load(
     values: dict[str, onnxruntime.OrtValue] = {}
     sessions = {}
     for role in bundle.manifest.graphs:
-        model = _graph(bundle, role)
-        decode_experts(model, bundle.compute_dtype)
-        used = externalise_weights(model, decoded)
-        if widen:
-            upcast(model)
-        if role == "context":
-            caches_to_new_kv(model)
-        doubled = (
-            sparsify_experts(model, bundle.config.num_experts_per_tok) if settings.sparse_experts else []
-        )
+        with _faults_of(bundle.graph_path(role)):
+            model = _graph(bundle, role)
+            decode_experts(model, bundle.compute_dtype)
+            used = externalise_weights(model, decoded)
+            if widen:
+                upcast(model)
+            if role == "context":
+                caches_to_new_kv(model)
+            doubled = (
+                sparsify_experts(model, bundle.config.num_experts_per_tok) if settings.sparse_experts else []
+            )
         for name in used:
             if name not in values:
                 weight = bundle.read_decoded(name, "float32" if widen else None)
@@ -92,9 +97,25 @@ def load(
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
         if prepare is not None:
             prepare(role, model, options)
-        sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
+        with _faults_of(bundle.graph_path(role)):
+            sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
     compute_dtype = "float32" if widen else bundle.compute_dtype
     return kind_of(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+
+
+@contextlib.contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise at a graph that is not as ours are into an error that names its file."""
+    try:
+        yield
+    except TtcError:
+        raise
+    except Exception as fault:  # they have many, without a common base
+        lines = str(fault).strip().splitlines()
+        reason = escaped(lines[0])[:200] if lines else "no reason is given"
+        raise BundleError(
+            f"{path}: a graph that cannot be run ({type(fault).__name__}: {reason}); export again"
+        ) from fault
 
 
 def _options(weight_bytes: int, threads: int | None) -> onnxruntime.SessionOptions:
@@ -115,20 +136,12 @@ def _session(
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     serialized = ir.serde.serialize_model(model).SerializeToString()
-    try:
-        return onnxruntime.InferenceSession(serialized, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own classes have no common base but this
-        name, reason = model.graph.name, str(error).splitlines()[0]
-        raise BackendError(f"ONNX Runtime cannot load the {name} graph: {reason}") from error
+    return onnxruntime.InferenceSession(serialized, options, providers=providers)
 
 
 def _graph(bundle: Bundle, role: str) -> ir.Model:
     """One graph of the bundle, which must say of itself what the manifest says."""
-    path = bundle.graph_path(role)
-    try:
-        model = ir.load(path)
-    except Exception as error:  # whatever the library finds wrong in a file
-        raise BundleError(f"{path}: not an ONNX file ({type(error).__name__}); export again") from error
+    path, model = bundle.graph_path(role), bundle.read_graph(role)
     said = {key: model.metadata_props.get(f"ttc.{key}", "") for key in ("role", "compute_dtype", "model")}
     wanted = {
         "role": role,
@@ -138,7 +151,25 @@ def _graph(bundle: Bundle, role: str) -> ir.Model:
     for key, text in wanted.items():
         if said[key] != text:
             raise BundleError(f"{path}: its {key} is not the one of {MANIFEST_FILE}; export again")
+    for due, found in (
+        (graph_inputs(bundle.config, role), model.graph.inputs),
+        (graph_outputs(bundle.config, role), model.graph.outputs),
+    ):
+        named = {value.name: value for value in found}
+        for tensor in due:
+            if not _is(named.get(tensor.name), tensor.typed(bundle.compute_dtype)):
+                raise BundleError(
+                    f"{path}: has no {tensor.name} of {tensor.dtype} and {len(tensor.shape)} dimensions "
+                    "among its inputs or outputs; export again"
+                )
     return model
+
+
+def _is(value: ir.Value | None, due: GraphTensor) -> bool:
+    """Whether a graph's input or output is of the dtype and rank that it must be."""
+    if value is None or value.dtype is None or value.shape is None:
+        return False
+    return value.dtype.numpy().name == due.dtype and len(value.shape) == len(due.shape)
 
 
 def _device(device: str | None) -> tuple[str, int]:

@@ -15,13 +15,16 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime import OrtValue
 
+from ttc.base.quoting import escaped
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import (
     STEP_OUTPUTS,
     GraphTensor,
+    graph_outputs,
     is_mamba_state,
     mamba_state,
+    new_kv,
     new_kv_name,
     new_name,
     saved_inputs,
@@ -58,6 +61,7 @@ class OnnxRuntimeBackend(Backend):
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self.shares_state = device[0] != "cpu"
+        self._seen: set[str] = set()  # graphs whose results' shapes were looked at
         self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
         self._state = state_tensors(config)
         self._state_names = [tensor.name for tensor in self._state]
@@ -233,17 +237,47 @@ class OnnxRuntimeBackend(Backend):
         session = self._sessions.get(role)
         if session is None:
             raise BackendError("the engine is closed; load the bundle again")
+        try:
+            values = self._called(session, feeds, outputs)
+        except Exception as fault:  # ONNX Runtime's own classes have no common base but this
+            lines = escaped(str(fault), kept="\n").strip().splitlines() or [type(fault).__name__]
+            raise BackendError(f"ONNX Runtime failed in the {role} graph: {lines[0][:300]}") from fault
+        found = dict(zip(outputs, values, strict=True))
+        if role not in self._seen:
+            self._check(role, found)
+            self._seen.add(role)
+        return found
+
+    def _called(
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Mapping[str, OrtValue],
+        outputs: Sequence[str],
+    ) -> Sequence[OrtValue]:
+        """Run one graph."""
         if self._device[0] == "cpu":
-            values = session.run_with_ort_values(list(outputs), dict(feeds))
-        else:
-            binding = session.io_binding()
-            for name, value in feeds.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in outputs:
-                binding.bind_output(name, *self._device)
-            session.run_with_iobinding(binding)
-            values = binding.get_outputs()
-        return dict(zip(outputs, values, strict=True))
+            return list(session.run_with_ort_values(list(outputs), dict(feeds)))
+        binding = session.io_binding()
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, *self._device)
+        session.run_with_iobinding(binding)
+        return list(binding.get_outputs())
+
+    def _check(self, role: str, found: Mapping[str, OrtValue]) -> None:
+        """Raise `BackendError` where a graph's first results are of other shapes than it must give."""
+        dues = {each.name: each for each in (*graph_outputs(self.config, role), *new_kv(self.config))}
+        for name, value in found.items():
+            due = dues[name].shape if name in dues else None
+            shape = value.shape()
+            if due is not None and (
+                len(shape) != len(due)
+                or any(isinstance(n, int) and n != got for n, got in zip(due, shape, strict=True))
+            ):
+                raise BackendError(
+                    f"the {role} graph gave {name} of shape {shape}, {list(due)} is due; export again"
+                )
 
 
 def _threads(session: onnxruntime.InferenceSession) -> int:

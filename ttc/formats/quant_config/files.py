@@ -6,6 +6,7 @@
 Where both are there, they must name the same algorithm and layouts; what either excludes is excluded.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +42,7 @@ def read_scheme(folder: Path) -> Scheme | None:
         CheckpointError: a file is not as it should be, or what it says is not read.
     """
     path = folder / QUANT_FILE
-    found = _of_modelopt(path) if path.exists() else None
+    found = _of_modelopt(path) if os.path.lexists(path) else None
     config = _object(folder / _CONFIG_FILE).get("quantization_config")
     inside = _of_config(config, f"{folder / _CONFIG_FILE}: quantization_config")
     if found is None or inside is None:
