@@ -38,6 +38,7 @@ import numpy.typing as npt
 import ttc
 from ttc.bench.confidence import block_confidence, confidence_change
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.patterns import PatternSearch
 from ttc.bench.problems import Problem, load_problems
 from ttc.bench.quality import is_looping, is_right, wilson
 from ttc.exporter.onnx.checkpoint import Checkpoint
@@ -215,10 +216,11 @@ def judge(problems: Sequence[Problem], text: Text, reference: Text) -> dict[str,
     total = len(problems)
     found: dict[str, Any] = {}
     for mode, mine in (("ar", text.ar), ("diffusion", text.diffusion)):
-        right = sum(
-            is_right(problem, result.text or "") and not is_looping(result.token_ids)
-            for problem, result in zip(problems, mine, strict=True)
-        )
+        with PatternSearch() as search:
+            right = sum(
+                is_right(problem, result.text or "", search) and not is_looping(result.token_ids)
+                for problem, result in zip(problems, mine, strict=True)
+            )
         found[f"{mode}_right"] = right
         found[f"{mode}_interval"] = wilson(right, total)
     pairs = zip(text.diffusion, reference.diffusion, strict=True)

@@ -1,7 +1,7 @@
 """What a caller asks for → checked requests, one a row: the only place where they are made."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ttc.errors import BundleError, CapacityError, InputError
 from ttc.formats.strictjson import quoted
+from ttc.formats.tokenizer import LONG_TEXT, encoded
 from ttc.plugins.counter_rng import row_key
 from ttc.runtime.decoding.grammar import GRAMMAR_OPTIONS, Grammar
 from ttc.runtime.decoding.limits import check_block, fitting_capacity
@@ -28,9 +29,6 @@ from ttc.runtime.structured import Grammars
 from ttc.runtime.text import RowText, without_control_tokens
 
 __all__ = ["Asked", "AskedRow", "RequestReader", "has_long_text", "names_grammar"]
-
-# Characters from which on encoding a text takes more than a few milliseconds.
-_LONG_TEXT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +200,7 @@ class RequestReader:
         if options.split_special_tokens:
             self._plain = self._plain or without_control_tokens(tokenizer)
             tokenizer = self._plain
-        return lambda text: _ids(tokenizer, text)
+        return lambda text: encoded(tokenizer, text)
 
 
 def _merged(given: Mapping[str, Any], row: RowPrompt) -> Mapping[str, Any]:
@@ -221,16 +219,7 @@ def has_long_text(prompt: object) -> bool:
     """Return whether a call brings a text that takes long to encode."""
     rows = prompt if isinstance(prompt, list | tuple) else [prompt]
     texts = (row.prompt if isinstance(row, Request) else row for row in rows)
-    return any(isinstance(text, str) and len(text) > _LONG_TEXT for text in texts)
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> Sequence[int]:
-    """Return a text's token ids. Of the tokenizer's two ways, the one for several texts lets other threads
-    work meanwhile.
-    """
-    encoding = tokenizer.encode(text) if len(text) <= _LONG_TEXT else tokenizer.encode_batch([text])[0]
-    ids: Sequence[int] = encoding.ids
-    return ids
+    return any(isinstance(text, str) and len(text) > LONG_TEXT for text in texts)
 
 
 def names_grammar(prompt: object, options: object, given: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from tokenizers import Tokenizer
 
 from ttc.errors import BundleError
+from ttc.formats.tokenizer import open_tokenizer
 from ttc.model.bundle import Bundle
 
 __all__ = ["RowText", "TextStream", "decode", "load_tokenizer", "without_control_tokens"]
@@ -18,20 +19,9 @@ _WIDEST = 64
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
-    """Return the bundle's tokenizer; None where it has none.
-
-    Truncation and padding that its file asks for are for training: they would change prompts without a word,
-    so they are never applied.
-    """
-    if bundle.tokenizer_path is None:
-        return None
-    try:
-        tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
-    except Exception as error:  # the library raises bare Exception
-        raise BundleError(f"{bundle.tokenizer_path} is not a tokenizer: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    """Return the bundle's tokenizer; None where it has none."""
+    raw = bundle.read_tokenizer()
+    return None if raw is None else open_tokenizer(raw, str(bundle.tokenizer_path), BundleError)
 
 
 def without_control_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ttc.bench.patterns import PatternSearch
 from ttc.bench.problems import Problem, load_problems, prompts_digest, random_prompts
 from ttc.bench.quality import is_looping, is_right, wilson
 from ttc.errors import InputError
@@ -50,14 +51,37 @@ from ttc.model.config import ModelConfig
 )
 def test_checkers(check: str, answer: str, right: list[str], wrong: list[str]) -> None:
     problem = Problem("p", answer, check)
-    assert [is_right(problem, text) for text in right] == [True] * len(right)
-    assert [is_right(problem, text) for text in wrong] == [False] * len(wrong)
+    with PatternSearch() as search:
+        assert [is_right(problem, text, search) for text in right] == [True] * len(right)
+        assert [is_right(problem, text, search) for text in wrong] == [False] * len(wrong)
+
+
+@pytest.mark.timeout(20)
+def test_a_pattern_that_takes_for_ever_is_a_wrong_answer(caplog: pytest.LogCaptureFixture) -> None:
+    endless = Problem("p", "(a+)+$", "regex")
+    with PatternSearch(seconds=0.5) as search:
+        assert is_right(endless, "aaaa", search)
+        assert not is_right(endless, "a" * 64 + "b", search)
+        assert "the pattern '(a+)+$' takes longer than 0.5 s; its answer counts as wrong" in caplog.text
+        assert is_right(endless, "baa", search)
+
+
+@pytest.mark.parametrize("answer", ["a{99999999999}", "(?:" * 5000, "(", "x" * 10_001])
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path, answer: str) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "answer": answer, "check": "regex"}))
+    with pytest.raises(
+        InputError, match=r"tasks.jsonl line 1: (the pattern .* is not valid|a pattern of)"
+    ) as no:
+        load_problems(file)
+    assert len(str(no.value)) < 500
 
 
 def test_nothing_after_a_stop_is_looked_at() -> None:
     text = "The answer is 5.\nQuestion: more\nAnswer: The answer is 7."
-    assert not is_right(Problem("p", "5", "answer"), text)
-    assert is_right(Problem("p", "5", "answer", stop=("\nQuestion:",)), text)
+    search = PatternSearch()
+    assert not is_right(Problem("p", "5", "answer"), text, search)
+    assert is_right(Problem("p", "5", "answer", stop=("\nQuestion:",)), text, search)
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 12])

@@ -234,6 +234,6 @@ def test_truncation_and_padding_are_never_applied(mini, tmp_path):
     tokenizer.enable_padding(length=24)
     tokenizer.save(str(path))
     assert [len(Tokenizer.from_file(str(path)).encode(text).ids) for text in (long, short)] == [24, 24]
-    loaded = load_tokenizer(SimpleNamespace(tokenizer_path=path))
+    loaded = load_tokenizer(SimpleNamespace(tokenizer_path=path, read_tokenizer=path.read_bytes))
     for each in (loaded, without_control_tokens(loaded)):
         assert [each.encode(text).ids for text in (long, short)] == want

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttc.bench.cases import Case
+from ttc.bench.patterns import PatternSearch
 from ttc.bench.problems import Problem
 from ttc.bench.quality import is_looping, is_right, wilson
 from ttc.bench.schema import Answers, Quality, Score
@@ -103,10 +104,11 @@ def _digest(token_ids: Sequence[int]) -> str:
 def _quality(
     problems: Sequence[Problem], results: Sequence[Result], loops: Sequence[bool], ar: Quality | None
 ) -> Quality:
-    right = [
-        not loop and result.text is not None and is_right(problem, result.text)
-        for problem, result, loop in zip(problems, results, loops, strict=True)
-    ]
+    with PatternSearch() as search:
+        right = [
+            not loop and result.text is not None and is_right(problem, result.text, search)
+            for problem, result, loop in zip(problems, results, loops, strict=True)
+        ]
     of_task: dict[str, list[bool]] = defaultdict(list)
     for problem, one in zip(problems, right, strict=True):
         of_task[problem.task].append(one)

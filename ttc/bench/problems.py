@@ -13,20 +13,23 @@ A task file is JSONL, one object per line:
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ttc.base.files import read_bounded
 from ttc.errors import InputError
-from ttc.formats.strictjson import Fields, parse_json
+from ttc.formats.strictjson import Fields, parse_json, quoted
 from ttc.model.config import ModelConfig
 
 __all__ = ["CHECKS", "Problem", "load_problems", "prompts_digest", "random_prompts"]
 
 CHECKS = ("answer", "exact", "regex", "json")
-_MAX_BYTES = 256 * 2**20
+_MAX_BYTES = 64 * 2**20
+_MAX_PATTERN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,7 @@ def load_problems(path: Path, limit: int | None = None) -> tuple[Problem, ...]:
     """`limit` problems of a task file, evenly spread over it (None: all); `InputError` names the line that is
     wrong.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: more than the {_MAX_BYTES} bytes a task file may have")
-        lines = path.read_bytes().splitlines()
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault.strerror}); a task file is JSONL") from None
+    lines = read_bounded(path, _MAX_BYTES, InputError).splitlines()
     found = [_problem(line, f"{path} line {at}") for at, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{path}: no problems in it; a task file has one JSON object per line")
@@ -92,10 +90,15 @@ def _problem(line: bytes, where: str) -> Problem:
     if problem.check not in CHECKS:
         fields.refuse("check", problem.check, f"one of {', '.join(CHECKS)}")
     if problem.check == "regex":
+        if len(problem.answer) > _MAX_PATTERN:
+            raise InputError(f"{where}: a pattern of {len(problem.answer)} characters; valid: {_MAX_PATTERN}")
         try:
-            re.compile(problem.answer)
-        except re.error as fault:
-            raise InputError(f"{where}: the pattern {problem.answer!r} is not valid: {fault}") from None
+            with warnings.catch_warnings(action="ignore"):
+                re.compile(problem.answer)
+        except (re.error, RecursionError, OverflowError, MemoryError) as fault:
+            raise InputError(
+                f"{where}: the pattern {quoted(problem.answer)} is not valid: {quoted(str(fault))}"
+            ) from None
     if problem.check == "json":
         parse_json(problem.answer.encode(), f"{where}: answer", InputError)
     return problem

@@ -3,18 +3,18 @@
     answer   the text states "answer is X" (or "#### X"), every time the same X, and X is the answer; numbers
              are compared as numbers
     exact    the text is the answer, white space around it apart
-    regex    the pattern is found in the text
+    regex    the pattern is found in the text, within two seconds
     json     the text is one JSON value and nothing else, equal to the answer's
 
 An answer followed by a loop does not count: a reader, or a program that reads it, has to throw it away.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
+from ttc.bench.patterns import PatternSearch
 from ttc.bench.problems import Problem
 from ttc.errors import InputError
 from ttc.formats.strictjson import parse_json
@@ -27,8 +27,8 @@ _STATED = re.compile(r"(?:answer is|####)[ :]*(.*?)(?=\.(?:\s|$)|\n|$)", re.IGNO
 _MAX_PERIOD, _MIN_TURNS, _MIN_TOKENS = 64, 3, 24
 
 
-def is_right(problem: Problem, text: str) -> bool:
-    """Return whether `text`, the new tokens decoded, answers the problem."""
+def is_right(problem: Problem, text: str, search: PatternSearch) -> bool:
+    """Return whether `text`, the new tokens decoded, answers the problem; `search` looks for patterns."""
     for stop in problem.stop:
         text = text.split(stop, 1)[0]
     match problem.check:
@@ -38,7 +38,7 @@ def is_right(problem: Problem, text: str) -> bool:
         case "exact":
             return text.strip() == problem.answer.strip()
         case "regex":
-            return re.search(problem.answer, text) is not None
+            return search.finds(problem.answer, text)
         case "json":
             return _is_json(text, problem.answer)
     raise InputError(f"unknown check {problem.check!r}")
@@ -84,7 +84,7 @@ def _is_json(text: str, answer: str) -> bool:
         found = parse_json(text.strip().encode(), "text", InputError)
     except (InputError, UnicodeEncodeError):
         return False
-    return _canonical(found) == _canonical(json.loads(answer))
+    return _canonical(found) == _canonical(parse_json(answer.encode(), "answer", InputError))
 
 
 def _canonical(value: object) -> object:

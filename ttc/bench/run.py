@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttc.base.clock import passed
 from ttc.bench.answers import Written, judge
 from ttc.bench.cases import Case
 from ttc.bench.problems import Problem
@@ -164,7 +165,7 @@ def _take_turn(engine: Engine, plan: Plan, case: Case, clock: _Clock) -> None:
     for group in _groups(plan, clock.batch):
         start = time.perf_counter()
         results = engine.generate(list(group), **plan.options(case))
-        seconds += time.perf_counter() - start
+        seconds += passed(start, time.perf_counter())
         assert isinstance(results, list), "a batch was given"
         tokens += sum(len(result.token_ids) for result in results)
         nfe += sum(result.stats.nfe for result in results)

@@ -11,7 +11,6 @@ meaning raises `SCHEMA_VERSION`; a reader refuses versions that it does not know
 """
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ttc.errors import InputError
-from ttc.formats.strictjson import Fields, read_json
+from ttc.formats.strictjson import Fields, quoted, read_json
 
 __all__ = [
     "SCHEMA",
@@ -41,7 +40,9 @@ __all__ = [
 
 SCHEMA, SCHEMA_VERSION = "ttc-bench", 3
 _READ_VERSIONS = (2, SCHEMA_VERSION)
-_MAX_BYTES = 256 * 2**20
+_MAX_BYTES = 64 * 2**20
+# Of every number, and of a rate that others are divided by.
+_LARGEST, _SMALLEST = 1e18, 1e-9
 _Record = TypeVar("_Record")
 
 
@@ -290,7 +291,20 @@ def _record(cls: type[_Record], value: object, where: str) -> _Record:
     hints = typing.get_type_hints(cls)
     known = {name: _value(hint, fields.take(name), f"{where}: {name}") for name, hint in hints.items()}
     fields.end()
-    return cls(**known)
+    record = cls(**known)
+    if isinstance(record, Speed):
+        _check_speed(record, where)
+    return record
+
+
+def _check_speed(speed: Speed, where: str) -> None:
+    """Raise `InputError` for a speed that nothing can be compared with."""
+    if speed.tokens_per_second < _SMALLEST:
+        raise InputError(
+            f"{where}: tokens_per_second is {speed.tokens_per_second:g}; valid: at least {_SMALLEST:g}"
+        )
+    if not speed.seconds_of_repeats:
+        raise InputError(f"{where}: seconds_of_repeats is empty; valid: one number a repeat")
 
 
 def _value(hint: Any, value: object, where: str) -> Any:
@@ -308,8 +322,10 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _record(hint, value, where)
-    if hint is float and type(value) in (int, float):
-        return float(typing.cast(float, value))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) <= _LARGEST:
+            raise InputError(f"{where} is {quoted(value)}; valid: a number of at most {_LARGEST:g}")
+        return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise InputError(f"{where} is {json.dumps(value)[:80]}, {getattr(hint, '__name__', hint)} is due")
+    raise InputError(f"{where} is {quoted(value)}, {getattr(hint, '__name__', hint)} is due")

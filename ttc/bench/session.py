@@ -11,6 +11,7 @@ from ttc.bench.problems import Problem, load_problems, prompts_digest, random_pr
 from ttc.bench.run import Plan, run_cases
 from ttc.bench.schema import Conditions, Model, Report
 from ttc.errors import InputError
+from ttc.formats.tokenizer import encoded
 from ttc.model.bundle import Bundle
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import load as load_engine
@@ -44,6 +45,7 @@ class Settings:
     device: str | None = None
     engines: Path | None = None
     checkpoint: Path | None = None
+    trust: Path | None = None
 
 
 def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lambda line: None) -> Report:
@@ -68,7 +70,12 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         seed=settings.seed,
     )
     with load_engine(
-        bundle, settings.backend, settings.device, engines=settings.engines, checkpoint=settings.checkpoint
+        bundle,
+        settings.backend,
+        settings.device,
+        engines=settings.engines,
+        checkpoint=settings.checkpoint,
+        trust=settings.trust,
     ) as engine:
         records = run_cases(engine, plan, say)
         confidences = first_blocks(engine, prompts)
@@ -104,4 +111,4 @@ def _prompts(
     tokenizer = load_tokenizer(bundle)
     if tokenizer is None:
         raise InputError("the bundle has no tokenizer.json, so no task can be asked; leave out --tasks")
-    return tuple(tuple(tokenizer.encode(problem.prompt).ids) for problem in problems)
+    return tuple(tuple(encoded(tokenizer, problem.prompt)) for problem in problems)

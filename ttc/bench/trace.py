@@ -89,7 +89,7 @@ def watch(
         except StopIteration as end:
             outcome: Result | list[Result] = end.value
             break
-        now = clock() - start
+        now = max(clock() - start, last_time)
         # The rows of a batch tell the same step one after another; only the first of them waited for it.
         mark = (event.block_index, event.step, event.committed)
         if mark != last:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttc.base.distribution import install
+from ttc.base.files import read_bounded
 from ttc.errors import DigestError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ def verify(content: bytes, signature: bytes, key: str | os.PathLike[str], where:
         InputError: the file holds no ed25519 public key.
         MissingDependencyError: the package cryptography is not installed.
     """
+    public = _public(Path(key))
     from cryptography.exceptions import InvalidSignature
 
-    public = _public(Path(key))
     try:
         public.verify(signature, content)
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         raise DigestError(
             f"{where}: not signed by the key in {key}; take it from whom you trust again, or leave out trust"
         ) from None
@@ -55,10 +56,11 @@ def verify(content: bytes, signature: bytes, key: str | os.PathLike[str], where:
 
 def _private(path: Path) -> "Ed25519PrivateKey":
     serialization, ed25519 = _library()
+    raw = read_bounded(path, _MAX_KEY_BYTES, InputError)
     try:
-        key = serialization.load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError) as fault:
-        raise InputError(f"{path}: not an unencrypted PEM private key ({fault}); {_ADVICE}") from None
+        key = serialization.load_pem_private_key(raw, password=None)
+    except Exception as fault:  # OpenSSL and the library have many of their own
+        raise InputError(f"{path}: not an unencrypted PEM private key ({_first(fault)}); {_ADVICE}") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{path}: a key of another kind than ed25519; {_ADVICE}")
     private: Ed25519PrivateKey = key
@@ -67,28 +69,41 @@ def _private(path: Path) -> "Ed25519PrivateKey":
 
 def _public(path: Path) -> "Ed25519PublicKey":
     serialization, ed25519 = _library()
+    raw = read_bounded(path, _MAX_KEY_BYTES, InputError)
     try:
-        key = serialization.load_pem_public_key(_read(path))
-    except ValueError as fault:
-        raise InputError(f"{path}: not a PEM public key ({fault}); {_ADVICE}") from None
+        key = serialization.load_pem_public_key(raw)
+    except Exception as fault:  # OpenSSL and the library have many of their own
+        raise InputError(f"{path}: not a PEM public key ({_first(fault)}); {_ADVICE}") from None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise InputError(f"{path}: a key of another kind than ed25519; {_ADVICE}")
     public: Ed25519PublicKey = key
+    if _is_of_small_order(public.public_bytes_raw()):
+        raise InputError(f"{path}: a key of small order, for which anybody can sign; {_ADVICE}")
     return public
 
 
+def _is_of_small_order(key: bytes) -> bool:
+    """Whether a public key is one of the eight points of the curve whose order divides 8.
+
+    Such a key accepts signatures that nobody needs a secret for. Their y coordinates are 0, 1, −1 and
+    ±`_ORDER_8`, modulo p; a key may hold y + p too, and has the sign of x in its highest bit.
+    """
+    y = (int.from_bytes(key, "little") & (2**255 - 1)) % _P
+    return y in (0, 1, _P - 1, _ORDER_8, _P - _ORDER_8)
+
+
+def _first(fault: Exception) -> str:
+    lines = str(fault).splitlines()
+    return lines[0][:200] if lines else type(fault).__name__
+
+
+# Of the curve, 2²⁵⁵ − 19, and of a point of order 8 on it.
+_P = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _ADVICE = (
     "make a pair with: openssl genpkey -algorithm ed25519 -out private.pem; "
     "openssl pkey -in private.pem -pubout -out public.pem"
 )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_KEY_BYTES)
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault.strerror})") from None
 
 
 def _library() -> tuple[Any, Any]:

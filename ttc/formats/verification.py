@@ -19,20 +19,19 @@ who wrote the record, so a service that must know signs the folder it deploys.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ttc.base.files import OpenFile, read_bounded, write_whole
 from ttc.base.names import ENGINE_BACKENDS
-from ttc.errors import BundleError
+from ttc.errors import BundleError, InputError
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
-from ttc.formats.strictjson import Fields, json_digest, read_json
+from ttc.formats.strictjson import Fields, json_digest, parse_json
 
 __all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
 
@@ -81,9 +80,10 @@ class Verification:
     def of_engines(cls, manifest: Path) -> Self | None:
         """Return what `read` does, whatever bundle the engines were verified with."""
         path = manifest.parent / RECORD_FILE
-        if path.is_symlink() or not path.is_file():
+        if not os.path.lexists(path):
             return None
-        record = cls._from_json(read_json(path, _MAX_BYTES, BundleError), str(path))
+        raw = read_bounded(path, _MAX_BYTES, BundleError, links=False)
+        record = cls._from_json(parse_json(raw, str(path), BundleError), str(path))
         return record if record.manifest_sha256 == file_digest(manifest) else None
 
     @classmethod
@@ -111,18 +111,15 @@ class Verification:
         """Write the record into `folder`, whole or not at all, and return its path.
 
         Raises:
-            OSError: it cannot be written.
+            InputError: it cannot be written.
         """
         content: dict[str, Any] = {"format": _FORMAT, "format_version": _FORMAT_VERSION}
         content |= dataclasses.asdict(self)
         content[_DIGEST_KEY] = json_digest(content)
         path = folder / RECORD_FILE
-        aside = folder / f".{RECORD_FILE}.{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        if path.is_symlink():
+            raise InputError(f"{path}: a symbolic link; a plain file is due: remove it")
+        write_whole(path, json.dumps(content, indent=1))
         return path
 
 
@@ -163,8 +160,8 @@ def runs_from(bundle: Path, backend: str, engines: str | os.PathLike[str] | None
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's content."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with OpenFile(path, BundleError) as file:
+            return file.sha256()
     except OSError as fault:
         raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
 

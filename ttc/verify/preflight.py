@@ -27,12 +27,18 @@ def check_names(backends: Sequence[str] | None) -> None:
 
 
 def check_backends(
-    backends: Sequence[str], bundle: Bundle, device: str | None, engines: str | os.PathLike[str] | None
+    backends: Sequence[str] | None,
+    bundle: Bundle,
+    device: str | None,
+    engines: str | os.PathLike[str] | None,
+    trust: str | os.PathLike[str] | None,
 ) -> None:
     """Raise what each backend would raise later for want of packages, engines or a GPU; no weight is read.
 
+    None stands for all backends that can run here, which are not asked.
+
     Raises:
-        InputError: the device is none.
+        InputError: the device is none, or a key is to be trusted and no backend runs engines.
         BundleError: no engines, or not this bundle's.
         BackendError: the backend cannot run here.
     """
@@ -40,12 +46,14 @@ def check_backends(
     from ttc.runtime.gpu.engine_files import open_engines
 
     kinds = [] if device is None else [parse_device(each)[0] for each in device.split(",")]
-    for name in backends:
+    if trust is not None and backends is not None and not set(backends) & set(ENGINE_BACKENDS):
+        raise InputError(f"trust is for engines; valid with {', '.join(ENGINE_BACKENDS)}, or leave it out")
+    for name in backends or ():
         import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load")
         if name in ENGINE_BACKENDS:
             if kinds and "cuda" not in kinds:
                 raise InputError(f"device is {device!r}; backend {name!r} runs on cuda or cuda:N")
-            open_engines(bundle, engines, None, name)
+            open_engines(bundle, engines, trust, name)
             requirements(name)
         elif "cuda" in kinds and examine_driver() is None:
             raise BackendError(f"device {device!r}: no NVIDIA driver finds a GPU here; use device 'cpu'")

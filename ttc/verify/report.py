@@ -150,7 +150,13 @@ class BackendReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. `skipped`: backends that were not asked for and cannot run here, with the reason."""
+    """Everything.
+
+    Attributes:
+        skipped: backends that were not asked for and cannot run here, with the reason.
+        recorded: paths of the records that were written.
+        stale: why a record of an earlier verification is still in its place, a sentence each.
+    """
 
     bundle: str
     model: str
@@ -160,6 +166,7 @@ class Report:
     weights: WeightsCheck | None
     native: NativeCheck | None
     recorded: tuple[str, ...]
+    stale: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -1,24 +1,25 @@
 """`verify`: from a bundle to a verdict."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from ttc import __version__
 from ttc.base.names import BACKENDS
-from ttc.errors import BackendError, BundleError, InputError
+from ttc.errors import BackendError, BundleError, DigestError, InputError
 from ttc.formats.manifest import MANIFEST_FILE
-from ttc.formats.verification import BackendRecord, Verification, file_digest, runs_from
+from ttc.formats.tokenizer import encoded
+from ttc.formats.verification import RECORD_FILE, BackendRecord, Verification, file_digest, runs_from
 from ttc.model.bundle import Bundle
 from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
 from ttc.runtime.prompts import Prompt, read_ids, split_prompts
+from ttc.runtime.text import load_tokenizer
 from ttc.verify.backends import Candidate, open_candidate, open_reference
 from ttc.verify.compare import Noise, compare, first_fault, noise_of
 from ttc.verify.generation import (
@@ -38,6 +39,8 @@ from ttc.verify.weights import check_weights
 
 __all__ = ["verify"]
 
+logger = logging.getLogger(__name__)
+
 Say = Callable[[str], None]
 
 
@@ -47,6 +50,7 @@ def verify(
     *,
     device: str | None = None,
     engines: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     prompts: Prompt | None = None,
     max_new_tokens: int = 32,
@@ -64,7 +68,7 @@ def verify(
     Args:
         bundle: the folder that `ttc export` wrote.
         backends: names; None takes every one that can run here.
-        device, engines: of the backends, as in `ttc.load`.
+        device, engines, trust: of the backends, as in `ttc.load`.
         checkpoint: where the checkpoint lies now (a bundle by reference); of a packed bundle, the checkpoint
             that `weights` compares it with.
         prompts: what to generate after; None: built-in token ids.
@@ -85,21 +89,21 @@ def verify(
     check_names(backends)
     packed = Bundle.open(bundle, None).weights_mode == "packed" if checkpoint is not None else False
     with Bundle.open(bundle, None if packed else checkpoint) as opened:
-        check_backends(backends or (), opened, device, engines)
+        check_backends(backends, opened, device, engines, trust)
         check_memory(opened)
         contents = check_weights(opened, checkpoint, say) if weights else None
         sides = _References(opened, prompts, max_new_tokens, say)
         reports, skipped = [], {}
         for name in backends or BACKENDS:
             try:
-                reports.append(_verify_backend(name, opened, device, engines, sides, layers, say))
+                reports.append(_verify_backend(name, opened, device, engines, trust, sides, layers, say))
             except (BackendError, BundleError, InputError) as fault:  # no device, no engines, another device
-                if backends is not None:
+                if backends is not None or isinstance(fault, DigestError):
                     raise
                 skipped[name] = str(fault)
         native = check_native(opened, sides.engine, say) if against_transformers else None
         config = opened.config
-        recorded = _keep(opened, engines, reports, contents) if record else ()
+        recorded, stale = _keep(opened, engines, reports, contents) if record else ((), ())
         return Report(
             str(opened.path),
             config.pattern,
@@ -109,6 +113,7 @@ def verify(
             contents,
             native,
             recorded,
+            stale,
         )
 
 
@@ -117,9 +122,9 @@ class _References:
 
     def __init__(self, bundle: Bundle, prompts: Prompt | None, max_new_tokens: int, say: Say) -> None:
         self.max_new_tokens = max_new_tokens
-        tokenizer = None if bundle.tokenizer_path is None else Tokenizer.from_file(str(bundle.tokenizer_path))
+        tokenizer = load_tokenizer(bundle)
         asked = built_in_prompts(bundle.config) if prompts is None else prompts
-        encode = None if tokenizer is None else lambda text: tokenizer.encode(text).ids
+        encode = None if tokenizer is None else lambda text: encoded(tokenizer, text)
         self.prompts = [read_ids(row, bundle.config, encode) for row in split_prompts(asked)[0]]
         self._sides = {}
         for dtype in dict.fromkeys(("float32", bundle.compute_dtype)):
@@ -162,11 +167,12 @@ def _verify_backend(
     bundle: Bundle,
     device: str | None,
     engines: str | os.PathLike[str] | None,
+    trust: str | os.PathLike[str] | None,
     sides: _References,
     layers: bool,
     say: Say,
 ) -> BackendReport:
-    candidate = open_candidate(name, bundle, device, layers, engines=engines)
+    candidate = open_candidate(name, bundle, device, layers, engines=engines, trust=trust)
     engine = Engine(candidate.backend)
     try:
         comparisons = _compare(candidate, sides, say)
@@ -181,7 +187,7 @@ def _verify_backend(
     finding = None
     if not all(c.passed for c in comparisons):
         if not layers:  # the layer that went wrong is in there
-            watched = open_candidate(name, bundle, device, layers=True, engines=engines)
+            watched = open_candidate(name, bundle, device, layers=True, engines=engines, trust=trust)
             try:
                 in_layers = _compare(watched, sides, say)
             finally:
@@ -217,20 +223,25 @@ def _keep(
     engines: str | os.PathLike[str] | None,
     reports: Sequence[BackendReport],
     contents: WeightsCheck | None,
-) -> tuple[str, ...]:
-    """Write a record beside everything that was run, keeping what it says of other backends; their paths."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write a record beside everything that was run, keeping what it says of other backends.
+
+    Returns their paths, and why old ones are still there.
+    """
     sound = contents is None or contents.passed
-    written = []
+    written, stale = [], []
     for manifest in dict.fromkeys(runs_from(bundle.path, r.name, engines) for r in reports):
         own = [r for r in reports if runs_from(bundle.path, r.name, engines) == manifest]
-        path = _write(bundle.path / MANIFEST_FILE, manifest, own, sound, contents)
+        path, fault = _write(bundle.path / MANIFEST_FILE, manifest, own, sound, contents)
         written += [] if path is None else [str(path)]
-    return tuple(written)
+        stale += [] if fault is None else [fault]
+    return tuple(written), tuple(stale)
 
 
 def _write(
     bundle: Path, manifest: Path, reports: Sequence[BackendReport], sound: bool, contents: WeightsCheck | None
-) -> Path | None:
+) -> tuple[Path | None, str | None]:
+    """Write one record; return its path, or why an old one is still there."""
     before = Verification.read(manifest, bundle)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     fresh = {
@@ -247,6 +258,10 @@ def _write(
         shards,
     )
     try:
-        return record.write(manifest.parent)
-    except OSError:
-        return None  # what lies on a read-only disk can be verified, but carries no record of it
+        return record.write(manifest.parent), None
+    except InputError as fault:
+        # What lies on a read-only disk can be verified, but carries no record of it.
+        if not os.path.lexists(manifest.parent / RECORD_FILE):
+            logger.warning("no record was kept: %s", fault)
+            return None, None
+        return None, f"{fault}; the record there is of an earlier verification and not of this one"
