@@ -2,10 +2,11 @@
 
 A bundle is made in a hidden folder beside its destination, `.<name>.ttc-tmp-<pid>-<random>`, flushed to
 disk, and renamed. An export that is killed leaves only such a folder; the next export to the same
-destination sweeps those whose writer is gone. With `force` the old bundle is first renamed to
-`.<name>.ttc-old-<pid>-<random>`; where a process died between the two renames, the old bundle is put back.
-A living writer holds a lock (flock) on the hidden folder, which the system lets go with the process; process
-numbers say nothing across containers that share a disk. Engines are written the same way.
+destination sweeps those whose writer is gone. With `force` the old bundle and the new one swap their names in
+one step, so that there is always one. Where the system has no such step, the old one is first renamed to
+`.<name>.ttc-old-<pid>-<random>`; where a process died between the two renames, it is put back. A living
+writer holds a lock (flock) on the hidden folder, which the system lets go with the process; process numbers
+say nothing across containers that share a disk. Engines are written the same way.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ttc.base.exchange import exchange
+from ttc.base.folder_locks import lock_folder, unlock_folder
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
 
@@ -33,15 +36,14 @@ class FolderKind:
     Attributes:
         noun: what messages call it, with its article.
         manifest_file: the file that makes a folder one of this kind; its JSON begins with `format`.
-        own_files: what it may hold at its top level; replacing deletes nothing else.
-        last_wins: of two that are written at once, whether the later replaces the earlier or is refused.
+        own_files: what it may hold at its top level, beside hidden names of ours; replacing deletes nothing
+            else.
     """
 
     noun: str
     manifest_file: str
     format: str
     own_files: re.Pattern[str]
-    last_wins: bool = False
 
 
 BUNDLE = FolderKind(
@@ -52,6 +54,9 @@ BUNDLE = FolderKind(
         r"(bundle|verification)\.json|tokenizer\.json|chat_template\.jinja|engines|.+\.onnx|.+\.onnx\.data"
     ),
 )
+# What a writer that was killed leaves: a folder, or a file that `write_whole` began.
+_HIDDEN = re.compile(r"\..+\.ttc-(tmp|old)-\d+-[0-9a-f]{8}")
+_MOST_TRIES = 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -104,42 +109,64 @@ class FolderDraft:
 
     def _publish(self) -> bool:
         """Whether the folder is in its place now; if not, another came first and may be replaced."""
-        held = _lock(self._destination)  # under its later name the old folder must not look forsaken
+        held = lock_folder(self._destination)  # under its later name the old folder must not look forsaken
         try:
             return self._replace()
         finally:
-            _unlock(held)
+            unlock_folder(held)
 
     def _replace(self) -> bool:
-        aside = None
+        before = _identity(self._destination)
+        if before is None:
+            return self._move()
         try:
-            if os.path.lexists(self._destination):
-                _refuse_existing(self._destination, self._force, self._kind)
-                old = _hidden(self._destination, "old")
-                os.rename(self._destination, old)
-                aside = old
+            _refuse_existing(self._destination, self._force, self._kind)
+        except (FileNotFoundError, InputError):
+            if _identity(self._destination) == before:
+                raise
+            return False  # another writer's took its place while it was looked at
+        try:
+            exchanged = exchange(self.path, self._destination)
         except FileNotFoundError:
-            if self._kind.last_wins:
-                return False
+            return False
+        if not exchanged:
+            return self._replace_in_two_steps()
+        try:
+            # Under the draft's name now, and deleted with it. It must still be what was looked at.
+            _refuse_existing(self.path, self._force, self._kind)
+        except InputError:
+            exchange(self.path, self._destination)
             raise
+        return True
+
+    def _replace_in_two_steps(self) -> bool:
+        """Rename the old folder aside and the new one to its place; for systems that cannot swap names."""
+        aside = _hidden(self._destination, "old")
+        try:
+            os.rename(self._destination, aside)
+        except FileNotFoundError:
+            return False
+        try:
+            done = self._move()
+        except BaseException:
+            if not os.path.lexists(self._destination):
+                os.rename(aside, self._destination)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+        return done
+
+    def _move(self) -> bool:
+        """Whether the draft could be renamed to its destination, where nothing was."""
         try:
             # An empty folder at the destination would be replaced by the rename; anything else makes it fail.
             os.rename(self.path, self._destination)
-        except BaseException as fault:
-            if aside is not None and not os.path.lexists(self._destination):
-                os.rename(aside, self._destination)
-            if not isinstance(fault, OSError):
-                raise
-            if self._kind.last_wins and fault.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                if aside is not None:
-                    shutil.rmtree(aside, ignore_errors=True)
+        except OSError as fault:
+            if self._force and fault.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
             raise InputError(
                 f"{self._destination}: appeared while {self._kind.noun} was being made ({fault.strerror}); "
                 "nothing was replaced"
             ) from None
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
         return True
 
 
@@ -175,9 +202,7 @@ def folder_writer(
         _sweep(target)
         if os.path.lexists(target):
             _refuse_existing(target, force, kind)
-        path = _hidden(target, "tmp")
-        path.mkdir()
-        held = _lock(path)
+        path, held = _make_hidden(target)
     except OSError as fault:
         raise InputError(f"{target}: cannot be written ({fault.strerror}); choose another output") from None
     try:
@@ -194,7 +219,7 @@ def folder_writer(
         raise
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        _unlock(held)
+        unlock_folder(held)
 
 
 def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
@@ -207,7 +232,10 @@ def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
     names = sorted(path.name for path in target.iterdir())
     if not names:
         return
-    foreign = [name for name in names if not kind.own_files.fullmatch(name)]
+    foreign = [name for name in names if not kind.own_files.fullmatch(name) and not _HIDDEN.fullmatch(name)]
+    for name in filter(_HIDDEN.fullmatch, names):
+        if (target / name).is_dir() and not _is_forsaken(target / name):
+            raise InputError(f"{target / name}: another process is writing here; wait for it, or end it")
     if foreign or not _is_ours(target, kind):
         what = (
             f"holds {foreign[0]!r}, which is no part of {kind.noun}"
@@ -215,6 +243,27 @@ def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
             else f"has no {kind.manifest_file} of {kind.noun}"
         )
         raise InputError(f"{target}: {what}; {only}; choose another output, or remove it yourself")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells apart what stands at a path at two times; None where nothing does."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identity_of(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _is_forsaken(folder: Path) -> bool:
+    """Whether no living writer holds a hidden folder; true where there are no such locks."""
+    held = lock_folder(folder)
+    unlock_folder(held)
+    return held is not None or os.name != "posix"
 
 
 def _is_ours(folder: Path, kind: FolderKind) -> bool:
@@ -231,45 +280,38 @@ def _hidden(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.ttc-{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
+def _make_hidden(target: Path) -> tuple[Path, int | None]:
+    """Make a folder to write into, and lock it; return both.
+
+    Another writer's sweep may take a folder that is there and not locked yet: then one more is made.
+    """
+    for _ in range(_MOST_TRIES if os.name == "posix" else 0):
+        path = _hidden(target, "tmp")
+        path.mkdir()
+        held = lock_folder(path)
+        if held is not None and _identity(path) == _identity_of(held):
+            return path, held
+        unlock_folder(held)
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    path = _hidden(target, "tmp")  # on a file system without locks, where nobody sweeps
+    path.mkdir()
+    return path, None
+
+
 def _sweep(target: Path) -> None:
     """Delete what writers that are gone left beside `target`, but put an old bundle back where none is."""
     name = re.compile(rf"\.{re.escape(target.name)}\.ttc-(tmp|old)-\d+-[0-9a-f]{{8}}")
     for path in sorted(target.parent.iterdir()):
         match = name.fullmatch(path.name)
-        held = _lock(path) if match else None
+        held = lock_folder(path) if match else None
         if match is None or held is None:
             continue
         if match[1] == "old" and not os.path.lexists(target):
             os.rename(path, target)
         else:
             shutil.rmtree(path, ignore_errors=True)
-        _unlock(held)
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder against being swept.
-
-    None where another process holds it, where there is no such folder, and where there are no such locks.
-    """
-    if os.name != "posix":
-        return None
-    import fcntl
-
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.close(descriptor)
+        unlock_folder(held)
 
 
 def _record(path: Path) -> FileRecord:
