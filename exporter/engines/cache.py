@@ -1,28 +1,42 @@
 """Built graphs, kept by the digest of everything that makes them.
 
 An entry is a folder, named by its key, with an `entry.json` that holds the digests of the other files. An
-entry appears whole (it is written aside and renamed) and is read whole: one whose files do not have their
-digests is deleted and counts as absent. Beyond the limit, the entries that were used longest ago are deleted.
+entry appears whole (it is written aside and renamed) and is read whole: one that is odd in any way, as when a
+file does not have its digest, is deleted and counts as absent. Beyond the limit, the entries that were used
+longest ago are deleted.
+
+Whoever can write there could put in code that runs later. So the folder is its user's alone: a new one is
+made with mode 0700, and one that belongs to another or that others may write to is not used. The digests find
+accidents; they prove nothing about who wrote an entry, and a build that signs takes none.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ttc.errors import InputError
+from ttc.base.files import read_bounded
+from ttc.base.folder_locks import lock_folder, unlock_folder
+from ttc.errors import BundleError, InputError
+from ttc.formats.manifest import checked_path
+from ttc.formats.strictjson import Fields, parse_json, quoted
 
 __all__ = ["CACHE_VARIABLE", "CacheEntry", "EngineCache", "cache_key", "default_cache_folder"]
 
 CACHE_VARIABLE: Final = "TTC_CACHE_DIR"
 LIMIT_BYTES: Final = 4 * 2**30
 _ENTRY_FILE = "entry.json"
+_MOST_ENTRY_BYTES = 2**20
+_KEY = re.compile(r"[0-9a-f]{64}")
+_ASIDE = re.compile(r"\.[0-9a-f]{16}-\d+-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ def cache_key(parts: Mapping[str, Any]) -> str:
 
 
 class EngineCache:
-    """The cache in one folder; several processes may use it at once."""
+    """The cache in one folder; several processes of one user may use it at once."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self._folder, self._limit = folder, limit_bytes
@@ -63,13 +77,19 @@ class EngineCache:
     def get(self, key: str) -> dict[str, bytes] | None:
         """Return the files of an entry, verified; None where there is none."""
         entry = self._folder / key
-        try:
-            digests = json.loads((entry / _ENTRY_FILE).read_bytes())["files"]
-            found = {name: (entry / name).read_bytes() for name in digests}
-        except (OSError, ValueError, KeyError, TypeError):
+        if not os.path.lexists(entry) or _distrusted(self._folder):
             return None
-        if any(hashlib.sha256(content).hexdigest() != digests[name] for name, content in found.items()):
-            shutil.rmtree(entry, ignore_errors=True)
+        try:
+            digests, _ = _read_entry(entry)
+            found = {
+                name: read_bounded(entry / name, self._limit, BundleError, links=False) for name in digests
+            }
+        except BundleError:
+            found = None
+        if found is None or any(
+            hashlib.sha256(content).hexdigest() != digests[name] for name, content in found.items()
+        ):
+            _delete(entry)
             return None
         with contextlib.suppress(OSError):
             os.utime(entry)
@@ -84,11 +104,17 @@ class EngineCache:
             about: what they were built from, for `entries`.
 
         Raises:
-            InputError: the cache cannot be written to.
+            InputError: the cache cannot be written to, or others can write to it.
         """
+        instead = f"name another folder in {CACHE_VARIABLE}, or build with --no-cache"
         aside = self._folder / f".{key[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
+        held = None
         try:
-            aside.mkdir(parents=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if reason := _distrusted(self._folder):
+                raise InputError(f"{self._folder}: {reason}, so it is not used as a cache; {instead}")
+            aside.mkdir(mode=0o700)
+            held = lock_folder(aside)
             for name, data in content.items():
                 (aside / name).write_bytes(data)
             digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
@@ -98,35 +124,93 @@ class EngineCache:
                 os.rename(aside, self._folder / key)
         except OSError as fault:
             raise InputError(
-                f"{self._folder}: the cache cannot be written to ({fault.strerror}); "
-                f"name another folder in {CACHE_VARIABLE}, or build with --no-cache"
+                f"{self._folder}: the cache cannot be written to ({fault.strerror}); {instead}"
             ) from None
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+            unlock_folder(held)
+        self._sweep()
         self._shrink(keep=key)
 
     def entries(self) -> list[CacheEntry]:
-        """Return all entries, the one used last first."""
+        """Return all entries that can be read, the one used last first."""
         found = []
-        for folder in self._folder.glob("[0-9a-f]*") if self._folder.is_dir() else ():
+        for folder in self._folders():
             try:
-                about = json.loads((folder / _ENTRY_FILE).read_bytes())["about"]
-                size = sum(file.stat().st_size for file in folder.iterdir())
+                _, about = _read_entry(folder)
+                size = sum(file.lstat().st_size for file in folder.iterdir())
                 found.append(CacheEntry(folder.name, size, folder.stat().st_mtime, about))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # being written or removed by another process
+            except (OSError, BundleError):
+                continue  # odd, or being written or removed by another process
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
-        """Delete all entries; return how many there were."""
-        entries = self.entries()
-        for entry in entries:
-            shutil.rmtree(self._folder / entry.key, ignore_errors=True)
-        return len(entries)
+        """Delete all entries, those that cannot be read too; return how many there were."""
+        folders = self._folders()
+        for folder in folders:
+            _delete(folder)
+        self._sweep()
+        return len(folders)
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self._listed() if _KEY.fullmatch(path.name)]
+
+    def _listed(self) -> list[Path]:
+        try:
+            return sorted(self._folder.iterdir())
+        except OSError:
+            return []
+
+    def _sweep(self) -> None:
+        """Delete what writers that are gone left."""
+        for path in self._listed():
+            held = lock_folder(path) if _ASIDE.fullmatch(path.name) else None
+            if held is not None:
+                _delete(path)
+                unlock_folder(held)
 
     def _shrink(self, keep: str) -> None:
         total = 0
         for entry in self.entries():
             total += entry.size_bytes
             if total > self._limit and entry.key != keep:
-                shutil.rmtree(self._folder / entry.key, ignore_errors=True)
+                _delete(self._folder / entry.key)
+
+
+def _read_entry(entry: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return name → sha256 of an entry's files, and what it was built from; `BundleError` for what is odd."""
+    if reason := _distrusted(entry, links=False):
+        raise BundleError(f"{entry}: {reason}")
+    path = entry / _ENTRY_FILE
+    raw = read_bounded(path, _MOST_ENTRY_BYTES, BundleError, links=False)
+    fields = Fields(parse_json(raw, str(path), BundleError), str(path), BundleError)
+    digests = dict(fields.each("files", Fields.string))
+    about = dict(fields.each("about", Fields.take))
+    fields.end()
+    for name in digests:
+        if len(checked_path(name, str(path)).parts) != 1 or name == _ENTRY_FILE:
+            raise BundleError(f"{path}: {quoted(name)} is no name of a file beside it")
+    return digests, about
+
+
+def _distrusted(folder: Path, links: bool = True) -> str:
+    """Return why a folder's content may be another user's; empty where it cannot be."""
+    try:
+        found = folder.stat() if links else folder.lstat()
+    except OSError as fault:
+        return f"cannot be read ({fault.strerror})"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder"
+    if os.name != "posix":
+        return ""
+    if found.st_uid != os.geteuid():
+        return f"belongs to another user (number {found.st_uid})"
+    return "may be written to by others (make it yours with chmod 700)" if found.st_mode & 0o022 else ""
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ttc import __version__
-from ttc.errors import BackendError, InputError
+from ttc.base.files import write_whole
+from ttc.errors import BackendError, BundleError, InputError
 from ttc.exporter.engines.build_phases import BuildPhase, joined
 from ttc.exporter.engines.build_report import GraphReport
 from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_folder
@@ -20,6 +20,7 @@ from ttc.exporter.engines.lower_graph import engine_specs
 from ttc.exporter.engines.planning import BuildPlan, GraphPlan
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.engines import EngineRecord
+from ttc.formats.strictjson import Fields, parse_json
 
 __all__ = ["BuiltGraph", "EngineBuilder", "Progress"]
 
@@ -80,7 +81,7 @@ class EngineBuilder:
         self._role, self._phases = graph.source.role, {}
         twice = self._plan.settings.check_reproducible
         key = cache_key(self._about(graph) | {"kernels": kernel_digests(), "builder": builder_digest()})
-        files = None if self._cache is None or twice else self._cache.get(key)
+        files = None if twice else self._from_cache(key)
         cached = files is not None
         if files is None:
             files = self._build(graph)
@@ -95,9 +96,7 @@ class EngineBuilder:
     def save_timing_cache(self) -> None:
         """Write the timing cache back, if there is one."""
         if self._timing_file is not None and self._compiler.timing_cache is not None:
-            aside = self._timing_file.with_name(f".{self._timing_file.name}.{os.getpid()}")
-            aside.write_bytes(self._compiler.timing_cache)
-            os.replace(aside, self._timing_file)
+            write_whole(self._timing_file, self._compiler.timing_cache)
 
     def _build(self, graph: GraphPlan) -> dict[str, bytes]:
         """Return the files of a graph, as the cache keeps them."""
@@ -123,13 +122,25 @@ class EngineBuilder:
 
     def _built(self, files: Mapping[str, bytes], cached: bool, seconds: float) -> BuiltGraph:
         content = dict(files)
-        records = json.loads(content.pop(_RECORDS_FILE))
-        engines = {name: EngineRecord.of(record) for name, record in records.items()}
+        engines = _records(content.pop(_RECORDS_FILE))
         sizes = {name: len(content[f"{name}.engine"]) for name in engines}
         layers = sum(engine.layers for engine in engines.values())
         program = f"{self._role}.program.json"
         report = GraphReport(self._role, sizes, cached, seconds, layers, self._phases)
         return BuiltGraph(self._role, content, engines, program if program in content else None, report)
+
+    def _from_cache(self, key: str) -> dict[str, bytes] | None:
+        """Return what the cache has; nothing for a build that signs, which vouches for what it writes."""
+        if self._cache is None or self._plan.settings.sign is not None:
+            return None
+        files = self._cache.get(key)
+        try:
+            whole = files is not None and all(
+                f"{name}.engine" in files for name in _records(files.get(_RECORDS_FILE, b""))
+            )
+        except BundleError:
+            whole = False
+        return files if whole else None
 
     def _put_into_cache(self, key: str, files: Mapping[str, bytes], graph: GraphPlan) -> None:
         if self._cache is None:
@@ -161,3 +172,9 @@ class EngineBuilder:
     def _step(self, phase: str, done: int, total: int) -> bool:
         self._progress(f"{self._role}: {phase}", done, total)
         return True
+
+
+def _records(raw: bytes) -> dict[str, EngineRecord]:
+    """Return what the manifest says of each engine."""
+    content = parse_json(raw, _RECORDS_FILE, BundleError)
+    return dict(Fields({"engines": content}, _RECORDS_FILE, BundleError).each("engines", EngineRecord.take))

@@ -16,7 +16,10 @@ from ttc.exporter.engines.build_phases import BuildPhase
 from ttc.formats.engines import TensorRecord
 from ttc.formats.strictjson import Fields, parse_json
 
-__all__ = ["BuiltEngine", "EngineSpec"]
+__all__ = ["FAILED", "BuiltEngine", "EngineSpec"]
+
+# First word of the line by which the process says that there is no engine, and why.
+FAILED = "failed"
 
 _SPEC_FILE, _NETWORK_FILE = "spec.json", "network.onnx"
 _RESULT_FILE, _ENGINE_FILE = "result.json", "engine"

@@ -5,7 +5,7 @@ builds in one process differ in the order of tensors. A fresh process gives the 
 no address randomisation, a fixed environment, and a heap of its own for every thread: threads that share one
 move each other's addresses, differently each time. That holds for one installation on one machine; another
 path or Python moves the heap too. The process also keeps the builder's memory and its crashes out of the
-caller's.
+caller's; what it may not do stands in `ttc.exporter.engines.worker_limits`.
 """
 
 import ctypes
@@ -15,19 +15,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttc import errors
-from ttc.errors import BackendError
-from ttc.exporter.engines.engine_spec import BuiltEngine, EngineSpec
+from ttc.errors import BackendError, TtcError
+from ttc.exporter.engines.engine_spec import FAILED, BuiltEngine, EngineSpec
 
 __all__ = ["IsolatedCompiler"]
 
 _ADDR_NO_RANDOMIZE, _PR_SET_PDEATHSIG = 0x0040000, 1
 # What a library may need to be found; everything else would move the heap.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+
+# No engine that is known takes an hour.
+_MOST_SECONDS = 24 * 3600.0
+_MOST_SAID = 65536
 
 # Far more heaps than the library has threads (six seen), and no caches that hand memory from one to another.
 _HEAP_PER_THREAD = "glibc.malloc.arena_max=64:glibc.malloc.tcache_count=0"
@@ -43,6 +48,7 @@ class IsolatedCompiler:
         folder: where the work lies while it is done; made and deleted again.
         step: see `TensorRT.progress_monitor`.
         timing_cache: content to start from, and after a build what it has become (TensorRT only).
+        most_seconds: that one engine may take.
     """
 
     backend: str
@@ -50,13 +56,16 @@ class IsolatedCompiler:
     folder: Path
     step: Callable[[str, int, int], bool]
     timing_cache: bytes | None = None
+    most_seconds: float = _MOST_SECONDS
+    _failure: TtcError | None = field(default=None, init=False)
 
     def build(self, spec: EngineSpec) -> BuiltEngine:
         """Build one engine.
 
         Raises:
-            BackendError: the library refuses, with what it said, or its process crashed.
+            BackendError: the library refuses, with what it said, or its process crashed or took too long.
         """
+        self._failure = None
         self.folder.mkdir()
         try:
             spec.write(self.folder)
@@ -87,28 +96,44 @@ class IsolatedCompiler:
                 text=True,
                 preexec_fn=_settle if sys.platform == "linux" else None,
             )
+            watch = threading.Timer(self.most_seconds, self._stop, (process,))
+            watch.daemon = True
+            watch.start()
             try:
                 assert process.stdout is not None
                 with process.stdout as lines:
                     for line in lines:
-                        words = line.rstrip("\n").split("\t")
-                        if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
-                            self.step(words[0], int(words[1]), int(words[2]))
+                        self._take(line.rstrip("\n").split("\t"))
                 return process.wait()
             finally:
+                watch.cancel()
                 if process.poll() is None:
                     process.kill()
                     process.wait()
 
+    def _take(self, words: list[str]) -> None:
+        """Take in a line of the worker's: progress, or why there is no engine."""
+        if len(words) != 3:
+            return
+        if words[0] == FAILED:
+            self._failure = getattr(errors, words[1])(json.loads(words[2]))
+        elif words[1].isdecimal() and words[2].isdecimal():
+            self.step(words[0], int(words[1]), int(words[2]))
+
+    def _stop(self, process: "subprocess.Popen[str]") -> None:
+        self._failure = BackendError(
+            f"one engine took longer than {self.most_seconds:g} s; its process was ended. Build it for fewer "
+            "sizes or targets"
+        )
+        process.kill()
+
     def _result(self, spec: EngineSpec, code: int) -> BuiltEngine:
-        error = self.folder / "error.json"
-        if code == 0 and error.is_file():
-            found = json.loads(error.read_bytes())
-            raise getattr(errors, found["kind"])(found["error"])
+        if self._failure is not None:
+            raise self._failure
         built = BuiltEngine.read(self.folder) if code == 0 else None
         if built is None:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            said = (self.folder / "said").read_text(errors="replace").strip().splitlines()[-1:]
+            said = _tail(self.folder / "said").strip().splitlines()[-1:]
             raise BackendError(
                 f"{spec.name}: the process that built it with {self.backend} ended with {how}"
                 + "".join(f": {line}" for line in said)
@@ -116,6 +141,13 @@ class IsolatedCompiler:
         if self.timing_cache is not None:
             self.timing_cache = (self.folder / "timing.cache").read_bytes()
         return built
+
+
+def _tail(path: Path) -> str:
+    """Return the last of what the process said, however much that was."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _MOST_SAID))
+        return file.read(_MOST_SAID).decode(errors="replace")
 
 
 def _settle() -> None:

@@ -1,40 +1,55 @@
 """The process that builds one engine.
 
 It is started as `python -m ttc.exporter.engines.worker BACKEND [TARGET …]` in the folder of an `EngineSpec`.
-It reads the spec and, where there is one, timing.cache; it writes the `BuiltEngine` and timing.cache or,
-where the engine is refused, error.json. Standard output carries progress: lines of phase, steps done, steps
-in all, with tabs between them.
+It reads the spec and, where there is one, timing.cache; it writes the `BuiltEngine` and timing.cache.
+Standard output carries progress, lines of phase, steps done and steps in all with tabs between them; and,
+where there will be no engine, a last line of `FAILED`, the error's class and its message as JSON. A pipe
+takes that even where a disk is full.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from ttc.errors import TtcError
+from ttc.errors import BackendError, TtcError
 from ttc.exporter.engines.compile import Compiler
-from ttc.exporter.engines.engine_spec import EngineSpec
+from ttc.exporter.engines.engine_spec import FAILED, EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
+from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
 
 __all__ = ["main"]
 
 
 def main(backend: str, targets: tuple[str, ...]) -> None:
     """Build what lies in the current folder."""
-    folder = Path()
+    try:
+        limit_resources()
+        forbid_network()
+        _build(Path(), backend, targets)
+    except TtcError as fault:
+        _tell(fault)
+    except MemoryError:
+        _tell(BackendError("the process that builds ran out of memory; build smaller engines, or elsewhere"))
+    except OSError as fault:
+        what = f"{fault.strerror or fault}" + (f": {fault.filename}" if fault.filename else "")
+        _tell(BackendError(f"the process that builds cannot go on ({what})"))
+
+
+def _build(folder: Path, backend: str, targets: tuple[str, ...]) -> None:
     spec = EngineSpec.read(folder)
     timing = folder / "timing.cache"
-    try:
-        tensorrt = TensorRT.load(backend)
-        tensorrt.register_plugins(targets)
-        compiler = Compiler(tensorrt, targets, _step, timing.read_bytes() if timing.is_file() else None)
-        built = compiler.build(spec)
-    except TtcError as fault:
-        error = {"error": str(fault), "kind": type(fault).__name__}
-        (folder / "error.json").write_text(json.dumps(error))
-        return
+    tensorrt = TensorRT.load(backend)
+    tensorrt.register_plugins(targets)
+    compiler = Compiler(tensorrt, targets, _step, timing.read_bytes() if timing.is_file() else None)
+    built = compiler.build(spec)
     if compiler.timing_cache is not None:
         timing.write_bytes(compiler.timing_cache)
     built.write(folder)
+
+
+def _tell(fault: TtcError) -> None:
+    sys.stdout.write(f"{FAILED}\t{type(fault).__name__}\t{json.dumps(str(fault))}\n")
+    sys.stdout.flush()
 
 
 def _step(phase: str, done: int, total: int) -> bool:

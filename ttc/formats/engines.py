@@ -43,6 +43,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ttc.base.files import OpenFile, read_bounded
 from ttc.errors import BackendError, BundleError, DigestError
 from ttc.formats.atomic_folder import FolderKind
 from ttc.formats.manifest import FileRecord, checked_path
@@ -67,10 +68,9 @@ ENGINES: Final = FolderKind(
     MANIFEST_FILE,
     "ttc-engines",
     re.compile(r"engines\.json(\.sig)?|verification\.json|.+\.engine|.+\.program\.json|.+\.layers\.json"),
-    last_wins=True,
 )
 _FORMAT_VERSION = 2
-_MAX_JSON_BYTES = 64 * 2**20
+_MAX_JSON_BYTES = 16 * 2**20
 _DIGEST_KEY = "manifest_sha256"
 
 
@@ -117,9 +117,19 @@ class EngineRecord:
     layers: int
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "EngineRecord":
-        """Return the record that was written as this JSON object."""
-        return _engine(Fields({"engine": content}, "engines", BundleError), "engine")
+    def take(cls, fields: Fields, name: str) -> Self:
+        """Take the record of the engine `name` out of the fields of a JSON object."""
+        inner = fields.fields(name)
+        inputs, outputs = (
+            tuple(
+                TensorRecord.take(Fields(item, f"engine {quoted(name)}: {key}", BundleError))
+                for item in inner.items(key)
+            )
+            for key in ("inputs", "outputs")
+        )
+        record = cls(inner.string("role"), inputs, outputs, inner.integer("layers"))
+        inner.end()
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,7 @@ class EnginesManifest:
             baked=fields.boolean("baked"),
             sources=fields.each("sources", Fields.string),
             kernels=fields.each("kernels", Fields.string),
-            engines=fields.each("engines", _engine),
+            engines=fields.each("engines", EngineRecord.take),
             programs=fields.each("programs", Fields.string),
             files=fields.each("files", FileRecord.take),
         )
@@ -218,16 +228,16 @@ class EngineFolder:
         """
         folder = Path(path)
         manifest_file = folder / MANIFEST_FILE
-        if not manifest_file.is_file():
+        if not os.path.lexists(manifest_file):
             raise BundleError(f"{manifest_file}: missing; a set of engines is a folder made by `ttc build`")
-        raw = _bytes(manifest_file, _MAX_JSON_BYTES)
+        raw = read_bounded(manifest_file, _MAX_JSON_BYTES, BundleError, links=False)
         if trust is not None:
             signature = folder / SIGNATURE_FILE
-            if not signature.is_file():
+            if not os.path.lexists(signature):
                 raise DigestError(
                     f"{signature}: missing; these engines are not signed, build them with --sign"
                 )
-            verify(raw, _bytes(signature, 64), trust, str(manifest_file))
+            verify(raw, read_bounded(signature, 64, DigestError, links=False), trust, str(manifest_file))
         opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
         for name in opened.manifest.files:
             opened._verified(name, keep=False)
@@ -251,6 +261,24 @@ class EngineFolder:
         content = parse_json(self._verified(name, keep=True), where, BundleError)
         return Program.take(Fields(content, where, BundleError), where)
 
+    def layers(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return kind and name of each layer of one engine's network; none where no list was kept."""
+        file = f"{name}.layers.json"
+        if file not in self.manifest.files:
+            return ()
+        where = str(self.path / file)
+        listed = parse_json(self._verified(file, keep=True), where, BundleError)
+        if not isinstance(listed, list):
+            raise BundleError(f"{where}: a list of layers is due, found {quoted(listed)}")
+        found = []
+        for layer in listed:
+            match layer:
+                case [str() as kind, str() as called]:
+                    found.append((kind, called))
+                case _:
+                    raise BundleError(f"{where}: a layer is {quoted(layer)}, its kind and its name are due")
+        return tuple(found)
+
     def check_version(self, backend: str, version: str) -> None:
         """Raise `BackendError` unless these engines were built by this backend in this version."""
         built = self.manifest
@@ -268,32 +296,21 @@ class EngineFolder:
 
     def _verified(self, name: str, keep: bool) -> bytes:
         path, record = self.path / name, self.manifest.files[name]
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path}: missing, or not a plain file; build again")
         try:
-            if path.stat().st_size != record.size_bytes:
-                raise DigestError(
-                    f"{path}: {path.stat().st_size} bytes, {record.size_bytes} when it was built; build again"
-                )
-            with path.open("rb") as file:
-                content = file.read(record.size_bytes + 1) if keep else b""
-                found = hashlib.sha256(content) if keep else hashlib.file_digest(file, "sha256")
+            with OpenFile(path, BundleError, links=False) as file:
+                if file.size_bytes != record.size_bytes:
+                    raise DigestError(
+                        f"{path}: {file.size_bytes} bytes, {record.size_bytes} when it was built; build again"
+                    )
+                content = file.read(record.size_bytes) if keep else b""
+                found = hashlib.sha256(content).hexdigest() if keep else file.sha256()
+        except FileNotFoundError:
+            raise BundleError(f"{path}: missing; build again") from None
         except OSError as fault:
             raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
-        if found.hexdigest() != record.sha256:
+        if found != record.sha256:
             raise DigestError(f"{path}: its content is not what was built; build again")
         return content
-
-
-def _bytes(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except OSError as fault:
-        raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
-    if len(raw) > limit:
-        raise BundleError(f"{path}: more than the {limit} bytes this kind of file may have")
-    return raw
 
 
 def _check(manifest: EnginesManifest, where: str) -> None:
@@ -307,16 +324,3 @@ def _check(manifest: EnginesManifest, where: str) -> None:
     expected = [*(f"{name}.engine" for name in manifest.engines), *manifest.programs.values()]
     if missing := [name for name in expected if name not in manifest.files]:
         raise BundleError(f"{where}: {quoted(missing[0])} is not among the files")
-
-
-def _engine(fields: Fields, name: str) -> EngineRecord:
-    inner = fields.fields(name)
-    inputs, outputs = (
-        tuple(
-            TensorRecord.take(Fields(item, f"engine {name}: {key}", BundleError)) for item in inner.items(key)
-        )
-        for key in ("inputs", "outputs")
-    )
-    record = EngineRecord(inner.string("role"), inputs, outputs, inner.integer("layers"))
-    inner.end()
-    return record

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ttc.base.dtypes import numpy_dtype
+from ttc.base.files import read_bounded
 from ttc.errors import BundleError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.shard import Shard
+from ttc.formats.tokenizer import MAX_TOKENIZER_BYTES, open_tokenizer
 from ttc.formats.verification import Verification
 from ttc.inspection import engines
 from ttc.inspection.layers import by_kind, by_layer
@@ -75,7 +77,7 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if path.suffix == ".onnx":
-        return {"kind": "onnx", "path": str(path), **_file(path), **_graph(path)}
+        return _onnx(path)
     if path.suffix == ".engine":
         return engines.describe_engine(path)
     if path.name.endswith(".program.json"):
@@ -95,10 +97,11 @@ def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, 
         ]
         described = bundle.describe()
         graphs = {
-            role: {"file": name, **described["files"][name], **_graph(bundle.graph_path(role))}
+            role: {"file": name, **described["files"][name], **_graph(bundle.read_graph(role))}
             for role, name in described["graphs"].items()
         }
-        tokens = None if bundle.tokenizer_path is None else _vocabulary(bundle.tokenizer_path)
+        raw = bundle.read_tokenizer()
+        tokens = None if raw is None else _vocabulary(raw, str(bundle.tokenizer_path))
         return described | {
             **_model(bundle.config),
             "parameters": _parameters(weights),
@@ -133,7 +136,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "tensors": len(stored),
             "tokenizer": None
             if checkpoint.tokenizer_path is None
-            else _vocabulary(checkpoint.tokenizer_path),
+            else _vocabulary(
+                read_bounded(checkpoint.tokenizer_path, MAX_TOKENIZER_BYTES, BundleError),
+                str(checkpoint.tokenizer_path),
+            ),
             "shards": [
                 {"file": name, "tensors": len(shard.tensors), "size_bytes": shard.size_bytes}
                 | {"header_sha256": shard.header_digest}
@@ -159,8 +165,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
         }
 
 
-def _graph(path: Path) -> dict[str, Any]:
-    """One ONNX file, without its weights' values."""
+def _onnx(path: Path) -> dict[str, Any]:
+    """One ONNX file."""
     import onnx_ir as ir
 
     try:
@@ -170,6 +176,14 @@ def _graph(path: Path) -> dict[str, Any]:
     graph = model.graph
     if not len(graph) and not graph.inputs and not graph.outputs:
         raise InputError(f"{path}: not an ONNX file: no graph in it")
+    return {"kind": "onnx", "path": str(path), **_file(path), **_graph(model)}
+
+
+def _graph(model: Any) -> dict[str, Any]:
+    """A graph, without its weights' values."""
+    import onnx_ir as ir
+
+    graph = model.graph
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     fed = [value for value in inputs if value.metadata_props.get(f"{_PREFIX}kind") == "weight"]
     constants = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
@@ -275,12 +289,7 @@ def _file(path: Path) -> dict[str, Any]:
     return {"size_bytes": path.stat().st_size, "sha256": digest}
 
 
-def _vocabulary(path: Path) -> int:
+def _vocabulary(raw: bytes, where: str) -> int:
     """Return how many tokens a tokenizer knows."""
-    from tokenizers import Tokenizer
-
-    try:
-        size: int = Tokenizer.from_file(str(path)).get_vocab_size()
-    except Exception as fault:  # the library raises bare Exception
-        raise BundleError(f"{path} is not a tokenizer: {fault}") from None
+    size: int = open_tokenizer(raw, where, BundleError).get_vocab_size()
     return size

@@ -1,8 +1,7 @@
 """What is in a set of engines, one engine of it, or a cut program. No TensorRT is needed or called."""
 
 import dataclasses
-import hashlib
-import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ttc.formats.verification import Verification
 
 __all__ = ["describe_engine", "describe_engines", "describe_program"]
 
-_MAX_JSON_BYTES = 64 * 2**20
+_MAX_JSON_BYTES = 16 * 2**20
 
 
 def describe_engines(path: Path) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
     """Describe one `.engine` file, by the manifest beside it; its content is executable code and is not
     loaded.
     """
-    if not (path.parent / MANIFEST_FILE).is_file():
+    if not os.path.lexists(path.parent / MANIFEST_FILE):
         raise InputError(
             f"{path}: no {MANIFEST_FILE} beside it, so nothing is known of it; "
             "inspect an engine where `ttc build` left it"
@@ -60,7 +59,7 @@ def describe_engine(path: Path) -> dict[str, Any]:
         "path": str(path),
         **{key: whole[key] for key in keys},
         **whole["engines"][path.stem],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": EngineFolder.open(path.parent).manifest.files[path.name].sha256,
     }
 
 
@@ -93,8 +92,6 @@ def _program(program: Program) -> dict[str, Any]:
 
 def _engine(opened: EngineFolder, name: str) -> dict[str, Any]:
     record = opened.manifest.engines[name]
-    layers = opened.path / f"{name}.layers.json"
-    listed = f"{name}.layers.json" in opened.manifest.files
     return {
         "role": record.role,
         "layers": record.layers,
@@ -102,7 +99,7 @@ def _engine(opened: EngineFolder, name: str) -> dict[str, Any]:
         "weights": sum(tensor.kind == "weight" for tensor in record.inputs),
         "inputs": [_tensor(tensor) for tensor in record.inputs if tensor.kind != "weight"],
         "outputs": [_tensor(tensor) for tensor in record.outputs],
-        "layer_list": json.loads(layers.read_text(encoding="utf-8")) if listed else [],
+        "layer_list": [list(layer) for layer in opened.layers(name)],
     }
 
 

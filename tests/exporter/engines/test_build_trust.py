@@ -1,6 +1,8 @@
 """What is checked of engines before they are used: digests, paths, signatures, versions."""
 
 import dataclasses
+import hashlib
+import json
 import os
 
 import pytest
@@ -96,3 +98,30 @@ def test_versions_are_compared(step, tmp_path):
         folder.check_version("tensorrt-rtx", "1.0")
     with pytest.raises(BackendError, match="built for tensorrt-rtx, not for tensorrt"):
         folder.check_version("tensorrt", version)
+
+
+def test_a_signed_build_takes_nothing_from_the_cache(step, tmp_path, keys, cache_folder):
+    private, public, *_ = keys
+    output = build(step, tmp_path / "out").output
+    honest = EngineFolder.open(output).engine("step")
+    # Who can write to the cache puts in code of their own, with its digest.
+    (engine,) = cache_folder.glob("*/step.engine")
+    entry = engine.parent / "entry.json"
+    told = json.loads(entry.read_bytes())
+    engine.write_bytes(b"evil" + honest)
+    told["files"]["step.engine"] = hashlib.sha256(engine.read_bytes()).hexdigest()
+    entry.write_text(json.dumps(told))
+    signed = build(step, tmp_path / "signed", sign=private).output
+    assert EngineFolder.open(signed, trust=public).engine("step") == honest
+
+
+def test_a_cache_entry_without_records_is_built_again(step, tmp_path, cache_folder):
+    build(step, tmp_path / "out")
+    (records,) = cache_folder.glob("*/records.json")
+    entry = records.parent / "entry.json"
+    for odd in (b"[]", b'{"step": {}}', b"[" * 99999):
+        records.write_bytes(odd)
+        told = json.loads(entry.read_bytes())
+        told["files"]["records.json"] = hashlib.sha256(odd).hexdigest()
+        entry.write_text(json.dumps(told))
+    assert not build(step, tmp_path / "out").graphs[0].cached
