@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ttc.base.clock import passed
 from ttc.errors import BackendError, TtcError
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.modes.lossless import Lossless
@@ -195,7 +196,7 @@ class Generation:
         assert row.finish_reason is not None, "a result is of a row that has ended"
         options, nfe = row.request.options, sum(row.nfe_per_block)
         # Without the time in which the caller looks at events; since the call where another thread ticks.
-        seconds = self._ticking_seconds or self._core.clock.now() - self._started
+        seconds = self._ticking_seconds or passed(self._started, self._core.clock.now())
         stats = Stats(
             mode=options.mode,
             backend=self._backend.name,
@@ -206,7 +207,7 @@ class Generation:
             tokens_per_nfe=len(row.tokens) / nfe if nfe else None,
             context_calls=row.context_calls,
             seconds=seconds,
-            tokens_per_second=len(row.tokens) / seconds if seconds else 0.0,
+            tokens_per_second=len(row.tokens) / seconds,
             backend_seconds=min(self._core.counts.seconds - self._device_seconds, seconds),
             graph_level=self._backend.graph_level,
             seed=options.seed,

@@ -14,11 +14,15 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """The machine's own."""
+    """The machine's own; where that is set back, it stands still meanwhile."""
+
+    def __init__(self) -> None:
+        self._latest = 0.0
 
     def now(self) -> float:
         """Return the present time in seconds."""
-        return time.perf_counter()
+        self._latest = max(self._latest, time.perf_counter())
+        return self._latest
 
 
 class VirtualClock:

@@ -120,7 +120,9 @@ class Row:
         if isinstance(outcome, Scored):
             if any(math.isnan(score.logprob) for score in outcome.scores):
                 self.fail(
-                    NumericsError("the model gave NaN logits in the prompt; check the weights (ttc inspect)")
+                    NumericsError(
+                        "the model gave NaN or infinite logits in the prompt; check the weights (ttc inspect)"
+                    )
                 )
                 return
             self.scores += outcome.scores
@@ -208,8 +210,8 @@ class Row:
         if token == INVALID_TOKEN:
             self.fail(
                 NumericsError(
-                    f"the model gave NaN logits for new token {number} (on a GPU infinite ones "
-                    "count as such); check the weights (ttc inspect) and the dtype"
+                    f"the model gave NaN or infinite logits for new token {number}; check the weights "
+                    "(ttc inspect) and the dtype"
                 )
             )
         elif grammar is not None and grammar.complete:

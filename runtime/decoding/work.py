@@ -116,8 +116,8 @@ class Sampled:
 
     Attributes:
         accepted: how many drafted tokens AR would have written.
-        token: AR's token after them (the bonus token); `INVALID_TOKEN` where the logits hold NaN, `NO_TOKEN`
-            where nothing may be sampled.
+        token: AR's token after them (the bonus token); `INVALID_TOKEN` where the logits hold NaN or infinity,
+            `NO_TOKEN` where nothing may be sampled.
         logprobs: of the accepted tokens and the last one, where asked for.
         call: number of the call, for `Advance`.
     """

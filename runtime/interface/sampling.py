@@ -131,7 +131,7 @@ class SampledTokens(ABC):
     @abstractmethod
     def at(self, rows: npt.ArrayLike, position: int) -> Ints:
         """Return the tokens of these rows of the call at one of the R positions: int32, `INVALID_TOKEN` where
-        the logits hold NaN, `NO_TOKEN` where nothing is left to sample.
+        the logits hold NaN or infinity, `NO_TOKEN` where nothing is left to sample.
         """
 
     @abstractmethod
@@ -149,7 +149,7 @@ class LazySamples(SampledTokens):
         """Compute and return it."""
         which = np.asarray(rows)
         logits = self._logits[which, position]
-        usable = ~np.isnan(logits).any(-1)
+        usable = np.isfinite(logits).all(-1)
         tokens = np.full(len(which), INVALID_TOKEN, np.int32)
         params = [self._params.rows[row] for row in which.tolist()]
         logits, empty = _left(logits, params, position)

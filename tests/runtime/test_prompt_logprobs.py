@@ -61,10 +61,13 @@ def test_beside_others_and_with_a_prefix_cache(ort):
     assert results[1].prompt_scores is None
 
 
-def test_nan_ends_the_row(ort):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_end_the_row(ort, value):
     class Broken(Wrapped):
         def fetch(self, logits):
-            return super().fetch(logits) * np.nan
+            values = super().fetch(logits).copy()
+            values[..., 7] = value
+            return values
 
-    with pytest.raises(ttc.NumericsError, match="NaN logits in the prompt"):
+    with pytest.raises(ttc.NumericsError, match="NaN or infinite logits in the prompt"):
         Engine(Broken(ort.runner)).generate(PROMPT, max_new_tokens=0, prompt_logprobs=True)

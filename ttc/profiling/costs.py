@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ttc.base.clock import passed
 from ttc.base.dtypes import numpy_dtype
 from ttc.model.config import ModelConfig
 from ttc.model.signatures import op_dims
@@ -63,8 +64,8 @@ def measure_limits() -> dict[str, float]:
         middle = time.perf_counter()
         np.copyto(target, source)
         end = time.perf_counter()
-        flops = max(flops, 2.0 * size**3 / (middle - start))
-        copied = max(copied, 2.0 * source.nbytes / (end - middle))
+        flops = max(flops, 2.0 * size**3 / passed(start, middle))
+        copied = max(copied, 2.0 * source.nbytes / passed(middle, end))
     return {"flops_per_second": flops, "bytes_per_second": copied}
 
 

@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from ttc.errors import InputError
+from ttc.base.files import write_whole
 from ttc.profiling.report import Part, Profile
 
 __all__ = ["svg", "write_plot"]
@@ -61,11 +61,8 @@ def svg(profile: Profile) -> str:
 
 
 def write_plot(profile: Profile, path: Path) -> None:
-    """Write the picture to a file. Raises `InputError` where it cannot."""
-    try:
-        path.write_text(svg(profile), encoding="utf-8")
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be written ({fault.strerror}); choose another file") from None
+    """Write the picture to a file, whole or not at all. Raises `InputError` where it cannot."""
+    write_whole(path, svg(profile))
 
 
 def _group(part: Part) -> str:

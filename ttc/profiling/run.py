@@ -46,6 +46,7 @@ def profile(
     device: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     engines: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
     batch: int = 1,
     context: int = 64,
     repeats: int = 20,
@@ -59,7 +60,7 @@ def profile(
     Args:
         bundle: the folder that `ttc export` wrote.
         backend: one of `ttc.base.names.BACKENDS`.
-        device, checkpoint, engines, threads: as in `ttc.load`, but for one device only.
+        device, checkpoint, engines, trust, threads: as in `ttc.load`, but for one device only.
         batch: rows.
         context: tokens already read.
         repeats: calls of each phase; the fastest is shown.
@@ -80,13 +81,15 @@ def profile(
     for name, value in (("batch", batch), ("context", context), ("repeats", repeats)):
         if value < 1:
             raise InputError(f"{name} is {value}; valid: 1 or more")
-    settings = _settings(backend, device, threads, engines)
+    settings = _settings(backend, device, threads, engines, trust)
     given = _given_limits(peak_flops, peak_bandwidth)
     notes: list[str] = []
     with Bundle.open(bundle, checkpoint) as opened:
         _check_context(opened, context)
         say(f"{backend}: without a profiler")
-        plain = open_candidate(backend, opened, device, layers=False, threads=threads, engines=engines)
+        plain = open_candidate(
+            backend, opened, device, layers=False, threads=threads, engines=engines, trust=trust
+        )
         try:
             sizes = _sizes(opened, batch, context, plain.backend.limits)
             limits = _limits(given, plain.device, notes)
@@ -128,14 +131,18 @@ def profile(
 
 
 def _settings(
-    backend: str, device: str | None, threads: int | None, engines: str | os.PathLike[str] | None
+    backend: str,
+    device: str | None,
+    threads: int | None,
+    engines: str | os.PathLike[str] | None,
+    trust: str | os.PathLike[str] | None,
 ) -> LoadSettings:
     """Return what the profiled backend is loaded with; no CUDA graphs, which would hide what is in them."""
     if threads is not None and backend != "onnxruntime":
         raise InputError(f"threads is for backend 'onnxruntime'; leave it out for {backend!r}")
     if device is not None and "," in device:
         raise InputError(f"device is {device!r}; a profile is of one device, like 'cuda:0'")
-    settings = LoadSettings(device, threads, engines, graph_level=0)
+    settings = LoadSettings(device, threads, engines, trust, graph_level=0)
     if backend in ("onnxruntime", "torch"):
         settings.refuse_engines(backend)
     return settings

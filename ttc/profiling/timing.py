@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ttc.base.clock import passed
 from ttc.profiling.phases import Prepare
 from ttc.profiling.report import Part
 from ttc.profiling.trace import Span
@@ -37,7 +38,7 @@ def clock(
             call()
         else:
             around(call)
-        found.append((start, time.perf_counter()))
+        found.append((start, start + passed(start, time.perf_counter())))
     return found[WARM_UP:]
 
 

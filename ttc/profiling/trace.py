@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttc.errors import InputError
+from ttc.base.files import write_whole
 
 __all__ = ["Span", "trace_events", "write_trace"]
 
@@ -49,8 +49,5 @@ def trace_events(spans: Sequence[Span]) -> dict[str, Any]:
 
 
 def write_trace(spans: Sequence[Span], path: Path) -> None:
-    """Write the trace to a file. Raises `InputError` where it cannot."""
-    try:
-        path.write_text(json.dumps(trace_events(spans), allow_nan=False), encoding="utf-8")
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be written ({fault.strerror}); choose another file") from None
+    """Write the trace to a file, whole or not at all. Raises `InputError` where it cannot."""
+    write_whole(path, json.dumps(trace_events(spans), allow_nan=False))

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.clock import passed
 from ttc.runtime.decoding.draft_stats import Costs, LinearCost
 from ttc.runtime.interface.backend import Backend, StepInputs
 from ttc.runtime.interface.sampling import SamplingParams
@@ -78,4 +79,4 @@ def _lower(one: LinearCost, other: LinearCost) -> LinearCost:
 def _seconds(call: Callable[[], None]) -> float:
     start = time.perf_counter()
     call()
-    return time.perf_counter() - start
+    return passed(start, time.perf_counter())

@@ -66,8 +66,9 @@ def test_commits_what_ar_writes_and_its_state(name, temperature, engines, backen
     assert all(row.context_calls == 1 + len(rounds[0]) for row in rows)
 
 
-def test_nan_leaves_the_others_alone(engines, backend):
-    """NaN in the context tower's logits where a draft is verified: that row ends, the other goes on as AR."""
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_leave_the_others_alone(engines, backend, value):
+    """In the context tower's logits where a draft is verified: that row ends, the other goes on as AR."""
     engine = engines("tiny_a", backend)
     text_of = [
         engine.generate(golden("tiny_a").vectors[f"prompt/{p}"][0].tolist(), "ar", max_new_tokens=NEW,
@@ -83,7 +84,7 @@ def test_nan_leaves_the_others_alone(engines, backend):
             values = super().fetch(logits).copy()
             if self.armed:
                 self.armed = False
-                values[0, 1] = np.nan
+                values[0, 1, 7] = value
             return values
 
     watched = NanOnce(engine.runner)
@@ -93,7 +94,7 @@ def test_nan_leaves_the_others_alone(engines, backend):
     core.tick()
     assert rows[0].finish_reason == "error"
     assert isinstance(rows[0].error, NumericsError)
-    assert "NaN logits for new token 2" in str(rows[0].error)
+    assert "NaN or infinite logits for new token 2" in str(rows[0].error)
     while rows[1].finish_reason is None:
         core.tick()
     assert rows[1].tokens == list(text_of[1])
