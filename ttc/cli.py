@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from ttc import __version__
+from ttc.base.quoting import escaped
 from ttc.commands.terminal import EXIT_INTERRUPTED
 from ttc.errors import TtcError
 
@@ -59,16 +60,45 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _end_by_signal)
+    code = _run()
+    if not _is_written_out(quiet=bool(code)):
+        code = code or EXIT_ERROR
+    if code == EXIT_INTERRUPTED:
+        # An interrupt that passed through an exec() of text, as in torch, makes Python end itself by the
+        # signal, whatever exit code is asked for. All is cleaned up here, so leaving at once is safe.
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run the command; return the exit code."""
     try:
         program(prog_name="ttc")
     except SystemExit as end:
-        if end.code == EXIT_INTERRUPTED:
-            # An interrupt that passed through an exec() of text, as in torch, makes Python end itself by the
-            # signal, whatever exit code is asked for. All is cleaned up here, so leaving at once is safe.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(EXIT_INTERRUPTED)
-        raise
+        return end.code
+    except OSError as fault:  # where click itself writes, as its help
+        _tell(f"error: {_of_system(fault)}")
+        return EXIT_ERROR
+    return 0
+
+
+def _is_written_out(quiet: bool) -> bool:
+    """Write out what is left for standard output, and return whether that could be done.
+
+    quiet: an error was told already, and this would be the same one again.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True  # who read it had enough, and Python's own end is quiet about that
+    except OSError as fault:
+        # What is left would be tried again at the end of the process, and complained about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not quiet:
+            _tell(f"error: standard output: {_of_system(fault)}")
+        return False
+    return True
 
 
 def _end_by_signal(number: int, frame: FrameType | None) -> None:
@@ -101,6 +131,11 @@ class _Program(click.Group):
         except KeyboardInterrupt:
             _tell("interrupted")
             ctx.exit(EXIT_INTERRUPTED)
+        except OSError as fault:  # a full disk, a file that went away: the machine's, not ours
+            if os.environ.get("TTC_DEBUG"):
+                raise
+            _tell(f"error: {_of_system(fault)}")
+            ctx.exit(EXIT_ERROR)
         except Exception as fault:
             if os.environ.get("TTC_DEBUG"):
                 raise
@@ -117,6 +152,12 @@ class _Program(click.Group):
 @click.version_option(__version__, message="ttc %(version)s")
 def program() -> None:
     """Everything; the commands do the work."""
+
+
+def _of_system(fault: OSError) -> str:
+    """Return what the system says is wrong, and with which file."""
+    reason = fault.strerror or str(fault) or type(fault).__name__
+    return reason if fault.filename is None else f"{os.fsdecode(fault.filename)}: {reason}"
 
 
 class _WarningHandler(logging.Handler):
@@ -146,4 +187,4 @@ def _warnings_on_stderr() -> Iterator[None]:
 def _tell(message: str) -> None:
     """One line on standard error, whatever the message quotes."""
     # Asked for by name: while a picture is drawn, that name is a stream that writes above the picture.
-    click.echo("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+    click.echo(escaped(message), file=sys.stderr)

@@ -57,6 +57,7 @@ def load_engine(settings: Settings, owners: int) -> AsyncEngine:
         prompt_tokens_per_tick=settings.prompt_tokens_per_tick,
         device=settings.device,
         engines=settings.engines,
+        trust=settings.trust,
         capacity=settings.capacity,
         threads=settings.threads,
         prefix_cache_bytes=settings.prefix_cache_bytes,

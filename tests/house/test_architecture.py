@@ -67,7 +67,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
         "ttc.serving",
         "ttc.verify",
     ),
-    "ttc.cli": ("ttc.errors", "ttc.__version__", "ttc.commands"),
+    "ttc.cli": (*GROUND, "ttc.__version__", "ttc.commands"),
     "ttc.__main__": ("ttc.cli",),
 }
 # Packages that cost seconds to import or are not always installed …

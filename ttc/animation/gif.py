@@ -1,6 +1,6 @@
 """A GIF, drawn by Pillow with the font that comes with it; characters that font lacks become boxes."""
 
-from pathlib import Path
+import io
 
 from ttc.animation.layout import Sheet
 from ttc.animation.look import BACKGROUND, HOLD_FRAMES, LOOKS, PROMPT, TITLE
@@ -8,18 +8,18 @@ from ttc.animation.timeline import State, Timeline
 from ttc.base.distribution import install
 from ttc.errors import MissingDependencyError
 
-__all__ = ["save"]
+__all__ = ["draw"]
 
 _CELL, _LINE, _FONT, _MARGIN = 9, 22, 15, 16
 
 
-def save(path: Path, timeline: Timeline, sheet: Sheet, frame_seconds: float) -> None:
-    """Write the file. Raises `MissingDependencyError` without Pillow."""
+def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> bytes:
+    """Return the content of the file. Raises `MissingDependencyError` without Pillow."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
         raise MissingDependencyError(
-            f"{path}: a GIF needs the package Pillow; {install('gif')}, or write an .svg or .html"
+            f"a GIF needs the package Pillow; {install('gif')}, or write an .svg or .html"
         ) from None
     font = ImageFont.load_default(_FONT)
     size = (sheet.columns * _CELL + 2 * _MARGIN, int((sheet.rows + 1.5) * _LINE) + 2 * _MARGIN)
@@ -39,10 +39,13 @@ def save(path: Path, timeline: Timeline, sheet: Sheet, frame_seconds: float) -> 
                     pen.text((x + i * _CELL + _CELL / 2, y + 2), character, ink, font, anchor="ma")
         images.append(image)
     milliseconds = [round(1e3 * frame_seconds)] * (timeline.frames - 1)
+    content = io.BytesIO()
     images[0].save(
-        path,
+        content,
+        "GIF",
         save_all=True,
         append_images=images[1:],
         duration=[*milliseconds, round(1e3 * frame_seconds * HOLD_FRAMES)],
         loop=0,
     )
+    return content.getvalue()

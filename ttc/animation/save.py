@@ -5,6 +5,7 @@ from pathlib import Path
 from ttc.animation import gif, html, svg
 from ttc.animation.layout import lay_out
 from ttc.animation.timeline import Timeline
+from ttc.base.files import write_whole
 from ttc.errors import InputError
 
 __all__ = ["FORMATS", "check_format", "save_steps"]
@@ -27,11 +28,12 @@ def save_steps(path: Path, timeline: Timeline) -> None:
     if not timeline.frames:
         raise InputError(f"{path}: nothing was generated, so there is nothing to draw; ask for more tokens")
     sheet = lay_out(timeline)
-    try:
-        if path.suffix.lower() == ".gif":
-            gif.save(path, timeline, sheet, FRAME_SECONDS)
-        else:
-            draw = svg.draw if path.suffix.lower() == ".svg" else html.draw
-            path.write_text(draw(timeline, sheet, FRAME_SECONDS), encoding="utf-8")
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be written ({fault.strerror})") from None
+    content: bytes | str
+    match path.suffix.lower():
+        case ".svg":
+            content = svg.draw(timeline, sheet, FRAME_SECONDS)
+        case ".html":
+            content = html.draw(timeline, sheet, FRAME_SECONDS)
+        case _:
+            content = gif.draw(timeline, sheet, FRAME_SECONDS)
+    write_whole(path, content)

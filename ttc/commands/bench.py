@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import BACKENDS
-from ttc.commands.options import device_option
+from ttc.commands.options import device_option, trust_option
 from ttc.commands.terminal import Several, columns, progress, write_json
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = ["bench"]
 @click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
 @device_option
 @click.option("--engines", type=click.Path(path_type=Path), help="Folder of TensorRT engines.")
+@trust_option
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Where it lies now, if moved.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Page with plots.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON.")
@@ -88,18 +89,28 @@ def bench(
         from ttc.bench.session import Settings, run_bench
 
         found = run_bench(bundle, Settings(**_checked(settings)), say)
-    if output is not None:
-        import json
+    try:
+        _write(found, output, report)
+    finally:  # what was measured is told, whatever became of the files
+        if as_json:
+            write_json(found.to_dict())
+        else:
+            _tell(found)
 
-        output.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if report is not None:
-        from ttc.bench.page import page
 
-        report.write_text(page(found), encoding="utf-8")
-    if as_json:
-        write_json(found.to_dict())
-    else:
-        _tell(found)
+def _write(found: "Report", output: Path | None, report: Path | None) -> None:
+    """Write the files that were asked for, each whole or not at all."""
+    import json
+
+    from ttc.base.files import write_whole
+    from ttc.bench.page import page
+
+    try:
+        if output is not None:
+            write_whole(output, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+    finally:
+        if report is not None:
+            write_whole(report, page(found))
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
-from ttc.commands.terminal import size
+from ttc.commands.terminal import echo, size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,12 +99,20 @@ def build(
     )
     if dry_run:
         plan = make_plan(model, output, settings)
-        click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(_plan_lines(plan)))
+        _tell(plan.to_dict(), _plan_lines(plan), as_json)
         if plan.problems:
             raise click.exceptions.Exit(1)
         return
     report = build_engines(model, output, settings, _progress())
-    click.echo(json.dumps(report.to_dict()) if as_json else "\n".join(_report_lines(report)))
+    _tell(report.to_dict(), _report_lines(report), as_json)
+
+
+def _tell(content: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(content))
+        return
+    for line in lines:
+        echo(line)
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -155,7 +163,7 @@ def _progress() -> Callable[[str, int, int], None]:
         def line(what: str, done: int, total: int) -> None:
             if ":" not in what and done < total and what not in told:
                 told.add(what)
-                click.echo(f"building {what}", err=True)
+                echo(f"building {what}", err=True)
 
         return line
     from rich.console import Console

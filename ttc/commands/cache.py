@@ -5,6 +5,7 @@ import time
 
 import click
 
+from ttc.commands.terminal import echo
 from ttc.exporter.engines.cache import EngineCache, default_cache_folder
 
 __all__ = ["cache"]
@@ -23,19 +24,20 @@ def ls(as_json: bool) -> None:
     entries = EngineCache(folder).entries()
     if as_json:
         content = [
-            {"key": entry.key, "size_bytes": entry.size_bytes, "used": entry.used, **entry.about}
+            {**entry.about, "key": entry.key, "size_bytes": entry.size_bytes, "used": entry.used}
             for entry in entries
         ]
         click.echo(json.dumps({"folder": str(folder), "entries": content}))
         return
-    click.echo(f"{folder}: {len(entries)} entries, {sum(entry.size_bytes for entry in entries) / 1e6:.1f} MB")
+    echo(f"{folder}: {len(entries)} entries, {sum(entry.size_bytes for entry in entries) / 1e6:.1f} MB")
     for entry in entries:
         about = entry.about
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        click.echo(
-            f"{entry.key[:12]}  {used}  {entry.size_bytes / 1e6:8.1f} MB  {about['role']} ({about['form']}, "
-            f"{about['dtype']}), {about['backend']} {about['version']}"
+        role, form, dtype, backend, version = (
+            about.get(key, "?") for key in ("role", "form", "dtype", "backend", "version")
         )
+        size = f"{entry.size_bytes / 1e6:8.1f} MB"
+        echo(f"{entry.key[:12]}  {used}  {size}  {role} ({form}, {dtype}), {backend} {version}")
 
 
 @cache.command("clear")
@@ -47,4 +49,4 @@ def clear(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "deleted": deleted}))
     else:
-        click.echo(f"{folder}: {deleted} entries deleted")
+        echo(f"{folder}: {deleted} entries deleted")

@@ -12,7 +12,7 @@ import click
 
 from ttc.base.names import BACKENDS
 from ttc.commands.generate import result_json
-from ttc.commands.terminal import columns, folder_bytes, progress, size, waiting, write_json
+from ttc.commands.terminal import columns, echo, folder_bytes, progress, size, waiting, write_json
 
 if TYPE_CHECKING:
     from ttc.demo.miniature import Problem, Total
@@ -85,7 +85,7 @@ def _export(checkpoint: Path, folder: Path, quiet: bool) -> Path:
         bundle = ttc.export(checkpoint, folder / "miniature.bundle", force=True, progress=say)
     if not quiet:
         seconds = time.perf_counter() - start
-        click.echo(f"exported the miniature in {seconds:.1f} s: a bundle of {size(folder_bytes(bundle))}")
+        echo(f"exported the miniature in {seconds:.1f} s: a bundle of {size(folder_bytes(bundle))}")
     return bundle
 
 
@@ -102,7 +102,7 @@ def _watch(engine: "Engine", chosen: Sequence["Problem"], save: Path | None, qui
         with recording(file, "diffusion", problem.prompt, engine.tokenizer) as record:
             play(record(events), view, keep=True)
         if not quiet:
-            click.echo(f"   it should be:{problem.answer}", err=True)
+            echo(f"   it should be:{problem.answer}", err=True)
 
 
 def _write(
@@ -133,14 +133,15 @@ def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
     faster = diffusion.tokens_per_second / ar.tokens_per_second
     each = diffusion.tokens / diffusion.nfe
     count = "One prompt" if prompts == 1 else f"{prompts} prompts"
-    click.echo(
+    echo(
         f"\n{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
         f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the context\n"
         f"tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second as AR.\n"
         "The miniature shows how it works; it is no judge of the large model's quality."
     )
     if bundle is not None:
-        click.echo(f"\nthe bundle is in {bundle}; try: ttc generate {bundle} 'Question: ' --show-steps")
+        click.echo()
+        echo(f"the bundle is in {bundle}; try: ttc generate {bundle} 'Question: ' --show-steps")
 
 
 def _row(total: "Total") -> tuple[str, ...]:

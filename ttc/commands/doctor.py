@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ttc.base.quantised import PLAIN
-from ttc.commands.terminal import columns, size, write_json
+from ttc.commands.terminal import columns, echo, size, write_json
 
 __all__ = ["doctor"]
 
@@ -35,14 +35,17 @@ def doctor(as_json: bool) -> None:
         [("yes" if a["works"] else "no", a["what"], a["why"]) for a in found["abilities"]], ("here", "", "")
     )
     for gpu in found["expert_formats"]:
-        click.echo(f"\n{gpu['gpu']}: the released model, by the format of its experts")
+        click.echo()
+        echo(f"{gpu['gpu']}: the released model, by the format of its experts")
         columns(map(_format_cells, gpu["formats"]), ("experts", "decoded", "both towers", ""))
     remedies = list(_remedies(found))
     if remedies:
-        click.echo("\nto get the rest:")
+        click.echo()
+        echo("to get the rest:")
         columns(remedies)
     for warning in found["warnings"]:
-        click.echo(f"\nwarning: {warning}")
+        click.echo()
+        echo(f"warning: {warning}")
 
 
 def _machine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ttc.base.names import COMPUTE_DTYPES
-from ttc.commands.terminal import EXIT_INTERRUPTED, folder_bytes, progress, size, write_json
+from ttc.commands.terminal import EXIT_INTERRUPTED, echo, folder_bytes, progress, size, write_json
 
 __all__ = ["export"]
 
@@ -43,7 +43,7 @@ def export(
 
             made = export_checkpoint(checkpoint, output, dtype, force, pack=pack, progress=say)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {output} is as it was before", err=True)
+        echo(f"interrupted; {output} is as it was before", err=True)
         ctx.exit(EXIT_INTERRUPTED)
     seconds = time.perf_counter() - start
 
@@ -64,4 +64,4 @@ def export(
         )
         return
     where = "packed" if mode == "packed" else f"by reference to {manifest.weights.root}"
-    click.echo(f"{made}: {size(count)}, {manifest.compute_dtype}, weights {where}, {seconds:.1f} s")
+    echo(f"{made}: {size(count)}, {manifest.compute_dtype}, weights {where}, {seconds:.1f} s")

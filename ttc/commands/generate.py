@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ttc.base.names import BACKENDS, MODES
-from ttc.commands.options import checkpoint_option, device_option
+from ttc.base.quoting import escaped
+from ttc.commands.options import checkpoint_option, device_option, trust_option
 from ttc.commands.terminal import loading, waiting, write_json
 from ttc.errors import InputError
 from ttc.runtime.decoding.options import GenerationOptions, check_options
@@ -106,14 +108,7 @@ _MOST_READ = 1 << 20
     metavar="DIR",
     help="Where `ttc build` put the engines.  [default: BUNDLE/engines]",
 )
-@click.option(
-    "--public-key",
-    "--trust",
-    "trust",
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="PEM file of the public key that must have signed the engines.",
-)
+@trust_option
 @click.option(
     "--graph-level",
     type=click.IntRange(0, 2),
@@ -199,17 +194,24 @@ def generate(
                     progress=progress,
                 )
             )
-        result: ttc.Result | list[ttc.Result]
         if show_steps or save_steps is not None:
-            result = _generate_in_steps(engine, asked, ids, options, show_steps, save_steps)
-        else:
-            with waiting("generating", quiet=as_json):
-                result = engine.generate(asked, options)
+            with _steps(engine, asked, ids, options, show_steps, save_steps) as in_steps:
+                _tell(in_steps, ids, as_json)  # before the picture is written, which may fail
+            return
+        with waiting("generating", quiet=as_json):
+            result = engine.generate(asked, options)
     assert isinstance(result, ttc.Result), "one prompt, one result"
+    _tell(result, ids, as_json)
+
+
+def _tell(result: "Result", ids: bool, as_json: bool) -> None:
+    """Print what was generated."""
     if as_json:
         write_json(result_json(result))
         return
-    click.echo(result.text if result.text is not None and not ids else " ".join(map(str, result.token_ids)))
+    text = result.text if result.text is not None and not ids else " ".join(map(str, result.token_ids))
+    # A terminal would obey what a model writes; anything else gets it as it is.
+    click.echo(escaped(text, kept="\n\t") if sys.stdout.isatty() else text)
     click.echo(_summary(result), err=True)
 
 
@@ -247,14 +249,16 @@ def _lossless_json(stats: "LosslessStats") -> dict[str, Any]:
     return {stored.get(name, name): value for name, value in dataclasses.asdict(stats).items()}
 
 
-def _generate_in_steps(
+@contextlib.contextmanager
+def _steps(
     engine: "Engine",
     prompt: str | list[int],
     ids: bool,
     options: GenerationOptions,
     show: bool,
     save: Path | None,
-) -> "Result":
+) -> Iterator["Result"]:
+    """Yield what was generated, watched as `show` says; the picture `save` is written on leaving."""
     from ttc.animation.live import StepView
     from ttc.commands.steps import play, recording
 
@@ -262,7 +266,7 @@ def _generate_in_steps(
     tokenizer = None if ids else engine.tokenizer
     view = StepView(options.mode, shown, tokenizer) if show else None
     with recording(save, options.mode, shown, tokenizer) as record:
-        return play(record(engine.stream(prompt, options)), view)
+        yield play(record(engine.stream(prompt, options)), view)
 
 
 def _summary(result: "Result") -> str:

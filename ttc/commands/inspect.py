@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ttc.commands.options import checkpoint_option
-from ttc.commands.terminal import columns, size, write_json
+from ttc.commands.terminal import columns, echo, size, write_json
+from ttc.formats.strictjson import quoted
 from ttc.profiles.build_profile import DIMENSIONS, Range
 
 __all__ = ["inspect"]
@@ -50,7 +51,8 @@ def inspect(
         _layers(found)
     if found["kind"] == "bundle":
         for role, graph in found["graphs"].items():
-            click.echo(f"\n{role} ({graph['file']})")
+            click.echo()
+            echo(f"{role} ({graph['file']})")
             columns(_graph(graph))
     if found["kind"] == "safetensors":
         _tensors(found["tensors"])
@@ -167,7 +169,7 @@ def _tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
     click.echo()
     columns((tensor["name"], tensor["dtype"], str(tensor["shape"])) for tensor in tensors[:_MAX_ROWS])
     if len(tensors) > _MAX_ROWS:
-        click.echo(f"and {len(tensors) - _MAX_ROWS} more (--json has all)")
+        echo(f"and {len(tensors) - _MAX_ROWS} more (--json has all)")
 
 
 def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -197,7 +199,15 @@ def _ranges(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "profile", str(profile.get("name", "unnamed"))
     for name in DIMENSIONS:
         if name in profile:
-            yield "", f"{name} {Range(**profile[name])}"
+            yield "", f"{name} {_range(profile[name])}"
+
+
+def _range(sizes: object) -> str:
+    """Return the sizes of one dimension in words; as they are where they are none."""
+    match sizes:
+        case {"min": int() as low, "opt": int() as usual, "max": int() as high, **rest} if not rest:
+            return str(Range(low, usual, high))
+    return quoted(sizes)
 
 
 def _engine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -250,12 +260,12 @@ def _layers(found: Mapping[str, Any]) -> None:
     engines = found["engines"] if found["kind"] == "engines" else {"": found}
     for name, engine in engines.items():
         if name:
-            click.echo(name)
+            echo(name)
         listed = engine.get("layer_list")
         if listed:
             columns([tuple(map(str, layer)) for layer in listed])
         else:
-            click.echo("no list of layers was kept")
+            echo("no list of layers was kept")
 
 
 def _verified(verification: Mapping[str, Any] | None) -> str:
@@ -277,7 +287,7 @@ def _diff(found: Mapping[str, Any], other: Mapping[str, Any], as_json: bool) -> 
         rows = [{"key": key, "first": a, "second": b} for key, a, b in changed]
         write_json({"same": not changed, "differences": rows})
     elif not changed:
-        click.echo("no difference")
+        echo("no difference")
     else:
         columns([(key, _short(a), _short(b)) for key, a, b in changed], ("", found["path"], other["path"]))
     return int(bool(changed))

@@ -10,7 +10,7 @@ import click
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.commands.plan_serve import serve_options, tell_service
-from ttc.commands.terminal import Several, columns, write_json
+from ttc.commands.terminal import Several, columns, echo, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.forecast import Forecast, Pass, Question
@@ -126,7 +126,7 @@ def plan(
     else:
         _tell(name, question, found, wins)
         for line in (*_held_lines(held), *_suggestion(gpu, question)):
-            click.echo(line)
+            echo(line)
 
 
 def _tell(
@@ -170,12 +170,10 @@ def _tell(
     click.echo()
     for one in found:
         if not one.fits:
-            click.echo(
-                f"batch {one.batch} needs {one.memory_bytes / 1e9:.1f} GB, more than this machine has."
-            )
+            echo(f"batch {one.batch} needs {one.memory_bytes / 1e9:.1f} GB, more than this machine has.")
     for rate, ends in wins.items():
         where = "at no batch size" if ends is None else f"at batch {ends[0]} to {ends[1]}"
-        click.echo(f"{rate:g} tokens/NFE: diffusion is faster than AR {where} (looked at: 1 to 4096).")
+        echo(f"{rate:g} tokens/NFE: diffusion is faster than AR {where} (looked at: 1 to 4096).")
 
 
 def _held_lines(held: Sequence["Holding"]) -> Iterator[str]:

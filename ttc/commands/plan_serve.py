@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ttc.commands.terminal import columns, waiting, write_json
+from ttc.commands.terminal import columns, echo, waiting, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.forecast import Question
@@ -173,7 +173,7 @@ def _tell(name: str, question: "Question", said: dict[str, Any], found: "Service
             for mode, plan in found.modes.items()
         ]
     for remark in remarks:
-        click.echo(remark)
+        echo(remark)
     if found.by_clients:
         if remarks:
             click.echo()
@@ -186,7 +186,7 @@ def _tell(name: str, question: "Question", said: dict[str, Any], found: "Service
         click.echo()
     for crossing in found.crossings:
         where = "at none of these" if crossing.first is None else f"from {crossing.first} clients on"
-        click.echo(f"{crossing.mode} gives more tokens a second than ar {where}.")
+        echo(f"{crossing.mode} gives more tokens a second than ar {where}.")
 
 
 def _load(said: Mapping[str, Any]) -> str:

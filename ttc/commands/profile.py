@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ttc.base.names import BACKENDS
-from ttc.commands.options import checkpoint_option, device_option
-from ttc.commands.terminal import columns, progress, write_json
+from ttc.commands.options import checkpoint_option, device_option, trust_option
+from ttc.commands.terminal import columns, echo, progress, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _MAX_ROWS = 6
     metavar="DIR",
     help="tensorrt, tensorrt-rtx: engines that `ttc build` made, on a GPU.  [default: BUNDLE/engines]",
 )
+@trust_option
 @device_option
 @click.option("--batch", type=int, default=1, show_default=True, metavar="B", help="Rows.")
 @click.option(
@@ -60,6 +61,7 @@ def profile(
     bundle: Path,
     backend: str,
     engines: Path | None,
+    trust: Path | None,
     device: str | None,
     batch: int,
     context: int,
@@ -92,6 +94,7 @@ def profile(
             device=device,
             checkpoint=checkpoint,
             engines=engines,
+            trust=trust,
             batch=batch,
             context=context,
             repeats=repeats,
@@ -100,14 +103,16 @@ def profile(
             peak_bandwidth=peak_bandwidth,
             progress=say,
         )
-    if trace is not None:
-        write_trace(spans, trace)
-    if plot is not None:
-        write_plot(found, plot)
-    if as_json:
-        write_json(found.to_dict())
-    else:
-        _show(found, layers)
+    try:
+        if trace is not None:
+            write_trace(spans, trace)
+        if plot is not None:
+            write_plot(found, plot)
+    finally:  # what was measured is told, whatever became of the files
+        if as_json:
+            write_json(found.to_dict())
+        else:
+            _show(found, layers)
 
 
 def _check_target(path: Path, ending: str) -> None:
@@ -121,25 +126,28 @@ def _check_target(path: Path, ending: str) -> None:
 
 
 def _show(found: "Profile", layers: bool) -> None:
-    click.echo(f"{found.backend} ({found.version}, {found.device}), batch {found.batch}, ", nl=False)
-    click.echo(f"{found.context} tokens in the context, fastest of {found.repeats} calls\n")
+    echo(f"{found.backend} ({found.version}, {found.device}), batch {found.batch}, ", nl=False)
+    echo(f"{found.context} tokens in the context, fastest of {found.repeats} calls")
+    click.echo()
     head = ("phase", "tokens", "ms", "without profiler", "explained")
     columns(_phases(found), head)
     for phase in found.phases:
-        click.echo(f"\n{phase.name}")
+        click.echo()
+        echo(f"{phase.name}")
         columns(
             _totals(found, phase, layers),
             ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
         )
-    click.echo(f"\n{found.most_expensive}")
+    click.echo()
+    echo(f"{found.most_expensive}")
     for loop in found.loops:
         outside = loop.seconds - loop.backend_seconds
-        click.echo(
+        echo(
             f"loop, {loop.mode}: {outside / loop.seconds:.1%} of {loop.seconds * 1e3:.0f} ms "
             f"for {loop.new_tokens} tokens is outside the backend"
         )
     for note in found.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
 
 
 def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
-from ttc.commands.terminal import EXIT_INTERRUPTED, columns, folder_bytes, progress, size, write_json
+from ttc.commands.terminal import EXIT_INTERRUPTED, columns, echo, folder_bytes, progress, size, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.holding import Holding
@@ -70,7 +70,7 @@ def quantize(
         with progress("quantising", quiet=as_json) as say:
             record = run(checkpoint, output, formats, force=force, jobs=jobs, progress=say)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {output} is as it was before", err=True)
+        echo(f"interrupted; {output} is as it was before", err=True)
         ctx.exit(EXIT_INTERRUPTED)
     _tell(record, output, time.perf_counter() - start, as_json)
 
@@ -111,7 +111,7 @@ def _plan(checkpoint: Path, formats: "Formats", as_json: bool) -> None:
             if one.holds == what
         ]
         if names:
-            click.echo(f"{text}: {', '.join(names)}")
+            echo(f"{text}: {', '.join(names)}")
 
 
 def _held(one: "Holding") -> dict[str, Any]:
@@ -140,4 +140,4 @@ def _tell(record: "Record", output: Path, seconds: float, as_json: bool) -> None
         expert, worst = layer.worst
         rows.append((layer.module, layer.format, f"{layer.mean:.4f}", f"{worst:.4f} (expert {expert})"))
     columns(rows, ("matrices", "format", "mean error", "largest"))
-    click.echo(f"{output}: {size(folder_bytes(output))}, experts in {record.formats}, {seconds:.1f} s")
+    echo(f"{output}: {size(folder_bytes(output))}, experts in {record.formats}, {seconds:.1f} s")

@@ -9,7 +9,7 @@ import click
 
 from ttc.base.distribution import install
 from ttc.base.names import BACKENDS, MODES
-from ttc.commands.terminal import progress
+from ttc.commands.terminal import echo, progress
 from ttc.errors import InputError, MissingDependencyError
 
 __all__ = ["serve"]
@@ -23,6 +23,14 @@ __all__ = ["serve"]
 @click.option("--backend", type=click.Choice(BACKENDS), help="[default: onnxruntime]")
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="[default: the best there is]")
 @click.option("--engines", type=click.Path(), metavar="DIR", help="Where `ttc build` put the engines.")
+@click.option(
+    "--public-key",
+    "--trust",
+    "trust",
+    type=click.Path(),
+    metavar="KEY",
+    help="PEM file of the public key that must have signed the engines.",
+)
 @click.option("--capacity", type=int, metavar="C", help="Tokens that fit into a row, with the prompt.")
 @click.option("--max-rows", type=int, metavar="N", help="Rows that run at once.  [default: 16]")
 @click.option("--max-queued", type=int, metavar="N", help="Rows that may wait.  [default: 64]")
@@ -50,7 +58,7 @@ def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -
     settings = read_settings({"bundle": bundle, **options}, config)
     if not settings.bundle:
         raise InputError("no bundle; name one, or try: ttc serve --demo")
-    code = run(settings, lambda line: click.echo(line, err=True))
+    code = run(settings, lambda line: echo(line, err=True))
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
@@ -69,7 +77,7 @@ def _miniature() -> Path:
         if not kept.exists():
             import ttc
 
-            click.echo(f"exporting the miniature to {kept}, this once", err=True)
+            echo(f"exporting the miniature to {kept}, this once", err=True)
             try:
                 kept.parent.mkdir(parents=True, exist_ok=True)
             except OSError as fault:

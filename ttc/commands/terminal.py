@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.base.quoting import escaped
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,6 +17,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "Several",
     "columns",
+    "echo",
     "folder_bytes",
     "is_animated",
     "loading",
@@ -53,6 +56,7 @@ def stderr_console() -> "Console":
 
 def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) -> None:
     """Write rows of text to standard output, in columns: wrapped on a terminal, one line per row elsewhere.
+    What files say is among them, so what is not printable is escaped.
 
     head: names of the columns; without it the first column is taken for names.
     """
@@ -61,7 +65,8 @@ def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) ->
     from rich.table import Table
     from rich.text import Text
 
-    rows, console = list(rows), Console(highlight=False)
+    rows = [tuple(map(escaped, row)) for row in rows]
+    head, console = None if head is None else tuple(map(escaped, head)), Console(highlight=False)
     if is_animated(console):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=head is not None, header_style="bold")
         for i in range(len(rows[0]) if rows else 0):
@@ -76,6 +81,11 @@ def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) ->
     for row in every:
         cells = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def echo(line: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Write a line that may quote a file or a name: what is not printable in it is escaped."""
+    click.echo(escaped(line), err=err, nl=nl)
 
 
 def write_json(value: Mapping[str, Any]) -> None:
@@ -98,7 +108,7 @@ def progress(first: str, quiet: bool = False) -> Iterator[Callable[[str], None]]
     if quiet:
         yield lambda line: None
     elif not is_animated(console):
-        yield lambda line: click.echo(line, err=True)
+        yield lambda line: echo(line, err=True)
     else:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -106,7 +116,7 @@ def progress(first: str, quiet: bool = False) -> Iterator[Callable[[str], None]]
         columns = (SpinnerColumn(), BarColumn(24), TimeElapsedColumn(), what)
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(first, total=None)
-            yield lambda line: bar.update(task, description=line)
+            yield lambda line: bar.update(task, description=escaped(line))
 
 
 def waiting(what: str, quiet: bool = False) -> contextlib.AbstractContextManager[object]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.commands.options import device_option
-from ttc.commands.terminal import columns, progress, size, write_json
+from ttc.commands.options import device_option, trust_option
+from ttc.commands.terminal import columns, echo, progress, size, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = ["verify"]
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="[default: all that run here]")
 @device_option
 @click.option("--engines", type=click.Path(path_type=Path), help="Engines.  [default: BUNDLE/engines]")
+@trust_option
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to generate after.")
 @click.option("--token-ids", "--ids", "ids", is_flag=True, help="--prompt is token ids with blanks between.")
 @click.option("--max-new-tokens", type=int, default=32, show_default=True, metavar="N")
@@ -41,6 +42,7 @@ def verify(
     backends: tuple[str, ...],
     device: str | None,
     engines: Path | None,
+    trust: Path | None,
     prompts: tuple[str, ...],
     ids: bool,
     max_new_tokens: int,
@@ -76,6 +78,7 @@ def verify(
             backends or None,
             device=device,
             engines=engines,
+            trust=trust,
             checkpoint=checkpoint,
             prompts=asked or None,
             max_new_tokens=max_new_tokens,
@@ -89,6 +92,8 @@ def verify(
         write_json(report.to_dict())
     else:
         _show(report, layers)
+    if report.stale:
+        raise InputError("; ".join(report.stale))
     if not report.passed:
         ctx.exit(1)
 
@@ -110,40 +115,40 @@ def _checkpoint(ctx: click.Context, path: Path, plain: Path | None, as_json: boo
         write_json({"passed": found.passed, "checkpoint": str(path), "weights": weights})
     else:
         _show_weights(found)
-        click.echo(f"verdict: {'passed' if found.passed else 'FAILED'}")
+        echo(f"verdict: {'passed' if found.passed else 'FAILED'}")
     if not found.passed:
         ctx.exit(1)
 
 
 def _show_weights(found: "WeightsCheck") -> None:
     read = f"{found.tensors} tensors, {size(found.bytes)} read"
-    click.echo(f"weights: {read}; {'; '.join(found.faults) or 'nothing wrong'}")
+    echo(f"weights: {read}; {'; '.join(found.faults) or 'nothing wrong'}")
     for note in found.notes:
-        click.echo(f"  note: {note}")
+        echo(f"  note: {note}")
 
 
 def _show(report: "Report", layers: bool) -> None:
     for backend in report.backends:
-        click.echo(f"{backend.name} ({backend.version}, {backend.device}, in {backend.computes_in})")
+        echo(f"{backend.name} ({backend.version}, {backend.device}, in {backend.computes_in})")
         columns(_rows(backend), ("", "largest distance", "tolerance", "where"))
         columns(_generation(backend))
         if backend.finding is not None:
-            click.echo(f"  it begins in the {backend.finding}")
+            echo(f"  it begins in the {backend.finding}")
         if layers:
             click.echo()
             columns(_layers(backend), ("layer", "largest distance", "tolerance", "call"))
         for note in backend.notes:
-            click.echo(f"  note: {note}")
+            echo(f"  note: {note}")
         click.echo()
     for name, reason in report.skipped.items():
-        click.echo(f"{name}: not here ({reason})")
+        echo(f"{name}: not here ({reason})")
     if report.weights is not None:
         _show_weights(report.weights)
     if report.native is not None:
         native = report.native
         far = f"{native.distance:.2g}, tolerance {native.tolerance:g}"
-        click.echo(f"{native.version}: context logits off by {far}")
-    click.echo(f"verdict: {'passed' if report.passed else 'FAILED'}")
+        echo(f"{native.version}: context logits off by {far}")
+    echo(f"verdict: {'passed' if report.passed else 'FAILED'}")
 
 
 def _rows(backend: "BackendReport") -> Iterator[tuple[str, str, str, str]]:

@@ -50,6 +50,9 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         )
         self.group.add_argument("--ttc-device", default=None, help="Its device: cpu, cuda, cuda:N")
         self.group.add_argument(
+            "--ttc-trust", default=None, help="PEM file of the public key that must have signed its engines"
+        )
+        self.group.add_argument(
             "--ttc-max-new-tokens", type=int, default=None, help="Tokens of --ttc-loop; 32 if not given"
         )
         self.group.add_argument(
@@ -64,6 +67,7 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         get = args_util.get
         self.backend = get(args, "ttc_backend") or "onnxruntime"
         self.device = get(args, "ttc_device")
+        self.trust = get(args, "ttc_trust")
         self.max_new_tokens = get(args, "ttc_max_new_tokens") or 32
         self.bundle, self.graph = None, get(args, "ttc_graph") or "denoiser"
         model = self.arg_groups[ModelArgs]
@@ -148,7 +152,14 @@ class TtcRunnerArgs(BaseRunnerArgs):  # type: ignore[misc]
         script.add_import(imports=["TowerRunner"], frm="ttc.polygraphy_ext.runners")
         path = bundle.runner_arguments("ttc")
         script.add_runner(
-            make_invocable("TowerRunner", path, bundle.graph, backend=bundle.backend, device=bundle.device)
+            make_invocable(
+                "TowerRunner",
+                path,
+                bundle.graph,
+                backend=bundle.backend,
+                device=bundle.device,
+                trust=bundle.trust,
+            )
         )
 
 
@@ -196,6 +207,7 @@ class TtcLoopArgs(BaseRunnerArgs):  # type: ignore[misc]
                 backend=backend,
                 device=None if self.backend else bundle.device,
                 max_new_tokens=bundle.max_new_tokens,
+                trust=None if self.backend else bundle.trust,
             )
         )
 

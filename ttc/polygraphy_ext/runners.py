@@ -33,16 +33,18 @@ Outputs = OrderedDict[str, npt.NDArray[Any]]
 class _BundleRunner(BaseRunner):  # type: ignore[misc]
     """Opens a bundle on a backend while it is active."""
 
-    def __init__(self, bundle: str, backend: str, device: str | None, name: str) -> None:
+    def __init__(self, bundle: str, backend: str, device: str | None, trust: str | None, name: str) -> None:
         super().__init__(name=name, prefix=f"ttc-{backend}")
-        self._path, self._backend_name, self._device = bundle, backend, device
+        self._path, self._backend_name, self._device, self._trust = bundle, backend, device, trust
 
     def activate_impl(self) -> None:
         with Bundle.open(self._path) as bundle:
             if self._backend_name == REFERENCE:
                 self._backend: Backend = open_reference(bundle, "float32").backend
             else:
-                self._backend = open_candidate(self._backend_name, bundle, self._device, layers=False).backend
+                self._backend = open_candidate(
+                    self._backend_name, bundle, self._device, layers=False, trust=self._trust
+                ).backend
 
     def deactivate_impl(self) -> None:
         self._backend.close()
@@ -60,9 +62,14 @@ class TowerRunner(_BundleRunner):
     """
 
     def __init__(
-        self, bundle: str, graph: str, backend: str = "onnxruntime", device: str | None = None
+        self,
+        bundle: str,
+        graph: str,
+        backend: str = "onnxruntime",
+        device: str | None = None,
+        trust: str | None = None,
     ) -> None:
-        super().__init__(bundle, backend, device, f"ttc {backend} {graph}")
+        super().__init__(bundle, backend, device, trust, f"ttc {backend} {graph}")
         assert graph in GRAPHS, f"graph {graph!r}, checked with the options"
         self._graph = graph
 
@@ -110,8 +117,9 @@ class LoopRunner(_BundleRunner):
         device: str | None = None,
         max_new_tokens: int = 32,
         threshold: float = 0.9,
+        trust: str | None = None,
     ) -> None:
-        super().__init__(bundle, backend, device, f"ttc {backend} loop")
+        super().__init__(bundle, backend, device, trust, f"ttc {backend} loop")
         self._options = GenerationOptions(
             max_new_tokens=max_new_tokens, threshold=threshold, stop_at_eos=False
         )
