@@ -8,8 +8,13 @@
 
 The names in `__all__` are public. Importing `ttc` imports only the standard library: `export`, `load`
 and the engine's types are imported when first used.
+
+One thing is set for the process and what it starts: `ORT_DISABLE_TELEMETRY=1`, unless the variable is set
+already. ONNX Runtime 1.32 reads it while it is imported; without it, it writes about this machine to
+`~/.cache/Microsoft` and tries to send that. `docs/trust.md` says what else is written where.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -39,6 +44,9 @@ if TYPE_CHECKING:
     from ttc.runtime.decoding.request import Cancel, Request
     from ttc.runtime.decoding.result import Event, Result, Stats
     from ttc.runtime.engine import Engine, load
+
+# Before anything of ours can import onnxruntime.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
