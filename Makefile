@@ -17,6 +17,9 @@ VENV ?= .venv
 # that go with it.
 TORCH ?= torch==2.13.0
 
+# Arguments of `make fuzz`.
+FUZZ ?= --inputs 5000 --seed $(shell date +%s)
+
 # Test processes; files of tests are shared out among them.
 WORKERS ?= auto
 
@@ -24,7 +27,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check bench gpu clean
+.PHONY: help setup demo test check bench gpu fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,6 +48,9 @@ check: $(READY) ## lint, format, types
 bench: $(READY) ## measure the backends on the miniature and print the ratios
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/export_real_size.py
+
+fuzz: $(READY) ## mutated files for every reader, for some minutes (FUZZ="--inputs 100000" for more)
+	$(BIN)/python -m tests.fuzz.run $(FUZZ)
 
 gpu: $(READY) ## the tests that need a GPU (a missing one is a failure), then the benchmark of the real size
 	TTC_REQUIRE=gpu $(BIN)/python -m benchmarks.gpu
