@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check bench gpu fuzz clean
+.PHONY: help setup demo test check bench gpu fuzz lowest clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,12 @@ bench: $(READY) ## measure the backends on the miniature and print the ratios
 
 fuzz: $(READY) ## mutated files for every reader, for some minutes (FUZZ="--inputs 100000" for more)
 	$(BIN)/python -m tests.fuzz.run $(FUZZ)
+
+lowest: $(READY) ## the lowest versions that pyproject.toml allows, then the newest, each in an environment of its own
+	rm -rf build/lowest && mkdir -p build/lowest
+	$(BIN)/ttc export ttc/miniature -o build/lowest/miniature.bundle
+	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle
+	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle --newest
 
 gpu: $(READY) ## the tests that need a GPU (a missing one is a failure), then the benchmark of the real size
 	TTC_REQUIRE=gpu $(BIN)/python -m benchmarks.gpu

@@ -1,16 +1,20 @@
 """The JSON that other programs read: its keys and types stand here word by word."""
 
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ttc.bench.compare import compare
 from ttc.bench.schema import SCHEMA_VERSION, Report, read_report
 from ttc.bench.tables import compare_rows
+from ttc.cli import program
 from ttc.errors import InputError
 
 ANSWERS = {
@@ -173,3 +177,48 @@ def test_another_machine_may_be_compared_and_nothing_in_common_may_not(report: R
     assert len(compare(report, dataclasses.replace(report, machine=elsewhere))) == 2
     with pytest.raises(InputError, match="no case at the same batch size"):
         compare(report, dataclasses.replace(report, cases=()))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_disk_loses_no_measurement(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """The old files stay, the result is told, and the exit code is 1."""
+    files = [tmp_path / "old.json", tmp_path / "old.html"]
+    for file in files:
+        file.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ttc.bench.session.run_bench", lambda *_: report)
+    monkeypatch.setattr("os.fsync", full)
+    words = ["bench", "x", "-o", str(files[0]), "--report", str(files[1]), *(["--json"] if as_json else [])]
+    done = CliRunner().invoke(program, words)
+    assert done.exit_code == 1
+    assert "cannot be written (No space left on device); what was there is as it was" in done.stderr
+    assert [file.read_text() for file in files] == ["old", "old"]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    if as_json:
+        assert Report.from_dict(json.loads(done.stdout), "x") == report
+    else:
+        assert "diffusion γ0.9" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"tokens_per_second": 0.0}, "tokens_per_second is 0; valid: at least 1e-09"),
+        ({"tokens_per_second": 1e300}, "valid: a number of at most 1e\\+18"),
+        ({"seconds": -(10**39)}, "valid: a number of at most 1e\\+18"),
+        ({"seconds_of_repeats": []}, "seconds_of_repeats is empty"),
+    ],
+)
+def test_numbers_that_nothing_can_be_compared_with(
+    report: Report, tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    content = json.loads(json.dumps(report.to_dict()))
+    content["cases"][0]["speed"][0] |= change
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=complaint):
+        read_report(tmp_path / "x.json")

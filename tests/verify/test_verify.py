@@ -1,5 +1,6 @@
 """`ttc verify` on sound bundles, its record, and what insists on it."""
 
+import errno
 import json
 import math
 import os
@@ -67,6 +68,39 @@ def test_the_record_is_kept_and_insisted_on(bundle):
         assert engine.generate([5], max_new_tokens=1)
     with pytest.raises(BundleError, match="not verified on backend 'torch' \\(on: onnxruntime\\)"):
         ttc.load(bundle, "torch", require_verified=True)
+
+
+def test_an_old_record_that_cannot_be_replaced_is_told(bundle, monkeypatch):
+    verify(bundle, ["onnxruntime"], **FEW)
+    old = (bundle / RECORD_FILE).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    words = f"verify {bundle} --backend onnxruntime --max-new-tokens 2".split()
+    done = CliRunner().invoke(program, words)
+    assert done.exit_code == 1
+    assert "verdict: passed" in done.stdout, "the result is told even so"
+    assert "No space left on device" in done.stderr
+    assert "the record there is of an earlier verification" in done.stderr
+    assert (bundle / RECORD_FILE).read_bytes() == old
+    (bundle / RECORD_FILE).unlink()
+    done = CliRunner().invoke(program, words)
+    assert done.exit_code == 0, "nothing is there that could mislead"
+    assert "no record was kept" in done.stderr
+
+
+def test_a_linked_record_is_refused(bundle, tmp_path):
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (bundle / RECORD_FILE).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(BundleError, match=r"verification.json: a symbolic link"):
+        ttc.load(bundle, require_verified=True)
+
+
+def test_a_key_is_for_engines(bundle):
+    with pytest.raises(InputError, match="trust is for engines"):
+        verify(bundle, ["onnxruntime"], trust="key.pem", **FEW)
 
 
 def test_a_record_of_another_bundle_counts_for_nothing(bundle):

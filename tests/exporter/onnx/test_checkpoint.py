@@ -16,6 +16,7 @@ import safetensors
 
 from tests.support.real_size import REAL
 from ttc.errors import CheckpointError
+from ttc.exporter.onnx.chat_template import chat_template
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.manifest import WeightSpec
 from ttc.model.config import ModelConfig
@@ -323,3 +324,15 @@ def test_real_size(tmp_path: Path, small_config: dict[str, Any], sparse_checkpoi
         last = checkpoint.read("lm_head.weight")[-1]
         assert not last.any()
     assert grown < 200 * 2**10  # KiB
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "generation_config.json", "hf_quant_config.json", "chat_template.jinja"]
+)
+def test_a_link_to_nothing_is_no_absent_file(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN / "tiny_a", tmp_path / "x")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "none")
+    read = chat_template if name == "chat_template.jinja" else Checkpoint.open
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read"):
+        read(folder)
