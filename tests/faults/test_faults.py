@@ -27,12 +27,14 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, limit
 
 # Replaces a bundle, a file and an entry of a cache over and over, content after content.
 WRITER = """
-import sys
+import os, sys
 from pathlib import Path
 from tests.formats.test_atomic_folder import MANIFEST, fill
 from ttc.base.files import write_whole
 from ttc.exporter.engines.cache import EngineCache
 from ttc.formats.atomic_folder import bundle_writer
+if len(sys.argv) > 3:
+    os.setuid(int(sys.argv[3]))  # late, since somebody else may not read what was imported
 folder, cache = Path(sys.argv[1]), EngineCache(Path(sys.argv[1]) / "cache")
 print("ready", flush=True)
 for i in range(int(sys.argv[2])):
@@ -44,9 +46,11 @@ for i in range(int(sys.argv[2])):
 """
 
 
-def writer(folder: Path, rounds: int, before: Callable[[], None] | None = None) -> "subprocess.Popen[str]":
+def writer(
+    folder: Path, rounds: int, before: Callable[[], None] | None = None, *user: str
+) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(rounds)],
+        [sys.executable, "-c", WRITER, str(folder), str(rounds), *user],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -106,13 +110,10 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if os.stat(folder).st_uid == 0 and folder != Path("/tmp"):
-            folder.chmod(0o755)
     before = sorted(target.iterdir())
-    said = writer(target, 1, lambda: os.setuid(65534)).communicate()[1]
+    said = writer(target, 1, None, "65534").communicate()[1]
     assert "InputError" in said
-    assert "cannot be written (Permission denied)" in said
+    assert "cannot be written" in said
     assert sorted(target.iterdir()) == before
 
 
