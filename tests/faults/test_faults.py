@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,14 +108,14 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    before = sorted(target.iterdir())
-    said = writer(target, 1, None, "65534").communicate()[1]
-    assert "InputError" in said
-    assert "cannot be written" in said
-    assert sorted(target.iterdir()) == before
+def test_a_folder_of_somebody_else() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        for mode, words in ((0o755, "cannot be written (Permission denied)"), (0o700, "Permission denied")):
+            Path(folder).chmod(mode)
+            said = writer(Path(folder), 1, None, "65534").communicate()[1]
+            assert "InputError" in said
+            assert words in said
+            assert os.listdir(folder) == []
 
 
 def test_few_descriptors(tmp_path: Path) -> None:

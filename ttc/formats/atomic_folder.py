@@ -193,12 +193,12 @@ def folder_writer(
         BundleError: the disk is full, or somebody deleted the draft.
     """
     target = Path(os.path.abspath(destination))
-    if not target.parent.is_dir():
-        raise InputError(
-            f"{target}: cannot be written: {target.parent} is not a folder; "
-            "make it first, or choose another output"
-        )
     try:
+        if not target.parent.is_dir():
+            raise InputError(
+                f"{target}: cannot be written: {target.parent} is not a folder; "
+                "make it first, or choose another output"
+            )
         _sweep(target)
         if os.path.lexists(target):
             _refuse_existing(target, force, kind)
