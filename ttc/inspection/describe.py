@@ -5,7 +5,6 @@ Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "saf
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.base.files import read_bounded
+from ttc.base.files import OpenFile, read_bounded
 from ttc.errors import BundleError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
@@ -169,6 +168,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     """One ONNX file."""
     import onnx_ir as ir
 
+    about = _file(path)
     try:
         model = ir.load(path)
     except Exception as fault:  # whatever the library finds wrong in a file
@@ -176,7 +176,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     graph = model.graph
     if not len(graph) and not graph.inputs and not graph.outputs:
         raise InputError(f"{path}: not an ONNX file: no graph in it")
-    return {"kind": "onnx", "path": str(path), **_file(path), **_graph(model)}
+    return {"kind": "onnx", "path": str(path), **about, **_graph(model)}
 
 
 def _graph(model: Any) -> dict[str, Any]:
@@ -282,11 +282,8 @@ def _array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: not a regular file")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size_bytes": path.stat().st_size, "sha256": digest}
+    with OpenFile(path, InputError) as file:
+        return {"size_bytes": file.size_bytes, "sha256": file.sha256()}
 
 
 def _vocabulary(raw: bytes, where: str) -> int:
