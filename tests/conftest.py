@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.torch_tables import share_translations
 from ttc.runtime.engine import Engine
 
 # The same examples in every run, so that a failure seen once is seen again. No deadline: a first call loads
@@ -73,6 +74,7 @@ def _exported_once(shared: Path, name: str, dtype: str | None) -> Path:
     with (shared / f"{bundle.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.exists():
+            share_translations()
             ttc.export(checkpoint, bundle, dtype)
     return bundle
 

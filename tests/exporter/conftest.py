@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.torch_tables import share_translations
+
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 ITEM_BYTES = {"F64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_share_a_table() -> None:
+    share_translations()
 
 
 @pytest.fixture

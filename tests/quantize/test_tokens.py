@@ -6,6 +6,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import ttc
+from tests.support.torch_tables import share_translations
 from ttc.model.bundle import Bundle
 from ttc.quantize.plan import Formats
 from ttc.quantize.run import quantize
@@ -35,6 +36,7 @@ def test_the_tokens_are_the_same_on_both_backends(checkpoint, tmp_path):
     # Weights large enough that the experts decide the tokens.
     source, tensors = checkpoint(change=lambda t: t.update({n: 8 * w for n, w in t.items()}), **ATTENTION)
     quantize(source, tmp_path / "quantised", Formats("int8", "nvfp4"), jobs=1)
+    share_translations()
     bundle = ttc.export(tmp_path / "quantised", tmp_path / "bundle", dtype="float32")
     ar, diffusion = generate(bundle, "torch")
     assert len(ar) == len(diffusion) == 16
