@@ -71,7 +71,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "ttc.__main__": ("ttc.cli",),
 }
 # Packages that cost seconds to import or are not always installed …
-HEAVY = frozenset({"onnxscript", "polygraphy", "tensorrt", "tensorrt_rtx", "torch", "transformers", "triton"})
+HEAVY = frozenset(
+    {"onnxscript", "polygraphy", "ray", "tensorrt", "tensorrt_rtx", "torch", "transformers", "triton"}
+)
 # … and the only places that may import them at module level. Elsewhere the function that needs one does.
 HEAVY_PLACES = (
     "ttc/model/mixers.py",
@@ -90,6 +92,7 @@ HEAVY_PLACES = (
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
     "runtime/backends/torch/*.py",
+    "serving/adapters/ray.py",
     "ttc/polygraphy_ext/*.py",
 )
 # Development packages: no part of `ttc` imports them.
