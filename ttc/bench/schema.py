@@ -11,6 +11,7 @@ meaning raises `SCHEMA_VERSION`; a reader refuses versions that it does not know
 """
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -328,4 +329,4 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise InputError(f"{where} is {quoted(value)}, {getattr(hint, '__name__', hint)} is due")
+    raise InputError(f"{where} is {json.dumps(value)[:80]}, {getattr(hint, '__name__', hint)} is due")
