@@ -161,6 +161,46 @@ def test_newer_dtype_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_a", "tiny_b", "tiny_c"])
+def test_other_spellings(name: str) -> None:
+    published = golden(name)
+    other = dict(published)
+    words = {"M": "mamba", "*": "full_attention", "E": "moe", "-": "mlp"}
+    other["layers_block_type"] = [words[letter] for letter in other.pop("hybrid_override_pattern")]
+    for new, old in (
+        ("mamba_n_groups", "n_groups"),
+        ("mamba_d_conv", "conv_kernel"),
+        ("num_local_experts", "n_routed_experts"),
+        ("dtype", "torch_dtype"),
+    ):
+        if old in other:
+            other[new] = other.pop(old)
+    assert ModelConfig.from_hf(other) == ModelConfig.from_hf(published)
+    other["layer_types"] = other.pop("layers_block_type")
+    assert ModelConfig.from_hf(other) == ModelConfig.from_hf(published)
+    # Said twice is no harm, said differently is.
+    both = other | {"hybrid_override_pattern": published["hybrid_override_pattern"]}
+    assert ModelConfig.from_hf(both) == ModelConfig.from_hf(published)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"layer_types": ["moe"]},
+            "hybrid_override_pattern is '.*', but layer_types, another name for it, says",
+        ),
+        ({"layers_block_type": ["hyena"]}, "layers_block_type has 'hyena' for layer 0; known: mamba, linear"),
+        ({"layers_block_type": "moe"}, "layers_block_type is 'moe', a list of up to 4096 layers is due"),
+        ({"dtype": "float16"}, "torch_dtype is 'float32', but dtype, another name for it, says 'float16'"),
+        ({"num_local_experts": 3}, "n_routed_experts is .*, but num_local_experts"),
+    ],
+)
+def test_spellings_that_say_different_things(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(CheckpointError, match=complaint):
+        ModelConfig.from_hf(golden("tiny_a") | changes)
+
+
+@pytest.mark.parametrize("name", ["tiny_a", "tiny_b", "tiny_c"])
 def test_dict_round_trip_through_json(name: str) -> None:
     config = ModelConfig.from_hf(golden(name))
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

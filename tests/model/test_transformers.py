@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import golden
-from ttc.model.config import LayerKind
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.runtime.engine import Engine
 
 
@@ -55,6 +55,22 @@ def native_model(folder, time_step_min):
             state[name] = stored[ours]
     model.load_state_dict(state)
     return model
+
+
+@pytest.mark.filterwarnings("ignore")  # as below
+@pytest.mark.parametrize("name", ["tiny_a", "tiny_b", "tiny_c"])
+def test_a_configuration_that_transformers_saved_again(name, tmp_path):
+    from transformers import NemotronHConfig
+
+    raw = json.loads((golden(name).folder / "config.json").read_text())
+    known = {
+        key: value for key, value in raw.items() if key not in ("architectures", "auto_map", "model_type")
+    }
+    NemotronHConfig(**known).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "hybrid_override_pattern" not in saved
+    assert "layers_block_type" in saved
+    assert ModelConfig.from_hf(saved) == ModelConfig.from_hf(raw)
 
 
 def logits(model, ids):

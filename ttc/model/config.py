@@ -1,8 +1,9 @@
 """The model's configuration: what `config.json` says that changes the arithmetic, checked once and then
 trusted.
 
-Key names are those of the Hugging Face file; `pattern` is its `hybrid_override_pattern`, `dtype` its
-`torch_dtype`. Keys of layer kinds that the pattern does not use are zero here, whatever the file says.
+Key names are those of the Hugging Face file as it was published (`ttc.model.spellings` knows others);
+`pattern` is its `hybrid_override_pattern`, `dtype` its `torch_dtype`. Keys of layer kinds that the pattern
+does not use are zero here, whatever the file says.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 
 from ttc.errors import BundleError, CheckpointError
 from ttc.formats.strictjson import Fields, quoted
+from ttc.model.spellings import PATTERN, usual_spelling
 
 __all__ = ["TIME_FEATURES", "LayerKind", "ModelConfig", "kind_label"]
 
@@ -263,13 +265,13 @@ def kind_label(kind: str) -> str:
     return _LABELS[LayerKind(kind)] if kind in set(LayerKind) else kind
 
 
-def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    if "hybrid_override_pattern" not in config:
+def _fields_from_hf(written: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    config = usual_spelling(written)
+    if PATTERN not in config:
         raise CheckpointError(
-            "the key 'hybrid_override_pattern' is missing: this is not the configuration of a NemotronH "
-            "TwoTower model"
+            f"the key {PATTERN!r} is missing: this is not the configuration of a NemotronH TwoTower model"
         )
-    pattern = config["hybrid_override_pattern"]
+    pattern = config[PATTERN]
     _check_pattern(pattern)
     if config.get("num_hidden_layers", len(pattern)) != len(pattern):
         raise CheckpointError(
@@ -289,8 +291,7 @@ def _fields_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) ->
         "routed_scaling_factor": LayerKind.MOE in pattern,
     }
     missing = [key for key, present in needed.items() if present and key not in config]
-    # transformers 5 writes `dtype` for what was `torch_dtype`.
-    dtype = config.get("torch_dtype", config.get("dtype"))
+    dtype = config.get("torch_dtype")
     if dtype is None:
         missing.append("torch_dtype")
     if missing:
