@@ -2,20 +2,19 @@
 
 import dataclasses
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ttc import __version__
 from ttc.errors import InputError
 from ttc.exporter.engines.build_phases import timed_phase
 from ttc.exporter.engines.build_report import BuildReport, GraphReport
 from ttc.exporter.engines.build_settings import BuildSettings
-from ttc.exporter.engines.engine_builder import BuiltGraph, EngineBuilder, Progress
-from ttc.exporter.engines.planning import BuildPlan, make_plan
-from ttc.exporter.engines.source_digests import kernel_digests
+from ttc.exporter.engines.engine_builder import LAYERS_ENDING, BuiltGraph, EngineBuilder, Progress
+from ttc.exporter.engines.planning import make_plan
 from ttc.formats.atomic_folder import folder_writer
-from ttc.formats.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE, EnginesManifest
+from ttc.formats.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE
 from ttc.formats.signing import sign as signature_of
 from ttc.profiles.build_profile import BuildProfile
 
@@ -30,13 +29,17 @@ def build(
     *,
     form: str = "whole",
     targets: tuple[str, ...] | None = None,
-    shapes: Mapping[str, Mapping[str, int]] | None = None,
+    shapes: Mapping[str, Mapping[str, int | tuple[int, ...]]] | None = None,
     bake: bool = False,
     cache: bool = True,
     check_reproducible: bool = False,
     layers: bool = False,
     sign: str | os.PathLike[str] | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
+    plugins: tuple[str | os.PathLike[str], ...] = (),
+    tf32: bool = False,
+    log: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build engines for all graphs of a bundle, or for one ONNX file.
@@ -48,13 +51,18 @@ def build(
         profile: preset, TOML file or profile; None: "latency", fitted to the model.
         form: "whole" or "cut" (`ttc.formats.program`).
         targets: compute capabilities like "8.9"; None: the profile's.
-        shapes: single sizes of the profile replaced: {"batch": {"max": 8}}.
+        shapes: single sizes of the profile replaced: {"batch": {"max": 8}}. Of a foreign ONNX file the sizes
+            of its inputs: by input {"x": {"max": (8, 3, 32, 32)}}, or by the name of a dimension.
         bake: put the weights into the engines.
         cache: look for the engines in the cache, and keep them there.
         check_reproducible: build everything twice and compare.
         layers: also write the layers of every network.
         sign: PEM file of an ed25519 private key.
         timing_cache: file to start from and to update (TensorRT only).
+        plugins: files with plugins of other people: shared libraries and Python modules (TensorRT only).
+        tf32: let products of float32 be computed in TF32 (foreign ONNX files only).
+        log: file that gets everything that the library says while it builds.
+        checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
         progress: called with (what, done, total) as the work goes on.
 
     Returns:
@@ -77,6 +85,10 @@ def build(
         layers=layers,
         sign=sign,
         timing_cache=timing_cache,
+        plugins=plugins,
+        tf32=tf32,
+        log=log,
+        checkpoint=checkpoint,
     )
     return build_engines(model, output, settings, progress)
 
@@ -93,10 +105,15 @@ def build_engines(
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     with folder_writer(plan.output, True, ENGINES) as draft:
-        builder = EngineBuilder(plan, progress or (lambda what, done, total: None), draft.path / "work")
-        graphs = [builder.build(graph) for graph in plan.graphs]
-        reports = [_write(graph, draft.path, settings.layers) for graph in graphs]
-        made = draft.commit(_manifest(plan, graphs), _signer(settings.sign))
+        show = progress or (lambda what, done, total: None)
+        builder = EngineBuilder(settings, plan.targets, plan.version, show, draft.path / "work")
+        jobs = plan.jobs(show)
+        graphs = builder.build(jobs)
+        reports = [_move(graph, draft.path, settings.layers) for graph in graphs]
+        shutil.rmtree(draft.path / "work")
+        engines = {name: engine for graph in graphs for name, engine in graph.engines.items()}
+        programs = {graph.role: graph.program for graph in graphs if graph.program is not None}
+        made = draft.commit(plan.manifest(jobs, engines, programs), _signer(settings.sign))
     builder.save_timing_cache()
     return BuildReport(
         output=made,
@@ -111,32 +128,14 @@ def build_engines(
     )
 
 
-def _write(graph: BuiltGraph, folder: Path, layers: bool) -> GraphReport:
-    """Write the files of a graph; return its report with what that cost."""
+def _move(graph: BuiltGraph, folder: Path, layers: bool) -> GraphReport:
+    """Move the files of a graph to where they stay; return its report with what that cost."""
     phases = dict(graph.report.phases)
     with timed_phase(phases, "write"):
-        for name, content in graph.files.items():
-            if layers or not name.endswith(".layers.json"):
-                (folder / name).write_bytes(content)
+        for file in graph.files:
+            if layers or not file.name.endswith(LAYERS_ENDING):
+                os.replace(file, folder / file.name)
     return dataclasses.replace(graph.report, phases=phases)
-
-
-def _manifest(plan: BuildPlan, graphs: Sequence[BuiltGraph]) -> EnginesManifest:
-    first = plan.graphs[0].source
-    return EnginesManifest(
-        ttc_version=__version__,
-        backend=plan.settings.backend,
-        backend_version=str(plan.version),
-        form=plan.settings.form,
-        targets=plan.targets,
-        compute_dtype=first.compute_dtype,
-        profile=plan.profile.to_dict(),
-        baked=plan.settings.bake or first.third_party,
-        sources={graph.source.role: graph.source.sha256 for graph in plan.graphs},
-        kernels={} if first.third_party else kernel_digests(),
-        engines={name: engine for graph in graphs for name, engine in graph.engines.items()},
-        programs={graph.role: graph.program for graph in graphs if graph.program is not None},
-    )
 
 
 def _signer(key: str | os.PathLike[str] | None) -> Callable[[Path], None] | None:

@@ -20,7 +20,7 @@ class GraphReport:
         engines: name → size in bytes.
         cached: whether they came from the cache.
         seconds: of all of it but writing.
-        layers: of all its networks.
+        layer_kinds: kind → how many layers of it all its networks have together; the most frequent first.
         phases: "parse" and "build" (each engine in a process of its own; absent from the cache) and "write"
             (this process), with seconds and peak memory.
     """
@@ -29,8 +29,13 @@ class GraphReport:
     engines: Mapping[str, int]
     cached: bool
     seconds: float
-    layers: int
+    layer_kinds: Mapping[str, int]
     phases: Mapping[str, BuildPhase]
+
+    @property
+    def layers(self) -> int:
+        """Return how many layers all its networks have."""
+        return sum(self.layer_kinds.values())
 
     @property
     def peak_bytes(self) -> int:
@@ -41,7 +46,7 @@ class GraphReport:
         """Return what `ttc build --json` prints of the graph."""
         content = dataclasses.asdict(self)
         content["stages"] = content.pop("phases")
-        return content | {"peak_bytes": self.peak_bytes}
+        return content | {"layers": self.layers, "peak_bytes": self.peak_bytes}
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,12 +95,12 @@ class EngineCache:
             os.utime(entry)
         return found
 
-    def put(self, key: str, content: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
-        """Keep these files.
+    def put(self, key: str, content: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+        """Keep copies of these files.
 
         Args:
             key: from `cache_key`.
-            content: name → bytes of each file.
+            content: name → each file.
             about: what they were built from, for `entries`.
 
         Raises:
@@ -115,9 +115,11 @@ class EngineCache:
                 raise InputError(f"{self._folder}: {reason}, so it is not used as a cache; {instead}")
             aside.mkdir(mode=0o700)
             held = lock_folder(aside)
-            for name, data in content.items():
-                (aside / name).write_bytes(data)
-            digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+            digests = {}
+            for name, file in content.items():
+                shutil.copyfile(file, aside / name)
+                with (aside / name).open("rb") as data:
+                    digests[name] = hashlib.file_digest(data, "sha256").hexdigest()
             (aside / _ENTRY_FILE).write_text(json.dumps({"files": digests, "about": dict(about)}))
             # An entry that another process published meanwhile is as good.
             with contextlib.suppress(OSError):

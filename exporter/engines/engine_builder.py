@@ -1,34 +1,48 @@
 """One graph → its engines, out of the cache or from the builder."""
 
 import dataclasses
+import filecmp
+import hashlib
 import json
 import logging
+import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ttc import __version__
 from ttc.base.files import write_whole
+from ttc.base.machine import usable_cores
 from ttc.errors import BackendError, BundleError, InputError
 from ttc.exporter.engines.build_phases import BuildPhase, joined
 from ttc.exporter.engines.build_report import GraphReport
+from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_folder
-from ttc.exporter.engines.isolated import IsolatedCompiler
-from ttc.exporter.engines.lower_graph import engine_specs
-from ttc.exporter.engines.planning import BuildPlan, GraphPlan
+from ttc.exporter.engines.engine_pool import EnginePool
+from ttc.exporter.engines.graph_job import GraphJob
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
 from ttc.formats.engines import EngineRecord
 from ttc.formats.strictjson import Fields, parse_json
 
-__all__ = ["BuiltGraph", "EngineBuilder", "Progress"]
+__all__ = ["LAYERS_ENDING", "BuiltGraph", "EngineBuilder", "Progress"]
 
 logger = logging.getLogger(__name__)
 
 # Called with (what, done, total).
 Progress = Callable[[str, int, int], None]
 _RECORDS_FILE = "records.json"
+_ORDER = "The library orders some tensors by their addresses"
+_FIXED = "; try again on an idle machine"
+_NOT_FIXED = (
+    ", and the system refuses to fix those (personality(2)), as Docker's filter of system calls does; run "
+    "where it is allowed, as with docker run --security-opt seccomp=unconfined"
+)
+LAYERS_ENDING: Final = ".layers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,144 +51,233 @@ class BuiltGraph:
 
     Attributes:
         role: the graph's role.
-        files: name → content: engines, layers and, in cut form, the program.
+        files: engines, layers and, in cut form, the program.
         engines: name → what the manifest says of it.
         program: name of the program's file; None in whole form.
         report: what it cost.
     """
 
     role: str
-    files: Mapping[str, bytes]
-    engines: Mapping[str, EngineRecord]
+    files: tuple[Path, ...]
+    engines: dict[str, EngineRecord]
     program: str | None
     report: GraphReport
 
 
 class EngineBuilder:
-    """Builds the graphs of a plan, or takes them from the cache.
+    """Builds graphs, or takes them from the cache.
+
+    With TensorRT-RTX, which builds in one thread, as many engines are built at once as there are cores.
 
     Attributes:
         notes: what the user should know afterwards, one sentence each.
     """
 
-    def __init__(self, plan: BuildPlan, progress: Progress, folder: Path) -> None:
-        """`folder`: where the work lies while it is done; must not be there yet."""
-        settings = plan.settings
-        self._plan, self._progress = plan, progress
-        self._cache = EngineCache(default_cache_folder()) if settings.cache else None
-        self._timing_file = None if settings.timing_cache is None else Path(settings.timing_cache)
-        self._role = ""
-        self._phases: dict[str, BuildPhase] = {}
-        self.notes: list[str] = []
-        timing = None
-        if self._timing_file is not None:
-            timing = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
-        self._compiler = IsolatedCompiler(settings.backend, plan.targets, folder, self._step, timing)
+    def __init__(
+        self,
+        settings: BuildSettings,
+        targets: tuple[str, ...],
+        version: str | None,
+        progress: Progress,
+        folder: Path,
+    ) -> None:
+        """Prepare for building.
 
-    def build(self, graph: GraphPlan) -> BuiltGraph:
-        """Build one graph; twice, where the builds are to be compared.
+        Args:
+            settings: the options of the build.
+            targets: compute capabilities; empty: what the backend builds for by default.
+            version: the backend's.
+            progress: called as the work goes on.
+            folder: where the work lies while it is done; must not be there yet.
+        """
+        self._settings, self._targets, self._version = settings, targets, version
+        self._progress, self._folder = progress, folder
+        self._cache = EngineCache(default_cache_folder()) if settings.cache else None
+        self._timing_file = _timing_file(settings, version)
+        timings = None
+        if self._timing_file is not None:
+            timings = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
+        # TensorRT measures on the one GPU; a network with its weights inside is large.
+        one_by_one = settings.bake or settings.backend == "tensorrt"
+        log = None if settings.log is None else Path(settings.log)
+        options = settings.compiler_options(targets)
+        at_once = 1 if one_by_one else usable_cores()
+        self._engines = EnginePool(options, folder / "compile", at_once, timings, log)
+        self._lock = threading.Lock()
+        self._is_fixed = True
+        self.notes: list[str] = []
+
+    def build(self, jobs: Sequence[GraphJob]) -> list[BuiltGraph]:
+        """Build graphs; twice, where the builds are to be compared.
+
+        Returns:
+            What was made; its files lie in the folder of the work until somebody moves them.
 
         Raises:
-            BackendError: the backend refuses it, or two builds of it differ.
+            BackendError: the backend refuses one, or two builds of it differ.
+            InputError: a source changed while it was built.
         """
+        graphs = ThreadPoolExecutor(len(jobs))
+        futures = [graphs.submit(self._graph, job) for job in jobs]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            # A fault before those that only tell that the build was stopped.
+            for future in sorted(futures, key=lambda each: not each.done()):
+                future.result()
+            return [future.result() for future in futures]
+        finally:
+            self._engines.stop()
+            graphs.shutdown(cancel_futures=True)
+
+    def _graph(self, job: GraphJob) -> BuiltGraph:
         start = time.perf_counter()
-        self._role, self._phases = graph.source.role, {}
-        twice = self._plan.settings.check_reproducible
-        key = cache_key(self._about(graph) | {"kernels": kernel_digests(), "builder": builder_digest()})
-        files = None if twice else self._from_cache(key)
-        cached = files is not None
-        if files is None:
-            files = self._build(graph)
-            if twice and self._build(graph) != files:
-                raise BackendError(
-                    f"{graph.source.role}: two builds of it differ; nothing was written. "
-                    "The library orders some tensors by chance; try again on an idle machine"
-                )
-            self._put_into_cache(key, files, graph)
-        return self._built(files, cached, time.perf_counter() - start)
+        phases: dict[str, BuildPhase] = {}
+        folder = self._folder / "graphs" / job.role
+        folder.mkdir(parents=True)
+        twice = self._settings.check_reproducible
+        about, key = self.about(job), self.key(job)
+        cached = not twice and self._from_cache(key, folder)
+        if not cached:
+            self._build(job, folder, phases)
+            if twice:
+                self._build_again(job, folder, phases)
+            job.check()
+            if self._settings.backend == "tensorrt-rtx" and not self._is_fixed:
+                self.notes.append(f"another build may have other bytes. {_ORDER}{_NOT_FIXED}")
+            self._put_into_cache(key, folder, about)
+        return _built(job.role, folder, cached, phases, time.perf_counter() - start)
+
+    def key(self, job: GraphJob) -> str:
+        """Return the key of a graph's engines in the cache: of everything that decides their bytes."""
+        return cache_key(self.about(job) | {"kernels": kernel_digests(), "builder": builder_digest()})
+
+    def about(self, job: GraphJob) -> dict[str, Any]:
+        """Return what decides the bytes, but for the sources of kernels and builder."""
+        return dict(job.about) | {
+            "backend": self._settings.backend,
+            "version": self._version,
+            "ttc": __version__,
+            "targets": list(self._targets),
+            "plugins": [_digest(Path(file)) for file in self._settings.plugins],
+        }
 
     def save_timing_cache(self) -> None:
         """Write the timing cache back, if there is one."""
-        if self._timing_file is not None and self._compiler.timing_cache is not None:
-            write_whole(self._timing_file, self._compiler.timing_cache)
+        if self._timing_file is not None and self._engines.timings is not None:
+            try:
+                write_whole(self._timing_file, self._engines.timings)
+            except InputError as fault:
+                self.notes.append(f"timings not kept: {fault}")
 
-    def _build(self, graph: GraphPlan) -> dict[str, bytes]:
-        """Return the files of a graph, as the cache keeps them."""
-        settings = self._plan.settings
-        specs, program = engine_specs(
-            graph.source, settings.form, graph.variants, settings.bake, plugins=settings.backend == "tensorrt"
-        )
-        files: dict[str, bytes] = {}
+    def _build(self, job: GraphJob, folder: Path, phases: dict[str, BuildPhase]) -> None:
+        """Write the files of a graph, as the cache keeps them, into a folder."""
+        specs, program = job.specs()
         records = {}
-        for done, spec in enumerate(specs):
-            self._progress(spec.name, done, len(specs))
-            built = self._compiler.build(spec)
-            self._phases = joined(self._phases, built.phases)
-            files[f"{spec.name}.engine"] = built.engine
-            files[f"{spec.name}.layers.json"] = json.dumps([list(layer) for layer in built.layers]).encode()
-            records[spec.name] = dataclasses.asdict(
-                EngineRecord(spec.role, spec.inputs, spec.outputs, len(built.layers))
-            )
-        self._progress(graph.source.role, len(specs), len(specs))
+
+        def step(phase: str, done: int, total: int) -> bool:
+            self._tell(f"{job.role}: {phase}", done, total)
+            return True
+
+        self._tell(job.role, 0, len(specs))
+        futures = {self._engines.submit(spec, folder / f"{spec.name}.engine", step): spec for spec in specs}
+        for done, future in enumerate(as_completed(futures), 1):
+            spec, built = futures[future], future.result()
+            phases |= joined(phases, built.phases)
+            self._is_fixed &= built.is_fixed
+            layers = {"Layers": built.layers, "Bindings": [t.name for t in (*spec.inputs, *spec.outputs)]}
+            (folder / f"{spec.name}{LAYERS_ENDING}").write_text(json.dumps(layers))
+            record = EngineRecord(spec.role, spec.inputs, spec.outputs, len(built.layers))
+            records[spec.name] = dataclasses.asdict(record)
+            self._tell(job.role, done, len(specs))
         if program is not None:
-            files[f"{graph.source.role}.program.json"] = json.dumps(program.to_dict()).encode()
-        return files | {_RECORDS_FILE: json.dumps(records).encode()}
+            (folder / f"{job.role}.program.json").write_text(json.dumps(program.to_dict()))
+        in_order = {spec.name: records[spec.name] for spec in specs}
+        (folder / _RECORDS_FILE).write_text(json.dumps(in_order))
 
-    def _built(self, files: Mapping[str, bytes], cached: bool, seconds: float) -> BuiltGraph:
-        content = dict(files)
-        engines = _records(content.pop(_RECORDS_FILE))
-        sizes = {name: len(content[f"{name}.engine"]) for name in engines}
-        layers = sum(engine.layers for engine in engines.values())
-        program = f"{self._role}.program.json"
-        report = GraphReport(self._role, sizes, cached, seconds, layers, self._phases)
-        return BuiltGraph(self._role, content, engines, program if program in content else None, report)
-
-    def _from_cache(self, key: str) -> dict[str, bytes] | None:
-        """Return what the cache has; nothing for a build that signs, which vouches for what it writes."""
-        if self._cache is None or self._plan.settings.sign is not None:
-            return None
-        files = self._cache.get(key)
-        try:
-            whole = files is not None and all(
-                f"{name}.engine" in files for name in _records(files.get(_RECORDS_FILE, b""))
+    def _build_again(self, job: GraphJob, first: Path, phases: dict[str, BuildPhase]) -> None:
+        """Build once more beside the first, and raise unless all bytes are the same."""
+        second = first.with_name(f"{first.name}.again")
+        second.mkdir()
+        self._build(job, second, phases)
+        names = sorted({path.name for folder in (first, second) for path in folder.iterdir()})
+        _, differing, missing = filecmp.cmpfiles(first, second, names, shallow=False)
+        if differing or missing:
+            raise BackendError(
+                f"{job.role}: two builds of it differ ({', '.join([*differing, *missing])}); nothing was "
+                f"written. {_ORDER}{_FIXED if self._is_fixed else _NOT_FIXED}"
             )
-        except BundleError:
-            whole = False
-        return files if whole else None
+        shutil.rmtree(second)
 
-    def _put_into_cache(self, key: str, files: Mapping[str, bytes], graph: GraphPlan) -> None:
+    def _from_cache(self, key: str, folder: Path) -> bool:
+        """Write what the cache has of a graph into a folder; return whether it has any.
+
+        A build that signs takes nothing, since it vouches for what it writes.
+        """
+        if self._cache is None or self._settings.sign is not None:
+            return False
+        files = self._cache.get(key)
+        if files is None or not _is_whole(files):
+            return False
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return True
+
+    def _put_into_cache(self, key: str, folder: Path, about: dict[str, Any]) -> None:
         if self._cache is None:
             return
         try:
-            self._cache.put(key, files, self._about(graph))
+            self._cache.put(key, {path.name: path for path in folder.iterdir()}, about)
         except InputError as fault:  # what was built is good without the cache
             logger.warning("%s", fault)
             self.notes.append(f"not kept in the cache: {fault}")
 
-    def _about(self, graph: GraphPlan) -> dict[str, Any]:
-        """Return what decides what becomes of a graph, but for the sources of kernels and builder."""
-        settings = self._plan.settings
-        return {
-            "graph": graph.source.sha256,
-            "role": graph.source.role,
-            "dtype": graph.source.compute_dtype,
-            "networks": {
-                variant.name: [dict(sizes) for sizes in variant.ranges] for variant in graph.variants
-            },
-            "backend": settings.backend,
-            "version": self._plan.version,
-            "ttc": __version__,
-            "form": settings.form,
-            "targets": list(self._plan.targets),
-            "baked": settings.bake or graph.source.third_party,
-        }
+    def _tell(self, what: str, done: int, total: int) -> None:
+        with self._lock:
+            self._progress(what, done, total)
 
-    def _step(self, phase: str, done: int, total: int) -> bool:
-        self._progress(f"{self._role}: {phase}", done, total)
-        return True
+
+def _built(
+    role: str, folder: Path, cached: bool, phases: dict[str, BuildPhase], seconds: float
+) -> BuiltGraph:
+    engines = _records((folder / _RECORDS_FILE).read_bytes())
+    sizes = {name: (folder / f"{name}.engine").stat().st_size for name in engines}
+    kinds: Counter[str] = Counter()
+    for name in engines:
+        layers = json.loads((folder / f"{name}{LAYERS_ENDING}").read_bytes())["Layers"]
+        kinds.update(layer["LayerType"] for layer in layers)
+    program = f"{role}.program.json"
+    report = GraphReport(role, sizes, cached, seconds, dict(kinds.most_common()), phases)
+    files = tuple(sorted(path for path in folder.iterdir() if path.name != _RECORDS_FILE))
+    return BuiltGraph(role, files, engines, program if (folder / program).is_file() else None, report)
+
+
+def _is_whole(files: Mapping[str, bytes]) -> bool:
+    """Whether all that the records of a cached graph name is there."""
+    try:
+        names = _records(files.get(_RECORDS_FILE, b""))
+    except BundleError:
+        return False
+    return all(f"{name}{ending}" in files for name in names for ending in (".engine", LAYERS_ENDING))
 
 
 def _records(raw: bytes) -> dict[str, EngineRecord]:
     """Return what the manifest says of each engine."""
     content = parse_json(raw, _RECORDS_FILE, BundleError)
     return dict(Fields({"engines": content}, _RECORDS_FILE, BundleError).each("engines", EngineRecord.take))
+
+
+def _timing_file(settings: BuildSettings, version: str | None) -> Path | None:
+    """Return the file that TensorRT's timings are kept in: the named one, or one in the cache of engines."""
+    if settings.timing_cache is not None:
+        return Path(settings.timing_cache)
+    if settings.backend == "tensorrt" and settings.cache:
+        return default_cache_folder() / f"timings-{version}"
+    return None
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as fault:
+        raise InputError(f"{file}: cannot be read ({fault.strerror})") from None

@@ -8,7 +8,7 @@ path or Python moves the heap too. The process also keeps the builder's memory a
 caller's; what it may not do stands in `ttc.exporter.engines.worker_limits`.
 """
 
-import ctypes
+import dataclasses
 import json
 import os
 import shutil
@@ -19,16 +19,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ttc import errors
 from ttc.errors import BackendError, TtcError
-from ttc.exporter.engines.engine_spec import FAILED, BuiltEngine, EngineSpec
+from ttc.exporter.engines import worker
+from ttc.exporter.engines.engine_spec import FAILED, LOG_FILE, BuiltEngine, CompilerOptions, EngineSpec
+from ttc.exporter.engines.fixed_addresses import command_at_fixed_addresses
 
-__all__ = ["IsolatedCompiler"]
+__all__ = ["IsolatedCompiler", "start_worker"]
 
-_ADDR_NO_RANDOMIZE, _PR_SET_PDEATHSIG = 0x0040000, 1
 # What a library may need to be found; everything else would move the heap.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+_TENSORRT_VARIABLES = ("HOME", "CUDA_HOME", "CUDA_PATH")
 
 # No engine that is known takes an hour.
 _MOST_SECONDS = 24 * 3600.0
@@ -38,29 +42,31 @@ _MOST_SAID = 65536
 _HEAP_PER_THREAD = "glibc.malloc.arena_max=64:glibc.malloc.tcache_count=0"
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class IsolatedCompiler:
-    """Builds engines with one backend for one list of targets.
+    """Builds engines with one backend for one list of targets, one after another.
 
     Attributes:
-        backend: "tensorrt-rtx" or "tensorrt".
-        targets: compute capabilities; empty: what the backend builds for by default.
+        options: how.
         folder: where the work lies while it is done; made and deleted again.
         step: see `TensorRT.progress_monitor`.
         timing_cache: content to start from, and after a build what it has become (TensorRT only).
+        log: file that gets what the library says while it builds, added to its end.
         most_seconds: that one engine may take.
     """
 
-    backend: str
-    targets: tuple[str, ...]
+    options: CompilerOptions
     folder: Path
     step: Callable[[str, int, int], bool]
     timing_cache: bytes | None = None
+    log: Path | None = None
     most_seconds: float = _MOST_SECONDS
     _failure: TtcError | None = field(default=None, init=False)
+    _process: "subprocess.Popen[str] | None" = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
 
-    def build(self, spec: EngineSpec) -> BuiltEngine:
-        """Build one engine.
+    def build(self, spec: EngineSpec, destination: Path) -> BuiltEngine:
+        """Build one engine into the file `destination`.
 
         Raises:
             BackendError: the library refuses, with what it said, or its process crashed or took too long.
@@ -72,31 +78,27 @@ class IsolatedCompiler:
             if self.timing_cache is not None:
                 (self.folder / "timing.cache").write_bytes(self.timing_cache)
             code = self._run()
-            return self._result(spec, code)
+            built = self._result(spec, code)
+            os.replace(built.file, destination)
+            return dataclasses.replace(built, file=destination)
         finally:
+            self._keep_log()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End the process that builds, from another thread; the build then fails."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
 
     def _run(self) -> int:
         """Run the worker to its end, passing its progress on; return its exit code."""
-        paths = os.pathsep.join(path for path in sys.path if path)
-        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with (self.folder / "said").open("wb") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ttc.exporter.engines.worker", self.backend, *self.targets],
-                cwd=self.folder,
-                env=kept
-                | {
-                    "PYTHONPATH": paths,
-                    "PYTHONHASHSEED": "0",
-                    "GLIBC_TUNABLES": _HEAP_PER_THREAD,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                preexec_fn=_settle if sys.platform == "linux" else None,
-            )
-            watch = threading.Timer(self.most_seconds, self._stop, (process,))
+            process = start_worker(worker, self.options, self.folder, stdin=subprocess.DEVNULL, stderr=said)
+            self._process = process
+            if self._stopped:
+                process.kill()
+            watch = threading.Timer(self.most_seconds, self._give_up, (process,))
             watch.daemon = True
             watch.start()
             try:
@@ -120,7 +122,7 @@ class IsolatedCompiler:
         elif words[1].isdecimal() and words[2].isdecimal():
             self.step(words[0], int(words[1]), int(words[2]))
 
-    def _stop(self, process: "subprocess.Popen[str]") -> None:
+    def _give_up(self, process: "subprocess.Popen[str]") -> None:
         self._failure = BackendError(
             f"one engine took longer than {self.most_seconds:g} s; its process was ended. Build it for fewer "
             "sizes or targets"
@@ -135,12 +137,49 @@ class IsolatedCompiler:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             said = _tail(self.folder / "said").strip().splitlines()[-1:]
             raise BackendError(
-                f"{spec.name}: the process that built it with {self.backend} ended with {how}"
+                f"{spec.name}: the process that built it with {self.options.backend} ended with {how}"
                 + "".join(f": {line}" for line in said)
             )
         if self.timing_cache is not None:
             self.timing_cache = (self.folder / "timing.cache").read_bytes()
         return built
+
+    def _keep_log(self) -> None:
+        said = self.folder / LOG_FILE
+        if self.log is not None and said.is_file():
+            with self.log.open("ab") as whole, said.open("rb") as content:
+                shutil.copyfileobj(content, whole)
+
+
+def start_worker(
+    program: ModuleType, options: CompilerOptions, folder: Path, *, stdin: int, stderr: Any
+) -> "subprocess.Popen[str]":
+    """Start a module as a process that builds: in the folder of its work, laid out as described above.
+
+    Args:
+        program: the module. It is imported here, so that its bytecode is there: a process that had to make
+            that first would lay its memory out otherwise.
+        options: how it builds; its one argument.
+        folder: its current folder.
+        stdin: as of `subprocess.Popen`.
+        stderr: likewise.
+    """
+    paths = os.pathsep.join(path for path in sys.path if path)
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    fixed = {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "GLIBC_TUNABLES": _HEAP_PER_THREAD}
+    if options.backend == "tensorrt":
+        # Its kernels are compiled by Triton, which looks for a home and for CUDA; a user may have neither.
+        kept |= {name: os.environ[name] for name in _TENSORRT_VARIABLES if name in os.environ}
+        fixed["TRITON_CACHE_DIR"] = str(folder / "triton")
+    return subprocess.Popen(
+        command_at_fixed_addresses(["-P", "-m", program.__name__, options.to_json()]),
+        cwd=folder,
+        env=kept | fixed,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
 
 
 def _tail(path: Path) -> str:
@@ -148,10 +187,3 @@ def _tail(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _MOST_SAID))
         return file.read(_MOST_SAID).decode(errors="replace")
-
-
-def _settle() -> None:
-    """Fix addresses, and end when the parent ends; runs in the new process before its program starts."""
-    library = ctypes.CDLL(None)
-    library.personality(_ADDR_NO_RANDOMIZE)
-    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,6 +6,7 @@ and the program that says how segments and ops alternate.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from ttc.base.dims import letters, sizes_of
 from ttc.errors import BackendError, InputError
 from ttc.exporter.engines.build_input import GraphSource
 from ttc.exporter.engines.engine_spec import EngineSpec
+from ttc.exporter.engines.onnx_file import MAX_PROTOBUF_BYTES, NETWORK_FILE
 from ttc.exporter.engines.variants import EngineVariant, Ranges
 from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
@@ -25,7 +27,6 @@ from ttc.plugins.table import OPS
 
 __all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
-PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _DEQUANTISING = frozenset(op.name for op in OPS if op.is_quantised)
 
 
@@ -56,10 +57,8 @@ def partition_graph(source: GraphSource, bake: bool) -> Partition:
     return partition(model, source.role)
 
 
-def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model: ir.Model) -> Iterator[str]:
-    """Give the reasons why a graph has no engines in this form, known before any is made."""
-    if source.third_party and form == "cut":
-        yield f"{source.path}: not exported by ttc, so it has no ops to cut at; build it with --form whole"
+def spec_problems(variant: EngineVariant, model: ir.Model) -> Iterator[str]:
+    """Give the reasons why a graph has no engines, known before any is made."""
     try:
         for value in (*model.graph.inputs, *model.graph.outputs):
             _record(value, variant.ranges)
@@ -69,6 +68,9 @@ def spec_problems(source: GraphSource, form: str, variant: EngineVariant, model:
 
 def _whole(source: GraphSource, variant: EngineVariant, bake: bool, plugins: bool) -> EngineSpec:
     model = source.network_model(bake)
+    if plugins:
+        # A composite has no plugin of its own, and its nodes name one.
+        inline_composites(model)
     if not plugins and _DEQUANTISING.intersection(function.name for function in model.functions.values()):
         # TensorRT-RTX's parser gives nodes of a body the same names in every call, and refuses a second
         # DequantizeLinear of one name.
@@ -85,20 +87,19 @@ def _spec(name: str, role: str, model: ir.Model, ranges: Ranges) -> EngineSpec:
         role,
         tuple(_record(value, ranges) for value in graph.inputs),
         tuple(_record(value, ranges) for value in graph.outputs),
-        partial(_serialised, name, model),
+        partial(_write, name, model),
     )
 
 
-def _serialised(name: str, model: ir.Model) -> bytes:
-    """Return the network with its weights inside, since the library reads it from memory."""
+def _write(name: str, model: ir.Model, folder: Path) -> None:
+    """Write the network with its weights inside, since the library reads it from memory."""
     ir.external_data.load_to_model(model)
     proto = ir.to_proto(model)
-    if (size := proto.ByteSize()) > PROTOBUF_LIMIT_BYTES:
+    if (size := proto.ByteSize()) > MAX_PROTOBUF_BYTES:
         raise BackendError(
             f"{name}: {size} bytes with its weights, more than a network may have; build it without --bake"
         )
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    (folder / NETWORK_FILE).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _record(value: ir.Value, ranges: Ranges) -> TensorRecord:
@@ -107,8 +108,8 @@ def _record(value: ir.Value, ranges: Ranges) -> TensorRecord:
     assert value.dtype is not None, f"{name} has no dtype"
     if unknown := {letter for dim in shape for letter in letters(dim)} - ranges[0].keys():
         raise InputError(
-            f"tensor {name!r} has the dynamic dimension {sorted(unknown)[0]!r}; give its sizes with "
-            f"--min-shapes, --opt-shapes and --max-shapes, as {sorted(unknown)[0]}:NUMBER"
+            f"tensor {name!r} has the dynamic dimension {sorted(unknown)[0]!r}, which no graph of ttc has; "
+            "export it again"
         )
     kind = "weight" if value.metadata_props.get("ttc.kind") == "weight" else "tensor"
     low, usual, high = (sizes_of(shape, sizes) for sizes in ranges)

@@ -2,23 +2,30 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from ttc import __version__
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.base.tensorrt_package import backend_version
 from ttc.errors import InputError, TtcError
 from ttc.exporter.engines.build_input import BuildInput, GraphSource, read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.capabilities import graph_problems, profile_problems, target_problems
-from ttc.exporter.engines.lower_graph import spec_problems
+from ttc.exporter.engines.foreign_plan import ForeignPlan, make_foreign_plan
+from ttc.exporter.engines.graph_job import GraphJob
+from ttc.exporter.engines.lower_graph import engine_specs, spec_problems
 from ttc.exporter.engines.memory import Memory, graph_memory, memory_per_gpu
+from ttc.exporter.engines.onnx_file import OnnxFile
+from ttc.exporter.engines.source_digests import kernel_digests
 from ttc.exporter.engines.tensorrt_api import check_targets
 from ttc.exporter.engines.variants import EngineVariant, choose_profile, engine_variants, graph_ranges
+from ttc.formats.atomic_folder import check_destination
+from ttc.formats.engines import ENGINES, EngineRecord, EnginesManifest
 from ttc.formats.signing import sign
 from ttc.profiles.build_profile import BuildProfile
 
@@ -74,6 +81,48 @@ class BuildPlan:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def jobs(self, progress: Callable[[str, int, int], None]) -> tuple[GraphJob, ...]:
+        """Return the work on each graph."""
+        return tuple(self._job(graph) for graph in self.graphs)
+
+    def manifest(
+        self, jobs: Sequence[GraphJob], engines: Mapping[str, EngineRecord], programs: Mapping[str, str]
+    ) -> EnginesManifest:
+        """Return the manifest of what was built."""
+        return EnginesManifest(
+            ttc_version=__version__,
+            backend=self.settings.backend,
+            backend_version=str(self.version),
+            form=self.settings.form,
+            targets=self.targets,
+            compute_dtype=self.graphs[0].source.compute_dtype,
+            profile=self.profile.to_dict(),
+            baked=self.settings.bake,
+            sources={graph.source.role: graph.source.sha256 for graph in self.graphs},
+            kernels=kernel_digests(),
+            engines=engines,
+            programs=programs,
+        )
+
+    def _job(self, graph: GraphPlan) -> GraphJob:
+        source, settings = graph.source, self.settings
+        about = {
+            "graph": source.sha256,
+            "role": source.role,
+            "dtype": source.compute_dtype,
+            "networks": {
+                variant.name: [dict(sizes) for sizes in variant.ranges] for variant in graph.variants
+            },
+            "form": settings.form,
+            "baked": settings.bake,
+        }
+        has_plugins = settings.backend == "tensorrt"
+        return GraphJob(
+            source.role,
+            about,
+            lambda: engine_specs(source, settings.form, graph.variants, settings.bake, has_plugins),
+        )
+
     @property
     def memory_per_gpu(self) -> dict[str, dict[str, int]]:
         """Bytes by arrangement and GPU (`ttc.exporter.engines.memory.memory_per_gpu`)."""
@@ -105,14 +154,19 @@ class BuildPlan:
 
 
 def make_plan(
-    model: str | os.PathLike[str], output: str | os.PathLike[str] | None, settings: BuildSettings
-) -> BuildPlan:
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    settings: BuildSettings,
+    try_seconds: float = 0.0,
+) -> BuildPlan | ForeignPlan:
     """Read the model, resolve the settings, and look for everything that will not work.
 
     Args:
         model: bundle folder or `.onnx` file.
         output: folder of the engines; None: BUNDLE/engines, FILE.engines.
         settings: the options of the build.
+        try_seconds: how long the library may try to build a foreign file, which tells what a look at it
+            cannot; 0: it only parses it.
 
     Returns:
         The plan. What stands in the way of the build itself is listed in its `problems`.
@@ -125,17 +179,26 @@ def make_plan(
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
     if settings.form not in ENGINE_FORMS:
         raise InputError(f"form is {settings.form!r}; valid: {', '.join(ENGINE_FORMS)}")
-    build_input = read_build_input(model)
+    build_input = read_build_input(model, settings.checkpoint)
+    problems: list[str] = []
+    if isinstance(build_input, OnnxFile):
+        folder = Path(output) if output is not None else build_input.path.with_suffix(".engines")
+        version = _version(settings, settings.targets or (), None, problems)
+        problems.extend([*_output_problems(folder), *_option_problems(settings)])
+        return make_foreign_plan(build_input, folder, settings, version, problems, try_seconds)
+    return _plan(build_input, output, settings)
+
+
+def _plan(
+    build_input: BuildInput, output: str | os.PathLike[str] | None, settings: BuildSettings
+) -> BuildPlan:
     notes: list[str] = []
+    problems: list[str] = []
+    if settings.tf32:
+        problems.append("--tf32 is for foreign ONNX files; models of ttc compute the same on all backends")
     profile = choose_profile(build_input.graphs[0], settings, notes)
     targets = profile.targets if settings.targets is None else settings.targets
-    problems: list[str] = []
-    version = None
-    try:
-        version = backend_version(settings.backend)
-        check_targets(settings.backend, targets, build_input.graphs[0].compute_dtype)
-    except TtcError as fault:
-        problems.append(str(fault))
+    version = _version(settings, targets, build_input.graphs[0].compute_dtype, problems)
     problems.extend(profile_problems(build_input.graphs[0], profile))
     graphs = []
     for graph in build_input.graphs:
@@ -143,7 +206,7 @@ def make_plan(
         problems.extend(graph_problems(graph, network, settings.backend))
         problems.extend(target_problems(network, settings.backend, settings.form, targets))
         planned = _graph_plan(graph, network, profile, settings)
-        problems.extend(spec_problems(graph, settings.form, planned.variants[0], network))
+        problems.extend(spec_problems(planned.variants[0], network))
         graphs.append(planned)
     notes.extend(_memory_notes(profile, {graph.source.role: graph.memory for graph in graphs}))
     folder = Path(output) if output is not None else build_input.default_output
@@ -162,6 +225,19 @@ def make_plan(
     )
 
 
+def _version(
+    settings: BuildSettings, targets: tuple[str, ...], dtype: str | None, problems: list[str]
+) -> str | None:
+    """Return the backend's version; None, and a problem, where it is missing."""
+    version = None
+    try:
+        version = backend_version(settings.backend)
+        check_targets(settings.backend, targets, dtype)
+    except TtcError as fault:
+        problems.append(str(fault))
+    return version
+
+
 def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterator[str]:
     """Give what does not fit into the GPU that the profile is for, one sentence each."""
     if profile.gpu_memory_gb is None:
@@ -177,17 +253,21 @@ def _memory_notes(profile: BuildProfile, graphs: Mapping[str, Memory]) -> Iterat
 
 def _output_problems(output: Path) -> Iterator[str]:
     """Give why nothing can be written there, if so."""
-    parent = next(path for path in (output, *output.parents) if path.exists())
-    if not parent.is_dir():
-        yield f"{output}: {parent} is a file; name another output"
-    elif not os.access(parent, os.W_OK):
-        yield f"{output}: {parent} cannot be written to; name another output"
+    try:
+        check_destination(output, True, ENGINES)
+    except InputError as fault:
+        yield str(fault)
 
 
 def _option_problems(settings: BuildSettings) -> Iterator[str]:
-    """Give what is wrong with the timing cache and with the key to sign with."""
+    """Give what is wrong with the timing cache, with plugins, and with the key to sign with."""
     if settings.timing_cache is not None and settings.backend == "tensorrt-rtx":
         yield "--timing-cache is for --backend tensorrt; TensorRT-RTX times nothing when it builds"
+    if settings.plugins and settings.backend == "tensorrt-rtx":
+        yield "--plugins is for --backend tensorrt; TensorRT-RTX has no plugins"
+    for file in settings.plugins:
+        if not Path(file).is_file():
+            yield f"--plugins {file}: no such file"
     if settings.sign is not None:
         try:
             sign(b"", settings.sign)
@@ -198,10 +278,9 @@ def _option_problems(settings: BuildSettings) -> Iterator[str]:
 def _graph_plan(
     source: GraphSource, model: ir.Model, profile: BuildProfile, settings: BuildSettings
 ) -> GraphPlan:
-    ranges = graph_ranges(source, profile, settings)
+    ranges = graph_ranges(source, profile)
     nodes = sum(1 for _ in model.graph)
     variants = engine_variants(source, profile, settings.form, ranges)
     whole = nodes * len(variants) * _SECONDS_PER_NODE
     seconds = _USUAL_SEGMENTS * _SECONDS_PER_SEGMENT if settings.form == "cut" else whole
-    memory = Memory(0, 0, 0, 0, 0, 0) if source.third_party else graph_memory(model, ranges[2])
-    return GraphPlan(source, variants, memory, nodes, seconds)
+    return GraphPlan(source, variants, graph_memory(model, ranges[2]), nodes, seconds)

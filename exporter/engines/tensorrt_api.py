@@ -7,20 +7,25 @@ differences.
     targets             any list of `TARGETS`              the GPU of the machine, which is then not named
     plugins             none: ops are inlined or cut out   by `plugin_namespace`, registered first
     timing cache        none: kernels are made at run time yes
+    threads             one, for the same bytes again      one for each core
 
 What is written here for TensorRT has not been run yet; the calls that both share are exercised through
 TensorRT-RTX.
 """
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from ttc.base.distribution import install
+from ttc.base.machine import usable_cores
 from ttc.base.names import BACKEND_PACKAGES
 from ttc.base.tensorrt_package import find_backend
 from ttc.errors import BackendError, InputError
+from ttc.exporter.engines.engine_spec import CompilerOptions
 
 __all__ = ["TARGETS", "TensorRT", "check_targets"]
 
@@ -103,15 +108,38 @@ class TensorRT:
         """Version of the library."""
         return str(self.api.__version__)
 
-    def logger(self, say: Callable[[str, str], None]) -> Any:
-        """Return a logger that calls `say(severity, text)`; severities are "error", "warning", "info"."""
+    def load_plugins(self, logger: Any, files: Sequence[str]) -> None:
+        """Make TensorRT's own plugins known, and those in files: shared libraries and Python modules.
+
+        Raises:
+            BackendError: a file cannot be loaded.
+        """
+        if self.backend == "tensorrt-rtx":
+            return
+        self.api.init_libnvinfer_plugins(logger, "")
+        for i, file in enumerate(files):
+            try:
+                if file.endswith(".py"):
+                    _run_module(f"ttc_plugins_{i}", file)
+                elif self.api.get_plugin_registry().load_library(file) is None:
+                    raise BackendError(f"{file}: no shared library with plugins")
+            except BackendError:
+                raise
+            except Exception as fault:  # whatever the module or the library raises
+                raise BackendError(f"{file}: cannot be loaded ({type(fault).__name__}: {fault})") from None
+
+    def logger(self, say: Callable[[str, str], None], verbose: bool = False) -> Any:
+        """Return a logger that calls `say(severity, text)`.
+
+        Severities are "error", "warning", "info" and, if wanted, "verbose".
+        """
         base: Any = self.api.ILogger
         names = {
             base.INTERNAL_ERROR: "error",
             base.ERROR: "error",
             base.WARNING: "warning",
             base.INFO: "info",
-        }
+        } | ({base.VERBOSE: "verbose"} if verbose else {})
 
         class Logger(base):  # type: ignore[misc]  # its base is only known at run time
             def log(self, severity: Any, message: str) -> None:
@@ -142,16 +170,38 @@ class TensorRT:
 
         return Monitor()
 
+    def builder(self, logger: Any) -> Any:
+        """Return a builder."""
+        builder = self.api.Builder(logger)
+        builder.max_threads = 1 if self.backend == "tensorrt-rtx" else usable_cores()
+        return builder
+
+    def build(self, builder: Any, network: Any, config: Any, file: BinaryIO) -> bool:
+        """Build a network into an open file; return whether the library did. The engine is never in memory
+        twice.
+        """
+        base: Any = self.api.IStreamWriter
+
+        class Writer(base):  # type: ignore[misc]  # as below
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def write(self, data: bytes) -> int:
+                return file.write(data)
+
+        return bool(builder.build_serialized_network_to_stream(network, config, Writer()))
+
     def network(self, builder: Any) -> Any:
         """Return an empty network, typed as the graph is typed."""
         flag = self.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return builder.create_network(1 << int(flag))
 
-    def config(self, builder: Any, targets: Sequence[str]) -> Any:
-        """Return builder settings for these targets."""
-        config = builder.create_builder_config()
-        # Float32 means float32 here: near-ties decide the routing, and the scan sums over long blocks.
-        config.clear_flag(self.api.BuilderFlag.TF32)
+    def config(self, builder: Any, options: CompilerOptions) -> Any:
+        """Return the library's settings for these options."""
+        config, targets = builder.create_builder_config(), options.targets
+        if not options.tf32:
+            # Float32 means float32 here: near-ties decide the routing, and the scan sums over long blocks.
+            config.clear_flag(self.api.BuilderFlag.TF32)
         if self.backend == "tensorrt-rtx":
             # Needed to capture the engine into a CUDA graph of one's own.
             config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -162,18 +212,35 @@ class TensorRT:
                     config.set_compute_capability(capability, i)
         return config
 
-    def use_timing_cache(self, config: Any, content: bytes) -> None:
+    def use_timing_cache(self, config: Any, content: bytes, is_named: bool) -> None:
         """Start from the timing cache of an earlier build (empty: from nothing).
+
+        Args:
+            config: the library's settings.
+            content: of the cache.
+            is_named: whether the user named it; else one of another GPU is left aside.
 
         Raises:
             BackendError: the cache belongs to another GPU or version.
         """
-        if not config.set_timing_cache(config.create_timing_cache(content), False):
+        if config.set_timing_cache(config.create_timing_cache(content), False):
+            return
+        if is_named:
             raise BackendError("the timing cache belongs to another GPU or TensorRT version; name a new file")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def timing_cache(self, config: Any) -> bytes:
         """Return the timing cache after a build."""
         return bytes(config.get_timing_cache().serialize())
+
+
+def _run_module(name: str, file: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise BackendError(f"{file}: no Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 def _target_of_machine() -> str:

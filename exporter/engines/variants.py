@@ -38,16 +38,19 @@ def choose_profile(graph: GraphSource, settings: BuildSettings, notes: list[str]
         settings: the options of the build.
         notes: gets a sentence where sizes were lowered.
     """
-    changes = {name: ends for name, ends in settings.shapes.items() if name in DIMENSIONS}
     unknown = sorted(settings.shapes.keys() - set(DIMENSIONS))
-    if unknown and not graph.third_party:
+    if unknown:
         raise InputError(f"no dimension {unknown[0]!r}; valid: {', '.join(DIMENSIONS)}")
+    changes = {
+        name: {end: _number(name, end, size) for end, size in ends.items()}
+        for name, ends in settings.shapes.items()
+    }
     if isinstance(settings.profile, BuildProfile):
         return settings.profile.override(changes)
     if settings.profile is not None:
         return load_build_profile(os.fspath(settings.profile)).override(changes)
     profile = load_build_profile(DEFAULT_PROFILE)
-    if graph.config is not None and profile.capacity.max > graph.config.max_position_embeddings:
+    if profile.capacity.max > graph.config.max_position_embeddings:
         limit = graph.config.max_position_embeddings
         block, chunk, capacity = (
             Range(min(size.min, limit), min(size.opt, limit), min(size.max, limit))
@@ -58,17 +61,19 @@ def choose_profile(graph: GraphSource, settings: BuildSettings, notes: list[str]
     return profile.override(changes)
 
 
-def graph_ranges(graph: GraphSource, profile: BuildProfile, settings: BuildSettings) -> Ranges:
-    """Return the ranges of a graph's letters: the profile's, or those given for a third-party graph."""
-    if not graph.third_party:
-        low, usual, high = (profile.sizes(graph.role, end) for end in ("min", "opt", "max"))
-        return low, usual, high
-    named: dict[str, dict[str, int]] = {"min": {}, "opt": {}, "max": {}}
-    for name, ends in settings.shapes.items():
-        default = next(iter(ends.values()))
-        for end, sizes in named.items():
-            sizes[name] = ends.get(end, default)
-    return named["min"], named["opt"], named["max"]
+def graph_ranges(graph: GraphSource, profile: BuildProfile) -> Ranges:
+    """Return the ranges of a graph's letters."""
+    low, usual, high = (profile.sizes(graph.role, end) for end in ("min", "opt", "max"))
+    return low, usual, high
+
+
+def _number(name: str, end: str, size: int | tuple[int, ...]) -> int:
+    """Return the one number that a size of the profile is."""
+    if isinstance(size, int):
+        return size
+    if len(size) != 1:
+        raise InputError(f"{name}.{end} is {'x'.join(map(str, size))}; valid: one number")
+    return size[0]
 
 
 def engine_variants(
@@ -76,7 +81,7 @@ def engine_variants(
 ) -> tuple[EngineVariant, ...]:
     """Return one variant, or one for each length that the context tower reads at once."""
     lengths = profile.context_lengths if (graph.role, form) == ("context", "whole") else ()
-    if graph.third_party or len(lengths) < 2:
+    if len(lengths) < 2:
         return (EngineVariant(graph.role, ranges),)
     low, usual, high = ranges
     variants = []

@@ -1,31 +1,33 @@
 """The process that builds one engine.
 
-It is started as `python -m ttc.exporter.engines.worker BACKEND [TARGET …]` in the folder of an `EngineSpec`.
-It reads the spec and, where there is one, timing.cache; it writes the `BuiltEngine` and timing.cache.
-Standard output carries progress, lines of phase, steps done and steps in all with tabs between them; and,
-where there will be no engine, a last line of `FAILED`, the error's class and its message as JSON. A pipe
-takes that even where a disk is full.
+It is started as `python -m ttc.exporter.engines.worker OPTIONS` (`CompilerOptions` as JSON) in the folder of
+an `EngineSpec`. It reads the spec and, where there is one, timing.cache; it writes the `BuiltEngine` and
+timing.cache. Standard output carries progress, lines of phase, steps done and steps in all with tabs between
+them; and, where there will be no engine, a last line of `FAILED`, the error's class and its message as JSON.
+A pipe takes that even where a disk is full.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from ttc.errors import BackendError, TtcError
 from ttc.exporter.engines.compile import Compiler
-from ttc.exporter.engines.engine_spec import FAILED, EngineSpec
+from ttc.exporter.engines.engine_spec import FAILED, CompilerOptions, EngineSpec
+from ttc.exporter.engines.fixed_addresses import are_addresses_fixed
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
 
 __all__ = ["main"]
 
 
-def main(backend: str, targets: tuple[str, ...]) -> None:
+def main(options: CompilerOptions) -> None:
     """Build what lies in the current folder."""
     try:
         limit_resources()
         forbid_network()
-        _build(Path(), backend, targets)
+        _build(Path(), options)
     except TtcError as fault:
         _tell(fault)
     except MemoryError:
@@ -35,16 +37,15 @@ def main(backend: str, targets: tuple[str, ...]) -> None:
         _tell(BackendError(f"the process that builds cannot go on ({what})"))
 
 
-def _build(folder: Path, backend: str, targets: tuple[str, ...]) -> None:
+def _build(folder: Path, options: CompilerOptions) -> None:
     spec = EngineSpec.read(folder)
     timing = folder / "timing.cache"
-    tensorrt = TensorRT.load(backend)
-    tensorrt.register_plugins(targets)
-    compiler = Compiler(tensorrt, targets, _step, timing.read_bytes() if timing.is_file() else None)
-    built = compiler.build(spec)
+    timings = timing.read_bytes() if timing.is_file() else None
+    compiler = Compiler(TensorRT.load(options.backend), options, _step, timings)
+    built = compiler.build(spec, folder)
     if compiler.timing_cache is not None:
         timing.write_bytes(compiler.timing_cache)
-    built.write(folder)
+    dataclasses.replace(built, is_fixed=are_addresses_fixed()).write(folder)
 
 
 def _tell(fault: TtcError) -> None:
@@ -59,4 +60,4 @@ def _step(phase: str, done: int, total: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], tuple(sys.argv[2:]))
+    main(CompilerOptions.from_json(sys.argv[1]))

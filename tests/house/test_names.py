@@ -16,7 +16,6 @@ LISTS = tuple(map(frozenset, (BACKENDS, ENGINE_BACKENDS, BACKEND_PACKAGES.values
 TABLES = {
     ("ttc/verify/tolerances.py", "_TABLE"): "how far results in each compute dtype may be off",
     ("runtime/decoding/modes/table.py", "self._makers"): "what makes each mode",
-    ("exporter/engines/capabilities.py", "_UNSUPPORTED"): "the ONNX ops that each backend refuses",
 }
 
 

@@ -243,8 +243,11 @@ def test_engines(tmp_path: Path) -> None:
     )
     with folder_writer(tmp_path / "engines", False, ENGINES) as draft:
         (draft.path / "step-00.engine").write_bytes(b"machine code")
-        layers = [["MATRIX_MULTIPLY", "layers.0.mamba/MatMul"], ["ACTIVATION", "layers.0.mamba/Relu"]]
-        (draft.path / "step-00.layers.json").write_text(json.dumps(layers))
+        layers = [
+            {"Name": "layers.0.mamba/MatMul", "LayerType": "MATRIX_MULTIPLY"},
+            {"Name": "layers.0.mamba/Relu", "LayerType": "ACTIVATION"},
+        ]
+        (draft.path / "step-00.layers.json").write_text(json.dumps({"Layers": layers, "Bindings": []}))
         (draft.path / "step.program.json").write_text(json.dumps(program_file))
         folder = draft.commit(manifest)
     found = describe(folder)

@@ -24,7 +24,8 @@ from tests.support.partitioned import naive_binder
 from ttc import __version__
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.lower_graph import engine_specs
-from ttc.exporter.engines.planning import make_plan
+from ttc.exporter.engines.onnx_file import NETWORK_FILE
+from ttc.exporter.engines.planning import BuildPlan, make_plan
 from ttc.formats.engines import MANIFEST_FILE, EngineRecord, EnginesManifest
 from ttc.formats.manifest import FileRecord
 from ttc.profiles.build_profile import BuildProfile, Range
@@ -40,12 +41,15 @@ def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile =
     """Write a set of engines for a bundle."""
     folder.mkdir(parents=True)
     plan = make_plan(bundle, None, BuildSettings(form=form, profile=profile))
+    assert isinstance(plan, BuildPlan)
     files, engines, programs = {}, {}, {}
     for planned in plan.graphs:
         graph = planned.source
         specs, program = engine_specs(graph, form, planned.variants, False)
         for spec in specs:
-            files[f"{spec.name}.engine"] = spec.network()
+            spec.write_network(folder)
+            files[f"{spec.name}.engine"] = (folder / NETWORK_FILE).read_bytes()
+            (folder / NETWORK_FILE).unlink()
             engines[spec.name] = EngineRecord(spec.role, spec.inputs, spec.outputs, 1)
         if program is not None:
             programs[graph.role] = f"{graph.role}.program.json"

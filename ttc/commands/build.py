@@ -1,6 +1,7 @@
 """`ttc build`: engines from a bundle or an ONNX file."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
+from ttc.commands.options import checkpoint_option
 from ttc.commands.terminal import echo, size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
     from ttc.exporter.engines.build_report import BuildReport
+    from ttc.exporter.engines.foreign_plan import ForeignPlan
+    from ttc.exporter.engines.network import NetworkTensor
     from ttc.exporter.engines.planning import BuildPlan
 
 __all__ = ["build", "parse_shapes", "parse_targets"]
+
+# 'name' or name, a colon, sizes with x between them. Sizes are as long as TensorRT's, 64 bits.
+_SIZE = re.compile(r"\s*(?:'([^']+)'|([^,]|[^,].*?[^:])):(-?\d{1,18}(?:x-?\d{1,18})*)\s*(?:,|$)")
+# How long the dry run of a foreign file lets the library try.
+_TRY_SECONDS = 10.0
 
 
 @click.command()
@@ -40,9 +49,14 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
     metavar="LIST",
     help="Compute capabilities to build for, as 89,120 [the profile's].",
 )
-@click.option("--min-shapes", metavar="SIZES", help="Smallest sizes, as batch:1,capacity:128.")
+@click.option(
+    "--min-shapes",
+    metavar="SIZES",
+    help="Smallest sizes, as batch:1,capacity:128; of a foreign file x:1x3x32x32 or n:1.",
+)
 @click.option("--opt-shapes", metavar="SIZES", help="Sizes to tune for.")
 @click.option("--max-shapes", metavar="SIZES", help="Largest sizes.")
+@click.option("--shapes", metavar="SIZES", help="All three at once.")
 @click.option("--bake", is_flag=True, help="Put the weights into the engines; for small models.")
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be built, what memory it needs, and what is in the way."
@@ -59,6 +73,21 @@ __all__ = ["build", "parse_shapes", "parse_targets"]
     type=click.Path(path_type=Path),
     help="Start from these timings and update them (tensorrt).",
 )
+@click.option(
+    "--plugins",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Load plugins from this shared library or Python module first (tensorrt); may be repeated.",
+)
+@click.option("--tf32", is_flag=True, help="Let float32 products be computed in TF32 (foreign files).")
+@click.option(
+    "--log",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write everything that the library says to this file.",
+)
+@checkpoint_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build(
     model: Path,
@@ -70,6 +99,7 @@ def build(
     min_shapes: str | None,
     opt_shapes: str | None,
     max_shapes: str | None,
+    shapes: str | None,
     bake: bool,
     dry_run: bool,
     no_cache: bool,
@@ -77,29 +107,38 @@ def build(
     layers: bool,
     sign: Path | None,
     timing_cache: Path | None,
+    plugins: tuple[Path, ...],
+    tf32: bool,
+    log: Path | None,
+    checkpoint: Path | None,
     as_json: bool,
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
     from ttc.exporter.engines.build import build_engines
     from ttc.exporter.engines.build_settings import BuildSettings
-    from ttc.exporter.engines.planning import make_plan
+    from ttc.exporter.engines.planning import BuildPlan, make_plan
 
     settings = BuildSettings(
         backend=backend,
         form=form,
         profile=profile,
         targets=None if sm is None else parse_targets(sm),
-        shapes=parse_shapes({"min": min_shapes, "opt": opt_shapes, "max": max_shapes}),
+        shapes=parse_shapes({"": shapes, "min": min_shapes, "opt": opt_shapes, "max": max_shapes}),
         bake=bake,
         cache=not no_cache,
         check_reproducible=check_reproducible,
         layers=layers,
         sign=sign,
         timing_cache=timing_cache,
+        plugins=plugins,
+        tf32=tf32,
+        log=log,
+        checkpoint=checkpoint,
     )
     if dry_run:
-        plan = make_plan(model, output, settings)
-        _tell(plan.to_dict(), _plan_lines(plan), as_json)
+        plan = make_plan(model, output, settings, try_seconds=_TRY_SECONDS)
+        lines = _plan_lines(plan) if isinstance(plan, BuildPlan) else _foreign_lines(plan)
+        _tell(plan.to_dict(), lines, as_json)
         if plan.problems:
             raise click.exceptions.Exit(1)
         return
@@ -133,25 +172,33 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int]]:
-    """Return {"batch": {"max": 8}} for {"max": "batch:8"}.
+def parse_shapes(texts: Mapping[str, str | None]) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    """Return {"batch": {"max": 8}} for {"max": "batch:8"}, {"x": {"max": (1, 3)}} for {"max": "x:1x3"}.
+
+    A name ends at the last colon before the sizes; one with a comma in it may stand between quotes ('a,b').
 
     Args:
-        texts: "min", "opt" and "max" → sizes as the user wrote them; None: none.
+        texts: "min", "opt" and "max" → sizes as the user wrote them; None: none. Those under "" are for all
+            three.
 
     Raises:
-        InputError: a part is not NAME:NUMBER.
+        InputError: a part is not NAME:NUMBERxNUMBER….
     """
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, int | tuple[int, ...]]] = {}
     for end, text in texts.items():
-        for part in text.split(",") if text else ():
-            name, colon, number = part.strip().partition(":")
-            if not name or not colon or not number.isdecimal():
+        at = 0
+        while text and at < len(text):
+            match = _SIZE.match(text, at)
+            if match is None:
+                option = f"--{end}-shapes" if end else "--shapes"
                 raise InputError(
-                    f"--{end}-shapes {text!r}: {part!r} is no size; "
-                    "valid: NAME:NUMBER, as batch:8,capacity:4096"
+                    f"{option} {text!r}: {text[at:]!r} is no size; "
+                    "valid: NAME:NUMBER, as batch:8,capacity:4096, or NAME:NUMBERxNUMBER…, as x:1x3x32x32"
                 )
-            found.setdefault(name, {})[end] = int(number)
+            sizes = tuple(int(number) for number in match[3].split("x"))
+            for each in (end,) if end else ("min", "opt", "max"):
+                found.setdefault(match[1] or match[2], {})[each] = sizes if len(sizes) > 1 else sizes[0]
+            at = match.end()
     return found
 
 
@@ -208,6 +255,31 @@ def _plan_lines(plan: "BuildPlan") -> list[str]:
     return lines
 
 
+def _foreign_lines(plan: "ForeignPlan") -> list[str]:
+    lines = [
+        f"{plan.file.path} → {plan.output}",
+        f"backend   {plan.settings.backend} {plan.version or '(not installed)'}",
+        f"targets   {', '.join(plan.targets) or 'what the backend builds for by default'}",
+    ]
+    if plan.network is not None:
+        lines.append(f"network   {plan.network.layers} layers, {size(plan.file.size_bytes)} in the file")
+        ranges = {tensor.name: tensor for tensor in plan.inputs}
+        for tensor in plan.network.inputs:
+            found = ranges.get(tensor.name)
+            sizes = f"  min {found.min}, opt {found.opt}, max {found.max}" if found else ""
+            lines.append(f"input     {_tensor(tensor)}{sizes}")
+        lines += [f"output    {_tensor(tensor)}" for tensor in plan.network.outputs]
+    if plan.tried:
+        lines.append("trial     the library builds it")
+    lines += [f"note      {note}" for note in plan.notes]
+    lines += [f"problem   {problem}" for problem in plan.problems]
+    return lines
+
+
+def _tensor(tensor: "NetworkTensor") -> str:
+    return f"{tensor.name}  {tensor.dtype} ({', '.join(map(str, tensor.shape))})"
+
+
 def _report_lines(report: "BuildReport") -> list[str]:
     how = f"form {report.form}, {report.seconds:.1f} s"
     lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
@@ -221,6 +293,8 @@ def _report_lines(report: "BuildReport") -> list[str]:
             f"{graph.role:<9} {len(graph.engines)} engine(s), {size(sum(graph.engines.values()))}, "
             f"{graph.layers} layers, {how}{phases}"
         )
+        kinds = ", ".join(f"{kind} ×{count}" for kind, count in graph.layer_kinds.items())
+        lines.append(f"{'':<9} {kinds}")
     if report.reproducible:
         lines.append("two builds gave the same bytes")
     return lines + [f"note      {note}" for note in report.notes]

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -33,11 +35,9 @@ def ls(as_json: bool) -> None:
     for entry in entries:
         about = entry.about
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        role, form, dtype, backend, version = (
-            about.get(key, "?") for key in ("role", "form", "dtype", "backend", "version")
-        )
+        role, form, backend, version = (about.get(key, "?") for key in ("role", "form", "backend", "version"))
         size = f"{entry.size_bytes / 1e6:8.1f} MB"
-        echo(f"{entry.key[:12]}  {used}  {size}  {role} ({form}, {dtype}), {backend} {version}")
+        echo(f"{entry.key[:12]}  {used}  {size}  {role} ({form}, {_taken(about)}), {backend} {version}")
 
 
 @cache.command("clear")
@@ -50,3 +50,12 @@ def clear(as_json: bool) -> None:
         click.echo(json.dumps({"folder": str(folder), "deleted": deleted}))
     else:
         echo(f"{folder}: {deleted} entries deleted")
+
+
+def _taken(about: Mapping[str, Any]) -> str:
+    """Return what a graph computes in; of a foreign one what it takes."""
+    inputs = about.get("inputs")
+    if not isinstance(inputs, list):
+        return str(about.get("dtype", "?"))
+    named = (one for one in inputs if isinstance(one, dict) and isinstance(one.get("max"), list))
+    return "up to " + ", ".join(f"{one.get('name')} {'x'.join(map(str, one['max']))}" for one in named)

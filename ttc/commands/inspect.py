@@ -174,7 +174,8 @@ def _tensors(tensors: Sequence[Mapping[str, Any]]) -> None:
 
 def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _built(found)
-    yield from _ranges(found["profile"])
+    if found["profile"]:  # a foreign model has ranges of its inputs instead
+        yield from _ranges(found["profile"])
     yield "kernels", f"sources of {len(found['kernels'])} ttc ops" if found["kernels"] else "none"
     yield "signature", "present, not checked here" if found["signed"] else "none"
     yield "verified", _verified(found["verification"])
@@ -183,6 +184,8 @@ def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, engine in found["engines"].items():
         what = f"{engine['layers']} layers, {engine['weights']} weights as inputs"
         yield "engine", f"{name} ({engine['role']})  {what}, {size(engine['size_bytes'])}"
+        if not found["profile"]:
+            yield from _tensors_of(engine)
     for role, program in found["programs"].items():
         yield "program", f"{role}: {_steps(program)}"
 
@@ -215,11 +218,19 @@ def _engine(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "role", found["role"]
     yield "layers", f"{found['layers']}, {found['weights']} weights as inputs"
     yield "size", f"{size(found['size_bytes'])}, sha256 {found['sha256']}"
+    yield from _tensors_of(found)
+
+
+def _tensors_of(engine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the inputs and outputs of an engine; of an output whose sizes only the library knows no range."""
     for label in ("inputs", "outputs"):
-        for i, tensor in enumerate(found[label]):
-            ranges = f"min {tensor['min']}, opt {tensor['opt']}, max {tensor['max']}"
-            shape = f"{tensor['name']}  {tensor['dtype']} {_shape(tensor['shape'])}"
-            yield label if i == 0 else "", f"{shape}  {ranges}"
+        for i, tensor in enumerate(engine[label]):
+            ranges = f"  min {tensor['min']}, opt {tensor['opt']}, max {tensor['max']}"
+            if label == "outputs" and any(size < 0 for size in tensor["max"]):
+                ranges = ""
+            kind = " (its values are given)" if tensor["kind"] == "shape" else ""
+            shape = f"{tensor['name']}  {tensor['dtype']} {_shape(tensor['shape'])}{kind}"
+            yield label if i == 0 else "", f"{shape}{ranges}"
 
 
 def _built(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

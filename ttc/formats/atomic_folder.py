@@ -26,7 +26,7 @@ from ttc.base.folder_locks import lock_folder, unlock_folder
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
 
-__all__ = ["BUNDLE", "FolderDraft", "FolderKind", "bundle_writer", "folder_writer"]
+__all__ = ["BUNDLE", "FolderDraft", "FolderKind", "bundle_writer", "check_destination", "folder_writer"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,6 +220,25 @@ def folder_writer(
     finally:
         shutil.rmtree(path, ignore_errors=True)
         unlock_folder(held)
+
+
+def check_destination(destination: str | os.PathLike[str], force: bool, kind: FolderKind) -> None:
+    """Raise `InputError` where `folder_writer` would refuse a destination; nothing is written."""
+    target = Path(os.path.abspath(destination))
+    if not target.parent.is_dir():
+        raise InputError(
+            f"{target}: cannot be written: {target.parent} is not a folder; "
+            "make it first, or choose another output"
+        )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{target}: cannot be written: {target.parent} may not be written to; choose another output"
+        )
+    try:
+        if os.path.lexists(target):
+            _refuse_existing(target, force, kind)
+    except OSError as fault:
+        raise InputError(f"{target}: cannot be read ({fault.strerror}); choose another output") from None
 
 
 def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:

@@ -7,7 +7,8 @@ A folder of plain files:
     *.engine           serialised engines; each is executable code, so nothing of it is used before its
                        digest is checked
     *.program.json     cut form: `ttc.formats.program` of one graph
-    *.layers.json      layers of one network (optional)
+    *.layers.json      layers of one network as the parser made them (optional), in the form of `trtexec
+                       --exportLayerInfo`: {Layers: [{Name, LayerType, Inputs, Outputs, Metadata}], Bindings}
     verification.json  the last verification of these engines, not listed here (optional,
                        `ttc.formats.verification`)
 
@@ -20,14 +21,18 @@ A folder of plain files:
     form                     "whole" or "cut"
     targets                  compute capabilities like "8.9"; empty: what the backend builds for by default
     compute_dtype            of the graphs, null for a third-party graph
-    profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them
+    profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them; an
+                             empty object for a third-party graph, whose inputs have ranges of their own
     baked                    whether the weights are inside the engines; else they are inputs, named as in
                              the bundle
     sources                  {role: sha256 of the ONNX file}
     kernels                  {op: sha256} of the kernel sources of the `ttc` ops
     engines                  {name: {role, inputs, outputs, layers}}; every tensor is
                              {name, kind, dtype, shape, min, opt, max}, its kind "weight" or "tensor",
-                             dynamic dimensions of its shape texts; the file is `name`.engine
+                             dynamic dimensions of its shape texts ("?": one without a name); the file is
+                             `name`.engine. An input of the kind "shape" decides shapes by its values, whose
+                             ranges min, opt and max are. Of a third-party graph's output an open dimension
+                             is -1 in them
     programs                 {role: file}, cut form only
     files                    {file: {sha256, size_bytes}}: all but engines.json and its signature
     manifest_sha256          of the object without this key, keys sorted, no white space
@@ -99,9 +104,7 @@ class TensorRecord:
             fields.string("kind"),
             fields.string("dtype"),
             tuple(shape),
-            fields.integers("min"),
-            fields.integers("opt"),
-            fields.integers("max"),
+            *(fields.integers(end, low=-(2**63)) for end in ("min", "opt", "max")),
         )
         fields.end()
         return record
@@ -268,15 +271,13 @@ class EngineFolder:
             return ()
         where = str(self.path / file)
         listed = parse_json(self._verified(file, keep=True), where, BundleError)
-        if not isinstance(listed, list):
-            raise BundleError(f"{where}: a list of layers is due, found {quoted(listed)}")
         found = []
-        for layer in listed:
+        for layer in Fields(listed, where, BundleError).items("Layers"):
             match layer:
-                case [str() as kind, str() as called]:
+                case {"LayerType": str() as kind, "Name": str() as called}:
                     found.append((kind, called))
                 case _:
-                    raise BundleError(f"{where}: a layer is {quoted(layer)}, its kind and its name are due")
+                    raise BundleError(f"{where}: a layer is {quoted(layer)}, its type and its name are due")
         return tuple(found)
 
     def check_version(self, backend: str, version: str) -> None:

@@ -106,6 +106,7 @@ def _engine(opened: EngineFolder, name: str) -> dict[str, Any]:
 def _tensor(tensor: TensorRecord) -> dict[str, Any]:
     return {
         "name": tensor.name,
+        "kind": tensor.kind,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "min": list(tensor.min),

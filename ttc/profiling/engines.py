@@ -59,9 +59,7 @@ def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) 
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
     for role in folder.manifest.programs:
         digest = folder.manifest.sources[role]
-        source = GraphSource(
-            role, bundle.graph_path(role), digest, False, bundle.config, bundle.compute_dtype
-        )
+        source = GraphSource(role, bundle.graph_path(role), digest, bundle.config, bundle.compute_dtype)
         again = partition_graph(source, folder.manifest.baked)
         if again.program.to_dict() != folder.program(role).to_dict():
             notes.append(

@@ -12,7 +12,7 @@ DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "
 # Class → what `ttc.exporter.engines.compile` and `ttc.exporter.engines.tensorrt_api` use of it.
 USED = {
     "Builder": (
-        "build_serialized_network",
+        "build_serialized_network_to_stream",
         "create_builder_config",
         "create_network",
         "create_optimization_profile",
@@ -27,11 +27,13 @@ USED = {
         "set_timing_cache",
     ),
     "INetworkDefinition": ("get_input", "get_layer", "get_output", "num_inputs", "num_layers", "num_outputs"),
-    "IOptimizationProfile": ("get_shape", "set_shape"),
-    "ILayer": ("name", "type"),
-    "ITensor": ("dtype", "name", "shape"),
+    "IOptimizationProfile": ("get_shape", "get_shape_input", "set_shape", "set_shape_input"),
+    "ILayer": ("get_input", "get_output", "metadata", "name", "num_inputs", "num_outputs", "type"),
+    "ITensor": ("dtype", "get_dimension_name", "is_shape_tensor", "name", "shape"),
     "ITimingCache": ("serialize",),
-    "OnnxParser": ("get_error", "num_errors", "parse"),
+    "IPluginRegistry": ("load_library",),
+    "IStreamWriter": ("write",),
+    "OnnxParser": ("get_error", "num_errors", "parse", "parse_from_file"),
     "ParserError": ("desc", "node", "node_name", "node_operator"),
     "BuilderFlag": ("TF32",),
     "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
@@ -40,6 +42,7 @@ USED = {
 
 CODE = """
 import json, sys
+from ttc.exporter.engines.engine_spec import CompilerOptions
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.base.tensorrt_package import backend_version
 used = json.load(sys.stdin)
@@ -79,7 +82,8 @@ print(json.dumps({
     "said": said,
     "steps": steps,
     "typed": backend.network(Builder()) == typed,
-    "cleared": backend.config(Builder(), ["9.0"]).cleared,
+    "cleared": backend.config(Builder(), CompilerOptions("tensorrt", ("9.0",))).cleared,
+    "kept": backend.config(Builder(), CompilerOptions("tensorrt", tf32=True)).cleared,
     "plugins": sorted(plugins),
 }))
 """
@@ -107,6 +111,7 @@ def test_logger_and_monitor_are_accepted(nvidia):
 def test_networks_are_typed_and_float32_stays_float32(nvidia):
     assert nvidia["typed"] is True
     assert nvidia["cleared"] == ["TF32"]
+    assert nvidia["kept"] == []
 
 
 def test_plugins_are_registered_before_a_network_is_parsed(nvidia):

@@ -1,0 +1,146 @@
+"""What `ttc build` makes of the models that ONNX tests backends with, beside plain TensorRT-RTX.
+
+    python -m benchmarks.onnx_backend_models [--every N] [--sm 8.9] [--json FILE]
+
+The stored models and those of the node tests come with the package onnx. Each is built twice: by plain
+TensorRT-RTX (`tests/support/plain_rtx.py`), and by what `ttc build` consists of: the file is opened, the
+library asked for its network, sizes are given for open dimensions, and the library builds. One process
+answers for many models on each side, since starting one costs more than most of these networks.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from tests.support.foreign_models import open_sizes
+from tests.support.shared_trial import PlainWorker
+from ttc.bench.identity import load_average, machine, now
+from ttc.errors import TtcError
+from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.engine_spec import CompilerOptions
+from ttc.exporter.engines.foreign_plan import examine
+from ttc.exporter.engines.onnx_file import OnnxFile
+from ttc.exporter.engines.trial import Trial
+
+SECONDS = 120.0
+
+
+def models(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give name and file of every model; those of node tests are written into the folder."""
+    data = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    for path in sorted([*data.glob("*/*/model.onnx"), *data.glob("light/*.onnx")]):
+        yield f"stored/{path.relative_to(data)}", path
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases()
+    for case in cases:
+        path = folder / f"{case.name}.onnx"
+        if case.model is not None:
+            onnx.save(case.model, path)
+            yield f"node/{case.name}", path
+
+
+class OurWay:
+    """What `ttc build` does with a file, in one process for many."""
+
+    def __init__(self, targets: tuple[str, ...], folder: Path) -> None:
+        self._options, self._folder = CompilerOptions("tensorrt-rtx", targets), folder
+        self._trial: Trial | None = None
+
+    def build(self, path: Path, shapes: dict[str, tuple[int, ...]], targets: tuple[str, ...]) -> str:
+        """Return why a file is not built; empty where it is."""
+        if self._trial is None:
+            self._trial = Trial(self._options, self._folder)
+        work = self._folder / "work"
+        work.mkdir()
+        problems: list[str] = []
+        sizes = {name: {"opt": shape} for name, shape in shapes.items()}
+        try:
+            settings = BuildSettings(targets=targets, shapes=sizes)
+            examine(OnnxFile.open(path), settings, self._trial, work, problems, SECONDS)
+        except TtcError as fault:
+            problems.append(str(fault))
+        finally:
+            shutil.rmtree(work)
+        if problems and "ended with" in problems[0]:
+            self.close()
+        return "; ".join(problems)
+
+    def close(self) -> None:
+        """End the process; the next file has a new one."""
+        if self._trial is not None:
+            self._trial.__exit__(None, None, None)
+            self._trial = None
+
+
+def compare(every: int, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Build every `every`-th model both ways."""
+    counts: dict[str, Counter[str]] = {"stored": Counter(), "node": Counter()}
+    differing, reasons, start = [], Counter[str](), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain, ours = PlainWorker(), OurWay(targets, folder)
+        chosen = list(models(folder))
+        random.Random(0).shuffle(chosen)
+        for model, path in chosen[::every]:
+            shapes = open_sizes(path)
+            told, said = plain.build(path, shapes, targets).refused, ours.build(path, shapes, targets)
+            kind = model.partition("/")[0]
+            outcome = {
+                (False, False): "both build",
+                (True, True): "both refuse",
+                (False, True): "plain alone builds",
+                (True, False): "ttc alone builds",
+            }[bool(told), bool(said)]
+            counts[kind][outcome] += 1
+            if "alone" in outcome:
+                differing.append({"model": model, "plain": told[:300], "ttc": said[:300]})
+            elif said:
+                reasons[told.partition(":")[0]] += 1
+        plain.close()
+        ours.close()
+    return {
+        "date": now(),
+        "machine": dataclasses.asdict(machine()),
+        "load": load_average(),
+        "versions": {name: version(name) for name in ("onnx", "tensorrt_rtx")},
+        "targets": list(targets),
+        "every": every,
+        "counts": {kind: dict(found) for kind, found in counts.items()},
+        "refused_while": dict(reasons),
+        "differing": differing,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def main() -> None:
+    """Compare, and write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--every", type=int, default=1, help="take one model of so many")
+    parser.add_argument("--sm", default="8.9", help="compute capability to build for")
+    parser.add_argument("--json", type=Path, help="file to write the record to")
+    arguments = parser.parse_args()
+    record = compare(arguments.every, (arguments.sm,))
+    print(json.dumps(record, indent=1))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

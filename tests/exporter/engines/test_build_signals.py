@@ -1,0 +1,84 @@
+"""What a build leaves when it is ended by a signal, and what it says where the system is in the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.build_models import write_model
+from tests.support.command_line import start
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_leaves_nothing(tmp_path, number, code):
+    path = write_model(tmp_path / "own.onnx")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = start("build", path, "--shapes", "N:2", "--no-cache", TMPDIR=str(temporary), COLUMNS="80")
+    assert process.stderr is not None
+    with process:
+        assert process.stderr.readline().startswith("building own")
+        process.send_signal(getattr(signal, number))
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    assert {entry.name for entry in tmp_path.iterdir()} == {"own.onnx", "tmp"}
+    assert list(temporary.iterdir()) == []
+
+
+def ttc(*words, stdout=subprocess.PIPE, before=()):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *before, "-m", "ttc", "build", "--no-cache", *map(str, words)],
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_the_systems(tmp_path):
+    path = write_model(tmp_path / "own.onnx")
+    with Path("/dev/full").open("w") as full:
+        done = ttc(path, "--dry-run", "--shapes", "N:2", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: No space left on device"]
+
+
+def test_a_folder_that_vanishes_is_the_systems(tmp_path, monkeypatch):
+    from tests.support.command_line import run
+    from ttc.exporter.engines import onnx_file
+
+    path = write_model(tmp_path / "own.onnx")
+    real = onnx_file._read
+
+    def vanish(file):
+        raw = real(file)
+        shutil.rmtree(tmp_path)
+        return raw
+
+    monkeypatch.setattr(onnx_file, "_read", vanish)
+    done = run("build", path, "--dry-run")
+    assert done.exit_code == 1
+    assert done.stderr == f"error: {path}: cannot be read (No such file or directory)\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="filters of system calls are Linux's")
+def test_where_personality_is_refused_the_note_says_so(tmp_path):
+    """As under Docker's filter."""
+    path = write_model(tmp_path / "own.onnx")
+    done = ttc(path, "--shapes", "N:2", before=["-m", "tests.support.no_personality", sys.executable])
+    assert done.returncode == 0, done.stderr
+    (note,) = [line for line in done.stdout.splitlines() if "other bytes" in line]
+    assert "the system refuses to fix those (personality(2)), as Docker's filter" in note
+    free = ttc(path, "--shapes", "N:2")
+    assert "other bytes" not in free.stdout
