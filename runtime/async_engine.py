@@ -5,18 +5,21 @@ import functools
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, Unpack, overload
 
+from ttc.base.names import BackendName, Mode
 from ttc.errors import BackendError, EngineDead, InputError, TtcError
 from ttc.formats.strictjson import quoted
 from ttc.runtime.decoding.core import Snapshot
+from ttc.runtime.decoding.option_types import OneTextOptions, Options
 from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel
 from ttc.runtime.decoding.result import Event, FinishReason, Result
-from ttc.runtime.engine import Engine, load
+from ttc.runtime.engine import Engine
 from ttc.runtime.generation import Generation
-from ttc.runtime.prompts import Prompt
+from ttc.runtime.load import load
+from ttc.runtime.prompts import ManyPrompts, OnePrompt, Prompt
 from ttc.runtime.requests import Asked, has_long_text, names_grammar
 from ttc.runtime.room import Room
 
@@ -168,7 +171,7 @@ class AsyncEngine:
     def load(
         cls,
         bundle: str | os.PathLike[str],
-        backend: str = "onnxruntime",
+        backend: BackendName = "onnxruntime",
         *,
         max_rows: int = 16,
         max_queued: int = 64,
@@ -241,10 +244,58 @@ class AsyncEngine:
         """End every call, for this reason, while a tick hangs; the engine serves no more."""
         self._room.abandon(EngineDead(reason))
 
+    @overload
+    async def generate(  # type: ignore[overload-overlap]
+        self,
+        prompt: OnePrompt,
+        options: Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
+        **overrides: Unpack[OneTextOptions],
+    ) -> Result: ...
+
+    @overload
+    async def generate(  # type: ignore[overload-overlap]
+        self,
+        prompt: OnePrompt,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
+        **overrides: Unpack[Options],
+    ) -> Result | list[Result]: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: ManyPrompts,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
+        **overrides: Unpack[Options],
+    ) -> list[Result]: ...
+
+    @overload
     async def generate(
         self,
         prompt: Prompt,
-        options: GenerationOptions | str | None = None,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        priority: int = 0,
+        owner: str = "",
+        **overrides: Unpack[Options],
+    ) -> Result | list[Result]: ...
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | Mode | None = None,
         *,
         cancel: Cancel | None = None,
         priority: int = 0,
@@ -274,13 +325,13 @@ class AsyncEngine:
     async def stream(
         self,
         prompt: Prompt,
-        options: GenerationOptions | str | None = None,
+        options: GenerationOptions | Mode | None = None,
         *,
         provisional: bool = False,
         cancel: Cancel | None = None,
         priority: int = 0,
         owner: str = "",
-        **overrides: Any,
+        **overrides: Unpack[Options],
     ) -> AsyncGenerator[Update, None]:
         """Yield committed text as it comes, a block at a time; with `provisional` also blocks as they fill.
 

@@ -3,20 +3,17 @@
 import numbers
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from ttc.base.names import Mode
 from ttc.errors import BackendError, CapacityError, InputError
-from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.strictjson import quoted
-from ttc.formats.verification import check_verified, runs_from
-from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
-from ttc.runtime.backends import load_backend
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.limits import (
@@ -26,8 +23,10 @@ from ttc.runtime.decoding.limits import (
     check_rows,
     fitting_capacity,
     fitting_chunk,
+    is_count,
 )
 from ttc.runtime.decoding.modes.table import ModeTable
+from ttc.runtime.decoding.option_types import OneTextOptions, Options
 from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, GenerationOptions
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.prefix_cache import PrefixCache, PrefixStats, share_of_memory
@@ -37,87 +36,14 @@ from ttc.runtime.decoding.speculative.policy import DraftPolicies
 from ttc.runtime.decoding.work import NO_CONDITIONING
 from ttc.runtime.generation import Generation, Stream
 from ttc.runtime.interface.backend import Backend
-from ttc.runtime.interface.settings import LoadSettings
 from ttc.runtime.interface.state import ContextState
-from ttc.runtime.prompts import Prompt, check_ids
+from ttc.runtime.prompts import ManyPrompts, OnePrompt, Prompt, check_ids
 from ttc.runtime.requests import Asked, RequestReader
-from ttc.runtime.text import load_tokenizer
 
-__all__ = ["Engine", "load"]
+__all__ = ["Engine"]
 
 # Rows that run at once unless told otherwise, and prompt tokens that are read in one tick.
 _MAX_ROWS, _PROMPT_TOKENS = 1024, 1024
-
-
-def load(
-    bundle: str | os.PathLike[str],
-    backend: str = "onnxruntime",
-    device: str | None = None,
-    capacity: int | None = None,
-    engines: str | os.PathLike[str] | None = None,
-    *,
-    checkpoint: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    trust: str | os.PathLike[str] | None = None,
-    graph_level: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    require_verified: bool = False,
-    prefix_cache_bytes: int | None = 0,
-    sparse_experts: bool = False,
-) -> "Engine":
-    """Open a bundle on a backend.
-
-    Args:
-        bundle: the folder that `ttc export` wrote; its digests are checked first.
-        backend: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
-        device: "cpu", "cuda" or "cuda:N"; "cuda:0,cuda:1" puts a tower on each of two GPUs (not onnxruntime);
-            None takes the best there is.
-        capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the
-            model's max_position_embeddings.
-        engines: folder of TensorRT engines, by default BUNDLE/engines; only for backends that run engines.
-        checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
-        threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
-            cores for a large one.
-        trust: PEM file of the public key that must have signed the engines; only with engines.
-        graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
-            is. Only for backends on a GPU.
-        progress: called with (bytes done, bytes in all) while weights go to a GPU.
-        require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
-            as it is now.
-        prefix_cache_bytes: keep the states of prompts up to this size, so that a common beginning is read
-            once; 0 keeps none, None takes a share of the free memory where the backend can keep states.
-        sparse_experts: on ONNX Runtime's CPU, compute an expert for the tokens that chose it alone, not for
-            all; for half as much memory again of the experts.
-
-    Raises:
-        BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
-        InputError: an unknown backend or device, a capacity that is none.
-        BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
-    """
-    opened = Bundle.open(bundle, checkpoint)
-    if require_verified:
-        check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
-    limit = opened.config.max_position_embeddings
-    if capacity is not None and (not _is_count(capacity) or capacity > limit):
-        raise InputError(
-            f"capacity is {quoted(capacity)}; valid: 1 to {limit} tokens "
-            "(the model's max_position_embeddings)"
-        )
-    if threads is not None and (not _is_count(threads) or threads > 1024):
-        raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
-    tokenizer = load_tokenizer(opened)
-    settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress)
-    try:
-        engine = Engine(
-            load_backend(backend, opened, settings),
-            tokenizer,
-            capacity,
-            prefix_cache_bytes=prefix_cache_bytes,
-        )
-        engine.chat_template = opened.read_chat_template()
-        return engine
-    finally:
-        opened.close()
 
 
 class Engine:
@@ -191,10 +117,51 @@ class Engine:
         """Figures of the prefix cache; None where it is off."""
         return None if self._prefixes is None else self._prefixes.stats
 
+    # A text is a sequence of texts to a type checker; the first overload that fits is taken, at run time too.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        prompt: OnePrompt,
+        options: Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **overrides: Unpack[OneTextOptions],
+    ) -> Result: ...
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        prompt: OnePrompt,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **overrides: Unpack[Options],
+    ) -> Result | list[Result]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: ManyPrompts,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **overrides: Unpack[Options],
+    ) -> list[Result]: ...
+
+    @overload
     def generate(
         self,
         prompt: Prompt,
-        options: GenerationOptions | str | None = None,
+        options: GenerationOptions | Mode | None = None,
+        *,
+        cancel: Cancel | None = None,
+        **overrides: Unpack[Options],
+    ) -> Result | list[Result]: ...
+
+    def generate(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions | Mode | None = None,
         *,
         cancel: Cancel | None = None,
         **overrides: Any,
@@ -228,10 +195,10 @@ class Engine:
     def stream(
         self,
         prompt: Prompt,
-        options: GenerationOptions | str | None = None,
+        options: GenerationOptions | Mode | None = None,
         *,
         cancel: Cancel | None = None,
-        **overrides: Any,
+        **overrides: Unpack[Options],
     ) -> Stream:
         """Generate as `generate` does, and give every denoise step and finished block as an event.
 
@@ -291,7 +258,7 @@ class Engine:
             ("tokens", tokens, self._room),
             ("block_size", block_size, MAX_BLOCK_SIZE),
         ):
-            if not _is_count(value) or value > most:
+            if not is_count(value) or value > most:
                 raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1 to {most}")
         check_rows(self.runner.limits, batch)
         check_block(self.runner.limits, block_size)
@@ -389,10 +356,6 @@ def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int | None) -> Pref
             f"backend {backend.name!r} keeps no copies of rows; leave out prefix_cache_bytes, or give 0"
         )
     return PrefixCache(backend, chunk, limit_bytes)
-
-
-def _is_count(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) > 0
 
 
 def _is_share(value: object) -> bool:

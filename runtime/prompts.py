@@ -6,14 +6,30 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.request import Request
 
-__all__ = ["Encode", "Prompt", "RowPrompt", "check_ids", "read_fixed", "read_ids", "split_prompts"]
+__all__ = [
+    "Encode",
+    "ManyPrompts",
+    "OnePrompt",
+    "Prompt",
+    "RowPrompt",
+    "check_ids",
+    "read_fixed",
+    "read_ids",
+    "split_prompts",
+]
 
-Prompt = str | Request | Sequence[int] | Sequence[str] | Sequence[Request] | Sequence[Sequence[int]]
+# A Request may ask for several texts itself, so that what comes of one is not known here.
+OnePrompt = str | Sequence[int]
+ManyPrompts = Sequence[str] | Sequence[Request] | Sequence[Sequence[int]]
+Prompt = OnePrompt | Request | ManyPrompts | npt.NDArray[np.integer[Any]]
 # Text → token ids.
 Encode = Callable[[str], Sequence[int]]
 

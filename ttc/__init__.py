@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from ttc.runtime.decoding.options import GenerationOptions
     from ttc.runtime.decoding.request import Cancel, Request
     from ttc.runtime.decoding.result import Event, Result, Stats
-    from ttc.runtime.engine import Engine, load
+    from ttc.runtime.engine import Engine
+    from ttc.runtime.load import load
 
 # Before anything of ours can import onnxruntime.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -94,7 +95,7 @@ _HOMES = {
     "Update": "ttc.runtime.async_engine",
     "build": "ttc.exporter.engines.build",
     "export": "ttc.exporter.onnx.export",
-    "load": "ttc.runtime.engine",
+    "load": "ttc.runtime.load",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw this would accept every name

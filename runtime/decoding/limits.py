@@ -1,5 +1,7 @@
 """Sizes of a generation: what is taken by default, and what a backend was built for."""
 
+import numbers
+
 from ttc.errors import CapacityError, InputError
 from ttc.runtime.interface.backend import Limits
 
@@ -11,6 +13,7 @@ __all__ = [
     "check_rows",
     "fitting_capacity",
     "fitting_chunk",
+    "is_count",
 ]
 
 # Prompt tokens read in one context call. The scan's L × L matrices grow with the square of the chunk; those
@@ -31,6 +34,11 @@ def capacity_bucket(tokens: int) -> int:
             return bucket
     largest = CAPACITY_BUCKETS[-1]
     return -(-tokens // largest) * largest
+
+
+def is_count(value: object) -> bool:
+    """Whether this is an integer of at least 1; numpy's integers are, truth values are not."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) > 0
 
 
 def check_rows(limits: Limits | None, rows: int) -> None:

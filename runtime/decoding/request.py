@@ -4,9 +4,10 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from ttc.runtime.decoding.grammar import Grammar
+from ttc.runtime.decoding.option_types import Options
 from ttc.runtime.decoding.options import CheckedOptions, check_names
 from ttc.runtime.decoding.result import Event
 
@@ -24,7 +25,11 @@ class Request:
     """
 
     def __init__(
-        self, prompt: str | Sequence[int], *, fixed: Mapping[int, int] | None = None, **options: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        fixed: Mapping[int, int] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         check_names(options)
         self.prompt, self.fixed, self.options = prompt, fixed, options

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ttc.base.names import BackendName
 from ttc.errors import EngineDead, InputError
 from ttc.runtime.async_engine import AsyncEngine, Update
 from ttc.runtime.decoding.core import Snapshot
+from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.request import Request
 from ttc.runtime.decoding.result import Result
 from ttc.serving.service.auth import Keys
@@ -48,7 +50,7 @@ def load_engine(settings: Settings, owners: int) -> AsyncEngine:
     shares = owners > 1
     return AsyncEngine.load(
         settings.bundle,
-        settings.backend,
+        cast(BackendName, settings.backend),  # what is none is refused there
         max_rows=settings.max_rows,
         max_queued=settings.max_queued,
         max_queued_tokens=settings.max_queued_tokens,
@@ -235,7 +237,7 @@ class Service:
             self._template = _chat_template(self.settings, engine)
             self.names = TokenNames(engine.engine.tokenizer)
             # The first call of anything is slow; it should not be a client's.
-            await engine.generate([0], mode=self.settings.mode, max_new_tokens=2)
+            await engine.generate([0], GenerationOptions(mode=self.settings.mode, max_new_tokens=2))
         except Exception as error:
             self.failure, self.phase = error, Phase.DEAD
             return

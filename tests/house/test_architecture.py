@@ -227,7 +227,7 @@ def test_the_drawing_names_every_package() -> None:
             {"profiles__loader": "def f():\n    from ttc.model.config import x"},
             "profiles/loader.py:2 imports ttc.model.config",
         ),
-        ({"exporter__onnx": "from ttc import load"}, "imports ttc.runtime.engine"),
+        ({"exporter__onnx": "from ttc import load"}, "imports ttc.runtime.load"),
         ({"exporter__onnx": "import ttc"}, "imports ttc:"),
         (
             {"exporter__onnx": "f = lambda: import_module('ttc.runtime.decoding.loop')"},

@@ -14,8 +14,12 @@ __all__ = [
     "ENGINE_FORMS",
     "ENGINE_VERSIONS",
     "MODES",
+    "BackendName",
     "Mode",
 ]
+
+
+BackendName = Literal["onnxruntime", "torch", "tensorrt", "tensorrt-rtx"]
 
 
 class _Backend(NamedTuple):
@@ -23,7 +27,7 @@ class _Backend(NamedTuple):
     version of the package (major, minor) or a later one.
     """
 
-    name: str
+    name: BackendName
     package: str
     engines_from: tuple[int, int] | None = None
 

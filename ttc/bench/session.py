@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ttc.base.names import BackendName
 from ttc.bench.cases import BENCH_MODES, make_cases
 from ttc.bench.confidence import first_blocks
 from ttc.bench.identity import load_average, machine, now, weights_digest
@@ -14,7 +15,7 @@ from ttc.errors import InputError
 from ttc.formats.tokenizer import encoded
 from ttc.model.bundle import Bundle
 from ttc.runtime.decoding.result import Result
-from ttc.runtime.engine import load as load_engine
+from ttc.runtime.load import load as load_engine
 from ttc.runtime.text import load_tokenizer
 
 __all__ = ["Settings", "run_bench"]
@@ -41,7 +42,7 @@ class Settings:
     max_new_tokens: int = 96
     temperature: float = 0.0
     seed: int = 0
-    backend: str = "onnxruntime"
+    backend: BackendName = "onnxruntime"
     device: str | None = None
     engines: Path | None = None
     checkpoint: Path | None = None

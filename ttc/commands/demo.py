@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ttc.base.names import BACKENDS
+from ttc.base.names import BACKENDS, BackendName
 from ttc.commands.generate import result_json
 from ttc.commands.terminal import columns, echo, folder_bytes, progress, size, waiting, write_json
 
@@ -33,7 +33,9 @@ __all__ = ["demo"]
     metavar="FILE",
     help="Write the first problem's blocks filling as a picture that moves: .svg, .html or .gif.",
 )
-def demo(backend: str, prompts: int, keep: Path | None, as_json: bool, save_steps: Path | None) -> None:
+def demo(
+    backend: BackendName, prompts: int, keep: Path | None, as_json: bool, save_steps: Path | None
+) -> None:
     """Export the trained miniature that comes with ttc, watch it fill blocks, and compare diffusion with AR.
 
     Takes half a minute, most of it the export. Needs no GPU and no network.

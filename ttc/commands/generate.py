@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.base.names import BACKENDS, MODES
+from ttc.base.names import BACKENDS, MODES, BackendName
 from ttc.base.quoting import escaped
 from ttc.commands.options import checkpoint_option, device_option, trust_option
 from ttc.commands.terminal import loading, waiting, write_json
@@ -134,7 +134,7 @@ _MOST_READ = 1 << 20
 def generate(
     bundle: Path,
     prompt: str,
-    backend: str,
+    backend: BackendName,
     device: str | None,
     capacity: int | None,
     checkpoint: Path | None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from ttc.base.names import Mode
 from ttc.errors import InputError
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
@@ -22,7 +23,7 @@ __all__ = [
     "total",
 ]
 
-_MODES = ("diffusion", "ar")
+_MODES: tuple[Mode, ...] = ("diffusion", "ar")
 THRESHOLD = 0.9
 MAX_NEW_TOKENS = 96
 
@@ -105,7 +106,5 @@ def total(mode: str, results: Sequence[Result]) -> Total:
     )
 
 
-def _generate(engine: Engine, prompt: str, mode: str) -> Result:
-    result = engine.generate(prompt, mode=mode, max_new_tokens=MAX_NEW_TOKENS, threshold=THRESHOLD)
-    assert isinstance(result, Result), "one prompt, one result"
-    return result
+def _generate(engine: Engine, prompt: str, mode: Mode) -> Result:
+    return engine.generate(prompt, mode=mode, max_new_tokens=MAX_NEW_TOKENS, threshold=THRESHOLD)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ttc.base.names import Mode
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
@@ -15,7 +16,7 @@ __all__ = ["MODE_OPTIONS", "built_in_prompts", "check_generation", "generate_all
 
 # One token per call, a block in a few, and drafts that are taken in part: between them all that decides
 # tokens is run.
-MODE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+MODE_OPTIONS: Mapping[Mode, Mapping[str, Any]] = {
     "ar": {},
     "diffusion": {"threshold": 0.9},
     "lossless": {"draft_steps": 2},
@@ -32,16 +33,16 @@ def built_in_prompts(config: ModelConfig) -> list[list[int]]:
     return [draw.integers(0, config.vocab_size, length).tolist() for length in _LENGTHS]
 
 
-def reference_modes() -> list[str]:
+def reference_modes() -> list[Mode]:
     """Return the modes whose text is their own."""
     return [mode for mode in MODE_OPTIONS if mode not in _SAME_TEXT]
 
 
 def generate_all(
-    engine: Engine, prompts: Sequence[Any], max_new_tokens: int, modes: Sequence[str]
+    engine: Engine, prompts: Sequence[Any], max_new_tokens: int, modes: Sequence[Mode]
 ) -> dict[str, list[Result]]:
     """Generate after every prompt in these modes, greedily; eos ends nothing, so that all can be compared."""
-    found = {}
+    found: dict[str, list[Result]] = {}
     for mode in modes:
         options = MODE_OPTIONS[mode]
         results = [

@@ -1,0 +1,89 @@
+"""From a bundle's folder to an engine."""
+
+import os
+from collections.abc import Callable
+
+from ttc.base.names import BackendName
+from ttc.errors import InputError
+from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.strictjson import quoted
+from ttc.formats.verification import check_verified, runs_from
+from ttc.model.bundle import Bundle
+from ttc.runtime.backends import load_backend
+from ttc.runtime.decoding.limits import is_count
+from ttc.runtime.engine import Engine
+from ttc.runtime.interface.settings import LoadSettings
+from ttc.runtime.text import load_tokenizer
+
+__all__ = ["load"]
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    backend: BackendName = "onnxruntime",
+    device: str | None = None,
+    capacity: int | None = None,
+    engines: str | os.PathLike[str] | None = None,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    trust: str | os.PathLike[str] | None = None,
+    graph_level: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    require_verified: bool = False,
+    prefix_cache_bytes: int | None = 0,
+    sparse_experts: bool = False,
+) -> Engine:
+    """Open a bundle on a backend.
+
+    Args:
+        bundle: the folder that `ttc export` wrote; its digests are checked first.
+        backend: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
+        device: "cpu", "cuda" or "cuda:N"; "cuda:0,cuda:1" puts a tower on each of two GPUs (not onnxruntime);
+            None takes the best there is.
+        capacity: tokens a row may hold, prompt and new ones together; None fits each generation, up to the
+            model's max_position_embeddings.
+        engines: folder of TensorRT engines, by default BUNDLE/engines; only for backends that run engines.
+        checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
+        threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
+            cores for a large one.
+        trust: PEM file of the public key that must have signed the engines; only with engines.
+        graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
+            is. Only for backends on a GPU.
+        progress: called with (bytes done, bytes in all) while weights go to a GPU.
+        require_verified: refuse a bundle, or a set of engines, that did not pass `ttc verify` on this backend
+            as it is now.
+        prefix_cache_bytes: keep the states of prompts up to this size, so that a common beginning is read
+            once; 0 keeps none, None takes a share of the free memory where the backend can keep states.
+        sparse_experts: on ONNX Runtime's CPU, compute an expert for the tokens that chose it alone, not for
+            all; for half as much memory again of the experts.
+
+    Raises:
+        BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
+        InputError: an unknown backend or device, a capacity that is none.
+        BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
+    """
+    opened = Bundle.open(bundle, checkpoint)
+    if require_verified:
+        check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
+    limit = opened.config.max_position_embeddings
+    if capacity is not None and (not is_count(capacity) or capacity > limit):
+        raise InputError(
+            f"capacity is {quoted(capacity)}; valid: 1 to {limit} tokens "
+            "(the model's max_position_embeddings)"
+        )
+    if threads is not None and (not is_count(threads) or threads > 1024):
+        raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
+    tokenizer = load_tokenizer(opened)
+    settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress)
+    try:
+        engine = Engine(
+            load_backend(backend, opened, settings),
+            tokenizer,
+            capacity,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
+        engine.chat_template = opened.read_chat_template()
+        return engine
+    finally:
+        opened.close()
