@@ -89,7 +89,7 @@ class OurWay:
 
 
 def compare(seconds: float, targets: tuple[str, ...]) -> dict[str, Any]:
-    """Build the models both ways, in an order that is shuffled but always the same, until the time is over."""
+    """Build the models both ways, in a shuffled order that is always the same, until the time is over."""
     counts: dict[str, Counter[str]] = {"stored": Counter(), "node": Counter()}
     differing, reasons, start = [], Counter[str](), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
