@@ -68,6 +68,9 @@ def product(
     SQUARED_RELU: f is relu², else nothing.
     NATIVE: the GPU converts float8_e4m3fn itself.
     PACKED: float4_e2m1fn is decoded four bytes at a time.
+
+    Pairs and offsets that no routing gives lead nowhere outside the tensors: a builder that measures the
+    kernel may fill its inputs with anything.
     """
     tile = tl.program_id(1)
     experts = tl.arange(0, BLOCK_E)
@@ -82,11 +85,12 @@ def product(
     if expert < E:
         start_row = tl.load(expert_offsets_ptr + expert) + (tile - before.to(tl.int32)) * BLOCK_M
         rows = start_row + tl.arange(0, BLOCK_M)
-        live = rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R)
+        live = (rows >= 0) & (rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R))
         if PAIRS_PER_ROW == 0:
             sources = rows
         else:
-            sources = tl.load(grouped_pairs_ptr + rows, mask=live, other=0) // PAIRS_PER_ROW
+            pairs = tl.load(grouped_pairs_ptr + rows, mask=live, other=0)
+            sources = tl.minimum(tl.maximum(pairs, 0), R - 1) // PAIRS_PER_ROW
 
         columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
         x_rows = x_ptr + sources.to(tl.int64)[:, None] * IN
@@ -273,6 +277,7 @@ def product_spec(
         select_tile=_select_tile,
         constants=constants,
         grid=_grid,
+        work_in_values=True,
     )
 
 

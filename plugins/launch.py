@@ -169,6 +169,8 @@ class KernelSpec:
         grid: see `Grid`.
         strided: inputs (B, L, X) whose tokens may lie further apart than X elements; `constants` then reads
             `Problem.token_strides`.
+        work_in_values: how much there is to do depends on what the inputs hold (who was routed where, what
+            is masked), so that a time measured on arbitrary inputs says nothing of a choice of block sizes.
     """
 
     op: OpSpec
@@ -180,6 +182,7 @@ class KernelSpec:
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
     strided: tuple[str, ...] = ()
+    work_in_values: bool = False
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
         """Return the launch for one problem and one choice of block sizes.

@@ -65,12 +65,20 @@ def _declaration(trtp: ModuleType, op: OpSpec) -> Callable[..., Any]:
 
 
 def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) -> Callable[..., Any]:
-    """Return a function that gives the supported dtypes, and a tactic for every choice of block sizes."""
+    """Return a function that gives the supported dtypes, and a tactic for every choice of block sizes.
 
-    def combinations(*_: Any) -> Any:
-        types = ",".join(_formats(op))
-        tactics = list(range(1, len(kernel().tiles) + 1))
-        return [trtp.AutoTuneCombination(types, "LINEAR", tactics)]
+    Where measuring them would say nothing (`KernelSpec.work_in_values`) there is one: what suits the sizes
+    that the engine is tuned for.
+    """
+
+    def combinations(*arguments: Any) -> Any:
+        kernel_spec = kernel()
+        tactics = list(range(1, len(kernel_spec.tiles) + 1))
+        if kernel_spec.work_in_values:
+            shapes = [desc.shape for desc in arguments[: len(op.inputs)]]
+            usual = [tuple(shape.opt if shape.is_dynamic else shape) for shape in shapes]
+            tactics = [1 + kernel_spec.select_tile(op.dims(usual, {}))]
+        return [trtp.AutoTuneCombination(",".join(_formats(op)), "LINEAR", tactics)]
 
     return _signed(
         combinations, _inputs(trtp, op) | _outputs(trtp, op), GenericAlias(list, (trtp.AutoTuneCombination,))

@@ -174,6 +174,7 @@ diffusion_predict = KernelSpec(
         **tile.blocks,
     },
     grid=lambda dims, constants, minimum: (dims["L"], dims["B"]),
+    work_in_values=True,
 )
 diffusion_commit = KernelSpec(
     op=DIFFUSION_COMMIT,

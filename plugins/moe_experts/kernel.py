@@ -69,13 +69,18 @@ def combine(
     K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out[t] = Σ_k weights[t, k] · rows[grouped_rows[t, k]], k ascending. Program (t, d)."""
+    """out[t] = Σ_k weights[t, k] · rows[grouped_rows[t, k]], k ascending. Program (t, d).
+
+    Row numbers are held inside the tensor, as in `product`.
+    """
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     real = columns < D
     total = tl.zeros((BLOCK_D,), tl.float32)
+    last_row = tl.num_programs(0) * K - 1
     for k in tl.static_range(K):
-        row = tl.load(grouped_rows_ptr + token * K + k).to(tl.int64)
+        row = tl.load(grouped_rows_ptr + token * K + k)
+        row = tl.minimum(tl.maximum(row, 0), last_row).to(tl.int64)
         weight = tl.load(weights_ptr + token * K + k)
         total += weight * tl.load(rows_ptr + row * D + columns, mask=real, other=0.0)
     tl.store(out_ptr + token * D + columns, total, mask=real)

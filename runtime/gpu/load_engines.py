@@ -4,7 +4,7 @@ First everything that needs no GPU (are the engines what they should be), then w
 memory for it, and only then is the first engine touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
@@ -15,6 +15,7 @@ from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.engine_executor import EngineExecutor, weight_names
 from ttc.runtime.gpu.engine_files import Engines, open_engines
+from ttc.runtime.gpu.kernel_files import KernelFile
 from ttc.runtime.gpu.memory import Gpu, need_of, plan_memory
 from ttc.runtime.gpu.profiler import Profiler
 from ttc.runtime.gpu.ptx_ops import PtxOps
@@ -71,11 +72,12 @@ def _load_on(
     profiler: Profiler | None,
 ) -> DeviceBackend:
     """Load the graphs of these roles onto one GPU, which is let go of if that fails."""
-    records = {n: record for n, record in engines.folder.manifest.engines.items() if record.role in roles}
+    manifest = engines.folder.manifest
+    records = {n: record for n, record in manifest.engines.items() if record.role in roles}
     names, limits = weight_names(engines, roles), engines.limits
     scope = Scope(device)
     try:
-        engine_bytes = sum(engines.folder.manifest.files[f"{name}.engine"].size_bytes for name in records)
+        engine_bytes = sum(manifest.files[f"{name}.engine"].size_bytes for name in records)
         # The smallest generation that the engines allow.
         need = need_of(
             bundle,
@@ -88,7 +90,7 @@ def _load_on(
         )
         plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
         device.activate()
-        runtime = Runtime(backend)
+        runtime = Runtime(backend, _kernel_file(device, backend, engines, records))
         loaded = {name: runtime.deserialize(name, engines.folder.engine(name)) for name in records}
         weights = upload_weights(bundle, names, scope, settings.progress)
         executor = EngineExecutor(
@@ -105,3 +107,12 @@ def _load_on(
     except BaseException:
         close_all([scope.close, device.close])
         raise
+
+
+def _kernel_file(device: Device, backend: str, engines: Engines, names: Iterable[str]) -> KernelFile | None:
+    """Return where the kernels of these engines are kept; None for TensorRT, whose engines hold theirs."""
+    if backend != "tensorrt-rtx":
+        return None
+    manifest = engines.folder.manifest
+    digests = [manifest.files[f"{name}.engine"].sha256 for name in names]
+    return KernelFile.of(digests, manifest.backend_version, device.compute_capability)

@@ -14,7 +14,9 @@ from ttc.base.names import BACKEND_PACKAGES
 from ttc.errors import BackendError
 from ttc.formats.engines import EngineRecord
 from ttc.formats.program import Instruction
+from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Memory, Scope
+from ttc.runtime.gpu.kernel_files import KernelFile
 from ttc.runtime.gpu.profiler import Profiler
 
 __all__ = ["EngineBinder", "Runtime"]
@@ -23,10 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class Runtime:
-    """An imported TensorRT and its runtime. `MissingDependencyError` is `find_backend`'s to raise, before."""
+    """An imported TensorRT and its runtime. `MissingDependencyError` is `find_backend`'s to raise, before.
 
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
+    Args:
+        kernels: where kernels that TensorRT-RTX makes are kept; TensorRT makes none at run time.
+    """
+
+    def __init__(self, backend: str, kernels: KernelFile | None = None) -> None:
+        self.backend, self._kernels = backend, kernels
+        self._cache: Any = None  # TensorRT-RTX's kernels, for all contexts
         try:
             self._api: Any = importlib.import_module(BACKEND_PACKAGES[backend])
         except (ImportError, OSError) as fault:
@@ -61,7 +68,24 @@ class Runtime:
         settings.dynamic_shapes_kernel_specialization_strategy = (
             self._api.DynamicShapesKernelSpecializationStrategy.EAGER
         )
+        settings.set_runtime_cache(self._runtime_cache(settings))
         return engine.create_execution_context(settings)
+
+    def keep_kernels(self) -> None:
+        """Keep the kernels that were made for the next process, if that is wanted."""
+        if self._cache is not None and self._kernels is not None:
+            self._kernels.write(bytes(self._cache.serialize()))
+
+    def _runtime_cache(self, settings: Any) -> Any:
+        """Return the cache that all contexts share, made from what is kept where the library takes that."""
+        if self._cache is None:
+            self._cache = settings.create_runtime_cache()
+            kept = None if self._kernels is None else self._kernels.read()
+            if kept is not None and not self._cache.deserialize(kept):
+                logger.info(
+                    f"kept kernels are of another driver or GPU, and are made again; {self._reason()}"
+                )
+        return self._cache
 
     def failed(self, name: str, what: str) -> BackendError:
         """Return the error for an engine that refused, with what the library said."""
@@ -151,7 +175,7 @@ class EngineBinder:
 
     def close(self) -> None:
         """Let go of the engines."""
-        self._engines.clear()
+        close_all([self._runtime.keep_kernels, self._engines.clear])
 
     def _context(self, scope: Scope, name: str, engine: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         """Return an execution context for these input shapes; equal ones of a scope share it, all share

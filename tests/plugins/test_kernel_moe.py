@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support import tolerances
-from tests.support.kernels import check_against_naive
+from tests.support.kernels import check_against_naive, run_guarded
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
@@ -110,6 +110,21 @@ def test_all_tokens_to_one_expert(device, T):
     inputs = routed(T, 24, 20, 8, 1, "float32", logits)
     assert inputs[-1].tolist() == [0, 0, 0, 0, T, T, T, T, T]
     check_against_naive(MOE_EXPERTS, inputs, device, tolerances.KERNEL["float32"] * 2)
+
+
+@pytest.mark.parametrize("value", [-1, -(2**31), 2**31 - 1, 10**6], ids=str)
+def test_what_no_routing_gives_leads_nowhere_outside(device, value):
+    """A builder that measures plugins fills their inputs with what it likes; only the bands are looked at."""
+    x, up, down, expert_ids, weights, pairs, rows, offsets = routed(5, 24, 20, 8, 2, "float32")
+    activated, grouped = torch.ones(10, 20), torch.ones(10, 24)
+    wrong_pairs, wrong_rows = torch.full_like(pairs, value), torch.full_like(rows, value)
+    run_guarded(MOE_UP, [x, up, expert_ids, wrong_pairs, offsets], device)
+    run_guarded(MOE_COMBINE, [grouped, weights, wrong_rows], device)
+    for first in (0, value):  # experts that begin before the rows, end after them, or both
+        wrong = torch.full_like(offsets, value)
+        wrong[::2] = first
+        run_guarded(MOE_UP, [x, up, expert_ids, pairs, wrong], device)
+        run_guarded(MOE_DOWN, [activated, down, expert_ids, pairs, wrong], device)
 
 
 def test_nan_stays_with_its_token(device):

@@ -18,7 +18,7 @@ ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3}
 CHANGING = ["B", "L", "T"]
 
 
-def case(op, number=0, dynamic=CHANGING, stored=None, **changes):
+def case(op, number=0, dynamic=CHANGING, stored=None, tokens=SIZES["T"], **changes):
     """What TensorRT would have to know to build one plugin; the dtype and the tactic go around."""
     compute = ("float32", "float16", "bfloat16")[number % 3]
     word = next((t.dtype for t in op.inputs if t.dtype in ("stored8", "stored4")), None)
@@ -29,7 +29,7 @@ def case(op, number=0, dynamic=CHANGING, stored=None, **changes):
         "op": op.name,
         "stored": stored,
         "attributes": {name: ATTRIBUTES[name] for name in op.attributes},
-        "shapes": [list(sizes_of(spec.shape, sizes)) for spec in op.inputs],
+        "shapes": [list(sizes_of(spec.shape, sizes | {"T": tokens})) for spec in op.inputs],
         "dtypes": [spec.dtype_in(words) for spec in op.inputs],
         "dynamic": dynamic,
         "tactic": 1 + number % len(KERNELS[op.name].tiles),
@@ -50,6 +50,8 @@ CASES += [
         ]
     )
 ]
+MANY_TOKENS = [case(OPS_BY_NAME["MoeUp"], tokens=400)]
+CASES += MANY_TOKENS
 # A network without dynamic dimensions gives plain numbers where there were symbols.
 FIXED = [case(op, 2, dynamic=[]) for op in PRIMITIVE_OPS if op.name in ("MoeUp", "MambaScan")]
 
@@ -82,7 +84,8 @@ def test_plugin_does_what_the_launcher_does(nvidia, number):
     assert got["num_combinations"] == (3 if computes else 1) * (2 if asked["stored"] else 1)
     assert list(launch.inputs) == asked["dtypes"], "and the list has these among them"
     assert asked["dtypes"] in got["combinations"]
-    assert got["tactics"] == list(range(1, len(spec.tiles) + 1))
+    one = [1 + spec.select_tile(dims)]
+    assert got["tactics"] == (one if spec.work_in_values else list(range(1, len(spec.tiles) + 1)))
     x, y, z = launch.programs(dims)
     assert [got["launch"][f"grid_{axis}"] for axis in "xyz"] == [x, y, z]
     threads = [got["launch"][f"block_{axis}"] for axis in "xyz"]
@@ -100,6 +103,24 @@ def test_kernel_takes_what_tensorrt_passes(nvidia, number):
     inputs, outputs = ["u64"] * len(spec.op.inputs), ["u64"] * len(spec.op.outputs)
     assert kinds == inputs + ["u32"] * len(spec.integers) + outputs
     assert f".reqntid {got['launch']['block_x']}" in got["ptx"]
+
+
+def test_one_tactic_where_the_work_lies_in_the_values(nvidia):
+    """What the builder fills the inputs with is not routing, so it would measure another work, or none."""
+    few, many = (
+        nvidia["cases"][CASES.index(asked)]["tactics"]
+        for asked in (next(case for case in CASES if case["op"] == "MoeUp"), *MANY_TOKENS)
+    )
+    assert (few, many) == ([1], [3]), "few rows an expert, and many"
+    assert {name for name, spec in KERNELS.items() if spec.work_in_values} == {
+        "MoeUp",
+        "MoeDown",
+        "MoeUpScaled",
+        "MoeDownScaled",
+        "MoeUpBlocked",
+        "MoeDownBlocked",
+        "DiffusionPredict",
+    }
 
 
 def test_what_is_refused(nvidia):

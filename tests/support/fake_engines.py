@@ -7,6 +7,7 @@ what TensorRT would make of it. So all of the run time but TensorRT itself can b
 import hashlib
 import importlib.machinery
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -91,7 +92,8 @@ def changed_engines(folder: Path, tmp_path: Path, change: Callable[[dict[str, An
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> "FakeTensorRT":
-    """A fake TensorRT-RTX, as what is installed; of version 1.7.0.1."""
+    """A fake TensorRT-RTX of version 1.7.0.1, as what is installed, without a folder to keep kernels in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
     fake = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
     monkeypatch.setattr("ttc.runtime.gpu.engine_files.backend_version", lambda backend: "1.7.0.1")
@@ -157,6 +159,7 @@ class FakeEngine:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.api, self.made_on = api, FakeDevice.current
+        self.name = hashlib.sha256(content).hexdigest()
         nodes = [node.name for node in onnx.load_from_string(content).graph.node]
         # Three nodes a layer; layers in one way of TensorRT's, or in the other.
         self.layers = [
@@ -175,17 +178,46 @@ class FakeEngine:
 
     def create_runtime_config(self) -> Any:
         class Config:
+            cache: Any = None
+
             def set_execution_context_allocation_strategy(self, strategy: str) -> None:
                 assert strategy == "USER_MANAGED"
+
+            def create_runtime_cache(_) -> "FakeRuntimeCache":
+                self.api.calls.append("cache")
+                return FakeRuntimeCache(self.api)
+
+            def set_runtime_cache(self, cache: "FakeRuntimeCache") -> bool:
+                self.cache = cache
+                return True
 
         return Config()
 
     def create_execution_context(self, config: Any) -> Any:
         assert config.cuda_graph_strategy == "DISABLED"
         assert config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
+        if self.name not in config.cache.made:
+            self.api.calls.append("kernels")
+            config.cache.made.add(self.name)
         self.api.calls.append("context")
         assert FakeDevice.current == self.made_on, "made on the GPU that its engine is on"
         return FakeContext(self)
+
+
+class FakeRuntimeCache:
+    """Holds the engines that have their kernels."""
+
+    def __init__(self, api: FakeTensorRT) -> None:
+        self.api, self.made = api, set[str]()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if self.api.refuse == "deserialize kernels":
+            return False
+        self.made = set(json.loads(blob))
+        return True
+
+    def serialize(self) -> bytes:
+        return json.dumps(sorted(self.made)).encode()
 
 
 class FakeContext:
