@@ -17,8 +17,6 @@ from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.limits import (
-    PREFILL_CHUNK,
-    capacity_bucket,
     check_block,
     check_rows,
     fitting_capacity,
@@ -56,18 +54,19 @@ class Engine:
         backend: Backend,
         tokenizer: Tokenizer | None = None,
         capacity: int | None = None,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         prefix_cache_bytes: int | None = 0,
         limits: CoreLimits | None = None,
     ) -> None:
         """capacity: tokens that a row may hold; None for the model's positions.
+        prefill_chunk: prompt tokens that a context call reads; None for what suits the processor.
         limits: what the core takes on; None for what an engine in a program needs.
         """
         self.runner, self.tokenizer = backend, tokenizer
         # Jinja text that makes a prompt of a chat, as the bundle brings it; nothing here renders it.
         self.chat_template: str | None = None
         self._room = capacity or backend.config.max_position_embeddings
-        self._chunk = fitting_chunk(backend.limits, prefill_chunk)
+        self._chunk = fitting_chunk(backend.limits, prefill_chunk or backend.sizes.chunk)
         self._prefixes = _prefix_cache(backend, self._chunk, prefix_cache_bytes)
         rows = _MAX_ROWS if backend.limits is None else backend.limits.batch[1]
         self.core = Core(
@@ -324,7 +323,7 @@ class Engine:
                 f"{tokens} tokens need as many places, the capacity is {self._room}; "
                 "give fewer, or load with more capacity"
             )
-        wanted = max(min(capacity_bucket(tokens), self._room), tokens)
+        wanted = max(min(self.runner.sizes.bucket(tokens), self._room), tokens)
         return fitting_capacity(self.runner.limits, tokens, wanted)
 
     def _state_for(self, tokens: int) -> ContextState:

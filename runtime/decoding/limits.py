@@ -1,4 +1,4 @@
-"""Sizes of a generation: what is taken by default, and what a backend was built for."""
+"""What a backend was built for, and the nearest sizes that it can run."""
 
 import numbers
 
@@ -6,9 +6,7 @@ from ttc.errors import CapacityError, InputError
 from ttc.runtime.interface.backend import Limits
 
 __all__ = [
-    "PREFILL_CHUNK",
     "SHARED_CAPACITY",
-    "capacity_bucket",
     "check_block",
     "check_rows",
     "fitting_capacity",
@@ -16,24 +14,9 @@ __all__ = [
     "is_count",
 ]
 
-# Prompt tokens read in one context call. The scan's L × L matrices grow with the square of the chunk; those
-# of 64 tokens fit the caches of a CPU core.
-PREFILL_CHUNK = 64
-# Capacities of the KV cache in tokens. Dynamic shapes cost nothing on a CPU, so the buckets only keep the
-# attention over unused capacity small.
-CAPACITY_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 # The most that rows in one state have. Of the released model such a cache is half as large as the Mamba state
 # beside it (24 and 47 MiB a row); a longer row would make all others larger than that.
-SHARED_CAPACITY = CAPACITY_BUCKETS[-1]
-
-
-def capacity_bucket(tokens: int) -> int:
-    """Return the smallest bucket that holds this many tokens; beyond the largest, a multiple of it."""
-    for bucket in CAPACITY_BUCKETS:
-        if tokens <= bucket:
-            return bucket
-    largest = CAPACITY_BUCKETS[-1]
-    return -(-tokens // largest) * largest
+SHARED_CAPACITY = 4096
 
 
 def is_count(value: object) -> bool:
@@ -77,7 +60,7 @@ def fitting_capacity(limits: Limits | None, needed: int, wanted: int) -> int:
     return min(max(wanted, needed + spare, low), high)
 
 
-def fitting_chunk(limits: Limits | None, wanted: int = PREFILL_CHUNK) -> int:
+def fitting_chunk(limits: Limits | None, wanted: int) -> int:
     """Return the wanted number of prompt tokens for one context call, or as many as the call can read."""
     return wanted if limits is None else min(wanted, limits.reads[1])
 

@@ -20,8 +20,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
+from ttc.runtime.decoding.limits import fitting_capacity
 from ttc.runtime.interface.backend import Limits
+from ttc.runtime.interface.sizes import UsualSizes
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["Places", "Seat", "Seats"]
@@ -38,6 +39,10 @@ class Places(Protocol):
     """
 
     limits: Limits | None
+
+    @property
+    def sizes(self) -> UsualSizes:
+        """What suits the processor."""
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         """Return an empty state."""
@@ -211,7 +216,7 @@ class Seats:
         """
         known = self._capacities.get(tokens)
         if known is None:
-            wanted = max(min(capacity_bucket(tokens), self.limit), tokens)
+            wanted = max(min(self._places.sizes.bucket(tokens), self.limit), tokens)
             known = self._capacities[tokens] = fitting_capacity(self._places.limits, tokens, wanted)
         return known
 

@@ -18,6 +18,7 @@ from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
 from ttc.plugins.diffusion_step import naive_numpy as commit
 from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
+from ttc.runtime.interface.sizes import CPU_SIZES, GPU_SIZES, UsualSizes
 from ttc.runtime.interface.state import ContextState, RowPiece
 
 __all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
@@ -130,6 +131,11 @@ class Backend(ABC):
     @abstractmethod
     def device_name(self) -> str:
         """Where it computes, as a user names it: "cpu", "cuda:N", or both GPUs with a comma between them."""
+
+    @property
+    def sizes(self) -> UsualSizes:
+        """What suits the processor, where nobody asks for a size."""
+        return CPU_SIZES if self.device_name == "cpu" else GPU_SIZES
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int) -> ContextState:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
 from ttc.runtime.backends import load_backend
-from ttc.runtime.decoding.limits import PREFILL_CHUNK, capacity_bucket
 from ttc.runtime.interface.settings import LoadSettings
+from ttc.runtime.interface.sizes import CPU_SIZES
 
 __all__ = ["GRAPHS", "LOOP", "BundleInputs", "input_types"]
 
@@ -68,13 +68,13 @@ class BundleInputs:
 
     def _tower(self, bundle: Bundle, draw: np.random.Generator) -> Feed:
         config, B, L = bundle.config, 1, self._block
-        capacity = capacity_bucket(self._context + L)
+        capacity = CPU_SIZES.bucket(self._context + L)
         backend = load_backend("onnxruntime", bundle, LoadSettings("cpu"))
         try:
             state = backend.new_state(B, capacity)
             prompt = draw.integers(0, config.vocab_size, (B, self._context)).astype(np.int32)
-            for start in range(0, self._context, PREFILL_CHUNK):
-                piece = prompt[:, start : start + PREFILL_CHUNK]
+            for start in range(0, self._context, CPU_SIZES.chunk):
+                piece = prompt[:, start : start + CPU_SIZES.chunk]
                 width = piece.shape[1]
                 backend.context(state, piece, np.array([width], np.int32), np.array([[width - 1]], np.int32))
             tensors = backend.read_state(state)

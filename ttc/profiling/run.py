@@ -18,16 +18,10 @@ from ttc.profiling.phases import PHASES, Phase, Sizes, make_calls
 from ttc.profiling.report import LoopTime, PhaseProfile, Profile
 from ttc.profiling.timing import WARM_UP, Timed, clock, keeping
 from ttc.profiling.trace import Span
-from ttc.runtime.decoding.limits import (
-    PREFILL_CHUNK,
-    capacity_bucket,
-    check_rows,
-    fitting_capacity,
-    fitting_chunk,
-)
+from ttc.runtime.decoding.limits import check_rows, fitting_capacity, fitting_chunk
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
-from ttc.runtime.interface.backend import Backend, Limits
+from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 from ttc.verify.backends import library_version, open_candidate
 
@@ -85,13 +79,12 @@ def profile(
     given = _given_limits(peak_flops, peak_bandwidth)
     notes: list[str] = []
     with Bundle.open(bundle, checkpoint) as opened:
-        _check_context(opened, context)
         say(f"{backend}: without a profiler")
         plain = open_candidate(
             backend, opened, device, layers=False, threads=threads, engines=engines, trust=trust
         )
         try:
-            sizes = _sizes(opened, batch, context, plain.backend.limits)
+            sizes = _sizes(opened, batch, context, plain.backend)
             limits = _limits(given, plain.device, notes)
             loops = _loops(plain.backend, sizes.block)
             unprofiled = _unprofiled(plain.backend, sizes, repeats)
@@ -240,24 +233,21 @@ def _loops(backend: Backend, block_size: int) -> tuple[LoopTime, ...]:
     return tuple(found)
 
 
-def _check_context(bundle: Bundle, context: int) -> None:
-    follows = max(PREFILL_CHUNK, _BLOCK)
-    limit = bundle.config.max_position_embeddings
+def _sizes(bundle: Bundle, batch: int, context: int, backend: Backend) -> Sizes:
+    """Return the sizes that the model holds and the engines, if there are any, were built for."""
+    limits, limit = backend.limits, bundle.config.max_position_embeddings
+    check_rows(limits, batch)
+    chunk = fitting_chunk(limits, backend.sizes.chunk)
+    block = _BLOCK if limits is None else min(max(_BLOCK, limits.block[0]), limits.block[1])
+    follows = max(chunk, block)
     if context + follows > limit:
         raise InputError(
             f"context is {context}, and a call of {follows} tokens follows; "
             f"the model holds {limit} tokens, so at most {limit - follows} is valid"
         )
-
-
-def _sizes(bundle: Bundle, batch: int, context: int, limits: Limits | None) -> Sizes:
-    """Return the sizes that the model holds and the engines, if there are any, were built for."""
-    check_rows(limits, batch)
-    chunk = fitting_chunk(limits)
-    block = _BLOCK if limits is None else min(max(_BLOCK, limits.block[0]), limits.block[1])
-    needed = context + max(chunk, block)
-    wanted = min(bundle.config.max_position_embeddings, capacity_bucket(needed))
-    return Sizes(batch, chunk, block, context, fitting_capacity(limits, needed, wanted))
+    needed = context + follows
+    capacity = fitting_capacity(limits, needed, min(limit, backend.sizes.bucket(needed)))
+    return Sizes(batch, chunk, block, context, capacity)
 
 
 def _given_limits(peak_flops: float | None, peak_bandwidth: float | None) -> dict[str, float]:

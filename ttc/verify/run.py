@@ -14,10 +14,11 @@ from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.tokenizer import encoded
 from ttc.formats.verification import RECORD_FILE, BackendRecord, Verification, file_digest, runs_from
 from ttc.model.bundle import Bundle
-from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
+from ttc.runtime.decoding.limits import fitting_capacity
 from ttc.runtime.decoding.result import Result
 from ttc.runtime.engine import Engine
 from ttc.runtime.interface.backend import Limits
+from ttc.runtime.interface.sizes import CPU_SIZES
 from ttc.runtime.prompts import Prompt, read_ids, split_prompts
 from ttc.runtime.text import load_tokenizer
 from ttc.verify.backends import Candidate, open_candidate, open_reference
@@ -143,7 +144,7 @@ class _References:
         shapes = Shapes.within(limits)
         scenario = make_scenario(self._config, shapes)
         tokens = scenario.tokens
-        capacity = fitting_capacity(limits, tokens, capacity_bucket(tokens))
+        capacity = fitting_capacity(limits, tokens, CPU_SIZES.bucket(tokens))
         if (shapes, capacity) not in self._observed:
             by_dtype = {d: list(observe(side, scenario, capacity)) for d, side in self._sides.items()}
             pairs = zip(by_dtype[self._compute_dtype], by_dtype["float32"], strict=True)

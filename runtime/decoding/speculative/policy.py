@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.runtime.decoding.draft_stats import Costs, DraftRecord, Plan
-from ttc.runtime.decoding.limits import capacity_bucket, fitting_capacity
+from ttc.runtime.decoding.limits import fitting_capacity
 from ttc.runtime.decoding.options import CheckedOptions
 from ttc.runtime.decoding.speculative.acceptance import AcceptanceEstimator, expected_tokens
 from ttc.runtime.decoding.speculative.costs import elementwise_min, measure
@@ -177,7 +177,8 @@ class DraftPolicies:
         if options.draft_steps is not None:
             return FixedPolicy(options.draft_steps)
         needed = min(2 * options.block_size, room)
-        capacity = fitting_capacity(backend.limits, needed, max(min(capacity_bucket(needed), room), needed))
+        wanted = max(min(backend.sizes.bucket(needed), room), needed)
+        capacity = fitting_capacity(backend.limits, needed, wanted)
         o, shape = options, (1, capacity, options.block_size)
         sampling = (o.temperature, o.top_k, o.top_p, o.eos_token_ids)
         # A grammar rejects drafts that would have been right without it.

@@ -16,6 +16,7 @@ from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.seats import Seats
 from ttc.runtime.decoding.work import Advance, Denoise, Denoised, Outcome, Read, Sampled
 from ttc.runtime.interface.backend import Limits
+from ttc.runtime.interface.sizes import GPU_SIZES, UsualSizes
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["SimulatedDevice", "shape_of"]
@@ -29,8 +30,12 @@ class _Places:
 
     limits: Limits | None = None
 
-    def __init__(self, clock: VirtualClock, costs: Costs) -> None:
-        self._clock, self._costs = clock, costs
+    def __init__(self, clock: VirtualClock, costs: Costs, sizes: UsualSizes) -> None:
+        self._clock, self._costs, self._sizes = clock, costs, sizes
+
+    @property
+    def sizes(self) -> UsualSizes:
+        return self._sizes
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         return ContextState(capacity, np.zeros(batch, np.int32), {})
@@ -60,6 +65,7 @@ class SimulatedDevice:
         mask_id: int,
         word_id: int,
         shared: int = 0,
+        sizes: UsualSizes = GPU_SIZES,
         call_length: Callable[[int], int] = lambda length: length,
     ) -> None:
         """Begin at time 0, with nobody seated.
@@ -70,10 +76,11 @@ class SimulatedDevice:
             mask_id: as the model's.
             word_id: what stands for every token that is neither mask nor eos.
             shared: the largest capacity of the state that rows share; 0 for a state per capacity.
+            sizes: capacities of states.
             call_length: tokens that are due → tokens that a context call really reads.
         """
         self.clock = VirtualClock()
-        self.seats = Seats(_Places(self.clock, costs), most_tokens, shared)
+        self.seats = Seats(_Places(self.clock, costs, sizes), most_tokens, shared)
         self.counts = Counts()
         self.behaviours: dict[int, Behaviour] = {}
         self.seconds: dict[str, float] = {}

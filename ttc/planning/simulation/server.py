@@ -21,6 +21,7 @@ from ttc.runtime.decoding.rows import Row
 from ttc.runtime.decoding.speculative.policy import FixedPolicy
 from ttc.runtime.gpu.lengths import padded_length
 from ttc.runtime.interface.backend import Limits
+from ttc.runtime.interface.sizes import CPU_SIZES, GPU_SIZES
 
 __all__ = ["SIMULATED_MODES", "Server", "Simulation", "in_turn"]
 
@@ -98,6 +99,7 @@ class Simulation:
             config.mask_token_id,
             self._word,
             SHARED_CAPACITY if server.shares_state else 0,
+            GPU_SIZES if server.gpu else CPU_SIZES,
             (lambda length: padded_length(length, 2 * length, None)) if server.gpu else lambda length: length,
         )
         self.modes = ModeTable(

@@ -18,8 +18,8 @@ from ttc.planning.simulation.lengths import Lengths
 from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.search import Crossing, at_clients, crossing, replicas_for
 from ttc.planning.simulation.server import SIMULATED_MODES, Server, in_turn
-from ttc.runtime.decoding.limits import PREFILL_CHUNK, capacity_bucket
 from ttc.runtime.decoding.plan import CoreLimits
+from ttc.runtime.interface.sizes import GPU_SIZES
 
 __all__ = ["ModePlan", "ServicePlan", "ServiceQuestion", "plan_service"]
 
@@ -208,7 +208,7 @@ def _server(question: Question, asked: ServiceQuestion, most_tokens: int) -> tup
             f"a tower of {max(towers.values()) / 1e9:.1f} GB does not fit {machine.name}; "
             "take another --gpu, or --experts in a smaller format"
         )
-    capacity = min(capacity_bucket(most_tokens), config.max_position_embeddings)
+    capacity = min(GPU_SIZES.bucket(most_tokens), config.max_position_embeddings)
     states = state_bytes(config, asked.rows, capacity, question.itemsize)
     if states > held.left_bytes:
         raise InputError(
@@ -224,7 +224,7 @@ def _server(question: Question, asked: ServiceQuestion, most_tokens: int) -> tup
         config=config,
         costs=MachineCosts(question, asked.efficiency, asked.call_seconds, asked.tick_seconds),
         limits=CoreLimits(asked.rows, None, asked.prompt_budget),
-        chunk=PREFILL_CHUNK,
+        chunk=GPU_SIZES.chunk,
         most_tokens=most_tokens,
         max_new_tokens=asked.max_new_tokens,
         steps=steps,
