@@ -1,9 +1,10 @@
 """What an op of the domain `ttc` looks like from outside: names, dtypes and shapes of its inputs and outputs.
 
 Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
-groups, N state, W conv width, F conv channels, D hidden size, I expert width, E experts, K experts per token,
-V vocabulary. What follows from other dimensions and attributes is written so: "T*K", "E+1", "W-1"
-(`ttc.base.dims`).
+groups, N state, W conv width, F conv channels, M inner channels of Mamba (H·P), Q query channels, J KV heads,
+Y head dim and C capacity of attention, D hidden size, I width of a routed expert, S of a shared one or an
+MLP, E experts, K experts per token, V vocabulary. What follows from other dimensions and attributes is
+written so: "T*K", "E+1", "W-1" (`ttc.base.dims`).
 
 A dtype is a numpy name, or a word for one of several; a word stands for the same in all of a call:
 
@@ -93,6 +94,8 @@ class OpSpec:
         parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
             is one kernel launch.
         doc: one sentence.
+        glue: it computes little, between products: a kernel saves launches where nobody fuses. Engines get
+            its body, which their compiler merges with the products around it.
     """
 
     package: str
@@ -102,6 +105,7 @@ class OpSpec:
     attributes: Mapping[str, str]
     parts: tuple[str, ...]
     doc: str
+    glue: bool = False
 
     @classmethod
     def make(
@@ -114,6 +118,7 @@ class OpSpec:
         outputs: Sequence[str],
         attributes: Mapping[str, str] | None = None,
         parts: Sequence[str] = (),
+        glue: bool = False,
     ) -> "OpSpec":
         """Return the signature whose tensors are written as text (see `TensorSpec.parse`).
 
@@ -125,6 +130,7 @@ class OpSpec:
             outputs: texts of the same kind.
             attributes: name → "int" or "float".
             parts: names of primitive ops.
+            glue: see the class.
         """
         return cls(
             package,
@@ -134,6 +140,7 @@ class OpSpec:
             dict(attributes or {}),
             tuple(parts),
             doc,
+            glue,
         )
 
     @property

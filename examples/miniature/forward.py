@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ttc.model.config import LayerKind, ModelConfig
-from ttc.model.mixers import Weights, relu2_mlp, rms_norm
+from ttc.model.mixers import Weights, relu2_mlp
 from ttc.model.towers import TowerWeights, time_embedding
+from ttc.plugins.naive import run_naive
+from ttc.plugins.residual_stream.naive import rms_norm
 
 __all__ = ["Loads", "Seeds", "context_hidden", "context_logits", "denoiser_logits"]
 
@@ -253,7 +255,7 @@ def _feed_forward(
     config: ModelConfig, layer: int, kind: LayerKind, w: Weights, h: Tensor, loads: Loads
 ) -> Tensor:
     if kind == LayerKind.MLP:
-        return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
+        return relu2_mlp(run_naive, h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
     tokens = h.flatten(0, -2)
     scores = functional.linear(tokens, w["mixer.gate.weight"]).sigmoid()
     chosen = (
@@ -269,10 +271,10 @@ def _feed_forward(
     rows = pairs // config.num_experts_per_tok
     parts: Sequence[Tensor] = tokens[rows].split(counts.tolist())
     up, down = w["mixer.experts.up_proj.weight"], w["mixer.experts.down_proj.weight"]
-    routed = torch.cat([relu2_mlp(part, up[e], down[e]) for e, part in enumerate(parts)])
+    routed = torch.cat([relu2_mlp(run_naive, part, up[e], down[e]) for e, part in enumerate(parts)])
     routed = torch.zeros_like(tokens).index_add(0, rows, routed * weights.flatten()[pairs, None])
     loads[layer] = loads.get(layer, 0) + counts
     shared = relu2_mlp(
-        h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
+        run_naive, h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
     )
     return routed.view(h.shape) + shared

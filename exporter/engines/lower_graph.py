@@ -27,7 +27,8 @@ from ttc.plugins.table import OPS
 
 __all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
-_DEQUANTISING = frozenset(op.name for op in OPS if op.is_quantised)
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_UNFOLDED = frozenset(op.name for op in OPS if op.is_quantised or op.glue)
 
 
 def engine_specs(
@@ -71,10 +72,10 @@ def _whole(source: GraphSource, variant: EngineVariant, bake: bool, plugins: boo
     if plugins:
         # A composite has no plugin of its own, and its nodes name one.
         inline_composites(model)
-    if not plugins and _DEQUANTISING.intersection(function.name for function in model.functions.values()):
+    else:
         # TensorRT-RTX's parser gives nodes of a body the same names in every call, and refuses a second
-        # DequantizeLinear of one name.
-        inline_ops(model, _DEQUANTISING)
+        # DequantizeLinear of one name; glue is to be told apart in a profile.
+        inline_ops(model, _UNFOLDED)
     low, _, high = variant.ranges
     fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
     return _spec(variant.name, source.role, model, variant.ranges)

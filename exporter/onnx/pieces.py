@@ -142,12 +142,16 @@ def head_piece(config: ModelConfig, dtype: str, tower: str) -> TracedPiece:
         return TracedPiece(
             "denoiser head",
             (x, norm, head),
-            lambda a: {"logits": towers.denoiser_head(config, a["norm"], a["head"], a["x"])},
+            lambda a: {"logits": towers.denoiser_head(config, run_symbolic, a["norm"], a["head"], a["x"])},
         )
     return TracedPiece(
         "context head",
         (x, LOGIT_POSITIONS, norm, head),
-        lambda a: {"logits": towers.context_head(config, a["norm"], a["head"], a["x"], a["logit_positions"])},
+        lambda a: {
+            "logits": towers.context_head(
+                config, run_symbolic, a["norm"], a["head"], a["x"], a["logit_positions"]
+            )
+        },
     )
 
 

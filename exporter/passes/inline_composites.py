@@ -1,8 +1,10 @@
-"""Replace composite ops by their parts, so that every `ttc` node left is one kernel launch.
+"""Replace composite ops by their parts, so that every `ttc` node left is one kernel launch that pays.
 
-1. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body
+1. Glue (`OpSpec.glue`) is replaced by its body: an engine's compiler merges it with the products around it,
+   from which a plugin, or a cut, would part it.
+2. A call of a function whose body holds nothing but `ttc` ops is replaced by its body; so is what that body
    calls.
-2. The tensors between the parts get the dtypes and shapes that the ops' signatures give them.
+3. The tensors between the parts get the dtypes and shapes that the ops' signatures give them.
 """
 
 import numpy as np
@@ -10,22 +12,25 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from ttc.base.dims import Dim
+from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.exporter.passes.shapes import shape_of
 from ttc.plugins.ops import DOMAIN, OpSpec
 from ttc.plugins.table import PRIMITIVE_OPS
 
 __all__ = ["inline_composites"]
 
+_GLUE = frozenset(op.name for op in PRIMITIVE_OPS if op.glue)
 _PRIMITIVES = {op.name: op for op in PRIMITIVE_OPS}
 
 
 def inline_composites(model: ir.Model) -> bool:
     """Apply the rules above; return whether anything was inlined."""
+    glued = inline_ops(model, _GLUE)
     changed = InlinePass(lambda function: all(node.domain == DOMAIN for node in function))(model).modified
     for node in model.graph:
         if node.domain == DOMAIN and node.op_type in _PRIMITIVES:
             _annotate(node, _PRIMITIVES[node.op_type])
-    return bool(changed)
+    return bool(changed) or glued
 
 
 def _annotate(node: ir.Node, op: OpSpec) -> None:

@@ -116,7 +116,8 @@ class DeviceBackend(RowsOfWholes):
         """
         R = logit_positions.shape[1]
         with self.runtime.lock:
-            buffers, length = self._read(state, input_ids, commit_len, logit_positions, SAMPLE_NOTHING, then)
+            inputs = input_ids, commit_len, logit_positions
+            buffers, length = self._read(state, *inputs, SAMPLE_NOTHING, save, then)
             self.runtime.device.wait()  # the inputs may be written again
         return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
 
@@ -137,7 +138,8 @@ class DeviceBackend(RowsOfWholes):
         R = logit_positions.shape[1]
         with self.runtime.lock:
             sampling = sampling_inputs(how)
-            buffers, length = self._read(state, input_ids, commit_len, logit_positions, sampling, then)
+            inputs = input_ids, commit_len, logit_positions
+            buffers, length = self._read(state, *inputs, sampling, save, then)
             samples = sampled_tokens(buffers.samples.download())
             return self._split(samples, buffers.logits, R, how), length if save else None
 
@@ -148,6 +150,7 @@ class DeviceBackend(RowsOfWholes):
         commit_len: Ints,
         logit_positions: Ints,
         sampling: Mapping[str, npt.ArrayLike],
+        save: bool,
         then: Callable[[int], None] | None,
     ) -> tuple[ContextBuffers, int]:
         """Enqueue a context call; return its buffers and how many tokens it reads."""
@@ -156,7 +159,7 @@ class DeviceBackend(RowsOfWholes):
         room = state.capacity - int(state.lengths.max())
         length = padded_length(input_ids.shape[1], room, self.limits)
         positions = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
-        call = self._pool.evict_until_fits(lambda: buffers.context(length, positions))
+        call = self._pool.evict_until_fits(lambda: buffers.context(length, positions, save))
         call.inputs.upload(
             input_ids=widened(input_ids, length),
             lengths=state.lengths,
@@ -336,9 +339,11 @@ def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int
     """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
     state = backend.new_state(batch, capacity)
     nothing, positions = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
-    for length in call_lengths(min(block_size, capacity), min(chunk, capacity), backend.limits):
-        for _ in range(2):
-            backend.context(state, np.zeros((batch, length), np.int32), nothing, positions)
+    block = min(block_size, capacity)
+    for length in call_lengths(block, min(chunk, capacity), backend.limits):
+        for save in (False, True) if length == block else (False,):
+            for _ in range(2):
+                backend.context(state, np.zeros((batch, length), np.int32), nothing, positions, save)
 
 
 def _heads(cache: DeviceArray, other: DeviceArray) -> list[DeviceArray]:

@@ -26,6 +26,9 @@ __all__ = ["AdvanceBuffers", "BlockBuffers", "ContextBuffers"]
 class ContextBuffers:
     """A context call over L tokens with logits at R positions.
 
+    Args:
+        save: leave what `advance` needs.
+
     Attributes:
         inputs: the small inputs of the call, and those of sampling.
         logits: (B, R, V) float32.
@@ -33,13 +36,15 @@ class ContextBuffers:
         step: runs the call, moves the state and makes `samples` of the logits.
     """
 
-    def __init__(self, state: StateBuffers, length: int, positions: int) -> None:
+    def __init__(self, state: StateBuffers, length: int, positions: int, save: bool) -> None:
         runtime, scope, sizes = state.runtime, state.scope, state.sizes(length, positions)
         inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
         self.samples = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
         self.logits = scope.array("float32", (state.batch, positions, runtime.config.vocab_size))
         own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
-        tensors = own | state.state | state.new_state | state.saved(length) | state.new_kv(length)
+        tensors = own | state.state | state.new_state | state.new_kv(length)
+        if save:
+            tensors |= state.saved(length)
         work = runtime.executor.bind(scope, "context", tensors, sizes)
         sample = state.bind_sampling(inputs, self.logits, self.samples, sizes)
 

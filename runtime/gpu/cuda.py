@@ -68,6 +68,10 @@ class CudaDevice(Device):
         self._capturing = False
         self._nothing: Any = None
 
+    @property
+    def capturing(self) -> bool:
+        return self._capturing
+
     def activate(self) -> None:
         self._enter()
 

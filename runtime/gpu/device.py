@@ -145,6 +145,11 @@ class Device(ABC):
     launches: int
     waits: int
 
+    @property
+    @abstractmethod
+    def capturing(self) -> bool:
+        """Whether what is enqueued now goes into a graph and does not run."""
+
     @abstractmethod
     def activate(self) -> None:
         """Make this GPU the calling thread's, for libraries that take the current one."""

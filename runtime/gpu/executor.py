@@ -68,6 +68,8 @@ class Executor(ABC):
         in_place: whether it writes the new state over the old one. Otherwise it gives the new Mamba state
             beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the block's keys and values
             (`new_kv_specs`), and `StateBuffers` moves them.
+        saves_on_demand: whether a context call leaves what `advance` needs only where it is given room for
+            it; otherwise it must be given that.
         limits: sizes it can compute; None where any will do.
     """
 
@@ -76,6 +78,7 @@ class Executor(ABC):
     notes: Sequence[str] = ()
     capture_problem: str | None = None
     in_place: bool = False
+    saves_on_demand: bool = False
     limits: Limits | None = None
 
     @abstractmethod

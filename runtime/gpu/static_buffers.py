@@ -19,18 +19,22 @@ class StaticBuffers(StateBuffers):
 
     def __init__(self, runtime: DeviceRuntime, scope: Scope, batch: int, capacity: int) -> None:
         super().__init__(runtime, scope, batch, capacity)
-        self._contexts: dict[tuple[int, int], ContextBuffers] = {}
+        self._contexts: dict[tuple[int, int, bool], ContextBuffers] = {}
         self._blocks: dict[int, BlockBuffers] = {}
         self._advances: dict[int, AdvanceBuffers] = {}
 
-    def context(self, length: int, positions: int) -> ContextBuffers:
-        """Return what a context call over L tokens with logits at R positions needs."""
-        key = (length, positions)
+    def context(self, length: int, positions: int, save: bool) -> ContextBuffers:
+        """Return what a context call over L tokens with logits at R positions needs, one that leaves what
+        `advance` needs or, where the executor has the choice, not.
+        """
+        save = save or not self.runtime.executor.saves_on_demand
+        key = (length, positions, save)
         if key not in self._contexts:
-            self.saved(length)
+            if save:
+                self.saved(length)
             self.new_kv(length)
             with self.scope.all_or_nothing():
-                self._contexts[key] = ContextBuffers(self, length, positions)
+                self._contexts[key] = ContextBuffers(self, length, positions, save)
         return self._contexts[key]
 
     def block(self, length: int) -> BlockBuffers:

@@ -5,7 +5,7 @@ of experts is filled expert by expert on the device; the host never holds it. (W
 another dtype is converted piece by piece on the way.)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,8 +32,18 @@ def upload_weights(
     scope: Scope,
     progress: Progress | None = None,
     staging_bytes: int = STAGING_BYTES,
+    together: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, DeviceArray]:
     """Put these graph weights on the scope's device, in their graph's shape and dtype, quantised as they are.
+
+    Args:
+        bundle: holds them.
+        names: of the weights.
+        scope: of the memory.
+        progress: called with (bytes done, bytes in all).
+        staging_bytes: size of each of the two pinned buffers.
+        together: name → weights that differ in their first dimension only, to be laid one behind the other,
+            so that the whole is a matrix too. It comes back under that name, beside its parts.
 
     Raises:
         DeviceMemoryError: not enough memory.
@@ -43,10 +53,10 @@ def upload_weights(
     total, done = weight_bytes(bundle, wanted), 0
     buffers = [device.pinned(staging_bytes) for _ in range(2)]
     turn = 0
-    arrays = {}
+    arrays = _joined(bundle, scope, together or {}, wanted)
     for name in wanted:
         entry = bundle.weights[name]
-        array = arrays[name] = scope.array(entry.dtype, entry.shape)
+        array = arrays[name] = arrays.get(name) or scope.array(entry.dtype, entry.shape)
         offset = array.address - array.memory.address
         for part in bundle.weight_parts(name):
             raw = part.reshape(-1).view(np.uint8)
@@ -62,4 +72,22 @@ def upload_weights(
             if progress is not None:
                 progress(done, total)
     device.wait()
+    return arrays
+
+
+def _joined(
+    bundle: Bundle, scope: Scope, together: Mapping[str, Sequence[str]], wanted: Sequence[str]
+) -> dict[str, DeviceArray]:
+    """Return memory for the weights that lie together: every whole, and its parts."""
+    arrays: dict[str, DeviceArray] = {}
+    for whole, parts in together.items():
+        entries = [bundle.weights[name] for name in parts]
+        assert set(parts) <= set(wanted), f"{whole} has parts that are not uploaded"
+        assert len({(entry.dtype, entry.shape[1:]) for entry in entries}) == 1, f"{whole}: {entries}"
+        shape = (sum(entry.shape[0] for entry in entries), *entries[0].shape[1:])
+        array = arrays[whole] = scope.array(entries[0].dtype, shape)
+        offset = 0
+        for name, entry in zip(parts, entries, strict=True):
+            arrays[name] = DeviceArray.at(array.memory, offset, entry.dtype, entry.shape)
+            offset += arrays[name].nbytes
     return arrays

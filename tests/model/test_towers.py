@@ -125,12 +125,10 @@ def test_moe_layers(g, weights):
             tolerances.ROUTER_WEIGHTS,
             f"{prefix}: weights",
         )
-        shared = mixers.relu2_mlp(
-            tokens, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
-        )
+        routed, shared = mixers.mixture(g.config, w, run_naive, tokens[None])
+        shared = shared[0]
         assert_close(shared, g.vectors[f"{prefix}/shared_out"], tolerances.MOE, f"{prefix}: shared expert")
-        out = mixers.feed_forward(g.config, "E", w, run_naive, tokens[None])[0]
-        assert_close(out, g.vectors[f"{prefix}/out"], tolerances.MOE, prefix)
+        assert_close(routed[0] + shared, g.vectors[f"{prefix}/out"], tolerances.MOE, prefix)
 
 
 @pytest.mark.parametrize("case_name", ["den/half16_t0.5", "den/batch2_diff_t"])

@@ -20,6 +20,12 @@ DIMS = {
     "N": 6,
     "W": 4,
     "F": 44,
+    "M": 20,
+    "S": 9,
+    "Q": 12,
+    "J": 2,
+    "Y": 3,
+    "C": 10,
     "D": 8,
     "I": 7,
     "E": 16,
@@ -73,7 +79,8 @@ def test_attention_and_linear_against_torch_counting():
     }
     cache = torch.zeros(B, kv, C, P)
     lengths = torch.full((B,), C, dtype=torch.int32)
-    found = counted(lambda: attention(config, w, torch.ones(B, L, D), (cache, cache), lengths, causal=False))
+    h, state = torch.ones(B, L, D), (cache, cache)
+    found = counted(lambda: attention(config, w, run_naive, h, state, lengths, causal=False))
     projections = [linear_cost(B * L, D, n, 4) for n in (heads * P, kv * P, kv * P)]
     projections.append(linear_cost(B * L, heads * P, D, 4))
     products = 4 * B * heads * L * (C + L) * P

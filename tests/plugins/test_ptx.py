@@ -53,9 +53,14 @@ def check(kernels):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_kernel_for_every_family_of_architectures():
-    """At the real sizes in bfloat16; that ptxas took the PTX without Triton's parameters is part of it."""
-    kernels = report("--dtypes", "bfloat16", "--first-tile-only", "--targets", *FAMILIES)
-    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in every_kernel() for t in FAMILIES}
+    """At the real sizes in bfloat16; that ptxas took the PTX without Triton's parameters is part of it.
+
+    Glue has nothing that differs between them, but for attention's matrix products.
+    """
+    ops = [name for name, spec in KERNELS.items() if not spec.op.glue or name == "BlockAttention"]
+    kernels = report("--ops", *ops, "--dtypes", "bfloat16", "--first-tile-only", "--targets", *FAMILIES)
+    wanted = [op for op in every_kernel() if op[0] in ops]
+    assert {(op, target) for op, _, target in kernels} == {(op, t) for op in wanted for t in FAMILIES}
     check(kernels)
 
 

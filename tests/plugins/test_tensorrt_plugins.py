@@ -12,10 +12,11 @@ from ttc.plugins.ops import CHOICES, with_group_scale
 from ttc.plugins.table import OPS_BY_NAME, PRIMITIVE_OPS
 
 SIZES = {"B": 2, "L": 17, "T": 5, "D": 32, "I": 64, "E": 8, "K": 2, "V": 40}
-SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4}
+SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4, "M": 16, "S": 24}
+SIZES |= {"Q": 32, "J": 2, "Y": 8, "C": 48}
 ATTRIBUTES = {"K": 2, "n_group": 2, "topk_group": 1, "norm_topk_prob": 1, "routed_scaling_factor": 2.5}
-ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3}
-CHANGING = ["B", "L", "T"]
+ATTRIBUTES |= {"G": 2, "W": 4, "mask_id": 3, "epsilon": 1e-5, "causal": 1}
+CHANGING = ["B", "L", "T", "C"]
 
 
 def case(op, number=0, dynamic=CHANGING, stored=None, tokens=SIZES["T"], **changes):
@@ -119,6 +120,7 @@ def test_one_tactic_where_the_work_lies_in_the_values(nvidia):
         "MoeDownScaled",
         "MoeUpBlocked",
         "MoeDownBlocked",
+        "BlockAttention",
         "DiffusionPredict",
     }
 

@@ -68,6 +68,10 @@ class FakeDevice(Device):
         self.log: list[Logged] | None = None  # where given: what orders devices and host; two may share one
         self._recording: list[Callable[[], None]] | None = None
 
+    @property
+    def capturing(self) -> bool:
+        return self._recording is not None
+
     def activate(self) -> None:
         self._check()
         FakeDevice.current = self.name

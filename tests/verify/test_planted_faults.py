@@ -5,6 +5,8 @@ import torch
 
 from tests.support.faults import plant
 from ttc.model import mixers, towers
+from ttc.plugins.naive import run_naive
+from ttc.plugins.residual_stream.naive import rms_norm
 from ttc.verify.run import verify
 
 # tiny_a is M E M * E M E.
@@ -48,7 +50,7 @@ def test_nothing_is_found_where_nothing_is_wrong(bundles, faulty):
 def test_wrong_norm_order(faulty):
     def norm_first(config, kind, w, run_op, x, modulation, t, lengths, state):
         shift, scale, gate = (modulation + w["scale_shift_table"]).chunk(3, dim=1)
-        h = mixers.rms_norm(x, w["norm.weight"], config.layer_norm_epsilon) * (1 + scale) + shift
+        h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon) * (1 + scale) + shift
         return x + gate * mixers.mamba(config, w, run_op, h, state)[0]
 
     found = the_finding(faulty("denoiser", 2, denoiser_layer=norm_first))
@@ -56,8 +58,9 @@ def test_wrong_norm_order(faulty):
 
 
 def test_mask_in_block_attention(faulty):
-    def causal(config, w, h, state, lengths, **_):
-        return mixers.attention(config, w, h, state, lengths, causal=True)
+    def causal(config, w, run_op, h, state, lengths, **_):
+        # In plain torch: an op has one body in a graph, so this layer's cannot be causal.
+        return mixers.attention(config, w, run_naive, h, state, lengths, causal=True)
 
     found = the_finding(faulty("denoiser", 3, attention=causal))
     assert found == ("denoiser", 3, "attention", "residual")
@@ -72,21 +75,21 @@ def test_unseeded_scan(faulty):
 
 
 def test_route_without_bias(faulty):
-    def unbiased(config, kind, w, run_op, h):
+    def unbiased(config, w, run_op, h):
         bias = "mixer.gate.e_score_correction_bias"
-        return mixers.feed_forward(config, kind, {**w, bias: w[bias] * 0}, run_op, h)
+        return mixers.mixture(config, {**w, bias: w[bias] * 0}, run_op, h)
 
-    found = the_finding(faulty("context", 4, feed_forward=unbiased))
+    found = the_finding(faulty("context", 4, mixture=unbiased))
     assert found == ("context", 4, "mixture of experts", "residual")
 
 
 def test_swapped_experts(faulty):
-    def swapped(config, kind, w, run_op, h):
+    def swapped(config, w, run_op, h):
         up = w["mixer.experts.up_proj.weight"]
         exchanged = torch.cat([up[1:2], up[0:1], up[2:]])
-        return mixers.feed_forward(config, kind, {**w, "mixer.experts.up_proj.weight": exchanged}, run_op, h)
+        return mixers.mixture(config, {**w, "mixer.experts.up_proj.weight": exchanged}, run_op, h)
 
-    found = the_finding(faulty("context", 1, feed_forward=swapped))
+    found = the_finding(faulty("context", 1, mixture=swapped))
     assert found == ("context", 1, "mixture of experts", "residual")
 
 
@@ -101,8 +104,8 @@ def test_off_by_one_conv_state(faulty):
 
 
 def test_stale_kv_length(faulty):
-    def stale(config, w, h, state, lengths, *, causal):
-        return mixers.attention(config, w, h, state, lengths - 1, causal=causal)
+    def stale(config, w, run_op, h, state, lengths, *, causal):
+        return mixers.attention(config, w, run_op, h, state, lengths - 1, causal=causal)
 
     found = the_finding(faulty("denoiser", 3, attention=stale))
     assert found == ("denoiser", 3, "attention", "residual")

@@ -1,4 +1,4 @@
-"""The four mixers in plain torch (docs/model.md, Mixers), between a layer's norm and its residual.
+"""The four mixers in torch (docs/model.md, Mixers), between a layer's norm and its residual.
 
 Shapes as in `ttc.model.towers`. `w` holds the layer's weights by their names inside the layer.
 """
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.config import ModelConfig
+from ttc.plugins.block_attention import BLOCK_ATTENTION
+from ttc.plugins.gated_group_norm import GATED_GROUP_NORM
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
 from ttc.plugins.moe_experts import MOE_EXPERTS
@@ -17,25 +19,28 @@ from ttc.plugins.moe_experts_blocked import MOE_EXPERTS_BLOCKED
 from ttc.plugins.moe_experts_scaled import MOE_EXPERTS_SCALED
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.ops import OpSpec
+from ttc.plugins.squared_relu import SQUARED_RELU
 
 __all__ = [
     "LayerState",
     "RunOp",
     "Weights",
+    "WriteCache",
     "advance",
     "attention",
-    "feed_forward",
+    "in_place_writer",
     "mamba",
+    "mixture",
     "relu2_mlp",
-    "rms_norm",
     "write_cache",
-    "write_cache_in_place",
 ]
 
 Weights = Mapping[str, Tensor]
 # Called with the op's signature, its inputs, and its attributes by name.
 RunOp = Callable[..., tuple[Tensor, ...]]
 LayerState = tuple[Tensor, ...]
+# (cache, keys, values, lengths) → cache.
+WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
 
 
 def mamba(
@@ -63,10 +68,8 @@ def mamba(
         G=groups,
         W=config.conv_kernel,
     )
-    # Gate first, then norm over each group of channels.
-    gated = (y.float() * functional.silu(z.float())).unflatten(-1, (groups, d_inner // groups))
-    scale = torch.rsqrt(gated.square().mean(-1, keepdim=True) + config.layer_norm_epsilon)
-    normed = ((gated * scale).flatten(-2) * w["mixer.norm.weight"].float()).to(h.dtype)
+    epsilon = config.layer_norm_epsilon
+    (normed,) = run_op(GATED_GROUP_NORM, y, z, w["mixer.norm.weight"], G=groups, epsilon=epsilon)
     return functional.linear(normed, w["mixer.out_proj.weight"]), xbc, dt, activated
 
 
@@ -95,16 +98,22 @@ def advance(
 
 
 def attention(
-    config: ModelConfig, w: Weights, h: Tensor, state: LayerState, lengths: Tensor, *, causal: bool
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    h: Tensor,
+    state: LayerState,
+    lengths: Tensor,
+    *,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute grouped-query attention of a block over the cache and itself, without positional encoding.
 
-    Query heads of one KV head are folded into the query axis, so that keys and values are read once and never
-    repeated: row r of the folded axis is token r div (heads per KV head).
-
     Args:
         config: the model.
-        w: the layer's weights.
+        w: the layer's weights. With `mixer.qkv_proj.weight`, the three projections side by side, one product
+            stands for three.
+        run_op: computes the `ttc` ops.
         h: (B, L, D).
         state: the cache, keys and values (B, KV heads, C, head dim).
         lengths: (B,) int32, how much of the cache counts.
@@ -113,31 +122,18 @@ def attention(
     Returns:
         The output (B, L, D), and the block's keys and values (B, KV heads, L, head dim).
     """
-    B, L, _ = h.shape
-    heads, kv_heads, P = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    per_kv = heads // kv_heads
-    queries = functional.linear(h, w["mixer.q_proj.weight"]).view(B, L, kv_heads, per_kv, P)
-    queries = queries.transpose(1, 2).reshape(B, kv_heads, L * per_kv, P)
-    keys = functional.linear(h, w["mixer.k_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
-    values = functional.linear(h, w["mixer.v_proj.weight"]).view(B, L, kv_heads, P).transpose(1, 2)
-
-    cached_keys, cached_values = state
-    C = cached_keys.shape[2]
-    scale = P**-0.5
-    # (B, KV, L · heads per KV head, keys)
-    over_cache = (queries @ cached_keys.transpose(2, 3)).float() * scale
-    over_block = (queries @ keys.transpose(2, 3)).float() * scale
-    in_context = torch.arange(C, dtype=torch.int32, device=h.device) < lengths[:, None]
-    over_cache = torch.where(in_context[:, None, None, :], over_cache, -torch.inf)
-    if causal:
-        key = torch.arange(L, dtype=torch.int32, device=h.device)
-        token = torch.arange(L * per_kv, dtype=torch.int32, device=h.device) // per_kv
-        over_block = torch.where(key <= token[:, None], over_block, -torch.inf)
-    weight = torch.cat([over_cache, over_block], dim=-1).softmax(-1).to(h.dtype)
-    weight_cache, weight_block = weight.split([C, L], dim=-1)
-    mixed = weight_cache @ cached_values + weight_block @ values
-    mixed = mixed.view(B, kv_heads, L, per_kv, P).transpose(1, 2).reshape(B, L, heads * P)
-    return functional.linear(mixed, w["mixer.o_proj.weight"]), keys, values
+    together = w.get("mixer.qkv_proj.weight")
+    if together is None:
+        queries, keys, values = (
+            functional.linear(h, w[f"mixer.{name}_proj.weight"]) for name in ("q", "k", "v")
+        )
+    else:
+        widths = [config.query_dim, config.key_value_dim, config.key_value_dim]
+        queries, keys, values = functional.linear(h, together).split(widths, dim=-1)
+    (mixed,) = run_op(BLOCK_ATTENTION, queries, keys, values, *state, lengths, causal=int(causal))
+    by_head = (*h.shape[:2], config.num_key_value_heads, config.head_dim)
+    new_keys, new_values = (tensor.view(by_head).transpose(1, 2) for tensor in (keys, values))
+    return functional.linear(mixed, w["mixer.o_proj.weight"]), new_keys, new_values
 
 
 def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
@@ -146,10 +142,20 @@ def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor
     return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
 
 
-def write_cache_in_place(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """Write them into the cache itself and return it: only the block's keys and values are moved."""
-    index = _cache_positions(keys, lengths)
-    return state[0].scatter_(2, index, keys), state[1].scatter_(2, index, values)
+def in_place_writer() -> WriteCache:
+    """Return what writes a block's keys and values into the caches themselves, in the layers of one call.
+
+    Only those are moved, and where they go is reckoned once.
+    """
+    index: Tensor | None = None
+
+    def write(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
+        nonlocal index
+        if index is None:
+            index = _cache_positions(keys, lengths)
+        return state[0].scatter_(2, index, keys), state[1].scatter_(2, index, values)
+
+    return write
 
 
 def _cache_positions(keys: Tensor, lengths: Tensor) -> Tensor:
@@ -157,10 +163,12 @@ def _cache_positions(keys: Tensor, lengths: Tensor) -> Tensor:
     return positions[:, None, :, None].expand(keys.shape)
 
 
-def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
-    """Compute a mixer without state, a mixture of experts or an MLP: (B, L, D)."""
-    if kind == LayerKind.MLP:
-        return relu2_mlp(h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
+def mixture(config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute a mixture of experts, whose output is the sum of two.
+
+    Returns:
+        What the routed experts give, (B, L, D) float32, and what the shared one does, (B, L, D).
+    """
     tokens = h.flatten(0, 1)
     logits = functional.linear(tokens.float(), w["mixer.gate.weight"].float())
     experts, weights, pairs, rows, offsets = run_op(
@@ -175,10 +183,8 @@ def feed_forward(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp
     )
     op, stacks = _experts(w)
     (routed,) = run_op(op, tokens, *stacks, experts, weights, pairs, rows, offsets)
-    shared = relu2_mlp(
-        h, w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
-    )
-    return routed.to(h.dtype).view(h.shape) + shared
+    up, down = w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
+    return routed.view(h.shape), relu2_mlp(run_op, h, up, down)
 
 
 def _experts(w: Weights) -> tuple[OpSpec, list[Tensor]]:
@@ -192,12 +198,7 @@ def _experts(w: Weights) -> tuple[OpSpec, list[Tensor]]:
     return (MOE_EXPERTS, MOE_EXPERTS_SCALED, MOE_EXPERTS_BLOCKED)[len(scales)], stacks
 
 
-def relu2_mlp(h: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def relu2_mlp(run_op: RunOp, h: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """Return down(relu(up·h)²)."""
-    return functional.linear(functional.relu(functional.linear(h, up)).square(), down)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return x / rms(x) · weight over the last axis, computed in float32 and cast back."""
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+    (activated,) = run_op(SQUARED_RELU, functional.linear(h, up))
+    return functional.linear(activated, down)

@@ -18,12 +18,16 @@ def op_dims(config: ModelConfig) -> dict[str, int]:
             "G": config.n_groups,
             "N": config.ssm_state_size,
             "F": config.conv_dim,
+            "M": config.d_inner,
             "W": config.conv_kernel,
         }
+    if config.num_attention_heads:
+        dims |= {"Q": config.query_dim, "J": config.num_key_value_heads, "Y": config.head_dim}
     if config.n_routed_experts:
         dims |= {
             "E": config.n_routed_experts,
             "K": config.num_experts_per_tok,
             "I": config.moe_intermediate_size,
+            "S": config.moe_shared_expert_intermediate_size,
         }
     return dims

@@ -1,4 +1,4 @@
-"""Both towers in plain torch: the meaning of the model (docs/model.md).
+"""Both towers in torch: the meaning of the model (docs/model.md).
 
 Everything is a function of (config, weights, tensors). Weights are a mapping from checkpoint names to
 tensors, so they may be mapped from the checkpoint, converted, or never materialised at all (the exporter
@@ -24,15 +24,24 @@ from ttc.model.mixers import (
     LayerState,
     RunOp,
     Weights,
+    WriteCache,
     advance,
     attention,
-    feed_forward,
     mamba,
-    rms_norm,
+    mixture,
+    relu2_mlp,
     write_cache,
 )
 from ttc.model.weights import DENOISER, HEADS, TIME_WEIGHTS
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
+from ttc.plugins.residual_stream import (
+    GATED_MIXTURE_RESIDUAL,
+    GATED_RESIDUAL,
+    MIXTURE_RESIDUAL,
+    MODULATED_NORM,
+    NORM_MODULATED,
+    STREAM_NORM,
+)
 
 __all__ = [
     "Record",
@@ -51,8 +60,6 @@ __all__ = [
 
 # Sees (layer number, x) after every layer.
 Record = Callable[[int, Tensor], None]
-# (cache, keys, values, lengths) → cache.
-WriteCache = Callable[[LayerState, Tensor, Tensor, Tensor], LayerState]
 
 TIME_FREQUENCIES, TIME_PERIOD, TIME_FACTOR = TIME_FEATURES // 2, 10000.0, 1000.0
 
@@ -96,7 +103,8 @@ def context_forward(
         saved.append(kept)
         if record is not None:
             record(i, x)
-    return context_head(config, weights.norm, weights.head, x, logit_positions), new_state, saved
+    logits = context_head(config, run_op, weights.norm, weights.head, x, logit_positions)
+    return logits, new_state, saved
 
 
 def denoiser_forward(
@@ -133,7 +141,7 @@ def denoiser_forward(
         x = denoiser_layer(config, kind, w, run_op, x, modulation, t, lengths, context)
         if record is not None:
             record(i, x)
-    return denoiser_head(config, weights.norm, weights.head, x)
+    return denoiser_head(config, run_op, weights.norm, weights.head, x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +212,17 @@ def context_layer(
     write: WriteCache = write_cache,
 ) -> tuple[Tensor, LayerState, LayerState]:
     """Return x + mixer(norm(x)), the layer's new state, and what `advance_layer` needs to make it later."""
-    h = rms_norm(x, w["norm.weight"], config.layer_norm_epsilon)
+    (h,) = run_op(STREAM_NORM, x, w["norm.weight"], epsilon=config.layer_norm_epsilon)
     if kind == LayerKind.MAMBA:
         out, xbc, dt, activated = mamba(config, w, run_op, h, state)
         new_state = advance(config, w, run_op, xbc, activated, dt, state, commit_len)
         return x + out, new_state, (xbc, dt)
     if kind == LayerKind.ATTENTION:
-        out, keys, values = attention(config, w, h, state, lengths, causal=True)
+        out, keys, values = attention(config, w, run_op, h, state, lengths, causal=True)
         return x + out, write(state, keys, values, lengths), ()
-    return x + feed_forward(config, kind, w, run_op, h), (), ()
+    if kind == LayerKind.MOE:
+        return run_op(MIXTURE_RESIDUAL, x, *mixture(config, w, run_op, h))[0], (), ()
+    return x + relu2_mlp(run_op, h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"]), (), ()
 
 
 def denoiser_layer(
@@ -242,22 +252,18 @@ def denoiser_layer(
         lengths: (B,) int32 context tokens.
         state: the context tower's layer state.
     """
-    neutral = (torch.arange(3, device=x.device) == 2).to(x.dtype)[:, None]  # shift 0, scale 0, gate 1
-    conditioned = (t >= 0)[:, None, None]
-    modulation = torch.where(conditioned, modulation + w["scale_shift_table"], neutral)
-    shift, scale, gate = modulation.chunk(3, dim=1)
-    norm, eps = w["norm.weight"], config.layer_norm_epsilon
-    if kind in (LayerKind.MAMBA, LayerKind.ATTENTION):
-        h = rms_norm(x * (1 + scale) + shift, norm, eps)
-    else:
-        h = rms_norm(x, norm, eps) * (1 + scale) + shift
+    of_layer = modulation, t, w["scale_shift_table"]
+    norm = MODULATED_NORM if kind in (LayerKind.MAMBA, LayerKind.ATTENTION) else NORM_MODULATED
+    (h,) = run_op(norm, x, *of_layer, w["norm.weight"], epsilon=config.layer_norm_epsilon)
+    if kind == LayerKind.MOE:
+        return run_op(GATED_MIXTURE_RESIDUAL, x, *mixture(config, w, run_op, h), *of_layer)[0]
     if kind == LayerKind.MAMBA:
         out = mamba(config, w, run_op, h, state)[0]
     elif kind == LayerKind.ATTENTION:
-        out = attention(config, w, h, state, lengths, causal=False)[0]
+        out = attention(config, w, run_op, h, state, lengths, causal=False)[0]
     else:
-        out = feed_forward(config, kind, w, run_op, h)
-    return x + gate * out
+        out = relu2_mlp(run_op, h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"])
+    return run_op(GATED_RESIDUAL, x, out, *of_layer)[0]
 
 
 def advance_layer(
@@ -314,13 +320,14 @@ def time_embedding(config: ModelConfig, w: Weights, t: Tensor, dtype: torch.dtyp
 
 
 def context_head(
-    config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor
+    config: ModelConfig, run_op: RunOp, norm: Tensor, head: Tensor, x: Tensor, logit_positions: Tensor
 ) -> Tensor:
     """Return logits (B, R, V) float32 at the requested positions of the block."""
     index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
-    return functional.linear(rms_norm(x.gather(1, index), norm, config.layer_norm_epsilon), head).float()
+    return denoiser_head(config, run_op, norm, head, x.gather(1, index))
 
 
-def denoiser_head(config: ModelConfig, norm: Tensor, head: Tensor, x: Tensor) -> Tensor:
+def denoiser_head(config: ModelConfig, run_op: RunOp, norm: Tensor, head: Tensor, x: Tensor) -> Tensor:
     """Return logits (B, L, V) float32 at every position of the block."""
-    return functional.linear(rms_norm(x, norm, config.layer_norm_epsilon), head).float()
+    (h,) = run_op(STREAM_NORM, x, norm, epsilon=config.layer_norm_epsilon)
+    return functional.linear(h, head).float()

@@ -25,6 +25,7 @@ __all__ = [
     "expected_tensors",
     "first_of",
     "in_dtype",
+    "joined_projections",
     "model_weights",
     "tower_of",
 ]
@@ -69,6 +70,17 @@ def model_weights(config: ModelConfig) -> dict[str, WeightSpec]:
     specs += [_whole(name, shape, DENOISER) for name, shape in zip(TIME_WEIGHTS, time_shapes, strict=True)]
     specs += [_whole(f"scale_shift_tables.{i}", (3, hidden), DENOISER) for i in range(config.num_layers)]
     return {spec.name: spec for spec in specs}
+
+
+def joined_projections(config: ModelConfig, tower: str) -> dict[str, tuple[str, ...]]:
+    """Return the weights that one product can take in place of several, and which those are: of attention
+    layers the projections to queries, keys and values.
+    """
+    found = {}
+    for i in config.layers_of(LayerKind.ATTENTION):
+        mixer = f"{tower}.layers.{i}.mixer"
+        found[f"{mixer}.qkv_proj.weight"] = tuple(f"{mixer}.{name}_proj.weight" for name in ("q", "k", "v"))
+    return found
 
 
 def tower_of(name: str) -> str:

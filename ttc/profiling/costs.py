@@ -9,10 +9,11 @@ import numpy as np
 
 from ttc.base.clock import passed
 from ttc.base.dtypes import numpy_dtype
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.signatures import op_dims
 from ttc.plugins.costs import Cost, op_cost
 from ttc.plugins.table import OPS_BY_NAME
+from ttc.profiling.phases import Phase
 
 __all__ = ["measure_limits", "node_cost", "ttc_op_cost"]
 
@@ -21,9 +22,11 @@ _NO_WORK = ("Reshape", "Shape", "Squeeze", "Unsqueeze", "Identity", "Flatten")
 _BY_ONNX_NAME = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 
 
-def ttc_op_cost(name: str, config: ModelConfig, batch: int, tokens: int, itemsize: int) -> Cost:
-    """One call of an op of the domain `ttc` in a phase with L = tokens."""
-    dims = op_dims(config) | {"B": batch, "L": tokens}
+def ttc_op_cost(name: str, config: ModelConfig, kind: str, batch: int, phase: Phase, itemsize: int) -> Cost:
+    """One call of an op of the domain `ttc` in a phase, in a layer of this kind or elsewhere."""
+    dims = op_dims(config) | {"B": batch, "L": phase.tokens, "C": phase.capacity}
+    if kind == LayerKind.MLP:
+        dims["S"] = config.intermediate_size
     return op_cost(OPS_BY_NAME[name], dims, itemsize)
 
 

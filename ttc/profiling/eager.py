@@ -103,7 +103,7 @@ def parts_of(
             if start <= op_start < done:
                 took = op_end - op_start
                 inside += took
-                cost = ttc_op_cost(name, config, batch, phase.tokens, itemsize)
+                cost = ttc_op_cost(name, config, kind, batch, phase, itemsize)
                 parts.append(Part(place, layer, kind, f"{DOMAIN}::{name}", took, took, 1, cost))
                 spans.append(Span(phase.name, f"{place}/{name}", name, op_start * 1e6, took * 1e6))
         rest = done - start - inside

@@ -27,6 +27,8 @@ __all__ = ["Nodes", "engine_parts", "place_of"]
 # node_1, …
 Nodes = Mapping[tuple[str, ...], Sequence[str]]
 
+# Ops that stand apart in an engine; the others are merged with what is around them.
+_APART = frozenset(op.name for op in OPS_BY_NAME.values() if not op.glue)
 _NODE = re.compile(r"(layers\.\d+|\bembedding|\btime|\bhead|\bstep)(?:\.\w+)?/(\w+(?:/\w+)*)")
 _SEGMENT_NODE = re.compile(r"\bnode_(\d+)")
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
@@ -73,10 +75,11 @@ def engine_parts(
         domain, _, name = op.partition("::")
         known = domain == DOMAIN and name in OPS_BY_NAME
         # An op that a builder took apart into layers is still one call of it.
-        cost = ttc_op_cost(name, config, batch, phase.tokens, itemsize) if known else Cost(0, 0)
+        kind = _kind(place, config)
+        cost = ttc_op_cost(name, config, kind, batch, phase, itemsize) if known else Cost(0, 0)
         layer = int(place.removeprefix("layers.")) if re.fullmatch(r"layers\.\d+", place) else None
         calls = 1 if known else len(pieces)
-        parts.append(Part(place, layer, _kind(place, config), op, seconds, seconds, calls, cost))
+        parts.append(Part(place, layer, kind, op, seconds, seconds, calls, cost))
     return tuple(parts), tuple(spans)
 
 
@@ -86,7 +89,7 @@ def place_of(text: str) -> tuple[str, str]:
     ops: dict[str, None] = {}
     for place, path in _NODE.findall(text):
         named[place] = None
-        own = next((word for word in re.split(r"[/_]", path) if word in OPS_BY_NAME), None)
+        own = next((word for word in re.split(r"[/_]", path) if word in _APART), None)
         ops[_PLAIN if own is None else f"{DOMAIN}::{own}"] = None
     op = " + ".join(sorted(ops, reverse=True)) or _PLAIN
     if len(named) > 2:

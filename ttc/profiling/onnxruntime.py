@@ -20,6 +20,7 @@ from ttc.plugins.costs import Cost
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS_BY_NAME
 from ttc.profiling.costs import node_cost, ttc_op_cost
+from ttc.profiling.phases import Phase
 from ttc.profiling.report import Part
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
@@ -100,7 +101,7 @@ def read_runs(path: Path) -> list[Run]:
     return found
 
 
-def parts_of(run: Run, config: ModelConfig, batch: int, tokens: int, itemsize: int) -> tuple[Part, ...]:
+def parts_of(run: Run, config: ModelConfig, batch: int, phase: Phase, itemsize: int) -> tuple[Part, ...]:
     """Return the nodes of one run added up by place and op; a `ttc` op's cost is that of the op, not of the
     nodes that stand in for it here.
     """
@@ -113,7 +114,7 @@ def parts_of(run: Run, config: ModelConfig, batch: int, tokens: int, itemsize: i
         layer = int(match[1]) if match else None
         kind = place if layer is None else config.pattern[layer]
         if op.startswith(f"{DOMAIN}::"):
-            calls, cost = 1, ttc_op_cost(op.split("::")[1], config, batch, tokens, itemsize)
+            calls, cost = 1, ttc_op_cost(op.split("::")[1], config, kind, batch, phase, itemsize)
         else:
             calls = len(nodes)
             cost = sum((node_cost(n.op, n.inputs, n.outputs) for n in nodes), Cost(0, 0))

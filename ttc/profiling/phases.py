@@ -17,11 +17,12 @@ Prepare = Callable[[], Callable[[], object]]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase: its name, the graph it runs, and the tokens L of its call."""
+    """One phase: its name, the graph it runs, the tokens L of its call, and the capacity C of the state."""
 
     name: str
     role: str
     tokens: int
+    capacity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +108,4 @@ def make_calls(backend: Backend, sizes: Sizes) -> dict[Phase, Prepare]:
         "extension": (S, read(block)),
         "AR step": (1, one_more),
     }
-    return {Phase(name, PHASES[name], length): call for name, (length, call) in calls.items()}
+    return {Phase(name, PHASES[name], length, sizes.capacity): call for name, (length, call) in calls.items()}

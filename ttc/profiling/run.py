@@ -165,7 +165,7 @@ def _onnxruntime(
             own = runs[role][first : first + repeats]
             seconds = [end - start for start, end in clocked[phase]]
             best = seconds.index(min(seconds))
-            parts = onnxruntime.parts_of(own[best], bundle.config, sizes.batch, phase.tokens, itemsize)
+            parts = onnxruntime.parts_of(own[best], bundle.config, sizes.batch, phase, itemsize)
             found[phase] = Timed(seconds, parts, _spans(phase, clocked[phase][best], own[best]))
     return {phase: found[phase] for phase in calls}
 

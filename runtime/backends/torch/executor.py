@@ -8,6 +8,7 @@ all works share it, since they run one after another. Whether a capture did with
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from ttc.errors import BackendError
 from ttc.model import towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
-from ttc.model.mixers import LayerState, RunOp, write_cache_in_place
+from ttc.model.mixers import LayerState, RunOp, in_place_writer
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
+from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
@@ -34,12 +36,15 @@ Tensors = Mapping[str, Tensor]
 class TorchExecutor(Executor):
     """Computes the graphs by the towers in torch.
 
-    In place, a cache gets its new keys and values when its layer has read it, and Mamba's state is
-    overwritten after all layers.
+    In place, a cache gets its new keys and values when its layer has read it. Mamba's state is overwritten
+    after all layers, so that a call for which memory runs short can be made again from the old state; but
+    what goes into a graph has its memory, and there the kernel, which can, writes over the old state at once.
+    `record`, where set, sees every layer's residual stream.
 
     Args:
         weights: checkpoint name → weight on the device.
         run_op: computes the ops of `ttc`.
+        takes_out: whether `run_op` can be told where outputs go, with `out`.
         capture_problem: as `Executor` has it.
         weight_scope: memory of the weights, closed with the executor.
         used: the towers that there are weights of.
@@ -47,6 +52,7 @@ class TorchExecutor(Executor):
     """
 
     name = "torch"
+    saves_on_demand = True
 
     def __init__(
         self,
@@ -60,11 +66,13 @@ class TorchExecutor(Executor):
         weight_scope: Scope | None = None,
         used: Sequence[str] = (CONTEXT, DENOISER),
         in_place: bool = True,
+        takes_out: bool = False,
     ) -> None:
         self.compute_dtype, self.notes = compute_dtype, tuple(notes)
         self.capture_problem, self.in_place = capture_problem, in_place
-        self._config, self._device, self._run_op = config, device, run_op
+        self._config, self._device, self._run_op, self._takes_out = config, device, run_op, takes_out
         self._weight_scope = weight_scope
+        self.record: towers.Record | None = None
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
         self._where = next(iter(weights.values())).device
         self._pool = None
@@ -79,20 +87,28 @@ class TorchExecutor(Executor):
     ) -> Enqueue:
         if not self._towers:
             raise BackendError("the engine is closed; load the bundle again")
+        views = {name: view_of(self._device, array) for name, array in tensors.items()}
+
+        def launch(stream: int, captured: bool) -> None:
+            with torch.inference_mode(), self._on(stream):
+                self.compute(role, views, captured=captured)
+
+        return lambda: self._device.enqueue(partial(launch, captured=self._device.capturing))
+
+    def compute(self, role: str, tensors: Tensors, *, captured: bool) -> None:
+        """Compute the graph `role` on these tensors now; benchmarks count what that launches.
+
+        captured: it goes into a graph, and memory for it is there.
+        """
+        run_op = self._over_old_state if captured and self.in_place and self._takes_out else self._run_op
         run: Mapping[str, Callable[[Tensors], None]] = {
-            "context": self._context,
+            "context": lambda a: self._context(a, run_op),
             "denoiser": self._denoiser,
             "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
             "sample": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
-            "advance": self._advance,
+            "advance": lambda a: self._advance(a, run_op),
         }
-        views = {name: view_of(self._device, array) for name, array in tensors.items()}
-
-        def launch(stream: int) -> None:
-            with torch.inference_mode(), self._on(stream):
-                run[role](views)
-
-        return lambda: self._device.enqueue(launch)
+        run[role](tensors)
 
     def scratch(self) -> object:
         if self._pool is None:
@@ -112,17 +128,18 @@ class TorchExecutor(Executor):
         if self._weight_scope is not None:
             self._weight_scope.close()
 
-    def _context(self, a: Tensors) -> None:
+    def _context(self, a: Tensors, run_op: RunOp) -> None:
         logits, state, saved = towers.context_forward(
             self._config,
             self._towers[CONTEXT],
-            self._run_op,
+            run_op,
             a["input_ids"],
             a["lengths"],
             a["commit_len"],
             a["logit_positions"],
             self._by_layer(a),
-            write=write_cache_in_place if self.in_place else _new_kv,
+            self.record,
+            in_place_writer() if self.in_place else _new_kv,
         )
         a["logits"].copy_(logits)
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
@@ -132,7 +149,8 @@ class TorchExecutor(Executor):
                 for name, tensor in zip(layer_names(self._config, i), after, strict=True):
                     a[new_kv_name(name)].copy_(tensor)
             for name, tensor in zip(SAVED_NAMES, kept, strict=False):
-                a[numbered(name, i)].copy_(tensor)
+                if numbered(name, i) in a:
+                    a[numbered(name, i)].copy_(tensor)
 
     def _denoiser(self, a: Tensors) -> None:
         logits = towers.denoiser_forward(
@@ -143,6 +161,7 @@ class TorchExecutor(Executor):
             a["t"],
             a["lengths"],
             self._by_layer(a),
+            self.record,
         )
         a["logits"].copy_(logits)
 
@@ -151,22 +170,29 @@ class TorchExecutor(Executor):
         for spec, tensor in zip(op.outputs, made, strict=True):
             a[spec.name].copy_(tensor)
 
-    def _advance(self, a: Tensors) -> None:
+    def _advance(self, a: Tensors, run_op: RunOp) -> None:
         moved = {}
         for i in self._config.layers_of(LayerKind.MAMBA):
             xbc, dt = (a[numbered(name, i)] for name in SAVED_NAMES)
             before = tuple(a[name] for name in layer_names(self._config, i))
             weights = self._towers[CONTEXT].layers[i]
-            moved[i] = towers.advance_layer(
-                self._config, weights, self._run_op, xbc, dt, a["commit_len"], before
-            )
+            moved[i] = towers.advance_layer(self._config, weights, run_op, xbc, dt, a["commit_len"], before)
         # Only now: where memory ran short in between, the call is made again from the old state.
         for i, after in moved.items():
             self._keep_mamba(a, i, after)
 
+    def _over_old_state(self, op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
+        """Run an op; `MambaAdvance` writes its new states over the old ones."""
+        if op.name != MAMBA_ADVANCE.name:
+            return self._run_op(op, *inputs, **attributes)
+        named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
+        return self._run_op(op, *inputs, out=(named["conv_state"], named["ssm_state"]), **attributes)
+
     def _keep_mamba(self, a: Tensors, layer: int, after: Sequence[Tensor]) -> None:
         for name, tensor in zip(layer_names(self._config, layer), after, strict=True):
-            a[name if self.in_place else new_name(name)].copy_(tensor)
+            target = a[name if self.in_place else new_name(name)]
+            if tensor is not target:
+                target.copy_(tensor)
 
     def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
         return [

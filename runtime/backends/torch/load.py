@@ -29,7 +29,7 @@ except ImportError as error:
     ) from error
 
 from ttc.model.mixers import RunOp
-from ttc.model.weights import CONTEXT, DENOISER
+from ttc.model.weights import CONTEXT, DENOISER, joined_projections
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
@@ -155,7 +155,8 @@ def _on_cuda(
         capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
         need = need_of(bundle, names, batch=1, capacity=capacity, block=_USUAL_BLOCK, in_place=single_gpu)
         plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
-        weights = upload_weights(bundle, names, scope, settings.progress)
+        joined = {k: v for tower in towers for k, v in joined_projections(bundle.config, tower).items()}
+        weights = upload_weights(bundle, names, scope, settings.progress, together=joined)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
         executor = TorchExecutor(
             bundle.config,
@@ -168,6 +169,7 @@ def _on_cuda(
             scope,
             towers,
             in_place=single_gpu,
+            takes_out=features.kernels,
         )
         return DeviceBackend(bundle.config, device, executor, settings.graph_level)
     except BaseException:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fake_device import FakeDevice, no_compiler, with_loop_kernel
 from ttc.model.bundle import Bundle
+from ttc.model.weights import CONTEXT, DENOISER, joined_projections
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.backend import DeviceBackend
 
@@ -19,7 +20,9 @@ def fake_device() -> FakeDevice:
 
 @pytest.fixture(scope="session")
 def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
-    """`tower_weights(name)`: configuration and weights as torch tensors of a golden checkpoint."""
+    """`tower_weights(name)`: configuration of a golden checkpoint, and its weights as torch tensors, those
+    that `ttc.load` joins among them.
+    """
     import torch  # not above: this file is imported before the session sets torch's threads
 
     read: dict[str, Any] = {}
@@ -28,6 +31,9 @@ def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
         if name not in read:
             with Bundle.open(bundles(name)) as bundle:
                 weights = {w: torch.from_numpy(bundle.read_weight(w).copy()) for w in bundle.weights}
+                for tower in (CONTEXT, DENOISER):
+                    for whole, parts in joined_projections(bundle.config, tower).items():
+                        weights[whole] = torch.cat([weights[part] for part in parts])
                 read[name] = (bundle.config, weights)
         return read[name]
 
@@ -49,10 +55,11 @@ def on_device(
         level: int | None = None,
         compilers: Any = (no_compiler,),
         run_op: Any = run_naive,
+        takes_out: bool = False,
         **changes: Any,
     ) -> Engine:
         config, weights = tower_weights(name)
-        executor = TorchExecutor(config, fake_device, weights, "float32", run_op, None)
+        executor = TorchExecutor(config, fake_device, weights, "float32", run_op, None, takes_out=takes_out)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
         backend = DeviceBackend(config, fake_device, executor, level, compilers)

@@ -3,6 +3,7 @@
 import gc
 import threading
 
+import numpy as np
 import pytest
 
 from ttc.errors import BackendError, DeviceMemoryError
@@ -123,3 +124,17 @@ def test_only_a_thread_that_has_run_a_work_captures_it(on_device, fake_device):
     thread.start()
     thread.join()
     assert set(seen) == {thread.ident}, "the one that has run a work twice on end"
+
+
+def test_what_advance_needs_is_kept_on_demand(on_device, fake_device):
+    """A call that nobody will advance has no room for it, and copies nothing there."""
+    backend = on_device("tiny_c").runner
+    state, one, place = backend.new_state(1, 64), np.ones(1, np.int32), np.zeros((1, 1), np.int32)
+
+    def taken(save):
+        before = sum(block.nbytes for block in fake_device.blocks.values())
+        backend.context(state, np.full((1, 4), 5, np.int32), one, place, save)
+        return sum(block.nbytes for block in fake_device.blocks.values()) - before
+
+    assert 0 < taken(save=False) < taken(save=True)
+    assert taken(save=False) == taken(save=True) == 0

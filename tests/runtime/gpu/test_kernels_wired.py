@@ -20,7 +20,7 @@ CASE = "gen/L12_b8_s4_g0.9"
 def with_kernels(on_device):
     from ttc.plugins.triton import run_triton  # not above: the session sets TRITON_INTERPRET first
 
-    return lambda level: on_device("tiny_c", level, run_op=run_triton)
+    return lambda level: on_device("tiny_c", level, run_op=run_triton, takes_out=True)
 
 
 def test_golden_tokens(with_kernels):

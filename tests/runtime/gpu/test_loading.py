@@ -18,6 +18,7 @@ from ttc.formats.shard import Shard
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
 from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.weights import CONTEXT, joined_projections
 from ttc.planning.models import released_config
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.executor import cache_specs, mamba_specs, new_kv_specs
@@ -103,6 +104,25 @@ def test_weights_arrive_as_they_are_read(bundles, staging_bytes):
         assert weight_bytes(bundle, names) == sum(array.nbytes for array in arrays.values())
     scope.close()
     assert not device.blocks
+
+
+def test_projections_lie_together(bundles):
+    """One matrix, and its parts in the same memory: nothing is there twice."""
+    device = FakeDevice()
+    scope = Scope(device)
+    with Bundle.open(bundles("tiny_a")) as bundle:
+        joined = joined_projections(bundle.config, CONTEXT)
+        assert joined
+        names = [name for name in bundle.weights if ".mixer." in name and name.startswith(CONTEXT)]
+        arrays = upload_weights(bundle, names, scope, together=joined)
+        for whole, parts in joined.items():
+            want = np.concatenate([bundle.read_weight(name) for name in parts])
+            np.testing.assert_array_equal(device.values(arrays[whole]), want, err_msg=whole)
+            assert {arrays[name].memory.address for name in parts} == {arrays[whole].memory.address}
+        for name in names:
+            np.testing.assert_array_equal(device.values(arrays[name]), bundle.read_weight(name), err_msg=name)
+        assert sum(block.nbytes for block in device.blocks.values()) < 1.1 * weight_bytes(bundle, names)
+    scope.close()
 
 
 def test_a_stack_of_experts_comes_expert_by_expert():
