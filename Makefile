@@ -58,8 +58,8 @@ lowest: $(READY) ## the lowest versions that pyproject.toml allows, then the new
 	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle
 	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle --newest
 
-gpu: $(READY) ## the tests that need a GPU (a missing one is a failure), then the benchmark of the real size
-	TTC_REQUIRE=gpu $(BIN)/python -m benchmarks.gpu
+gpu: $(READY) ## on a GPU: its stages at the real size, into benchmarks/results (or $$OUT), and a table
+	$(BIN)/python -m benchmarks.gpu
 
 clean: ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,7 +1,7 @@
-"""Times one tower of random weights on a device: single passes, the experts' products, whole blocks."""
+"""Times one tower of random weights on a device: single passes, whole blocks."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +10,8 @@ import torch
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_reckoning import BLOCK, Work
-from ttc.model.config import LayerKind, ModelConfig
-from ttc.model.weights import DENOISER
-from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
+from ttc.model.config import ModelConfig
+from ttc.model.weights import DENOISER, joined_projections
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
@@ -31,7 +30,8 @@ CAPACITY, CONTEXT_TOKENS = 2048, 1024
 class Bench:
     """One model on one device: makes a tower's weights, and times what runs on them.
 
-    `run_op` computes the ops; the naive ones are what the eager towers use.
+    `run_op` computes the ops, and may be told where outputs go (`takes_out`); the naive ones are what the
+    eager towers use.
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class Bench:
         compilers: Sequence[CompileKernel] = (compile_ptx, compile_cubin),
         batches: tuple[int, ...] = reckoning.BATCHES,
         distinct: tuple[int, ...] = reckoning.DISTINCT,
+        takes_out: bool = False,
     ) -> None:
+        self._takes_out = takes_out
         self.config, self.device = config, device
         self._run_op, self._repeats, self._blocks = run_op, repeats, blocks
         self._compilers, self._batches, self._distinct = compilers, batches, distinct
@@ -75,7 +77,7 @@ class Bench:
                 buffers.inputs.upload(**_block_inputs(work.batch, self.config.mask_token_id))
                 steps = [buffers.denoise, buffers.commit]
             else:
-                buffers = static.context(work.length, 1)
+                buffers = static.context(work.length, 1, save=False)
                 count = np.full(work.batch, work.length, np.int32)
                 lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
                 # AR needs a token of its one position; nobody asks for one after an extension.
@@ -93,21 +95,18 @@ class Bench:
             self.device.wait()
             return (time.perf_counter() - start) / repeats
 
-    def filled_blocks(self, weights: "TowerWeights") -> list[dict[str, Any]]:
+    def filled_blocks(self, weights: "TowerWeights") -> Iterator[dict[str, Any]]:
         """Measure whole blocks at every graph level: mean milliseconds, launches and waits a block."""
-        found = []
         for batch in self._batches:
             for level in (0, 1, 2):
                 work = Work("denoise", batch, self._distinct[len(self._distinct) // 2])
                 with self._backend(weights, work, level) as backend:
-                    found.append(self._filled(backend, batch) | {"graph_level": backend.graph_level})
-        return found
+                    yield self._filled(backend, batch) | {"graph_level": backend.graph_level}
 
-    def context_calls(self, weights: "TowerWeights") -> list[dict[str, Any]]:
+    def context_calls(self, weights: "TowerWeights") -> Iterator[dict[str, Any]]:
         """Measure an AR step, a chunk of a prompt and a verification with the advance after it, at every
         graph level: milliseconds, launches and waits each.
         """
-        found = []
         distinct = self._distinct[len(self._distinct) // 2]
         for kind, made in (("ar", _ar_calls), ("extend", _wide_calls)):
             for batch in self._batches:
@@ -115,8 +114,7 @@ class Bench:
                     with self._backend(weights, Work(kind, batch, distinct), level) as backend:
                         for what, call in made(backend, batch).items():
                             counted = self._counted(call)
-                            found.append({"what": what, "batch": batch, "graph_level": level} | counted)
-        return found
+                            yield {"what": what, "batch": batch, "graph_level": level} | counted
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
         """Return the mean of some calls after two that warm up and capture."""
@@ -131,31 +129,6 @@ class Bench:
             "launches": (self.device.launches - launches) / self._repeats,
             "waits": (self.device.waits - waits) / self._repeats,
         }
-
-    def experts_kernel(self, weights: "TowerWeights", bandwidth: float) -> list[dict[str, Any]]:
-        """Measure the two matrix products of the experts alone, against the bytes of the experts that are
-        hit.
-        """
-        config, found = self.config, []
-        layer = config.layers.index(LayerKind.MOE)
-        prefix = f"{DENOISER}.layers.{layer}.mixer.experts."
-        up, down = (weights.tensors[f"{prefix}{kind}_proj.weight"] for kind in ("up", "down"))
-        for distinct in self._distinct:
-            work = Work("denoise", 1, distinct)
-            count = reckoning.distinct_experts(config, work)
-            routed = weights.on_device(reckoning.routing(config, BLOCK, count))
-            x = torch.randn(BLOCK, config.hidden_size, device=up.device).to(up.dtype)
-            chosen = [routed[name] for name in ("expert_ids", "grouped_pairs", "expert_offsets")]
-
-            def both(x: Any = x, chosen: Any = chosen) -> None:
-                (activated,) = self._run_op(MOE_UP, x, up, *chosen)
-                self._run_op(MOE_DOWN, activated, down, *chosen)
-
-            seconds = timed(both, self._repeats)
-            moved = count * (up[0].nbytes + down[0].nbytes)
-            share = moved / bandwidth / seconds
-            found.append({"distinct_experts": count, "ms": seconds * 1e3, "bandwidth_share": share})
-        return found
 
     def _filled(self, backend: DeviceBackend, batch: int) -> dict[str, Any]:
         state = backend.new_state(batch, CAPACITY)
@@ -200,6 +173,7 @@ class Bench:
             forced_routing(inner, routed),
             problem,
             used=(weights.name,),
+            takes_out=self._takes_out and not eager,
         )
         return OneTower(self.config, self.device, executor, level, self._compilers)
 
@@ -213,9 +187,13 @@ class TowerWeights:
         self.tensors: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> "TowerWeights":
-        for index, (name, (dtype, shape)) in enumerate(
-            reckoning.weight_shapes(self._config, self.name).items()
-        ):
+        shapes = reckoning.weight_shapes(self._config, self.name)
+        # As when a bundle is loaded: one matrix in place of its parts.
+        for whole, parts in joined_projections(self._config, self.name).items():
+            taken = [shapes.pop(name) for name in parts]
+            dtype, (_, *inner) = taken[0]
+            shapes[whole] = (dtype, (sum(shape[0] for _, shape in taken), *inner))
+        for index, (name, (dtype, shape)) in enumerate(shapes.items()):
             tensor = view_of(self._device, self._scope.array(dtype, shape))
             generator = torch.Generator(tensor.device).manual_seed(index)
             # Sums over the inner size stay of order one; A_log and dt_bias stay small enough for exp.
@@ -337,18 +315,3 @@ def _block_inputs(batch: int, mask_id: int) -> dict[str, Any]:
         "t": 1.0,
         "lengths": CONTEXT_TOKENS,
     }
-
-
-def timed(work: Callable[[], object], repeats: int) -> float:
-    """Return the seconds of one run of work that torch enqueues."""
-    cuda = torch.cuda.is_available()
-    for _ in range(3):
-        work()
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    if cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import gpu_reckoning as reckoning
+from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_measuring import (
     CAPACITY,
     CONTEXT_TOKENS,
@@ -25,6 +26,7 @@ from benchmarks.gpu_measuring import (
     forced_routing,
 )
 from benchmarks.gpu_reckoning import BLOCK, Work
+from benchmarks.gpu_stages import SMALL
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
@@ -35,9 +37,26 @@ from ttc.runtime.gpu.tower_parallel import TowerParallelBackend
 from ttc.runtime.interface.backend import Backend, BlockInputs
 from ttc.runtime.interface.state import ContextState
 
-__all__ = ["both_fit", "compare"]
+__all__ = ["both_fit", "compare", "rounds"]
 
 STEPS = 6  # about what a block takes as published
+
+
+def rounds(*, dry: bool) -> list[dict[str, Any]]:
+    """Return the lines of `compare` for the GPUs at hand, or for two fake devices and a tiny model."""
+    if dry:
+        from tests.support.fake_device import no_compiler, with_loop_kernel
+        from ttc.plugins.naive import run_naive
+
+        config = ModelConfig.from_hf(CONFIG | SMALL)
+        fakes = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
+        return compare(config, fakes, run_naive, (1, 2), 4, 2, [no_compiler])
+    from ttc.plugins.triton import run_triton
+    from ttc.runtime.gpu.cuda import CudaDevice
+
+    devices = [CudaDevice(i, "torch") for i in range(2)]
+    config = both_fit(ModelConfig.from_hf(CONFIG), devices[0].free_bytes()[0])
+    return compare(config, devices, run_triton, reckoning.BATCHES, 68, 40)
 
 
 def both_fit(config: ModelConfig, free: int) -> ModelConfig:
