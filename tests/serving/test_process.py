@@ -46,7 +46,9 @@ def serving(*arguments: object) -> Iterator[Process]:
         yield Process(process)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 class Reader:
@@ -107,6 +109,14 @@ def test_a_second_signal_ends_at_once(mini: Path) -> None:
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(2) == 128 + signal.SIGTERM
         assert "data: [DONE]" not in reader.end()
+
+
+def test_it_drains_when_nobody_reads_what_it_says(mini: Path) -> None:
+    """As when the program that collected its log is gone."""
+    with serving(mini) as up:
+        up.process.stderr.close()
+        up.process.terminate()
+        assert up.process.wait(30) == 0
 
 
 def test_when_the_drain_time_is_over(mini: Path) -> None:

@@ -58,13 +58,21 @@ def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -
     settings = read_settings({"bundle": bundle, **options}, config)
     if not settings.bundle:
         raise InputError("no bundle; name one, or try: ttc serve --demo")
-    code = run(settings, lambda line: echo(line, err=True))
+    code = run(settings, _say)
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
         # A thread that hangs in its device would keep the process.
         os._exit(code)
     sys.exit(code)
+
+
+def _say(line: str) -> None:
+    """Tell the person who started it; that nobody reads it any more stops nothing."""
+    try:
+        echo(line, err=True)
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the process's life
 
 
 def _miniature() -> Path:
