@@ -11,6 +11,7 @@
 - *latency*: time to the first block and to the end at 16 clients; what a prompt of 2000 tokens does to the
   blocks of the others.
 - *hostile*: clients that drop, send halves and nonsense, or do not read.
+- *connections*: 10,000 that are open and say nothing.
 - *memory*: resident bytes of the service after a tenth of the requests and after all of them.
 - *overload*: 64 clients on a queue of 16.
 - *prefix*: a second prompt with the same first 1024 tokens.
@@ -36,26 +37,13 @@ from typing import Any
 import ttc
 from benchmarks.core import random_request
 from benchmarks.serving_client import Answer, served
-from benchmarks.serving_load import PATH, Hostile, closed_loop, open_loop, percentile
+from benchmarks.serving_limits import FREE, ROWS, Setting, connections, fair, hostile, overload, spread
+from benchmarks.serving_load import PATH, closed_loop, open_loop, percentile
 from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
 from ttc.demo.miniature import miniature
 
-ROWS, TURNS = 16, 5
-FREE = {"ignore_eos": True, "return_token_ids": True}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Setting:
-    """What every figure gets: the bundle, an engine that nobody else uses, and the share of the load."""
-
-    bundle: Path
-    engine: ttc.Engine
-    share: float
-
-    def count(self, whole: int) -> int:
-        """Return how many of `whole` requests are sent."""
-        return max(int(whole * self.share), 16)
+TURNS = 5
 
 
 def main() -> None:
@@ -161,8 +149,8 @@ async def throughput(setting: Setting) -> dict[str, Any]:
     return {
         "requests": len(prompts),
         "new_tokens": new,
-        "in_process_over_static": _spread(ratios["in_process"]),
-        "http_over_static": _spread(ratios["http"]),
+        "in_process_over_static": spread(ratios["in_process"]),
+        "http_over_static": spread(ratios["http"]),
         "static_tokens_per_second": statistics.median(ratios["static_tokens_per_second"]),
     }
 
@@ -184,10 +172,6 @@ async def _in_process(engine: ttc.AsyncEngine, prompts: Sequence[list[int]], new
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(ROWS)))
     return time.perf_counter() - started
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "best": max(values), "least": min(values)}
 
 
 async def latency(setting: Setting) -> dict[str, Any]:
@@ -227,24 +211,6 @@ def _gaps(answer: Answer) -> list[float]:
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-async def hostile(setting: Setting) -> dict[str, Any]:
-    """Bad behaviour, and what is left of it."""
-    with served(setting.bundle, "--max-rows", ROWS) as service:
-        clients = Hostile(service, 14)
-        await clients.run(setting.count(10_000))
-        await asyncio.sleep(0.1)
-        after = await service.metrics()
-        answer = await service.link().post(PATH, {"prompt": [5], "max_tokens": 4})
-    return {
-        "behaviours": sum(clients.statuses.values()) + clients.hung,
-        "statuses": dict(sorted(clients.statuses.items())),
-        "hung": clients.hung,
-        "rows_left_after_100_ms": after["ttc_requests_running"] + after["ttc_requests_waiting"],
-        "state_bytes_left": after["ttc_state_bytes"],
-        "answers_afterwards": answer.status == 200,
-    }
-
-
 async def memory(setting: Setting) -> dict[str, Any]:
     """Resident megabytes of the service."""
     rng, marks = random.Random(15), []
@@ -272,39 +238,6 @@ async def memory(setting: Setting) -> dict[str, Any]:
     }
 
 
-async def overload(setting: Setting) -> dict[str, Any]:
-    """64 clients that ask again when Retry-After says so, on a queue of 16."""
-    rng, seconds, new = random.Random(16), 12.0 * max(setting.share, 0.25), 48
-    refusals: list[float] = []
-    without_retry_after = done = 0
-
-    async def client(link: Any, until: float) -> None:
-        nonlocal without_retry_after, done
-        while time.perf_counter() < until:
-            prompt = [rng.randrange(4, 300) for _ in range(20)]
-            answer = await link.post(PATH, {"prompt": prompt, "max_tokens": new, **FREE})
-            if answer.status == 429:
-                refusals.append(answer.seconds)
-                without_retry_after += "retry-after" not in answer.headers
-                await asyncio.sleep(float(answer.headers.get("retry-after", 1)) * (0.5 + rng.random()))
-            elif answer.status == 200 and time.perf_counter() < until:
-                done += 1
-
-    rates = {}
-    for clients in (32, 64):  # 32 are all served: the capacity
-        done = 0
-        with served(setting.bundle, "--max-rows", ROWS, "--max-queued", 16) as service:
-            until = time.perf_counter() + seconds
-            await asyncio.gather(*(client(service.link(), until) for _ in range(clients)))
-        rates[clients] = done / seconds
-    return {
-        "refused": len(refusals),
-        "refused_p99_ms": 1e3 * percentile(refusals, 0.99),
-        "without_retry_after": without_retry_after,
-        "goodput_over_capacity": rates[64] / rates[32],
-    }
-
-
 async def prefix(setting: Setting) -> dict[str, Any]:
     """Two prompts with 1024 tokens in common, then one step each."""
     rng = random.Random(17)
@@ -321,44 +254,7 @@ async def prefix(setting: Setting) -> dict[str, Any]:
                 assert isinstance(alone, ttc.Result)
                 same &= answer.body["choices"][0]["token_ids"] == list(alone.token_ids)
         hits = (await service.metrics())["ttc_prefix_cache_hits_total"]
-    return {"second_over_first": _spread(ratios), "same_tokens": same, "hits": hits}
-
-
-async def fair(setting: Setting) -> dict[str, Any]:
-    """Short requests of one key alone, and beside 100 requests of 1024 tokens of another."""
-    rng, seconds = random.Random(18), {}
-    short = [
-        {"prompt": [rng.randrange(4, 300) for _ in range(20)], "max_tokens": 48, **FREE} for _ in range(10)
-    ]
-    long = [
-        {"prompt": [rng.randrange(4, 300) for _ in range(20)], "max_tokens": 1024, **FREE}
-        for _ in range(setting.count(100))
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder) / "keys"
-        keys.touch(0o600)
-        keys.write_text("heavy key-of-heavy\nlight key-of-light\n", encoding="ascii")
-        for name, flood in (("alone", []), ("beside", long)):
-            with served(setting.bundle, "--max-queued", 128, "--api-key-file", keys) as service:
-                heavy = [service.link("key-of-heavy") for _ in flood]
-                flooding = [
-                    asyncio.create_task(link.post(PATH, body))
-                    for link, body in zip(heavy, flood, strict=True)
-                ]
-                await asyncio.sleep(1.0 if flood else 0.0)
-                answers, _ = await closed_loop([service.link("key-of-light")], short)
-                seconds[name] = [answer.seconds for answer in answers]
-                for task in flooding:
-                    task.cancel()
-                await asyncio.gather(*flooding, return_exceptions=True)
-                for link in heavy:
-                    link.close()
-                await asyncio.sleep(0.5)  # until the service has seen it
-    p95 = {name: percentile(times, 0.95) for name, times in seconds.items()}
-    return {
-        "short_p95_ms": {name: 1e3 * value for name, value in p95.items()},
-        "beside_over_alone": p95["beside"] / p95["alone"],
-    }
+    return {"second_over_first": spread(ratios), "same_tokens": same, "hits": hits}
 
 
 FIGURES: dict[str, Callable[[Setting], Awaitable[dict[str, Any]]]] = {
@@ -366,6 +262,7 @@ FIGURES: dict[str, Callable[[Setting], Awaitable[dict[str, Any]]]] = {
     "throughput": throughput,
     "latency": latency,
     "hostile": hostile,
+    "connections": connections,
     "memory": memory,
     "overload": overload,
     "prefix": prefix,

@@ -1,15 +1,18 @@
 """Load on a service: loops of clients, and clients that behave badly."""
 
 import asyncio
+import contextlib
 import json
 import random
+import resource
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from benchmarks.serving_client import Answer, Link, Served
 
-__all__ = ["PATH", "Hostile", "closed_loop", "open_loop", "percentile"]
+__all__ = ["PATH", "Hostile", "closed_loop", "crowd", "open_loop", "percentile"]
 
 PATH = "/v1/completions"
 # A client that takes longer than this hangs.
@@ -48,6 +51,36 @@ async def open_loop(
         tasks.append(asyncio.create_task(one(body)))
         await asyncio.sleep(rng.expovariate(per_second))
     return list(await asyncio.gather(*tasks))
+
+
+@contextlib.asynccontextmanager
+async def crowd(served: Served, count: int) -> AsyncIterator[int]:
+    """Keep so many connections open that say nothing; give how many of them were told to go."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 512)), hard))
+    opened: list[socket.socket] = []
+    try:
+        for number in range(count):
+            opened.append(socket.create_connection((served.host, served.port), 30))
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(1.0)
+        yield sum(map(_was_told, opened))
+    finally:
+        for each in opened:
+            each.close()
+
+
+def _was_told(connection: socket.socket) -> bool:
+    """Return whether there is something to read, or an end."""
+    connection.setblocking(False)
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -117,6 +117,16 @@ def test_a_slow_reader_holds_nobody_up(served: Running) -> None:
             got += slow.recv(65536)
 
 
+def test_a_clock_that_is_set_back(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the date of an answer goes by it, no deadline, wait or heartbeat."""
+    before = time.time()
+    monkeypatch.setattr(time, "time", lambda: before - 86_400)
+    answer = served.post(**SHORT, deadline_ms=20_000)
+    assert answer.status_code == 200
+    assert answer.json()["created"] < before - 80_000
+    assert served.client.get("/v1/health/ready").status_code == 200
+
+
 def test_keys(mini: Path) -> None:
     """Nothing but health and the page's files is open; the owner of a key is known to the engine."""
     keys = {"ada": "a-key-of-ada", "bob": "a-key-of-bob"}
