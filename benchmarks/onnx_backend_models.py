@@ -1,6 +1,6 @@
 """What `ttc build` makes of the models that ONNX tests backends with, beside plain TensorRT-RTX.
 
-    python -m benchmarks.onnx_backend_models [--every N] [--sm 8.9] [--json FILE]
+    python -m benchmarks.onnx_backend_models [--seconds N] [--sm 8.9] [--json FILE]
 
 The stored models and those of the node tests come with the package onnx. Each is built twice: by plain
 TensorRT-RTX (`tests/support/plain_rtx.py`), and by what `ttc build` consists of: the file is opened, the
@@ -13,6 +13,7 @@ import dataclasses
 import json
 import random
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -87,8 +88,8 @@ class OurWay:
             self._trial = None
 
 
-def compare(every: int, targets: tuple[str, ...]) -> dict[str, Any]:
-    """Build every `every`-th model both ways."""
+def compare(seconds: float, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Build the models both ways, in a shuffled order that is always the same, until the time is over."""
     counts: dict[str, Counter[str]] = {"stored": Counter(), "node": Counter()}
     differing, reasons, start = [], Counter[str](), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -96,7 +97,11 @@ def compare(every: int, targets: tuple[str, ...]) -> dict[str, Any]:
         plain, ours = PlainWorker(), OurWay(targets, folder)
         chosen = list(models(folder))
         random.Random(0).shuffle(chosen)
-        for model, path in chosen[::every]:
+        for done, (model, path) in enumerate(chosen):
+            if time.monotonic() - start > seconds:
+                break
+            if done % 20 == 0:
+                print(f"{done} of {len(chosen)}: {dict(counts['node'])}", file=sys.stderr, flush=True)
             shapes = open_sizes(path)
             told, said = plain.build(path, shapes, targets).refused, ours.build(path, shapes, targets)
             kind = model.partition("/")[0]
@@ -119,7 +124,7 @@ def compare(every: int, targets: tuple[str, ...]) -> dict[str, Any]:
         "load": load_average(),
         "versions": {name: version(name) for name in ("onnx", "tensorrt_rtx")},
         "targets": list(targets),
-        "every": every,
+        "models": len(chosen),
         "counts": {kind: dict(found) for kind, found in counts.items()},
         "refused_while": dict(reasons),
         "differing": differing,
@@ -132,11 +137,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--every", type=int, default=1, help="take one model of so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--sm", default="8.9", help="compute capability to build for")
     parser.add_argument("--json", type=Path, help="file to write the record to")
     arguments = parser.parse_args()
-    record = compare(arguments.every, (arguments.sm,))
+    record = compare(arguments.seconds, (arguments.sm,))
     print(json.dumps(record, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")

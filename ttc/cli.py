@@ -177,6 +177,7 @@ class _WarningHandler(logging.Handler):
 @contextlib.contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
     logger, handler = logging.getLogger("ttc"), _WarningHandler()
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # of a graph that is odd we say what is wrong
     logger.addHandler(handler)
     try:
         yield

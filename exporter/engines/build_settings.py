@@ -30,7 +30,7 @@ class BuildSettings:
             where that is used.
         plugins: files with plugins of other people: shared libraries and Python modules (TensorRT only).
         tf32: let products of float32 be computed in TF32 (foreign ONNX files only).
-        log: file that gets everything that the library says while it builds; None: none.
+        log: file that gets everything that the library says while it builds, without the cache; None: none.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
     """
 

@@ -4,7 +4,7 @@ A foreign file has no part in this: of that the library itself says what it can 
 (`ttc.exporter.engines.foreign_plan`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from ttc.exporter.engines.build_input import GraphSource
 from ttc.plugins.ops import DOMAIN
 from ttc.profiles.build_profile import BuildProfile
 
-__all__ = ["graph_problems", "profile_problems", "target_problems"]
+__all__ = ["foreign_target_problems", "graph_problems", "profile_problems", "target_problems"]
 
 # What TensorRT-RTX computes with from this compute capability on only; the latest first.
 _FIRST_TARGET = {"FLOAT4E2M1": "12.0", "FLOAT8E4M3FN": "8.9"}
@@ -73,6 +73,26 @@ def target_problems(model: ir.Model, backend: str, form: str, targets: Sequence[
                 "later targets, or quantise the experts to int8 or int4"
             )
             return
+
+
+def foreign_target_problems(dtypes: Iterable[int], backend: str, targets: Sequence[str]) -> Iterator[str]:
+    """Give one sentence for a dtype of a foreign file's tensors that a named target has not.
+
+    Args:
+        dtypes: of all its tensors, as ONNX numbers them.
+        backend: "tensorrt-rtx" or "tensorrt".
+        targets: compute capabilities; none: what the library builds for is its business.
+    """
+    if backend != "tensorrt-rtx":
+        return
+    numbers = set(dtypes)
+    for dtype, first in _FIRST_TARGET.items():
+        older = [target for target in targets if _numbers(target) < _numbers(first)]
+        if ir.DataType[dtype].value in numbers and older:
+            yield (
+                f"target {', '.join(older)}: TensorRT-RTX has {dtype.lower()}, which this file uses, from "
+                f"{first} on only; build for later targets"
+            )
 
 
 def _numbers(target: str) -> list[int]:

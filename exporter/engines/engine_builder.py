@@ -92,7 +92,9 @@ class EngineBuilder:
         """
         self._settings, self._targets, self._version = settings, targets, version
         self._progress, self._folder = progress, folder
-        self._cache = EngineCache(default_cache_folder()) if settings.cache else None
+        # What is written to a log moves the library's memory, so that such a build is one of its own.
+        use_cache = settings.cache and settings.log is None
+        self._cache = EngineCache(default_cache_folder()) if use_cache else None
         self._timing_file = _timing_file(settings, version)
         timings = None
         if self._timing_file is not None:
@@ -100,6 +102,8 @@ class EngineBuilder:
         # TensorRT measures on the one GPU; a network with its weights inside is large.
         one_by_one = settings.bake or settings.backend == "tensorrt"
         log = None if settings.log is None else Path(settings.log)
+        if log is not None:
+            write_whole(log, b"")  # each engine adds to it
         options = settings.compiler_options(targets)
         at_once = 1 if one_by_one else usable_cores()
         self._engines = EnginePool(options, folder / "compile", at_once, timings, log)

@@ -14,11 +14,12 @@ from typing import Any
 from ttc import __version__
 from ttc.errors import BackendError
 from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.capabilities import foreign_target_problems
 from ttc.exporter.engines.engine_spec import EngineSpec
 from ttc.exporter.engines.foreign_ranges import input_records, output_records
 from ttc.exporter.engines.graph_job import GraphJob
 from ttc.exporter.engines.network import Network
-from ttc.exporter.engines.onnx_file import OnnxFile
+from ttc.exporter.engines.onnx_file import OnnxFile, tensors_of
 from ttc.exporter.engines.trial import Trial
 from ttc.formats.atomic_folder import folder_writer
 from ttc.formats.engines import ENGINES, EngineRecord, EnginesManifest, TensorRecord
@@ -139,13 +140,15 @@ def make_foreign_plan(
         problems: what was found already.
         try_seconds: how long the library may try to build it, after it was parsed; 0: it does not try.
     """
+    targets, dtypes = settings.targets or (), {tensor.data_type for tensor in tensors_of(file.proto)}
     problems = [*problems, *_setting_problems(file, settings)]
+    problems.extend(foreign_target_problems(dtypes, settings.backend, targets))
     notes: list[str] = []
     network: Network | None = None
     inputs: tuple[TensorRecord, ...] = ()
     tried = None
     if version is not None and not problems:
-        options = settings.compiler_options(settings.targets or ())
+        options = settings.compiler_options(targets)
         with _workspace() as folder, Trial(options, folder) as trial:
             network, inputs, tried = examine(file, settings, trial, folder, problems, try_seconds)
     if try_seconds and tried is None and network is not None and not problems:
@@ -156,7 +159,7 @@ def make_foreign_plan(
         file=file,
         output=output,
         settings=settings,
-        targets=settings.targets or (),
+        targets=targets,
         version=version,
         network=network,
         inputs=inputs,

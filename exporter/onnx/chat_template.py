@@ -26,8 +26,8 @@ def chat_template(folder: Path) -> str | None:
     content = read_json(config, 16 * _LIMIT_BYTES, CheckpointError)
     template = content.get("chat_template") if isinstance(content, dict) else None
     if isinstance(template, list):  # several, by name
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
+        named = [item for item in template if isinstance(item, dict) and item.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     if template is not None and not isinstance(template, str):
         raise CheckpointError(f"{config}: chat_template is {quoted(template)}; a text is due")
     return template

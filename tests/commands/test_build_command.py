@@ -6,8 +6,10 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from tests.support.build_models import write_model
 from ttc.commands.build import build, parse_shapes, parse_targets
 from ttc.commands.cache import cache
+from ttc.commands.inspect import inspect
 from ttc.errors import InputError
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -62,6 +64,29 @@ def test_dry_run_builds_nothing(run, bundles, tmp_path):
     assert "problem   target 9.0" in refused.stdout
     assert "problem   profile h100: capacity.max is 8192, but the model has 4096 positions" in refused.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_file_from_dry_run_to_cache(run, tmp_path):
+    path, out = write_model(tmp_path / "own.onnx"), tmp_path / "out"
+    words = (path, "-o", out, "--sm", "89", "--min-shapes", "N:1", "--max-shapes", "N:8")
+    refused = run(build, path, "--dry-run")
+    assert refused.exit_code == 1
+    assert "problem   sizes are missing for x (N, 4)" in refused.stdout
+    shown = run(build, *words, "--dry-run").stdout
+    assert "input     x  float32 (N, 4)  min (1, 4), opt (8, 4), max (8, 4)" in shown
+    assert "trial     the library builds it" in shown
+    plan = json.loads(run(build, *words, "--dry-run", "--json").stdout)
+    assert (plan["tried"], plan["problems"], plan["inputs"][0]["max"]) == (True, [], [8, 4])
+    log = tmp_path / "log.txt"
+    assert run(build, *words, "--layers", "--log", log).exit_code == 0
+    assert "[verbose]" in log.read_text()
+    described = run(inspect, out, "--layers").stdout
+    assert "inputs" in described
+    assert "x  float32 (N, 4)  min [1, 4], opt [8, 4], max [8, 4]" in described
+    assert "ACTIVATION" in described
+    assert "from the cache" not in run(build, *words).stdout
+    assert "from the cache" in run(build, *words).stdout
+    assert "own (whole, up to x 8x4)" in run(cache, "ls").stdout
 
 
 def test_sizes_and_targets() -> None:

@@ -38,7 +38,10 @@ def test_names_in_engines(tmp_path: Path) -> None:
 
     from ttc.formats.manifest import FileRecord
 
-    content = {"step.engine": b"x", "step.layers.json": json.dumps([["CAST", EVIL]]).encode()}
+    content = {
+        "step.engine": b"x",
+        "step.layers.json": json.dumps({"Layers": [{"LayerType": "CAST", "Name": EVIL}]}).encode(),
+    }
     records = {}
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)

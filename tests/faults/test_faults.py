@@ -43,7 +43,7 @@ for i in range(int(sys.argv[2])):
         fill(draft, str(i) * 20000)
         draft.commit(MANIFEST)
     write_whole(folder / "report.json", str(i) * 20000)
-    cache.put(f"{i % 3:064x}", {"a.engine": str(i).encode() * 20000}, {})
+    cache.put(f"{i % 3:064x}", {"a.engine": folder / "report.json"}, {})
 """
 
 

@@ -25,7 +25,7 @@ def test_what_is_none_is_refused() -> None:
         assert "\n" not in str(refusal.value)
 
 
-def test_a_panic_at_the_trial_is_a_refusal() -> None:
+def test_a_panic_at_the_trial_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
     content: dict[str, Any] = json.loads(MINIATURE.read_bytes())
     content["post_processor"] = {
         "type": "TemplateProcessing",
@@ -35,6 +35,7 @@ def test_a_panic_at_the_trial_is_a_refusal() -> None:
     }
     with pytest.raises(BundleError, match="not a tokenizer that can be used"):
         open_tokenizer(json.dumps(content).encode(), "x", BundleError)
+    assert capfd.readouterr().err == "", "the panic's stack stays inside"
 
 
 def test_a_panic_at_a_prompt_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ __all__ = ["READERS", "Reader"]
 
 Reader = Callable[[bytes, Path], None]
 ROOT = Path(__file__).parents[2]
+_NO_LAYERS = b'{"Layers": []}'
 
 
 def _file(raw: bytes, folder: Path, name: str) -> Path:
@@ -66,8 +67,8 @@ def engines(raw: bytes, folder: Path) -> None:
     files = {}
     for name in found.files:
         path = folder / name
-        path.write_bytes(b"[]")
-        files[name] = FileRecord(hashlib.sha256(b"[]").hexdigest(), 2)
+        path.write_bytes(_NO_LAYERS)
+        files[name] = FileRecord(hashlib.sha256(_NO_LAYERS).hexdigest(), len(_NO_LAYERS))
     _file(dataclasses.replace(found, files=files, programs={}).to_json(), folder, MANIFEST_FILE)
     tuple(_SECTIONS["engines"](describe_engines(folder)))
 
@@ -196,7 +197,7 @@ def signature(raw: bytes, folder: Path) -> None:
 def cache_entry(raw: bytes, folder: Path) -> None:
     """entry.json of the cache of engines: whatever is odd is a miss."""
     key = "0" * 64
-    EngineCache(folder / "cache").put(key, {"a.engine": b"x"}, {})
+    EngineCache(folder / "cache").put(key, {"a.engine": _file(b"x", folder, "a")}, {})
     _file(raw, folder / "cache" / key, "entry.json")
     EngineCache(folder / "cache").entries()
     EngineCache(folder / "cache").get(key)

@@ -177,7 +177,9 @@ _SEEDS: Mapping[str, Callable[[], list[bytes]]] = {
     "bundle.json": lambda: [SMALL.to_json()],
     "engines.json": lambda: [engines_manifest().to_json()],
     "program.json": _program,
-    "layers.json": lambda: [b'[["CAST", "node_1"], ["CONSTANT", "constant.0"]]'],
+    "layers.json": lambda: [
+        b'{"Layers": [{"LayerType": "CAST", "Name": "node_1"}, {"LayerType": "CONSTANT", "Name": "c"}]}'
+    ],
     "verification.json": _verification,
     "safetensors": _shard,
     "config.json": _texts("tests/golden/tiny_*/config.json", "ttc/miniature/config.json"),

@@ -253,7 +253,8 @@ def test_engines(tmp_path: Path) -> None:
     found = describe(folder)
     assert (found["kind"], found["targets"], found["form"]) == ("engines", ["8.9"], "cut")
     assert found["engines"]["step-00"]["weights"] == 1
-    assert found["engines"]["step-00"]["layer_list"] == layers
+    pairs = [[layer["LayerType"], layer["Name"]] for layer in layers]
+    assert found["engines"]["step-00"]["layer_list"] == pairs
     assert found["programs"]["step"]["kernel_launches"] == {"DiffusionCommit": 1}
     engine = describe(folder / "step-00.engine")
     assert engine["sha256"] == hashlib.sha256(b"machine code").hexdigest()

@@ -53,7 +53,8 @@ def parse_json(raw: bytes, where: str, error: type[TtcError], allow_infinity: bo
 
     def constant(name: str) -> float:
         if not allow_infinity:
-            raise error(f"{where}: {name} is not a number this file may hold")
+            shown = name if len(name) <= _MOST_DIGITS else f"{name[:_MOST_DIGITS]}…"
+            raise error(f"{where}: {shown} is not a number this file may hold")
         return float(name)
 
     def integer(digits: str) -> int:

@@ -6,6 +6,7 @@ So a tokenizer is tried once when it is opened, and whatever it raises becomes a
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def open_tokenizer(raw: bytes, where: str, error: type[TtcError]) -> "Tokenizer"
         raise MissingDependencyError(
             f"{where}: reading it needs the package `tokenizers`; pip install tokenizers"
         ) from None
-    with _faults_as(lambda reason: error(f"{where}: not a tokenizer that can be used ({reason})")):
+    refused = _faults_as(lambda reason: error(f"{where}: not a tokenizer that can be used ({reason})"))
+    with refused, _silent():
         tokenizer = Tokenizer.from_buffer(raw)
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -60,6 +62,27 @@ def encoded(tokenizer: "Tokenizer", text: str) -> Sequence[int]:
         encoding = tokenizer.encode(text) if len(text) <= LONG_TEXT else tokenizer.encode_batch([text])[0]
         ids: Sequence[int] = encoding.ids
     return ids
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what a panic writes to the process's standard error, a stack of dozens of lines, from there.
+
+    That is a descriptor of the whole process, so this is for a moment while something is opened.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,17 @@ KEY = cache_key({"of": "this test"})
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A cache with one entry."""
-    EngineCache(tmp_path / "cache").put(KEY, CONTENT, {"role": "step"})
+    put(tmp_path / "cache")
     return tmp_path / "cache"
+
+
+def put(folder: Path, key: str = KEY) -> None:
+    """Keep `CONTENT`."""
+    made = folder.parent / "made"
+    made.mkdir(exist_ok=True)
+    for name, data in CONTENT.items():
+        (made / name).write_bytes(data)
+    EngineCache(folder).put(key, {name: made / name for name in CONTENT}, {"role": "step"})
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -74,7 +83,7 @@ def test_what_is_odd_is_a_miss_and_goes(folder: Path, how: str) -> None:
     ODD[how](folder)
     assert EngineCache(folder).get(KEY) is None
     assert not os.path.lexists(folder / KEY)
-    EngineCache(folder).put(KEY, CONTENT, {"role": "step"})
+    put(folder)
     assert EngineCache(folder).get(KEY) == CONTENT
 
 
@@ -83,13 +92,13 @@ def test_a_cache_that_others_may_write_to_is_not_used(folder: Path, monkeypatch:
     folder.chmod(0o770)
     assert EngineCache(folder).get(KEY) is None
     with pytest.raises(InputError, match=r"may be written to by others.*chmod 700.*TTC_CACHE_DIR"):
-        EngineCache(folder).put(KEY, CONTENT, {})
+        put(folder)
     folder.chmod(0o700)
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
     assert EngineCache(folder).get(KEY) is None
     with pytest.raises(InputError, match=r"belongs to another user"):
-        EngineCache(folder).put(KEY, CONTENT, {})
+        put(folder)
     monkeypatch.undo()
     assert EngineCache(folder).get(KEY) == CONTENT
 
@@ -99,5 +108,5 @@ def test_what_dead_writers_left_is_swept(folder: Path) -> None:
     left.mkdir()
     (left / "step.engine").write_bytes(b"half")
     (folder / "mine.txt").touch()
-    EngineCache(folder).put("1" * 64, CONTENT, {})
+    put(folder, "1" * 64)
     assert sorted(path.name for path in folder.iterdir()) == sorted(["1" * 64, KEY, "mine.txt"])

@@ -89,6 +89,13 @@ def test_the_manifest_says_what_the_network_says(name, tmp_path, plain):
     assert len(folder.engine(path.stem)) == report.graphs[0].engines[path.stem] > 1000
 
 
+def test_a_target_without_a_dtype_is_said_before_the_build(tmp_path):
+    path = ALL["fp8"].make(tmp_path)
+    plan = make_plan(path, None, BuildSettings(targets=("8.0", "8.6", "8.9")))
+    assert plan.network is None
+    assert plan.problems[0].startswith("target 8.0, 8.6: TensorRT-RTX has float8e4m3fn, which this file uses")
+
+
 def _sizes(tensors):
     return {t.name: [-1 if isinstance(dim, str) else dim for dim in t.shape] for t in tensors}
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ttc.errors import BackendError
-from ttc.exporter.engines.engine_spec import EngineSpec
+from ttc.exporter.engines.engine_spec import CompilerOptions, EngineSpec
 from ttc.exporter.engines.isolated import IsolatedCompiler
 
 ROOT = Path(__file__).parents[3]
+RTX = CompilerOptions("tensorrt-rtx")
 LIMITED = """
 import resource, socket
 from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
@@ -58,7 +59,7 @@ def test_a_full_disk_is_given_as_the_reason(step: Path, tmp_path: Path) -> None:
 
     with (tmp_path / "said").open("wb") as said:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "ttc.exporter.engines.worker", "tensorrt-rtx"],
+            [sys.executable, "-P", "-m", "ttc.exporter.engines.worker", RTX.to_json()],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -73,7 +74,7 @@ def test_a_full_disk_is_given_as_the_reason(step: Path, tmp_path: Path) -> None:
 
 def test_a_build_that_takes_too_long_is_ended(step: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    compiler = IsolatedCompiler("tensorrt-rtx", (), tmp_path / "work", lambda *_: True, most_seconds=0.05)
+    compiler = IsolatedCompiler(RTX, tmp_path / "work", lambda *_: True, most_seconds=0.05)
     with pytest.raises(BackendError, match=r"took longer than 0\.05 s"):
-        compiler.build(spec_of(step))
+        compiler.build(spec_of(step), tmp_path / "step.engine")
     assert not (tmp_path / "work").exists()
