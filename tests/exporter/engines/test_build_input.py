@@ -4,10 +4,18 @@ import hashlib
 import json
 from pathlib import Path
 
+import onnx_ir as ir
+
 import ttc
 from ttc.exporter.engines.build_input import read_build_input
+from ttc.exporter.engines.build_settings import BuildSettings
+from ttc.exporter.engines.lower_graph import engine_specs
+from ttc.exporter.engines.onnx_file import NETWORK_FILE
+from ttc.exporter.engines.planning import make_plan
 from ttc.exporter.onnx import export as export_module
 from ttc.model.bundle import Bundle
+from ttc.plugins.ops import DOMAIN
+from ttc.plugins.table import PRIMITIVE_OPS
 
 
 def test_builder_and_bundle_agree_on_digests(tmp_path, monkeypatch):
@@ -33,3 +41,17 @@ def test_weights_stay_inside_when_baked(bundles):
         assert inside == (weights if bake else set())
         assert weights & {value.name for value in graph.inputs} == (set() if bake else weights)
         assert "k_rows.3" in {value.name for value in graph.outputs}
+
+
+def test_what_has_no_plugin_is_inlined_for_tensorrt(bundles, tmp_path):
+    """Ops that consist of others have no kernel of their own, and so no plugin."""
+    plan = make_plan(bundles("tiny_a") / "denoiser.onnx", tmp_path / "out", BuildSettings())
+    (graph,) = plan.graphs
+    kernels = {op.name for op in PRIMITIVE_OPS}
+    for plugins in (True, False):
+        (spec,), _ = engine_specs(graph.source, "whole", graph.variants, bake=False, plugins=plugins)
+        spec.write_network(tmp_path)
+        network = ir.load(tmp_path / NETWORK_FILE)
+        ops = {node.op_type for node in network.graph if node.domain == DOMAIN}
+        assert ops
+        assert (ops <= kernels) is plugins
