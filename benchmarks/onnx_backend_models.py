@@ -1,16 +1,18 @@
 """What `ttc build` makes of the models that ONNX tests backends with, beside plain TensorRT-RTX.
 
-    python -m benchmarks.onnx_backend_models [--seconds N] [--sm 8.9] [--json FILE]
+    python -m benchmarks.onnx_backend_models [--integers] [--seconds N] [--sm 8.9] [--json FILE]
 
 The stored models and those of the node tests come with the package onnx. Each is built twice: by plain
 TensorRT-RTX (`tests/support/plain_rtx.py`), and by what `ttc build` consists of: the file is opened, the
-library asked for its network, sizes are given for open dimensions, and the library builds. One process
-answers for many models on each side, since starting one costs more than most of these networks.
+library asked for its network, sizes are given for open dimensions and values for inputs that decide shapes,
+ones all of them, and the library builds. One process answers for many models on each side, since starting one
+costs more than most of these networks.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import random
 import shutil
 import sys
@@ -67,19 +69,30 @@ class OurWay:
         if self._trial is None:
             self._trial = Trial(self._options, self._folder)
         work = self._folder / "work"
-        work.mkdir()
         problems: list[str] = []
-        sizes = {name: {"opt": shape} for name, shape in shapes.items()}
         try:
+            file = OnnxFile.open(path)
+            for step in ("look", "build"):
+                (work / step).mkdir(parents=True)
+            sizes = {name: {"opt": shape} for name, shape in (shapes | self._values(file, work)).items()}
             settings = BuildSettings(targets=targets, shapes=sizes)
-            examine(OnnxFile.open(path), settings, self._trial, work, problems, SECONDS)
+            examine(file, settings, self._trial, work / "build", problems, SECONDS)
         except TtcError as fault:
             problems.append(str(fault))
         finally:
-            shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)
         if problems and "ended with" in problems[0]:
             self.close()
         return "; ".join(problems)
+
+    def _values(self, file: OnnxFile, work: Path) -> dict[str, tuple[int, ...]]:
+        """Return ones as the values of every input that decides shapes, as the plain side has them."""
+        assert self._trial is not None
+        file.write(work / "look")
+        inputs = self._trial.parse("look", work / "look").inputs
+        return {
+            t.name: (1,) * math.prod(d for d in t.shape if isinstance(d, int)) for t in inputs if t.is_shape
+        }
 
     def close(self) -> None:
         """End the process; the next file has a new one."""
@@ -88,7 +101,15 @@ class OurWay:
             self._trial = None
 
 
-def compare(seconds: float, targets: tuple[str, ...]) -> dict[str, Any]:
+def takes_integers(path: Path) -> bool:
+    """Whether a model has an input of integers, which may decide shapes by its values."""
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    kinds = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    return any(v.name not in weights and v.type.tensor_type.elem_type in kinds for v in graph.input)
+
+
+def compare(seconds: float, targets: tuple[str, ...], integers: bool) -> dict[str, Any]:
     """Build the models both ways, in a shuffled order that is always the same, until the time is over."""
     counts: dict[str, Counter[str]] = {"stored": Counter(), "node": Counter()}
     differing, reasons, start = [], Counter[str](), time.monotonic()
@@ -96,6 +117,8 @@ def compare(seconds: float, targets: tuple[str, ...]) -> dict[str, Any]:
         folder = Path(name)
         plain, ours = PlainWorker(), OurWay(targets, folder)
         chosen = list(models(folder))
+        if integers:
+            chosen = [(model, path) for model, path in chosen if takes_integers(path)]
         random.Random(0).shuffle(chosen)
         for done, (model, path) in enumerate(chosen):
             if time.monotonic() - start > seconds:
@@ -125,6 +148,7 @@ def compare(seconds: float, targets: tuple[str, ...]) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("onnx", "tensorrt_rtx")},
         "targets": list(targets),
         "models": len(chosen),
+        "with_integer_inputs_only": integers,
         "counts": {kind: dict(found) for kind, found in counts.items()},
         "refused_while": dict(reasons),
         "differing": differing,
@@ -138,10 +162,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--integers", action="store_true", help="only models with inputs of integers")
     parser.add_argument("--sm", default="8.9", help="compute capability to build for")
     parser.add_argument("--json", type=Path, help="file to write the record to")
     arguments = parser.parse_args()
-    record = compare(arguments.seconds, (arguments.sm,))
+    record = compare(arguments.seconds, (arguments.sm,), arguments.integers)
     print(json.dumps(record, indent=1))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -5,6 +5,7 @@ standard input, a line of JSON with what became of it on standard output.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ def plain_build(path: Path, shapes: Mapping[str, tuple[int, ...]], targets: tupl
     for tensor in map(network.get_input, range(network.num_inputs)):
         given = shapes.get(tensor.name, tuple(max(size, 1) for size in tensor.shape))
         if tensor.is_shape_tensor:
+            given = shapes.get(tensor.name, (1,) * math.prod(given))
             profile.set_shape_input(tensor.name, given, given, given)
         elif -1 in tuple(tensor.shape):
             profile.set_shape(tensor.name, given, given, given)
