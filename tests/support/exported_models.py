@@ -144,9 +144,6 @@ IMAGE = torch.zeros(2, 3, 16, 16)
 TOKENS = torch.zeros(2, 6, 16)
 _BATCH = torch.export.Dim("batch", min=1, max=64)
 EXPORTED = {
-    "resnet": Case(
-        _exported(Residual, IMAGE, dynamo=True, dynamic=({0: _BATCH},)), "batch:3", {"x": (3, 3, 16, 16)}
-    ),
     "resnet_legacy": Case(
         _exported(Residual, IMAGE, dynamo=False, dynamic={"x": {0: "n", 2: "h", 3: "w"}}),
         "n:1,h:16,w:24",
