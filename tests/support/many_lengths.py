@@ -20,9 +20,9 @@ ROOM = 1024
 Asked = tuple[list[int], dict[str, Any]]
 
 
-def of_all_lengths(vocab: int, modes: Sequence[str], seed: int = 5) -> list[Asked]:
+def of_all_lengths(vocab: int, modes: Sequence[str], prompts: Sequence[int] = PROMPTS) -> list[Asked]:
     """A request of every mode at every length of prompt."""
-    rng = random.Random(seed)
+    rng = random.Random(5)
     return [
         (
             [rng.randrange(4, vocab) for _ in range(length)],
@@ -35,7 +35,7 @@ def of_all_lengths(vocab: int, modes: Sequence[str], seed: int = 5) -> list[Aske
             }
             | ({"draft_steps": 2} if mode == "lossless" else {}),
         )
-        for length in PROMPTS
+        for length in prompts
         for mode in modes
     ]
 

@@ -9,9 +9,10 @@ from tests.support.many_lengths import of_all_lengths, serve_all
 def test_tokens_are_those_of_the_cpu(on_device, engines, level):
     engine = on_device("tiny_a", level)
     assert engine.runner.shares_state
-    asked = of_all_lengths(engine.config.vocab_size, ("diffusion", "lossless", "ar"))
+    # The last ones grow beyond the smallest capacity while the others write.
+    asked = of_all_lengths(engine.config.vocab_size, ("diffusion", "lossless", "ar"), (5, 119, 505))
     rows, device = serve_all(engine.runner, asked)
     others, several = serve_all(engines("tiny_a", "onnxruntime").runner, asked)
     assert [row.tokens for row in rows] == [row.tokens for row in others]
     assert device.counts.denoiser_calls < several.counts.denoiser_calls
-    assert device.seats.moves > several.seats.moves, "the state grew, and its rows with it"
+    assert device.seats.moves > len(asked) / 2, "the state grew, and its rows with it"
