@@ -11,7 +11,7 @@ from ttc.errors import TtcError
 __all__ = ["read_toml"]
 
 # What we read is settings, a page of them.
-_MOST_BYTES, _MOST_DEPTH, _MOST_DIGITS = 2**16, 16, 40
+_MOST_BYTES, _MOST_DEPTH, _MOST_DIGITS, _MOST_DOTS = 2**16, 16, 40, 100
 
 
 def read_toml(path: Path, error: type[TtcError], what: str = "") -> dict[str, Any]:
@@ -28,6 +28,9 @@ def read_toml(path: Path, error: type[TtcError], what: str = "") -> dict[str, An
     """
     what = what or str(path)
     raw = read_bounded(path, _MOST_BYTES, error)
+    # The time that a dotted key takes grows with the square of its parts.
+    if any(line.count(b".") > _MOST_DOTS for line in raw.splitlines()):
+        raise error(f"{what}: a line with more than {_MOST_DOTS} dots")
     try:
         table = tomllib.loads(raw.decode())
     except UnicodeDecodeError as fault:

@@ -95,7 +95,7 @@ def _problem(line: bytes, where: str) -> Problem:
         try:
             with warnings.catch_warnings(action="ignore"):
                 re.compile(problem.answer)
-        except (re.error, RecursionError, OverflowError, MemoryError) as fault:
+        except (re.error, ValueError, RecursionError, OverflowError, MemoryError) as fault:
             raise InputError(
                 f"{where}: the pattern {quoted(problem.answer)} is not valid: {quoted(str(fault))}"
             ) from None

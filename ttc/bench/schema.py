@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ttc.base.quoting import escaped
 from ttc.errors import InputError
 from ttc.formats.strictjson import Fields, quoted, read_json
 
@@ -320,7 +321,9 @@ def _value(hint: Any, value: object, where: str) -> Any:
         if len(value) == len(arguments):
             return tuple(_value(kind, item, where) for kind, item in zip(arguments, value, strict=True))
     if origin is Mapping and isinstance(value, dict):
-        return {key: _value(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
+        return {
+            key: _value(arguments[1], item, f"{where}: {escaped(key)[:100]}") for key, item in value.items()
+        }
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _record(hint, value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

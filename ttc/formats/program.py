@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ttc.base.quoting import escaped
 from ttc.errors import BundleError
 from ttc.formats.strictjson import Fields, quoted
 
@@ -80,17 +81,14 @@ class Program:
         """Raise `BundleError` unless every buffer exists and is written once, before it is read."""
         ready = {name for name, buffer in self.buffers.items() if buffer.role in ("input", "weight")}
         for i, each in enumerate(self.instructions):
+            step = f"{where}: step {i} ({escaped(each.name)[:100]})"
             for name in (*each.inputs, *each.outputs):
                 if name not in self.buffers:
-                    raise BundleError(
-                        f"{where}: step {i} ({each.name}) names the unknown buffer {quoted(name)}"
-                    )
+                    raise BundleError(f"{step} names the unknown buffer {quoted(name)}")
             if missing := [name for name in each.inputs if name not in ready]:
-                raise BundleError(
-                    f"{where}: step {i} ({each.name}) reads {quoted(missing[0])} before it is written"
-                )
+                raise BundleError(f"{step} reads {quoted(missing[0])} before it is written")
             if twice := [name for name in each.outputs if name in ready]:
-                raise BundleError(f"{where}: step {i} ({each.name}) writes {quoted(twice[0])} a second time")
+                raise BundleError(f"{step} writes {quoted(twice[0])} a second time")
             ready.update(each.outputs)
         if unwritten := sorted(self.buffers.keys() - ready):
             raise BundleError(f"{where}: no step writes {quoted(unwritten[0])}")
