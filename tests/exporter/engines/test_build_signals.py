@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.build_models import write_model
 from tests.support.command_line import start
+from ttc.exporter.engines import foreign_plan
+from ttc.exporter.engines.build import build
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 ROOT = Path(__file__).parents[3]
@@ -80,5 +82,17 @@ def test_where_personality_is_refused_the_note_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     (note,) = [line for line in done.stdout.splitlines() if "other bytes" in line]
     assert "the system refuses to fix those (personality(2)), as Docker's filter" in note
-    free = ttc(path, "--shapes", "N:2")
-    assert "other bytes" not in free.stdout
+    report = build(path, tmp_path / "free", shapes={"N": {"opt": 2}}, cache=False)
+    assert not [note for note in report.notes if "other bytes" in note]
+
+
+def test_what_a_killed_trial_left_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with foreign_plan._workspace() as folder:
+        name = folder.name
+    left = tmp_path / f"{name[:-8]}01234567"
+    left.mkdir()
+    (left / "network.onnx").touch()
+    with foreign_plan._workspace() as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert not list(tmp_path.iterdir())
