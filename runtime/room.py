@@ -151,7 +151,8 @@ class Room:
             raise QueueFull(
                 f"{len(arrived) + core.waiting} requests wait already, at most {self.max_queued} may; "
                 "ask again later",
-                self._pace.seconds_for(len(left) - self.max_queued),
+                # When all that wait now have gone: who comes back before only asks in vain again.
+                self._pace.seconds_for(len(left)),
             )
         owner = rows[0].request.owner
         own = sum(request.owner == owner for request in left)
@@ -159,7 +160,7 @@ class Room:
             raise QueueFull(
                 f"{own} requests of this key would wait, at most {self.max_owner_queued} may; "
                 "ask again later",
-                self._pace.seconds_for(own - self.max_owner_queued),
+                self._pace.seconds_for(own),
             )
         tokens = sum(len(request.prompt) for request in left)
         if self.max_queued_tokens is not None and tokens > self.max_queued_tokens:

@@ -13,6 +13,7 @@ In a state the rows in use come first. A row that leaves makes a hole, which the
 where none comes does the last row move into it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +21,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ttc.errors import DeviceMemoryError
 from ttc.runtime.decoding.limits import fitting_capacity
 from ttc.runtime.interface.backend import Limits
 from ttc.runtime.interface.sizes import UsualSizes
@@ -188,7 +190,9 @@ class Seats:
         if shared is not None:
             needed = max(self.capacity_for(seat.tokens) for seat in shared.seats if seat is not None)
             if needed <= _ENOUGH * shared.state.capacity:
-                self._remake(shared, needed)
+                # Both have to fit for a moment; where they do not, the large one serves as well.
+                with contextlib.suppress(DeviceMemoryError):
+                    self._remake(shared, needed)
 
     def state(self, number: int) -> ContextState:
         """Return the state of this number."""

@@ -6,6 +6,7 @@ import pytest
 from tests.support.chains import Chain
 from tests.support.golden import golden
 from tests.support.many_lengths import of_all_lengths, serve_all
+from ttc.errors import DeviceMemoryError
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.limits import SHARED_CAPACITY
@@ -88,6 +89,20 @@ def test_the_shared_state_is_as_large_as_its_longest_row_needs():
     seats.join(200)
     seats.compact()
     assert seats.state(short.state).capacity == 256
+
+
+def test_a_state_that_cannot_shrink_stays(monkeypatch):
+    backend = chain()
+    seats = Seats(backend, 16_384, SHARED_CAPACITY)
+    short, long = seats.join(20), seats.join(1000)
+    seats.leave(long)
+
+    def full(batch, capacity):
+        raise DeviceMemoryError("no room")
+
+    monkeypatch.setattr(backend, "new_state", full)
+    seats.compact()
+    assert seats.state(short.state).capacity == 1024
 
 
 def test_half_is_not_little_enough_to_shrink():
