@@ -45,6 +45,7 @@ import json, sys
 from ttc.exporter.engines.engine_spec import CompilerOptions
 from ttc.exporter.engines.tensorrt_api import TensorRT
 from ttc.base.tensorrt_package import backend_version
+from ttc.errors import BackendError
 used = json.load(sys.stdin)
 backend = TensorRT.load("tensorrt")
 missing = [f"{kind}.{name}" for kind, names in used.items() for name in names
@@ -74,7 +75,19 @@ from tests.support.tensorrt_plugins import replace_libraries
 
 replace_libraries()
 backend.register_plugins(["9.0"])
-plugins = [name for name in dir(backend.api.plugin.op.ttc) if name.startswith(("Moe", "Mamba", "Diff"))]
+plugins = [name for name in dir(backend.api.plugin.op.ttc) if name[0].isupper()]
+import pathlib, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    good, bad = pathlib.Path(folder, "good.py"), pathlib.Path(folder, "bad.py")
+    good.write_text("import builtins; builtins.plugins_ran = True")
+    bad.write_text("1 / 0")
+    backend.load_plugins(logger, [str(good)])
+    try:
+        backend.load_plugins(logger, [str(bad)])
+        refused = ""
+    except BackendError as fault:
+        refused = str(fault)
+import builtins
 typed = 1 << int(backend.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 print(json.dumps({
     "version": backend_version("tensorrt"),
@@ -85,6 +98,8 @@ print(json.dumps({
     "cleared": backend.config(Builder(), CompilerOptions("tensorrt", ("9.0",))).cleared,
     "kept": backend.config(Builder(), CompilerOptions("tensorrt", tf32=True)).cleared,
     "plugins": sorted(plugins),
+    "loaded": getattr(builtins, "plugins_ran", False),
+    "refused": refused,
 }))
 """
 
@@ -118,6 +133,11 @@ def test_plugins_are_registered_before_a_network_is_parsed(nvidia):
     from ttc.plugins.table import PRIMITIVE_OPS
 
     assert nvidia["plugins"] == sorted(op.name for op in PRIMITIVE_OPS)
+
+
+def test_plugins_of_other_people_are_loaded_and_their_faults_told(nvidia):
+    assert nvidia["loaded"] is True
+    assert nvidia["refused"].endswith("bad.py: cannot be loaded (ZeroDivisionError: division by zero)")
 
 
 def test_tensorrt_takes_one_target() -> None:
