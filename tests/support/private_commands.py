@@ -1,7 +1,7 @@
 """Runs commands one after another in this process and prints, as JSON, which files each left in the home
 folder and in the folder for temporary files. An attempt to open a socket of the internet ends the process.
 
-Started as `python -m tests.support.private_commands WORK BUNDLE CHECKPOINT STEP` in an empty folder.
+Started as `python -m tests.support.private_commands WORK CHECKPOINT STEP` in an empty folder.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def commands(work: Path, bundle: Path, checkpoint: Path, step: Path) -> Mapping[str, Sequence[object]]:
+def commands(work: Path, checkpoint: Path, step: Path) -> Mapping[str, Sequence[object]]:
     """Name of a command → its arguments."""
     own = work / "own.bundle"
     few = ("--problems", 2, "--timed", 1, "--repeats", 1, "--max-new-tokens", 8, "--modes", "ar,diffusion")
@@ -22,9 +22,9 @@ def commands(work: Path, bundle: Path, checkpoint: Path, step: Path) -> Mapping[
         "export": ("export", checkpoint, "-o", own),
         "inspect": ("inspect", own),
         "verify": ("verify", own, "--backend", "onnxruntime", "--max-new-tokens", 4),
-        "generate": ("generate", bundle, "Question:", "--max-new-tokens", 4, "--save-steps", work / "a.svg"),
-        "bench": ("bench", bundle, *few, "-o", work / "bench.json", "--report", work / "bench.html"),
-        "profile": ("profile", bundle, "--repeats", 1, "--trace", work / "trace.json"),
+        "generate": ("generate", own, "5 6", "--ids", "--max-new-tokens", 4, "--save-steps", work / "a.svg"),
+        "bench": ("bench", own, *few, "-o", work / "bench.json", "--report", work / "bench.html"),
+        "profile": ("profile", own, "--repeats", 1, "--trace", work / "trace.json"),
         "plan": ("plan",),
         "quantize": ("quantize", checkpoint, "-o", work / "quantised", "--experts", "int8"),
         "build": ("build", step, "-o", work / "engines"),
@@ -40,7 +40,7 @@ def files(folder: Path) -> list[str]:
 
 def main() -> None:
     """Run them all."""
-    work, bundle, checkpoint, step = map(Path, sys.argv[1:5])
+    work, checkpoint, step = map(Path, sys.argv[1:4])
     from ttc.exporter.engines.worker_limits import forbid_network
 
     forbid_network(kill=True)
@@ -48,7 +48,7 @@ def main() -> None:
 
     home, temporary = Path(os.environ["HOME"]), Path(tempfile.gettempdir())
     found = {}
-    for name, arguments in commands(work, bundle, checkpoint, step).items():
+    for name, arguments in commands(work, checkpoint, step).items():
         done = run(*arguments)
         assert done.exit_code == 0, f"{name}: {done.output}{done.exception!r}"
         found[name] = {"home": files(home), "temporary": files(temporary), "here": os.listdir()}
