@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.support.torch_tables import share_translations
 from ttc.runtime.engine import Engine
 
 # The same examples in every run, so that a failure seen once is seen again. No deadline: a first call loads
@@ -74,6 +73,8 @@ def _exported_once(shared: Path, name: str, dtype: str | None) -> Path:
     with (shared / f"{bundle.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.exists():
+            from tests.support.torch_tables import share_translations
+
             share_translations()
             ttc.export(checkpoint, bundle, dtype)
     return bundle

@@ -25,7 +25,6 @@ from ttc.cli import program
 from ttc.errors import InputError
 from ttc.formats.manifest import ShardRecord
 from ttc.formats.shard import Shard
-from ttc.formats.weights import ReferencedWeights
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import is_mamba_state
 from ttc.runtime.decoding.options import TRAINED_BLOCK_SIZE
@@ -248,7 +247,7 @@ def referenced(packed: Bundle, checkpoint: Path) -> Bundle:
         packed.manifest.weights, mode="reference", root=str(checkpoint), shards=shards
     )
     manifest = dataclasses.replace(packed.manifest, weights=weights)
-    return Bundle(packed.path, manifest, ReferencedWeights(weights, None, "bundle.json"))
+    return Bundle(packed.path, manifest, {}, None)
 
 
 def test_confidences_are_what_the_threshold_is_held_against(engines: Callable[..., Engine]) -> None:

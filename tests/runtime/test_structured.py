@@ -360,7 +360,7 @@ def test_without_a_tokenizer_and_without_the_package(engine, monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'ttc\[structured\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'twotower-compiler\[structured\]'"):
         Engine(engine.runner, TOKENIZER).generate([5], "ar", regex="a")
     assert Engine(engine.runner, TOKENIZER).generate([5], "ar", max_new_tokens=2).finish_reason
 

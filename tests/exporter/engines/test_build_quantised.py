@@ -13,6 +13,7 @@ from ttc.exporter.engines.build import build
 from ttc.exporter.engines.build_input import read_build_input
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.compile import Compiler
+from ttc.exporter.engines.engine_spec import CompilerOptions
 from ttc.exporter.engines.lower_graph import engine_specs, partition_graph
 from ttc.exporter.engines.planning import make_plan
 from ttc.exporter.engines.tensorrt_api import TensorRT
@@ -52,8 +53,10 @@ def test_whole(graph, stored, tmp_path):
     (planned,) = plan.graphs
     (spec,), _ = engine_specs(planned.source, "whole", planned.variants, bake=False)
     backend = TensorRT.load("tensorrt-rtx")
-    built = Compiler(backend, TARGETS[stored], lambda *_: True).build(spec)
-    names = [name for kind, name in built.layers if kind == "DEQUANTIZE"]
+    options = CompilerOptions("tensorrt-rtx", TARGETS[stored])
+    spec.write(tmp_path)
+    built = Compiler(backend, options, lambda *_: True).build(spec, tmp_path)
+    names = [layer["Name"] for layer in built.layers if layer["LayerType"] == "DEQUANTIZE"]
     assert len(names) == (4 if stored == "float4_e2m1fn" else 2)
     assert all(name.startswith("layers.0.moe/Moe") for name in names), "and so tells where it is"
     weight = next(t for t in spec.inputs if t.name.endswith("experts.up_proj.weight"))

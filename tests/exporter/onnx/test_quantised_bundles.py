@@ -152,13 +152,9 @@ def test_decoded_graphs_have_no_trace_of_the_formats(bundle):
     assert not decode_experts(model, "float32")
     names = {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
     assert names & bundle.weights.keys() <= bundle.decoded_weights.keys()
-    assert {name for _, name, _ in model.functions} == {
-        "MoeRouting",
-        "MoeExperts",
-        "MoeUp",
-        "MoeDown",
-        "MoeCombine",
-    }
+    names = {name for _, name, _ in model.functions}
+    assert {"MoeRouting", "MoeExperts", "MoeUp", "MoeDown", "MoeCombine"} <= names
+    assert not [name for name in names if name.endswith(("Scaled", "Blocked"))]
 
 
 def test_a_gpu_gets_the_bytes_as_they_are(bundle):

@@ -304,7 +304,7 @@ def test_without_cuda_core(monkeypatch):
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'ttc\[gpu\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'twotower-compiler\[gpu\]'"):
         layer.requirements("tensorrt-rtx")
 
 
