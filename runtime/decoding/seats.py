@@ -235,8 +235,9 @@ class Seats:
 
     def _remake(self, room: _Room, capacity: int) -> None:
         """Give a room a state of another capacity, with what its rows hold."""
-        old, room.state = room.state, self._places.new_state(room.state.batch, capacity)
+        new = self._places.new_state(room.state.batch, capacity)
         for seat in room.seats:
             if seat is not None:
-                self._places.copy_row(old, seat.index, room.state, seat.index)
+                self._places.copy_row(room.state, seat.index, new, seat.index)
                 self.moves += 1
+        room.state = new  # not before every row is in it: where that fails, the old one still holds them

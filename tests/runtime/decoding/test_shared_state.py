@@ -105,6 +105,26 @@ def test_a_state_that_cannot_shrink_stays(monkeypatch):
     assert seats.state(short.state).capacity == 1024
 
 
+def test_a_shrink_that_fails_midway_loses_no_row(monkeypatch):
+    """The first row was copied already, the second could not be."""
+    backend = chain()
+    seats = Seats(backend, 16_384, SHARED_CAPACITY)
+    rows, long = [seats.join(20), seats.join(30)], seats.join(1000)
+    seats.state(rows[0].state).lengths[:2] = [17, 23]
+    seats.leave(long)
+    copy = backend.copy_row
+
+    def copy_first(source, row, target, place):
+        if row:
+            raise DeviceMemoryError("no room")
+        copy(source, row, target, place)
+
+    monkeypatch.setattr(backend, "copy_row", copy_first)
+    seats.compact()
+    assert seats.state(rows[0].state).capacity == 1024
+    assert lengths(seats, rows) == [17, 23]
+
+
 def test_half_is_not_little_enough_to_shrink():
     seats = Seats(chain(), 16_384, SHARED_CAPACITY)
     short, long = seats.join(200), seats.join(400)
