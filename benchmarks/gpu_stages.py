@@ -91,9 +91,7 @@ def machine(setting: Setting) -> Lines:
     found = {name: _version(name) for name in (*NEEDED, *USED)}
     missing = [name for name in NEEDED if found[name] is None]
     yield {"versions": found, "missing": missing, "commit": commit(), "gpu": None if setting.dry else _gpu()}
-    if setting.dry:
-        pass
-    elif missing:
+    if missing and not setting.dry:
         raise SystemExit(f"missing: {', '.join(missing)}; docs/gpu.md says what to bring")
     ceilings = setting.timer().ceilings()
     yield {

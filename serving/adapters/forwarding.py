@@ -77,5 +77,6 @@ async def answers(app: ASGIApp, forward: Forward) -> AsyncGenerator[Message, Non
                 return
     finally:
         gone.set()
-        with contextlib.suppress(TimeoutError, Exception):
+        # The answer is over: what becomes of the application after it is told to nobody.
+        with contextlib.suppress(Exception):
             await asyncio.wait_for(running, _LEAVING_SECONDS)
