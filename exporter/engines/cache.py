@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from ttc.base.files import read_bounded
 from ttc.base.folder_locks import lock_folder, unlock_folder
+from ttc.base.user_cache import user_cache
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import checked_path
 from ttc.formats.strictjson import Fields, parse_json, quoted
@@ -60,7 +61,7 @@ def default_cache_folder() -> Path:
     """Return `$TTC_CACHE_DIR`, or the folder for it in the user's cache folder."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttc" / "engines"
+    return user_cache("engines")
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:

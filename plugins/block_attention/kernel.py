@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.block_attention import BLOCK_ATTENTION
-from ttc.plugins.launch import KernelSpec, Problem, Tile, power_of_two
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 
 __all__ = ["attend", "block_attention"]
 
@@ -164,8 +164,7 @@ def _constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
 
 
 def _grid(dims: Any, constants: Mapping[str, Any], minimum: Any) -> tuple[Any, ...]:
-    rows = dims["L"] * constants["PER_KV"]
-    return (rows + (constants["BLOCK_M"] - 1)) // constants["BLOCK_M"], constants["J"], dims["B"]
+    return cdiv(dims["L"] * constants["PER_KV"], constants["BLOCK_M"]), constants["J"], dims["B"]
 
 
 block_attention = KernelSpec(

@@ -20,16 +20,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["KernelFile", "default_kernel_folder"]
+from ttc.base.user_cache import user_cache
+
+__all__ = ["KernelFile"]
 
 logger = logging.getLogger(__name__)
 _MAX_BYTES: Final = 2**30
 _SHARED: Final = stat.S_IWGRP | stat.S_IWOTH
-
-
-def default_kernel_folder() -> Path:
-    """Return the folder of such files, in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttc" / "kernels"
 
 
 class KernelFile:
@@ -49,7 +46,7 @@ class KernelFile:
             capability: compute capability of the GPU, such as "12.0".
         """
         key = json.dumps([sorted(engines), version, capability]).encode()
-        return cls(default_kernel_folder() / f"{hashlib.sha256(key).hexdigest()}.kernels")
+        return cls(user_cache("kernels") / f"{hashlib.sha256(key).hexdigest()}.kernels")
 
     def read(self) -> bytes | None:
         """Return what was kept; None where there is nothing, or others may have written it."""

@@ -1,10 +1,10 @@
 """Where the miniature's bundle is kept between demonstrations, so that only the first one needs torch."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from ttc import __version__
+from ttc.base.user_cache import user_cache
 
 __all__ = ["kept_bundle"]
 
@@ -16,5 +16,4 @@ def kept_bundle(checkpoint: Path) -> Path:
     digest = hashlib.sha256(__version__.encode())
     for file in sorted(checkpoint.iterdir()):
         digest.update(file.name.encode() + file.read_bytes())
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "ttc" / "demo" / digest.hexdigest()[:16] / "miniature.bundle"
+    return user_cache("demo") / digest.hexdigest()[:16] / "miniature.bundle"

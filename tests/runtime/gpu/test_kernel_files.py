@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import ttc
-from ttc.runtime.gpu.kernel_files import KernelFile, default_kernel_folder
+from ttc.base.user_cache import user_cache
+from ttc.runtime.gpu.kernel_files import KernelFile
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_what_the_library_refuses_is_made_again(bundles, engine_folders, fake_gp
 def test_what_others_can_write_is_not_read(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = KernelFile.of(["digest"], "1.7", "12.0")
-    assert file.path.parent == default_kernel_folder()
+    assert file.path.parent == user_cache("kernels")
     assert file.read() is None
     file.write(b"kernels")
     assert file.read() == b"kernels"
