@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check bench gpu fuzz lowest clean
+.PHONY: help setup demo test check bench gpu fuzz lowest miniature clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,7 +35,7 @@ help: ## this list
 setup: $(READY) ## make .venv and install ttc in it, editable, with all that development needs
 
 demo: $(READY) ## export the built-in miniature and watch it fill blocks of text
-	$(BIN)/ttc demo
+	$(BIN)/ttc demo --export
 
 test: $(READY) ## all tests that this machine can run
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -44,6 +44,9 @@ check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+miniature: $(READY) ## export the built-in miniature anew into the package, after its weights or the exporter changed
+	$(BIN)/python -m examples.miniature.bundle
 
 bench: $(READY) ## measure the backends on the miniature and print the ratios
 	$(BIN)/python benchmarks/run.py

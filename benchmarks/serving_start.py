@@ -3,7 +3,7 @@
     python -m benchmarks.serving_start                   ten starts each way, to build/serving_start.json
 
 From the start of the process to the line that says where it listens, which comes when the model is loaded and
-warm: with a bundle, and with `--demo`, whose bundle was exported before. In turns, the first of each apart:
+warm: with a bundle, and with `--demo`, the miniature of the package. In turns, the first of each apart:
 it may read from disk what the others find in memory. Beside them what the parts of such a start take in a
 process of their own: importing, loading, the first request.
 """
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.kept import kept_bundle
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_bundle
 
 PARTS = """\
 import json, sys, time
@@ -46,7 +43,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Measure how long the service takes to start.")
     parser.add_argument("--starts", type=int, default=10)
-    parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: exported first]")
+    parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: the package's]")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/serving_start.json"))
     args = parser.parse_args()
     report: dict[str, Any] = {
@@ -55,14 +52,9 @@ def main() -> None:
         "machine": dataclasses.asdict(machine()),
         "load_at_start": load_average(),
     }
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        bundle = kept_bundle(checkpoint)
-        bundle.parent.mkdir(parents=True)
-        if args.bundle is None:
-            ttc.export(checkpoint, bundle)
-        else:
-            shutil.copytree(args.bundle, bundle)
+        bundle = shipped_bundle() if args.bundle is None else args.bundle
         ways = {"bundle": [str(bundle)], "demo": ["--demo"]}
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.starts + 1):

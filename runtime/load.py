@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ttc.base.names import BackendName
 from ttc.errors import InputError
 from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.shipped import find_bundle
 from ttc.formats.strictjson import quoted
 from ttc.formats.verification import check_verified, runs_from
 from ttc.model.bundle import Bundle
@@ -37,7 +38,8 @@ def load(
     """Open a bundle on a backend.
 
     Args:
-        bundle: the folder that `ttc export` wrote; its digests are checked first.
+        bundle: the folder that `ttc export` wrote; its digests are checked first. "miniature" is the model
+            that comes with the package, unless there is a folder of that name.
         backend: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
         device: "cpu", "cuda" or "cuda:N"; "cuda:0,cuda:1" puts a tower on each of two GPUs (not onnxruntime);
             None takes the best there is.
@@ -63,7 +65,7 @@ def load(
         InputError: an unknown backend or device, a capacity that is none.
         BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
     """
-    opened = Bundle.open(bundle, checkpoint)
+    opened = Bundle.open(find_bundle(bundle), checkpoint)
     if require_verified:
         check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
     limit = opened.config.max_position_embeddings

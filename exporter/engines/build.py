@@ -15,6 +15,7 @@ from ttc.exporter.engines.engine_builder import LAYERS_ENDING, BuiltGraph, Engin
 from ttc.exporter.engines.planning import make_plan
 from ttc.formats.atomic_folder import folder_writer
 from ttc.formats.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE
+from ttc.formats.shipped import find_bundle
 from ttc.formats.signing import sign as signature_of
 from ttc.profiles.build_profile import BuildProfile
 
@@ -45,7 +46,7 @@ def build(
     """Build engines for all graphs of a bundle, or for one ONNX file.
 
     Args:
-        model: bundle folder or `.onnx` file.
+        model: bundle folder or `.onnx` file; "miniature" as `ttc.load`.
         output: folder of the engines; None: BUNDLE/engines, FILE.engines.
         backend: "tensorrt-rtx" or "tensorrt".
         profile: preset, TOML file or profile; None: "latency", fitted to the model.
@@ -101,7 +102,7 @@ def build_engines(
 ) -> BuildReport:
     """Build as `build` does, with the options in one object."""
     start = time.perf_counter()
-    plan = make_plan(model, output, settings)
+    plan = make_plan(find_bundle(model), output, settings)
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     with folder_writer(plan.output, True, ENGINES) as draft:

@@ -20,6 +20,7 @@ from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
 from ttc.formats.atomic_folder import bundle_writer
 from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightMap
+from ttc.formats.shipped import find_checkpoint
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.config import LayerKind
 from ttc.model.weights import in_dtype
@@ -48,7 +49,8 @@ def export(
     """Turn a checkpoint folder in the Hugging Face layout into a bundle.
 
     Args:
-        checkpoint: folder with config.json and safetensors files.
+        checkpoint: folder with config.json and safetensors files; "miniature" is the one in the package,
+            unless there is a folder of that name.
         output: the bundle's folder; made, or with `force` replaced if it is a bundle.
         dtype: compute dtype, "float32", "float16" or "bfloat16"; None: as stored.
         pack: True copies the weights into the graphs, False refers to the checkpoint; None packs up to 1 GiB.
@@ -66,7 +68,7 @@ def export(
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
-    with bundle_writer(output, force) as draft, Checkpoint.open(checkpoint) as source:
+    with bundle_writer(output, force) as draft, Checkpoint.open(find_checkpoint(checkpoint)) as source:
         for note in source.notes:
             say(note)
         compute_dtype = dtype or source.default_dtype

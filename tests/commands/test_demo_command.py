@@ -27,7 +27,7 @@ def exports(monkeypatch: pytest.MonkeyPatch, mini: Path) -> list[tuple[Path, Pat
 
 
 def test_demo_shows_steps_and_a_table(exports: list[tuple[Path, Path, bool]]) -> None:
-    done = run("demo", "--prompts", 2)
+    done = run("demo", "--prompts", 2, "--export")
     assert done.exit_code == 0, done.stderr
     (checkpoint, output, _), *others = exports
     assert not others
@@ -40,6 +40,16 @@ def test_demo_shows_steps_and_a_table(exports: list[tuple[Path, Path, bool]]) ->
     assert (diffusion[0], ar[0]) == ("diffusion", "ar")
     assert float(diffusion[3]) == pytest.approx(int(diffusion[1]) / int(diffusion[2]), abs=0.005)
     assert ar[2:4] == ["0", "–"]
+
+
+def test_demo_without_an_export(
+    exports: list[tuple[Path, Path, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = run("demo", "--prompts", 1)
+    assert done.exit_code == 0, done.stderr
+    assert not exports
+    assert "One prompt, the same for both modes" in done.stdout.splitlines()[-4]
 
 
 def test_demo_as_json(exports: list[tuple[Path, Path, bool]], tmp_path: Path) -> None:

@@ -172,3 +172,61 @@ def test_structured_output_that_is_refused(tiny: Path, tmp_path: Path) -> None:
     assert "regex does not apply to mode 'diffusion'" in refused(
         "generate", tiny, "5", "--ids", "--regex", "a"
     )
+
+
+def test_prompts_of_a_file(tiny: Path, tmp_path: Path) -> None:
+    few = ("--max-new-tokens", 4, "--no-stop-at-eos")
+    source, made = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"token_ids": [5, 6], "id": "a"}, {"token_ids": [7], "mode": "ar", "n": 2}]
+    source.write_text("".join(json.dumps(line) + "\n\n" for line in lines))
+    done = run("generate", tiny, "--prompts", source, *few, "-o", made)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert f"wrote {made}" in done.stderr
+    found = [json.loads(line) for line in made.read_text().splitlines()]
+    assert [(one["id"], one["mode"]) for one in found] == [("a", "diffusion"), (1, "ar"), (1, "ar")]
+    assert found[0]["token_ids"] == ask("generate", tiny, "5 6", "--ids", *few)["token_ids"]
+    text = tmp_path / "in.txt"
+    text.write_text("5 6\n7\n")
+    done = run("generate", tiny, "--prompts", text, "--token-ids", *few)
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [0, 1]
+    assert json.loads(done.stdout.splitlines()[0])["token_ids"] == found[0]["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"prompt": "a", "moder": "ar"}', "in.jsonl, line 1: unknown option 'moder'"),
+        ("{}", 'either "prompt" or "token_ids" is expected'),
+        ('{"prompt": 3}', "prompt is 3; valid: a text"),
+        ("[", "in.jsonl, line 1"),
+        ("", "no prompt in it"),
+    ],
+)
+def test_prompts_that_are_none(tiny: Path, tmp_path: Path, line: str, named: str) -> None:
+    (tmp_path / "in.jsonl").write_text(line + "\n")
+    assert named in refused("generate", tiny, "--prompts", tmp_path / "in.jsonl")
+
+
+def test_interactive(mini: Path) -> None:
+    prompt = "Question: Sort 3, 1.\\nAnswer:"
+    done = run("generate", mini, "-i", "--max-new-tokens", 16, input=f"{prompt}\n\n{prompt}\n")
+    text = ask("generate", mini, prompt.replace("\\n", "\n"), "--max-new-tokens", 16)["text"]
+    assert done.stdout == f"{text}\n{text}\n"
+    assert done.stderr.count(" tokens in ") == 2
+    done = run("generate", mini, "-i", "--token-ids", input="x\n5\n")
+    assert "error: --token-ids: word 0" in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["5", "--example", "sort"],
+        ["-i", "--show-steps"],
+        ["5", "-o", "a.jsonl"],
+        ["--example", "sort", "--ids"],
+    ],
+)
+def test_one_way_to_give_prompts(tiny: Path, words: list[str]) -> None:
+    assert run("generate", tiny, *words).exit_code == 2

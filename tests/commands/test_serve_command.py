@@ -1,13 +1,11 @@
-"""`ttc serve`: its usage, and the miniature that is exported once."""
+"""`ttc serve`: its usage, and the miniature by its name."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import refused, run
-from ttc.commands import serve as command
-from ttc.demo.kept import kept_bundle
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_bundle
 
 
 def test_usage(tiny: Path) -> None:
@@ -17,17 +15,14 @@ def test_usage(tiny: Path) -> None:
     assert "give a BUNDLE or --demo" in done.stderr
 
 
-def test_the_miniature_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini: Path) -> None:
-    """What lies in the cache is taken as it is; another checkpoint has another place."""
+@pytest.mark.parametrize("words", [["--demo"], ["miniature"]])
+def test_the_miniature_needs_no_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with miniature() as checkpoint:
-        kept = kept_bundle(checkpoint)
-        other = tmp_path / "other"
-        other.mkdir()
-        (other / "config.json").write_text("{}")
-        assert kept_bundle(other).parent != kept.parent
-    assert kept.is_relative_to(tmp_path)
-    kept.parent.mkdir(parents=True)
-    kept.symlink_to(mini)
-    monkeypatch.setattr("ttc.export", None)
-    assert command._miniature() == kept
+    monkeypatch.chdir(tmp_path)
+    served = []
+    monkeypatch.setattr("ttc.serving.server.serve", lambda settings, say: served.append(settings) or 0)
+    assert run("serve", *words).exit_code == 0
+    assert served[0].bundle == str(shipped_bundle())
+    assert served[0].model_name == "miniature"

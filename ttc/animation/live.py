@@ -12,18 +12,23 @@ from ttc.runtime.decoding.result import Event
 
 __all__ = ["StepView", "pieces", "visible"]
 
-MASK = "░"
+MASK, _CONTROL = "░", "·"
 _MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _OWN, _REJECTED = "bold yellow", "red strike"
 _PROMPT, _SETTLED, _OPEN, _FRESH, _UNDECIDED = "dim", "", "green", "bold black on bright_green", "dim cyan"
 
 
 def pieces(tokenizer: Tokenizer | None) -> Callable[[int], str]:
-    """Return what one token looks like: its text in the middle of a line, or its id without a tokenizer."""
+    """Return what one token looks like: its text in the middle of a line, or its id without a tokenizer.
+    A control token, as the one that ends a text, is a dot.
+    """
     if tokenizer is None:
         return str
+    controls = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
 
     def piece(token: int) -> str:
+        if token in controls:
+            return _CONTROL
         # Decoders may drop the blank before the first token, so the second of two is looked at.
         once: str = tokenizer.decode([token], skip_special_tokens=False)
         twice: str = tokenizer.decode([token, token], skip_special_tokens=False)

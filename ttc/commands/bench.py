@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import BACKENDS
-from ttc.commands.options import device_option, trust_option
+from ttc.commands.options import BundlePath, device_option, trust_option
 from ttc.commands.terminal import Several, columns, progress, write_json
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["bench"]
 
 
 @click.command(short_help="Diffusion against AR and more: speed and quality.")
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=BundlePath(), required=False)
 @click.option("--tasks", type=click.Path(path_type=Path), help="JSONL of prompts with checkers.")
 @click.option(
     "--limit",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
-from ttc.commands.options import checkpoint_option
+from ttc.commands.options import BundlePath, checkpoint_option
 from ttc.commands.terminal import echo, size
 from ttc.errors import InputError
 
@@ -29,7 +29,7 @@ _TRY_SECONDS = 10.0
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=BundlePath())
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder of the engines [BUNDLE/engines]."
 )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ttc.base.names import BACKENDS, BackendName
-from ttc.commands.generate import result_json
+from ttc.commands.results import result_json
 from ttc.commands.terminal import columns, echo, folder_bytes, progress, size, waiting, write_json
+from ttc.formats.shipped import shipped_bundle
 
 if TYPE_CHECKING:
     from ttc.demo.miniature import Problem, Total
@@ -25,7 +26,12 @@ __all__ = ["demo"]
 @click.command(short_help="The built-in miniature, end to end.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True)
 @click.option("--prompts", type=int, default=3, show_default=True, metavar="N", help="How many problems.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
+@click.option(
+    "--export", "exports", is_flag=True, help="Begin with the checkpoint: export it first, which needs torch."
+)
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Keep the exported bundle in this folder (--export)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; no live view.")
 @click.option(
     "--save-steps",
@@ -34,11 +40,16 @@ __all__ = ["demo"]
     help="Write the first problem's blocks filling as a picture that moves: .svg, .html or .gif.",
 )
 def demo(
-    backend: BackendName, prompts: int, keep: Path | None, as_json: bool, save_steps: Path | None
+    backend: BackendName,
+    prompts: int,
+    exports: bool,
+    keep: Path | None,
+    as_json: bool,
+    save_steps: Path | None,
 ) -> None:
-    """Export the trained miniature that comes with ttc, watch it fill blocks, and compare diffusion with AR.
+    """Watch the trained miniature that comes with ttc fill blocks, and compare diffusion with AR.
 
-    Takes half a minute, most of it the export. Needs no GPU and no network.
+    Needs no GPU, no network and no torch; with --export it shows the way from the checkpoint, too.
     """
     from ttc.demo import miniature as work
 
@@ -49,7 +60,10 @@ def demo(
     with contextlib.ExitStack() as until_the_end:
         checkpoint = until_the_end.enter_context(work.miniature())
         chosen = work.problems(checkpoint, prompts)
-        bundle = _export(checkpoint, _folder(keep, until_the_end), as_json)
+        if exports or keep:
+            bundle = _export(checkpoint, _folder(keep, until_the_end), as_json)
+        else:
+            bundle = shipped_bundle()
 
         import ttc
 
@@ -135,15 +149,16 @@ def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
     faster = diffusion.tokens_per_second / ar.tokens_per_second
     each = diffusion.tokens / diffusion.nfe
     count = "One prompt" if prompts == 1 else f"{prompts} prompts"
-    echo(
-        f"\n{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
-        f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the context\n"
-        f"tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second as AR.\n"
-        "The miniature shows how it works; it is no judge of the large model's quality."
+    click.echo()
+    click.echo(
+        f"{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
+        f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the\n"
+        f"context tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second\n"
+        "as AR. The miniature shows how it works; it is no judge of the large model's quality."
     )
     if bundle is not None:
         click.echo()
-        echo(f"the bundle is in {bundle}; try: ttc generate {bundle} 'Question: ' --show-steps")
+        echo(f"the bundle is in {bundle}; try: ttc generate {bundle} --example story --show-steps")
 
 
 def _row(total: "Total") -> tuple[str, ...]:

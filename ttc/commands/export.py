@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from ttc.base.names import COMPUTE_DTYPES
+from ttc.commands.options import CheckpointPath
 from ttc.commands.terminal import EXIT_INTERRUPTED, echo, folder_bytes, progress, size, write_json
 
 __all__ = ["export"]
 
 
 @click.command(short_help="Checkpoint folder → bundle.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=CheckpointPath())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option("--dtype", type=click.Choice(COMPUTE_DTYPES), help="Compute dtype.  [default: as stored]")
 @click.option(

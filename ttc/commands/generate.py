@@ -1,7 +1,6 @@
 """`ttc generate`: bundle and prompt → text."""
 
 import contextlib
-import dataclasses
 import re
 import sys
 from collections.abc import Iterator
@@ -12,26 +11,41 @@ import click
 
 from ttc.base.names import BACKENDS, MODES, BackendName
 from ttc.base.quoting import escaped
-from ttc.commands.options import checkpoint_option, device_option, trust_option
+from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
+from ttc.commands.prompts import as_text, as_token_ids, prompts_of, read_stdin, read_text
+from ttc.commands.results import result_json, summary
 from ttc.commands.terminal import loading, waiting, write_json
-from ttc.errors import InputError
+from ttc.demo.examples import EXAMPLES, example
 from ttc.runtime.decoding.options import GenerationOptions, check_options
 
 if TYPE_CHECKING:
-    from ttc.runtime.decoding.draft_stats import LosslessStats
     from ttc.runtime.decoding.result import Result
     from ttc.runtime.engine import Engine
 
-__all__ = ["generate", "result_json"]
+__all__ = ["generate"]
 
 _DEFAULTS = GenerationOptions()
-# Of a file with a schema; more than may be given.
-_MOST_READ = 1 << 20
+_ONE_WAY = "give one of PROMPT, --example, --prompts and --interactive."
 
 
 @click.command(short_help="Bundle and prompt → text.")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("prompt")
+@click.argument("bundle", type=BundlePath())
+@click.argument("prompt", required=False)
+@click.option(
+    "--example",
+    type=click.Choice(list(EXAMPLES)),
+    help="In place of PROMPT: one of the miniature's problems, which it was not trained on.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="In place of PROMPT: one a line, or JSON objects (.jsonl, - for stdin); prints JSON objects.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write those of --prompts there."
+)
+@click.option("-i", "--interactive", is_flag=True, help="In place of PROMPT: type them, one a line.")
 @click.option(
     "--mode",
     type=click.Choice(MODES),
@@ -110,6 +124,9 @@ _MOST_READ = 1 << 20
 )
 @trust_option
 @click.option(
+    "--threads", type=int, metavar="N", help="CPU threads (onnxruntime).  [default: by the model's size]"
+)
+@click.option(
     "--graph-level",
     type=click.IntRange(0, 2),
     help="CUDA graphs: 0 none, 1 one per step, 2 one per block.  [default: the most there is]",
@@ -133,13 +150,18 @@ _MOST_READ = 1 << 20
 )
 def generate(
     bundle: Path,
-    prompt: str,
+    prompt: str | None,
+    example: str | None,
+    prompts: Path | None,
+    output: Path | None,
+    interactive: bool,
     backend: BackendName,
     device: str | None,
     capacity: int | None,
     checkpoint: Path | None,
     engines: Path | None,
     trust: Path | None,
+    threads: int | None,
     graph_level: int | None,
     sparse_experts: bool,
     ids: bool,
@@ -155,15 +177,21 @@ def generate(
     """Generate text after PROMPT with the model in BUNDLE.
 
     PROMPT "-" is read from standard input, less one line end. The text goes to standard output,
-    a line of statistics to standard error.
+    a line of statistics to standard error. BUNDLE "miniature" is the model that comes with ttc.
     """
-    if prompt == "-":
-        prompt = _read_stdin()
-    asked = _ids(prompt) if ids else _text(prompt)
+    given_ways = [prompt is not None, example is not None, prompts is not None, interactive]
+    if sum(given_ways) != 1:
+        raise click.UsageError(_ONE_WAY)
+    if (prompts is not None or interactive) and (show_steps or save_steps is not None):
+        raise click.UsageError("--show-steps and --save-steps go with one prompt only.")
+    if output is not None and prompts is None:
+        raise click.UsageError("--output goes with --prompts only.")
+    many = None if prompts is None else prompts_of(prompts, ids)
+    asked = _asked(prompt, example, ids)
     options = GenerationOptions(
         stop_at_eos=not no_stop_at_eos,
         draft_steps=_count_or_word(draft_steps),
-        json_schema=None if json_schema is None else _read_text(json_schema),
+        json_schema=None if json_schema is None else read_text(json_schema),
         one_of=one_of or None,
         **given,
     )
@@ -188,12 +216,21 @@ def generate(
                     capacity,
                     engines,
                     checkpoint=checkpoint,
+                    threads=threads,
                     trust=trust,
                     graph_level=graph_level,
                     sparse_experts=sparse_experts,
                     progress=progress,
                 )
             )
+        if many is not None or interactive:
+            from ttc.commands.sessions import answer_file, converse
+
+            if many is not None:
+                answer_file(engine, many, options, output)
+            else:
+                converse(engine, options, ids)
+            return
         if show_steps or save_steps is not None:
             with _steps(engine, asked, ids, options, show_steps, save_steps) as in_steps:
                 _tell(in_steps, ids, as_json)  # before the picture is written, which may fail
@@ -204,6 +241,18 @@ def generate(
     _tell(result, ids, as_json)
 
 
+def _asked(prompt: str | None, example_kind: str | None, ids: bool) -> str | list[int]:
+    """Return the one prompt; empty where there are several."""
+    if example_kind is not None:
+        if ids:
+            raise click.UsageError("--example is a text; leave out --token-ids.")
+        return example(example_kind)
+    if prompt is None:
+        return ""
+    text = read_stdin() if prompt == "-" else prompt
+    return as_token_ids(text) if ids else as_text(text)
+
+
 def _tell(result: "Result", ids: bool, as_json: bool) -> None:
     """Print what was generated."""
     if as_json:
@@ -212,41 +261,7 @@ def _tell(result: "Result", ids: bool, as_json: bool) -> None:
     text = result.text if result.text is not None and not ids else " ".join(map(str, result.token_ids))
     # A terminal would obey what a model writes; anything else gets it as it is.
     click.echo(escaped(text, kept="\n\t") if sys.stdout.isatty() else text)
-    click.echo(_summary(result), err=True)
-
-
-def result_json(result: "Result") -> dict[str, Any]:
-    """Return a result as the one flat object of `--json`."""
-    stats = result.stats
-    return {
-        "token_ids": list(result.token_ids),
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "prompt_tokens": stats.prompt_tokens,
-        "nfe": stats.nfe,
-        "nfe_per_block": list(stats.nfe_per_block),
-        "tokens_per_nfe": stats.tokens_per_nfe,
-        "context_calls": stats.context_calls,
-        "seconds": stats.seconds,
-        "tokens_per_second": stats.tokens_per_second,
-        "backend_seconds": stats.backend_seconds,
-        "graph_level": stats.graph_level,
-        "backend": stats.backend,
-        "mode": stats.mode,
-        "seed": stats.seed,
-        "lossless": None if stats.lossless is None else _lossless_json(stats.lossless),
-        "notes": list(stats.notes),
-    }
-
-
-def _lossless_json(stats: "LosslessStats") -> dict[str, Any]:
-    """Return the statistics under the keys that stored records have."""
-    stored = {
-        "draft_records": "rounds",
-        "mean_acceptance_length": "tokens_per_round",
-        "acceptance_rate_per_position": "acceptance_by_place",
-    }
-    return {stored.get(name, name): value for name, value in dataclasses.asdict(stats).items()}
+    click.echo(summary(result), err=True)
 
 
 @contextlib.contextmanager
@@ -269,61 +284,5 @@ def _steps(
         yield play(record(engine.stream(prompt, options)), view)
 
 
-def _summary(result: "Result") -> str:
-    stats, tokens = result.stats, len(result.token_ids)
-    parts = [f"{tokens} tokens in {stats.seconds:.2f} s"]
-    if tokens:
-        parts[0] += f" ({stats.tokens_per_second:.1f} tokens/s)"
-    if stats.nfe:
-        parts.append(f"{stats.nfe} NFE, {stats.tokens_per_nfe:.2f} tokens/NFE")
-    if stats.lossless and stats.lossless.draft_records:
-        rounds, each = len(stats.lossless.draft_records), stats.lossless.mean_acceptance_length
-        parts.append(f"{rounds} rounds, {each:.2f} tokens/round")
-    parts.append(f"{stats.context_calls} context calls")
-    ends = {"eos": "ended by eos", "stop": "ended where its grammar ends"}
-    parts.append(ends.get(result.finish_reason, "ended by length"))
-    return "; ".join(parts)
-
-
 def _count_or_word(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
-
-
-def _read_stdin() -> str:
-    raw = sys.stdin.buffer.read()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        raise InputError(f"standard input is not UTF-8 text (byte {fault.start}); convert it first") from None
-    # Shells and editors end a text with a line end that the prompt does not mean.
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _read_text(path: Path) -> str:
-    """Read a small file; what it holds is checked with the options."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_MOST_READ).decode("utf-8")
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault.strerror or fault})") from None
-    except UnicodeDecodeError as fault:
-        raise InputError(f"{path} is not UTF-8 text (byte {fault.start}); convert it first") from None
-
-
-def _text(prompt: str) -> str:
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError as fault:
-        where = f"character {fault.start}"
-        raise InputError(f"the prompt is not UTF-8 text ({where}); convert it first") from None
-    return prompt
-
-
-def _ids(prompt: str) -> list[int]:
-    words = prompt.split()
-    for i, word in enumerate(words):
-        if not re.fullmatch(r"-?[0-9]{1,18}", word):
-            raise InputError(
-                f"--token-ids: word {i} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
-            )
-    return [int(word) for word in words]

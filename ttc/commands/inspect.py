@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ttc.commands.options import checkpoint_option
+from ttc.commands.options import BundlePath, checkpoint_option
 from ttc.commands.terminal import columns, echo, size, write_json
 from ttc.formats.strictjson import quoted
 from ttc.profiles.build_profile import DIMENSIONS, Range
@@ -18,7 +18,7 @@ _MAX_ROWS = 40
 
 
 @click.command(short_help="What is in a bundle, a checkpoint, engines, an ONNX or .safetensors file.")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=BundlePath())
 @checkpoint_option
 @click.option("--layers", is_flag=True, help="Show every layer: of the model, or of an engine's network.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
+from ttc.commands.options import BundlePath
 from ttc.commands.plan_serve import serve_options, tell_service
 from ttc.commands.terminal import Several, columns, echo, write_json
 
@@ -22,7 +23,7 @@ _FORMATS = click.Choice((PLAIN, *WRITTEN_FORMATS))
 
 
 @click.command(short_help="What a GPU allows a model: floors, ceilings, crossover.")
-@click.argument("model", type=click.Path(path_type=Path, exists=True), required=False)
+@click.argument("model", type=BundlePath(exists=True), required=False)
 @click.option("--gpu", default="h200", show_default=True, metavar="NAME|FILE", help="'list' shows all.")
 @click.option("--batch", type=Several(int), default="1,8,32", show_default=True, metavar="N,…")
 @click.option(

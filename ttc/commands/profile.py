@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ttc.base.names import BACKENDS
-from ttc.commands.options import checkpoint_option, device_option, trust_option
+from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
 from ttc.commands.terminal import columns, echo, progress, write_json
 from ttc.errors import InputError
 
@@ -20,7 +20,7 @@ _MAX_ROWS = 6
 
 
 @click.command(short_help="Where the time goes: phases, layers, ops.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundlePath())
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),

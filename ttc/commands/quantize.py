@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
+from ttc.commands.options import CheckpointPath
 from ttc.commands.terminal import EXIT_INTERRUPTED, columns, echo, folder_bytes, progress, size, write_json
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _TOWER = click.Choice((PLAIN, *WRITTEN_FORMATS))
 
 
 @click.command(short_help="Checkpoint folder → the same with experts in 8 or 4 bits.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=CheckpointPath())
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The new checkpoint's folder.")
 @click.option("--experts", type=click.Choice(WRITTEN_FORMATS), help="Format of the routed experts.")
 @click.option("--context-experts", type=_TOWER, help="Of the context tower's.  [default: as --experts]")

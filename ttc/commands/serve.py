@@ -1,5 +1,6 @@
 """`ttc serve`: an HTTP service over one bundle."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ import click
 
 from ttc.base.distribution import install
 from ttc.base.names import BACKENDS, MODES
-from ttc.commands.terminal import echo, progress
+from ttc.commands.terminal import echo
 from ttc.errors import InputError, MissingDependencyError
+from ttc.formats.shipped import NAME, is_shipped, shipped_bundle
 
 __all__ = ["serve"]
 
@@ -53,11 +55,11 @@ def serve(bundle: str | None, demo: bool, config: Path | None, **options: Any) -
         raise MissingDependencyError(f"the service needs {fault.name}; run: {install('serve')}") from None
     if demo and bundle is not None:
         raise click.UsageError("give a BUNDLE or --demo")
-    if demo:
-        bundle = str(_miniature())
-    settings = read_settings({"bundle": bundle, **options}, config)
+    settings = read_settings({"bundle": NAME if demo else bundle, **options}, config)
     if not settings.bundle:
         raise InputError("no bundle; name one, or try: ttc serve --demo")
+    if demo or is_shipped(settings.bundle):
+        settings = dataclasses.replace(settings, bundle=str(shipped_bundle()))
     code = run(settings, _say)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -73,26 +75,3 @@ def _say(line: str) -> None:
         echo(line, err=True)
     except OSError:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the process's life
-
-
-def _miniature() -> Path:
-    """Return the miniature's bundle; the first time it is exported, which needs torch."""
-    from ttc.demo.kept import kept_bundle
-    from ttc.demo.miniature import miniature
-
-    with miniature() as checkpoint:
-        kept = kept_bundle(checkpoint)
-        if not kept.exists():
-            import ttc
-
-            echo(f"exporting the miniature to {kept}, this once", err=True)
-            try:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as fault:
-                raise InputError(
-                    f"{kept.parent}: cannot be made ({fault.strerror}); "
-                    "set XDG_CACHE_HOME to a folder that can"
-                ) from None
-            with progress("loading torch") as say:
-                ttc.export(checkpoint, kept, force=True, progress=say)
-    return kept

@@ -26,6 +26,7 @@ __all__ = [
     "stderr_console",
     "waiting",
     "write_json",
+    "wrote",
 ]
 
 EXIT_INTERRUPTED = 130
@@ -86,6 +87,11 @@ def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) ->
 def echo(line: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Write a line that may quote a file or a name: what is not printable in it is escaped."""
     click.echo(escaped(line), err=err, nl=nl)
+
+
+def wrote(path: Path) -> None:
+    """Say which file was written, on standard error."""
+    echo(f"wrote {path}", err=True)
 
 
 def write_json(value: Mapping[str, Any]) -> None:

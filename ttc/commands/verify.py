@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ttc.commands.options import device_option, trust_option
+from ttc.commands.options import BundlePath, device_option, trust_option
 from ttc.commands.terminal import columns, echo, progress, size, write_json
 from ttc.errors import InputError
 
@@ -17,7 +17,7 @@ __all__ = ["verify"]
 
 
 @click.command(short_help="Hold backends against the reference, tower by tower and token by token.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundlePath())
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="[default: all that run here]")
 @device_option
 @click.option("--engines", type=click.Path(path_type=Path), help="Engines.  [default: BUNDLE/engines]")
