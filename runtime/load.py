@@ -49,7 +49,8 @@ def load(
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
         threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
             cores for a large one.
-        trust: PEM file of the public key that must have signed the engines; only with engines.
+        trust: PEM file of the public key that must have signed what is used: the bundle, engines that are
+            run, and the record that `require_verified` asks for.
         graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there
             is. Only for backends on a GPU.
         progress: called with (bytes done, bytes in all) while weights go to a GPU.
@@ -65,9 +66,10 @@ def load(
         InputError: an unknown backend or device, a capacity that is none.
         BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
     """
-    opened = Bundle.open(find_bundle(bundle), checkpoint)
+    opened = Bundle.open(find_bundle(bundle), checkpoint, trust)
     if require_verified:
-        check_verified(runs_from(opened.path, backend, engines), opened.path / MANIFEST_FILE, backend)
+        runs = runs_from(opened.path, backend, engines)
+        check_verified(runs, opened.path / MANIFEST_FILE, backend, trust)
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not is_count(capacity) or capacity > limit):
         raise InputError(

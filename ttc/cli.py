@@ -35,6 +35,7 @@ COMMANDS = (
     "plan",
     "inspect",
     "verify",
+    "sign",
     "profile",
     "cache",
     "doctor",

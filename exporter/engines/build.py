@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ttc.errors import InputError
@@ -14,9 +14,9 @@ from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.engine_builder import LAYERS_ENDING, BuiltGraph, EngineBuilder, Progress
 from ttc.exporter.engines.planning import make_plan
 from ttc.formats.atomic_folder import folder_writer
-from ttc.formats.engines import ENGINES, MANIFEST_FILE, SIGNATURE_FILE
+from ttc.formats.engines import ENGINES
 from ttc.formats.shipped import find_bundle
-from ttc.formats.signing import sign as signature_of
+from ttc.formats.signed_folder import signer
 from ttc.profiles.build_profile import BuildProfile
 
 __all__ = ["build", "build_engines"]
@@ -41,6 +41,7 @@ def build(
     tf32: bool = False,
     log: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build engines for all graphs of a bundle, or for one ONNX file.
@@ -64,6 +65,7 @@ def build(
         tf32: let products of float32 be computed in TF32 (foreign ONNX files only).
         log: file that gets everything that the library says while it builds.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
+        trust: PEM file of the public key that must have signed the bundle; None: any.
         progress: called with (what, done, total) as the work goes on.
 
     Returns:
@@ -90,6 +92,7 @@ def build(
         tf32=tf32,
         log=log,
         checkpoint=checkpoint,
+        trust=trust,
     )
     return build_engines(model, output, settings, progress)
 
@@ -114,7 +117,7 @@ def build_engines(
         shutil.rmtree(draft.path / "work")
         engines = {name: engine for graph in graphs for name, engine in graph.engines.items()}
         programs = {graph.role: graph.program for graph in graphs if graph.program is not None}
-        made = draft.commit(plan.manifest(jobs, engines, programs), _signer(settings.sign))
+        made = draft.commit(plan.manifest(jobs, engines, programs), signer(settings.sign, ENGINES))
     builder.save_timing_cache()
     return BuildReport(
         output=made,
@@ -137,14 +140,3 @@ def _move(graph: BuiltGraph, folder: Path, layers: bool) -> GraphReport:
             if layers or not file.name.endswith(LAYERS_ENDING):
                 os.replace(file, folder / file.name)
     return dataclasses.replace(graph.report, phases=phases)
-
-
-def _signer(key: str | os.PathLike[str] | None) -> Callable[[Path], None] | None:
-    """Return what writes the signature beside a finished manifest; None without a key."""
-    if key is None:
-        return None
-
-    def write(folder: Path) -> None:
-        (folder / SIGNATURE_FILE).write_bytes(signature_of((folder / MANIFEST_FILE).read_bytes(), key))
-
-    return write

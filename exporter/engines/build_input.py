@@ -2,24 +2,30 @@
 another exporter.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
+from ttc.base.files import OpenFile, read_bounded
 from ttc.errors import BundleError, InputError
-from ttc.exporter.engines.onnx_file import OnnxFile
+from ttc.exporter.engines.onnx_file import MAX_PROTOBUF_BYTES, OnnxFile
 from ttc.exporter.passes.describe import PREFIX
 from ttc.exporter.passes.initializers_to_inputs import initializers_to_inputs
+from ttc.formats.bundle import graph_digest
+from ttc.formats.graph_file import external_bytes, parse_graph
 from ttc.formats.manifest import GRAPH_ROLES
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.model.rewrites import caches_to_new_kv
 
-__all__ = ["BuildInput", "GraphSource", "read_build_input"]
+__all__ = ["BuildInput", "GraphSource", "bundle_source", "read_build_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +35,63 @@ class GraphSource:
     Attributes:
         role: the graph's role.
         path: the file.
-        sha256: digest of the file and its external data (`ttc.formats.bundle.graph_digest`).
+        file_sha256: digest of the file.
+        data: location → file and digest of each that its external data lies in.
         config: the model that it is a part of.
         compute_dtype: the model's.
     """
 
     role: str
     path: Path
-    sha256: str
+    file_sha256: str
+    data: Mapping[str, tuple[Path, str]]
     config: ModelConfig
     compute_dtype: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file and its external data (`ttc.formats.bundle.graph_digest`)."""
+        return graph_digest(self.file_sha256, [digest for _, digest in self.data.values()])
 
     def network_model(self, bake: bool) -> ir.Model:
         """Return a fresh copy of the graph as engines are built from it; external data is still on disk.
 
+        It is parsed from bytes with the digest above, and external data is read from files with theirs.
+
         Args:
             bake: whether the weights stay inside, as initializers; else they are inputs.
+
+        Raises:
+            InputError: a file was changed since its digest was taken.
+            BundleError: it is no graph that can be read.
         """
-        model = _load(self.path)
+        raw = read_bounded(self.path, MAX_PROTOBUF_BYTES, InputError)
+        if hashlib.sha256(raw).hexdigest() != self.file_sha256:
+            raise _changed(self.path)
+        model = parse_graph(raw, self.path, self.data)
         if not bake:
             initializers_to_inputs(model)
+        self._hold_open(model)
         if self.role == "context":
             caches_to_new_kv(model)
         return model
+
+    def _hold_open(self, model: ir.Model) -> None:
+        """Read external initializers from files that are held open, not from what has their name later."""
+        opened: dict[str, OpenFile] = {}
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            location = str(tensor.location)
+            if location not in opened:
+                path, digest = self.data[location]
+                opened[location] = OpenFile(path, InputError)
+                if opened[location].sha256() != digest:
+                    raise _changed(path)
+            value.const_value = ir.LazyTensor(
+                partial(_read_tensor, tensor, opened), tensor.dtype, tensor.shape, name=tensor.name
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +110,16 @@ class BuildInput:
 
 
 def read_build_input(
-    path: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
 ) -> BuildInput | OnnxFile:
     """Open a bundle's folder (its digests are checked) or an `.onnx` file.
 
     Args:
         path: of the folder or file.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
+        trust: PEM file of the public key that must have signed the bundle; None: any.
 
     Returns:
         Our graphs, or the file of another exporter.
@@ -87,9 +130,11 @@ def read_build_input(
     """
     found = Path(path)
     if found.is_dir():
-        return _bundle(found, checkpoint)
+        return _bundle(found, checkpoint, trust)
     if checkpoint is not None:
         raise InputError(f"{found}: not a bundle; --checkpoint goes with a bundle by reference only")
+    if trust is not None:
+        raise InputError(f"{found}: not a bundle, and only bundles are signed; leave out --public-key")
     if not found.exists():
         raise InputError(
             f"{found}: no such file or folder; give a bundle made by `ttc export`, or an .onnx file"
@@ -101,20 +146,20 @@ def read_build_input(
     return BuildInput(found, (_single(file, properties),), found.with_name(f"{found.stem}.engines"))
 
 
-def _bundle(folder: Path, checkpoint: str | os.PathLike[str] | None) -> BuildInput:
-    with Bundle.open(folder, checkpoint) as bundle:
-        graphs = tuple(
-            GraphSource(
-                role,
-                bundle.graph_path(role),
-                OnnxFile.open(bundle.graph_path(role)).digest(),
-                bundle.config,
-                bundle.compute_dtype,
-            )
-            for role in GRAPH_ROLES
-            if role in bundle.manifest.graphs
-        )
+def _bundle(
+    folder: Path, checkpoint: str | os.PathLike[str] | None, trust: str | os.PathLike[str] | None
+) -> BuildInput:
+    with Bundle.open(folder, checkpoint, trust) as bundle:
+        graphs = tuple(bundle_source(bundle, role) for role in GRAPH_ROLES if role in bundle.manifest.graphs)
     return BuildInput(folder, graphs, folder / "engines")
+
+
+def bundle_source(bundle: Bundle, role: str) -> GraphSource:
+    """Return the graph of an open bundle, with the digests that its manifest has."""
+    files, path = bundle.manifest.files, bundle.graph_path(role)
+    beside = path.with_name(f"{path.name}.data")
+    data = {beside.name: (beside, files[beside.name].sha256)} if beside.name in files else {}
+    return GraphSource(role, path, files[path.name].sha256, data, bundle.config, bundle.compute_dtype)
 
 
 def _single(file: OnnxFile, properties: Mapping[str, str]) -> GraphSource:
@@ -126,12 +171,18 @@ def _single(file: OnnxFile, properties: Mapping[str, str]) -> GraphSource:
     where = f"{file.path}: {PREFIX}model"
     text = properties.get(f"{PREFIX}model", "")
     config = ModelConfig.from_dict(parse_json(text.encode(), where, BundleError), where)
-    return GraphSource(role, file.path, file.digest(), config, dtype)
+    data = {name: (file.data_files[name], digest) for name, digest in file.data_digests().items()}
+    return GraphSource(role, file.path, file.sha256, data, config, dtype)
 
 
-def _load(path: Path) -> ir.Model:
-    try:
-        return ir.load(path)
-    except Exception as fault:  # whatever the library finds wrong in a file
-        reason = " ".join(str(fault).split())[:200]
-        raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
+def _read_tensor(tensor: ir.ExternalTensor, files: Mapping[str, OpenFile]) -> ir.TensorProtocol:
+    content = external_bytes(tensor, files).tobytes()
+    return ir.serde.deserialize_tensor(
+        onnx.TensorProto(
+            name=tensor.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy(), raw_data=content
+        )
+    )
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path}: changed while it was being built; build it again")

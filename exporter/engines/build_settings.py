@@ -32,6 +32,7 @@ class BuildSettings:
         tf32: let products of float32 be computed in TF32 (foreign ONNX files only).
         log: file that gets everything that the library says while it builds, without the cache; None: none.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
+        trust: PEM file of the public key that must have signed the bundle; None: any.
     """
 
     backend: str = "tensorrt-rtx"
@@ -49,6 +50,7 @@ class BuildSettings:
     tf32: bool = False
     log: str | os.PathLike[str] | None = None
     checkpoint: str | os.PathLike[str] | None = None
+    trust: str | os.PathLike[str] | None = None
 
     def compiler_options(self, targets: tuple[str, ...]) -> CompilerOptions:
         """Return what the process that builds is told."""

@@ -41,12 +41,14 @@ class OnnxFile:
     Attributes:
         path: the file.
         proto: what it says.
+        sha256: digest of the bytes of the file that `proto` was parsed from.
         data_files: location as the tensors write it → file; in the order in which the tensors name them.
         stamps: of all files, the ONNX file first, when it was opened.
     """
 
     path: Path
     proto: onnx.ModelProto
+    sha256: str
     data_files: dict[str, Path]
     stamps: tuple[_Stamp, ...]
 
@@ -69,7 +71,8 @@ class OnnxFile:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 location, file = _data_file(path, tensor)
                 found[location] = file
-        return cls(path, proto, found, tuple(_stamp(file) for file in (path, *found.values())))
+        digest = hashlib.sha256(raw).hexdigest()
+        return cls(path, proto, digest, found, tuple(_stamp(file) for file in (path, *found.values())))
 
     @property
     def size_bytes(self) -> int:
@@ -82,8 +85,12 @@ class OnnxFile:
         Args:
             progress: called with (bytes done, bytes in all).
         """
-        digests, done = [], 0
-        for file in (self.path, *self.data_files.values()):
+        return graph_digest(self.sha256, tuple(self.data_digests(progress).values()))
+
+    def data_digests(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
+        """Return location → digest of each file that weights lie in; `progress` as of `digest`."""
+        digests, done = {}, self.stamps[0][2]
+        for location, file in self.data_files.items():
             total = hashlib.sha256()
             try:
                 with file.open("rb") as content:
@@ -94,8 +101,10 @@ class OnnxFile:
                             progress(done, self.size_bytes)
             except OSError as fault:
                 raise InputError(f"{file}: cannot be read ({fault.strerror})") from None
-            digests.append(total.hexdigest())
-        return graph_digest(digests[0], digests[1:])
+            digests[location] = total.hexdigest()
+        if progress is not None:
+            progress(done, self.size_bytes)
+        return digests
 
     def check_unchanged(self) -> None:
         """Raise `InputError` where a file is no longer what it was when it was opened."""
@@ -106,11 +115,14 @@ class OnnxFile:
     def write(self, folder: Path) -> None:
         """Put the network into a folder, as `NETWORK_FILE`, with links to its weights beside it.
 
-        The links have names of their own, so that neither the names nor the folder of the user's files reach
-        the engine.
+        It is what was parsed when the file was opened, whatever stands in its place by now. The links have
+        names of their own, so that neither the names nor the folder of the user's files reach the engine.
         """
         if not self.data_files:
-            (folder / NETWORK_FILE).symlink_to(self.path.resolve())
+            raw = _read(self.path)
+            if hashlib.sha256(raw).hexdigest() != self.sha256:
+                raise InputError(f"{self.path}: changed while it was being built; build it again")
+            (folder / NETWORK_FILE).write_bytes(raw)
             return
         names = {location: f"weights-{i}" for i, location in enumerate(self.data_files)}
         for location, file in self.data_files.items():

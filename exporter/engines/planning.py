@@ -179,7 +179,7 @@ def make_plan(
         raise InputError(f"backend is {settings.backend!r}; valid: {', '.join(ENGINE_BACKENDS)}")
     if settings.form not in ENGINE_FORMS:
         raise InputError(f"form is {settings.form!r}; valid: {', '.join(ENGINE_FORMS)}")
-    build_input = read_build_input(model, settings.checkpoint)
+    build_input = read_build_input(model, settings.checkpoint, settings.trust)
     problems: list[str] = []
     if isinstance(build_input, OnnxFile):
         folder = Path(output) if output is not None else build_input.path.with_suffix(".engines")

@@ -18,9 +18,10 @@ from ttc.errors import InputError, MissingDependencyError
 from ttc.exporter.onnx.chat_template import chat_template
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
-from ttc.formats.atomic_folder import bundle_writer
+from ttc.formats.atomic_folder import BUNDLE, bundle_writer
 from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightMap
 from ttc.formats.shipped import find_checkpoint
+from ttc.formats.signed_folder import signer
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.config import LayerKind
 from ttc.model.weights import in_dtype
@@ -44,6 +45,7 @@ def export(
     force: bool = False,
     *,
     pack: bool | None = None,
+    sign: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Turn a checkpoint folder in the Hugging Face layout into a bundle.
@@ -54,6 +56,7 @@ def export(
         output: the bundle's folder; made, or with `force` replaced if it is a bundle.
         dtype: compute dtype, "float32", "float16" or "bfloat16"; None: as stored.
         pack: True copies the weights into the graphs, False refers to the checkpoint; None packs up to 1 GiB.
+        sign: PEM file of an ed25519 private key, which signs the bundle.
         progress: called with a line of text before each piece of work.
 
     Returns:
@@ -68,6 +71,7 @@ def export(
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype is {dtype!r}; valid: {', '.join(COMPUTE_DTYPES)}")
     say = progress or (lambda line: None)
+    finish = signer(sign, BUNDLE)
     with bundle_writer(output, force) as draft, Checkpoint.open(find_checkpoint(checkpoint)) as source:
         for note in source.notes:
             say(note)
@@ -109,7 +113,8 @@ def export(
                 graphs={role: f"{role}.onnx" for role in roles},
                 ops=ops,
                 weights=WeightMap("packed", specs) if packed else reference,
-            )
+            ),
+            finish,
         )
 
 

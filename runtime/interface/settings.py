@@ -37,9 +37,8 @@ class LoadSettings:
 
     def refuse_engines(self, backend: str) -> None:
         """For backends that run no engines."""
-        for name in ("engines", "trust"):
-            if getattr(self, name) is not None:
-                raise InputError(f"backend {backend!r} runs no engines; leave out {name}")
+        if self.engines is not None:
+            raise InputError(f"backend {backend!r} runs no engines; leave out engines")
 
     def refuse_sparse_experts(self, where: str, why: str) -> None:
         """For what has no such choice."""

@@ -22,6 +22,7 @@ def commands(work: Path, checkpoint: Path, step: Path) -> Mapping[str, Sequence[
         "export": ("export", checkpoint, "-o", own),
         "inspect": ("inspect", own),
         "verify": ("verify", own, "--backend", "onnxruntime", "--max-new-tokens", 4),
+        "sign": ("sign", own, "--key", work / "key-private.pem"),
         "generate": ("generate", own, "5 6", "--ids", "--max-new-tokens", 4, "--save-steps", work / "a.svg"),
         "bench": ("bench", own, *few, "-o", work / "bench.json", "--report", work / "bench.html"),
         "profile": ("profile", own, "--repeats", 1, "--trace", work / "trace.json"),
@@ -41,8 +42,10 @@ def files(folder: Path) -> list[str]:
 def main() -> None:
     """Run them all."""
     work, checkpoint, step = map(Path, sys.argv[1:4])
+    from tests.support.keys import key_pair
     from ttc.exporter.engines.worker_limits import forbid_network
 
+    key_pair(work, "key")
     forbid_network(kill=True)
     from tests.support.command_line import run
 

@@ -98,11 +98,6 @@ def test_a_linked_record_is_refused(bundle, tmp_path):
         ttc.load(bundle, require_verified=True)
 
 
-def test_a_key_is_for_engines(bundle):
-    with pytest.raises(InputError, match="trust is for engines"):
-        verify(bundle, ["onnxruntime"], trust="key.pem", **FEW)
-
-
 def test_a_record_of_another_bundle_counts_for_nothing(bundle):
     verify(bundle, ["onnxruntime"], **FEW)
     manifest = json.loads((bundle / "bundle.json").read_text())

@@ -56,7 +56,7 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
         settings.modes or BENCH_MODES, settings.threshold, settings.steps, settings.block_size, settings.grid
     )
     problems = None if settings.tasks is None else load_problems(settings.tasks, settings.limit)
-    with Bundle.open(bundle, settings.checkpoint) as opened:
+    with Bundle.open(bundle, settings.checkpoint, settings.trust) as opened:
         config, dtype, weights = opened.config, opened.compute_dtype, weights_digest(opened)
         prompts = _prompts(opened, settings, problems)
     plan = Plan(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
-from ttc.commands.options import BundlePath, checkpoint_option
+from ttc.commands.options import BundlePath, checkpoint_option, trust_option
 from ttc.commands.terminal import echo, size
 from ttc.errors import InputError
 
@@ -88,6 +88,7 @@ _TRY_SECONDS = 10.0
     help="Write everything that the library says to this file.",
 )
 @checkpoint_option
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build(
     model: Path,
@@ -111,6 +112,7 @@ def build(
     tf32: bool,
     log: Path | None,
     checkpoint: Path | None,
+    trust: Path | None,
     as_json: bool,
 ) -> None:
     """Build TensorRT engines from MODEL, a bundle or an .onnx file."""
@@ -134,6 +136,7 @@ def build(
         tf32=tf32,
         log=log,
         checkpoint=checkpoint,
+        trust=trust,
     )
     if dry_run:
         plan = make_plan(model, output, settings, try_seconds=_TRY_SECONDS)

@@ -21,6 +21,12 @@ __all__ = ["export"]
     default=None,
     help="Weights in the bundle, or left in the checkpoint.  [default: packed up to 1 GiB]",
 )
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign it with an ed25519 private key (PEM).",
+)
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; no progress.")
 @click.pass_context
@@ -30,6 +36,7 @@ def export(
     output: Path,
     dtype: str | None,
     pack: bool | None,
+    sign: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -42,7 +49,7 @@ def export(
         with progress("loading torch", quiet=as_json) as say:
             from ttc.exporter.onnx.export import export as export_checkpoint
 
-            made = export_checkpoint(checkpoint, output, dtype, force, pack=pack, progress=say)
+            made = export_checkpoint(checkpoint, output, dtype, force, pack=pack, sign=sign, progress=say)
     except KeyboardInterrupt:
         echo(f"interrupted; {output} is as it was before", err=True)
         ctx.exit(EXIT_INTERRUPTED)

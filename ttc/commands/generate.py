@@ -204,7 +204,9 @@ def generate(
 
         check_format(save_steps)
 
-    with Bundle.open(bundle, checkpoint) as opened:  # before the weights are loaded, which may take long
+    with Bundle.open(
+        bundle, checkpoint, trust
+    ) as opened:  # before the weights are loaded, which may take long
         check_options(options, opened.config)
     with contextlib.ExitStack() as open_until_the_end:
         with loading("loading the bundle", quiet=as_json) as progress:

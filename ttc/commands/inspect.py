@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ttc.commands.options import BundlePath, checkpoint_option
+from ttc.commands.options import BundlePath, checkpoint_option, trust_option
 from ttc.commands.terminal import columns, echo, size, write_json
 from ttc.formats.strictjson import quoted
 from ttc.profiles.build_profile import DIMENSIONS, Range
@@ -20,6 +20,7 @@ _MAX_ROWS = 40
 @click.command(short_help="What is in a bundle, a checkpoint, engines, an ONNX or .safetensors file.")
 @click.argument("path", type=BundlePath())
 @checkpoint_option
+@trust_option
 @click.option("--layers", is_flag=True, help="Show every layer: of the model, or of an engine's network.")
 @click.option(
     "--diff",
@@ -31,7 +32,13 @@ _MAX_ROWS = 40
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
 @click.pass_context
 def inspect(
-    ctx: click.Context, path: Path, checkpoint: Path | None, layers: bool, other: Path | None, as_json: bool
+    ctx: click.Context,
+    path: Path,
+    checkpoint: Path | None,
+    trust: Path | None,
+    layers: bool,
+    other: Path | None,
+    as_json: bool,
 ) -> None:
     """Say what PATH holds: a bundle, a checkpoint folder, a set of engines, an .onnx, .safetensors,
     .engine or .program.json file, or a build profile (.toml, or the name of one that comes with ttc).
@@ -40,13 +47,15 @@ def inspect(
     """
     from ttc.inspection import describe
 
-    found = describe(path, checkpoint)
+    found = describe(path, checkpoint, trust)
     if other is not None:
-        ctx.exit(_diff(found, describe(other, checkpoint), as_json))
+        ctx.exit(_diff(found, describe(other, checkpoint, trust), as_json))
     if as_json:
         write_json(found)
         return
     columns([("kind", found["kind"]), ("path", found["path"]), *_SECTIONS[found["kind"]](found)])
+    if trust is not None:
+        columns([("signed", f"by the key in {trust}")])
     if layers:
         _layers(found)
     if found["kind"] == "bundle":
@@ -70,6 +79,7 @@ def _bundle(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if weights["root"] is not None:
         yield "", f"from {weights['shards']} shards ({size(weights['shard_bytes'])}) in {weights['root']}"
     yield "ttc ops", ", ".join(f"{name} v{version}" for name, version in found["ops"].items())
+    yield "signature", "present" if found["signed"] else "none"
     yield "verified", _verified(found["verification"])
     yield "files", f"{len(found['files'])}, all digests checked"
 
@@ -177,7 +187,7 @@ def _engines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["profile"]:  # a foreign model has ranges of its inputs instead
         yield from _ranges(found["profile"])
     yield "kernels", f"sources of {len(found['kernels'])} ttc ops" if found["kernels"] else "none"
-    yield "signature", "present, not checked here" if found["signed"] else "none"
+    yield "signature", "present" if found["signed"] else "none"
     yield "verified", _verified(found["verification"])
     for name, digest in found["sources"].items():
         yield "source", f"{name}  sha256 {digest}"

@@ -53,5 +53,5 @@ trust_option = click.option(
     "trust",
     type=click.Path(path_type=Path),
     metavar="KEY",
-    help="PEM file of the public key that must have signed the engines.",
+    help="PEM file of the public key that must have signed the bundle and the engines that are used.",
 )

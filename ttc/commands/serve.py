@@ -31,7 +31,7 @@ __all__ = ["serve"]
     "trust",
     type=click.Path(),
     metavar="KEY",
-    help="PEM file of the public key that must have signed the engines.",
+    help="PEM file of the public key that must have signed the bundle and the engines that are used.",
 )
 @click.option("--capacity", type=int, metavar="C", help="Tokens that fit into a row, with the prompt.")
 @click.option("--max-rows", type=int, metavar="N", help="Rows that run at once.  [default: 16]")

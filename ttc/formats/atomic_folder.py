@@ -26,7 +26,15 @@ from ttc.base.folder_locks import lock_folder, unlock_folder
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import FORMAT_NAME, MANIFEST_FILE, FileRecord
 
-__all__ = ["BUNDLE", "FolderDraft", "FolderKind", "bundle_writer", "check_destination", "folder_writer"]
+__all__ = [
+    "BUNDLE",
+    "FolderDraft",
+    "FolderKind",
+    "bundle_writer",
+    "check_destination",
+    "folder_writer",
+    "is_hidden",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,12 +46,14 @@ class FolderKind:
         manifest_file: the file that makes a folder one of this kind; its JSON begins with `format`.
         own_files: what it may hold at its top level, beside hidden names of ours; replacing deletes nothing
             else.
+        unlisted: those of them that the manifest does not list: itself, and what may come later.
     """
 
     noun: str
     manifest_file: str
     format: str
     own_files: re.Pattern[str]
+    unlisted: frozenset[str] = frozenset()
 
 
 BUNDLE = FolderKind(
@@ -51,7 +61,11 @@ BUNDLE = FolderKind(
     MANIFEST_FILE,
     FORMAT_NAME,
     re.compile(
-        r"(bundle|verification)\.json|tokenizer\.json|chat_template\.jinja|engines|.+\.onnx|.+\.onnx\.data"
+        r"(bundle|verification)\.json(\.sig)?|tokenizer\.json|chat_template\.jinja|engines|.+\.onnx|"
+        r".+\.onnx\.data"
+    ),
+    frozenset(
+        (MANIFEST_FILE, f"{MANIFEST_FILE}.sig", "verification.json", "verification.json.sig", "engines")
     ),
 )
 # What a writer that was killed leaves: a folder, or a file that `write_whole` began.
@@ -168,6 +182,11 @@ class FolderDraft:
                 "nothing was replaced"
             ) from None
         return True
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is one that a writer of ours gives to what it has not finished."""
+    return _HIDDEN.fullmatch(name) is not None
 
 
 def bundle_writer(

@@ -12,6 +12,7 @@ A bundle is a folder of plain files (no symbolic links):
     chat_template.jinja   the checkpoint's template of chats (optional)
     engines/          what `ttc build` made of it, with a manifest of its own (optional, not part of `files`)
     verification.json the last verification (optional, not part of `files`; see `ttc.formats.verification`)
+    *.json.sig        signatures of these two files (optional, `ttc.formats.signed_folder`)
 
 `bundle.json` is UTF-8 JSON, one object with exactly these keys:
 
@@ -42,8 +43,8 @@ A bundle is a folder of plain files (no symbolic links):
 
 Opening checks, before anything else is read: the manifest's own digest, types and rules; that every path
 stays inside the bundle and is no link; the content of every listed file; and of every referenced shard the
-header, size and modification time. The digests find accidents and mix-ups; they do not prove where a bundle
-comes from.
+header, size and modification time. The digests find accidents and mix-ups; where a bundle comes from only a
+signature proves.
 """
 
 import contextlib
@@ -58,6 +59,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ttc.base.files import OpenFile, read_bounded
 from ttc.errors import BundleError, DigestError
+from ttc.formats.atomic_folder import BUNDLE
 from ttc.formats.decoded import decode_weight, decoded_specs
 from ttc.formats.graph_file import parse_graph
 from ttc.formats.manifest import (
@@ -68,18 +70,19 @@ from ttc.formats.manifest import (
     checked_path,
 )
 from ttc.formats.shard import Array
+from ttc.formats.signed_folder import check_signature, refuse_unlisted
 from ttc.formats.strictjson import quoted
 from ttc.formats.weights import PackedWeights, ReferencedWeights
 
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["BundleFolder", "graph_digest"]
+__all__ = ["MAX_PARSED_BYTES", "BundleFolder", "graph_digest"]
 
 # The released model's, every tensor of it named, has about two.
 _MAX_MANIFEST_BYTES = 16 * 2**20
 # Of a file that is parsed as a whole: protobuf takes less than 2 GiB.
-_MAX_PARSED_BYTES = 2**31
+MAX_PARSED_BYTES = 2**31
 _TOKENIZER_FILE = "tokenizer.json"
 _TEMPLATE_FILE = "chat_template.jinja"
 _DATA_ENDING = ".onnx.data"
@@ -106,13 +109,19 @@ class BundleFolder:
     Attributes:
         path: of the folder.
         manifest: its bundle.json.
+        manifest_sha256: digest of the bytes of bundle.json as they were read.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, data: Mapping[str, OpenFile], checkpoint_root: Path | None
+        self,
+        path: Path,
+        manifest: Manifest,
+        manifest_sha256: str,
+        data: Mapping[str, OpenFile],
+        checkpoint_root: Path | None,
     ) -> None:
         self.path = path
-        self.manifest = manifest
+        self.manifest, self.manifest_sha256 = manifest, manifest_sha256
         self._data = data
         where = str(path / MANIFEST_FILE)
         self._weights: PackedWeights | ReferencedWeights
@@ -124,7 +133,10 @@ class BundleFolder:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        checkpoint_root: str | os.PathLike[str] | None = None,
+        trust: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Verify the bundle in the folder `path` and open it.
 
@@ -132,18 +144,20 @@ class BundleFolder:
             path: the folder.
             checkpoint_root: where the referenced checkpoint lies now, if not where it lay at export. Copying
                 changes modification times, so with it only sizes and headers of the shards are compared.
+            trust: PEM file of the public key that must have signed it, in which case it holds no unlisted
+                file; None: any.
 
         Raises:
-            DigestError: a file was changed.
+            DigestError: a file was changed, or the signature is missing or wrong.
             BundleError: it is no bundle, or a file is missing or not as the format says.
         """
         try:
-            return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root))
+            return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root), trust)
         except OSError as fault:
             raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
 
     @classmethod
-    def _open(cls, folder: Path, checkpoint_root: Path | None) -> Self:
+    def _open(cls, folder: Path, checkpoint_root: Path | None, trust: str | os.PathLike[str] | None) -> Self:
         if not folder.is_dir():
             raise BundleError(
                 f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`"
@@ -154,7 +168,16 @@ class BundleFolder:
             )
         manifest_file = _inside(folder, MANIFEST_FILE, str(folder))
         raw = read_bounded(manifest_file, _MAX_MANIFEST_BYTES, BundleError, links=False)
+        if trust is not None:
+            check_signature(
+                raw,
+                manifest_file,
+                trust,
+                f"this bundle is not signed; sign it with `ttc sign {folder} --key KEY`",
+            )
         manifest = Manifest.from_json(raw, str(manifest_file))
+        if trust is not None:
+            refuse_unlisted(folder, manifest.files, BUNDLE)
         if manifest.weights.mode == "packed" and checkpoint_root is not None:
             raise BundleError(
                 f"{folder}: its weights are packed, there is no checkpoint to find in {checkpoint_root}"
@@ -170,7 +193,7 @@ class BundleFolder:
                     if name.endswith(_DATA_ENDING):
                         data[name] = file
                         opened.pop_all()
-            return cls(folder, manifest, data, checkpoint_root)
+            return cls(folder, manifest, hashlib.sha256(raw).hexdigest(), data, checkpoint_root)
         except BaseException:
             _close(data)
             raise
@@ -216,7 +239,7 @@ class BundleFolder:
         """
         path = _inside(self.path, name, str(self.path / MANIFEST_FILE))
         record = self.manifest.files[name]
-        raw = read_bounded(path, _MAX_PARSED_BYTES, BundleError, links=False)
+        raw = read_bounded(path, MAX_PARSED_BYTES, BundleError, links=False)
         _compare(path, record, len(raw), hashlib.sha256(raw).hexdigest())
         return raw
 

@@ -3,14 +3,14 @@
 A folder of plain files:
 
     engines.json       the manifest, described below
-    engines.json.sig   ed25519 signature of engines.json, 64 bytes (optional)
+    engines.json.sig   its signature (optional, `ttc.formats.signed_folder`)
     *.engine           serialised engines; each is executable code, so nothing of it is used before its
                        digest is checked
     *.program.json     cut form: `ttc.formats.program` of one graph
     *.layers.json      layers of one network as the parser made them (optional), in the form of `trtexec
                        --exportLayerInfo`: {Layers: [{Name, LayerType, Inputs, Outputs, Metadata}], Bindings}
     verification.json  the last verification of these engines, not listed here (optional,
-                       `ttc.formats.verification`)
+                       `ttc.formats.verification`), and verification.json.sig
 
 `engines.json` is one object with exactly these keys:
 
@@ -53,7 +53,7 @@ from ttc.errors import BackendError, BundleError, DigestError
 from ttc.formats.atomic_folder import FolderKind
 from ttc.formats.manifest import FileRecord, checked_path
 from ttc.formats.program import Program
-from ttc.formats.signing import verify
+from ttc.formats.signed_folder import check_signature, refuse_unlisted
 from ttc.formats.strictjson import Fields, json_digest, parse_json, quoted
 
 __all__ = [
@@ -72,7 +72,8 @@ ENGINES: Final = FolderKind(
     "a set of engines",
     MANIFEST_FILE,
     "ttc-engines",
-    re.compile(r"engines\.json(\.sig)?|verification\.json|.+\.engine|.+\.program\.json|.+\.layers\.json"),
+    re.compile(r"(engines|verification)\.json(\.sig)?|.+\.engine|.+\.program\.json|.+\.layers\.json"),
+    frozenset((MANIFEST_FILE, SIGNATURE_FILE, "verification.json", "verification.json.sig")),
 )
 _FORMAT_VERSION = 2
 _MAX_JSON_BYTES = 16 * 2**20
@@ -223,7 +224,8 @@ class EngineFolder:
 
         Args:
             path: the folder.
-            trust: PEM file of the public key that must have signed it; None: any.
+            trust: PEM file of the public key that must have signed it, in which case it holds nothing
+                else; None: any.
 
         Raises:
             DigestError: a file was changed, or the signature is missing or wrong.
@@ -235,13 +237,10 @@ class EngineFolder:
             raise BundleError(f"{manifest_file}: missing; a set of engines is a folder made by `ttc build`")
         raw = read_bounded(manifest_file, _MAX_JSON_BYTES, BundleError, links=False)
         if trust is not None:
-            signature = folder / SIGNATURE_FILE
-            if not os.path.lexists(signature):
-                raise DigestError(
-                    f"{signature}: missing; these engines are not signed, build them with --sign"
-                )
-            verify(raw, read_bounded(signature, 64, DigestError, links=False), trust, str(manifest_file))
+            check_signature(raw, manifest_file, trust, "these engines are not signed, build them with --sign")
         opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
+        if trust is not None:
+            refuse_unlisted(folder, opened.manifest.files, ENGINES)
         for name in opened.manifest.files:
             opened._verified(name, keep=False)
         return opened

@@ -5,7 +5,7 @@ Here the parsed bytes are those whose digest was taken, and external tensors are
 open while its digest was.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["external_bytes", "parse_graph"]
 
 
-def parse_graph(raw: bytes, path: Path, data: Mapping[str, OpenFile]) -> "onnx_ir.Model":
+def parse_graph(raw: bytes, path: Path, data: Collection[str]) -> "onnx_ir.Model":
     """Return the graph in `raw`.
 
     Args:
         raw: the verified bytes of an ONNX file.
         path: of the file.
-        data: name → verified file of external data beside it.
+        data: names of the files that external data may lie in.
 
     Raises:
         BundleError: it is no ONNX file, or takes data from a file that is not among `data`.

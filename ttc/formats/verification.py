@@ -15,9 +15,10 @@ these keys:
     record_sha256             of the object without this key, keys sorted, no white space
 
 A record that speaks of another manifest counts as none. The digests find accidents; they prove nothing about
-who wrote the record, so a service that must know signs the folder it deploys.
+who wrote the record. `verification.json.sig`, which `ttc sign` writes, does (`ttc.formats.signed_folder`).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -31,6 +32,7 @@ from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import BundleError, InputError
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.signed_folder import check_signature, signature_of
 from ttc.formats.strictjson import Fields, json_digest, parse_json
 
 __all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
@@ -63,31 +65,40 @@ class Verification:
     shards: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, manifest: Path, bundle_manifest: Path) -> Self | None:
+    def read(
+        cls, manifest: Path, bundle_manifest: Path, trust: str | os.PathLike[str] | None = None
+    ) -> Self | None:
         """Return the record beside a manifest; None where there is none, or one of another manifest.
 
         Args:
             manifest: of what the backend runs: bundle.json, or engines.json.
             bundle_manifest: the bundle's bundle.json.
+            trust: PEM file of the public key that must have signed the record; None: any.
 
         Raises:
+            DigestError: it was not signed by that key.
             BundleError: the file is no record, or was changed.
         """
-        record = cls.of_engines(manifest)
+        record = cls.of_engines(manifest, trust)
         return record if record is not None and record.bundle_sha256 == file_digest(bundle_manifest) else None
 
     @classmethod
-    def of_engines(cls, manifest: Path) -> Self | None:
+    def of_engines(cls, manifest: Path, trust: str | os.PathLike[str] | None = None) -> Self | None:
         """Return what `read` does, whatever bundle the engines were verified with."""
         path = manifest.parent / RECORD_FILE
         if not os.path.lexists(path):
             return None
         raw = read_bounded(path, _MAX_BYTES, BundleError, links=False)
-        record = cls._from_json(parse_json(raw, str(path), BundleError), str(path))
+        if trust is not None:
+            how = f"this record is not signed; sign it with `ttc sign {manifest.parent} --key KEY`"
+            check_signature(raw, path, trust, how)
+        record = cls.from_bytes(raw, str(path))
         return record if record.manifest_sha256 == file_digest(manifest) else None
 
     @classmethod
-    def _from_json(cls, content: object, where: str) -> Self:
+    def from_bytes(cls, raw: bytes, where: str) -> Self:
+        """Return the record in `raw`, which messages call `where`; raise `BundleError` where it is none."""
+        content = parse_json(raw, where, BundleError)
         fields = Fields(content, where, BundleError)
         if (name := fields.string("format")) != _FORMAT:
             fields.refuse("format", name, repr(_FORMAT))
@@ -110,6 +121,8 @@ class Verification:
     def write(self, folder: Path) -> Path:
         """Write the record into `folder`, whole or not at all, and return its path.
 
+        The signature of an earlier one is removed.
+
         Raises:
             InputError: it cannot be written.
         """
@@ -120,19 +133,24 @@ class Verification:
         if path.is_symlink():
             raise InputError(f"{path}: a symbolic link; a plain file is due: remove it")
         write_whole(path, json.dumps(content, indent=1))
+        with contextlib.suppress(OSError):  # it fits no longer, and is refused if it stays
+            signature_of(path).unlink()
         return path
 
 
-def check_verified(manifest: Path, bundle_manifest: Path, backend: str) -> None:
+def check_verified(
+    manifest: Path, bundle_manifest: Path, backend: str, trust: str | os.PathLike[str] | None = None
+) -> None:
     """Raise `BundleError` unless the record beside `manifest` says that this backend passed.
 
     Args:
         manifest: of what the backend runs: bundle.json, or engines.json.
         bundle_manifest: the bundle's bundle.json.
         backend: name of the backend that is asked for.
+        trust: PEM file of the public key that must have signed the record; None: any.
     """
     command = f"run `ttc verify {bundle_manifest.parent} --backend {backend}`"
-    record = Verification.read(manifest, bundle_manifest)
+    record = Verification.read(manifest, bundle_manifest, trust)
     if record is None:
         raise BundleError(
             f"{manifest.parent}: not verified as it is now, and require_verified insists on it; {command}"

@@ -5,6 +5,7 @@ Every description is ready for JSON and has `kind` ("bundle", "checkpoint", "saf
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ttc.base.dtypes import numpy_dtype
-from ttc.base.files import OpenFile, read_bounded
+from ttc.base.files import read_bounded
 from ttc.errors import BundleError, InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
+from ttc.formats.bundle import MAX_PARSED_BYTES
 from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.shard import Shard
+from ttc.formats.signed_folder import signature_of
 from ttc.formats.tokenizer import MAX_TOKENIZER_BYTES, open_tokenizer
 from ttc.formats.verification import Verification
 from ttc.inspection import engines
@@ -36,7 +39,9 @@ _PREFIX = "ttc."
 
 
 def describe(
-    path: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Describe what `path` is and holds; bundles and checkpoints are checked on the way.
 
@@ -44,24 +49,30 @@ def describe(
         path: of a bundle, a checkpoint folder, a set of engines, or a `.safetensors`, `.onnx`, `.engine`,
             `.program.json` or `.toml` file (a build profile), or the name of a preset of those.
         checkpoint: where the checkpoint of a bundle by reference lies now, if it was moved.
+        trust: PEM file of the public key that must have signed it, a bundle or engines, and its record of a
+            verification; None: any.
 
     Raises:
         InputError: none of these.
         BundleError, CheckpointError: one of these, but damaged.
     """
     try:
-        return _describe(Path(path), checkpoint)
+        return _describe(Path(path), checkpoint, trust)
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault.strerror})") from None
 
 
-def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+def _describe(
+    path: Path, checkpoint: str | os.PathLike[str] | None, trust: str | os.PathLike[str] | None
+) -> dict[str, Any]:
     if os.path.lexists(path / MANIFEST_FILE):
-        return _bundle(path, checkpoint)
+        return _bundle(path, checkpoint, trust)
     if checkpoint is not None:
         raise InputError(f"{path}: not a bundle; --checkpoint goes with a bundle by reference only")
     if os.path.lexists(path / ENGINES_FILE):
-        return engines.describe_engines(path)
+        return engines.describe_engines(path, trust)
+    if trust is not None:
+        raise InputError(f"{path}: nothing that is signed; --public-key goes with a bundle or engines")
     if path.is_dir():
         if (path / "config.json").exists():
             return _checkpoint(path)
@@ -87,8 +98,10 @@ def _describe(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str
     )
 
 
-def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
-    with Bundle.open(path, checkpoint) as bundle:
+def _bundle(
+    path: Path, checkpoint: str | os.PathLike[str] | None, trust: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    with Bundle.open(path, checkpoint, trust) as bundle:
         specs = bundle.manifest.weights.map
         weights = [
             (name, parameter_count(spec), _array_bytes(spec.array_dtype, spec.array_shape))
@@ -111,7 +124,8 @@ def _bundle(path: Path, checkpoint: str | os.PathLike[str] | None) -> dict[str, 
             "formats": formats(specs),
             "tokenizer": tokens,
             "graphs": graphs,
-            "verification": _verification(path / MANIFEST_FILE),
+            "signed": signature_of(path / MANIFEST_FILE).is_file(),
+            "verification": _verification(path / MANIFEST_FILE, trust),
         }
 
 
@@ -166,11 +180,13 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     """One ONNX file."""
+    import onnx
     import onnx_ir as ir
 
-    about = _file(path)
+    raw = read_bounded(path, MAX_PARSED_BYTES, InputError)
+    about = {"size_bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     try:
-        model = ir.load(path)
+        model = ir.serde.deserialize_model(onnx.ModelProto.FromString(raw))
     except Exception as fault:  # whatever the library finds wrong in a file
         raise InputError(f"{path}: not an ONNX file that can be read ({fault})") from None
     graph = model.graph
@@ -253,11 +269,11 @@ def _layers(config: ModelConfig, weights: Sequence[tuple[str, int, int]]) -> dic
     return {"by_kind": by_kind(config, weights), "by_layer": by_layer(config, weights)}
 
 
-def _verification(manifest: Path) -> dict[str, Any] | None:
+def _verification(manifest: Path, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     """Return what the bundle's record says of each backend; None where there is none that speaks of it as it
     is.
     """
-    record = Verification.read(manifest, manifest)
+    record = Verification.read(manifest, manifest, trust)
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 
@@ -279,11 +295,6 @@ def _bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict[str, int
 
 def _array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) * numpy_dtype(dtype).itemsize
-
-
-def _file(path: Path) -> dict[str, Any]:
-    with OpenFile(path, InputError) as file:
-        return {"size_bytes": file.size_bytes, "sha256": file.sha256()}
 
 
 def _vocabulary(raw: bytes, where: str) -> int:

@@ -17,9 +17,11 @@ __all__ = ["describe_engine", "describe_engines", "describe_program"]
 _MAX_JSON_BYTES = 16 * 2**20
 
 
-def describe_engines(path: Path) -> dict[str, Any]:
-    """Describe a folder that `ttc build` made; every digest is checked."""
-    opened = EngineFolder.open(path)
+def describe_engines(path: Path, trust: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Describe a folder that `ttc build` made; every digest is checked, and with `trust`, the PEM file of a
+    public key, its signature and that of the record beside it.
+    """
+    opened = EngineFolder.open(path, trust)
     manifest = opened.manifest
     return {
         "kind": "engines",
@@ -35,7 +37,7 @@ def describe_engines(path: Path) -> dict[str, Any]:
         "sources": dict(manifest.sources),
         "kernels": dict(manifest.kernels),
         "signed": (path / SIGNATURE_FILE).is_file(),
-        "verification": _verification(path / MANIFEST_FILE),
+        "verification": _verification(path / MANIFEST_FILE, trust),
         "engines": {name: _engine(opened, name) for name in manifest.engines},
         "programs": {role: _program(opened.program(role)) for role in manifest.programs},
     }
@@ -69,13 +71,13 @@ def describe_program(path: Path) -> dict[str, Any]:
     return {"kind": "program", "path": str(path), **_program(Program.take(fields, str(path)))}
 
 
-def _verification(manifest: Path) -> dict[str, Any] | None:
+def _verification(manifest: Path, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     """Return what the record beside the engines says of each backend; None where none speaks of them as they
     are.
 
     The bundle may lie elsewhere, so whether the record is of the bundle as it is now is not looked at.
     """
-    record = Verification.of_engines(manifest)
+    record = Verification.of_engines(manifest, trust)
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 

@@ -23,10 +23,13 @@ class Bundle(BundleFolder):
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], checkpoint_root: str | os.PathLike[str] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        checkpoint_root: str | os.PathLike[str] | None = None,
+        trust: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open as `BundleFolder` does; raise `BundleError` also where the manifest's `model` is none."""
-        bundle = super().open(path, checkpoint_root)
+        bundle = super().open(path, checkpoint_root, trust)
         try:
             where = f"{Path(path) / MANIFEST_FILE}: model"
             bundle.config = ModelConfig.from_dict(dict(bundle.manifest.model), where)

@@ -50,7 +50,9 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         )
         self.group.add_argument("--ttc-device", default=None, help="Its device: cpu, cuda, cuda:N")
         self.group.add_argument(
-            "--ttc-trust", default=None, help="PEM file of the public key that must have signed its engines"
+            "--ttc-trust",
+            default=None,
+            help="PEM file of the public key that must have signed it, and its engines",
         )
         self.group.add_argument(
             "--ttc-max-new-tokens", type=int, default=None, help="Tokens of --ttc-loop; 32 if not given"
@@ -78,7 +80,7 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         if not os.path.isfile(os.path.join(folder, MANIFEST_FILE)):
             return
         self.bundle = folder
-        with Bundle.open(folder) as bundle:
+        with Bundle.open(folder, trust=self.trust) as bundle:
             roles = {name: role for role, name in bundle.manifest.graphs.items()}
             if path != folder:
                 self.graph = roles.get(os.path.basename(path), self.graph)
@@ -96,7 +98,7 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         """Replace Polygraphy's random inputs, which no tower can be given, unless others were asked for."""
         loader = self.arg_groups[DataLoaderArgs]
         if loader.is_using_random_data() and graph in (*GRAPHS, LOOP):
-            self.arg_groups[DataLoaderArgs] = BundleInputsArgs(loader, self.bundle, graph)
+            self.arg_groups[DataLoaderArgs] = BundleInputsArgs(loader, self.bundle, graph, self.trust)
 
     def runner_arguments(self, option: str) -> str:
         """Return the bundle, for a runner that was chosen by this option.
@@ -116,10 +118,10 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
 class BundleInputsArgs(DataLoaderArgs):  # type: ignore[misc]
     """Data Loader: inputs that a tower of a ttc bundle can be given."""
 
-    def __init__(self, loader: DataLoaderArgs, bundle: str | None, graph: str) -> None:
+    def __init__(self, loader: DataLoaderArgs, bundle: str | None, graph: str, trust: str | None) -> None:
         super().__init__()
         self.__dict__.update(loader.__dict__)
-        self._bundle, self._bundle_graph = bundle, graph
+        self._bundle, self._bundle_graph, self._trust = bundle, graph, trust
 
     def add_to_script_impl(self, script: Any, user_input_metadata_str: Any = None) -> Any:
         """Write the data loader into Polygraphy's script."""
@@ -131,6 +133,7 @@ class BundleInputsArgs(DataLoaderArgs):  # type: ignore[misc]
                 self._bundle_graph,
                 iterations=self.iterations,
                 seed=self.seed,
+                trust=self._trust,
             )
         )
 
@@ -179,7 +182,9 @@ class TtcReferenceArgs(BaseRunnerArgs):  # type: ignore[misc]
         bundle = self.arg_groups[TtcBundleArgs]
         script.add_import(imports=["TowerRunner"], frm="ttc.polygraphy_ext.runners")
         path = bundle.runner_arguments("ttc-ref")
-        script.add_runner(make_invocable("TowerRunner", path, bundle.graph, backend=REFERENCE))
+        script.add_runner(
+            make_invocable("TowerRunner", path, bundle.graph, backend=REFERENCE, trust=bundle.trust)
+        )
 
 
 class TtcLoopArgs(BaseRunnerArgs):  # type: ignore[misc]
@@ -207,7 +212,7 @@ class TtcLoopArgs(BaseRunnerArgs):  # type: ignore[misc]
                 backend=backend,
                 device=None if self.backend else bundle.device,
                 max_new_tokens=bundle.max_new_tokens,
-                trust=None if self.backend else bundle.trust,
+                trust=bundle.trust,
             )
         )
 

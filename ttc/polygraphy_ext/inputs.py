@@ -36,6 +36,7 @@ class BundleInputs:
         seed: the same seed gives the same inputs.
         context: tokens that the state has read.
         block: tokens of a block.
+        trust: as in `ttc.load`.
     """
 
     def __init__(
@@ -46,18 +47,19 @@ class BundleInputs:
         seed: int | None = None,
         context: int = 24,
         block: int = 16,
+        trust: str | None = None,
     ) -> None:
         if graph not in (*GRAPHS, LOOP):
             raise InputError(f"graph is {graph!r}; valid: {', '.join((*GRAPHS, LOOP))}")
         self._bundle, self._graph = bundle, graph
         self._iterations, self._seed = iterations or 1, seed or 1
-        self._context, self._block = context, block
+        self._context, self._block, self._trust = context, block, trust
 
     def __len__(self) -> int:
         return self._iterations
 
     def __iter__(self) -> Iterator[Feed]:
-        with Bundle.open(self._bundle) as bundle:
+        with Bundle.open(self._bundle, trust=self._trust) as bundle:
             for number in range(self._iterations):
                 draw = np.random.default_rng([self._seed, number])
                 if self._graph == LOOP:

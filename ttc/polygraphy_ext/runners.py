@@ -38,7 +38,7 @@ class _BundleRunner(BaseRunner):  # type: ignore[misc]
         self._path, self._backend_name, self._device, self._trust = bundle, backend, device, trust
 
     def activate_impl(self) -> None:
-        with Bundle.open(self._path) as bundle:
+        with Bundle.open(self._path, trust=self._trust) as bundle:
             if self._backend_name == REFERENCE:
                 self._backend: Backend = open_reference(bundle, "float32").backend
             else:
@@ -58,7 +58,7 @@ class TowerRunner(_BundleRunner):
         bundle: its folder.
         graph: "context" or "denoiser".
         backend: as `ttc.load` knows it, or `REFERENCE`.
-        device: as in `ttc.load`.
+        device, trust: as in `ttc.load`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TowerRunner(_BundleRunner):
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         """Return the graph's inputs."""
-        with Bundle.open(self._path) as bundle:
+        with Bundle.open(self._path, trust=self._trust) as bundle:
             metadata = TensorMetadata()
             for name, (dtype, shape) in input_types(bundle, self._graph).items():
                 metadata.add(name, dtype, shape)
@@ -106,7 +106,7 @@ class LoopRunner(_BundleRunner):
     committed with (M,), and nfe (1,).
 
     Args:
-        bundle, backend, device: as for `TowerRunner`.
+        bundle, backend, device, trust: as for `TowerRunner`.
         max_new_tokens, threshold: of the generation.
     """
 

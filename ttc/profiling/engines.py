@@ -4,7 +4,7 @@ import importlib
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.base.names import BACKEND_PACKAGES
-from ttc.exporter.engines.build_input import GraphSource
+from ttc.exporter.engines.build_input import bundle_source
 from ttc.exporter.engines.lower_graph import partition_graph
 from ttc.model.bundle import Bundle
 from ttc.profiling.engine_parts import Nodes, engine_parts
@@ -58,9 +58,7 @@ def _nodes(name: str, bundle: Bundle, settings: LoadSettings, notes: list[str]) 
     folder = open_engines(bundle, settings.engines, settings.trust, name).folder
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
     for role in folder.manifest.programs:
-        digest = folder.manifest.sources[role]
-        source = GraphSource(role, bundle.graph_path(role), digest, bundle.config, bundle.compute_dtype)
-        again = partition_graph(source, folder.manifest.baked)
+        again = partition_graph(bundle_source(bundle, role), folder.manifest.baked)
         if again.program.to_dict() != folder.program(role).to_dict():
             notes.append(
                 f"{role}: this ttc cuts the graph in another way than the one that built the engines, "

@@ -78,7 +78,7 @@ def profile(
     settings = _settings(backend, device, threads, engines, trust)
     given = _given_limits(peak_flops, peak_bandwidth)
     notes: list[str] = []
-    with Bundle.open(bundle, checkpoint) as opened:
+    with Bundle.open(bundle, checkpoint, trust) as opened:
         say(f"{backend}: without a profiler")
         plain = open_candidate(
             backend, opened, device, layers=False, threads=threads, engines=engines, trust=trust

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttc.base.distribution import install
-from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import MissingDependencyError
 from ttc.model.bundle import Bundle
 from ttc.runtime.backends import load_backend
@@ -80,11 +79,11 @@ def open_candidate(
     trust: str | os.PathLike[str] | None = None,
 ) -> Candidate:
     """Return a backend of the bundle by name; with `layers` its residual streams are kept where it can show
-    them. `trust` is of the backends that run engines.
+    them.
     """
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
-    settings = LoadSettings(device, None, engines, trust if name in ENGINE_BACKENDS else None)
+    settings = LoadSettings(device, None, engines, trust)
     backend = load_backend(name, bundle, settings)
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)

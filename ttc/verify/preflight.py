@@ -38,7 +38,7 @@ def check_backends(
     None stands for all backends that can run here, which are not asked.
 
     Raises:
-        InputError: the device is none, or a key is to be trusted and no backend runs engines.
+        InputError: the device is none.
         BundleError: no engines, or not this bundle's.
         BackendError: the backend cannot run here.
     """
@@ -46,8 +46,6 @@ def check_backends(
     from ttc.runtime.gpu.engine_files import open_engines
 
     kinds = [] if device is None else [parse_device(each)[0] for each in device.split(",")]
-    if trust is not None and backends is not None and not set(backends) & set(ENGINE_BACKENDS):
-        raise InputError(f"trust is for engines; valid with {', '.join(ENGINE_BACKENDS)}, or leave it out")
     for name in backends or ():
         import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load")
         if name in ENGINE_BACKENDS:

@@ -69,7 +69,8 @@ def verify(
     Args:
         bundle: the folder that `ttc export` wrote.
         backends: names; None takes every one that can run here.
-        device, engines, trust: of the backends, as in `ttc.load`.
+        device, engines, trust: as in `ttc.load`. What an old record says of other backends is kept where
+            `trust` is None, or its key signed that record.
         checkpoint: where the checkpoint lies now (a bundle by reference); of a packed bundle, the checkpoint
             that `weights` compares it with.
         prompts: what to generate after; None: built-in token ids.
@@ -88,8 +89,8 @@ def verify(
     """
     say = progress or (lambda line: None)
     check_names(backends)
-    packed = Bundle.open(bundle, None).weights_mode == "packed" if checkpoint is not None else False
-    with Bundle.open(bundle, None if packed else checkpoint) as opened:
+    packed = Bundle.open(bundle, None, trust).weights_mode == "packed" if checkpoint is not None else False
+    with Bundle.open(bundle, None if packed else checkpoint, trust) as opened:
         check_backends(backends, opened, device, engines, trust)
         check_memory(opened)
         contents = check_weights(opened, checkpoint, say) if weights else None
@@ -104,7 +105,7 @@ def verify(
                 skipped[name] = str(fault)
         native = check_native(opened, sides.engine, say) if against_transformers else None
         config = opened.config
-        recorded, stale = _keep(opened, engines, reports, contents) if record else ((), ())
+        recorded, stale = _keep(opened, engines, trust, reports, contents) if record else ((), ())
         return Report(
             str(opened.path),
             config.pattern,
@@ -222,6 +223,7 @@ def _compare(candidate: Candidate, sides: _References, say: Say) -> list[Compari
 def _keep(
     bundle: Bundle,
     engines: str | os.PathLike[str] | None,
+    trust: str | os.PathLike[str] | None,
     reports: Sequence[BackendReport],
     contents: WeightsCheck | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -233,17 +235,25 @@ def _keep(
     written, stale = [], []
     for manifest in dict.fromkeys(runs_from(bundle.path, r.name, engines) for r in reports):
         own = [r for r in reports if runs_from(bundle.path, r.name, engines) == manifest]
-        path, fault = _write(bundle.path / MANIFEST_FILE, manifest, own, sound, contents)
+        path, fault = _write(bundle.path / MANIFEST_FILE, manifest, trust, own, sound, contents)
         written += [] if path is None else [str(path)]
         stale += [] if fault is None else [fault]
     return tuple(written), tuple(stale)
 
 
 def _write(
-    bundle: Path, manifest: Path, reports: Sequence[BackendReport], sound: bool, contents: WeightsCheck | None
+    bundle: Path,
+    manifest: Path,
+    trust: str | os.PathLike[str] | None,
+    reports: Sequence[BackendReport],
+    sound: bool,
+    contents: WeightsCheck | None,
 ) -> tuple[Path | None, str | None]:
     """Write one record; return its path, or why an old one is still there."""
-    before = Verification.read(manifest, bundle)
+    try:
+        before = Verification.read(manifest, bundle, trust)
+    except DigestError:  # not by whom is trusted: signed later, the new record would vouch for it
+        before = None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     fresh = {
         r.name: BackendRecord(r.passed and sound, r.device, r.computes_in, r.version, now) for r in reports

@@ -110,6 +110,21 @@ def test_a_file_that_changes_while_it_is_built_is_refused(tmp_path):
         file.check_unchanged()
 
 
+def test_what_is_written_is_what_was_parsed(tmp_path):
+    path = CASES["external"].make(tmp_path)
+    inside = save(tmp_path / "inside.onnx", [MATMUL], [X24], [Y24], [W44])
+    for file, taken in ((OnnxFile.open(path), True), (OnnxFile.open(inside), False)):
+        good = file.path.read_bytes()
+        file.path.write_bytes(good.replace(b"MatMul", b"MutMal", 1))
+        (tmp_path / file.path.stem).mkdir()
+        if taken:  # it is made of what was parsed
+            file.write(tmp_path / file.path.stem)
+            assert b"MatMul" in (tmp_path / file.path.stem / NETWORK_FILE).read_bytes()
+        else:
+            with pytest.raises(InputError, match=r"inside\.onnx: changed while it was being built"):
+                file.write(tmp_path / file.path.stem)
+
+
 def test_tensors_are_found_wherever_one_may_stand(tmp_path):
     sparse = helper.make_sparse_tensor(
         helper.make_tensor("values", TensorProto.FLOAT, [1], [1.0]),

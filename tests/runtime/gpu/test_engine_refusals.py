@@ -74,8 +74,6 @@ def test_no_engines_at_all(bundles):
 
 def test_settings_that_mean_nothing(bundles, engine_folders):
     bundle, engines = bundles("tiny_a"), engine_folders("tiny_a")
-    with pytest.raises(InputError, match="backend 'torch' runs no engines; leave out trust"):
-        ttc.load(bundle, "torch", trust="key.pub")
     with pytest.raises(InputError, match="backend 'onnxruntime' runs no engines; leave out engines"):
         ttc.load(bundle, engines=engines)
     with pytest.raises(InputError, match="has no CUDA graphs"):
