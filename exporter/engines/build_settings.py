@@ -61,4 +61,5 @@ class BuildSettings:
             self.tf32,
             self.log is not None,
             self.timing_cache is not None,
+            offline=self.sign is not None or self.trust is not None,
         )

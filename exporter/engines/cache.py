@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from ttc.base.files import read_bounded
 from ttc.base.folder_locks import lock_folder, unlock_folder
+from ttc.base.ownership import why_foreign
 from ttc.base.user_cache import user_cache
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import checked_path
@@ -202,13 +203,7 @@ def _distrusted(folder: Path, links: bool = True) -> str:
         found = folder.stat() if links else folder.lstat()
     except OSError as fault:
         return f"cannot be read ({fault.strerror})"
-    if not stat.S_ISDIR(found.st_mode):
-        return "is no folder"
-    if os.name != "posix":
-        return ""
-    if found.st_uid != os.geteuid():
-        return f"belongs to another user (number {found.st_uid})"
-    return "may be written to by others (make it yours with chmod 700)" if found.st_mode & 0o022 else ""
+    return why_foreign(found) or ("" if stat.S_ISDIR(found.st_mode) else "is no folder")
 
 
 def _delete(path: Path) -> None:

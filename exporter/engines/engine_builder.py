@@ -42,6 +42,10 @@ _NOT_FIXED = (
     ", and the system refuses to fix those (personality(2)), as Docker's filter of system calls does; run "
     "where it is allowed, as with docker run --security-opt seccomp=unconfined"
 )
+_NOT_OFFLINE = (
+    "the libraries that built the engines were not kept off the network: the system takes no filter of "
+    "system calls (seccomp)"
+)
 LAYERS_ENDING: Final = ".layers.json"
 
 
@@ -108,7 +112,7 @@ class EngineBuilder:
         at_once = 1 if one_by_one else usable_cores()
         self._engines = EnginePool(options, folder / "compile", at_once, timings, log)
         self._lock = threading.Lock()
-        self._is_fixed = True
+        self._is_fixed = self._is_offline = True
         self.notes: list[str] = []
 
     def build(self, jobs: Sequence[GraphJob]) -> list[BuiltGraph]:
@@ -148,6 +152,8 @@ class EngineBuilder:
             job.check()
             if self._settings.backend == "tensorrt-rtx" and not self._is_fixed:
                 self.notes.append(f"another build may have other bytes. {_ORDER}{_NOT_FIXED}")
+            if not self._is_offline and _NOT_OFFLINE not in self.notes:
+                self.notes.append(_NOT_OFFLINE)
             self._put_into_cache(key, folder, about)
         return _built(job.role, folder, cached, phases, time.perf_counter() - start)
 
@@ -188,6 +194,7 @@ class EngineBuilder:
             spec, built = futures[future], future.result()
             phases |= joined(phases, built.phases)
             self._is_fixed &= built.is_fixed
+            self._is_offline &= built.is_offline
             layers = {"Layers": built.layers, "Bindings": [t.name for t in (*spec.inputs, *spec.outputs)]}
             (folder / f"{spec.name}{LAYERS_ENDING}").write_text(json.dumps(layers))
             record = EngineRecord(spec.role, spec.inputs, spec.outputs, len(built.layers))

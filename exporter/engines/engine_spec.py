@@ -39,6 +39,7 @@ class CompilerOptions:
         tf32: whether products of float32 may be computed in TF32.
         verbose: whether everything that the library says is kept, in `LOG_FILE` of the work's folder.
         named_timings: whether the user named the timing cache, which then must fit.
+        offline: whether nothing is built by a process that cannot be kept off the network.
     """
 
     backend: str
@@ -47,6 +48,7 @@ class CompilerOptions:
     tf32: bool = False
     verbose: bool = False
     named_timings: bool = False
+    offline: bool = False
 
     def to_json(self) -> str:
         """Return it as one word of a command line."""
@@ -125,12 +127,14 @@ class BuiltEngine:
         phases: "parse" and "build".
         is_fixed: whether the process that built it had its memory at fixed addresses, so that the next one
             gives the same bytes (TensorRT-RTX only).
+        is_offline: whether that process was kept off the network.
     """
 
     file: Path
     layers: tuple[Layer, ...]
     phases: Mapping[str, BuildPhase]
     is_fixed: bool = False
+    is_offline: bool = False
 
     @staticmethod
     def engine_file(folder: Path) -> Path:
@@ -141,6 +145,7 @@ class BuiltEngine:
         """Write the description: where that is, the engine is whole."""
         phases = {name: dataclasses.asdict(phase) for name, phase in self.phases.items()}
         result = {"layers": self.layers, "phases": phases, "is_fixed": self.is_fixed}
+        result["is_offline"] = self.is_offline
         (folder / _RESULT_FILE).write_text(json.dumps(result))
 
     @classmethod
@@ -150,4 +155,6 @@ class BuiltEngine:
             return None
         found = json.loads((folder / _RESULT_FILE).read_bytes())
         phases = {name: BuildPhase(**told) for name, told in found["phases"].items()}
-        return cls(cls.engine_file(folder), tuple(found["layers"]), phases, found["is_fixed"])
+        return cls(
+            cls.engine_file(folder), tuple(found["layers"]), phases, found["is_fixed"], found["is_offline"]
+        )

@@ -15,7 +15,7 @@ from ttc.errors import TtcError
 from ttc.exporter.engines.compile import Compiler
 from ttc.exporter.engines.engine_spec import CompilerOptions, EngineSpec
 from ttc.exporter.engines.tensorrt_api import TensorRT
-from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
+from ttc.exporter.engines.worker_limits import keep_offline, limit_resources
 
 __all__ = ["main"]
 
@@ -23,12 +23,12 @@ __all__ = ["main"]
 def main(options: CompilerOptions) -> None:
     """Answer until standard input ends."""
     limit_resources()
-    forbid_network()
     compiler: Compiler | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if compiler is None:
+                keep_offline(options.offline)
                 compiler = Compiler(TensorRT.load(options.backend), options, lambda *step: True)
             answer = _answer(compiler, Path(request["folder"]), request)
         except TtcError as fault:

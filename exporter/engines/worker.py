@@ -17,7 +17,7 @@ from ttc.exporter.engines.compile import Compiler
 from ttc.exporter.engines.engine_spec import FAILED, CompilerOptions, EngineSpec
 from ttc.exporter.engines.fixed_addresses import are_addresses_fixed
 from ttc.exporter.engines.tensorrt_api import TensorRT
-from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
+from ttc.exporter.engines.worker_limits import keep_offline, limit_resources
 
 __all__ = ["main"]
 
@@ -26,8 +26,7 @@ def main(options: CompilerOptions) -> None:
     """Build what lies in the current folder."""
     try:
         limit_resources()
-        forbid_network()
-        _build(Path(), options)
+        _build(Path(), options, keep_offline(options.offline))
     except TtcError as fault:
         _tell(fault)
     except MemoryError:
@@ -37,7 +36,7 @@ def main(options: CompilerOptions) -> None:
         _tell(BackendError(f"the process that builds cannot go on ({what})"))
 
 
-def _build(folder: Path, options: CompilerOptions) -> None:
+def _build(folder: Path, options: CompilerOptions, is_offline: bool) -> None:
     spec = EngineSpec.read(folder)
     timing = folder / "timing.cache"
     timings = timing.read_bytes() if timing.is_file() else None
@@ -45,7 +44,7 @@ def _build(folder: Path, options: CompilerOptions) -> None:
     built = compiler.build(spec, folder)
     if compiler.timing_cache is not None:
         timing.write_bytes(compiler.timing_cache)
-    dataclasses.replace(built, is_fixed=are_addresses_fixed()).write(folder)
+    dataclasses.replace(built, is_fixed=are_addresses_fixed(), is_offline=is_offline).write(folder)
 
 
 def _tell(fault: TtcError) -> None:

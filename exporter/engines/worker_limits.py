@@ -14,7 +14,7 @@ from typing import Final
 from ttc.base.machine import physical_bytes
 from ttc.errors import BackendError
 
-__all__ = ["MOST_FILES", "MOST_FILE_BYTES", "forbid_network", "limit_resources"]
+__all__ = ["MOST_FILES", "MOST_FILE_BYTES", "forbid_network", "keep_offline", "limit_resources"]
 
 MOST_FILE_BYTES: Final = 2**38
 MOST_FILES: Final = 1024
@@ -70,23 +70,42 @@ def limit_resources() -> None:
         resource.setrlimit(which, (most, most))
 
 
-def forbid_network(kill: bool = False) -> None:
+def keep_offline(is_due: bool) -> bool:
+    """Keep this process off the network where the system has a way; return whether it is kept off.
+
+    Args:
+        is_due: whether the process may do nothing otherwise, as where somebody vouches for what it makes.
+
+    Raises:
+        BackendError: it is due, and the system has no way.
+    """
+    if forbid_network():
+        return True
+    if is_due:
+        raise BackendError(
+            "the process that builds an engine cannot be kept off the network here, and a build that signs, "
+            "or that trusts a key, insists on it; run where the kernel takes seccomp filters (Linux)"
+        )
+    return False
+
+
+def forbid_network(kill: bool = False) -> bool:
     """Let this process, and what it starts, open no socket of IPv4 or IPv6: socket(2) says EACCES.
 
-    A filter of system calls (seccomp) in the kernel, so libraries in C are held by it too. Elsewhere than on
-    Linux on the architectures above nothing is done.
+    A filter of system calls (seccomp) in the kernel, so libraries in C are held by it too.
 
     Args:
         kill: end a process that tries by SIGSYS instead, so that a test sees it.
 
-    Raises:
-        BackendError: the kernel refuses the filter.
+    Returns:
+        Whether the filter holds. It does not where the kernel refuses it, as in some containers, and
+        elsewhere than on Linux on the architectures above.
     """
     found = _ARCHITECTURES.get(platform.machine())
     if sys.platform != "linux" or found is None:
-        return
+        return False
     architecture, socket = found
-    _install(
+    return _install(
         (
             (_LOAD_WORD, 0, 0, _ARCHITECTURE),
             (_JUMP_IF_EQUAL, 0, 5, architecture),
@@ -101,16 +120,12 @@ def forbid_network(kill: bool = False) -> None:
     )
 
 
-def _install(instructions: Sequence[tuple[int, int, int, int]]) -> None:
-    """Give a filter to the kernel; it holds until the process ends."""
+def _install(instructions: Sequence[tuple[int, int, int, int]]) -> bool:
+    """Give a filter to the kernel, which holds until the process ends; return whether it took it."""
     program = (_Instruction * len(instructions))(*(_Instruction(*each) for each in instructions))
-    library = ctypes.CDLL(None, use_errno=True)
+    library = ctypes.CDLL(None)
     filter_ = _Program(len(instructions), program)
-    if library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or library.prctl(
-        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0
-    ):
-        reason = errno.errorcode.get(ctypes.get_errno(), "?")
-        raise BackendError(
-            f"the process that builds an engine cannot be kept off the network ({reason}); "
-            "run where the kernel has seccomp filters"
-        )
+    if library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        return False
+    refused: int = library.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0)
+    return not refused

@@ -15,18 +15,17 @@ import json
 import logging
 import os
 import secrets
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from ttc.base.ownership import why_foreign
 from ttc.base.user_cache import user_cache
 
 __all__ = ["KernelFile"]
 
 logger = logging.getLogger(__name__)
 _MAX_BYTES: Final = 2**30
-_SHARED: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class KernelFile:
@@ -52,11 +51,8 @@ class KernelFile:
         """Return what was kept; None where there is nothing, or others may have written it."""
         try:
             for path in (self.path.parent, self.path):
-                if not _is_own(path.lstat()):
-                    logger.warning(
-                        f"{path}: kept kernels are not used, since others than this user can have written "
-                        "them; delete it"
-                    )
+                if reason := why_foreign(path.lstat()):
+                    logger.warning(f"{path}: {reason}, so kept kernels are not used; delete it")
                     return None
             with self.path.open("rb") as file:
                 content = file.read(_MAX_BYTES + 1)
@@ -75,7 +71,7 @@ class KernelFile:
         aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_own(self.path.parent.lstat()):
+            if why_foreign(self.path.parent.lstat()):
                 return  # `read` has said so
             with open(aside, "xb", opener=_private) as file:  # `Path.open` takes no opener
                 file.write(content)
@@ -89,9 +85,3 @@ class KernelFile:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _is_own(found: os.stat_result) -> bool:
-    """Return whether a file or folder is this user's, no link, and writable by nobody else."""
-    mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-    return mine and not stat.S_ISLNK(found.st_mode) and not found.st_mode & _SHARED

@@ -152,12 +152,13 @@ class BundleFolder:
             BundleError: it is no bundle, or a file is missing or not as the format says.
         """
         try:
-            return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root), trust)
+            root, key = (None if given is None else Path(given) for given in (checkpoint_root, trust))
+            return cls._open(Path(path), root, key)
         except OSError as fault:
             raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
 
     @classmethod
-    def _open(cls, folder: Path, checkpoint_root: Path | None, trust: str | os.PathLike[str] | None) -> Self:
+    def _open(cls, folder: Path, checkpoint_root: Path | None, trust: Path | None) -> Self:
         if not folder.is_dir():
             raise BundleError(
                 f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`"

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.build_models import write_model
 from tests.support.command_line import start
+from tests.support.keys import key_pair
 from ttc.exporter.engines import foreign_plan
 from ttc.exporter.engines.build import build
 
@@ -78,12 +79,31 @@ def test_a_folder_that_vanishes_is_the_systems(tmp_path, monkeypatch):
 def test_where_personality_is_refused_the_note_says_so(tmp_path):
     """As under Docker's filter."""
     path = write_model(tmp_path / "own.onnx")
-    done = ttc(path, "--shapes", "N:2", before=["-m", "tests.support.no_personality", sys.executable])
+    done = ttc(
+        path, "--shapes", "N:2", before=["-m", "tests.support.refused_calls", "personality", sys.executable]
+    )
     assert done.returncode == 0, done.stderr
     (note,) = [line for line in done.stdout.splitlines() if "other bytes" in line]
     assert "the system refuses to fix those (personality(2)), as Docker's filter" in note
     report = build(path, tmp_path / "free", shapes={"N": {"opt": 2}}, cache=False)
     assert not [note for note in report.notes if "other bytes" in note]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="filters of system calls are Linux's")
+def test_where_filters_are_refused_the_note_says_so(tmp_path):
+    """The libraries may then open sockets, and nobody who vouches for engines takes that."""
+    path, before = write_model(tmp_path / "own.onnx"), ["-m", "tests.support.refused_calls", "seccomp"]
+    before.append(sys.executable)
+    done = ttc(path, "--shapes", "N:2", before=before)
+    assert done.returncode == 0, done.stderr
+    assert "note      the libraries that built the engines were not kept off the network" in done.stdout
+    private, _ = key_pair(tmp_path, "own")
+    done = ttc(path, "--shapes", "N:2", "--sign", private, before=before)
+    assert done.returncode == 1
+    assert "cannot be kept off the network here, and a build that signs" in done.stderr
+    assert "Traceback" not in done.stderr
+    report = build(path, tmp_path / "free", shapes={"N": {"opt": 2}}, cache=False, sign=private)
+    assert not [note for note in report.notes if "network" in note]
 
 
 def test_what_a_killed_trial_left_is_swept(tmp_path, monkeypatch):

@@ -61,9 +61,14 @@ def test_what_others_can_write_is_not_read(tmp_path, monkeypatch, caplog):
         path.chmod(mode)
         with caplog.at_level(logging.WARNING):
             assert file.read() is None
-        assert f"{path}: kept kernels are not used" in caplog.text
+        assert f"{path}: may be written to by others (make it yours with chmod go-w), so kept" in caplog.text
         path.chmod(before)
         caplog.clear()
+    monkeypatch.setattr("os.geteuid", lambda: 12345)  # as after seteuid: the real user is who it was
+    with caplog.at_level(logging.WARNING):
+        assert file.read() is None
+    assert "belongs to another user (number" in caplog.text
+    monkeypatch.undo()
     link = file.path.with_name("link")
     link.symlink_to(file.path)
     assert KernelFile(link).read() is None
