@@ -152,13 +152,12 @@ class BundleFolder:
             BundleError: it is no bundle, or a file is missing or not as the format says.
         """
         try:
-            root, key = (None if given is None else Path(given) for given in (checkpoint_root, trust))
-            return cls._open(Path(path), root, key)
+            return cls._open(Path(path), None if checkpoint_root is None else Path(checkpoint_root), trust)
         except OSError as fault:
             raise BundleError(f"{path}: cannot be read ({fault.strerror})") from None
 
     @classmethod
-    def _open(cls, folder: Path, checkpoint_root: Path | None, trust: Path | None) -> Self:
+    def _open(cls, folder: Path, checkpoint_root: Path | None, trust: str | os.PathLike[str] | None) -> Self:
         if not folder.is_dir():
             raise BundleError(
                 f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`"
@@ -169,13 +168,8 @@ class BundleFolder:
             )
         manifest_file = _inside(folder, MANIFEST_FILE, str(folder))
         raw = read_bounded(manifest_file, _MAX_MANIFEST_BYTES, BundleError, links=False)
-        if trust is not None:
-            check_signature(
-                raw,
-                manifest_file,
-                trust,
-                f"this bundle is not signed; sign it with `ttc sign {folder} --key KEY`",
-            )
+        how = f"this bundle is not signed; sign it with `ttc sign {folder} --key KEY`"
+        check_signature(raw, manifest_file, trust, how)
         manifest = Manifest.from_json(raw, str(manifest_file))
         if trust is not None:
             refuse_unlisted(folder, manifest.files, BUNDLE)

@@ -236,8 +236,7 @@ class EngineFolder:
         if not os.path.lexists(manifest_file):
             raise BundleError(f"{manifest_file}: missing; a set of engines is a folder made by `ttc build`")
         raw = read_bounded(manifest_file, _MAX_JSON_BYTES, BundleError, links=False)
-        if trust is not None:
-            check_signature(raw, manifest_file, trust, "these engines are not signed, build them with --sign")
+        check_signature(raw, manifest_file, trust, "these engines are not signed, build them with --sign")
         opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
         if trust is not None:
             refuse_unlisted(folder, opened.manifest.files, ENGINES)

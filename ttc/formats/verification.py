@@ -89,9 +89,8 @@ class Verification:
         if not os.path.lexists(path):
             return None
         raw = read_bounded(path, _MAX_BYTES, BundleError, links=False)
-        if trust is not None:
-            how = f"this record is not signed; sign it with `ttc sign {manifest.parent} --key KEY`"
-            check_signature(raw, path, trust, how)
+        how = f"this record is not signed; sign it with `ttc sign {manifest.parent} --key KEY`"
+        check_signature(raw, path, trust, how)
         record = cls.from_bytes(raw, str(path))
         return record if record.manifest_sha256 == file_digest(manifest) else None
 
