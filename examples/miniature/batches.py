@@ -1,6 +1,7 @@
 """Batches of problems as tensors. A batch follows from (seed, step, rank), so a resumed run sees the same."""
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ class Batch:
         answer: tokens from here on belong to answers; a multiple of the block.
         ends: (B,) int64, answer tokens up to and with the first eos.
         results: (B, answer tokens) bool, digits of computed results (those after "=").
+        begun: (B,) bool, rows whose prompt holds the answer's first tokens.
     """
 
     ids: Tensor
@@ -30,6 +32,7 @@ class Batch:
     answer: int
     ends: Tensor
     results: Tensor
+    begun: Tensor
 
     @property
     def first(self) -> Tensor:
@@ -38,22 +41,51 @@ class Batch:
 
 
 def training_batches(
-    tokenizer: Tokenizer, seed: int, step: int, rank: int, count: int, size: int, device: torch.device
+    tokenizer: Tokenizer,
+    seed: int,
+    step: int,
+    rank: int,
+    count: int,
+    size: int,
+    device: torch.device,
+    shares: Mapping[str, float] | None = None,
+    begun: float = 0.0,
 ) -> list[Batch]:
-    """The training problems of a step, `count` of them, in batches by the blocks that their answers fill."""
+    """The training problems of a step, `count` of them, in batches by the blocks that their answers fill.
+
+    shares: task → its share, in place of those of `TASKS`.
+    begun: the share of problems of whose answer a few tokens (fewer than a block) stand in the prompt.
+    """
     rng = random.Random(f"{seed}/{step}/{rank}")
-    groups: dict[int, list[Problem]] = {}
+    groups: dict[int, list[tuple[Problem, int]]] = {}
     for _ in range(count):
-        problem = make(rng, "train")
+        task = None if shares is None else rng.choices(list(shares), list(shares.values()))[0]
+        problem = make(rng, "train", task)
         length = len(tokenizer.encode(problem.text, add_special_tokens=False)) + 1
-        groups.setdefault(max(2, -(-length // size)), []).append(problem)
-    return [collate(tokenizer, groups[blocks], size, device) for blocks in sorted(groups)]
+        moved = rng.randint(1, min(length, size) - 1) if begun and rng.random() < begun else 0
+        groups.setdefault(max(2, -(-(length - moved) // size)), []).append((problem, moved))
+    return [
+        collate(tokenizer, [p for p, _ in groups[n]], size, device, [moved for _, moved in groups[n]])
+        for n in sorted(groups)
+    ]
 
 
-def collate(tokenizer: Tokenizer, problems: list[Problem], size: int, device: torch.device) -> Batch:
-    """Problems as one batch, prompt and answer padded to whole blocks of `size`."""
+def collate(
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    size: int,
+    device: torch.device,
+    moved: Sequence[int] | None = None,
+) -> Batch:
+    """Problems as one batch, prompt and answer padded to whole blocks of `size`.
+
+    moved: how many of each answer's first tokens belong to the prompt; none of any unless given.
+    """
     prompts = [tokenizer.encode(problem.prompt).ids for problem in problems]
     answers = [[*tokenizer.encode(problem.text, add_special_tokens=False).ids, EOS] for problem in problems]
+    if moved is not None:
+        prompts = [prompt + answer[:n] for prompt, answer, n in zip(prompts, answers, moved, strict=True)]
+        answers = [answer[n:] for answer, n in zip(answers, moved, strict=True)]
     before, after = (-(-max(map(len, part)) // size) * size for part in (prompts, answers))
     ids = [
         [PAD] * (before - len(prompt)) + prompt + answer + [EOS] * (after - len(answer))
@@ -62,7 +94,8 @@ def collate(tokenizer: Tokenizer, problems: list[Problem], size: int, device: to
     table = torch.tensor(ids, device=device)
     ends = torch.tensor([len(answer) for answer in answers], device=device)
     results = torch.tensor([_results(tokenizer, row[before:]) for row in ids], device=device)
-    return Batch(table, table != PAD, before, ends, results)
+    begun = torch.tensor(moved or [0] * len(problems), device=device) > 0
+    return Batch(table, table != PAD, before, ends, results, begun)
 
 
 def _results(tokenizer: Tokenizer, answer: list[int]) -> list[bool]:

@@ -10,6 +10,7 @@ heads, P head dim, N state, V vocabulary. Weights are those of `TowerWeights`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +22,15 @@ from ttc.model.towers import TowerWeights, time_embedding
 from ttc.plugins.naive import run_naive
 from ttc.plugins.residual_stream.naive import rms_norm
 
-__all__ = ["Loads", "Seeds", "context_hidden", "context_logits", "denoiser_logits"]
+__all__ = [
+    "Before",
+    "Loads",
+    "Seeds",
+    "block_logits",
+    "context_hidden",
+    "context_logits",
+    "denoiser_logits",
+]
 
 Seeds = tuple[tuple[Tensor, ...], ...]
 # Layer → tokens that its experts got (experts,), added up over passes.
@@ -69,6 +78,61 @@ def context_logits(config: ModelConfig, weights: TowerWeights, hidden: Tensor) -
     return functional.linear(rms_norm(hidden, weights.norm, config.layer_norm_epsilon), weights.head)
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the denoiser sees of the context before each of R blocks, which may be of several sequences.
+
+    Attributes:
+        seeds: per layer conv (R, F, W−1) and ssm (R, H, P, N) for `M`, keys and values
+            (R, KV heads, L, head dim) for `*`, else ().
+        visible: (R, L) bool, the keys of the context before the block.
+    """
+
+    seeds: Seeds
+    visible: Tensor
+
+    @classmethod
+    def of(cls, config: ModelConfig, seeds: Seeds, real: Tensor, size: int, picked: Tensor) -> "Before":
+        """Before the `picked` (B, A) bool of the last A chunks of the sequences of `context_hidden`."""
+        rows, blocks = picked.nonzero(as_tuple=True)
+        chunks = blocks + real.shape[1] // size - picked.shape[1]
+        of_row = {
+            LayerKind.MAMBA: lambda seed: tuple(tensor[rows, chunks] for tensor in seed),
+            LayerKind.ATTENTION: lambda seed: tuple(tensor[rows] for tensor in seed),
+        }
+        found = tuple(
+            of_row[kind](seed) if kind in of_row else ()
+            for kind, seed in zip(config.layers, seeds, strict=True)
+        )
+        earlier = torch.arange(real.shape[1], device=real.device) // size < chunks[:, None]
+        return cls(found, earlier & real[rows])
+
+    def rows(self, picked: Tensor) -> "Before":
+        """Those of the `picked` (R,) bool blocks."""
+        return Before(
+            tuple(tuple(tensor[picked] for tensor in seed) for seed in self.seeds), self.visible[picked]
+        )
+
+    @classmethod
+    def joined(cls, config: ModelConfig, parts: Sequence["Before"]) -> "Before":
+        """All blocks of several as one; shorter contexts are padded on the left, where nothing is visible."""
+        longest = max(part.visible.shape[1] for part in parts)
+        found: list[tuple[Tensor, ...]] = []
+        for i, kind in enumerate(config.layers):
+            columns = zip(*(part.seeds[i] for part in parts), strict=True)
+            if kind == LayerKind.ATTENTION:
+                found.append(
+                    tuple(
+                        torch.cat([functional.pad(c, (0, 0, longest - c.shape[2], 0)) for c in column])
+                        for column in columns
+                    )
+                )
+            else:
+                found.append(tuple(torch.cat(column) for column in columns))
+        visible = [functional.pad(part.visible, (longest - part.visible.shape[1], 0)) for part in parts]
+        return cls(tuple(found), torch.cat(visible))
+
+
 def denoiser_logits(
     config: ModelConfig,
     weights: TowerWeights,
@@ -89,17 +153,20 @@ def denoiser_logits(
     Returns:
         logits (B, A, S, V).
     """
-    B, A, S = blocks.shape
-    first = real.shape[1] // S - A
-    chunk = torch.arange(first, first + A, device=blocks.device).repeat_interleave(S)
-    of_context = torch.arange(real.shape[1], device=blocks.device) // S < chunk[:, None]
-    of_block = chunk[:, None] == chunk
-    visible = torch.cat(
-        [of_context & real[:, None, :], of_block.expand(B, -1, -1)], dim=-1
-    )  # (B, A·S, L + A·S)
-    x = functional.embedding(blocks.flatten(0, 1), weights.embeddings)  # (B·A, S, D)
-    modulation = time_embedding(config, weights.time, t.flatten(), x.dtype)
-    for i, (kind, w, seed) in enumerate(zip(config.layers, weights.layers, seeds, strict=True)):
+    before = Before.of(config, seeds, real, blocks.shape[2], torch.ones_like(t, dtype=torch.bool))
+    logits = block_logits(config, weights, blocks.flatten(0, 1), t.flatten(), before, loads)
+    return logits.view(*blocks.shape, -1)
+
+
+def block_logits(
+    config: ModelConfig, weights: TowerWeights, blocks: Tensor, t: Tensor, before: Before, loads: Loads
+) -> Tensor:
+    """Evaluate single blocks (R, S) with shares of masks t (R,), each after its own context: (R, S, V)."""
+    whole = torch.ones_like(blocks, dtype=torch.bool)
+    visible = torch.cat([before.visible, whole], dim=1)[:, None, None]  # (R, 1, 1, L + S)
+    x = functional.embedding(blocks, weights.embeddings)
+    modulation = time_embedding(config, weights.time, t, x.dtype)
+    for i, (kind, w, seed) in enumerate(zip(config.layers, weights.layers, before.seeds, strict=True)):
         shift, scale, gate = (modulation + w["scale_shift_table"]).chunk(3, dim=1)
         norm, eps = w["norm.weight"], config.layer_norm_epsilon
         if kind in (LayerKind.MAMBA, LayerKind.ATTENTION):
@@ -107,17 +174,15 @@ def denoiser_logits(
         else:
             h = rms_norm(x, norm, eps) * (1 + scale) + shift
         if kind == LayerKind.MAMBA:
-            conv, ssm = seed
-            out = _mamba_blocks(config, w, h, conv[:, first:].flatten(0, 1), ssm[:, first:].flatten(0, 1))
+            out = _mamba_blocks(config, w, h, *seed)
         elif kind == LayerKind.ATTENTION:
-            flat = h.view(B, A * S, -1)
-            own_keys, own_values = _keys_values(config, w, flat)
+            own_keys, own_values = _keys_values(config, w, h)
             keys, values = torch.cat([seed[0], own_keys], 2), torch.cat([seed[1], own_values], 2)
-            out = _attention(config, w, flat, keys, values, visible[:, None]).view(h.shape)
+            out = _attention(config, w, h, keys, values, visible)
         else:
             out = _feed_forward(config, i, kind, w, h, loads)
         x = x + gate * out
-    return context_logits(config, weights, x).view(B, A, S, -1)
+    return context_logits(config, weights, x)
 
 
 def _mamba_sequence(
@@ -241,7 +306,7 @@ def _keys_values(config: ModelConfig, w: Weights, h: Tensor) -> tuple[Tensor, Te
 def _attention(
     config: ModelConfig, w: Weights, h: Tensor, keys: Tensor, values: Tensor, visible: Tensor
 ) -> Tensor:
-    """visible: (B, 1, queries, keys) bool."""
+    """visible: (B, 1, queries or 1, keys) bool."""
     heads = (config.num_attention_heads, config.head_dim)
     queries = functional.linear(h, w["mixer.q_proj.weight"]).unflatten(-1, heads).transpose(1, 2)
     per_kv = config.num_attention_heads // config.num_key_value_heads

@@ -14,7 +14,17 @@ from examples.miniature.tokenizer import MASK
 from ttc.model.config import ModelConfig
 from ttc.model.towers import TowerWeights
 
-__all__ = ["Losses", "context_loss", "context_solves", "denoiser_loss", "denoiser_solves"]
+__all__ = [
+    "MOST_OF_ONE",
+    "Losses",
+    "context_loss",
+    "context_solves",
+    "denoiser_loss",
+    "denoiser_solves",
+    "lowest",
+    "predict",
+    "uniform",
+]
 
 THRESHOLD = 0.9  # of the sampler that watches the held-out problems
 MOST_OF_ONE = 4.0  # a position weighs block/masked, at most this
@@ -85,20 +95,20 @@ def denoiser_loss(
     losses = []
     for i in range(passes):
         if masks == "random":
-            left = _random(random, needed.shape, right.device).mul(size).long() + 1
-            masked = _lowest(_random(random, right.shape, right.device), left)
+            left = uniform(random, needed.shape, right.device).mul(size).long() + 1
+            masked = lowest(uniform(random, right.shape, right.device), left)
         elif i > 0:
             open_places = masked.sum(-1)
-            left = (_random(random, needed.shape, right.device) * (open_places - 1)).long() + 1
-            stray = _random(random, needed.shape, right.device) < 1 / 7
-            order = torch.where(stray[..., None], _random(random, right.shape, right.device), sure)
-            masked = _lowest(order.masked_fill(~masked, 2.0), left)
+            left = (uniform(random, needed.shape, right.device) * (open_places - 1)).long() + 1
+            stray = uniform(random, needed.shape, right.device) < 1 / 7
+            order = torch.where(stray[..., None], uniform(random, right.shape, right.device), sure)
+            masked = lowest(order.masked_fill(~masked, 2.0), left)
         blocks = right.masked_fill(masked, MASK)
         logits = denoiser_logits(config, tower, blocks, masked.float().mean(-1), seeds, batch.real, loads)
         wanted = masked & needed[..., None]
         evenly = (size / masked.sum(-1, keepdim=True)).clamp(max=MOST_OF_ONE)
         losses.append(Losses.of(logits[wanted], right[wanted], (weight * evenly)[wanted]))
-        sure = _predict(logits.detach())[1]
+        sure = predict(logits.detach())[1]
     return Losses.sum(losses)
 
 
@@ -128,7 +138,7 @@ def denoiser_solves(
     while (masked := blocks == MASK).any():
         evaluations += int((masked.any(-1) & needed).sum())
         logits = denoiser_logits(config, tower, blocks, masked.float().mean(-1), seeds, batch.real, {})
-        predicted, sure = _predict(logits)
+        predicted, sure = predict(logits)
         sure = sure.masked_fill(~masked, -1.0)
         best = masked & (sure == sure.max(-1, keepdim=True).values)
         blocks = torch.where(masked & ((sure > THRESHOLD) | best), predicted, blocks)
@@ -136,7 +146,7 @@ def denoiser_solves(
     return ~wrong.any(-1), evaluations
 
 
-def _predict(logits: Tensor) -> tuple[Tensor, Tensor]:
+def predict(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest token that is not the mask, and its probability."""
     logits = logits.clone()
     logits[..., MASK] = -torch.inf
@@ -144,11 +154,11 @@ def _predict(logits: Tensor) -> tuple[Tensor, Tensor]:
     return predicted, sure
 
 
-def _lowest(order: Tensor, count: Tensor) -> Tensor:
+def lowest(order: Tensor, count: Tensor) -> Tensor:
     """Bool: the `count` (…) lowest entries of `order` (…, S)."""
     return order.argsort(-1).argsort(-1) < count[..., None]
 
 
-def _random(generator: torch.Generator, shape: torch.Size, device: torch.device) -> Tensor:
+def uniform(generator: torch.Generator, shape: torch.Size, device: torch.device) -> Tensor:
     """Uniform numbers, the same on every device."""
     return torch.rand(shape, generator=generator).to(device)

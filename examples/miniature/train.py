@@ -1,4 +1,4 @@
-"""Train the miniature: first the context tower, then the denoiser over the frozen context tower, then export.
+"""Train the miniature: the context tower, the denoiser over the frozen context tower, its last phase, export.
 
 One command, one process: `python -m examples.miniature.train --out DIR`. Several processes share the work if
 started by `torchrun --nproc-per-node 2 -m examples.miniature.train --out DIR`. Killed and started again it
@@ -11,7 +11,7 @@ import os
 import random
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from examples.miniature.objectives import (
     denoiser_solves,
 )
 from examples.miniature.optimizer import Muon, split
-from examples.miniature.weights import export, new_context, new_denoiser
+from examples.miniature.refine import refine_loss
+from examples.miniature.weights import export, new_context, new_denoiser, read
 from ttc.errors import InputError
 from ttc.model.config import ModelConfig
 from ttc.model.towers import TowerWeights
@@ -41,7 +42,7 @@ from ttc.model.weights import CONTEXT, DENOISER
 __all__ = ["Run", "main"]
 
 HERE = Path(__file__).parent
-PHASES = ("context", "denoiser")
+PHASES = ("context", "denoiser", "refine")
 CLIP = 1.0  # largest norm of a gradient
 # Where the run stands, and where it stood when the context tower was done: other denoisers can start there.
 CHECKPOINT, CONTEXT_DONE = "checkpoint.pt", "context.pt"
@@ -49,7 +50,10 @@ CHECKPOINT, CONTEXT_DONE = "checkpoint.pt", "context.pt"
 
 @dataclass(slots=True)
 class Run:
-    """A training run: recipe, weights so far and where it stands."""
+    """A training run: recipe, weights so far and where it stands.
+
+    `average` holds the running average of what the last phase trains, by name; it is the phase's result.
+    """
 
     recipe: dict[str, Any]
     config: ModelConfig
@@ -64,6 +68,7 @@ class Run:
     tokens: int = 0
     seconds: float = 0.0
     optimizers: tuple[torch.optim.Optimizer, ...] = ()
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -74,7 +79,11 @@ class Run:
         device: str,
         begin: Path | None = None,
     ) -> "Run":
-        """A run from the checkpoint in `folder`; without one, from that in the file `begin`, or afresh."""
+        """A run from the checkpoint in `folder`; without one, from `begin`, or afresh.
+
+        begin: a run's checkpoint, or a folder with the weights of a finished miniature, whose last phase is
+        then trained.
+        """
         config = ModelConfig.from_hf(json.loads(config_file.read_text(encoding="utf-8")), {})
         processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         if processes > 1:
@@ -82,12 +91,16 @@ class Run:
         run = cls(recipe, config, tokenizers.build(WORDS), folder, torch.device(device), {}, rank, processes)
         saved = folder / CHECKPOINT
         if begin is not None and not saved.exists():
-            if not begin.is_file():
+            if not begin.exists():
                 raise InputError(
-                    f"no file {begin} to begin from; valid: a run's {CONTEXT_DONE} or {CHECKPOINT}"
+                    f"no file {begin} to begin from; valid: a run's {CONTEXT_DONE} or {CHECKPOINT}, or "
+                    "the folder of a finished miniature"
                 )
             saved = begin
-        if saved.exists():
+        if saved.is_dir():
+            run.weights = {name: tensor.to(run.device) for name, tensor in read(saved).items()}
+            run._enter("refine", run._of_denoiser())
+        elif saved.exists():
             run._restore(torch.load(saved, map_location=device, weights_only=True))
         else:
             run._enter("context", new_context(config, recipe["seed"]))
@@ -116,12 +129,25 @@ class Run:
                     self._record(loss, plan)
             if self.phase == PHASES[-1]:
                 return
-            self._enter("denoiser", new_denoiser(self.config, self.weights, self.recipe["seed"]))
-            self._keep(CHECKPOINT, CONTEXT_DONE)
+            if self.phase == "context":
+                self._enter("denoiser", new_denoiser(self.config, self.weights, self.recipe["seed"]))
+                self._keep(CHECKPOINT, CONTEXT_DONE)
+            else:
+                self._enter("refine", self._of_denoiser())
+                self._keep(CHECKPOINT)
 
     def tower(self, name: str) -> TowerWeights:
         """One tower of the weights so far."""
         return TowerWeights.of(self.config, name, self.weights)
+
+    def result(self) -> dict[str, Tensor]:
+        """All weights as they are exported and watched: the running average where there is one."""
+        return {name: tensor.detach() for name, tensor in (self.weights | self.average).items()}
+
+    def _of_denoiser(self) -> dict[str, Tensor]:
+        return {
+            n: t.detach() for n, t in self.weights.items() if not n.startswith(("context_", f"{CONTEXT}."))
+        }
 
     def _enter(self, phase: str, fresh: dict[str, Tensor]) -> None:
         """Begin a phase: only its tower is trained, earlier ones stay as they are."""
@@ -132,6 +158,8 @@ class Run:
             self.weights[name] = tensor.to(self.device).requires_grad_(not name.endswith("correction_bias"))
         matrices, rest = split({name: self.weights[name] for name in fresh})
         plan = self.recipe[phase]
+        if "average" in plan:
+            self.average = {name: tensor.detach().clone() for name, tensor in fresh.items()}
         self.optimizers = (
             Muon(matrices, plan["muon_lr"]),
             torch.optim.AdamW(rest, plan["adam_lr"], betas=(0.9, 0.98), weight_decay=0.0),
@@ -141,10 +169,10 @@ class Run:
         began = time.perf_counter()
         batches = training_batches(
             self.tokenizer, self.recipe["seed"] + PHASES.index(self.phase), self.step, self.rank,
-            plan["batch"], self.recipe["block"], self.device,
+            plan["batch"], self.recipe["block"], self.device, plan.get("shares"), plan.get("begun", 0.0),
         )  # fmt: skip
         loads: Loads = {}
-        losses = Losses.sum([self._loss(plan, batch, i, loads) for i, batch in enumerate(batches)])
+        losses = self._losses(plan, batches, loads)
         mean = losses.total / losses.weight
         mean.backward()
         mean = mean.detach()
@@ -158,10 +186,21 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         self._balance(loads, plan["balance"])
+        for name, average in self.average.items():
+            average.lerp_(self.weights[name].detach(), 1 - plan["average"])
         self.step += 1
         self.tokens += losses.tokens * self.processes
         self.seconds += time.perf_counter() - began
         return mean.item()
+
+    def _losses(self, plan: dict[str, Any], batches: list[Batch], loads: Loads) -> Losses:
+        if self.phase != "refine":
+            return Losses.sum([self._loss(plan, batch, i, loads) for i, batch in enumerate(batches)])
+        masks = torch.Generator().manual_seed(self.step * self.processes + self.rank)
+        return refine_loss(
+            self.config, self.tower(CONTEXT), self.tower(DENOISER), batches, self.recipe["block"], plan,
+            self.recipe["result_weight"], masks, loads,
+        )  # fmt: skip
 
     def _loss(self, plan: dict[str, Any], batch: Batch, number: int, loads: Loads) -> Losses:
         size, weight = self.recipe["block"], self.recipe["result_weight"]
@@ -214,16 +253,17 @@ class Run:
     def _watch(self) -> dict[str, float]:
         """The share of held-out problems that the tower in training would solve."""
         found: dict[str, float] = {}
+        context, denoiser = (TowerWeights.of(self.config, n, self.result()) for n in (CONTEXT, DENOISER))
         for task in TASKS:
             rng = random.Random(task)
             count = self.recipe["watch"] if task == "word" else self.recipe["watch"] * 3 // 10
             problems = [make(rng, "test", task) for _ in range(count)]
             batch = collate(self.tokenizer, problems, self.recipe["block"], self.device)
             if self.phase == "context":
-                solved = context_solves(self.config, self.tower(CONTEXT), batch, self.recipe["block"])
+                solved = context_solves(self.config, context, batch, self.recipe["block"])
             else:
                 solved, evaluations = denoiser_solves(
-                    self.config, self.tower(CONTEXT), self.tower(DENOISER), batch, self.recipe["block"]
+                    self.config, context, denoiser, batch, self.recipe["block"]
                 )
                 if task == "word":
                     found["tokens_per_nfe"] = round(int(batch.ends.sum()) / evaluations, 2)
@@ -237,6 +277,7 @@ class Run:
         state = {
             "phase": self.phase, "step": self.step, "tokens": self.tokens, "seconds": self.seconds,
             "weights": {name: tensor.detach() for name, tensor in self.weights.items()},
+            "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
         for name in names:
@@ -245,7 +286,7 @@ class Run:
             part.replace(self.folder / name)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        tower = {"context": CONTEXT, "denoiser": DENOISER}[state["phase"]]
+        tower = CONTEXT if state["phase"] == "context" else DENOISER
         context = {n: t for n, t in state["weights"].items() if n.startswith(("context_", CONTEXT))}
         fresh = (
             context if tower == CONTEXT else {n: t for n, t in state["weights"].items() if n not in context}
@@ -253,6 +294,7 @@ class Run:
         self.weights = {} if tower == CONTEXT else context
         self._enter(state["phase"], fresh)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        self.average = state.get("average", {})
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if self.rank == 0:
@@ -288,7 +330,8 @@ def main() -> None:
     parser.add_argument(
         "--begin",
         type=Path,
-        help=f"a checkpoint to start from, such as {CONTEXT_DONE} of another run, where DIR has none yet",
+        help=f"what to start from where DIR has no checkpoint yet: {CONTEXT_DONE} of another run, or the "
+        "folder of a finished miniature, for its last phase",
     )
     parser.add_argument("--masks", choices=("sampler", "random"), help="in place of the recipe's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -304,7 +347,7 @@ def main() -> None:
     run.train(options.stop_after)
     finished = run.phase == PHASES[-1] and run.step == recipe[run.phase]["steps"]
     if run.rank == 0 and finished:
-        weights = {name: tensor.detach().cpu() for name, tensor in run.weights.items()}
+        weights = {name: tensor.cpu() for name, tensor in run.result().items()}
         export(weights, HERE / "config.json", run.tokenizer, options.out / "miniature")
 
 

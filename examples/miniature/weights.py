@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, HEADS
 
-__all__ = ["export", "new_context", "new_denoiser"]
+__all__ = ["export", "new_context", "new_denoiser", "read"]
 
 _EXPERTS = "mixer.experts."
 
@@ -91,6 +91,21 @@ def new_denoiser(config: ModelConfig, context: dict[str, Tensor], seed: int) -> 
     for i in range(config.num_layers):
         weights[f"scale_shift_tables.{i}"] = torch.cat([torch.zeros(2, D), torch.ones(1, D)])
     return weights
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """What `export` wrote to `folder`, in float32, the experts of a layer stacked again."""
+    weights: dict[str, Tensor] = {}
+    experts: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        stem, found, inside = name.partition(_EXPERTS)
+        if found:
+            number, _, matrix = inside.partition(".")
+            experts.setdefault(f"{stem}{_EXPERTS}{matrix}", {})[int(number)] = tensor.float()
+        else:
+            weights[name] = tensor.float()
+    stacks = {name: torch.stack([parts[e] for e in range(len(parts))]) for name, parts in experts.items()}
+    return weights | stacks
 
 
 def export(weights: dict[str, Tensor], config_file: Path, tokenizer: Tokenizer, folder: Path) -> None:
