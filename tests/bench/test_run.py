@@ -310,7 +310,7 @@ def test_the_command(bundles: Bundles, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ([], 2, "give a BUNDLE, or --compare"),
+        ([], 2, "give a BUNDLE, or --headline"),
         (["nowhere", "--batch", "1,x"], 2, "is not a list of numbers"),
         (["nowhere"], 1, "nowhere: no such folder"),
         (["nowhere", "--tasks", "none.jsonl"], 1, "none.jsonl: cannot be read"),

@@ -15,7 +15,10 @@ BENCH_MODES = ("ar", "diffusion", "lossless", "prompt-lookup")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to generate. The last three are of the modes that fill blocks, None elsewhere."""
+    """One way to generate. Threshold and block size are of diffusion, None elsewhere.
+
+    steps: most denoiser evaluations for a block, or for a draft of lossless; None leaves those to it.
+    """
 
     mode: str
     threshold: float | None = None
@@ -36,7 +39,8 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Return the case as options of `Engine.generate`."""
-        given = {"threshold": self.threshold, "steps": self.steps, "block_size": self.block_size}
+        steps = "draft_steps" if self.mode == "lossless" else "steps"
+        given = {"threshold": self.threshold, steps: self.steps, "block_size": self.block_size}
         return {"mode": self.mode} | {key: value for key, value in given.items() if value is not None}
 
 
@@ -46,6 +50,7 @@ def make_cases(
     steps: Sequence[int] | None,
     block_sizes: Sequence[int],
     grid: bool = False,
+    draft_steps: int | None = None,
 ) -> tuple[Case, ...]:
     """Return the cases of a run; AR is always among them and comes first, for everything is compared with it.
 
@@ -54,6 +59,7 @@ def make_cases(
         thresholds, steps, block_sizes: of diffusion. The first of each is the base, which the other two lists
             are tried with; with `grid` every combination is tried.
         steps: None allows as many as the block has tokens.
+        draft_steps: of lossless; None leaves them to it.
     """
     for name, values in (("thresholds", thresholds), ("block sizes", block_sizes), ("steps", steps)):
         if values is not None and (not values or len(set(values)) < len(values)):
@@ -69,12 +75,14 @@ def make_cases(
     for step in steps or ():
         if step < 1:
             raise InputError(f"steps is {step}; valid: at least 1")
+    if draft_steps is not None and not 1 <= draft_steps <= TRAINED_BLOCK_SIZE:
+        raise InputError(f"draft steps are {draft_steps}; valid: 1 to {TRAINED_BLOCK_SIZE}")
     cases = [Case("ar")]
     for mode in dict.fromkeys(modes):
         if mode == "diffusion":
             cases += _sweep(mode, thresholds, steps or (None,), block_sizes, grid)
         elif mode != "ar":
-            cases.append(Case(mode))
+            cases.append(Case(mode, steps=draft_steps if mode == "lossless" else None))
     return tuple(dict.fromkeys(cases))
 
 

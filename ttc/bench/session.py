@@ -36,6 +36,7 @@ class Settings:
     steps: tuple[int, ...] | None = None
     block_size: tuple[int, ...] = (16,)
     grid: bool = False
+    draft_steps: int | None = None
     batch: tuple[int, ...] = (1,)
     repeats: int = 3
     timed_prompts: int | None = None
@@ -53,7 +54,12 @@ def run_bench(bundle: Path, settings: Settings, say: Callable[[str], None] = lam
     """Measure the model in `bundle`. What the user can get wrong is refused before the weights are loaded."""
     started, load = now(), load_average()
     cases = make_cases(
-        settings.modes or BENCH_MODES, settings.threshold, settings.steps, settings.block_size, settings.grid
+        settings.modes or BENCH_MODES,
+        settings.threshold,
+        settings.steps,
+        settings.block_size,
+        settings.grid,
+        settings.draft_steps,
     )
     problems = None if settings.tasks is None else load_problems(settings.tasks, settings.limit)
     with Bundle.open(bundle, settings.checkpoint, settings.trust) as opened:

@@ -33,6 +33,7 @@ __all__ = ["bench"]
 @click.option(
     "--grid", is_flag=True, help="All combinations; else each list is tried with the others' first."
 )
+@click.option("--draft-steps", type=int, metavar="N", help="Of lossless.  [default: auto]")
 @click.option("--batch", type=Several(int), default="1", show_default=True, metavar="N,…")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N")
 @click.option(
@@ -53,6 +54,9 @@ __all__ = ["bench"]
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Where it lies now, if moved.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Page with plots.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON.")
+@click.option(
+    "--headline", is_flag=True, help="The built-in miniature: speedup and quality, without a BUNDLE."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json", help="Compare two runs."
@@ -64,6 +68,7 @@ def bench(
     other_weights: bool,
     report: Path | None,
     output: Path | None,
+    headline: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -72,30 +77,41 @@ def bench(
     AR is always among them. Without --tasks the prompts are random tokens: the times are good, the tokens
     per NFE are those of nonsense.
     """
-    if (bundle is None) == (compare is None):
-        raise click.UsageError("give a BUNDLE, or --compare with two files.")
+    if (bundle is not None) + (compare is not None) + headline != 1:
+        raise click.UsageError("give a BUNDLE, or --headline, or --compare with two files.")
     if other_weights and compare is None:
         raise click.UsageError("--other-weights goes with --compare only.")
     if compare is not None:
         _compare(compare, other_weights, as_json)
         return
-    assert bundle is not None
     for target in (report, output):
         if target is not None and not target.absolute().parent.is_dir():
             raise click.UsageError(f"{target}: its folder does not exist.")
         if target is not None and target.is_dir():
             raise click.UsageError(f"{target}: a folder; name a file in it.")
-    with progress("loading the bundle", quiet=as_json) as say:
-        from ttc.bench.session import Settings, run_bench
+    if bundle is None:
+        from ttc.commands.headline import headline as run_headline
+        from ttc.commands.headline import tell
 
-        found = run_bench(bundle, Settings(**_checked(settings)), say)
+        found = run_headline({name: value for name, value in settings.items() if _given(name)}, as_json)
+    else:
+        with progress("loading the bundle", quiet=as_json) as say:
+            from ttc.bench.session import Settings, run_bench
+
+            found = run_bench(bundle, Settings(**_checked(settings)), say)
     try:
         _write(found, output, report)
     finally:  # what was measured is told, whatever became of the files
         if as_json:
             write_json(found.to_dict())
+        elif headline:
+            tell(found)
         else:
             _tell(found)
+
+
+def _given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
 
 def _write(found: "Report", output: Path | None, report: Path | None) -> None:
