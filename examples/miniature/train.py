@@ -173,7 +173,8 @@ class Run:
         )  # fmt: skip
         loads: Loads = {}
         losses = self._losses(plan, batches, loads)
-        mean = losses.total / losses.weight
+        # Of texts without an end, as untrained towers write, the last phase learns nothing: no weight at all.
+        mean = losses.total / losses.weight.clamp(min=1.0)
         mean.backward()
         mean = mean.detach()
         trained = [tensor for group in self._groups() for tensor in group["params"]]
@@ -253,7 +254,8 @@ class Run:
     def _watch(self) -> dict[str, float]:
         """The share of held-out problems that the tower in training would solve."""
         found: dict[str, float] = {}
-        context, denoiser = (TowerWeights.of(self.config, n, self.result()) for n in (CONTEXT, DENOISER))
+        weights = self.result()
+        context = TowerWeights.of(self.config, CONTEXT, weights)
         for task in TASKS:
             rng = random.Random(task)
             count = self.recipe["watch"] if task == "word" else self.recipe["watch"] * 3 // 10
@@ -262,6 +264,7 @@ class Run:
             if self.phase == "context":
                 solved = context_solves(self.config, context, batch, self.recipe["block"])
             else:
+                denoiser = TowerWeights.of(self.config, DENOISER, weights)
                 solved, evaluations = denoiser_solves(
                     self.config, context, denoiser, batch, self.recipe["block"]
                 )

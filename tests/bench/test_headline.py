@@ -1,13 +1,9 @@
 """`ttc bench --headline`: what it measures, and how it tells it."""
 
 import dataclasses
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-import ttc
 from tests.support.command_line import ask, run
 from ttc.bench.headline import notes, rows, speedups
 from ttc.bench.schema import Report
@@ -36,17 +32,7 @@ def test_nothing_is_right_without_problems(report: Report) -> None:
         rows(dataclasses.replace(report, cases=tuple(cases)))
 
 
-@pytest.fixture
-def exports(monkeypatch: pytest.MonkeyPatch, mini: Path) -> None:
-    """`ttc.export` replaced by a copy of a bundle made before."""
-
-    def export(checkpoint: Path, output: Path, progress: Callable[[str], None]) -> Path:
-        return shutil.copytree(mini, output)
-
-    monkeypatch.setattr(ttc, "export", export)
-
-
-def test_the_command_measures_the_miniature(exports: None) -> None:
+def test_the_command_measures_the_miniature() -> None:
     found = ask("bench", "--headline", "--limit", 3, "--timed", 1, "--repeats", 2)
     cases = {case["mode"]: case for case in found["cases"]}
     assert list(cases) == ["ar", "diffusion", "lossless", "prompt-lookup"]

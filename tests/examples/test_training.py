@@ -12,10 +12,17 @@ from tokenizers import Tokenizer
 
 from examples.miniature.batches import collate
 from examples.miniature.data import WORDS, make
-from examples.miniature.forward import context_hidden, context_logits, denoiser_logits
-from examples.miniature.tokenizer import MASK, build
+from examples.miniature.forward import (
+    Before,
+    block_logits,
+    context_hidden,
+    context_logits,
+    denoiser_logits,
+)
+from examples.miniature.refine import own_text
+from examples.miniature.tokenizer import EOS, MASK, build
 from examples.miniature.train import Run
-from examples.miniature.weights import export, new_context, new_denoiser
+from examples.miniature.weights import export, new_context, new_denoiser, read
 from tests.support.tolerances import CONTEXT_LOGITS, DENOISER_LOGITS
 from ttc.errors import InputError
 from ttc.exporter.onnx.checkpoint import Checkpoint
@@ -105,8 +112,10 @@ def test_training_computes_what_the_exporter_compiles() -> None:
 
 def small_recipe() -> dict[str, Any]:
     recipe = tomllib.loads((RECIPE / "recipe.toml").read_text(encoding="utf-8"))
-    for phase in ("context", "denoiser"):
+    for phase in ("context", "denoiser", "refine"):
         recipe[phase] |= {"steps": 6, "cooldown": 2, "warmup": 1, "batch": 4}
+    # An untrained context tower's own text takes a pass per token to find.
+    recipe["refine"] |= {"steps": 3, "batch": 2, "shares": {"sort": 1.0}}
     return {**recipe, "watch_every": 100, "watch": 10, "keep_every": 100}
 
 
@@ -118,7 +127,7 @@ def small_model(tmp_path: Path) -> Path:
 
 
 def test_training_learns_and_goes_on_to_the_same_bits_after_a_stop(tmp_path: Path, small_model: Path) -> None:
-    """Stopped in both phases and started again, a run ends where an uninterrupted one does.
+    """Stopped in every phase and started again, a run ends where an uninterrupted one does.
 
     So does one that begins with the context tower of another.
     """
@@ -127,7 +136,7 @@ def test_training_learns_and_goes_on_to_the_same_bits_after_a_stop(tmp_path: Pat
         folder.mkdir()
     whole = Run.start(small_recipe(), small_model, folders[0], "cpu")
     whole.train()
-    for _ in range(3):
+    for _ in range(4):
         part = Run.start(small_recipe(), small_model, folders[1], "cpu")
         part.train(stop_after=4)
         with folders[1].joinpath("log.jsonl").open("a") as log_file:  # of steps that a kill has undone
@@ -135,12 +144,13 @@ def test_training_learns_and_goes_on_to_the_same_bits_after_a_stop(tmp_path: Pat
             log_file.write('{"phase": "con')  # and a line that it cut short
     begun = Run.start(small_recipe(), small_model, folders[2], "cpu", folders[0] / "context.pt")
     begun.train()
-    assert (whole.phase, whole.step) == ("denoiser", 6)
+    assert (whole.phase, whole.step) == ("refine", 3)
     for run in (part, begun):
         assert (run.phase, run.step, run.tokens) == (whole.phase, whole.step, whole.tokens)
         assert whole.weights.keys() == run.weights.keys()
         for name, tensor in whole.weights.items():
             assert torch.equal(tensor, run.weights[name]), name
+            assert torch.equal(whole.result()[name], run.result()[name]), name
     log, resumed = (
         [
             json.loads(line)
@@ -150,9 +160,75 @@ def test_training_learns_and_goes_on_to_the_same_bits_after_a_stop(tmp_path: Pat
         for folder in folders[:2]
     )
     assert [line["loss"] for line in resumed[:-1]] == [line["loss"] for line in log]
-    assert [(line["phase"], line["step"]) for line in log] == [("context", 6), ("denoiser", 6)]
+    assert [(line["phase"], line["step"]) for line in log] == [("context", 6), ("denoiser", 6), ("refine", 3)]
     assert log[1]["loss"] < log[0]["loss"] < 5.8  # a new model's is near ln(384) = 5.95
     assert {"word", "tokens_per_nfe"} <= log[-1].keys()
+
+
+def test_the_last_phase_trains_the_denoiser_of_a_finished_model(tmp_path: Path) -> None:
+    stored = read(ASSET)
+    run = Run.start(small_recipe(), RECIPE / "config.json", tmp_path, "cpu", ASSET)
+    assert (run.phase, run.step) == ("refine", 0)
+    run.train(stop_after=2)
+    after = run.result()
+    assert after.keys() == stored.keys()
+    for name, tensor in stored.items():
+        of_context = name.startswith(("context_tower.", "context_lm_head"))
+        assert torch.equal(after[name], tensor) == of_context, name
+    share = small_recipe()["refine"]["average"]
+    name = "denoiser_tower.layers.3.mixer.q_proj.weight"
+    moved, of_average = ((each[name] - stored[name]).norm() for each in (run.weights, after))
+    assert 0 < of_average < 3 * (1 - share) * moved
+
+
+def test_targets_are_what_the_context_tower_writes() -> None:
+    """Against the tower asked for one token after another; a random tower writes other than right texts."""
+    config, size = small_config(), 4
+    tower = TowerWeights.of(config, CONTEXT, random_weights(config))
+    rng = random.Random(3)
+    batch = collate(build(WORDS), [make(rng, "train", "copy") for _ in range(6)], size, CPU)
+    own, seeds = own_text(config, tower, batch, size)
+    ids = batch.ids.clone()
+    over = torch.zeros(len(ids), dtype=torch.bool)
+    for at in range(batch.answer, ids.shape[1]):
+        hidden, _ = context_hidden(config, tower, ids, batch.real, size, {})
+        logits = context_logits(config, tower, hidden[:, at - 1])
+        logits[:, MASK] = -torch.inf
+        ids[:, at] = logits.argmax(-1).masked_fill(over, EOS)
+        over |= ids[:, at] == EOS
+    assert torch.equal(own.ids, ids)
+    assert not torch.equal(own.ids, batch.ids)
+    assert torch.equal(own.ends == 0, ~over)
+    _, expected = context_hidden(config, tower, own.ids, batch.real, size, {})
+    for layer, wanted in zip(seeds, expected, strict=True):
+        for tensor, other in zip(layer, wanted, strict=True):
+            torch.testing.assert_close(tensor, other, atol=CONTEXT_LOGITS, rtol=0)
+
+
+def test_blocks_of_several_sequences_are_what_they_are_alone() -> None:
+    config, size = small_config(), 16
+    weights = random_weights(config)
+    context, denoiser = (TowerWeights.of(config, tower, weights) for tower in (CONTEXT, DENOISER))
+    rng = random.Random(5)
+    masks = torch.Generator().manual_seed(2)
+    alone, parts, blocks, shares = [], [], [], []
+    for task in ("word", "sort"):
+        batch = collate(build(WORDS), [make(rng, "train", task) for _ in range(2)], size, CPU, [0, 3])
+        assert batch.begun.tolist() == [False, True]
+        _, seeds = context_hidden(config, context, batch.ids, batch.real, size, {})
+        right = batch.ids[:, batch.answer :].unflatten(1, (-1, size))
+        masked = right.masked_fill(torch.rand(right.shape, generator=masks) < 0.5, MASK)
+        t = torch.rand(right.shape[:2], generator=masks)
+        picked = torch.rand(t.shape, generator=masks) < 0.7
+        assert picked.any()
+        alone.append(denoiser_logits(config, denoiser, masked, t, seeds, batch.real, {})[picked])
+        parts.append(Before.of(config, seeds, batch.real, size, picked))
+        blocks.append(masked[picked])
+        shares.append(t[picked])
+    together = block_logits(
+        config, denoiser, torch.cat(blocks), torch.cat(shares), Before.joined(config, parts), {}
+    )
+    torch.testing.assert_close(together, torch.cat(alone), atol=DENOISER_LOGITS, rtol=0)
 
 
 def test_a_beginning_that_is_not_there_is_refused(tmp_path: Path, small_model: Path) -> None:

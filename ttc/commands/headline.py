@@ -1,13 +1,12 @@
-"""`ttc bench --headline`: the miniature that comes with ttc, exported and measured."""
+"""`ttc bench --headline`: the miniature that comes with ttc, measured."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ttc.commands.terminal import columns, echo, progress
+from ttc.formats.shipped import shipped_bundle, shipped_checkpoint
 
 if TYPE_CHECKING:
     from ttc.bench.schema import Report
@@ -27,16 +26,12 @@ def headline(settings: dict[str, Any], quiet: bool) -> "Report":
         name = others[0].replace("_", "-")
         allowed = ", ".join(f"--{choice.replace('_', '-')}" for choice in _CHOICES)
         raise click.UsageError(f"--{name} does not go with --headline; what does: {allowed}.")
-    with progress("loading torch", quiet) as say:
-        import ttc
+    with progress("loading the bundle", quiet) as say:
         from ttc.bench.headline import SETTINGS
         from ttc.bench.session import run_bench
-        from ttc.demo.miniature import miniature
 
-        with miniature() as checkpoint, tempfile.TemporaryDirectory(prefix="ttc-headline-") as folder:
-            bundle = ttc.export(checkpoint, Path(folder) / "miniature.bundle", progress=say)
-            defaults = {"tasks": checkpoint / "problems.jsonl"}
-            return run_bench(bundle, dataclasses.replace(SETTINGS, **(defaults | settings)), say)
+        fixed = {"tasks": shipped_checkpoint() / "problems.jsonl"}
+        return run_bench(shipped_bundle(), dataclasses.replace(SETTINGS, **(fixed | settings)), say)
 
 
 def tell(report: "Report") -> None:
