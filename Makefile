@@ -2,6 +2,7 @@
 #
 #   make demo PYTHON=/path/to/python3.12     another Python
 #   make setup TORCH='torch==2.14.1'         another torch
+#   make setup LOCK=.ci/dev.lock             the very files that the lock names (Linux x86-64, Python 3.11)
 #   make gpu READY= BIN=/path/to/bin         no setup: the Python at hand, with what it has (offline)
 
 SHELL := /bin/bash
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check bench gpu fuzz lowest miniature clean
+.PHONY: help setup demo test check bench gpu fuzz soak lowest newest lock audit miniature clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -55,11 +56,21 @@ bench: $(READY) ## measure the backends on the miniature and print the ratios
 fuzz: $(READY) ## mutated files for every reader, for some minutes (FUZZ="--inputs 100000" for more)
 	$(BIN)/python -m tests.fuzz.run $(FUZZ)
 
-lowest: $(READY) ## the lowest versions that pyproject.toml allows, then the newest, each in an environment of its own
-	rm -rf build/lowest && mkdir -p build/lowest
-	$(BIN)/ttc export ttc/miniature -o build/lowest/miniature.bundle
-	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle
-	"$(PYTHON)" .ci/lowest.py build/lowest/miniature.bundle --newest
+lowest: ## the run time with the lowest versions that pyproject.toml allows, in an environment of its own
+	"$(PYTHON)" .ci/lowest.py
+
+newest: ## the same with the newest versions, of the newest Python at hand (PYTHON=/path/to/python3.14)
+	"$(PYTHON)" .ci/lowest.py --newest
+
+soak: $(READY) ## 100,000 generations and 1000 loads, then threads for ten minutes: nothing grows, nothing hangs
+	$(BIN)/python -m tests.soak.run
+	$(BIN)/python -m tests.soak.threads
+
+lock: $(READY) ## write .ci/dev.lock: what this .venv has, by version and digest
+	$(BIN)/python .ci/lock.py
+
+audit: $(READY) ## known vulnerabilities of what .ci/dev.lock lists, where a database answers
+	$(BIN)/python .ci/audit.py
 
 gpu: $(READY) ## on a GPU: its stages at the real size, into benchmarks/results (or $$OUT), and a table
 	$(BIN)/python -m benchmarks.gpu
@@ -75,5 +86,6 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version). This happens once and takes a few minutes."
 	"$(PYTHON)" -m venv $(VENV)
 	$(PIP) install '$(TORCH)'
-	$(PIP) install -e '.[export,dev]'
+	$(if $(LOCK),$(PIP) install --no-deps --require-hashes -r $(LOCK))
+	$(PIP) install $(if $(LOCK),--no-deps --no-build-isolation) -e '.[export,dev]'
 	@touch $@

@@ -1,12 +1,13 @@
 """Install the lowest versions that pyproject.toml allows into a fresh environment, and try them.
 
-    python .ci/lowest.py BUNDLE [--newest] [--keep FOLDER]
+    python .ci/lowest.py [BUNDLE] [--newest] [--keep FOLDER]
 
-BUNDLE is one with a tokenizer that the development environment exported, as the miniature's: what exports
-needs torch, what runs a bundle does not, and it is the run time and its extras that are tried here.
+It is the run time and its extras that are tried here, with the bundle of the miniature that comes with the
+package or another one with a tokenizer. What exports needs torch, and is not tried.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def requirements(lowest: bool) -> list[str]:
 def main() -> int:
     """Install and try; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", nargs="?", default="miniature", help="[default: the miniature]")
     parser.add_argument("--newest", action="store_true", help="the newest versions that are allowed instead")
     parser.add_argument("--keep", type=Path, help="where to put the environment  [default: nowhere]")
     asked = parser.parse_args()
@@ -113,8 +114,10 @@ def main() -> int:
         work.mkdir()
         code = 0
         for program in (SAMPLE, SERVICE):
-            words = [python, "-c", program, asked.bundle.absolute(), work]
-            code |= subprocess.run(words, cwd=ROOT, check=False).returncode
+            bundle = os.path.abspath(asked.bundle) if os.path.exists(asked.bundle) else asked.bundle
+            settings = os.environ | {"XDG_CACHE_HOME": str(work), "PYTHONPATH": str(ROOT)}
+            words = [python, "-c", program, bundle, work]
+            code |= subprocess.run(words, cwd=work, env=settings, check=False).returncode
         return int(code != 0)
 
 
