@@ -3,8 +3,8 @@
     .venv/bin/python .ci/lock.py        as `make lock` does
 
 What is installed is asked of the index again, for the digest of the file that pip takes here, so the lock is
-of this platform and this Python. `make setup LOCK=.ci/dev.lock` installs exactly these files. torch is left out:
-its builds for one version differ by index, and `make setup` installs it by version first.
+of this platform and this Python. `make setup LOCK=.ci/dev.lock` installs exactly these files. torch is left
+out: its builds for one version differ by index, and `make setup` installs it by version first.
 """
 
 import json

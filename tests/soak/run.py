@@ -1,12 +1,12 @@
-"""A soak: many generations and many loads in one process, with memory, descriptors and threads looked at as it
-goes on.
+"""A soak: many generations and many loads in one process, with memory, descriptors and threads looked at as
+it goes on.
 
     python -m tests.soak.run                                      100,000 generations, 1000 loads
     python -m tests.soak.run --generations 300 --loads 5          a quick look
 
 The miniature on ONNX Runtime. A generation is short (up to 4 tokens) and of any mode; some are streamed and
-left, some cancelled, some refused. A record with every sample goes to build/soak.json (`-o`); the exit code is
-1 where something grew.
+left, some cancelled, some refused. A record with every sample goes to build/soak.json (`-o`); the exit code
+is 1 where something grew.
 """
 
 import argparse

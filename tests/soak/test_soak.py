@@ -9,6 +9,7 @@ import pytest
 
 from tests.soak import threads
 from tests.soak.run import SAMPLES, Sample, grown, main
+from ttc.formats.shipped import shipped_bundle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -24,9 +25,9 @@ def quick_switches() -> Iterator[None]:
 def test_a_short_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     output = tmp_path / "soak.json"
-    main(["--generations", "200", "--loads", "10", "-o", str(output)])
+    main(["--generations", "100", "--loads", "5", "-o", str(output)])
     record = json.loads(output.read_text())
-    for name, count in (("loads", 10), ("generations", 200)):
+    for name, count in (("loads", 5), ("generations", 100)):
         found = record[name]["samples"]
         assert found[-1]["done"] == count
         # So few tell little of memory; descriptors and threads are given back each time.
@@ -43,6 +44,7 @@ def test_what_grows_is_told() -> None:
 
 
 @pytest.mark.usefixtures("quick_switches")
-def test_threads_and_tasks_at_once(mini: Path) -> None:
-    told = threads.rounds(mini, seconds=0.0, seed=1, least=2)
+def test_threads_and_tasks_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told = threads.rounds(shipped_bundle(), seconds=0.0, seed=1, least=2)
     assert told["whole"] + told["left"] + told["cancelled"] + told["closed"] >= 2 * threads.THREADS

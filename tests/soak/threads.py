@@ -2,10 +2,10 @@
 
     python -m tests.soak.threads --seconds 600
 
-In every round an engine is loaded; threads call it, stream and leave, and cancel, while the main thread closes
-it at some moment. A call must end with the tokens that it has alone, with fewer of them where it was cancelled,
-or with the error of a closed engine; and it must end: where a round hangs, the stacks of all threads are
-written and the process ends. Then the same with tasks and `AsyncEngine`.
+In every round an engine is loaded; threads call it, stream and leave, and cancel, while the main thread
+closes it at some moment. A call must end with the tokens that it has alone, with fewer of them where it was
+cancelled, or with the error of a closed engine; and it must end: where a round hangs, the stacks of all
+threads are written and the process ends. Then the same with tasks and `AsyncEngine`.
 """
 
 import argparse
@@ -73,7 +73,8 @@ def call(engine: ttc.Engine, rng: random.Random, due: Expected) -> str:
         assert result.finish_reason == "cancelled" or tuple(result.token_ids) == due[number]
         return "cancelled"
     except BackendError as fault:
-        assert "closed" in str(fault), fault
+        if "closed" not in str(fault):
+            raise
         return "closed"
 
 
@@ -137,7 +138,8 @@ async def _tasks(bundle: Path, rng: random.Random, due: Expected) -> Counter[str
                         break
             told["left"] += 1
         except BackendError as fault:
-            assert "closed" in str(fault), fault
+            if "closed" not in str(fault):
+                raise
             told["closed"] += 1
 
     tasks = [asyncio.create_task(work(rng.randrange(2**31))) for _ in range(THREADS * 2)]

@@ -209,7 +209,7 @@ def folder_writer(
 
     Raises:
         InputError: the destination exists and may not be replaced, or cannot be written to.
-        BundleError: the disk is full, or somebody deleted the draft.
+        BundleError: the disk is full or fails, or somebody deleted the draft.
     """
     target = Path(os.path.abspath(destination))
     try:
@@ -227,13 +227,14 @@ def folder_writer(
     try:
         yield FolderDraft(path, target, force, kind)
     except OSError as fault:
-        if fault.errno in _NO_SPACE:
-            raise BundleError(
-                f"{target}: cannot be written: {fault.strerror}; nothing was left there"
-            ) from fault
         if not path.is_dir() and isinstance(fault, FileNotFoundError):
             raise BundleError(
                 f"{target}: cannot be written: {path} was deleted meanwhile; write it again"
+            ) from fault
+        # A descriptor's fault names no file; what names one elsewhere is the fault of what is read.
+        if fault.errno in _NO_SPACE or fault.filename is None or _is_at(fault.filename, (path, target)):
+            raise BundleError(
+                f"{target}: cannot be written: {fault.strerror or fault}; nothing was left there"
             ) from fault
         raise
     finally:
@@ -281,6 +282,14 @@ def _refuse_existing(target: Path, force: bool, kind: FolderKind) -> None:
             else f"has no {kind.manifest_file} of {kind.noun}"
         )
         raise InputError(f"{target}: {what}; {only}; choose another output, or remove it yourself")
+
+
+def _is_at(name: object, places: tuple[Path, ...]) -> bool:
+    """Whether a file that a fault names is one of these folders, in one, or the one that both are in."""
+    if not isinstance(name, str | bytes):
+        return False
+    path = Path(os.fsdecode(name))
+    return path == places[0].parent or any(place == path or place in path.parents for place in places)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
