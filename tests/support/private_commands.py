@@ -31,6 +31,7 @@ def commands(work: Path, checkpoint: Path, step: Path) -> Mapping[str, Sequence[
         "build": ("build", step, "-o", work / "engines"),
         "cache": ("cache", "ls"),
         "doctor": ("doctor",),
+        "demo": ("demo", "--prompts", 1, "--json"),
     }
 
 
