@@ -141,8 +141,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of each reader at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="folder for inputs that show something wrong")
+    parser.add_argument("--record", type=Path, help="JSON file of the outcomes, for `tests.fuzz.table`")
     asked = parser.parse_args()
     total = bad = 0
+    rows, began = {}, time.monotonic()
     _say(f"{'reader':30} {'inputs':>8} {'read':>8} {'refused':>8} {'slowest':>9}  unexpected")
     for reader in asked.reader or READERS:
         found = _isolated(reader, asked.inputs, asked.seed, asked.seconds)
@@ -152,6 +154,10 @@ def main() -> int:
         told = json.dumps(dict(found.counts)) if wrong else "0"
         row = f"{reader:30} {count:8} {found.read:8} {found.refused:8} {found.slowest:7.2f} s  {told}"
         _say(row)
+        rows[reader] = {"inputs": count, "read": found.read, "refused": found.refused, "unexpected": wrong}
+        if asked.record is not None:  # after each, since a run may be ended
+            whole = {"seed": asked.seed, "seconds": round(time.monotonic() - began), "readers": rows}
+            asked.record.write_text(json.dumps(whole, indent=1) + "\n")
         if asked.save is not None:
             for raw in found.findings.values():
                 target = asked.save / reader
