@@ -20,9 +20,9 @@ def table(record: Mapping[str, Any]) -> str:
     """Return the lines."""
     readers = record["readers"]
     most = max(counts["inputs"] for counts in readers.values())
+    minutes = round(record["seconds"] / 60)
     lines = [
-        f"`python -m tests.fuzz.run --inputs {most} --seed {record['seed']}`, "
-        f"{record['seconds'] / 60:.0f} minutes:\n",
+        f"`python -m tests.fuzz.run --inputs {most} --seed {record['seed']}`, {minutes} minutes:\n",
         f"| reader | {' | '.join(COLUMNS)} |",
         f"| --- | {' | '.join('---' for _ in COLUMNS)} |",
     ]
