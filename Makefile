@@ -21,6 +21,9 @@ TORCH ?= torch==2.13.0
 # Arguments of `make fuzz`.
 FUZZ ?= --inputs 5000 --seed $(shell date +%s)
 
+# Seconds for each reader, led by coverage, where atheris is installed.
+GUIDED ?= 30
+
 # Test processes; files of tests are shared out among them.
 WORKERS ?= auto
 
@@ -55,6 +58,10 @@ bench: $(READY) ## measure the backends on the miniature and print the ratios
 
 fuzz: $(READY) ## mutated files for every reader, for some minutes (FUZZ="--inputs 100000" for more)
 	$(BIN)/python -m tests.fuzz.run $(FUZZ)
+	@if $(BIN)/python -c 'import atheris' 2> /dev/null; then \
+		for reader in $$($(BIN)/python -m tests.fuzz.run --list); do \
+			$(BIN)/python -m tests.fuzz.guided $$reader --seconds $(GUIDED) || exit 1; done; \
+	else echo "no atheris in $(VENV): nothing was led by coverage ($(PIP) install atheris)"; fi
 
 lowest: ## the run time with the lowest versions that pyproject.toml allows, in an environment of its own
 	"$(PYTHON)" .ci/lowest.py

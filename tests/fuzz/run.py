@@ -142,7 +142,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="folder for inputs that show something wrong")
     parser.add_argument("--record", type=Path, help="JSON file of the outcomes, for `tests.fuzz.table`")
+    parser.add_argument("--list", action="store_true", help="only name the readers")
     asked = parser.parse_args()
+    if asked.list:
+        _say("\n".join(READERS))
+        return 0
     total = bad = 0
     rows, began = {}, time.monotonic()
     _say(f"{'reader':30} {'inputs':>8} {'read':>8} {'refused':>8} {'slowest':>9}  unexpected")
