@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from ttc import __version__
 from ttc.base.distribution import install
+from ttc.base.files import read_bounded
 from ttc.base.names import COMPUTE_DTYPES
-from ttc.errors import InputError, MissingDependencyError
+from ttc.errors import CheckpointError, InputError, MissingDependencyError
 from ttc.exporter.onnx.chat_template import chat_template
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.exporter.passes import pipeline, run_passes
@@ -22,6 +23,7 @@ from ttc.formats.atomic_folder import BUNDLE, bundle_writer
 from ttc.formats.manifest import GRAPH_ROLES, Manifest, ShardRecord, WeightMap
 from ttc.formats.shipped import find_checkpoint
 from ttc.formats.signed_folder import signer
+from ttc.formats.tokenizer import MAX_TOKENIZER_BYTES
 from ttc.formats.weights import ReferencedWeights
 from ttc.model.config import LayerKind
 from ttc.model.weights import in_dtype
@@ -97,7 +99,8 @@ def export(
         finally:
             weights.close()
         if source.tokenizer_path is not None:
-            (draft.path / "tokenizer.json").write_bytes(source.tokenizer_path.read_bytes())
+            raw = read_bounded(source.tokenizer_path, MAX_TOKENIZER_BYTES, CheckpointError)
+            (draft.path / "tokenizer.json").write_bytes(raw)
         if (template := chat_template(source.folder)) is not None:
             (draft.path / "chat_template.jinja").write_text(template, encoding="utf-8")
         say("writing bundle.json")

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from ttc.base.files import read_bounded
 from ttc.errors import InputError
 from ttc.serving.wire.errors import Unauthorized
 
@@ -14,6 +15,7 @@ __all__ = ["ANYBODY", "Keys", "read_keys"]
 # The owner of all requests where no keys are asked for.
 ANYBODY = "anybody"
 _LEAST_CHARACTERS = 8
+_MAX_BYTES = 1 << 20
 
 
 class Keys:
@@ -59,7 +61,7 @@ def read_keys(path: Path) -> dict[str, str]:
             raise InputError(f"{path}: not a file")
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise InputError(f"{path}: others may read or write these keys; run: chmod 600 {path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(path, _MAX_BYTES, InputError).decode().splitlines()
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault.strerror})") from None
     except UnicodeDecodeError:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from ttc.base.files import read_bounded
 from ttc.base.names import BackendName
 from ttc.errors import EngineDead, InputError
 from ttc.runtime.async_engine import AsyncEngine, Update
@@ -29,6 +30,7 @@ __all__ = ["Phase", "Service", "load_engine"]
 
 logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.1
+_MAX_TEMPLATE_BYTES = 1 << 20
 # With several keys, the share of running and of waiting rows that one key may have.
 _KEY_SHARE = 0.75
 
@@ -292,9 +294,9 @@ def _chat_template(settings: Settings, engine: AsyncEngine) -> ChatTemplate | No
     text, tokenizer = engine.engine.chat_template, engine.engine.tokenizer
     if settings.chat_template is not None:
         try:
-            text = Path(settings.chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise InputError(f"{settings.chat_template}: cannot be read ({fault})") from None
+            text = read_bounded(Path(settings.chat_template), _MAX_TEMPLATE_BYTES, InputError).decode()
+        except UnicodeDecodeError as fault:
+            raise InputError(f"{settings.chat_template}: not UTF-8 text (byte {fault.start})") from None
     if text is None or tokenizer is None:
         return None
     return ChatTemplate(text, tokenizer, engine.engine.config)

@@ -102,12 +102,12 @@ def quantize(
 def _refuse_quantised(folder: Path) -> None:
     """Raise where a file says that the checkpoint is quantised already."""
     config = folder / "config.json"
-    said = (folder / QUANT_FILE).exists()
+    said = os.path.lexists(folder / QUANT_FILE)
     if config.is_file() and not said:
         found = read_json(config, MAX_CONFIG_BYTES, CheckpointError, allow_infinity=True)
         said = isinstance(found, dict) and found.get("quantization_config") is not None
     if said:
-        where = QUANT_FILE if (folder / QUANT_FILE).exists() else "quantization_config in config.json"
+        where = QUANT_FILE if os.path.lexists(folder / QUANT_FILE) else "quantization_config in config.json"
         raise CheckpointError(
             f"{folder}: quantised already, says its {where}; quantise the checkpoint that it was made from"
         )

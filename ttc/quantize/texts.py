@@ -45,8 +45,10 @@ def _copied(folder: Path) -> Iterator[Path]:
     """Yield the files that go along as they are."""
     own = (_CONFIG, _INDEX, QUANT_FILE, RECORD_FILE)
     for path in sorted(folder.iterdir()):
-        if path.name in own or not COPIED.fullmatch(path.name) or not path.is_file():
+        if path.name in own or not COPIED.fullmatch(path.name) or path.is_dir():
             continue
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no regular file, or a link to nothing; bring it, or remove it")
         if path.stat().st_size > _MAX_COPIED_BYTES:
             raise CheckpointError(f"{path}: more than {_MAX_COPIED_BYTES} bytes for a file without tensors")
         yield path
