@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import refused, run, start
+from tests.support.command_line import ask, refused, run, start
+from tests.support.keys import key_pair
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "golden" / "tiny_a"
 
 
 def test_export_says_what_it_made(tmp_path: Path) -> None:
-    done = run("export", TINY, "-o", tmp_path / "b", "--reference", "--dtype", "float16")
+    private, public = key_pair(tmp_path, "own")
+    assert "not a regular file" in refused("export", TINY, "-o", tmp_path / "b", "--sign", tmp_path)
+    options = ("--reference", "--dtype", "float16", "--sign", private)
+    done = run("export", TINY, "-o", tmp_path / "b", *options)
     assert done.exit_code == 0, done.stderr
     assert re.fullmatch(
         rf"{re.escape(str(tmp_path / 'b'))}: [\d.]+ KiB, float16, weights by reference to "
@@ -26,6 +30,7 @@ def test_export_says_what_it_made(tmp_path: Path) -> None:
         done.stdout,
     )
     assert "writing context.onnx\n" in done.stderr
+    assert ask("inspect", tmp_path / "b", "--public-key", public)["signed"]
     again = refused("export", TINY, "-o", tmp_path / "b")
     assert "exists already" in again
     assert "--force" in again
@@ -34,14 +39,14 @@ def test_export_says_what_it_made(tmp_path: Path) -> None:
 def test_export_as_json(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     given: list[object] = []
 
-    def export(*arguments: object, pack: bool | None, progress: Callable[[str], None]) -> Path:
-        given.extend([*arguments, pack])
+    def export(*arguments: object, pack: bool, sign: Path | None, progress: Callable[[str], None]) -> Path:
+        given.extend([*arguments, pack, sign])
         progress("not told")
         return tiny
 
     monkeypatch.setattr("ttc.exporter.onnx.export.export", export)
     done = run("export", "c", "-o", "b", "--pack", "--force", "--json")
-    assert given == [Path("c"), Path("b"), None, True, True]
+    assert given == [Path("c"), Path("b"), None, True, True, None]
     found = json.loads(done.stdout)
     assert done.stderr == ""
     assert found.pop("seconds") >= 0

@@ -68,13 +68,3 @@ def test_a_verification_is_signed_with_the_bundle(signed: tuple[Path, Path, Path
     report = verify(copy, ["torch"], trust=public, **few)
     assert report.passed
     assert ask("inspect", copy)["verification"].keys() == {"torch"}
-
-
-def test_an_export_signs(tmp_path: Path) -> None:
-    private, public = key_pair(tmp_path, "own")
-    checkpoint = Path(__file__).parents[1] / "golden" / "tiny_a"
-    assert "not a regular file" in refused(
-        "export", checkpoint, "-o", tmp_path / "x.bundle", "--sign", tmp_path
-    )
-    run("export", checkpoint, "-o", tmp_path / "x.bundle", "--sign", private)
-    assert ask("inspect", tmp_path / "x.bundle", "--public-key", public)["signed"]

@@ -206,7 +206,7 @@ def _graph(model: Any) -> dict[str, Any]:
     external = sorted({str(c.location) for c in constants if isinstance(c, ir.ExternalTensor)})
     return {
         "ir_version": model.ir_version,
-        "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        "opsets": {_text(domain) or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "metadata": _metadata(model.metadata_props),
         "inputs": [_value(value) for value in inputs if value not in fed],
         "outputs": [_value(value) for value in graph.outputs],
@@ -222,8 +222,10 @@ def _graph(model: Any) -> dict[str, Any]:
 
 
 def _value(value: Any) -> dict[str, Any]:
-    shape = None if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
-    return {"name": value.name, "dtype": _dtype(value.dtype), "shape": shape}
+    dims = () if value.shape is None else (d if isinstance(d, int) else d.value for d in value.shape)
+    shape = [_text(d) if isinstance(d, bytes) else d for d in dims] if value.shape is not None else None
+    name = None if value.name is None else _text(value.name)
+    return {"name": name, "dtype": _dtype(value.dtype), "shape": shape}
 
 
 def _dtype(dtype: Any) -> str:
@@ -245,13 +247,18 @@ def _graph_bytes(weights: Iterable[Any]) -> dict[str, int]:
     return {dtype: count // 8 for dtype, count in bits.most_common()}
 
 
-def _op(domain: str, name: str) -> str:
-    return f"{domain}::{name}" if domain else name
+def _op(domain: str | bytes, name: str | bytes) -> str:
+    return f"{_text(domain)}::{_text(name)}" if domain else _text(name)
+
+
+def _text(name: str | bytes) -> str:
+    """Return a name of an ONNX file, which the library gives as bytes where it is no UTF-8."""
+    return name if isinstance(name, str) else name.decode(errors="backslashreplace")
 
 
 def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
     """Return the metadata as written; what `ttc` wrote as JSON is taken apart."""
-    found: dict[str, Any] = dict(properties)
+    found: dict[str, Any] = {_text(key): _text(value) for key, value in properties.items()}
     for key in (f"{_PREFIX}model", f"{_PREFIX}ops"):
         try:
             found[key] = json.loads(found[key])

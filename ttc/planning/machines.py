@@ -39,15 +39,18 @@ class Machine:
     instructions_per_second: float | None = None
 
     def __post_init__(self) -> None:
+        for key, most in (("name", 100), ("source", 2000)):
+            value = getattr(self, key)
+            if not isinstance(value, str) or not 0 < len(value) <= most:
+                raise InputError(
+                    f"machine: {key} is {quoted(value)}; valid: a text of at most {most} characters"
+                )
         for key in (*_NEEDED, *_OPTIONAL):
             value = getattr(self, key)
             if key in _OPTIONAL and value is None:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
                 raise InputError(f"machine {self.name}: {key} is {quoted(value)}; valid: a positive number")
-        for key in ("name", "source"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key):
-                raise InputError(f"machine: {key} is {quoted(getattr(self, key))}; valid: a text")
         if self.capability is not None and not _CAPABILITY.fullmatch(str(self.capability)):
             raise InputError(
                 f"machine {self.name}: capability is {quoted(self.capability)}; valid: like '9.0'"
