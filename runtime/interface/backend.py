@@ -21,7 +21,7 @@ from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingP
 from ttc.runtime.interface.sizes import CPU_SIZES, GPU_SIZES, UsualSizes
 from ttc.runtime.interface.state import ContextState, RowPiece
 
-__all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs"]
+__all__ = ["Backend", "BlockInputs", "ContextCall", "Limits", "StepInputs", "StepOutputs", "host_step"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]

@@ -112,8 +112,8 @@ def lazy_zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def as_span(rows: Ints) -> slice | Ints:
-    """Return these row numbers as a slice where they are neighbours: indexing by it makes a view, no copy."""
+    """Return these row numbers, ascending, as a slice where they are neighbours: indexing by it makes a view,
+    no copy.
+    """
     first, count = int(rows[0]), len(rows)
-    if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
-        return slice(first, first + count)
-    return rows
+    return slice(first, first + count) if int(rows[-1]) - first == count - 1 else rows

@@ -17,6 +17,7 @@ from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.plugins.costs import Cost
+from ttc.plugins.diffusion_step import DIFFUSION_STEP
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.table import OPS_BY_NAME
 from ttc.profiling.costs import node_cost, ttc_op_cost
@@ -28,7 +29,7 @@ from ttc.runtime.interface.settings import LoadSettings
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["NodeTime", "Run", "open_profiled", "parts_of"]
+__all__ = ["NodeTime", "Run", "host_part", "open_profiled", "parts_of"]
 
 _LAYER = re.compile(r"layers\.(\d+)\.\w+")
 _PLACES = ("embedding", "time", "head", "step")
@@ -66,22 +67,17 @@ def open_profiled(
     folder: where ONNX Runtime writes its files.
     """
     from ttc.runtime.backends.onnxruntime.load import load
-    from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 
-    class Profiled(OnnxRuntimeBackend):
-        """Gives its profiles."""
-
-        def runs(self) -> dict[str, list[Run]]:
-            return {role: read_runs(Path(s.end_profiling())) for role, s in self._sessions.items()}
+    def runs() -> dict[str, list[Run]]:
+        return {role: read_runs(Path(file)) for role, file in backend.end_profiles().items()}
 
     def prepare(role: str, model: "ir.Model", options: Any) -> None:
         inline_ops(model)
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / role)
 
-    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Profiled)
-    assert isinstance(backend, Profiled)
-    return backend, backend.device_name, backend.runs
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare)
+    return backend, backend.device_name, runs
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -123,6 +119,13 @@ def parts_of(run: Run, config: ModelConfig, batch: int, phase: Phase, itemsize: 
         shown = place if layer is None else f"layers.{layer}"
         parts.append(Part(shown, layer, kind, op, seconds, kernel, calls, cost))
     return tuple(parts)
+
+
+def host_part(seconds: float, config: ModelConfig, batch: int, phase: Phase, itemsize: int) -> Part:
+    """Return the diffusion step as one part: no session has it where the host takes it."""
+    cost = ttc_op_cost(DIFFUSION_STEP.name, config, phase.role, batch, phase, itemsize)
+    op = f"{DOMAIN}::{DIFFUSION_STEP.name}"
+    return Part(phase.role, None, phase.role, op, seconds, seconds, 1, cost)
 
 
 def _whose(node: NodeTime) -> tuple[str, str]:

@@ -4,7 +4,7 @@ sight.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from ttc.verify.observe import Floats
 
 if TYPE_CHECKING:
     import torch
-    from onnxruntime import OrtValue
 
 __all__ = ["Candidate", "library_version", "open_candidate", "open_reference", "tap_layers"]
 
@@ -108,30 +107,21 @@ def _onnxruntime(bundle: Bundle, device: str | None, threads: int | None, layers
     import onnx_ir as ir
 
     from ttc.runtime.backends.onnxruntime.load import load
-    from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 
     residuals: dict[int, Floats] = {}
     taps: dict[str, dict[str, int]] = {}
 
-    class Tapped(OnnxRuntimeBackend):
-        """Asks for the layers' outputs in every call of a tower."""
-
-        def _run(
-            self, role: str, feeds: "Mapping[str, OrtValue]", outputs: Sequence[str]
-        ) -> "dict[str, OrtValue]":
-            tapped = taps.get(role, {})
-            found = super()._run(role, feeds, [*outputs, *tapped])
-            if tapped:
-                residuals.clear()
-            for name, layer in tapped.items():
-                residuals[layer] = found.pop(name).numpy().astype(np.float32)
-            return found
+    def record(outputs: "Mapping[str, Floats]") -> None:
+        residuals.clear()
+        layers_of = {name: layer for tapped in taps.values() for name, layer in tapped.items()}
+        residuals.update({layers_of[name]: array.astype(np.float32) for name, array in outputs.items()})
 
     def prepare(role: str, model: ir.Model, _: Any) -> None:
         if role in ("context", "denoiser") and layers:
             taps[role] = tap_layers(model)
 
-    backend = load(bundle, LoadSettings(device, threads), prepare=prepare, kind_of=Tapped)
+    backend = load(bundle, LoadSettings(device, threads), prepare=prepare)
+    backend.watched, backend.on_watched = taps, record
     return Candidate(
         backend, backend.computes_in, library_version("onnxruntime"), backend.device_name, layers, residuals
     )

@@ -21,6 +21,8 @@ from ttc.model.bundle import Bundle
 from ttc.model.graphs import GraphTensor, graph_inputs, graph_outputs
 from ttc.model.rewrites import caches_to_new_kv
 from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
+from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
+from ttc.runtime.backends.onnxruntime.native import has_native_ops, use_native_ops
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.backends.onnxruntime.sparse import rows_twice, sparsify_experts
 from ttc.runtime.interface.devices import parse_device
@@ -44,14 +46,14 @@ def load(
     settings: LoadSettings,
     *,
     prepare: Prepare | None = None,
-    kind_of: type[OnnxRuntimeBackend] = OnnxRuntimeBackend,
+    native: bool = True,
 ) -> OnnxRuntimeBackend:
     """Make one session per graph of the bundle; `settings.threads` is for each call of each session.
 
     Args:
         bundle, settings: as in `ttc.load`.
         prepare: may add outputs to a graph and set options; what watches the layers goes this way.
-        kind_of: what is made of the sessions.
+        native: on the CPU, use ONNX Runtime's own operators where it has them; else the bodies in the bundle.
     """
     settings.refuse_engines("onnxruntime")
     settings.refuse_cuda_graphs("backend 'onnxruntime'")
@@ -71,6 +73,7 @@ def load(
         )
         logger.warning(notes[-1])
 
+    native = native and kind == "cpu" and has_native_ops(bundle.config)
     decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
     sessions = {}
@@ -81,11 +84,13 @@ def load(
             used = externalise_weights(model, decoded)
             if widen:
                 upcast(model)
-            if role == "context":
-                caches_to_new_kv(model)
             doubled = (
                 sparsify_experts(model, bundle.config.num_experts_per_tok) if settings.sparse_experts else []
             )
+            if native:
+                use_native_ops(model)
+            elif role == "context":
+                caches_to_new_kv(model)
         for name in used:
             if name not in values:
                 weight = bundle.read_decoded(name, "float32" if widen else None)
@@ -95,11 +100,14 @@ def load(
                     rows_twice(weight) if name in doubled else weight
                 )
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
+        if native and role == "step":
+            continue  # taken on the host
         if prepare is not None:
             prepare(role, model, options)
         with _faults_of(bundle.graph_path(role)):
             sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
     compute_dtype = "float32" if widen else bundle.compute_dtype
+    kind_of = InPlaceBackend if native else OnnxRuntimeBackend
     return kind_of(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
 
 

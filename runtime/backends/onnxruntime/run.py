@@ -5,8 +5,9 @@ nothing). A call sees the rows that it is about as views of them, and writes bac
 state and the block's own keys and values.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -33,7 +34,7 @@ from ttc.model.graphs import (
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
 from ttc.runtime.interface.state import ContextState, RowPiece, as_span, lazy_zeros, reserved_rows
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "faults_in"]
 
 _STEP_OUTPUTS = tuple(tensor.name for tensor in STEP_OUTPUTS)
 
@@ -61,6 +62,9 @@ class OnnxRuntimeBackend(Backend):
         self._dtype = np.dtype(compute_dtype)
         self._device = device
         self.shares_state = device[0] != "cpu"
+        # Role → further outputs of its graph, and who is told of them after every call.
+        self.watched: Mapping[str, Collection[str]] = {}
+        self.on_watched: Callable[[Mapping[str, Floats]], None] = lambda _: None
         self._seen: set[str] = set()  # graphs whose results' shapes were looked at
         self.threads = max(map(_threads, sessions.values())) if device[0] == "cpu" else None
         self._state = state_tensors(config)
@@ -198,6 +202,10 @@ class OnnxRuntimeBackend(Backend):
         state.lengths[:] = state.touched[:] = lengths
         return state
 
+    def end_profiles(self) -> dict[str, str]:
+        """End the profiles of the sessions, which were asked for when they were made: role → file."""
+        return {role: session.end_profiling() for role, session in self._sessions.items()}
+
     def close(self) -> None:
         self._sessions.clear()
         self._weights.clear()
@@ -234,19 +242,27 @@ class OnnxRuntimeBackend(Backend):
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
 
     def _run(self, role: str, feeds: Mapping[str, OrtValue], outputs: Sequence[str]) -> dict[str, OrtValue]:
+        session, watched = self._session(role), self.watched.get(role, ())
+        with faults_in(role):
+            values = self._called(session, feeds, [*outputs, *watched])
+        found = dict(zip([*outputs, *watched], values, strict=True))
+        self._see(role, found)
+        return found
+
+    def _session(self, role: str) -> onnxruntime.InferenceSession:
         session = self._sessions.get(role)
         if session is None:
             raise BackendError("the engine is closed; load the bundle again")
-        try:
-            values = self._called(session, feeds, outputs)
-        except Exception as fault:  # ONNX Runtime's own classes have no common base but this
-            lines = escaped(str(fault), kept="\n").strip().splitlines() or [type(fault).__name__]
-            raise BackendError(f"ONNX Runtime failed in the {role} graph: {lines[0][:300]}") from fault
-        found = dict(zip(outputs, values, strict=True))
+        return session
+
+    def _see(self, role: str, found: dict[str, OrtValue]) -> None:
+        """Look at a graph's results: at their shapes the first time, and at what somebody watches."""
         if role not in self._seen:
             self._check(role, found)
             self._seen.add(role)
-        return found
+        watched = {name: found.pop(name).numpy() for name in self.watched.get(role, ())}
+        if watched:
+            self.on_watched(watched)
 
     def _called(
         self,
@@ -278,6 +294,16 @@ class OnnxRuntimeBackend(Backend):
                 raise BackendError(
                     f"the {role} graph gave {name} of shape {shape}, {list(due)} is due; export again"
                 )
+
+
+@contextlib.contextmanager
+def faults_in(role: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises in a call into a `BackendError` that names the graph."""
+    try:
+        yield
+    except Exception as fault:  # ONNX Runtime's own classes have no common base but this
+        lines = escaped(str(fault), kept="\n").strip().splitlines() or [type(fault).__name__]
+        raise BackendError(f"ONNX Runtime failed in the {role} graph: {lines[0][:300]}") from fault
 
 
 def _threads(session: onnxruntime.InferenceSession) -> int:

@@ -10,14 +10,13 @@ from outside. Both can be said in its own words, up to rounding:
   multiplied by Σw afterwards, so a NaN among the weights comes through as well.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from ttc.plugins.moe_experts import MOE_EXPERTS
 from ttc.plugins.ops import DOMAIN
+from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims
 
 __all__ = ["rows_twice", "sparsify_experts"]
 
@@ -33,21 +32,15 @@ def sparsify_experts(model: ir.Model, experts_per_token: int) -> list[str]:
     Returns:
         Names of the weights that are to be given with their rows twice (`rows_twice`).
     """
-    graph, doubled = model.graph, []
-    for node in [n for n in graph if (n.domain, n.op_type) == (DOMAIN, MOE_EXPERTS.name)]:
+    rewriter, doubled = Rewriter(model), []
+    for node in [n for n in model.graph if (n.domain, n.op_type) == (DOMAIN, MOE_EXPERTS.name)]:
         taken = dict(zip((spec.name for spec in MOE_EXPERTS.inputs), node.inputs, strict=True))
-        made = _Nodes(str(node.name))
-        combined = _sparse(made, taken, experts_per_token)
-        old = node.outputs[0]
-        combined.name, combined.type, combined.shape = old.name, old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, combined)
-        graph.insert_after(node, made.nodes)
-        graph.remove(node, safe=True)
+        rewriter.replace(node, [_sparse(rewriter.before(node), taken, experts_per_token)])
         up = taken["up"]
         assert up is not None, "an op with all its inputs"
         doubled.append(_double(up))
     if doubled:
-        model.opset_imports["com.microsoft"] = 1
+        model.opset_imports[MICROSOFT] = 1
     return doubled
 
 
@@ -56,45 +49,20 @@ def rows_twice(up: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.repeat(up, 2, axis=1)
 
 
-class _Nodes:
-    """Nodes in the order in which they were made, named after the one that they replace."""
-
-    def __init__(self, scope: str) -> None:
-        self._scope, self.nodes = scope, list[ir.Node]()
-
-    def add(
-        self,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        domain: str = "",
-        **attributes: int | float | str | ir.TensorProtocol,
-    ) -> ir.Value:
-        name = f"{self._scope}/sparse_{len(self.nodes)}"
-        given = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
-        node = ir.Node(domain, op, inputs, given, num_outputs=1, name=name)
-        node.outputs[0].name = name
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, values: npt.NDArray[np.generic]) -> ir.Value:
-        return self.add("Constant", [], value=ir.tensor(values))
-
-
-def _sparse(made: _Nodes, taken: dict[str, ir.Value | None], experts_per_token: int) -> ir.Value:
+def _sparse(made: Nodes, taken: dict[str, ir.Value | None], experts_per_token: int) -> ir.Value:
     """Add the nodes of one layer; return the experts' output (T, D)."""
     up, weights = taken["up"], taken["weights"]
     assert up is not None, "an op with all its inputs"
     tokens = made.add("Shape", [taken["expert_ids"]], start=0, end=1)
-    experts = made.constant(np.array([_sizes(up)[0]], np.int64))
-    everywhere = made.add("Concat", [tokens, experts], axis=0)
-    nothing = made.add("ConstantOfShape", [everywhere], value=ir.tensor(np.array([_NOT_CHOSEN], np.float32)))
-    positive = made.add("Max", [weights, made.constant(np.array(_SMALLEST, np.float32))])
+    everywhere = made.add("Concat", [tokens, made.ints(fixed_dims(up)[0])], axis=0)
+    nothing = made.add("Expand", [made.scalar(_NOT_CHOSEN), everywhere])
+    positive = made.add("Max", [weights, made.scalar(_SMALLEST)])
     chosen = made.add("Cast", [taken["expert_ids"]], to=int(ir.DataType.INT64))
     scores = made.add("ScatterElements", [nothing, chosen, made.add("Log", [positive])], axis=1)
     mixed = made.add(
         "MoE",
         [taken["x"], scores, up, None, taken["down"]],
-        "com.microsoft",
+        MICROSOFT,
         k=experts_per_token,
         activation_type="swiglu",
         swiglu_fusion=1,
@@ -102,14 +70,13 @@ def _sparse(made: _Nodes, taken: dict[str, ir.Value | None], experts_per_token: 
         activation_beta=0.0,
         normalize_routing_weights=1,
     )
-    last_axis = made.constant(np.array([1], np.int64))
-    total = made.add("ReduceSum", [weights, last_axis], keepdims=1)
+    total = made.add("ReduceSum", [weights, made.ints(1)], keepdims=1)
     return made.add("Mul", [mixed, total])
 
 
 def _double(up: ir.Value) -> str:
     """Give a weight without content the shape of `rows_twice`; return its name."""
-    experts, width, hidden = _sizes(up)
+    experts, width, hidden = fixed_dims(up)
     up.shape = ir.Shape([experts, 2 * width, hidden])
     tensor = up.const_value
     assert isinstance(tensor, ir.ExternalTensor), "weights come from outside"
@@ -117,8 +84,3 @@ def _double(up: ir.Value) -> str:
         tensor.location, 0, None, tensor.dtype, shape=up.shape, name=tensor.name, base_dir=""
     )
     return str(up.name)
-
-
-def _sizes(weight: ir.Value) -> list[int]:
-    assert weight.shape is not None, "weights have shapes"
-    return [dim for dim in weight.shape if isinstance(dim, int)]

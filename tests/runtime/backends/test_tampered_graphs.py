@@ -11,6 +11,10 @@ import ttc
 from tests.fuzz.seeds import CORPUS
 from tests.support.faults import rewrite
 from ttc.errors import TtcError
+from ttc.model.bundle import Bundle
+from ttc.runtime.backends.onnxruntime.load import load
+from ttc.runtime.engine import Engine
+from ttc.runtime.interface.settings import LoadSettings
 
 
 def drop_output(model: onnx.ModelProto) -> None:
@@ -59,9 +63,15 @@ CHANGES: tuple[Callable[[onnx.ModelProto], None], ...] = (
 )
 
 
-def is_refused(bundle: Path) -> None:
+def plain(bundle: Path) -> Engine:
+    """Return an engine that runs the bodies in the bundle."""
+    with Bundle.open(bundle) as opened:
+        return Engine(load(opened, LoadSettings(), native=False), None)
+
+
+def is_refused(open_engine: Callable[[], Engine]) -> None:
     """Loading or generating ends in one line of ours."""
-    with pytest.raises(TtcError) as refusal, ttc.load(bundle) as engine:
+    with pytest.raises(TtcError) as refusal, open_engine() as engine:
         engine.generate([5, 6, 7], max_new_tokens=20)
     assert "\n" not in str(refusal.value)
     assert "\x1b" not in str(refusal.value)
@@ -75,7 +85,7 @@ def test_a_tampered_tower(tiny: Path, tmp_path: Path, change: Callable[[onnx.Mod
     change(model)
     path.write_bytes(model.SerializeToString())
     rewrite(bundle)
-    is_refused(bundle)
+    is_refused(lambda: ttc.load(bundle))
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "onnx_step").iterdir()), ids=lambda path: path.name)
@@ -87,4 +97,5 @@ def test_step_graphs_that_were_found(tiny: Path, tmp_path: Path, path: Path) -> 
     model.metadata_props.extend(own.metadata_props)
     (bundle / "step.onnx").write_bytes(model.SerializeToString())
     rewrite(bundle)
-    is_refused(bundle)
+    # With operators of its own ONNX Runtime leaves the step to the host, and nobody runs this graph.
+    is_refused(lambda: plain(bundle))

@@ -1,0 +1,47 @@
+"""A session bound to the memory that it reads and writes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnxruntime import OrtValue
+
+__all__ = ["Array", "Binding"]
+
+Array = npt.NDArray[Any]
+
+
+class Binding:
+    """One session with an array for everything that it takes and gives, made once and run often.
+
+    Attributes:
+        inputs: graph name → what it reads.
+        outputs: graph name → what it writes; an array may be both.
+        lengths: (B,) the rows' lengths that the inputs were made for, where somebody keeps them.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+    ) -> None:
+        self._session, self._bound = session, session.io_binding()
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
+        self.lengths: npt.NDArray[np.int32] | None = None
+        values = {
+            id(array): OrtValue.ortvalue_from_numpy(array)
+            for array in (*self.inputs.values(), *self.outputs.values())
+        }
+        for name, array in self.inputs.items():
+            self._bound.bind_ortvalue_input(name, values[id(array)])
+        for name, array in self.outputs.items():
+            self._bound.bind_ortvalue_output(name, values[id(array)])
+        # ONNX Runtime has the addresses alone; the arrays live as long as this does.
+        self._values = list(values.values())
+
+    def run(self) -> None:
+        """Run once."""
+        self._session.run_with_iobinding(self._bound)

@@ -1,0 +1,252 @@
+"""The backend over sessions with ONNX Runtime's own operators (`native`), on the CPU.
+
+A call is bound to the memory of the rows that it is about: the session reads the state where it lies, and
+writes a block's keys and values there. What is bound is kept with the state, since a row's calls are the same
+ones over and over. Rows that are not neighbours are copied out, and back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ttc.model.graphs import GraphTensor, is_mamba_state, new_name, saved_inputs
+from ttc.runtime.backends.onnxruntime.binding import Array, Binding
+from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend, faults_in
+from ttc.runtime.interface.backend import ContextCall, Floats, Ints, StepInputs, StepOutputs, host_step
+from ttc.runtime.interface.sizes import CPU_SIZES
+from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros, reserved_rows
+
+__all__ = ["InPlaceBackend"]
+
+# Rows as `as_span` gives them; role and sizes of a call.
+Span = slice | Ints
+Key = tuple[Any, ...]
+# Bindings that a state keeps; where there are more, all are made anew as they are needed.
+_MOST_BINDINGS = 64
+
+
+@dataclass(slots=True)
+class BoundState(ContextState):
+    """A state, and the calls that are bound to its memory."""
+
+    bindings: dict["Key", Binding] = field(default_factory=dict)
+
+
+class InPlaceBackend(OnnxRuntimeBackend):
+    """Args: as of `OnnxRuntimeBackend`, of sessions whose graphs went through `use_native_ops`."""
+
+    def new_state(self, batch: int, capacity: int) -> ContextState:
+        one = {"B": 1, "C": capacity}
+        row_bytes = sum(prod(t.sizes(one)) * self._dtype_of(t).itemsize for t in self._state)
+        room = reserved_rows(batch, row_bytes)
+        tensors = {t.name: self._zeros(t, room, capacity) for t in self._state}
+        return BoundState(capacity, np.zeros(batch, np.int32), tensors)
+
+    def resize(self, state: ContextState, batch: int) -> None:
+        assert isinstance(state, BoundState), "a state of this backend"
+        for tensor in self._state:
+            old = state.tensors[tensor.name]
+            if batch > len(old):
+                state.tensors[tensor.name] = self._zeros(tensor, 2 * batch, state.capacity)
+                state.tensors[tensor.name][: len(old)] = old
+                state.bindings.clear()
+        state.resize(batch)
+
+    def context(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool = False,
+        rows: Ints | None = None,
+    ) -> ContextCall:
+        rows = state.rows(rows)
+        span, lengths, length = as_span(rows), state.lengths[rows], input_ids.shape[1]
+        key = ("context", *input_ids.shape, logit_positions.shape[1], save)
+        binding = self._bound(state, span, key, self._context_binding)
+        after = lengths + length
+        inputs = binding.inputs
+        inputs["input_ids"][...] = input_ids
+        inputs["logit_positions"][...] = logit_positions
+        np.subtract(after, 1, out=inputs["seqlens_k"])
+        inputs["total_sequence_length"][...] = after.max()
+        self._run_bound("context", binding)
+        if not isinstance(span, slice):
+            self._put_back_kv(state, rows, binding, length)
+        state.touched[rows] = np.maximum(state.touched[rows], after)
+        # The graph moves past the whole block or, where nobody takes what it gives, not at all.
+        counts = set(commit_len.tolist())
+        if counts == {length}:
+            self._keep_mamba(state, span, binding)
+        elif counts != {0}:
+            self._move_some(state, rows, binding, input_ids, commit_len)
+        state.lengths[rows] = lengths + commit_len
+        outputs = binding.outputs
+        saved = {name: outputs[name].copy() for name in self._saved_names} if save else {}
+        return ContextCall(outputs["logits"].copy(), saved)
+
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
+        rows = state.rows(rows)
+        if self._mamba_names:
+            length = next(iter(saved.values())).shape[1]
+            key = ("advance", len(rows), length)
+            span = as_span(rows)
+            binding = self._bound(state, span, key, self._advance_binding)
+            binding.inputs["commit_len"][...] = commit_len
+            for name, array in saved.items():
+                binding.inputs[name][...] = array
+            self._run_bound("advance", binding)
+            self._keep_mamba(state, span, binding)
+        state.lengths[rows] += commit_len
+
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
+        rows = state.rows(rows)
+        span, lengths = as_span(rows), state.lengths[rows]
+        seen = min(state.capacity, CPU_SIZES.bucket(int(lengths.max())))
+        binding = self._bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
+        inputs = binding.inputs
+        inputs["block_ids"][...] = block_ids
+        inputs["t"][...] = t
+        if binding.lengths is None or (binding.lengths != lengths).any():
+            binding.lengths = lengths
+            inputs["attention_mask"][:, 0, :, :seen] = (np.arange(seen) < lengths[:, None])[:, None]
+        if seen < state.capacity:
+            for name in self._kv_names.values():
+                inputs[name][...] = state.tensors[name][span, :, :seen]
+        self._run_bound("denoiser", binding)
+        logits: Floats = binding.outputs["logits"].copy()
+        return logits
+
+    def fetch(self, logits: Floats) -> Floats:
+        return logits
+
+    def step(self, logits: Floats, inputs: StepInputs) -> StepOutputs:
+        # numpy takes half the time that the step's graph does, which is sixty small nodes.
+        return host_step(logits, inputs, self.config.mask_token_id)
+
+    def _run_bound(self, role: str, binding: Binding) -> None:
+        self._session(role)  # of a closed engine there is none
+        with faults_in(role):
+            binding.run()
+        if role in self.watched:
+            self.on_watched({name: binding.outputs[name].copy() for name in self.watched[role]})
+
+    def _move_some(
+        self, state: ContextState, rows: Ints, binding: Binding, input_ids: Ints, commit_len: Ints
+    ) -> None:
+        """Keep the state of rows that moved past the whole block; others read again what they keep."""
+        length = input_ids.shape[1]
+        for count in set(commit_len.tolist()) - {0}:
+            which = np.flatnonzero(commit_len == count).astype(np.int32)
+            if count == length:
+                self._keep_mamba(state, rows[which], binding, which)
+                continue
+            nowhere = np.zeros((len(which), 1), np.int32)
+            self.context(state, input_ids[which, :count], commit_len[which], nowhere, rows=rows[which])
+
+    def _zeros(self, tensor: GraphTensor, rows: int, capacity: int) -> Array:
+        """Return the memory of one state tensor, in its own order of dimensions."""
+        shape = tensor.sizes({"B": rows, "C": capacity})
+        if not is_mamba_state(tensor.name):
+            return lazy_zeros(shape, self._dtype_of(tensor))
+        return in_graph_order(lazy_zeros((*shape[:-2], shape[-1], shape[-2]), self._dtype_of(tensor)))
+
+    def _bound(
+        self, state: ContextState, span: Span, key: Key, make: Callable[[ContextState, Span, Key], Binding]
+    ) -> Binding:
+        """Return the binding of a call; that of neighbours, whose memory it is bound to, is kept.
+
+        key: role, and the sizes that the call's arrays have.
+        """
+        if not isinstance(span, slice):
+            return make(state, span, key)
+        assert isinstance(state, BoundState), "a state of this backend"
+        whole = (*key, span.start, span.stop)
+        binding = state.bindings.get(whole)
+        if binding is None:
+            if len(state.bindings) >= _MOST_BINDINGS:
+                state.bindings.clear()
+            binding = state.bindings[whole] = make(state, span, key)
+        return binding
+
+    def _context_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
+        _, batch, length, positions, save = key
+        inputs = {
+            "input_ids": np.empty((batch, length), np.int32),
+            "logit_positions": np.empty((batch, positions), np.int32),
+            "seqlens_k": np.empty(batch, np.int32),
+            "total_sequence_length": np.empty((), np.int32),
+            "query_seqlens": np.full(batch, length, np.int32),
+        }
+        caches = {name: state.tensors[name][span] for name in self._kv_names.values()}
+        mamba = self._mamba_of(state, span)
+        outputs = {"logits": np.empty((batch, positions, self.config.vocab_size), np.float32)}
+        outputs |= {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        outputs |= {new_name(name): array for name, array in caches.items()}
+        if save:
+            outputs |= self._saved(batch, length)
+        return self._binding("context", batch, length, inputs | mamba | caches, outputs)
+
+    def _denoiser_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
+        _, batch, length, seen = key
+        inputs = {
+            "block_ids": np.empty((batch, length), np.int32),
+            "t": np.empty(batch, np.float32),
+            "attention_mask": np.ones((batch, 1, length, seen + length), np.bool_),
+        }
+        for name in self._kv_names.values():
+            cache = state.tensors[name][span]
+            inputs[name] = cache if seen == state.capacity else np.empty_like(cache[:, :, :seen], order="C")
+        outputs = {"logits": np.empty((batch, length, self.config.vocab_size), np.float32)}
+        return self._binding("denoiser", batch, length, inputs | self._mamba_of(state, span), outputs)
+
+    def _advance_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
+        _, batch, length = key
+        mamba = self._mamba_of(state, span)
+        inputs = {"commit_len": np.empty(batch, np.int32), **self._saved(batch, length), **mamba}
+        outputs = {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        return self._binding("advance", batch, length, inputs, outputs)
+
+    def _binding(
+        self, role: str, batch: int, length: int, inputs: dict[str, Array], outputs: dict[str, Array]
+    ) -> Binding:
+        """Bind a call, with what somebody watches: residual streams (B, L, D)."""
+        watched = {
+            name: np.empty((batch, length, self.config.hidden_size), self._dtype)
+            for name in self.watched.get(role, ())
+        }
+        return Binding(self._session(role), inputs, outputs | watched)
+
+    def _saved(self, batch: int, length: int) -> dict[str, Array]:
+        """Return arrays for what a context call saves."""
+        sizes = {"B": batch, "L": length}
+        return {t.name: np.empty(t.sizes(sizes), self._dtype_of(t)) for t in saved_inputs(self.config)}
+
+    def _mamba_of(self, state: ContextState, span: Span) -> dict[str, Array]:
+        """Return the Mamba state of these rows as the graphs take it; of neighbours the memory itself."""
+        return {name: in_graph_order(state.tensors[name])[span] for name in self._mamba_names}
+
+    def _keep_mamba(
+        self, state: ContextState, span: Span, binding: Binding, which: Span = slice(None)
+    ) -> None:
+        """Let rows have the Mamba state that the call gave; `which`: their places in the call."""
+        for name in self._mamba_names:
+            in_graph_order(state.tensors[name])[span] = binding.outputs[new_name(name)][which]
+
+    def _put_back_kv(self, state: ContextState, rows: Ints, binding: Binding, length: int) -> None:
+        """Put what a call on copies of the caches added into the caches themselves."""
+        for name in self._kv_names.values():
+            for i, row in enumerate(rows.tolist()):
+                place = slice(state.lengths[row], state.lengths[row] + length)
+                state.tensors[name][row, :, place] = binding.inputs[name][i, :, place]
+
+
+def in_graph_order(array: Array) -> Array:
+    """Return a Mamba state with its last two dimensions exchanged, as a view: from the order of
+    `ttc.model.graphs` to that of the graphs here, and back.
+    """
+    return array.swapaxes(-1, -2)

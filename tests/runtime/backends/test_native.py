@@ -1,0 +1,185 @@
+"""ONNX Runtime's own operators in place of ours: few nodes, and the numbers of the bodies."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.support import tolerances
+from tests.support.compare import assert_close
+from ttc.model.bundle import Bundle
+from ttc.model.graphs import is_mamba_state
+from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
+from ttc.runtime.backends.onnxruntime.load import load
+from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
+from ttc.runtime.interface.settings import LoadSettings
+from ttc.runtime.interface.state import ContextState
+
+Bundles = Callable[..., Path]
+# What the graphs of the miniature have, and a few more for another release to add.
+MOST_NODES = {"context": 140, "denoiser": 190, "advance": 70}
+ROWS, LENGTHS = 4, [9, 30, 17, 22]
+
+
+@pytest.fixture(scope="module")
+def native(bundles: Bundles) -> Iterator[OnnxRuntimeBackend]:
+    with Bundle.open(bundles("tiny_b")) as bundle:
+        backend = load(bundle, LoadSettings(threads=1))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def bodies(bundles: Bundles) -> Iterator[OnnxRuntimeBackend]:
+    with Bundle.open(bundles("tiny_b")) as bundle:
+        backend = load(bundle, LoadSettings(), native=False)
+    yield backend
+    backend.close()
+
+
+def tokens(rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(7 * length).integers(4, 60, (rows, length)).astype(np.int32)
+
+
+def read(
+    backend: OnnxRuntimeBackend, state: ContextState, ids: np.ndarray, commit: Sequence[int], **how
+) -> np.ndarray:
+    positions = np.tile(np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1))
+    call = backend.context(state, ids, np.array(commit, np.int32), positions, **how)
+    return backend.fetch(call.logits)
+
+
+def filled(backend: OnnxRuntimeBackend, capacity: int = 64) -> ContextState:
+    """Rows of several lengths."""
+    state = backend.new_state(ROWS, capacity)
+    for row, length in enumerate(LENGTHS):
+        read(backend, state, tokens(1, length), [length], rows=np.array([row], np.int32))
+    return state
+
+
+def block(rows: int) -> np.ndarray:
+    ids = tokens(rows, 8)
+    ids[:, 3:] = 3
+    return ids
+
+
+def test_few_nodes(bundles: Bundles, tmp_path: Path) -> None:
+    def prepare(role: str, _: object, options: object) -> None:
+        options.optimized_model_filepath = str(tmp_path / role)  # type: ignore[attr-defined]
+
+    with Bundle.open(bundles("miniature", None)) as bundle:
+        load(bundle, LoadSettings(), prepare=prepare).close()
+    counts = {role: len(onnx.load(tmp_path / role).graph.node) for role in MOST_NODES}
+    assert all(counts[role] <= most for role, most in MOST_NODES.items()), counts
+    assert not (tmp_path / "step").exists(), "the step is taken on the host"
+
+
+def test_the_numbers_of_the_bodies(native: OnnxRuntimeBackend, bodies: OnnxRuntimeBackend) -> None:
+    assert isinstance(native, InPlaceBackend)
+    states = {backend: filled(backend) for backend in (native, bodies)}
+    few = np.array([0, 2], np.int32)  # rows that are not neighbours
+    for ids, commit, rows in (
+        (tokens(ROWS, 8), [8, 8, 8, 8], None),
+        (tokens(ROWS, 1), [1, 1, 1, 1], None),
+        (tokens(ROWS, 5), [5, 0, 3, 2], None),
+        (tokens(2, 4), [4, 4], few),
+        (tokens(2, 6), [1, 6], few),
+    ):
+        got, want = (read(backend, state, ids, commit, rows=rows) for backend, state in states.items())
+        assert_close(got, want, tolerances.CONTEXT_LOGITS, f"logits, {commit}")
+        same_states(states)
+    for rows in (None, few):
+        ids = block(ROWS if rows is None else 2)
+        t = np.array([0.6, -1.0, 1.0, 0.25], np.float32)[: len(ids)]
+        got, want = (backend.fetch(backend.denoise(state, ids, t, rows)) for backend, state in states.items())
+        assert_close(got, want, tolerances.DENOISER_LOGITS, "denoiser logits")
+
+
+def test_advance_as_the_bodies(native: OnnxRuntimeBackend, bodies: OnnxRuntimeBackend) -> None:
+    states = {backend: filled(backend) for backend in (native, bodies)}
+    for rows in (np.arange(ROWS, dtype=np.int32), np.array([1, 3], np.int32)):
+        ids, nowhere = tokens(len(rows), 6), np.zeros(len(rows), np.int32)
+        for backend, state in states.items():
+            call = backend.context(state, ids, nowhere, nowhere[:, None], save=True, rows=rows)
+            backend.advance(state, call.saved, np.arange(len(rows), dtype=np.int32) * 2, rows)
+        same_states(states)
+
+
+def same_states(states: dict[OnnxRuntimeBackend, ContextState]) -> None:
+    (native, one), (bodies, other) = states.items()
+    assert one.lengths.tolist() == other.lengths.tolist()
+    got, want = native.read_state(one), bodies.read_state(other)
+    for name, tensor in want.items():
+        for row, length in enumerate(one.lengths.tolist()):
+            held = slice(None) if is_mamba_state(name) else (slice(None), slice(length))
+            assert_close(got[name][row][held], tensor[row][held], tolerances.CACHES, f"{name}, row {row}")
+
+
+def test_a_rows_numbers_are_its_own(bundles: Bundles) -> None:
+    """To the last bit: alone or in company, in a small state or in a large one, by one thread or by two."""
+    with Bundle.open(bundles("miniature", None)) as bundle:
+        first, backend = load(bundle, LoadSettings(threads=1)), load(bundle, LoadSettings(threads=2))
+    together = filled(backend, 256)
+    alone = [first.select(filled(first), np.array([row], np.int32)) for row in range(ROWS)]
+    t = np.full(ROWS, 0.5, np.float32)
+    for length in (1, 3, 8):
+        ids = tokens(ROWS, length)
+        got = read(backend, together, ids, [length] * ROWS)
+        for row, state in enumerate(alone):
+            want = read(first, state, ids[row : row + 1], [length])
+            assert np.array_equal(got[row], want[0]), (length, row)
+    got = backend.fetch(backend.denoise(together, block(ROWS), t))
+    for row, state in enumerate(alone):
+        want = first.fetch(first.denoise(state, block(ROWS)[row : row + 1], t[:1]))
+        assert np.array_equal(got[row], want[0]), row
+    for each in (first, backend):
+        each.close()
+
+
+def test_what_lies_beyond_a_row_changes_nothing(native: OnnxRuntimeBackend) -> None:
+    state, soiled = filled(native), filled(native)
+    for name, tensor in soiled.tensors.items():
+        if not is_mamba_state(name):
+            for row, length in enumerate(LENGTHS):
+                tensor[row, :, length:] = 1e4
+    for ids in (tokens(ROWS, 1), tokens(ROWS, 8)):
+        commit = [ids.shape[1]] * ROWS
+        assert np.array_equal(read(native, state, ids, commit), read(native, soiled, ids, commit))
+    t = np.full(ROWS, 0.5, np.float32)
+    assert np.array_equal(
+        native.denoise(state, block(ROWS), t),
+        native.denoise(soiled, block(ROWS), t),
+    )
+
+
+def test_a_state_outlives_more_rows_and_many_calls(native: OnnxRuntimeBackend) -> None:
+    """What is bound to a state's memory is bound anew when that moves, and when there is too much of it."""
+    state = native.new_state(1, 64)
+    rooms = len(next(iter(state.tensors.values())))
+    read(native, state, tokens(1, 9), [9])
+    want = read(native, native.select(state, np.array([0], np.int32)), tokens(1, 3), [3])
+    native.resize(state, rooms + 1)
+    got = read(native, state, tokens(1, 3), [0], rows=np.array([0], np.int32))
+    assert np.array_equal(got, want)
+    for length in range(1, 40):
+        for positions in (1, 2):
+            native.context(
+                state,
+                tokens(1, length),
+                np.zeros(1, np.int32),
+                np.zeros((1, positions), np.int32),
+                rows=np.array([0], np.int32),
+            )
+    got = read(native, state, tokens(1, 3), [0], rows=np.array([0], np.int32))
+    assert np.array_equal(got, want)
+
+
+def test_heads_of_another_width_keep_the_bodies(bundles: Bundles) -> None:
+    """Attention's operator takes heads of a multiple of eight."""
+    with Bundle.open(bundles("tiny_c")) as bundle:
+        assert bundle.config.head_dim % 8
+        backend = load(bundle, LoadSettings())
+    assert not isinstance(backend, InPlaceBackend)
+    backend.close()
