@@ -47,8 +47,8 @@ def load(
             model's max_position_embeddings.
         engines: folder of TensorRT engines, by default BUNDLE/engines; only for backends that run engines.
         checkpoint: where the checkpoint of a referenced bundle lies now, if it has moved.
-        threads: CPU threads for each call of the onnxruntime backend; None takes one for a small model, all
-            cores for a large one.
+        threads: CPU threads for each call of the onnxruntime backend; None takes all cores for a large model,
+            and for a small one a thread, or one per core for the rows of a call that has many.
         trust: PEM file of the public key that must have signed what is used: the bundle, engines that are
             run, and the record that `require_verified` asks for.
         graph_level: most that CUDA graphs may hold: 0 nothing, 1 a step, 2 a block; None for the most there

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from onnxruntime import OrtValue
 
 __all__ = ["Array", "Binding"]
 
@@ -31,16 +30,11 @@ class Binding:
         self._session, self._bound = session, session.io_binding()
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self.lengths: npt.NDArray[np.int32] | None = None
-        values = {
-            id(array): OrtValue.ortvalue_from_numpy(array)
-            for array in (*self.inputs.values(), *self.outputs.values())
-        }
-        for name, array in self.inputs.items():
-            self._bound.bind_ortvalue_input(name, values[id(array)])
-        for name, array in self.outputs.items():
-            self._bound.bind_ortvalue_output(name, values[id(array)])
         # ONNX Runtime has the addresses alone; the arrays live as long as this does.
-        self._values = list(values.values())
+        for name, array in self.inputs.items():
+            self._bound.bind_cpu_input(name, array)
+        for name, array in self.outputs.items():
+            self._bound.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
         """Run once."""

@@ -5,15 +5,20 @@ writes a block's keys and values there. What is bound is kept with the state, si
 ones over and over. Rows that are not neighbours are copied out, and back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
+import onnxruntime
+from onnxruntime import OrtValue
 
+from ttc.model.config import ModelConfig
 from ttc.model.graphs import GraphTensor, is_mamba_state, new_name, saved_inputs
 from ttc.runtime.backends.onnxruntime.binding import Array, Binding
+from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend, faults_in
 from ttc.runtime.interface.backend import ContextCall, Floats, Ints, StepInputs, StepOutputs, host_step
 from ttc.runtime.interface.sizes import CPU_SIZES
@@ -36,7 +41,21 @@ class BoundState(ContextState):
 
 
 class InPlaceBackend(OnnxRuntimeBackend):
-    """Args: as of `OnnxRuntimeBackend`, of sessions whose graphs went through `use_native_ops`."""
+    """Args: as of `OnnxRuntimeBackend`, of sessions whose graphs went through `use_native_ops`; threads that
+    a call of many rows may take.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sessions: Mapping[str, onnxruntime.InferenceSession],
+        weights: Mapping[str, OrtValue],
+        compute_dtype: str,
+        notes: Sequence[str],
+        workers: RowWorkers,
+    ) -> None:
+        super().__init__(config, sessions, weights, compute_dtype, ("cpu", 0), notes)
+        self._workers = workers
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         one = {"B": 1, "C": capacity}
@@ -65,6 +84,63 @@ class InPlaceBackend(OnnxRuntimeBackend):
         rows: Ints | None = None,
     ) -> ContextCall:
         rows = state.rows(rows)
+        parts = self._parts(input_ids)
+        if len(parts) == 1:
+            return self._context(state, input_ids, commit_len, logit_positions, save, rows)
+        each = [
+            partial(self._context, state, input_ids[p], commit_len[p], logit_positions[p], save, rows[p])
+            for p in parts
+        ]
+        calls = self._workers.run(each)
+        saved = {name: np.concatenate([call.saved[name] for call in calls]) for name in calls[0].saved}
+        return ContextCall(np.concatenate([call.logits for call in calls]), saved)
+
+    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
+        rows = state.rows(rows)
+        if self._mamba_names:
+            length = next(iter(saved.values())).shape[1]
+            key = ("advance", len(rows), length)
+            span = as_span(rows)
+            binding = self._bound(state, span, key, self._advance_binding)
+            binding.inputs["commit_len"][...] = commit_len
+            for name, array in saved.items():
+                binding.inputs[name][...] = array
+            self._run_bound("advance", binding)
+            self._keep_mamba(state, span, binding)
+        state.lengths[rows] += commit_len
+
+    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
+        rows = state.rows(rows)
+        parts = self._parts(block_ids)
+        if len(parts) == 1:
+            return self._denoise(state, block_ids, t, rows)
+        each = [partial(self._denoise, state, block_ids[p], t[p], rows[p]) for p in parts]
+        return np.concatenate(self._workers.run(each))
+
+    def fetch(self, logits: Floats) -> Floats:
+        return logits
+
+    def step(self, logits: Floats, inputs: StepInputs) -> StepOutputs:
+        # numpy takes half the time that the step's graph does, which is sixty small nodes.
+        return host_step(logits, inputs, self.config.mask_token_id)
+
+    def close(self) -> None:
+        self._workers.close()
+        super().close()
+
+    def _parts(self, tokens: Ints) -> list[slice]:
+        """Return how the rows of a call over tokens (B, L) are cut; not at all where somebody watches it."""
+        return [slice(None)] if self.watched else self._workers.cut(*tokens.shape)
+
+    def _context(
+        self,
+        state: ContextState,
+        input_ids: Ints,
+        commit_len: Ints,
+        logit_positions: Ints,
+        save: bool,
+        rows: Ints,
+    ) -> ContextCall:
         span, lengths, length = as_span(rows), state.lengths[rows], input_ids.shape[1]
         key = ("context", *input_ids.shape, logit_positions.shape[1], save)
         binding = self._bound(state, span, key, self._context_binding)
@@ -89,22 +165,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         saved = {name: outputs[name].copy() for name in self._saved_names} if save else {}
         return ContextCall(outputs["logits"].copy(), saved)
 
-    def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
-        rows = state.rows(rows)
-        if self._mamba_names:
-            length = next(iter(saved.values())).shape[1]
-            key = ("advance", len(rows), length)
-            span = as_span(rows)
-            binding = self._bound(state, span, key, self._advance_binding)
-            binding.inputs["commit_len"][...] = commit_len
-            for name, array in saved.items():
-                binding.inputs[name][...] = array
-            self._run_bound("advance", binding)
-            self._keep_mamba(state, span, binding)
-        state.lengths[rows] += commit_len
-
-    def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
-        rows = state.rows(rows)
+    def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]
         seen = min(state.capacity, CPU_SIZES.bucket(int(lengths.max())))
         binding = self._bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
@@ -120,13 +181,6 @@ class InPlaceBackend(OnnxRuntimeBackend):
         self._run_bound("denoiser", binding)
         logits: Floats = binding.outputs["logits"].copy()
         return logits
-
-    def fetch(self, logits: Floats) -> Floats:
-        return logits
-
-    def step(self, logits: Floats, inputs: StepInputs) -> StepOutputs:
-        # numpy takes half the time that the step's graph does, which is sixty small nodes.
-        return host_step(logits, inputs, self.config.mask_token_id)
 
     def _run_bound(self, role: str, binding: Binding) -> None:
         self._session(role)  # of a closed engine there is none
@@ -146,7 +200,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
                 self._keep_mamba(state, rows[which], binding, which)
                 continue
             nowhere = np.zeros((len(which), 1), np.int32)
-            self.context(state, input_ids[which, :count], commit_len[which], nowhere, rows=rows[which])
+            self._context(state, input_ids[which, :count], commit_len[which], nowhere, False, rows[which])
 
     def _zeros(self, tensor: GraphTensor, rows: int, capacity: int) -> Array:
         """Return the memory of one state tensor, in its own order of dimensions."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime
 
+from ttc.base.machine import usable_cores
 from ttc.base.quoting import escaped
 from ttc.errors import BackendError, BundleError, TtcError
 from ttc.formats.manifest import MANIFEST_FILE
@@ -23,6 +24,7 @@ from ttc.model.rewrites import caches_to_new_kv
 from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
 from ttc.runtime.backends.onnxruntime.native import has_native_ops, use_native_ops
+from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.backends.onnxruntime.sparse import rows_twice, sparsify_experts
 from ttc.runtime.interface.devices import parse_device
@@ -76,7 +78,7 @@ def load(
     native = native and kind == "cpu" and has_native_ops(bundle.config)
     decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
-    sessions = {}
+    sessions, chosen = {}, list[onnxruntime.SessionOptions]()
     for role in bundle.manifest.graphs:
         with _faults_of(bundle.graph_path(role)):
             model = _graph(bundle, role)
@@ -100,6 +102,7 @@ def load(
                     rows_twice(weight) if name in doubled else weight
                 )
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
+        chosen.append(options)
         if native and role == "step":
             continue  # taken on the host
         if prepare is not None:
@@ -107,8 +110,12 @@ def load(
         with _faults_of(bundle.graph_path(role)):
             sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
     compute_dtype = "float32" if widen else bundle.compute_dtype
-    kind_of = InPlaceBackend if native else OnnxRuntimeBackend
-    return kind_of(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+    if not native:
+        return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
+    # Where a call has one thread by default, its rows are what the other cores can be given.
+    single = threads is None and all(options.intra_op_num_threads == 1 for options in chosen)
+    workers = RowWorkers(usable_cores() if single else 1)
+    return InPlaceBackend(bundle.config, sessions, values, compute_dtype, notes, workers)
 
 
 @contextlib.contextmanager

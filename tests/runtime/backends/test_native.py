@@ -59,8 +59,8 @@ def filled(backend: OnnxRuntimeBackend, capacity: int = 64) -> ContextState:
     return state
 
 
-def block(rows: int) -> np.ndarray:
-    ids = tokens(rows, 8)
+def block(rows: int, length: int = 8) -> np.ndarray:
+    ids = tokens(rows, length)
     ids[:, 3:] = 3
     return ids
 
@@ -117,22 +117,28 @@ def same_states(states: dict[OnnxRuntimeBackend, ContextState]) -> None:
             assert_close(got[name][row][held], tensor[row][held], tolerances.CACHES, f"{name}, row {row}")
 
 
-def test_a_rows_numbers_are_its_own(bundles: Bundles) -> None:
-    """To the last bit: alone or in company, in a small state or in a large one, by one thread or by two."""
+@pytest.mark.parametrize("threads", [2, None])
+def test_a_rows_numbers_are_its_own(
+    bundles: Bundles, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: alone or in company, in a small state or in a large one, by one thread or two, which
+    share the nodes or, by default, the rows.
+    """
+    monkeypatch.setattr("ttc.runtime.backends.onnxruntime.load.usable_cores", lambda: 2)
     with Bundle.open(bundles("miniature", None)) as bundle:
-        first, backend = load(bundle, LoadSettings(threads=1)), load(bundle, LoadSettings(threads=2))
+        first, backend = load(bundle, LoadSettings(threads=1)), load(bundle, LoadSettings(threads=threads))
     together = filled(backend, 256)
     alone = [first.select(filled(first), np.array([row], np.int32)) for row in range(ROWS)]
     t = np.full(ROWS, 0.5, np.float32)
-    for length in (1, 3, 8):
+    for length in (1, 3, 16):
         ids = tokens(ROWS, length)
         got = read(backend, together, ids, [length] * ROWS)
         for row, state in enumerate(alone):
             want = read(first, state, ids[row : row + 1], [length])
             assert np.array_equal(got[row], want[0]), (length, row)
-    got = backend.fetch(backend.denoise(together, block(ROWS), t))
+    got = backend.fetch(backend.denoise(together, block(ROWS, 16), t))
     for row, state in enumerate(alone):
-        want = first.fetch(first.denoise(state, block(ROWS)[row : row + 1], t[:1]))
+        want = first.fetch(first.denoise(state, block(ROWS, 16)[row : row + 1], t[:1]))
         assert np.array_equal(got[row], want[0]), row
     for each in (first, backend):
         each.close()
