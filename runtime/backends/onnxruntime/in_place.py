@@ -161,6 +161,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         elif counts != {0}:
             self._move_some(state, rows, binding, input_ids, commit_len)
         state.lengths[rows] = lengths + commit_len
+        self._tell("context", binding)
         outputs = binding.outputs
         saved = {name: outputs[name].copy() for name in self._saved_names} if save else {}
         return ContextCall(outputs["logits"].copy(), saved)
@@ -179,6 +180,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
             for name in self._kv_names.values():
                 inputs[name][...] = state.tensors[name][span, :, :seen]
         self._run_bound("denoiser", binding)
+        self._tell("denoiser", binding)
         logits: Floats = binding.outputs["logits"].copy()
         return logits
 
@@ -186,6 +188,9 @@ class InPlaceBackend(OnnxRuntimeBackend):
         self._session(role)  # of a closed engine there is none
         with faults_in(role):
             binding.run()
+
+    def _tell(self, role: str, binding: Binding) -> None:
+        """Tell who watches the graph what the call gave."""
         if role in self.watched:
             self.on_watched({name: binding.outputs[name].copy() for name in self.watched[role]})
 

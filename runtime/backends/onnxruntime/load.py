@@ -24,6 +24,7 @@ from ttc.model.rewrites import caches_to_new_kv
 from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_weights, upcast
 from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
 from ttc.runtime.backends.onnxruntime.native import has_native_ops, use_native_ops
+from ttc.runtime.backends.onnxruntime.native.form import has_native_form
 from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.backends.onnxruntime.sparse import rows_twice, sparsify_experts
@@ -55,7 +56,8 @@ def load(
     Args:
         bundle, settings: as in `ttc.load`.
         prepare: may add outputs to a graph and set options; what watches the layers goes this way.
-        native: on the CPU, use ONNX Runtime's own operators where it has them; else the bodies in the bundle.
+        native: on the CPU, use ONNX Runtime's own operators where it has them and the graphs have the form of
+            an export; else the bodies in the bundle.
     """
     settings.refuse_engines("onnxruntime")
     settings.refuse_cuda_graphs("backend 'onnxruntime'")
@@ -79,13 +81,17 @@ def load(
     decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
     sessions, chosen = {}, list[onnxruntime.SessionOptions]()
+    models = {}
     for role in bundle.manifest.graphs:
         with _faults_of(bundle.graph_path(role)):
             model = _graph(bundle, role)
             decode_experts(model, bundle.compute_dtype)
-            used = externalise_weights(model, decoded)
+            models[role] = model, externalise_weights(model, decoded)
             if widen:
                 upcast(model)
+            native = native and has_native_form(model)
+    for role, (model, used) in models.items():
+        with _faults_of(bundle.graph_path(role)):
             doubled = (
                 sparsify_experts(model, bundle.config.num_experts_per_tok) if settings.sparse_experts else []
             )

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ttc.plugins.moe_experts import MOE_EXPERTS
 from ttc.plugins.ops import DOMAIN
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims
+from ttc.runtime.backends.onnxruntime.native.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims
 
 __all__ = ["rows_twice", "sparsify_experts"]
 

@@ -34,7 +34,7 @@ from ttc.runtime.backends.onnxruntime.native.mamba import (
 from ttc.runtime.backends.onnxruntime.native.mixture import mixture_residual
 from ttc.runtime.backends.onnxruntime.native.modulation import Modulation
 from ttc.runtime.backends.onnxruntime.native.norms import stream_norm
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Rewriter
+from ttc.runtime.backends.onnxruntime.native.rewriting import MICROSOFT, Rewriter
 
 __all__ = ["has_native_ops", "use_native_ops"]
 

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ttc.model.graphs import new_name
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims, take_over
+from ttc.runtime.backends.onnxruntime.native.rewriting import (
+    MICROSOFT,
+    Nodes,
+    Rewriter,
+    fixed_dims,
+    take_over,
+)
 
 __all__ = ["block_attention"]
 

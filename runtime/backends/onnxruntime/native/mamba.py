@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ttc.model.graphs import is_mamba_state, new_name
 from ttc.runtime.backends.onnxruntime.native.norms import rms_norm
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims
+from ttc.runtime.backends.onnxruntime.native.rewriting import MICROSOFT, Nodes, Rewriter, fixed_dims
 
 __all__ = ["gated_group_norm", "mamba_advance", "mamba_block_scan", "mamba_conv", "reorder_state"]
 

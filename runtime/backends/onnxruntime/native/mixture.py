@@ -10,7 +10,7 @@ the experts that were not chosen come out of the processor's caches.
 import onnx_ir as ir
 
 from ttc.plugins.ops import DOMAIN
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Rewriter, fixed_dims
+from ttc.runtime.backends.onnxruntime.native.rewriting import MICROSOFT, Rewriter, fixed_dims
 
 __all__ = ["mixed", "mixture_residual"]
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from ttc.runtime.backends.onnxruntime.native.mixture import mixed
 from ttc.runtime.backends.onnxruntime.native.norms import rms_norm
-from ttc.runtime.backends.onnxruntime.rewriting import Rewriter, fixed_dims
+from ttc.runtime.backends.onnxruntime.native.rewriting import Rewriter, fixed_dims
 
 __all__ = ["Modulation"]
 

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from ttc.runtime.backends.onnxruntime.rewriting import MICROSOFT, Nodes, Rewriter, take_over
+from ttc.runtime.backends.onnxruntime.native.rewriting import MICROSOFT, Nodes, Rewriter, take_over
 
 __all__ = ["rms_norm", "stream_norm"]
 
