@@ -31,6 +31,7 @@ from typing import Any
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.base.quoting import escaped, quoted
+from ttc.base.suggestion import suggestion
 from ttc.base.toml_file import read_toml
 from ttc.errors import InputError
 
@@ -167,13 +168,15 @@ def load_build_profile(name_or_path: str | Path) -> BuildProfile:
         InputError: there is no such preset or file, or it has unknown, missing or mistyped keys.
     """
     text = str(name_or_path)
-    if text in build_preset_names():
-        preset = files(_PACKAGE).joinpath("presets", f"{text}.toml").read_text("utf-8")
-        return _profile(text, tomllib.loads(preset))
     path = Path(name_or_path)
+    if (name := text.lower()) in build_preset_names() and not path.is_file():
+        preset = files(_PACKAGE).joinpath("presets", f"{name}.toml").read_text("utf-8")
+        return _profile(name, tomllib.loads(preset))
     if not path.is_file():
+        names = build_preset_names()
         raise InputError(
-            f"no profile {quoted(text)}; valid: {', '.join(build_preset_names())}, or the path of a TOML file"
+            f"no profile {quoted(text)}{suggestion(text, names)}; "
+            f"valid: {', '.join(names)}, or the path of a TOML file"
         )
     return _profile(path.stem, read_toml(path, InputError, f"profile {path}"))
 

@@ -155,6 +155,9 @@ class AsyncEngine:
     use it as an asynchronous context manager.
     """
 
+    def __repr__(self) -> str:
+        return f"<ttc.AsyncEngine over {self._engine!r}>"
+
     def __init__(
         self,
         engine: Engine,

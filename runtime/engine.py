@@ -281,6 +281,10 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"<ttc.Engine: {self.backend} on {self.device}, rows of up to {self.room} tokens{state}>"
+
     def read(
         self,
         prompt: Prompt,

@@ -1,5 +1,6 @@
 """From a bundle's folder to an engine."""
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from ttc.runtime.interface.settings import LoadSettings
 from ttc.runtime.text import load_tokenizer
 
 __all__ = ["load"]
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -88,6 +91,7 @@ def load(
             prefix_cache_bytes=prefix_cache_bytes,
         )
         engine.chat_template = opened.read_chat_template()
+        logger.info("loaded %s: %r", opened.path, engine)
         return engine
     finally:
         opened.close()

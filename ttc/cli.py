@@ -20,7 +20,8 @@ import click
 
 from ttc import __version__
 from ttc.base.quoting import escaped
-from ttc.commands.terminal import EXIT_INTERRUPTED
+from ttc.base.suggestion import suggestion
+from ttc.commands.terminal import EXIT_INTERRUPTED, coloured
 from ttc.errors import TtcError
 
 __all__ = ["main", "program"]
@@ -120,6 +121,14 @@ class _Program(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as fault:
+            raise click.UsageError(fault.message + suggestion(args[0], COMMANDS), fault.ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with _warnings_on_stderr():
@@ -187,6 +196,9 @@ def _warnings_on_stderr() -> Iterator[None]:
 
 
 def _tell(message: str) -> None:
-    """One line on standard error, whatever the message quotes."""
+    """One line on standard error, whatever the message quotes; its first word is coloured on a terminal."""
+    word, colon, rest = escaped(message).partition(": ")
+    if colon:
+        word = coloured(word, fg="yellow" if word == "warning" else "red", bold=True)
     # Asked for by name: while a picture is drawn, that name is a stream that writes above the picture.
-    click.echo(escaped(message), file=sys.stderr)
+    click.echo(f"{word}{colon}{rest}", file=sys.stderr)

@@ -9,6 +9,7 @@ names are plain file names in the folder.
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,10 +28,24 @@ from ttc.model.weights import first_of
 
 __all__ = ["Checkpoint"]
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 4 * 2**20
 _MAX_INDEX_BYTES = 16 * 2**20
+
+
+def _elsewhere(folder: Path) -> str:
+    """Return where a checkpoint that is not here may be had."""
+    if _HUB_NAME.fullmatch(folder.as_posix()) and not folder.parent.exists():
+        name = folder.name
+        return (
+            f". If this is a model of huggingface.co, download it first: hf download {folder.as_posix()} "
+            f"--local-dir {name}, then give {name} (docs/released-model.md)"
+        )
+    return (
+        "; `miniature` is the one that comes with ttc, docs/released-model.md says where the released one is"
+    )
 
 
 class Checkpoint:
@@ -81,6 +96,7 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(
                 f"{folder}: no such folder; a checkpoint is a folder with config.json and .safetensors files"
+                f"{_elsewhere(folder)}"
             )
         config, scheme = _config(folder), read_scheme(folder)
         shards: dict[str, Shard] = {}

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from ttc.base.names import BACKENDS
+from ttc.base.suggestion import suggestion
 from ttc.errors import InputError, NumericsError
 from ttc.model.bundle import Bundle
 from ttc.runtime.interface.backend import Backend
@@ -28,7 +29,9 @@ def load_backend(name: str, bundle: Bundle, settings: LoadSettings) -> Backend:
         NumericsError: the bundle holds weights that are NaN or infinite where nobody would see it.
     """
     if name not in BACKENDS:
-        raise InputError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
+        raise InputError(
+            f"unknown backend {name!r}{suggestion(str(name), BACKENDS)}; valid: {', '.join(BACKENDS)}"
+        )
     _check_routers(bundle)
     loader = cast(_Loader, import_module(f"ttc.runtime.backends.{name.replace('-', '_')}.load"))
     return loader.load(bundle, settings)

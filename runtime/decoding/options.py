@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ttc.base.names import MODES
+from ttc.base.suggestion import suggestion
 from ttc.errors import InputError
 from ttc.formats.strictjson import quoted
 from ttc.model.config import ModelConfig
@@ -114,7 +115,8 @@ _NAMES = tuple(field.name for field in dataclasses.fields(GenerationOptions))
 def check_names(given: Iterable[str]) -> None:
     """Raise `TypeError` if one of these is not the name of an option."""
     if unknown := sorted(set(given) - set(_NAMES)):
-        raise TypeError(f"unknown option {unknown[0]!r}; valid: {', '.join(_NAMES)}")
+        meant = suggestion(unknown[0], _NAMES)
+        raise TypeError(f"unknown option {unknown[0]!r}{meant}; valid: {', '.join(_NAMES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ def check_options(options: GenerationOptions, config: ModelConfig) -> CheckedOpt
     """
     asked = options
     if not isinstance(asked.mode, str) or asked.mode not in MODES:
-        raise InputError(f"unknown mode {quoted(asked.mode)}; valid: {', '.join(MODES)}")
+        meant = suggestion(asked.mode, MODES)
+        raise InputError(f"unknown mode {quoted(asked.mode)}{meant}; valid: {', '.join(MODES)}")
     steps = _integer("steps", asked.steps, 1, 2**31 - 1)
     temperature = _temperature(asked.temperature)
     top_k = None if asked.top_k is None else _integer("top_k", asked.top_k, 1, 2**31 - 1)

@@ -4,18 +4,23 @@ A fenced block after the line `<!-- test -->` is run: `console` and `bash` block
 the lines after `$ `), `python` blocks by Python. The blocks of a file run in order, in one folder.
 """
 
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.tables import DOCUMENTS as DOCUMENTS_WITH_TABLES
+from benchmarks.tables import with_tables
+from tests.support.command_line import run
 from tests.support.commands import command_environment, run_block
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     str(path.relative_to(ROOT))
-    for pattern in ("*.md", "docs/*.md", "examples/*/*.md")
+    for pattern in ("*.md", "docs/*.md", "examples/*.md", "examples/*/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 FENCE = re.compile(
@@ -117,7 +122,7 @@ def test_the_programs_of_embedding(mini: Path, tmp_path: Path) -> None:
     tested = [block for block in blocks(read("docs/embedding.md")) if block.tested]
     assert len(tested) == 7
     assert {block.kind for block in tested} == {"python"}
-    (tmp_path / "mini.bundle").symlink_to(mini)
+    (tmp_path / "model.bundle").symlink_to(mini)
     environment = command_environment(tmp_path / "bin")
     run_block("python", "\n".join(block.script() for block in tested), tmp_path, environment)
 
@@ -125,21 +130,65 @@ def test_the_programs_of_embedding(mini: Path, tmp_path: Path) -> None:
 def test_structured_output(mini: Path, tmp_path: Path) -> None:
     tested = [block for block in blocks(read("docs/structured.md")) if block.tested]
     assert [block.kind for block in tested] == ["python", "console"]
-    (tmp_path / "mini.bundle").symlink_to(mini)
+    (tmp_path / "model.bundle").symlink_to(mini)
     environment = command_environment(tmp_path / "bin")
     printed = [run_block(block.kind, block.script(), tmp_path, environment) for block in tested]
     assert "'keys': " in printed[0]
     assert printed[1].splitlines()[-1] in ("yes", "no")
 
 
+def test_the_program_of_the_readme(tmp_path: Path) -> None:
+    """`make check` reads it as a type checker; here it runs."""
+    (block,) = [block for block in blocks(read("README.md")) if block.tested]
+    client = read("tests/house/clients/readme.py")
+    assert client.endswith(f"\n\n{block.body}")
+    printed = run_block("python", block.body, tmp_path, command_environment(tmp_path / "bin"))
+    assert printed.splitlines()[0] == " 11, 44, 61, 74."
+    assert printed.splitlines()[1].endswith("denoiser passes for 17 tokens")
+
+
+def test_the_programs_of_python_md(tmp_path: Path) -> None:
+    tested = [block for block in blocks(read("docs/python.md")) if block.tested]
+    assert len(tested) == 3
+    printed = run_block(
+        "python", "\n".join(block.body for block in tested), tmp_path, command_environment(tmp_path / "bin")
+    )
+    assert "rows of up to 4096 tokens" in printed
+
+
 @pytest.mark.slow
-def test_the_commands_of_the_readme(tmp_path: Path) -> None:
-    tested = [block for block in blocks(read("README.md")) if block.tested]
+def test_the_commands_of_the_tour(tmp_path: Path, bundles: Callable[..., Path]) -> None:
+    """All but the export, whose bundle the tests share, and what other pages run."""
+    tested = [block for block in blocks(read("docs/tour.md")) if block.tested]
     assert {block.kind for block in tested} >= {"console", "python"}
-    work = tmp_path / "work"
-    (work / "ttc").mkdir(parents=True)
-    (work / "ttc" / "miniature").symlink_to(ROOT / "ttc" / "miniature")
-    (work / "benchmarks").symlink_to(ROOT / "benchmarks")
+    first, *rest = tested[0].script().splitlines()
+    assert first == "ttc export miniature -o model.bundle --dtype float32"
+    (tmp_path / "model.bundle").symlink_to(bundles("miniature", "float32"))
     environment = command_environment(tmp_path / "bin")
-    for block in tested:
-        run_block(block.kind, block.script(), work, environment)
+    run_block("console", "\n".join(rest), tmp_path, environment)
+    for block in tested[1:]:
+        elsewhere = ("polygraphy ", "ttc verify ", "ttc profile ")
+        lines = [line for line in block.script().splitlines() if not line.startswith(elsewhere)]
+        run_block(block.kind, "\n".join(lines), tmp_path, environment)
+    answers = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(answers[0])["text"] == " 11, 44, 61, 74."
+    for made in ("block.svg", "bench.html", "small"):
+        assert (tmp_path / made).exists()
+
+
+def test_the_picture_of_the_readme(tmp_path: Path) -> None:
+    """`ttc generate miniature --example story --save-steps docs/pictures/block.svg` makes it anew."""
+    picture = tmp_path / "block.svg"
+    done = run("generate", "miniature", "--example", "story", "--save-steps", picture)
+    assert done.exit_code == 0, done.stderr
+    assert picture.read_text("utf-8") == read("docs/pictures/block.svg")
+
+
+def test_the_tables_are_those_of_the_records() -> None:
+    """`python -m benchmarks.tables` makes them anew."""
+    assert DOCUMENTS_WITH_TABLES
+    for path in DOCUMENTS_WITH_TABLES:
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall("<!-- table: (.*) -->", text):
+            assert (ROOT / "benchmarks" / "results" / f"{name}.json").is_file(), name
+        assert with_tables(text) == text, path

@@ -7,7 +7,7 @@ import click
 
 from ttc.base.names import BACKENDS
 from ttc.commands.options import BundlePath, device_option, trust_option
-from ttc.commands.terminal import Several, columns, progress, write_json
+from ttc.commands.terminal import Several, columns, progress, write_json, wrote
 
 if TYPE_CHECKING:
     from ttc.bench.schema import Report
@@ -124,9 +124,11 @@ def _write(found: "Report", output: Path | None, report: Path | None) -> None:
     try:
         if output is not None:
             write_whole(output, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")
+            wrote(output)
     finally:
         if report is not None:
             write_whole(report, page(found))
+            wrote(report)
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from ttc.base.names import BACKENDS
 from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
-from ttc.commands.terminal import columns, echo, progress, write_json
+from ttc.commands.terminal import columns, duration, echo, progress, write_json, wrote
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,8 +106,10 @@ def profile(
     try:
         if trace is not None:
             write_trace(spans, trace)
+            wrote(trace)
         if plot is not None:
             write_plot(found, plot)
+            wrote(plot)
     finally:  # what was measured is told, whatever became of the files
         if as_json:
             write_json(found.to_dict())
@@ -129,14 +131,14 @@ def _show(found: "Profile", layers: bool) -> None:
     echo(f"{found.backend} ({found.version}, {found.device}), batch {found.batch}, ", nl=False)
     echo(f"{found.context} tokens in the context, fastest of {found.repeats} calls")
     click.echo()
-    head = ("phase", "tokens", "ms", "without profiler", "explained")
+    head = ("phase", "tokens", "time", "without profiler", "explained")
     columns(_phases(found), head)
     for phase in found.phases:
         click.echo()
         echo(f"{phase.name}")
         columns(
             _totals(found, phase, layers),
-            ("", "kernel ms", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
+            ("", "kernel time", "share", "with gaps", "calls", "MFLOP", "MB", "of the limit"),
         )
     click.echo()
     echo(f"{found.most_expensive}")
@@ -155,8 +157,8 @@ def _phases(found: "Profile") -> Iterator[tuple[str, ...]]:
         yield (
             phase.name,
             str(phase.tokens),
-            f"{phase.seconds * 1e3:.3f}",
-            f"{phase.unprofiled * 1e3:.3f}",
+            duration(phase.seconds),
+            duration(phase.unprofiled),
             f"{phase.explained:.0%}",
         )
 
@@ -177,9 +179,9 @@ def _totals(found: "Profile", phase: "PhaseProfile", layers: bool) -> Iterator[t
 def _row(total: "Total", indent: str) -> tuple[str, ...]:
     return (
         f"{indent}{total.name}",
-        f"{total.kernel * 1e3:.3f}",
+        duration(total.kernel),
         f"{total.share:.0%}",
-        f"{total.seconds * 1e3:.3f}",
+        duration(total.seconds),
         str(total.calls),
         f"{total.flops / 1e6:.3g}" if total.flops else "",
         f"{total.bytes / 1e6:.3g}" if total.bytes else "",

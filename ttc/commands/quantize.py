@@ -8,7 +8,16 @@ import click
 
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.commands.options import CheckpointPath
-from ttc.commands.terminal import EXIT_INTERRUPTED, columns, echo, folder_bytes, progress, size, write_json
+from ttc.commands.terminal import (
+    EXIT_INTERRUPTED,
+    columns,
+    decimal_size,
+    echo,
+    folder_bytes,
+    progress,
+    size,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ttc.planning.holding import Holding
@@ -95,13 +104,10 @@ def _plan(checkpoint: Path, formats: "Formats", as_json: bool) -> None:
     before, after = plan.expert_bytes
     columns(
         [
-            ("experts", f"{formats}: {before / 1e9:.3f} → {after / 1e9:.3f} GB ({after / before:.3f})"),
-            *(
-                (tower.replace("_", " "), f"{count / 1e9:.3f} GB")
-                for tower, count in plan.tower_bytes.items()
-            ),
-            ("both", f"{sum(plan.tower_bytes.values()) / 1e9:.3f} GB of {plan.source_bytes / 1e9:.3f} GB"),
-            ("written", f"{plan.total_bytes / 1e9:.3f} GB in {len(plan.files)} files"),
+            ("experts", f"{formats}: {decimal_size(before)} → {decimal_size(after)} ({after / before:.3f})"),
+            *((tower.replace("_", " "), decimal_size(count)) for tower, count in plan.tower_bytes.items()),
+            ("both", f"{decimal_size(sum(plan.tower_bytes.values()))} of {decimal_size(plan.source_bytes)}"),
+            ("written", f"{decimal_size(plan.total_bytes)} in {len(plan.files)} files"),
             ("matrices", f"{len(plan.matrices)} quantised"),
         ]
     )

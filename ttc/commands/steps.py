@@ -12,7 +12,7 @@ from rich.live import Live
 from tokenizers import Tokenizer
 
 from ttc.animation.live import StepView, pieces
-from ttc.commands.terminal import is_animated, stderr_console
+from ttc.commands.terminal import is_animated, stderr_console, wrote
 from ttc.runtime.decoding.result import Event, Result
 
 __all__ = ["EventStream", "play", "recording"]
@@ -62,6 +62,7 @@ def recording(
     timeline = Timeline(mode, prompt, piece if tokenizer else lambda token: f" {piece(token)}")
     yield lambda events: recorded(events, timeline)
     save_steps(file, timeline)
+    wrote(file)
 
 
 def _each(events: EventStream, show: Callable[[Event], None]) -> Result:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = [
     "EXIT_INTERRUPTED",
     "Several",
+    "coloured",
     "columns",
+    "decimal_size",
+    "duration",
     "echo",
     "folder_bytes",
     "is_animated",
@@ -24,6 +28,7 @@ __all__ = [
     "progress",
     "size",
     "stderr_console",
+    "verdict",
     "waiting",
     "write_json",
     "wrote",
@@ -56,32 +61,30 @@ def stderr_console() -> "Console":
 
 
 def columns(rows: Iterable[Sequence[str]], head: Sequence[str] | None = None) -> None:
-    """Write rows of text to standard output, in columns: wrapped on a terminal, one line per row elsewhere.
+    """Write rows of text to standard output, in columns: fitted to a terminal, one line per row elsewhere.
     What files say is among them, so what is not printable is escaped.
 
     head: names of the columns; without it the first column is taken for names.
     """
-    from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    rows = [tuple(map(escaped, row)) for row in rows]
-    head, console = None if head is None else tuple(map(escaped, head)), Console(highlight=False)
-    if is_animated(console):
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=head is not None, header_style="bold")
-        for i in range(len(rows[0]) if rows else 0):
-            style = "bold" if i == 0 and head is None else ""
-            table.add_column(Text(head[i]) if head else "", style=style, overflow="fold", no_wrap=i == 0)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
-        return
-    every = [head, *rows] if head else rows
-    widths = [max(map(cell_len, column)) for column in zip(*every, strict=True)]
-    for row in every:
-        cells = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    from ttc.commands.tables import fitted
+
+    console = Console(highlight=False)
+    width = console.width if is_animated(console) else None
+    cells = [tuple(map(escaped, row)) for row in rows]
+    for line in fitted(cells, None if head is None else tuple(map(escaped, head)), width):
+        click.echo(coloured(line, bold=True) if line.is_head else line)
+
+
+def coloured(text: str, **style: Any) -> str:
+    """Return a text with colours (`click.style`), unless NO_COLOR says no; what is no terminal gets none."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def verdict(passed: bool, words: tuple[str, str] = ("passed", "FAILED")) -> str:
+    """Return one of two words in green or red."""
+    return coloured(words[not passed], fg="green" if passed else "red", bold=True)
 
 
 def echo(line: str = "", *, err: bool = False, nl: bool = True) -> None:
@@ -151,6 +154,25 @@ def loading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], Non
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that it is read in, with three digits that say something."""
+    value, unit = next(
+        (
+            (seconds * scale, unit)
+            for scale, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs"))
+            if seconds * scale >= 1
+        ),
+        (seconds * 1e6, "µs"),
+    )
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+
+
+def decimal_size(count: int) -> str:
+    """Return a number of bytes in words, in powers of ten, as memories of GPUs are told."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= s), (1, "B"))
+    return f"{count / scale:.{0 if unit == 'B' else 1}f} {unit}"
 
 
 def size(count: int) -> str:

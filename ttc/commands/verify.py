@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.commands.options import BundlePath, device_option, trust_option
-from ttc.commands.terminal import columns, echo, progress, size, write_json
+from ttc.commands.terminal import columns, echo, progress, size, verdict, write_json
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _checkpoint(ctx: click.Context, path: Path, plain: Path | None, as_json: boo
         write_json({"passed": found.passed, "checkpoint": str(path), "weights": weights})
     else:
         _show_weights(found)
-        echo(f"verdict: {'passed' if found.passed else 'FAILED'}")
+        click.echo(f"verdict: {verdict(found.passed)}")
     if not found.passed:
         ctx.exit(1)
 
@@ -140,15 +140,15 @@ def _show(report: "Report", layers: bool) -> None:
         for note in backend.notes:
             echo(f"  note: {note}")
         click.echo()
-    for name, reason in report.skipped.items():
-        echo(f"{name}: not here ({reason})")
+    if report.skipped:
+        echo("not checked here: " + "; ".join(f"{name} ({why})" for name, why in report.skipped.items()))
     if report.weights is not None:
         _show_weights(report.weights)
     if report.native is not None:
         native = report.native
         far = f"{native.distance:.2g}, tolerance {native.tolerance:g}"
         echo(f"{native.version}: context logits off by {far}")
-    echo(f"verdict: {'passed' if report.passed else 'FAILED'}")
+    click.echo(f"verdict: {verdict(report.passed)}")
 
 
 def _rows(backend: "BackendReport") -> Iterator[tuple[str, str, str, str]]:

@@ -160,7 +160,8 @@ class BundleFolder:
     def _open(cls, folder: Path, checkpoint_root: Path | None, trust: str | os.PathLike[str] | None) -> Self:
         if not folder.is_dir():
             raise BundleError(
-                f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`"
+                f"{folder}: no such folder; a bundle is a folder with {MANIFEST_FILE}, made by `ttc export`; "
+                "`miniature` is the one that comes with ttc"
             )
         if not os.path.lexists(folder / MANIFEST_FILE):
             raise BundleError(

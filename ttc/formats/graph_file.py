@@ -5,6 +5,7 @@ Here the parsed bytes are those whose digest was taken, and external tensors are
 open while its digest was.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["external_bytes", "parse_graph"]
 
+# One graph makes it write a thousand lines at level DEBUG; a level that the host has set stays.
+_NOISY = "onnx_ir"
+
 
 def parse_graph(raw: bytes, path: Path, data: Collection[str]) -> "onnx_ir.Model":
     """Return the graph in `raw`.
@@ -33,6 +37,8 @@ def parse_graph(raw: bytes, path: Path, data: Collection[str]) -> "onnx_ir.Model
     Raises:
         BundleError: it is no ONNX file, or takes data from a file that is not among `data`.
     """
+    if logging.getLogger(_NOISY).level == logging.NOTSET:
+        logging.getLogger(_NOISY).setLevel(logging.INFO)
     try:
         import onnx
         import onnx_ir as ir

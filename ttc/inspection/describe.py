@@ -80,7 +80,7 @@ def _describe(
             f"{path}: a folder with neither {MANIFEST_FILE} (a bundle) nor config.json (a checkpoint) "
             f"nor {ENGINES_FILE} (engines)"
         )
-    if path.suffix == ".toml" or (not path.exists() and str(path) in build_preset_names()):
+    if path.suffix == ".toml" or (not path.exists() and str(path).lower() in build_preset_names()):
         return {"kind": "profile", "path": str(path), "profile": load_build_profile(path).to_dict()}
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")

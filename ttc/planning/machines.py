@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ttc.base.quoting import escaped, quoted
+from ttc.base.suggestion import suggestion
 from ttc.base.toml_file import read_toml
 from ttc.errors import InputError
 
@@ -66,12 +67,15 @@ def known_machines() -> dict[str, Machine]:
 def load_machine(name_or_path: str) -> Machine:
     """Return a known machine by name, or the one in a TOML file of the same keys, without a heading."""
     known = known_machines()
-    if name_or_path in known:
-        return known[name_or_path]
+    if (name := name_or_path.lower()) in known and not Path(name_or_path).is_file():
+        return known[name]
     path = Path(name_or_path)
     if not path.is_file():
         names = ", ".join(known)
-        raise InputError(f"no machine {quoted(name_or_path)}; valid: {names}, or the path of a TOML file")
+        meant = suggestion(name_or_path, known)
+        raise InputError(
+            f"no machine {quoted(name_or_path)}{meant}; valid: {names}, or the path of a TOML file"
+        )
     return _machine(read_toml(path, InputError, f"machine {path}"), str(path))
 
 
