@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 # Before anything of ours can import onnxruntime.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AsyncEngine",
