@@ -139,8 +139,8 @@ def test_the_page_holds_the_frames_and_escapes_the_text(two_blocks: Timeline) ->
     (data,) = re.findall(r'id="data">(.*?)</script>', text)
     content = json.loads(data)
     assert content["heads"] == two_blocks.headlines
-    assert content["pieces"][0] == [0, 0, 12, "</script><b>", None]
-    assert content["pieces"][1][-1] == [[0, "masked"], [1, "fresh"], [2, "filled"], [3, "settled"]]
+    assert content["wide"]["pieces"][0] == [0, 0, 12, "</script><b>", None]
+    assert content["wide"]["pieces"][1][-1] == [[0, "masked"], [1, "fresh"], [2, "filled"], [3, "settled"]]
     assert text.count("</script>") == 2
     assert not re.search(r"https?://|src=|@import|url\(", text)
 
@@ -196,7 +196,9 @@ def test_the_command(bundles: Callable[..., Path], tmp_path: Path, mode: str) ->
     found = json.loads(done.stdout)
     (data,) = re.findall(r'id="data">(.*?)</script>', file.read_text(encoding="utf-8"))
     content = json.loads(data)
-    kept = [text for *_, text, changes in content["pieces"] if changes and changes[-1][1] == "settled"]
+    kept = [
+        text for *_, text, changes in content["wide"]["pieces"] if changes and changes[-1][1] == "settled"
+    ]
     assert [int(text) for text in "".join(kept).split()] == found["token_ids"]
     blocks = found["nfe"] + 2 * len(found["nfe_per_block"])
     assert len(content["heads"]) == (blocks if mode == "diffusion" else 20)

@@ -1,6 +1,9 @@
-"""A GIF, drawn by Pillow with the font that comes with it; characters that font lacks become boxes."""
+"""A GIF, drawn by Pillow: in a monospaced font of this system, or where none of those known is here in the
+font that comes with Pillow; characters that the font lacks become boxes.
+"""
 
 import io
+from typing import Any
 
 from ttc.animation.layout import Sheet
 from ttc.animation.look import BACKGROUND, HOLD_FRAMES, LOOKS, PROMPT, TITLE
@@ -11,6 +14,14 @@ from ttc.errors import MissingDependencyError
 __all__ = ["draw"]
 
 _CELL, _LINE, _FONT, _MARGIN = 9, 22, 15, 16
+# Files as Pillow finds them in the folders of fonts: Linux, macOS, Windows.
+_MONOSPACED = (
+    "DejaVuSansMono.ttf",
+    "LiberationMono-Regular.ttf",
+    "NotoSansMono-Regular.ttf",
+    "Menlo.ttc",
+    "consola.ttf",
+)
 
 
 def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> bytes:
@@ -21,7 +32,7 @@ def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> bytes:
         raise MissingDependencyError(
             f"a GIF needs the package Pillow; {install('gif')}, or write an .svg or .html"
         ) from None
-    font = ImageFont.load_default(_FONT)
+    font = _font(ImageFont)
     size = (sheet.columns * _CELL + 2 * _MARGIN, int((sheet.rows + 1.5) * _LINE) + 2 * _MARGIN)
     images = []
     for frame in range(timeline.frames):
@@ -35,7 +46,7 @@ def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> bytes:
             if look.box is not None:
                 pen.rectangle((x, y + 1, x + piece.cells * _CELL - 2, y + _LINE - 3), look.box)
             if ink is not None:
-                for i, character in enumerate(piece.text):  # the font is not monospaced, the grid is
+                for i, character in enumerate(piece.text):  # the font may not be monospaced, the grid is
                     pen.text((x + i * _CELL + _CELL / 2, y + 2), character, ink, font, anchor="ma")
         images.append(image)
     milliseconds = [round(1e3 * frame_seconds)] * (timeline.frames - 1)
@@ -49,3 +60,13 @@ def draw(timeline: Timeline, sheet: Sheet, frame_seconds: float) -> bytes:
         loop=0,
     )
     return content.getvalue()
+
+
+def _font(fonts: Any) -> Any:
+    """Return a font, by Pillow's module of them."""
+    for name in _MONOSPACED:
+        try:
+            return fonts.truetype(name, _FONT)
+        except OSError:
+            continue
+    return fonts.load_default(_FONT)

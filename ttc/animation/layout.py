@@ -39,8 +39,8 @@ class Sheet:
 class _Pen:
     """Writes along the rows and remembers the pieces."""
 
-    def __init__(self, row: int = 0, column: int = 0) -> None:
-        self.row, self.column = row, column
+    def __init__(self, columns: int, row: int = 0, column: int = 0) -> None:
+        self._columns, self.row, self.column = columns, row, column
 
     def write(self, text: str, token: Token | None) -> list[Piece]:
         """Write a word or token, whole on one row unless it is longer than one; a line end ends the row."""
@@ -49,11 +49,11 @@ class _Pen:
             if i:
                 self.row, self.column = self.row + 1, 0
             shown = visible(line)
-            if self.column and self.column + cell_len(shown) > _COLUMNS:
+            if self.column and self.column + cell_len(shown) > self._columns:
                 self.row, self.column = self.row + 1, 0
                 shown = shown.lstrip(" ")
             while shown:
-                part = _fitting(shown, _COLUMNS - self.column)
+                part = _fitting(shown, self._columns - self.column)
                 pieces.append(Piece(self.row, self.column, cell_len(part), part, token))
                 self.column += cell_len(part)
                 shown = shown[len(part) :]
@@ -62,21 +62,21 @@ class _Pen:
         return pieces
 
 
-def lay_out(timeline: Timeline) -> Sheet:
-    """Place the prompt's end and all tokens."""
-    pen = _Pen()
+def lay_out(timeline: Timeline, columns: int = _COLUMNS) -> Sheet:
+    """Place the prompt's end and all tokens on rows of so many cells."""
+    pen = _Pen(columns)
     pieces = [piece for word in _words(timeline.prompt) for piece in pen.write(word, None)]
-    draft = _Pen()
+    draft = _Pen(columns)
     block = -1
     for token in timeline.tokens:
         if token.block != block:
             block = token.block
-            draft = _Pen(pen.row, pen.column)
+            draft = _Pen(columns, pen.row, pen.column)
         text = token.text or " " * _MASK_CELLS
         if token.stays:
             pieces += pen.write(text, token)
             # What is thrown away stands behind what is kept.
-            draft = _Pen(pen.row, pen.column) if _is_behind(pen, draft) else draft
+            draft = _Pen(columns, pen.row, pen.column) if _is_behind(pen, draft) else draft
         else:
             pieces += draft.write(text, token)
     first = max(0, _last_prompt_row(pieces) - _PROMPT_ROWS + 1)
@@ -85,7 +85,7 @@ def lay_out(timeline: Timeline) -> Sheet:
         for piece in pieces
         if piece.row >= first
     ]
-    return Sheet(tuple(shown), max((piece.row for piece in shown), default=0) + 1, _COLUMNS)
+    return Sheet(tuple(shown), max((piece.row for piece in shown), default=0) + 1, columns)
 
 
 def _is_behind(pen: _Pen, draft: _Pen) -> bool:

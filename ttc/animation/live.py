@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from ttc.runtime.decoding.result import Event
 
-__all__ = ["StepView", "pieces", "visible"]
+__all__ = ["CONTROL", "StepView", "pieces", "visible"]
 
-MASK, _CONTROL = "░", "·"
+MASK, CONTROL = "░", "·"
 _MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _OWN, _REJECTED = "bold yellow", "red strike"
 _PROMPT, _SETTLED, _OPEN, _FRESH, _UNDECIDED = "dim", "", "green", "bold black on bright_green", "dim cyan"
@@ -28,7 +28,7 @@ def pieces(tokenizer: Tokenizer | None) -> Callable[[int], str]:
 
     def piece(token: int) -> str:
         if token in controls:
-            return _CONTROL
+            return CONTROL
         # Decoders may drop the blank before the first token, so the second of two is looked at.
         once: str = tokenizer.decode([token], skip_special_tokens=False)
         twice: str = tokenizer.decode([token, token], skip_special_tokens=False)

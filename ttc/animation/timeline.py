@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ttc.animation.live import CONTROL
 from ttc.runtime.decoding.result import Event, Result
 
 __all__ = ["State", "Timeline", "Token", "recorded"]
@@ -112,7 +113,8 @@ class Timeline:
         kept = 0
         for token in event.token_ids:
             if kept < len(self._open) and self._ids[kept] == token:
-                self._open[kept].become(frame, State.SETTLED)
+                ends = self._open[kept].text == CONTROL
+                self._open[kept].become(frame, State.GONE if ends else State.SETTLED)
             else:  # not drafted here: AR's own
                 if kept < len(self._open):
                     self._open[kept].become(frame, State.GONE)

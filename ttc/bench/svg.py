@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "heat_map", "plot"]
+from ttc.bench.labels import placed
 
-_WIDTH, _HEIGHT = 560, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 48
-_LEGEND = 200  # width beside the frame
-# Okabe and Ito's, then darker ones of theirs.
-COLORS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
-    *("#00395a", "#6a2f00", "#004f39", "#663c53", "#735000", "#2b5a74", "#000000"),
+__all__ = ["COLORS", "MODE_COLORS", "Series", "heat_map", "legend", "plot"]
+
+# As wide as a phone shows without shrinking the text much.
+_WIDTH, _HEIGHT = 440, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 20, 48
+# Colours as (on white, on black), each with 3:1 against its ground: after Okabe and Ito's.
+_PAIRS = (
+    *(("#0072b2", "#56b4e9"), ("#c04f00", "#ff8c42"), ("#00795a", "#2fd0a0"), ("#a8457c", "#e79bc4")),
+    *(("#8a6400", "#f0c040"), ("#5b4bb5", "#b3a6ff"), ("#5f6670", "#a9b2bc"), ("#8b1a1a", "#ff8a8a")),
 )
+COLORS = tuple(f"light-dark({light}, {dark})" for light, dark in _PAIRS)
+# One colour for a mode, wherever it is drawn.
+MODE_COLORS = dict(zip(("ar", "diffusion", "lossless", "prompt-lookup"), COLORS, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Series:
         labels: beside each point; empty for none.
         x_bars, y_bars: (low, high) around each point; empty for none.
         joined: whether a line goes through the points.
+        color: CSS; None for the next of `COLORS`.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Series:
     x_bars: Sequence[tuple[float, float]] = ()
     y_bars: Sequence[tuple[float, float]] = ()
     joined: bool = False
+    color: str | None = None
 
 
 def plot(
@@ -51,11 +58,41 @@ def plot(
     low, high = y_range or (min(0.0, *ys), max(ys))
     y_axis = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_frame(x_axis, y_axis, x_label, y_label)]
-    for i, one in enumerate(series):
-        parts += _draw(one, x_axis, y_axis, COLORS[i % len(COLORS)])
-    parts += _legend([one.name for one in series])
-    width = _WIDTH + (_LEGEND if len(series) > 1 else 0)
-    return _svg(width, _HEIGHT, f"{y_label} against {x_label}", parts)
+    for one, color in zip(series, _colors(series), strict=True):
+        parts += _draw(one, x_axis, y_axis, color)
+    parts += _labels(series, x_axis, y_axis)
+    return _svg(_WIDTH, _HEIGHT, f"{y_label} against {x_label}", parts)
+
+
+def legend(series: Sequence[Series]) -> str:
+    """Return the names of several series beside their colours, as HTML."""
+    if len(series) < 2:
+        return ""
+    items = (
+        f'<li><i style="background: {color}"></i>{escape(one.name)}</li>'
+        for one, color in zip(series, _colors(series), strict=True)
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _colors(series: Sequence[Series]) -> list[str]:
+    return [one.color or COLORS[i % len(COLORS)] for i, one in enumerate(series)]
+
+
+def _labels(series: Sequence[Series], x_axis: "_Axis", y_axis: "_Axis") -> list[str]:
+    """Return the labels of all points, each where it lies on nothing else."""
+    at = [[(x_axis.at(x), y_axis.at(y)) for x, y in one.points] for one in series]
+    wanted = [
+        pair for one, points in zip(series, at, strict=True) for pair in zip(one.labels, points, strict=False)
+    ]
+    frame = (_LEFT, 0.0, _WIDTH, _HEIGHT - _BOTTOM)
+    parts = []
+    for label in placed(wanted, (point for points in at for point in points), frame):
+        if label.is_far:
+            x, y = label.point
+            parts.append(f'<path d="M{x:.1f} {y:.1f}L{label.x:.1f} {label.y - 4:.1f}" class="lead"/>')
+        parts.append(_text(label.x, label.y, label.text, label.anchor))
+    return parts
 
 
 def heat_map(cells: Sequence[Sequence[float]], x_label: str, y_label: str) -> str:
@@ -68,7 +105,7 @@ def heat_map(cells: Sequence[Sequence[float]], x_label: str, y_label: str) -> st
         for c, value in enumerate(row):
             parts.append(
                 f'<rect x="{_LEFT + c * size}" y="{_TOP + r * size}" width="{size - 1}" height="{size - 1}" '
-                f'fill="#0072b2" fill-opacity="{value:.3f}" stroke="#999" stroke-width="0.3">'
+                f'style="fill: {COLORS[1]}" fill-opacity="{value:.3f}" class="cell">'
                 f"<title>{escape(y_label)} {r + 1}, {escape(x_label)} {c + 1}: {value:.0%}</title></rect>"
             )
     every = max(1, -(-20 // size))
@@ -125,28 +162,14 @@ def _draw(one: Series, x_axis: _Axis, y_axis: _Axis, color: str) -> list[str]:
     parts = []
     if one.joined and len(points) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+        parts.append(f'<path d="M{path}" fill="none" style="stroke: {color}" stroke-width="1.5"/>')
     for (low, high), (_, y) in zip(one.x_bars, points, strict=False):
-        parts.append(f'<path d="M{x_axis.at(low):.1f} {y:.1f}H{x_axis.at(high):.1f}" stroke="{color}"/>')
+        bar = f"M{x_axis.at(low):.1f} {y:.1f}H{x_axis.at(high):.1f}"
+        parts.append(f'<path d="{bar}" style="stroke: {color}"/>')
     for (low, high), (x, _) in zip(one.y_bars, points, strict=False):
-        parts.append(f'<path d="M{x:.1f} {y_axis.at(low):.1f}V{y_axis.at(high):.1f}" stroke="{color}"/>')
-    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in points]
-    for label, (x, y) in zip(one.labels, points, strict=False):
-        # What stands near the right edge is labelled to its left.
-        side, anchor = (-7, "end") if x > (x_axis.start + 3 * x_axis.end) / 4 else (7, "start")
-        parts.append(_text(x + side, y - 5, label, anchor))
-    return parts
-
-
-def _legend(names: Sequence[str]) -> list[str]:
-    if len(names) < 2:
-        return []
-    parts = []
-    for i, name in enumerate(names):
-        y = _TOP + 10 + 16 * i
-        color = COLORS[i % len(COLORS)]
-        parts.append(f'<circle cx="{_WIDTH + 6}" cy="{y - 4}" r="4" fill="{color}"/>')
-        parts.append(_text(_WIDTH + 16, y, name, "start"))
+        bar = f"M{x:.1f} {y_axis.at(low):.1f}V{y_axis.at(high):.1f}"
+        parts.append(f'<path d="{bar}" style="stroke: {color}"/>')
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill: {color}"/>' for x, y in points]
     return parts
 
 
