@@ -60,9 +60,81 @@ def miniature_cpu(record: Record) -> str:
     return f"{_table(('mode', 'backend', 'tokens/s', 'NFE', 'tokens/NFE'), rows)}\n{told}\n"
 
 
+def miniature_bench(record: Record) -> str:
+    """Return the cases of `ttc bench` side by side, with the right answers."""
+    rows = []
+    for case in record["cases"]:
+        speed, answers = case["speed"][0], case["answers"]
+        slow, fast = (speed["tokens"] / bound(speed["seconds_of_repeats"]) for bound in (max, min))
+        words = answers["quality"]["by_task"]["word"]
+        rows.append(
+            (
+                case["name"],
+                f"{speed['tokens_per_second']:.0f}",
+                f"{slow:.0f} to {fast:.0f}",
+                f"{speed['over_ar']:.2f}",
+                _or_nothing(speed["tokens_per_nfe"]),
+                _or_nothing(speed["nfe_in_ar_steps"]),
+                f"{answers['quality']['of_ar']:.1%}" + (", BROKEN" if answers["broken"] else ""),
+                f"{words['correct'] / words['problems']:.1%}",
+            )
+        )
+    base = next(case["speed"][0] for case in record["cases"] if case["mode"] == "diffusion")
+    told = (
+        f"{_conditions(record)}. The two factors of the wall clock: of the first case of diffusion "
+        f"{base['tokens_per_nfe']:.2f} tokens for the price of {base['nfe_in_ar_steps']:.2f} AR steps, "
+        f"which is {base['over_ar']:.2f}."
+    )
+    head = (
+        "",
+        "tokens/s",
+        "min to max",
+        "speedup",
+        "tokens/NFE",
+        "NFE cost ratio",
+        "right, of AR",
+        "stories right",
+    )
+    return f"{_table(head, rows)}\n{told}\n"
+
+
+def miniature_batches(record: Record) -> str:
+    """Return throughput over batch sizes, of one case a mode."""
+    cases = {case["mode"]: case for case in reversed(record["cases"])}
+    modes = [mode for mode in ("ar", "diffusion", "lossless", "prompt-lookup") if mode in cases]
+    rows = []
+    for batch in record["work"]["batch_sizes"]:
+        cells = [str(batch)]
+        for mode in modes:
+            speed = next(one for one in cases[mode]["speed"] if one["batch"] == batch)
+            over = "" if mode == "ar" else f" ({speed['over_ar']:.2f})"
+            cells.append(f"{speed['tokens_per_second']:.0f}{over}")
+        rows.append(cells)
+    names = [cases[mode]["name"] for mode in modes]
+    return f"{_table(('batch', *names), rows)}\n{_conditions(record)}.\n"
+
+
+def _conditions(record: Record) -> str:
+    """Return what the figures of `ttc bench` hold for."""
+    machine, work, conditions = record["machine"], record["work"], record["conditions"]
+    loads = (
+        f"load {conditions['load_at_start']:.1f} at the start and {conditions['load_at_end']:.1f} at the end"
+    )
+    return (
+        f"On {machine['cores']} cores of {machine['cpu']}, {loads}, the run itself included; medians over "
+        f"{work['repeats']} turns of {work['timed_prompts']} prompts; {work['problems']} problems"
+    )
+
+
+def _or_nothing(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 _NFE_COST = "cost of one NFE in AR steps, extension included"
 _LOOP_SHARE = "loop outside the backend, share of a denoise step"
-TABLES: Mapping[str, Callable[[Record], str]] = {"newcomer": newcomer, "miniature_cpu": miniature_cpu}
+TABLES: Mapping[str, Callable[[Record], str]] = {
+    made.__name__: made for made in (newcomer, miniature_cpu, miniature_bench, miniature_batches)
+}
 
 
 def with_tables(text: str) -> str:

@@ -2,15 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.support.build_models import write_model
-from ttc.commands.build import build, parse_shapes, parse_targets
+from ttc.commands.build import _report_lines, build, parse_shapes, parse_targets
 from ttc.commands.cache import cache
 from ttc.commands.inspect import inspect
 from ttc.errors import InputError
+from ttc.exporter.engines.build_phases import BuildPhase
+from ttc.exporter.engines.build_report import BuildReport, GraphReport
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
@@ -43,12 +46,46 @@ def test_build_and_cache(run, bundles, tmp_path):
     assert stages["parse"]["seconds"] + stages["build"]["seconds"] < first["graphs"][0]["seconds"]
     assert stages["parse"]["peak_bytes"] <= stages["build"]["peak_bytes"] == first["graphs"][0]["peak_bytes"]
     again = run(build, step, "-o", out, "--sm", "89,120", "--max-shapes", "batch:2")
-    assert re.search(r"from the cache; write \d+\.\d s, peak [\d.]+ [MG]iB", again.stdout)
+    assert re.search(r"^step +1 +[\d.]+ [KM]iB +\d+ +from the cache +", again.stdout, re.MULTILINE)
     listed = json.loads(run(cache, "ls", "--json").stdout)
     assert [entry["role"] for entry in listed["entries"]] == ["step"]
-    assert "1 entries" in run(cache, "ls").stdout
+    assert "1 entries" in run(cache, "ls", "--limit", "1").stdout
     assert "1 entries deleted" in run(cache, "clear").stdout
     assert json.loads(run(cache, "ls", "--json").stdout)["entries"] == []
+
+
+def test_the_table_of_a_build_has_a_total() -> None:
+    graphs = tuple(
+        GraphReport(role, {f"{role}_0": size, f"{role}_1": size}, cached, 1.5, {"MatMul": 10}, phases)
+        for role, size, cached, phases in (
+            (
+                "context",
+                3 << 20,
+                False,
+                {"parse": BuildPhase(0.5, 1 << 30), "build": BuildPhase(1.0, 2 << 30)},
+            ),
+            ("denoiser", 1 << 20, True, {}),
+        )
+    )
+    report = BuildReport(
+        Path("out"),
+        "tensorrt-rtx",
+        "1.7",
+        "cut",
+        ("8.9",),
+        graphs,
+        seconds=2.0,
+        notes=("a note",),
+        reproducible=None,
+    )
+    lines = _report_lines(report)
+    assert lines[2:6] == [
+        "graph     engines  size     layers  built           parse  build  peak memory",
+        "context   2        6.0 MiB  10      1.5 s           0.5 s  1.0 s  2.0 GiB",
+        "denoiser  2        2.0 MiB  10      from the cache",
+        "total     4        8.0 MiB  20      1.5 s",
+    ]
+    assert lines[-1] == "note: a note"
 
 
 def test_dry_run_builds_nothing(run, bundles, tmp_path):

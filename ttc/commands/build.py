@@ -11,11 +11,12 @@ import click
 
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.commands.options import BundlePath, checkpoint_option, trust_option
+from ttc.commands.tables import fitted
 from ttc.commands.terminal import echo, size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
-    from ttc.exporter.engines.build_report import BuildReport
+    from ttc.exporter.engines.build_report import BuildReport, GraphReport
     from ttc.exporter.engines.foreign_plan import ForeignPlan
     from ttc.exporter.engines.network import NetworkTensor
     from ttc.exporter.engines.planning import BuildPlan
@@ -285,19 +286,38 @@ def _tensor(tensor: "NetworkTensor") -> str:
 
 def _report_lines(report: "BuildReport") -> list[str]:
     how = f"form {report.form}, {report.seconds:.1f} s"
-    lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}"]
+    lines = [f"{report.output}: {report.backend} {report.backend_version}, {how}", ""]
+    phases = tuple(dict.fromkeys(name for graph in report.graphs for name in graph.phases))
+    head = ("graph", "engines", "size", "layers", "built", *phases, "peak memory")
+    rows = [_report_row(graph, phases) for graph in report.graphs]
+    if len(rows) > 1:
+        sizes = [sum(graph.engines.values()) for graph in report.graphs]
+        fresh = sum(graph.seconds for graph in report.graphs if not graph.cached)
+        counts = (
+            str(sum(number))
+            for number in zip(*((len(g.engines), g.layers) for g in report.graphs), strict=True)
+        )
+        engines, layers = counts
+        rows.append(("total", engines, size(sum(sizes)), layers, f"{fresh:.1f} s", *("" for _ in phases), ""))
+    lines += fitted(rows, head, None)
+    lines.append("")
     for graph in report.graphs:
-        how = "from the cache" if graph.cached else f"built in {graph.seconds:.1f} s"
-        phases = "".join(
-            f"; {name} {phase.seconds:.1f} s, peak {size(phase.peak_bytes)}"
-            for name, phase in graph.phases.items()
-        )
-        lines.append(
-            f"{graph.role:<9} {len(graph.engines)} engine(s), {size(sum(graph.engines.values()))}, "
-            f"{graph.layers} layers, {how}{phases}"
-        )
         kinds = ", ".join(f"{kind} ×{count}" for kind, count in graph.layer_kinds.items())
-        lines.append(f"{'':<9} {kinds}")
+        lines.append(f"layers of {graph.role}: {kinds}")
     if report.reproducible:
         lines.append("two builds gave the same bytes")
-    return lines + [f"note      {note}" for note in report.notes]
+    return lines + [f"note: {note}" for note in report.notes]
+
+
+def _report_row(graph: "GraphReport", phases: Sequence[str]) -> tuple[str, ...]:
+    """Return a graph's line of the table."""
+    times = (f"{graph.phases[name].seconds:.1f} s" if name in graph.phases else "" for name in phases)
+    return (
+        graph.role,
+        str(len(graph.engines)),
+        size(sum(graph.engines.values())),
+        str(graph.layers),
+        "from the cache" if graph.cached else f"{graph.seconds:.1f} s",
+        *times,
+        size(graph.peak_bytes) if graph.peak_bytes else "",
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ttc.commands.terminal import echo
+from ttc.commands.terminal import columns, decimal_size, echo
 from ttc.exporter.engines.cache import EngineCache, default_cache_folder
 
 __all__ = ["cache"]
@@ -19,11 +19,13 @@ def cache() -> None:
 
 
 @cache.command("ls")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the N that were used last.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def ls(as_json: bool) -> None:
+def ls(limit: int | None, as_json: bool) -> None:
     """List the entries, the one used last first."""
     folder = default_cache_folder()
-    entries = EngineCache(folder).entries()
+    every = EngineCache(folder).entries()
+    entries = every[:limit]
     if as_json:
         content = [
             {**entry.about, "key": entry.key, "size_bytes": entry.size_bytes, "used": entry.used}
@@ -31,13 +33,18 @@ def ls(as_json: bool) -> None:
         ]
         click.echo(json.dumps({"folder": str(folder), "entries": content}))
         return
-    echo(f"{folder}: {len(entries)} entries, {sum(entry.size_bytes for entry in entries) / 1e6:.1f} MB")
+    echo(f"{folder}: {len(every)} entries, {decimal_size(sum(entry.size_bytes for entry in every))}")
+    rows = []
     for entry in entries:
         about = entry.about
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         role, form, backend, version = (about.get(key, "?") for key in ("role", "form", "backend", "version"))
-        size = f"{entry.size_bytes / 1e6:8.1f} MB"
-        echo(f"{entry.key[:12]}  {used}  {size}  {role} ({form}, {_taken(about)}), {backend} {version}")
+        what = f"{role} ({form}, {_taken(about)})"
+        rows.append((entry.key[:12], used, decimal_size(entry.size_bytes), what, f"{backend} {version}"))
+    if rows:
+        columns(rows, ("key", "used", "size", "graph", "built by"))
+    if len(entries) < len(every):
+        echo(f"and {len(every) - len(entries)} more")
 
 
 @cache.command("clear")
