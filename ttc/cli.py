@@ -38,6 +38,7 @@ COMMANDS = (
     "verify",
     "sign",
     "profile",
+    "run",
     "cache",
     "doctor",
     "demo",

