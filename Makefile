@@ -49,8 +49,10 @@ check: $(READY) ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-miniature: $(READY) ## export the built-in miniature anew into the package, after its weights or the exporter changed
+miniature: $(READY) ## after its weights or the exporter changed: its bundle, the picture and the tables in the documents anew
 	$(BIN)/python -m examples.miniature.bundle
+	$(BIN)/ttc generate miniature --example story --save-steps docs/pictures/block.svg
+	$(BIN)/python -m benchmarks.tables
 
 bench: $(READY) ## measure the backends on the miniature and print the ratios
 	$(BIN)/python benchmarks/run.py
