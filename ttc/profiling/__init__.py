@@ -6,6 +6,7 @@ eager             times of the layers and ops of the torch backend
 engines           times of the layers of TensorRT engines and of the kernels between them
 engine_profiler   sees those layers and kernels while they run
 engine_parts      finds the model's layers in them
+engine_times      engines by themselves, timed: `ttc run`
 timing            calls by the clock
 costs             what each part must at least read and compute
 report            the parts, added up by layer, kind and op
