@@ -23,6 +23,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from ttc.base.distribution import DISTRIBUTION
 from ttc.base.names import ENGINE_FORMS
 from ttc.bench.identity import load_average, machine, now
 from ttc.exporter.engines.build import build
@@ -140,7 +141,7 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "finished": now(),
         "load_at_end": load_average(),
         "machine": dataclasses.asdict(machine()),
-        "versions": {name: version(name) for name in ("ttc", "tensorrt_rtx", "onnx", "onnx-ir")},
+        "versions": {name: version(name) for name in (DISTRIBUTION, "tensorrt_rtx", "onnx", "onnx-ir")},
         "rows": rows,
     }
 

@@ -21,14 +21,13 @@ from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.exporter.passes.partition import Partition, partition
 from ttc.exporter.passes.shapes import shape_of
+from ttc.exporter.passes.share_common import share_common
 from ttc.formats.engines import TensorRecord
 from ttc.formats.program import Program
-from ttc.plugins.table import OPS
 
 __all__ = ["engine_specs", "partition_graph", "spec_problems"]
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-_UNFOLDED = frozenset(op.name for op in OPS if op.is_quantised or op.glue)
 
 
 def engine_specs(
@@ -74,8 +73,9 @@ def _whole(source: GraphSource, variant: EngineVariant, bake: bool, plugins: boo
         inline_composites(model)
     else:
         # TensorRT-RTX's parser gives nodes of a body the same names in every call, and refuses a second
-        # DequantizeLinear of one name; glue is to be told apart in a profile.
-        inline_ops(model, _UNFOLDED)
+        # DequantizeLinear of one name; so a profile could not tell them apart either.
+        inline_ops(model)
+    share_common(model)
     low, _, high = variant.ranges
     fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
     return _spec(variant.name, source.role, model, variant.ranges)
