@@ -170,6 +170,10 @@ class CudaDevice(Device):
         self._enter()
         self._translated(lambda: self._own.wait(event))
 
+    def wait_for(self, event: Any) -> None:
+        self._enter()
+        self._translated(event.sync)
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._enter()
         self._count()

@@ -168,7 +168,7 @@ class Device(ABC):
 
     @abstractmethod
     def upload(self, target: DeviceArray, source: npt.NDArray[np.uint8]) -> None:
-        """Enqueue a copy from pinned memory, whose content must stay until `wait`; never captured."""
+        """Enqueue a copy from pinned memory, whose content must stay until it is done; never captured."""
 
     @abstractmethod
     def download(self, target: npt.NDArray[np.uint8], source: DeviceArray) -> None:
@@ -197,6 +197,10 @@ class Device(ABC):
     @abstractmethod
     def wait_event(self, event: Any) -> None:
         """Let what is enqueued from now on wait for an event of another device."""
+
+    @abstractmethod
+    def wait_for(self, event: Any) -> None:
+        """Wait, on the host, until an event of this device has come."""
 
     @abstractmethod
     def fill(self, target: DeviceArray, byte: int) -> None:

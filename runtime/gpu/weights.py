@@ -1,23 +1,34 @@
 """Weights from the checkpoint's files onto the device.
 
-Pieces go through two buffers of pinned memory: while the device copies one, the host fills the other. A stack
-of experts is filled expert by expert on the device; the host never holds it. (What is stored in
-another dtype is converted piece by piece on the way.)
+Threads read pieces of the files straight into a ring of pinned buffers, several at once; as soon as one is
+full the device copies it, and an event says when the buffer may be filled again. A stack of experts is filled
+expert by expert on the device; the host never holds it. What is stored in another dtype is converted on the
+way.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.base.dtypes import stored_bytes
+from ttc.base.machine import usable_cores
+from ttc.errors import TtcError
+from ttc.formats.weight_readers import PartReader
 from ttc.model.bundle import Bundle
-from ttc.runtime.gpu.device import DeviceArray, Scope
+from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 
 __all__ = ["Progress", "upload_weights", "weight_bytes"]
 
 # (bytes done, bytes in all)
 Progress = Callable[[int, int], None]
-STAGING_BYTES = 64 * 2**20
+# An expert of the released model has 10 MB; more readers than this get nothing more out of a disk.
+STAGING_BYTES, MOST_READERS, BUFFERS_PER_READER = 16 * 2**20, 8, 2
 
 
 def weight_bytes(bundle: Bundle, names: Iterable[str]) -> int:
@@ -41,7 +52,7 @@ def upload_weights(
         names: of the weights.
         scope: of the memory.
         progress: called with (bytes done, bytes in all).
-        staging_bytes: size of each of the two pinned buffers.
+        staging_bytes: size of each of the pinned buffers, two for each thread that reads.
         together: name → weights that differ in their first dimension only, to be laid one behind the other,
             so that the whole is a matrix too. It comes back under that name, beside its parts.
 
@@ -49,30 +60,94 @@ def upload_weights(
         DeviceMemoryError: not enough memory.
         BundleError, NumericsError: as `Bundle.read_weight`.
     """
-    device, wanted = scope.device, list(names)
-    total, done = weight_bytes(bundle, wanted), 0
-    buffers = [device.pinned(staging_bytes) for _ in range(2)]
-    turn = 0
+    wanted = list(names)
     arrays = _joined(bundle, scope, together or {}, wanted)
     for name in wanted:
         entry = bundle.weights[name]
-        array = arrays[name] = arrays.get(name) or scope.array(entry.dtype, entry.shape)
-        offset = array.address - array.memory.address
-        for part in bundle.weight_parts(name):
-            raw = part.reshape(-1).view(np.uint8)
-            for start in range(0, raw.nbytes, staging_bytes):
-                piece = raw[start : start + staging_bytes]
-                staged = buffers[turn][: piece.nbytes]
-                staged[...] = piece
-                device.wait()  # the other buffer's copy; this one's was waited for before that
-                device.upload(DeviceArray.at(array.memory, offset, "uint8", piece.shape), staged)
-                offset += piece.nbytes
-                done += piece.nbytes
-                turn = 1 - turn
+        arrays[name] = arrays.get(name) or scope.array(entry.dtype, entry.shape)
+    total, done = weight_bytes(bundle, wanted), 0
+    with _Ring(scope.device, min(MOST_READERS, usable_cores()), staging_bytes) as ring:
+        for piece in _pieces(bundle, wanted, arrays, staging_bytes):
+            for nbytes in ring.put(piece):
+                done += nbytes
+                if progress is not None:
+                    progress(done, total)
+        for nbytes in ring.drain():
+            done += nbytes
             if progress is not None:
                 progress(done, total)
-    device.wait()
     return arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch of a part, not longer than a buffer, and where on the device it goes."""
+
+    reader: PartReader
+    begin: int
+    target: DeviceArray
+
+
+def _pieces(
+    bundle: Bundle, names: Iterable[str], arrays: Mapping[str, DeviceArray], most_bytes: int
+) -> Iterator[_Piece]:
+    for name in names:
+        array = arrays[name]
+        offset = array.address - array.memory.address
+        for reader in bundle.weight_readers(name):
+            for begin in range(0, reader.nbytes, most_bytes):
+                count = min(most_bytes, reader.nbytes - begin)
+                yield _Piece(reader, begin, DeviceArray.at(array.memory, offset + begin, "uint8", (count,)))
+            offset += reader.nbytes
+
+
+class _Ring:
+    """Pinned buffers in the order in which they become free, and those that are being filled.
+
+    The thread that owns it does all that the device is asked for; the others read files.
+    """
+
+    def __init__(self, device: Device, readers: int, staging_bytes: int) -> None:
+        self._device = device
+        self._readers = ThreadPoolExecutor(readers, "ttc-weights")
+        # With each buffer, the event after which the device no longer reads it.
+        self._free: deque[tuple[npt.NDArray[np.uint8], Any]] = deque(
+            (device.pinned(staging_bytes), None) for _ in range(readers * BUFFERS_PER_READER)
+        )
+        self._filling: deque[tuple[_Piece, npt.NDArray[np.uint8], Future[None]]] = deque()
+
+    def put(self, piece: _Piece) -> Iterator[int]:
+        """Let a piece be read, and yield the bytes of those that had to be sent before."""
+        if not self._free:
+            yield self._send()
+        buffer, event = self._free.popleft()
+        if event is not None:
+            self._device.wait_for(event)
+        view = buffer[: piece.target.nbytes].data
+        reading = self._readers.submit(piece.reader.fill, view, piece.begin)
+        self._filling.append((piece, buffer, reading))
+
+    def drain(self) -> Iterator[int]:
+        """Send what is left, and yield its bytes piece by piece; all of it is on the device afterwards."""
+        while self._filling:
+            yield self._send()
+        self._device.wait()
+
+    def _send(self) -> int:
+        piece, buffer, reading = self._filling.popleft()
+        reading.result()
+        self._device.upload(piece.target, buffer[: piece.target.nbytes])
+        self._free.append((buffer, self._device.record_event()))
+        return piece.target.nbytes
+
+    def __enter__(self) -> "_Ring":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._readers.shutdown(cancel_futures=True)
+        if kind is not None:
+            with contextlib.suppress(TtcError):  # buffers must outlive the copies; the first fault is told
+                self._device.wait()
 
 
 def _joined(

@@ -18,6 +18,7 @@ from ttc.errors import BundleError, DigestError, NumericsError
 from ttc.formats.atomic_folder import bundle_writer
 from ttc.formats.manifest import Manifest, ShardRecord, WeightMap, WeightSpec
 from ttc.formats.shard import Shard
+from ttc.formats.weight_readers import ConvertedPart, PartReader, StoredPart
 from ttc.model.bundle import Bundle
 
 
@@ -43,6 +44,14 @@ def packed_bundle(destination: Path, external: str | None = None) -> Path:
         return draft.commit(dataclasses.replace(SMALL, weights=WeightMap("packed", SPECS)))
 
 
+def read_in_pieces(reader: PartReader, most_bytes: int) -> bytearray:
+    """The last piece first: who reads may be several."""
+    made = bytearray(reader.nbytes)
+    for begin in reversed(range(0, reader.nbytes, most_bytes)):
+        reader.fill(memoryview(made)[begin : begin + most_bytes], begin)
+    return made
+
+
 def expect_weights(bundle: Bundle) -> None:
     expected = {
         "w.f32": WEIGHTS["w.f32"],
@@ -58,6 +67,9 @@ def expect_weights(bundle: Bundle) -> None:
         assert found.flags.c_contiguous
         assert not found.flags.writeable
         np.testing.assert_array_equal(found, array)
+        parts = [bytes(read_in_pieces(reader, 5)) for reader in bundle.weight_readers(name)]
+        assert parts == [part.tobytes() for part in bundle.weight_parts(name)]
+        assert len(parts) == (2 if name == "stack" else 1)
     with pytest.raises(BundleError, match="no weight 'other' among its 4"):
         bundle.read_weight("other")
 
@@ -224,6 +236,17 @@ def test_a_shard_that_is_cut_short_after_opening_is_an_error(referenced: Path, c
             BundleError, match=r"one.safetensors: ends at byte \d+, and had \d+ bytes .* cut short"
         ):
             bundle.read_weight("w.f32")
+
+
+def test_what_is_stored_as_it_is_due_is_read_where_it_goes(referenced: Path) -> None:
+    with Bundle.open(referenced) as bundle:
+        kinds = {name: [type(reader) for reader in bundle.weight_readers(name)] for name in bundle.weights}
+    assert kinds == {
+        "w.f32": [StoredPart],
+        "scalar": [StoredPart],
+        "w.bf16": [ConvertedPart],
+        "stack": [ConvertedPart, ConvertedPart],
+    }
 
 
 @pytest.mark.parametrize("external", [None, "context.onnx.data"])

@@ -137,6 +137,11 @@ class FakeDevice(Device):
         assert event[0] != self.name
         self._log("wait_event")
 
+    def wait_for(self, event: Any) -> None:
+        assert event[0] == self.name
+        self._check()
+        self._log("wait_for")
+
     def fill(self, target: DeviceArray, byte: int) -> None:
         self._put(lambda: self.bytes_of(target).fill(byte))
 

@@ -72,6 +72,7 @@ from ttc.formats.manifest import (
 from ttc.formats.shard import Array
 from ttc.formats.signed_folder import check_signature, refuse_unlisted
 from ttc.formats.strictjson import quoted
+from ttc.formats.weight_readers import PartReader
 from ttc.formats.weights import PackedWeights, ReferencedWeights
 
 if TYPE_CHECKING:
@@ -285,6 +286,14 @@ class BundleFolder:
         made on the host; any other is one piece. Otherwise as `read_weight`.
         """
         return self._weights.parts(self._spec(name))
+
+    def weight_readers(self, name: str) -> Iterator[PartReader]:
+        """Yield what reads the pieces of `weight_parts`, for a caller that has the memory already.
+
+        Raises:
+            BundleError: there is no such weight, or a graph file does not hold it.
+        """
+        return self._weights.readers(self._spec(name))
 
     @property
     def decoded_weights(self) -> dict[str, WeightSpec]:

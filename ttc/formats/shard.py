@@ -136,17 +136,23 @@ class Shard:
     def read(self, name: str) -> Array:
         """Return the tensor `name`, read-only, in memory of its own."""
         info = self.info(name)
-        if not self._is_open:
-            raise self._error(f"{self.path}: closed; tensor {quoted(name)} can no longer be read")
         try:
             content = np.empty(info.nbytes, np.uint8)
         except MemoryError:
             raise self._error(
                 f"{self.path}: tensor {quoted(name)} takes {info.nbytes} bytes, more memory than there is"
             ) from None
-        self._file.fill(content.data, info.begin)
+        self.fill(name, content.data, 0)
         content.flags.writeable = False
         return content.view(numpy_dtype(info.dtype)).reshape(info.shape)
+
+    def fill(self, name: str, target: memoryview, begin: int) -> None:
+        """Fill `target`, which is of bytes, with the bytes of the tensor `name` from its byte `begin` on."""
+        info = self.info(name)
+        if not self._is_open:
+            raise self._error(f"{self.path}: closed; tensor {quoted(name)} can no longer be read")
+        assert begin + len(target) <= info.nbytes, f"{begin + len(target)} of {info.nbytes} bytes"
+        self._file.fill(target, info.begin + begin)
 
     def close(self) -> None:
         """Close the file; arrays that were read stay valid."""

@@ -4,8 +4,10 @@ graphs.
 Of four-bit weights an array holds the bytes, two numbers in each (`WeightSpec.array_shape`).
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from ttc.formats.quantised.layouts import LAYOUTS, Piece, piece_shapes
 from ttc.formats.quantised.measures import all_numbers
 from ttc.formats.shard import Array, Shard
 from ttc.formats.strictjson import quoted
+from ttc.formats.weight_readers import ConvertedPart, PartReader, StoredPart
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -95,6 +98,20 @@ class ReferencedWeights:
     def parts(self, spec: WeightSpec) -> Iterator[Array]:
         """Return what `Bundle.weight_parts` does."""
         return (self._part(spec, tensors) for tensors in spec.parts)
+
+    def readers(self, spec: WeightSpec) -> Iterator[PartReader]:
+        """Return what `Bundle.weight_readers` does."""
+        dtype = numpy_dtype(spec.array_dtype)
+        pieces = _pieces(spec)
+        for tensors in spec.parts:
+            stored = self._owner[tensors[0]].info(tensors[0])
+            is_as_due = stored.dtype == dtype.name and (
+                pieces[0][0].is_stored_as_due and dtype.kind in "iu" if spec.piece else not spec.layout
+            )
+            if is_as_due:
+                yield StoredPart(self._owner[tensors[0]], tensors[0])
+            else:
+                yield ConvertedPart(partial(self._part, spec, tensors), _part_bytes(spec))
 
     def _part(self, spec: WeightSpec, tensors: Sequence[str], out: Array | None = None) -> Array:
         """Return one part of a weight in the weight's dtype, written to `out` if that is given."""
@@ -210,10 +227,18 @@ class PackedWeights:
         array = self.read(spec)
         yield from (array[i, ...] for i in range(spec.shape[0])) if spec.stacked else (array,)
 
+    def readers(self, spec: WeightSpec) -> Iterator[PartReader]:
+        """Return what `Bundle.weight_readers` does."""
+        return (ConvertedPart(partial(np.asarray, part), part.nbytes) for part in self.parts(spec))
+
     def close(self) -> None:
         """Forget the parsed graphs."""
         with self._lock:
             self._parsed.clear()
+
+
+def _part_bytes(spec: WeightSpec) -> int:
+    return int(math.prod(array_shape(spec.dtype, spec.part_shape))) * numpy_dtype(spec.array_dtype).itemsize
 
 
 def _pieces(spec: WeightSpec) -> list[tuple[Piece, tuple[int, ...]]]:

@@ -60,6 +60,11 @@ class Piece:
     shapes: Callable[[Shape], list[Shape] | None]
     convert: Callable[[Array, Shape], Array]
 
+    @property
+    def is_stored_as_due(self) -> bool:
+        """Whether a tensor of the dtype and shape that are due needs no conversion."""
+        return self.convert is _as_it_is
+
     def fits(self, tensor: Described, due: Shape) -> bool:
         """Whether a tensor has a dtype and a shape that this piece may be stored in, where `due` is due."""
         shapes = self.shapes(due)
