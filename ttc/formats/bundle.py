@@ -51,23 +51,21 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from ttc.base.files import OpenFile, read_bounded
-from ttc.errors import BundleError, DigestError
+from ttc.errors import BundleError
 from ttc.formats.atomic_folder import BUNDLE
 from ttc.formats.decoded import decode_weight, decoded_specs
 from ttc.formats.graph_file import parse_graph
+from ttc.formats.listed_files import compare, inside, verify
 from ttc.formats.manifest import (
     MANIFEST_FILE,
-    FileRecord,
     Manifest,
     WeightSpec,
-    checked_path,
 )
 from ttc.formats.shard import Array
 from ttc.formats.signed_folder import check_signature, refuse_unlisted
@@ -168,7 +166,7 @@ class BundleFolder:
             raise BundleError(
                 f"{folder / MANIFEST_FILE}: missing; this folder is not a bundle made by `ttc export`"
             )
-        manifest_file = _inside(folder, MANIFEST_FILE, str(folder))
+        manifest_file = inside(folder, MANIFEST_FILE, str(folder))
         raw = read_bounded(manifest_file, _MAX_MANIFEST_BYTES, BundleError, links=False)
         how = f"this bundle is not signed; sign it with `ttc sign {folder} --key KEY`"
         check_signature(raw, manifest_file, trust, how)
@@ -184,9 +182,9 @@ class BundleFolder:
             for name, record in manifest.files.items():
                 with contextlib.ExitStack() as opened:
                     file = opened.enter_context(
-                        OpenFile(_inside(folder, name, str(manifest_file)), BundleError, links=False)
+                        OpenFile(inside(folder, name, str(manifest_file)), BundleError, links=False)
                     )
-                    _verify(file, record)
+                    verify(file, record)
                     if name.endswith(_DATA_ENDING):
                         data[name] = file
                         opened.pop_all()
@@ -234,10 +232,10 @@ class BundleFolder:
             DigestError: it was changed.
             BundleError: it cannot be read.
         """
-        path = _inside(self.path, name, str(self.path / MANIFEST_FILE))
+        path = inside(self.path, name, str(self.path / MANIFEST_FILE))
         record = self.manifest.files[name]
         raw = read_bounded(path, MAX_PARSED_BYTES, BundleError, links=False)
-        _compare(path, record, len(raw), hashlib.sha256(raw).hexdigest())
+        compare(path, record, len(raw), hashlib.sha256(raw).hexdigest())
         return raw
 
     def read_graph(self, role: str) -> "onnx_ir.Model":
@@ -367,38 +365,6 @@ class BundleFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """Return the regular file `name` in `folder`, reached without passing a link."""
-    path = folder
-    for part in checked_path(name, where).parts:
-        path = path / part
-        try:
-            mode = path.lstat().st_mode
-        except OSError as fault:
-            raise BundleError(f"{path}: missing or unreadable ({fault.strerror}); export again") from None
-        if stat.S_ISLNK(mode):
-            raise BundleError(f"{path}: a symbolic link; a bundle holds plain files only")
-    if not stat.S_ISREG(mode):
-        raise BundleError(f"{path}: not a regular file")
-    return path
-
-
-def _verify(file: OpenFile, record: FileRecord) -> None:
-    _compare(file.path, record, file.size_bytes, None)
-    _compare(file.path, record, file.size_bytes, file.sha256())
-
-
-def _compare(path: Path, record: FileRecord, size: int, digest: str | None) -> None:
-    """Raise `DigestError` unless a file has the size and the digest that it was exported with."""
-    if size != record.size_bytes:
-        raise DigestError(f"{path}: {size} bytes, but {record.size_bytes} when it was exported; export again")
-    if digest is not None and digest != record.sha256:
-        raise DigestError(
-            f"{path}: its content is not what was exported (sha256 {digest[:16]}…, "
-            f"due {record.sha256[:16]}…); export again"
-        )
 
 
 def _close(files: Mapping[str, OpenFile]) -> None:
