@@ -200,6 +200,8 @@ def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
 
 def _in_turns(view: Sequence[Seen]) -> list[Seen]:
     """Return the rows so that every owner's first prompt comes before anybody's second."""
+    if len(view) < 2:
+        return list(view)
     by_age = sorted(view, key=lambda row: row.id)
     if len({row.owner for row in view}) < 2:
         return by_age

@@ -149,16 +149,19 @@ class Seats:
 
     def holds(self, seat: Seat, tokens: int) -> bool:
         """Return whether the seat holds so many tokens as it is."""
-        return self.capacity_for(tokens) <= self._rooms[seat.state].state.capacity
+        capacity = self._rooms[seat.state].state.capacity
+        if self._places.limits is None:  # then a state of some row's capacity fits all that it has room for
+            return tokens <= capacity
+        return self.capacity_for(tokens) <= capacity
 
     def grow(self, seat: Seat, tokens: int) -> None:
         """Make the seat hold so many tokens: by a move if it does not yet, of a shared state by all rows'."""
         if tokens <= seat.tokens:
             return
-        fits, number = self.holds(seat, tokens), self._number(tokens)
-        seat.tokens = tokens
+        fits, seat.tokens = self.holds(seat, tokens), tokens
         if fits:
             return
+        number = self._number(tokens)
         if number == seat.state:
             self._remake(self._rooms[number], self.capacity_for(tokens))
             return

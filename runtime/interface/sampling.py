@@ -150,9 +150,11 @@ class LazySamples(SampledTokens):
         which = np.asarray(rows)
         logits = self._logits[which, position]
         usable = np.isfinite(logits).all(-1)
-        tokens = np.full(len(which), INVALID_TOKEN, np.int32)
         params = [self._params.rows[row] for row in which.tolist()]
         logits, empty = _left(logits, params, position)
+        if usable.all() and not empty.any():
+            return next_tokens(logits, params, position)
+        tokens = np.full(len(which), INVALID_TOKEN, np.int32)
         tokens[usable & empty] = NO_TOKEN
         usable &= ~empty
         if usable.any():
