@@ -1,6 +1,6 @@
 """A service in one process: several users, one `AsyncEngine`, streams, and a user who walks away.
 
-python examples/service.py BUNDLE
+python examples/service.py [BUNDLE]
 """
 
 import asyncio
@@ -40,4 +40,4 @@ async def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "miniature"))

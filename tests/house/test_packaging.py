@@ -156,3 +156,15 @@ for name in ("config.json", "model.safetensors", "tokenizer.json"):
     version = run(sys.executable, "-P", "-m", "ttc", "--version", cwd=elsewhere, PYTHONPATH=str(site))
     assert ttc.__version__ in version
     assert (site / "bin" / "ttc").is_file()
+    without_torch = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnxscript', 'transformers')));"
+        "from ttc.cli import main; main()"
+    )
+    words = ("generate", "miniature", "--example", "sort")
+    text = run(
+        *(sys.executable, "-P", "-c", without_torch, *words),
+        cwd=elsewhere,
+        PYTHONPATH=str(site),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
+    assert text == " 11, 44, 61, 74.\n"
