@@ -13,6 +13,7 @@ import ttc
 from tests.house.test_docs import blocks, read
 from tests.support.command_line import ask, run
 from ttc import cli
+from ttc.runtime import backends
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,13 +73,32 @@ def test_a_tag_must_be_the_version() -> None:
     assert f"version: {ttc.__version__}\n" in read("CITATION.cff")
 
 
-def test_the_command_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    (source,) = [
-        block.body for block in blocks(read("CONTRIBUTING.md")) if block.body.startswith('"""`ttc count`')
-    ]
-    module = ModuleType("ttc.commands.count")
+def program_of_contributing(begin: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A program of the page as a module of `ttc`."""
+    (source,) = [block.body for block in blocks(read("CONTRIBUTING.md")) if block.body.startswith(begin)]
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
     exec(source, module.__dict__)  # noqa: S102 - the page's program
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def test_the_backend_of_contributing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    program_of_contributing('"""Backend "counted"', "ttc.runtime.backends.counted.load", monkeypatch)
+    monkeypatch.setattr(backends, "BACKENDS", (*backends.BACKENDS, "counted"))
+    with ttc.load("miniature", "counted") as engine, ttc.load("miniature") as other:
+        for mode in ("diffusion", "ar", "lossless"):
+            engine.runner.calls.clear()
+            result = engine.generate("Question: Sort 11, 61.\nAnswer:", mode=mode, max_new_tokens=20)
+            same = other.generate("Question: Sort 11, 61.\nAnswer:", mode=mode, max_new_tokens=20)
+            assert result.token_ids == same.token_ids
+            if mode != "lossless":  # which also measures what its calls cost
+                assert engine.runner.calls["context"] == result.stats.context_calls
+                assert engine.runner.calls["denoiser"] == result.stats.nfe
+        assert engine.runner.calls["denoiser"] > 0
+
+
+def test_the_command_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    program_of_contributing('"""`ttc count`', "ttc.commands.count", monkeypatch)
     monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "count"))
     assert (
         run("count", "miniature", "Question:").stdout
