@@ -163,7 +163,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, default=shipped_checkpoint())
-    parser.add_argument("--problems", type=int, default=400, help="stories; half as many of each other task")
+    parser.add_argument("--problems", type=int, default=300, help="stories; half as many of each other task")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/commit_rules.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ttc.bench.headline import HEAD, notes, rows
+from ttc.bench.schema import Report
+
 __all__ = ["DOCUMENTS", "TABLES", "main", "with_tables"]
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +117,18 @@ def miniature_batches(record: Record) -> str:
     return f"{_table(('batch', *names), rows)}\n{_conditions(record)}.\n"
 
 
+def headline(record: Record) -> str:
+    """Return what `ttc bench --headline` tells."""
+    report = Report.from_dict(record, "headline.json")
+    machine, load = report.machine, report.conditions
+    told = " ".join(notes(report))
+    where = (
+        f"On {machine.cores} cores of {machine.cpu}, {load.started[:10]}, load {load.load_at_start:.1f} at "
+        f"the start and {load.load_at_end:.1f} at the end ([record](benchmarks/results/headline.json))."
+    )
+    return f"{_table(('mode', *HEAD[1:]), rows(report))}\n{told} {where}\n"
+
+
 def _conditions(record: Record) -> str:
     """Return what the figures of `ttc bench` hold for."""
     machine, work, conditions = record["machine"], record["work"], record["conditions"]
@@ -133,7 +148,7 @@ def _or_nothing(value: float | None) -> str:
 _NFE_COST = "cost of one NFE in AR steps, extension included"
 _LOOP_SHARE = "loop outside the backend, share of a denoise step"
 TABLES: Mapping[str, Callable[[Record], str]] = {
-    made.__name__: made for made in (newcomer, miniature_cpu, miniature_bench, miniature_batches)
+    made.__name__: made for made in (newcomer, miniature_cpu, miniature_bench, miniature_batches, headline)
 }
 
 

@@ -33,7 +33,8 @@ MAX_NEW_TOKENS = 96
 SETTINGS: dict[str, dict[str, Any]] = {
     "AR": {"mode": "ar"},
     **{
-        f"γ {threshold}": {"threshold": threshold, "steps": STEPS} for threshold in (0.5, 0.7, 0.8, 0.9, 0.95)
+        f"γ {threshold}": {"threshold": threshold, "steps": STEPS}
+        for threshold in (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
     },
     "one token per step": {"threshold": 1.0, "steps": STEPS},
     **{

@@ -12,20 +12,22 @@ from examples.miniature.data import TASKS
 
 __all__ = ["draw", "main"]
 
+TITLES = {"context": "context tower", "denoiser": "denoiser", "refine": "denoiser, last phase"}
 mpl.rcParams["svg.hashsalt"] = "miniature"  # the same log gives the same file
 
 
 def draw(lines: list[dict[str, Any]]) -> Figure:
-    """A column per tower: loss above, held-out problems solved below, over training minutes."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    panels = figure.subplots(2, 2, sharex="col", sharey="row")
-    for column, phase in enumerate(("context", "denoiser")):
+    """A column per phase: loss above, held-out problems solved below, over training minutes."""
+    phases = [phase for phase in TITLES if any(line["phase"] == phase for line in lines)]
+    figure = Figure(figsize=(1 + 4 * len(phases), 5), layout="constrained")
+    panels = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
+    for column, phase in enumerate(phases):
         mine = [line for line in lines if line["phase"] == phase]
         start = mine[0]["seconds"]
         top, bottom = panels[0][column], panels[1][column]
         top.plot([(line["seconds"] - start) / 60 for line in mine], [line["loss"] for line in mine], lw=0.8)
         top.set_yscale("log")
-        top.set_title(f"{phase} tower")
+        top.set_title(TITLES[phase])
         watched = [line for line in mine if "word" in line]
         minutes = [(line["seconds"] - start) / 60 for line in watched]
         for task in TASKS:
