@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -127,51 +128,78 @@ def _tokens(answer: Answer) -> tuple[dict[int, list[int]], dict[str, Any]]:
 
 
 async def throughput(setting: Setting) -> dict[str, Any]:
-    """Tokens/s in process and over HTTP, over static batches of 16; the three in turns."""
+    """Tokens/s in process and over HTTP, over static batches of 16; the three in turns, every second turn in
+    the opposite order.
+
+    Beside wall time the CPU time of whoever computes, which neighbours of the machine disturb less; and how
+    long calls of the backend took, which tells a service's overhead from calls that are less well filled.
+    """
     rng, new = random.Random(12), 64
     prompts = [[rng.randrange(4, 300) for _ in range(rng.randint(8, 60))] for _ in range(setting.count(128))]
     bodies = [{"prompt": prompt, "max_tokens": new, **FREE} for prompt in prompts]
-    tokens = len(prompts) * new
-    ratios: dict[str, list[float]] = {"in_process": [], "http": [], "static_tokens_per_second": []}
+    wall: dict[str, list[float]] = {"static": [], "in_process": [], "http": []}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
+    calls: dict[str, list[float]] = {"static": [], "in_process": []}
     shared = ttc.AsyncEngine.load(setting.bundle, max_rows=ROWS, max_queued=len(prompts))
     with served(setting.bundle, "--max-rows", ROWS, "--prefix-cache-bytes", 0) as service:
         links = [service.link() for _ in range(ROWS)]
         async with shared as engine:
-            for turn in range(TURNS + 1):
-                static = _static(setting.engine, prompts, new)
-                inside = await _in_process(engine, prompts, new)
-                answers, http = await closed_loop(links, bodies)
+
+            async def over_http() -> None:
+                answers, _ = await closed_loop(links, bodies)
                 assert all(answer.body["usage"]["completion_tokens"] == new for answer in answers)
-                if turn:  # the first one warms up
-                    ratios["in_process"].append(static / inside)
-                    ratios["http"].append(static / http)
-                    ratios["static_tokens_per_second"].append(tokens / static)
+
+            kinds: list[tuple[str, Callable[[], Awaitable[None]], Callable[[], float]]] = [
+                ("static", lambda: _static(setting.engine, prompts, new), time.process_time),
+                ("in_process", lambda: _in_process(engine, prompts, new), time.process_time),
+                ("http", over_http, service.cpu_seconds),
+            ]
+            inside = {"static": setting.engine.core, "in_process": engine.engine.core}
+            for turn in range(TURNS + 1):
+                for name, work, clock in kinds if turn % 2 else reversed(kinds):
+                    in_calls = inside[name].counts.seconds if name in inside else 0.0
+                    started, computed = time.perf_counter(), clock()
+                    await work()
+                    if turn:  # the first one warms up
+                        wall[name].append(time.perf_counter() - started)
+                        cpu[name].append(clock() - computed)
+                        if name in inside:
+                            calls[name].append(inside[name].counts.seconds - in_calls)
     return {
         "requests": len(prompts),
         "new_tokens": new,
-        "in_process_over_static": spread(ratios["in_process"]),
-        "http_over_static": spread(ratios["http"]),
-        "static_tokens_per_second": statistics.median(ratios["static_tokens_per_second"]),
+        **{f"{name}_over_static": _ratios(wall["static"], wall[name]) for name in ("in_process", "http")},
+        "cpu_time": {
+            f"{name}_over_static": _ratios(cpu["static"], cpu[name]) for name in ("in_process", "http")
+        },
+        "seconds_in_calls": {
+            "in_process_over_static": _ratios(calls["static"], calls["in_process"]),
+            "share_of_wall": {
+                name: statistics.median(map(truediv, seconds, wall[name])) for name, seconds in calls.items()
+            },
+        },
+        "static_tokens_per_second": len(prompts) * new / statistics.median(wall["static"]),
     }
 
 
-def _static(engine: ttc.Engine, prompts: Sequence[list[int]], new: int) -> float:
-    started = time.perf_counter()
+def _ratios(static: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Return by how much others are faster than static batches, turn by turn."""
+    return spread([one / each for one, each in zip(static, other, strict=True)])
+
+
+async def _static(engine: ttc.Engine, prompts: Sequence[list[int]], new: int) -> None:
     for first in range(0, len(prompts), ROWS):
         engine.generate(prompts[first : first + ROWS], max_new_tokens=new, stop_at_eos=False)
-    return time.perf_counter() - started
 
 
-async def _in_process(engine: ttc.AsyncEngine, prompts: Sequence[list[int]], new: int) -> float:
+async def _in_process(engine: ttc.AsyncEngine, prompts: Sequence[list[int]], new: int) -> None:
     todo = iter(prompts)
 
     async def client() -> None:
         for prompt in todo:
             await engine.generate(prompt, max_new_tokens=new, stop_at_eos=False)
 
-    started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(ROWS)))
-    return time.perf_counter() - started
 
 
 async def latency(setting: Setting) -> dict[str, Any]:

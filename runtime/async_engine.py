@@ -1,8 +1,10 @@
 """The engine for asyncio programs: one core and one thread for all callers."""
 
 import asyncio
+import contextlib
 import functools
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, Unpack, overload
@@ -61,15 +63,45 @@ class Update:
         )
 
 
+# What a tick brought for one call: updates, and how it ended if it did.
+_Outcome = Result | list[Result] | TtcError | None
+
+
+class _Mailbox:
+    """What the room's thread has for callers, handed to their event loop once a tick: each hand-over lets
+    the other thread take the interpreter, and the room's has to wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._letters: deque[tuple[_Call, list[Update], _Outcome]] = deque()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def post(self, call: "_Call", updates: list[Update], outcome: _Outcome) -> None:
+        """Keep news of a call until they are sent; from any thread."""
+        self._letters.append((call, updates, outcome))
+
+    def send(self) -> None:
+        """Let the event loop take all that was posted."""
+        if self._letters and self.loop is not None:
+            # Where the loop is closed, nobody listens any more.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        while self._letters:
+            call, updates, outcome = self._letters.popleft()
+            call.take(updates, outcome)
+
+
 class _Call:
     """One caller's side of a call; what the room's thread brings is handed over in the caller's loop."""
 
-    def __init__(self, asked: Asked, *, streams: bool, provisional: bool) -> None:
-        self.streams, self._provisional = streams, provisional
+    def __init__(self, asked: Asked, mailbox: _Mailbox, *, streams: bool, provisional: bool) -> None:
+        self.streams, self._mailbox, self._provisional = streams, mailbox, provisional
         self.left = Cancel()
         self.asked = asked.also_cancelled_by(self.left)
-        self._loop = asyncio.get_running_loop()
-        self.results: asyncio.Future[Result | list[Result]] = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        self.results: asyncio.Future[Result | list[Result]] = loop.create_future()
         self._updates: list[Update] = []
         self._news = asyncio.Event()
 
@@ -77,18 +109,18 @@ class _Call:
         """See `Guest.tell`."""
         events = generation.take_events()
         updates = [self._update(event) for event in events if event.committed or self._provisional]
-        outcome: Result | list[Result] | TtcError | None = None
+        outcome: _Outcome = None
         if generation.done:
             try:
                 outcome = generation.results()
             except TtcError as error:
                 outcome = error
         if updates or outcome is not None:
-            self._post(updates, outcome)
+            self._mailbox.post(self, updates, outcome)
 
     def fail(self, error: TtcError) -> None:
         """See `Guest.fail`."""
-        self._post([], error)
+        self._mailbox.post(self, [], error)
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield updates until the results are there."""
@@ -117,13 +149,8 @@ class _Call:
             event.step,
         )
 
-    def _post(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._take, updates, outcome)
-        except RuntimeError:  # the caller's event loop is closed: nobody listens any more
-            return
-
-    def _take(self, updates: list[Update], outcome: Result | list[Result] | TtcError | None) -> None:
+    def take(self, updates: list[Update], outcome: _Outcome) -> None:
+        """Hand news to whoever waits for them; in the caller's loop."""
         for update in updates:
             self._add(update)
         if outcome is not None and not self.results.done():
@@ -165,8 +192,8 @@ class AsyncEngine:
         max_queued_tokens: int | None = None,
         max_owner_queued: int | None = None,
     ) -> None:
-        self._engine = engine
-        self._room = Room(engine, max_queued, max_queued_tokens, max_owner_queued)
+        self._engine, self._mailbox = engine, _Mailbox()
+        self._room = Room(engine, max_queued, max_queued_tokens, max_owner_queued, self._mailbox.send)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
 
@@ -377,7 +404,7 @@ class AsyncEngine:
         return await asyncio.get_running_loop().run_in_executor(None, read)
 
     def _enter(self, asked: Asked, *, streams: bool, provisional: bool) -> _Call:
-        call = _Call(asked, streams=streams, provisional=provisional)
+        call = _Call(asked, self._mailbox, streams=streams, provisional=provisional)
         self._room.enter(call)
         return call
 
@@ -390,7 +417,7 @@ class AsyncEngine:
             raise BackendError("this engine was loaded before a fork; load the bundle in the new process")
         loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._loop = loop
+            self._loop = self._mailbox.loop = loop
         elif self._loop is not loop:
             raise BackendError(
                 "this engine belongs to another event loop; load one for each, or use ttc.Engine from threads"

@@ -7,7 +7,7 @@ fails, the room is dead: every call ends in an error at once, and no new one is 
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ttc.errors import EngineDead, InputError, QueueFull, TtcError
@@ -49,7 +49,7 @@ class Guest(Protocol):
     streams: bool
 
     def tell(self, generation: Generation) -> None:
-        """Take what a tick brought; asked after every tick, and once when all rows have ended."""
+        """Take what a tick brought; called after every tick, and once when all rows have ended."""
 
     def fail(self, error: TtcError) -> None:
         """End the call by this error."""
@@ -62,6 +62,7 @@ class Room:
         engine: owned by the room's thread from now on.
         max_queued, max_queued_tokens: bounds on rows that wait, and on the tokens of their prompts.
         max_owner_queued: bound on the rows of one owner that wait; None for none.
+        told: called when all guests have been told of a tick, or have failed.
         snapshot: the core after the last tick; may be read by anybody.
     """
 
@@ -71,7 +72,9 @@ class Room:
         max_queued: int,
         max_queued_tokens: int | None,
         max_owner_queued: int | None = None,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
+        self.told = told
         self.engine, self.max_queued, self.max_queued_tokens = engine, max_queued, max_queued_tokens
         self.max_owner_queued = max_owner_queued
         self.snapshot = engine.core.snapshot()
@@ -210,6 +213,7 @@ class Room:
             if generation.done:
                 self._pace.ended(len(guest.asked.rows), self._heartbeat)
                 self._guests.pop(guest, None)
+        self.told()
 
     def _end_all(self, error: TtcError, arrived: list[Guest]) -> None:
         with self._wake:
@@ -218,3 +222,4 @@ class Room:
             self._inbox.clear()
         for guest in guests:
             guest.fail(error)
+        self.told()
