@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from ttc.errors import TtcError
 from ttc.serving.gates import Authorize, RequestId, Work
-from ttc.serving.routes.asking import ClientGone, service_of
+from ttc.serving.routes.asking import service_of
 from ttc.serving.routes.chat import chat_completions
 from ttc.serving.routes.completions import completions
 from ttc.serving.routes.health import description, live, metadata, metrics, models, ready, version
@@ -22,6 +22,7 @@ from ttc.serving.routes.page import page_routes
 from ttc.serving.routes.tokens import detokenize, tokenize
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import error_response
+from ttc.serving.wire.leaving import ClientGone
 
 __all__ = ["create_app"]
 

@@ -24,10 +24,10 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
         _patience: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Joined(transport, self.loop))
             if len(self.connections) > max_connections:
-                transport.write(_refusal(max_connections))
-                transport.close()
+                self.transport.write(_refusal(max_connections))
+                self.transport.close()
                 return
             self._wait()
 
@@ -66,6 +66,35 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
                 self._patience = None
 
     return Connection
+
+
+class _Joined:
+    """A transport that sends what is written in one turn of the event loop by one call: head and body of an
+    answer. Each call lets the engine's thread take the interpreter, and the loop has to wait for it.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send later in this turn."""
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            written, self._written = self._written, []
+            self._transport.write(b"".join(written))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def _refusal(most: int) -> bytes:

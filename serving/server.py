@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ EXIT_DEAD, EXIT_UNFINISHED = 71, 72
 # How long a service whose engine is dead still says so.
 _LAST_WORDS_SECONDS = 1.0
 _BACKLOG, _OTHER_FILES = 2048, 512
+# How long the engine's thread may keep the interpreter while the event loop wants it; Python's own 5 ms would be
+# most of the time that a refusal takes.
+_SWITCH_SECONDS = 0.0005
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _EXAMPLE = (
     r'{"prompt": "Question: Tom has 8 boxes with 7 keys each. Tom gets 5 more. '
@@ -54,6 +58,7 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     # One line for every scanner that speaks no HTTP would bury what matters.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     _allow_connections(settings.max_connections)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with listen(settings.host, settings.port) as bound:
         service = Service(settings, keys)
         server = Server(service, bound, say)

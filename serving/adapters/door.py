@@ -5,12 +5,11 @@ sampled and names none, so that whoever is asked again writes the same. A stream
 cannot be asked for again: it ends with an error event, and `[DONE]` is never the door's.
 """
 
-import asyncio
 import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,8 @@ from ttc.formats.strictjson import parse_json
 from ttc.serving.adapters.affinity import key_of
 from ttc.serving.adapters.forwarding import Forward
 from ttc.serving.wire.errors import NotReady, TooLarge, error_body, error_response
-from ttc.serving.wire.sse import frame, left
+from ttc.serving.wire.leaving import ClientGone, unless_gone
+from ttc.serving.wire.sse import frame
 
 __all__ = ["Door", "Replicas", "with_seed"]
 
@@ -64,7 +64,8 @@ class Door:
         try:
             forward = await self._forward(scope, receive)
             if forward is not None:
-                await _unless_gone(receive, self._answer(forward, answer))
+                with contextlib.suppress(ClientGone):
+                    await unless_gone(receive, self._answer(forward, answer))
         except TtcError as error:
             if answer.begun:
                 await answer.fail(error)
@@ -113,19 +114,6 @@ class Door:
                     raise NotReady("the replica was lost while it answered; ask again", 1.0) from None
             answer.drop()
         raise NotReady(f"{replicas.tries} replicas were lost while they answered; ask again", 2.0)
-
-
-async def _unless_gone(receive: Receive, work: Coroutine[None, None, None]) -> None:
-    """Do some work, but only until the client leaves."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(left(receive))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
 
 
 class _Answer:

@@ -1,8 +1,8 @@
 """What all routes for work share: reading a body within bounds, and letting go of clients who leave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -15,26 +15,20 @@ from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import Head, usage
 from ttc.serving.wire.errors import FieldError, ModelNotFound, SlowRequest, TooLarge
 from ttc.serving.wire.fields import Ask
-from ttc.serving.wire.sse import DONE, EventStream, frame, left
+from ttc.serving.wire.leaving import ClientGone, unless_gone
+from ttc.serving.wire.sse import DONE, EventStream, frame
 
 __all__ = [
-    "ClientGone",
     "check_ask",
     "event_stream",
+    "generated",
     "json_answer",
     "last_frames",
     "own_usage",
     "owner_of",
     "read_body",
     "service_of",
-    "unless_gone",
 ]
-
-_Value = TypeVar("_Value")
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def service_of(request: Request) -> Service:
@@ -92,23 +86,18 @@ def check_ask(service: Service, ask: Ask) -> None:
             raise FieldError(f"prompt holds the mask id {mask}, which is no text; leave it out", "prompt")
 
 
-async def unless_gone(request: Request, work: Coroutine[None, None, _Value]) -> _Value:
-    """Return what `work` gives; cancel it when the client leaves.
+async def generated(request: Request, ask: Ask) -> list[Result]:
+    """Return the results of a request, unless its client leaves before.
 
     Raises:
         ClientGone: the client left.
     """
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(left(request.receive))
+    service = service_of(request)
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            service_of(request).metrics.aborted()
-            raise ClientGone
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        return await unless_gone(request.receive, service.generate(ask, owner_of(request)))
+    except ClientGone:
+        service.metrics.aborted()
+        raise
 
 
 def event_stream(service: Service, frames: AsyncGenerator[bytes, None]) -> EventStream:

@@ -11,13 +11,13 @@ from ttc.runtime.decoding.result import Result
 from ttc.serving.routes.asking import (
     check_ask,
     event_stream,
+    generated,
     json_answer,
     last_frames,
     own_usage,
     owner_of,
     read_body,
     service_of,
-    unless_gone,
 )
 from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import Head, chat_logprobs, finish_reason, new_head, usage
@@ -38,7 +38,7 @@ async def chat_completions(request: Request) -> Any:
         head = new_head("chatcmpl", "chat.completion.chunk", service.settings.model_name)
         return event_stream(service, _frames(service, ask, owner, head))
     head = new_head("chatcmpl", "chat.completion", service.settings.model_name)
-    results = await unless_gone(request, service.generate(ask, owner))
+    results = await generated(request, ask)
     choices = [
         {
             "index": i,

@@ -11,13 +11,13 @@ from ttc.runtime.decoding.result import Result
 from ttc.serving.routes.asking import (
     check_ask,
     event_stream,
+    generated,
     json_answer,
     last_frames,
     own_usage,
     owner_of,
     read_body,
     service_of,
-    unless_gone,
 )
 from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import Head, completion_logprobs, finish_reason, new_head, usage
@@ -36,7 +36,7 @@ async def completions(request: Request) -> Any:
     owner = owner_of(request)
     if ask.stream:
         return event_stream(service, _frames(service, ask, owner, head))
-    results = await unless_gone(request, service.generate(ask, owner))
+    results = await generated(request, ask)
     choices = [_choice(service, ask, i, result) for i, result in enumerate(results)]
     return json_answer(head.answer(choices, usage=usage(results, ask.n)))
 

@@ -10,11 +10,10 @@ from ttc import __version__
 from ttc.formats.strictjson import quoted
 from ttc.serving.routes.asking import (
     check_ask,
+    generated,
     json_answer,
-    owner_of,
     read_body,
     service_of,
-    unless_gone,
 )
 from ttc.serving.service.service import Service
 from ttc.serving.wire.errors import FieldError, ModelNotFound
@@ -61,7 +60,7 @@ async def infer(request: Request) -> Any:
     if ask.stream:
         raise FieldError("stream is not for this path; ask /v1/completions", "stream")
     check_ask(service, ask)
-    results = await unless_gone(request, service.generate(ask, owner_of(request)))
+    results = await generated(request, ask)
     body, header = write_infer(
         given,
         service.settings.model_name,

@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from ttc.errors import TtcError
 from ttc.serving.wire.errors import error_body
+from ttc.serving.wire.leaving import left
 
-__all__ = ["DONE", "EventStream", "frame", "left"]
+__all__ = ["DONE", "EventStream", "frame"]
 
 logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
@@ -32,12 +33,6 @@ def frame(value: Mapping[str, Any], event: str | None = None) -> bytes:
     """Return one event with a JSON object."""
     name = "" if event is None else f"event: {event}\n"
     return f"{name}data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
-
-
-async def left(receive: Receive) -> None:
-    """Return when the client has gone; what else it sends is dropped."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class EventStream:
