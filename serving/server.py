@@ -34,8 +34,8 @@ EXIT_DEAD, EXIT_UNFINISHED = 71, 72
 # How long a service whose engine is dead still says so.
 _LAST_WORDS_SECONDS = 1.0
 _BACKLOG, _OTHER_FILES = 2048, 512
-# How long the engine's thread may keep the interpreter while the event loop wants it; Python's own 5 ms would be
-# most of the time that a refusal takes.
+# How long the engine's thread may keep the interpreter while the event loop wants it; of Python's own 5 ms a
+# few would be most of the time that a refusal takes.
 _SWITCH_SECONDS = 0.0005
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _EXAMPLE = (

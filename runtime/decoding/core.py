@@ -155,7 +155,7 @@ class Core:
         for stage in self._policy.stages:
             # What is due changes for rows of the stage before alone. A state whose rows are about to move
             # past what they verified has to stay where it is.
-            fixed = any(type(row.due(self.chunk)) is Advance for row in moved)
+            fixed = Advance in {type(row.due(self.chunk)) for row in moved}
             if stage is advances and not fixed:
                 continue
             for row in moved:
@@ -226,9 +226,10 @@ class Core:
         assert seat is not None, "a row that runs sits"
         if isinstance(due, Read):
             needed = row.length + len(due.tokens)
-            if not may_grow and not self.seats.holds(seat, needed):
-                return None
-            self.seats.grow(seat, needed)
+            if needed > seat.tokens:
+                if not may_grow and not self.seats.holds(seat, needed):
+                    return None
+                self.seats.grow(seat, needed)
             width = self._device.call_length(len(due.tokens))
         elif isinstance(due, Denoise):
             width = len(due.block)

@@ -65,9 +65,10 @@ class Waiting:
     owner_running: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
-    """A running row as planning sees it.
+    """A running row as planning sees it. Nobody changes it; it is not frozen, because every row makes several
+    in every tick, which would take three times as long.
 
     Attributes:
         id: the row's number; lower ones came first.

@@ -59,7 +59,7 @@ class Places(Protocol):
         """Copy one row."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seat:
     """A row's place: the number of its state, its own number in there, and how many tokens it must hold."""
 
@@ -191,7 +191,7 @@ class Seats:
                 self._places.resize(room.state, len(room.seats))
         shared = self._rooms.get(_SHARED)
         if shared is not None:
-            needed = max(self.capacity_for(seat.tokens) for seat in shared.seats if seat is not None)
+            needed = self.capacity_for(max(seat.tokens for seat in shared.seats if seat is not None))
             if needed <= _ENOUGH * shared.state.capacity:
                 # Both have to fit for a moment; where they do not, the large one serves as well.
                 with contextlib.suppress(DeviceMemoryError):

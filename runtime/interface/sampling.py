@@ -5,7 +5,7 @@ tokens, and the numpy functions that say what sampling means.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +65,8 @@ class TokenMask(Protocol):
         """Return (V,) booleans, True for what may be sampled at position 0, 1, … of the call."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowSampling:
-    """How one row's tokens are sampled.
+class RowSampling(NamedTuple):
+    """How one row's tokens are sampled. A named tuple, because every step of AR makes one.
 
     Attributes:
         temperature: 0 takes the most probable token.

@@ -1,6 +1,7 @@
 """`ttc plan --serve`: what it says, and what it refuses."""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -50,6 +51,26 @@ def test_a_trace(tmp_path) -> None:
     done = run("--trace", str(trace), "--modes", "diffusion")
     assert done.exit_code == 0, done.stderr
     assert "7 requests" in done.stdout
+
+
+def test_processes_find_the_same_as_one(monkeypatch) -> None:
+    """So many requests that every mode is simulated by a process of its own."""
+    much = [
+        "--rate",
+        "400",
+        "--minutes",
+        "0.05",
+        "--answer-tokens",
+        "1-9",
+        "--modes",
+        "ar,diffusion",
+        "--json",
+    ]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    beside = run(*much)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert json.loads(beside.stdout) == json.loads(run(*much).stdout)
+    assert json.loads(beside.stdout)["requests"] > 1000
 
 
 def test_an_overloaded_service_says_so() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def tell_service(name: str, question: "Question", serving: Mapping[str, Any], as
         **use,
     )
     with waiting("simulating", quiet=as_json):
-        found = plan_service(question, asked)
+        found = plan_service(question, asked, os.cpu_count() or 1)
     if as_json:
         said = {key: str(value) if isinstance(value, Path) else value for key, value in serving.items()}
         write_json(

@@ -67,13 +67,16 @@ def drive(core: Core, load: Load, submit: Callable[[Visit], Row], wait: Callable
     """
     span, start, clock = Span(), core.clock.now(), core.clock
     open_rows: dict[Row, Served] = {}
+    without_tokens: set[Row] = set()
     ended: list[Row] = []
     core.ended = ended.append
     while True:
         now = clock.now() - start
         for visit in load.take(now):
             span.last_arrival, served = visit.at, Served(visit)
-            open_rows[submit(visit)] = served
+            row = submit(visit)
+            open_rows[row] = served
+            without_tokens.add(row)
         if core.idle and not ended:
             later = load.next_at()
             if later is None:
@@ -89,9 +92,11 @@ def drive(core: Core, load: Load, submit: Callable[[Visit], Row], wait: Callable
         span.queue_seconds += core.waiting * (after - now)
         span.most_rows, span.most_queue = max(span.most_rows, rows), max(span.most_queue, waiting)
         for row in (*core.rows, *ended):
-            if row.tokens and (served := open_rows[row]).began is None:
-                served.began = after
+            if row.tokens and row in without_tokens:
+                without_tokens.discard(row)
+                open_rows[row].began = after
         for row in ended:
+            without_tokens.discard(row)
             _end(row, served := open_rows.pop(row), after)
             span.served.append(served)
             load.ended(served.visit, after)

@@ -1,7 +1,9 @@
 """A question about a service → figures of every mode, replicas for a load, and where the modes cross."""
 
 import dataclasses
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ __all__ = ["ModePlan", "ServicePlan", "ServiceQuestion", "plan_service"]
 
 # Requests of every client where modes are compared.
 _REQUESTS_PER_CLIENT = 4
+# From here on a mode takes seconds; a process takes one to start. A search simulates the load several times.
+_MANY_REQUESTS, _MANY_CLIENT_MINUTES, _SEARCH = 1000, 32, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +129,16 @@ class ServicePlan:
     crossings: tuple[Crossing, ...]
 
 
-def plan_service(question: Question, asked: ServiceQuestion) -> ServicePlan:
-    """Simulate everything that is asked for."""
+def plan_service(question: Question, asked: ServiceQuestion, workers: int = 1) -> ServicePlan:
+    """Simulate everything that is asked for.
+
+    workers: processes at once, where there are several modes and so much to do that it is worth starting
+        them. What is found does not depend on it.
+    """
     most_tokens = min(asked.row_tokens, question.config.max_position_embeddings)
     server, gpus = _server(question, asked, most_tokens)
     asks = {mode: _asks(asked, mode, most_tokens) for mode in asked.modes}
     visits = {mode: _visits(asked, asks[mode]) for mode in asked.modes}
-    modes = {mode: _mode(server, asked, asks[mode], visits[mode]) for mode in asked.modes}
     counts = [2**power for power in range(asked.rows.bit_length())] if len(asked.modes) > 1 else []
     known: dict[tuple[str, int], Figures] = {}
 
@@ -140,6 +147,14 @@ def plan_service(question: Question, asked: ServiceQuestion) -> ServicePlan:
             known[mode, clients] = at_clients(server, asks[mode], clients, _REQUESTS_PER_CLIENT, asked.seed)
         return known[mode, clients]
 
+    if workers > 1 and len(asked.modes) > 1 and _is_much(asked, max(map(len, visits.values()))):
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(asked.modes)), spawn) as pool:
+            modes = dict(
+                zip(asked.modes, pool.map(partial(_alone, question, asked), asked.modes), strict=True)
+            )
+    else:
+        modes = {mode: _mode(server, asked, asks[mode], visits[mode]) for mode in asked.modes}
     by_clients = {clients: {mode: at(mode, clients) for mode in asked.modes} for clients in counts}
     others = [mode for mode in asked.modes if mode != "ar" and "ar" in asked.modes]
     return ServicePlan(
@@ -149,6 +164,21 @@ def plan_service(question: Question, asked: ServiceQuestion) -> ServicePlan:
         by_clients,
         tuple(crossing(mode, by_clients, at) for mode in others),
     )
+
+
+def _is_much(asked: ServiceQuestion, requests: int) -> bool:
+    """Return whether a mode takes longer than a process needs to start."""
+    if asked.clients is not None:
+        return asked.clients * asked.minutes >= _MANY_CLIENT_MINUTES
+    return requests * (1 if asked.p95 is None else _SEARCH) >= _MANY_REQUESTS
+
+
+def _alone(question: Question, asked: ServiceQuestion, mode: str) -> ModePlan:
+    """Simulate one mode, in a process of its own."""
+    most_tokens = min(asked.row_tokens, question.config.max_position_embeddings)
+    server, _ = _server(question, asked, most_tokens)
+    asks = _asks(asked, mode, most_tokens)
+    return _mode(server, asked, asks, _visits(asked, asks))
 
 
 def _asks(asked: ServiceQuestion, mode: str, most_tokens: int) -> Asks:
