@@ -39,6 +39,7 @@ __all__ = ["Cluster", "application", "build"]
 # How long a replica whose engine is dead still says so before its process ends, and is replaced.
 _LAST_WORDS_SECONDS = 1.0
 _EXIT_DEAD = 71
+_COUNTS = ("replicas", "max_replicas", "doors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,16 @@ class Cluster:
 
     Attributes:
         replicas, max_replicas: at least and at most; equal for a fixed number.
+        scale_up_seconds, scale_down_seconds: how long there must be too much or too little to do before a
+            replica comes or goes.
         cpus, gpus: of one replica.
         doors: processes that take requests.
     """
 
     replicas: int = 2
     max_replicas: int | None = None
+    scale_up_seconds: float = 10.0
+    scale_down_seconds: float = 300.0
     cpus: float = 1.0
     gpus: float = 0.0
     doors: int = 1
@@ -72,7 +77,7 @@ def application(arguments: Mapping[str, str]) -> serve.Application:
             others[name] = str(text)
             continue
         try:
-            mine[name] = float(text) if name in ("cpus", "gpus") else int(text)
+            mine[name] = int(text) if name in _COUNTS else float(text)
         except ValueError:
             raise InputError(f"{name} is {quoted(text)}; valid: a number") from None
     if unknown := sorted(set(others) - set(Settings.__dataclass_fields__)):
@@ -102,7 +107,11 @@ def build(settings: Settings, cluster: Cluster) -> serve.Application:
         autoscaling_config=None
         if fixed
         else AutoscalingConfig(
-            min_replicas=cluster.replicas, max_replicas=most, target_ongoing_requests=settings.max_rows
+            min_replicas=cluster.replicas,
+            max_replicas=most,
+            target_ongoing_requests=settings.max_rows,
+            upscale_delay_s=cluster.scale_up_seconds,
+            downscale_delay_s=cluster.scale_down_seconds,
         ),
         max_ongoing_requests=settings.max_rows + settings.max_queued,
         max_queued_requests=settings.max_queued,
