@@ -1,12 +1,14 @@
 """Connections of clients: how many, and how long one may stay without sending or taking anything."""
 
 import asyncio
-import json
+import http
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ttc.serving.wire.errors import NotReady, error_body
+from ttc.errors import TtcError
+from ttc.serving.wire.errors import NotReady, SlowRequest, error_response
 
 __all__ = ["connection_class"]
 
@@ -17,17 +19,21 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
     Args:
         max_connections: more than these get a 503 and are closed.
         client_seconds: after so long without a whole request, or without taking any of an answer, a client
-            is let go.
+            is let go; with a 408 where it had begun a request, however slowly it goes on with it.
     """
+    late = SlowRequest(
+        f"the head of the request did not come within {client_seconds:g} seconds; send it again"
+    )
 
     class Connection(H11Protocol):
         _patience: asyncio.TimerHandle | None = None
+        _head_begun = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(_Joined(transport, self.loop))
             if len(self.connections) > max_connections:
-                self.transport.write(_refusal(max_connections))
-                self.transport.close()
+                crowded = NotReady(f"{max_connections} connections are open, the most there may be", 1.0)
+                self._end_with(crowded)
                 return
             self._wait()
 
@@ -38,12 +44,14 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
+            self._head_begun = True
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 # From here on the route has its own bound on the body.
                 self._rest()
 
         def on_response_complete(self) -> None:
+            self._head_begun = False
             super().on_response_complete()
             if not self.transport.is_closing():
                 self._wait()
@@ -58,7 +66,17 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
 
         def _wait(self) -> None:
             self._rest()
-            self._patience = self.loop.call_later(client_seconds, self.transport.abort)
+            self._patience = self.loop.call_later(client_seconds, self._let_go)
+
+        def _let_go(self) -> None:
+            if self._head_begun and self.conn.our_state is h11.IDLE:  # there was no answer yet
+                self._end_with(late)
+            else:
+                self.transport.abort()
+
+        def _end_with(self, error: TtcError) -> None:
+            self.transport.write(_whole(error))
+            self.transport.close()
 
         def _rest(self) -> None:
             if self._patience is not None:
@@ -97,13 +115,10 @@ class _Joined:
         return getattr(self._transport, name)
 
 
-def _refusal(most: int) -> bytes:
-    """Return a whole response, since there is no application behind this connection."""
-    body = json.dumps(
-        error_body(NotReady(f"{most} connections are open, the most there may be", 1.0))
-    ).encode()
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+def _whole(error: TtcError) -> bytes:
+    """Return a whole response, where no application is asked for one."""
+    response = error_response(error)
+    reason = http.HTTPStatus(response.status_code).phrase
+    lines = [f"HTTP/1.1 {response.status_code} {reason}".encode()]
+    lines += [b"%s: %s" % header for header in (*response.raw_headers, (b"connection", b"close"))]
+    return b"\r\n".join([*lines, b"", bytes(response.body)])

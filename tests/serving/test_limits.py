@@ -1,5 +1,6 @@
 """Keys, and clients that send too much, too slowly, too many: a clear answer, and nothing for the others."""
 
+import contextlib
 import json
 import socket
 import time
@@ -52,13 +53,46 @@ def test_large_bodies(strict: Running) -> None:
 
 
 def test_slow_clients(strict: Running) -> None:
-    """Who sends half a body gets a 408; who sends no whole head, or nothing, is let go."""
+    """Who sends half a body or half a head gets a 408; who sends nothing is let go."""
     with link(strict) as half, link(strict) as head, link(strict) as silent:
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         head.sendall(b"POST /v1/completions HTTP/1.1\r\nhost:")
         assert strict.post(**SHORT).status_code == 200
         assert b" 408 " in half.recv(65536)
-        assert all_of(head) == all_of(silent) == b""
+        assert late(all_of(head))
+        assert all_of(silent) == b""
+
+
+def late(got: bytes) -> bool:
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert b"content-length: %d\r\n" % len(body) in head + b"\r\n"
+    error = json.loads(body)["error"]
+    assert "did not come within 0.5 seconds" in error["message"]
+    return head.startswith(b"HTTP/1.1 408 Request Timeout\r\n") and error["code"] == "request_timeout"
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_sender_of_a_byte_at_a_time(strict: Running, part: str) -> None:
+    """It is never silent for long, and yet told after the time in which all should have come. Nobody else
+    waits for it.
+    """
+    with link(strict) as slow:
+        slow.setblocking(False)
+        if part == "body":
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\n\r\n")
+        began, got, others = time.monotonic(), b"", 0
+        while not got:
+            assert time.monotonic() - began < 10, "it may go on for ever"
+            slow.send(b"G")
+            assert strict.post(**SHORT).status_code == 200
+            others += 1
+            time.sleep(0.05)
+            with contextlib.suppress(BlockingIOError):
+                got = slow.recv(65536)
+        assert late(got)
+        assert time.monotonic() - began >= 0.4
+        assert others > 1
+    until(lambda: strict.service.in_flight == 0)
 
 
 def test_half_a_body_and_away(strict: Running, caplog: pytest.LogCaptureFixture) -> None:
