@@ -121,9 +121,12 @@ def test_many_connections(strict: Running) -> None:
     """More than there may be get a 503 at once; when they are gone, all is as before."""
     connections = strict.server.server_state.connections
     links = [link(strict) for _ in range(8 - len(connections))]
-    until(lambda: len(connections) == 8)
-    with link(strict) as one:
-        got = all_of(one)
+    # Those that have been silent for too long have to be replaced, where the machine is busy.
+    got = b""
+    while b" 503 " not in got:
+        with link(strict) as one:
+            got = all_of(one)
+        links += [link(strict) for _ in range(8 - len(connections))]
     assert b" 503 " in got
     assert b"retry-after: 1" in got
     assert json.loads(got.split(b"\r\n\r\n")[1])["error"]["code"] == "not_ready"
