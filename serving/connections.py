@@ -2,7 +2,7 @@
 
 import asyncio
 import http
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -30,7 +30,8 @@ def connection_class(max_connections: int, client_seconds: float) -> type[H11Pro
         _head_begun = False
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(_Joined(transport, self.loop))
+            # It needs no more of a transport than that.
+            super().connection_made(cast(asyncio.Transport, _Joined(transport, self.loop)))
             if len(self.connections) > max_connections:
                 crowded = NotReady(f"{max_connections} connections are open, the most there may be", 1.0)
                 self._end_with(crowded)
