@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from ttc.exporter.engines.build import build
     from ttc.exporter.engines.build_report import BuildReport
     from ttc.exporter.onnx.export import export
-    from ttc.runtime.async_engine import AsyncEngine, Update
+    from ttc.runtime.async_engine import AsyncEngine
+    from ttc.runtime.caller import Update
     from ttc.runtime.decoding.options import GenerationOptions
     from ttc.runtime.decoding.request import Cancel, Request
     from ttc.runtime.decoding.result import Event, Result, Stats
@@ -92,7 +93,7 @@ _HOMES = {
     "Request": "ttc.runtime.decoding.request",
     "Result": "ttc.runtime.decoding.result",
     "Stats": "ttc.runtime.decoding.result",
-    "Update": "ttc.runtime.async_engine",
+    "Update": "ttc.runtime.caller",
     "build": "ttc.exporter.engines.build",
     "export": "ttc.exporter.onnx.export",
     "load": "ttc.runtime.load",

@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ttc.formats.strictjson import quoted
-from ttc.runtime.async_engine import Update
+from ttc.runtime.caller import Update
 from ttc.runtime.decoding.result import Result
 from ttc.serving.service.auth import ANYBODY
 from ttc.serving.service.service import Service

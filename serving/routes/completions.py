@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ttc.runtime.async_engine import Update
+from ttc.runtime.caller import Update
 from ttc.runtime.decoding.result import Result
 from ttc.serving.routes.asking import (
     check_ask,

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ttc.runtime.async_engine import Update
+from ttc.runtime.caller import Update
 from ttc.serving.routes.asking import check_ask, event_stream, owner_of, read_body, service_of
 from ttc.serving.service.service import Service
 from ttc.serving.wire.answers import usage

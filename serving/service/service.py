@@ -13,7 +13,8 @@ from typing import Any, cast
 from ttc.base.files import read_bounded
 from ttc.base.names import BackendName
 from ttc.errors import EngineDead, InputError
-from ttc.runtime.async_engine import AsyncEngine, Update
+from ttc.runtime.async_engine import AsyncEngine
+from ttc.runtime.caller import Update
 from ttc.runtime.decoding.core import Snapshot
 from ttc.runtime.decoding.options import GenerationOptions
 from ttc.runtime.decoding.request import Request

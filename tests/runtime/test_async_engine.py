@@ -11,7 +11,8 @@ import ttc
 from tests.support.gated import Gated, shared, until
 from tests.support.golden import golden
 from tests.support.recording import Wrapped
-from ttc.runtime.async_engine import AsyncEngine, Update
+from ttc.runtime.async_engine import AsyncEngine
+from ttc.runtime.caller import Update
 
 PROMPT = golden("tiny_a").vectors["prompt/p12"][0].tolist()
 LONG = {"mode": "ar", "max_new_tokens": 3000, "stop_at_eos": False}
