@@ -1,5 +1,5 @@
-"""One caller's side of a call whose engine others use as well: what the engine's thread brings, handed over in
-the caller's event loop.
+"""One caller's side of a call whose engine others use as well: what the engine's thread brings, handed over
+in the caller's event loop.
 """
 
 import asyncio
