@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import ttc
 from tests.support.build_models import write_model
+from tests.support.golden import golden
 from ttc.commands.build import _report_lines, build, parse_shapes, parse_targets
 from ttc.commands.cache import cache
 from ttc.commands.inspect import inspect
-from ttc.errors import InputError
+from ttc.errors import BundleError, InputError
 from ttc.exporter.engines.build_phases import BuildPhase
 from ttc.exporter.engines.build_report import BuildReport, GraphReport
 
@@ -101,6 +104,17 @@ def test_dry_run_builds_nothing(run, bundles, tmp_path):
     assert "problem   target 9.0" in refused.stdout
     assert "problem   profile h100: capacity.max is 8192, but the model has 4096 positions" in refused.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_was_moved_is_named(run, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(golden("tiny_a").folder, checkpoint)
+    bundle = ttc.export(checkpoint, tmp_path / "model.bundle", pack=False)
+    moved = checkpoint.rename(tmp_path / "moved")
+    with pytest.raises(BundleError, match=r"checkpoint: no such folder, .*\(--checkpoint\)"):
+        run(build, bundle, "--dry-run")
+    shown = run(build, bundle, "--dry-run", "--checkpoint", moved)
+    assert (shown.exit_code, "denoiser  weights" in shown.stdout) == (0, True)
 
 
 def test_a_foreign_file_from_dry_run_to_cache(run, tmp_path):

@@ -261,6 +261,20 @@ def test_files_may_be_links_as_in_a_download_cache(sharded: Path, tmp_path: Path
         assert len(checkpoint.shards) == 3
 
 
+def test_one_file_is_preferred_to_shards_beside_it(
+    sharded: Path, small_config: dict[str, Any], sparse_checkpoint: Write, tmp_path: Path
+) -> None:
+    """As in transformers; what else lies there is none of ours, and an index that is wrong goes unread."""
+    single = sparse_checkpoint(tmp_path / "single", small_config, tensors_of(small_config), 0)
+    (single / "model.safetensors").rename(sharded / "model.safetensors")
+    (sharded / INDEX).write_text("[]")
+    (sharded / "original").mkdir()
+    (sharded / "pytorch_model.bin").write_bytes(b"\x80")
+    (sharded / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    with Checkpoint.open(sharded) as checkpoint:
+        assert [*checkpoint.shards] == ["model.safetensors"]
+
+
 def test_default_dtype(tmp_path: Path, small_config: dict[str, Any], sparse_checkpoint: Write) -> None:
     config = small_config | {"torch_dtype": "float64"}
     folder = sparse_checkpoint(tmp_path / "x", config, tensors_of(config))
