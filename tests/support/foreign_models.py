@@ -23,21 +23,27 @@ class Case(NamedTuple):
     """One file.
 
     `make`: writes it into a folder and returns its path; `shapes`: what a user gives with --shapes;
-    `plain`: the same for every input with open dimensions or whose values are wanted, as numbers.
+    `plain`: the same for every input with open dimensions or whose values are wanted, as numbers; `targets`:
+    what it is built for.
     """
 
     make: Callable[[Path], Path]
     shapes: str = ""
     plain: dict[str, tuple[int, ...]] = {}  # noqa: RUF012  # never changed
+    targets: tuple[str, ...] = ("8.9",)
 
 
 CASES: dict[str, Case] = {}
 
 
 def case(
-    name: str, make: Callable[[Path], Path], shapes: str = "", plain: dict[str, tuple[int, ...]] | None = None
+    name: str,
+    make: Callable[[Path], Path],
+    shapes: str = "",
+    plain: dict[str, tuple[int, ...]] | None = None,
+    targets: tuple[str, ...] = ("8.9",),
 ) -> None:
-    CASES[name] = Case(make, shapes, plain or {})
+    CASES[name] = Case(make, shapes, plain or {}, targets)
 
 
 def ones(*shape: int) -> np.ndarray[Any, Any]:

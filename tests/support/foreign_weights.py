@@ -149,11 +149,25 @@ def _quantised() -> None:
         x, y = VI("x", FLOAT, [2, 64]), VI("y", FLOAT, [2, 16])
         return save(folder / "m.onnx", nodes, [x], [y], [codes, scales], opset=21, ir_version=10)
 
+    def fp4_weights(folder: Path) -> Path:
+        """As ModelOpt writes NVFP4: the scales of blocks of 16 are fp8, and have a scale themselves."""
+        codes = helper.make_tensor("q", TensorProto.FLOAT4E2M1, [64, 16], [1.0] * 1024)
+        scales = helper.make_tensor("s8", TensorProto.FLOAT8E4M3FN, [4, 16], [1.0] * 64)
+        whole = numpy_helper.from_array(np.array(0.5, np.float32), "s")
+        nodes = [
+            helper.make_node("DequantizeLinear", ["s8", "s"], ["scale"]),
+            helper.make_node("DequantizeLinear", ["q", "scale"], ["d"], axis=0, block_size=16),
+            helper.make_node("MatMul", ["x", "d"], ["y"]),
+        ]
+        x, y = VI("x", FLOAT, [2, 64]), VI("y", FLOAT, [2, 16])
+        return save(folder / "m.onnx", nodes, [x], [y], [codes, scales, whole], opset=23, ir_version=11)
+
     case("int8", activations(TensorProto.INT8, [0], 17))
     case("uint8", activations(TensorProto.UINT8, [128], 17))
     case("fp8", activations(TensorProto.FLOAT8E4M3FN, [0.0], 19))
     case("fp8_e5m2", activations(TensorProto.FLOAT8E5M2, [0.0], 19))
     case("int4_weights", int4_weights)
+    case("fp4_weights", fp4_weights, targets=("12.0",))
 
 
 def _recurrent() -> None:

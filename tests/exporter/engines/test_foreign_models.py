@@ -3,6 +3,7 @@
 import importlib
 import math
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
@@ -43,14 +44,27 @@ def one_worker(tmp_path_factory):
 
 
 def settings(case):
-    return BuildSettings(targets=TARGETS, shapes=parse_shapes({"": case.shapes}), cache=False)
+    return BuildSettings(targets=case.targets, shapes=parse_shapes({"": case.shapes}), cache=False)
+
+
+@pytest.fixture
+def own_trial(request, tmp_path_factory):
+    """Where a case is for other targets, a process that tries for those."""
+    targets = ALL[request.getfixturevalue("name")].targets
+    with (
+        shared_trial(CompilerOptions("tensorrt-rtx", targets), tmp_path_factory.mktemp("own"))
+        if targets != TARGETS
+        else nullcontext()
+    ):
+        yield
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.usefixtures("own_trial")
 def test_built_or_refused_as_by_the_library(name, tmp_path, plain):
     case = ALL[name]
     path = case.make(tmp_path)
-    told = plain.build(path, case.plain, TARGETS)
+    told = plain.build(path, case.plain, case.targets)
     if name in OURS:
         assert told.refused
         with pytest.raises(InputError, match=r"external data beside|in the folder of the ONNX file"):
@@ -62,7 +76,7 @@ def test_built_or_refused_as_by_the_library(name, tmp_path, plain):
         reason = re.split(r"\W{2,}", told.refused.partition(": ")[2])[0][:30]
         assert reason in plan.problems[0]
         with pytest.raises((InputError, BackendError)):
-            build(path, tmp_path / "out", targets=TARGETS, shapes=settings(case).shapes, cache=False)
+            build(path, tmp_path / "out", targets=case.targets, shapes=settings(case).shapes, cache=False)
         assert not (tmp_path / "out").exists()
         return
     assert plan.tried
@@ -78,9 +92,9 @@ def test_built_or_refused_as_by_the_library(name, tmp_path, plain):
 def test_the_manifest_says_what_the_network_says(name, tmp_path, plain):
     case = ALL[name]
     path = case.make(tmp_path)
-    told = plain.build(path, case.plain, TARGETS)
+    told = plain.build(path, case.plain, case.targets)
     report = build(
-        path, tmp_path / "out", targets=TARGETS, shapes=settings(case).shapes, cache=False, layers=True
+        path, tmp_path / "out", targets=case.targets, shapes=settings(case).shapes, cache=False, layers=True
     )
     folder = EngineFolder.open(report.output)
     (engine,) = folder.manifest.engines.values()
