@@ -130,6 +130,10 @@ class EngineBinder:
     ) -> None:
         self._runtime, self._device, self._profiler = runtime, device, profiler
         self._records, self._engines = records, dict(engines)
+        # All engines of a scope run one after another, in the memory that the largest needs.
+        self._scratch_bytes = max(
+            (int(engine.device_memory_size_v2) for engine in engines.values()), default=0
+        )
         self.capture_problem: str | None = None
 
     def __call__(
@@ -149,15 +153,20 @@ class EngineBinder:
         """Return the work of one run of the engine `name`; tensors it does not have are ignored."""
         record, engine = self._records[name], self._engines[name]
         used = {tensor.name: tensors[tensor.name] for tensor in (*record.inputs, *record.outputs)}
-        context = self._context(scope, name, engine, {t.name: used[t.name].shape for t in record.inputs})
+        context, told = self._context(
+            scope, name, engine, {t.name: used[t.name].shape for t in record.inputs}
+        )
 
         first = True
 
         def run(stream: int) -> None:
             nonlocal first
             for tensor, array in used.items():
+                if told.get(tensor) == array.address:
+                    continue
                 if not context.set_tensor_address(tensor, array.address):
                     raise self._runtime.failed(name, f"refuses the address of {tensor}")
+                told[tensor] = array.address
             if not context.execute_async_v3(stream):
                 raise self._runtime.failed(name, "does not run")
             if first:
@@ -177,13 +186,16 @@ class EngineBinder:
         """Let go of the engines."""
         close_all([self._runtime.keep_kernels, self._engines.clear])
 
-    def _context(self, scope: Scope, name: str, engine: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-        """Return an execution context for these input shapes; equal ones of a scope share it, all share
-        scratch memory, since they run one after another.
+    def _context(
+        self, scope: Scope, name: str, engine: Any, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[Any, dict[str, int]]:
+        """Return an execution context for these input shapes, and the addresses that it was told; equal ones
+        of a scope share both.
         """
         key = (name, *shapes.values())
         if key in scope.kept:
-            return scope.kept[key]
+            found: tuple[Any, dict[str, int]] = scope.kept[key]
+            return found
         self._device.activate()
         context = self._runtime.context(engine)
         if context is None:
@@ -195,17 +207,16 @@ class EngineBinder:
                     f"refuses {tensor.name} {list(shapes[tensor.name])}; built for {list(tensor.min)} to "
                     f"{list(tensor.max)}",
                 )
-        scratch = _scratch(scope, max(int(engine.device_memory_size_v2), 1))
+        scratch = self._scratch(scope)
         context.set_device_memory(scratch.address, scratch.nbytes)
         if self._profiler is not None:
             self._profiler.context(name, engine, context)
-        scope.kept[key] = context
-        return context
+        made = scope.kept[key] = context, dict[str, int]()
+        return made
 
-
-def _scratch(scope: Scope, nbytes: int) -> Memory:
-    """Return scratch memory of at least this size, shared by all engines of the scope."""
-    found: Memory | None = scope.kept.get("scratch")
-    if found is None or found.nbytes < nbytes:
-        found = scope.kept["scratch"] = scope.allocate(nbytes)
-    return found
+    def _scratch(self, scope: Scope) -> Memory:
+        """Return the scratch memory of the scope."""
+        if "scratch" not in scope.kept:
+            scope.kept["scratch"] = scope.allocate(max(self._scratch_bytes, 1))
+        found: Memory = scope.kept["scratch"]
+        return found
