@@ -189,9 +189,11 @@ def public_key(raw: bytes, folder: Path) -> None:
 def signature(raw: bytes, folder: Path) -> None:
     """engines.json.sig."""
     made = dataclasses.replace(engines_manifest(), engines={}, files={})
-    _file(made.to_json(), folder, MANIFEST_FILE)
-    _file(raw, folder, SIGNATURE_FILE)
-    EngineFolder.open(folder, _file(seeds("public_key")[0], folder, "key.pem"))
+    signed = folder / "engines"
+    signed.mkdir()
+    _file(made.to_json(), signed, MANIFEST_FILE)
+    _file(raw, signed, SIGNATURE_FILE)
+    EngineFolder.open(signed, _file(seeds("public_key")[0], folder, "key.pem"))
 
 
 def cache_entry(raw: bytes, folder: Path) -> None:

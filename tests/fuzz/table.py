@@ -30,7 +30,7 @@ def table(record: Mapping[str, Any]) -> str:
     named = {f"`{reader}`": counts for reader, counts in readers.items()} | {"all": total}
     for reader, counts in named.items():
         lines.append(f"| {reader} | {' | '.join(str(counts[name]) for name in COLUMNS)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *record.get("notes", ())]).rstrip() + "\n"
 
 
 def main() -> None:
