@@ -247,7 +247,7 @@ def referenced(packed: Bundle, checkpoint: Path) -> Bundle:
         packed.manifest.weights, mode="reference", root=str(checkpoint), shards=shards
     )
     manifest = dataclasses.replace(packed.manifest, weights=weights)
-    return Bundle(packed.path, manifest, {}, None)
+    return Bundle(packed.path, manifest, packed.manifest_sha256, {}, None)
 
 
 def test_confidences_are_what_the_threshold_is_held_against(engines: Callable[..., Engine]) -> None:

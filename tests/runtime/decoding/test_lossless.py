@@ -83,7 +83,8 @@ def test_the_miniature(engines, bundles):
             if "draft_steps" in drafting:
                 rounds = [each for result in results for each in result.stats.lossless.draft_records]
                 assert sum(each.accepted for each in rounds) / len(rounds) > 2
-    diffusion = engine.generate(prompts, max_new_tokens=64)
+    # At a threshold at which the denoiser, which is as good as AR at its own, is wrong somewhere.
+    diffusion = engine.generate(prompts, max_new_tokens=64, threshold=0.3)
     assert tokens(diffusion) != tokens(engine.generate(prompts, "ar", max_new_tokens=64)), (
         "else this shows little"
     )
