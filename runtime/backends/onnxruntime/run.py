@@ -59,7 +59,7 @@ class OnnxRuntimeBackend(Backend):
         self.config, self.notes = config, tuple(notes)
         self._sessions, self._weights = dict(sessions), dict(weights)
         self.can_advance = "advance" in sessions
-        self._dtype = np.dtype(compute_dtype)
+        self._compute_dtype, self._dtype = compute_dtype, np.dtype(compute_dtype)
         self._device = device
         self.shares_state = device[0] != "cpu"
         # Role → further outputs of its graph, and who is told of them after every call.
@@ -82,7 +82,7 @@ class OnnxRuntimeBackend(Backend):
     @property
     def computes_in(self) -> str:
         """Name of the dtype it computes in, which may be wider than the bundle's."""
-        return str(self._dtype)
+        return self._compute_dtype
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         one = {"B": 1, "C": capacity}
@@ -236,7 +236,7 @@ class OnnxRuntimeBackend(Backend):
         state.touched[rows] = np.maximum(state.touched[rows], state.lengths[rows] + counts)
 
     def _dtype_of(self, tensor: GraphTensor) -> np.dtype[Any]:
-        return np.dtype(tensor.dtype_in(str(self._dtype)))
+        return np.dtype(tensor.dtype_in(self._compute_dtype))
 
     def _value(self, array: npt.NDArray[Any]) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
