@@ -65,13 +65,13 @@ class InPlaceBackend(OnnxRuntimeBackend):
         return BoundState(capacity, np.zeros(batch, np.int32), tensors)
 
     def resize(self, state: ContextState, batch: int) -> None:
-        assert isinstance(state, BoundState), "a state of this backend"
         for tensor in self._state:
             old = state.tensors[tensor.name]
             if batch > len(old):
                 state.tensors[tensor.name] = self._zeros(tensor, 2 * batch, state.capacity)
                 state.tensors[tensor.name][: len(old)] = old
-                state.bindings.clear()
+                if isinstance(state, BoundState):
+                    state.bindings.clear()
         state.resize(batch)
 
     def context(
@@ -221,9 +221,8 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
         key: role, and the sizes that the call's arrays have.
         """
-        if not isinstance(span, slice):
+        if not isinstance(span, slice) or not isinstance(state, BoundState):
             return make(state, span, key)
-        assert isinstance(state, BoundState), "a state of this backend"
         whole = (*key, span.start, span.stop)
         binding = state.bindings.get(whole)
         if binding is None:
@@ -286,8 +285,11 @@ class InPlaceBackend(OnnxRuntimeBackend):
         return {t.name: np.empty(t.sizes(sizes), self._dtype_of(t)) for t in saved_inputs(self.config)}
 
     def _mamba_of(self, state: ContextState, span: Span) -> dict[str, Array]:
-        """Return the Mamba state of these rows as the graphs take it; of neighbours the memory itself."""
-        return {name: in_graph_order(state.tensors[name])[span] for name in self._mamba_names}
+        """Return the Mamba state of these rows as the graphs take it; of neighbours in a state of
+        this backend the memory itself.
+        """
+        own = {name: in_graph_order(state.tensors[name])[span] for name in self._mamba_names}
+        return {name: np.ascontiguousarray(array) for name, array in own.items()}
 
     def _keep_mamba(
         self, state: ContextState, span: Span, binding: Binding, which: Span = slice(None)

@@ -182,6 +182,14 @@ def test_a_state_outlives_more_rows_and_many_calls(native: OnnxRuntimeBackend) -
     assert np.array_equal(got, want)
 
 
+def test_a_state_of_somebody_elses_tensors(native: OnnxRuntimeBackend) -> None:
+    """As a tool makes it that changes what the denoiser sees: in any order in memory, with nothing bound."""
+    state, t = filled(native), np.full(ROWS, 0.5, np.float32)
+    copies = {name: np.ascontiguousarray(tensor[:ROWS]) for name, tensor in state.tensors.items()}
+    other = ContextState(state.capacity, state.lengths, copies)
+    assert np.array_equal(native.denoise(other, block(ROWS), t), native.denoise(state, block(ROWS), t))
+
+
 def test_heads_of_another_width_keep_the_bodies(bundles: Bundles) -> None:
     """Attention's operator takes heads of a multiple of eight."""
     with Bundle.open(bundles("tiny_c")) as bundle:
