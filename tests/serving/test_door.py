@@ -212,7 +212,7 @@ def test_ranks():
 
 def test_a_real_service_behind_it(mini, monkeypatch):
     """The first replica dies after half an answer; the second is a service of its own."""
-    # The door's seed: with any, now and then the text is empty, which shows nothing.
+    # The door's seed: a text that is drawn anew each time may now and then be empty, which shows nothing.
     monkeypatch.setattr("ttc.serving.adapters.door.secrets.randbelow", lambda most: 7)
 
     async def run():
@@ -231,7 +231,7 @@ def test_a_real_service_behind_it(mini, monkeypatch):
                     if len(tries) == 1:
                         raise Died
 
-        body = {"prompt": "Question:", "temperature": 1.0, "max_tokens": 40}
+        body = {"prompt": "Question: Sort 93, 26, 13, 88.\nAnswer:", "temperature": 1.0, "max_tokens": 40}
         try:
             whole = await through(Door(Replicas(ask, (Died,))), body)
             same = await through(Door(Replicas(ask, (Died,))), {**body, "seed": tries[0]})

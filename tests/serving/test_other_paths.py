@@ -123,7 +123,7 @@ def test_tokens(served: Running, talker: Engine) -> None:
 def test_blocks_as_they_fill(served: Running, talker: Engine) -> None:
     events: list[tuple[str, Any]] = []
     with served.client.stream(
-        "POST", "/ttc/v1/stream", json={"prompt": QUESTION, "max_tokens": 40}
+        "POST", "/ttc/v1/stream", json={"prompt": QUESTION, "max_tokens": 40, "threshold": 1.0}
     ) as answer:
         name = ""
         for line in answer.iter_lines():
@@ -133,7 +133,7 @@ def test_blocks_as_they_fill(served: Running, talker: Engine) -> None:
                 events.append((name, line[6:] if line == "data: [DONE]" else json.loads(line[6:])))
                 name = ""
     assert events.pop() == ("", "[DONE]")
-    want = talker.generate(QUESTION, max_new_tokens=40)
+    want = talker.generate(QUESTION, max_new_tokens=40, threshold=1.0)
     assert "".join(data["text"] for name, data in events if name == "block") == want.text
     steps = [data for name, data in events if name == "step"]
     assert steps
