@@ -96,10 +96,13 @@ class Call:
 
     def tell(self, generation: Generation) -> None:
         """See `Guest.tell`."""
+        done = generation.done
+        if not done and not self.streams:
+            return  # there are no events
         events = generation.take_events()
         updates = [self._update(event) for event in events if event.committed or self._provisional]
         outcome: _Outcome = None
-        if generation.done:
+        if done:
             try:
                 outcome = generation.results()
             except TtcError as error:
