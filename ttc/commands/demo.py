@@ -142,6 +142,8 @@ def _write(
 
 
 def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
+    from ttc.demo import miniature as work
+
     click.echo()
     head = ("mode", "tokens", "NFE", "tokens/NFE", "context calls", "seconds", "tokens/s")
     columns([_row(total) for total in totals], head)
@@ -151,10 +153,11 @@ def _tell(totals: Sequence["Total"], prompts: int, bundle: Path | None) -> None:
     count = "One prompt" if prompts == 1 else f"{prompts} prompts"
     click.echo()
     click.echo(
-        f"{count}, the same for both modes, measured in this one run after a warm-up. One NFE is one\n"
-        f"evaluation of the denoiser; each settled {each:.1f} tokens on average, where AR calls the\n"
-        f"context tower for every token. Here diffusion wrote {faster:.2f} times as many tokens a second\n"
-        "as AR. The miniature shows how it works; it is no judge of the large model's quality."
+        f"{count}, the same for both modes in turn, the median of {work.RUNS} runs after a warm-up.\n"
+        f"One NFE is one evaluation of the denoiser; each settled {each:.1f} tokens on average, where\n"
+        f"AR calls the context tower for every token. Here diffusion wrote {faster:.2f} times as many\n"
+        "tokens a second as AR. The miniature shows how it works; it is no judge of the large\n"
+        "model's quality."
     )
     if bundle is not None:
         click.echo()
