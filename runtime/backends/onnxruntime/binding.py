@@ -1,6 +1,6 @@
 """A session bound to the memory that it reads and writes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,12 @@ Array = npt.NDArray[Any]
 class Binding:
     """One session with an array for everything that it takes and gives, made once and run often.
 
+    Args:
+        session: it.
+        taken: names of what it takes.
+        inputs: may have more than that.
+        outputs: what it shall give.
+
     Attributes:
         inputs: graph name → what it reads.
         outputs: graph name → what it writes; an array may be both.
@@ -24,6 +30,7 @@ class Binding:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
+        taken: Collection[str],
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array],
     ) -> None:
@@ -32,7 +39,8 @@ class Binding:
         self.lengths: npt.NDArray[np.int32] | None = None
         # ONNX Runtime has the addresses alone; the arrays live as long as this does.
         for name, array in self.inputs.items():
-            self._bound.bind_cpu_input(name, array)
+            if name in taken:
+                self._bound.bind_cpu_input(name, array)
         for name, array in self.outputs.items():
             self._bound.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 

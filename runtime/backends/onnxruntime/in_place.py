@@ -56,6 +56,11 @@ class InPlaceBackend(OnnxRuntimeBackend):
     ) -> None:
         super().__init__(config, sessions, weights, compute_dtype, ("cpu", 0), notes)
         self._workers = workers
+        # A graph without attention takes nothing that only attention reads.
+        self._taken = {
+            role: frozenset(value.name for value in session.get_inputs())
+            for role, session in sessions.items()
+        }
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         one = {"B": 1, "C": capacity}
@@ -277,7 +282,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
             name: np.empty((batch, length, self.config.hidden_size), self._dtype)
             for name in self.watched.get(role, ())
         }
-        return Binding(self._session(role), inputs, outputs | watched)
+        return Binding(self._session(role), self._taken[role], inputs, outputs | watched)
 
     def _saved(self, batch: int, length: int) -> dict[str, Array]:
         """Return arrays for what a context call saves."""

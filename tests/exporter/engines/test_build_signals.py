@@ -96,7 +96,7 @@ def test_where_filters_are_refused_the_note_says_so(tmp_path):
     before.append(sys.executable)
     done = ttc(path, "--shapes", "N:2", before=before)
     assert done.returncode == 0, done.stderr
-    assert "note      the libraries that built the engines were not kept off the network" in done.stdout
+    assert "note: the libraries that built the engines were not kept off the network" in done.stdout
     private, _ = key_pair(tmp_path, "own")
     done = ttc(path, "--shapes", "N:2", "--sign", private, before=before)
     assert done.returncode == 1

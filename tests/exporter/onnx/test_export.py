@@ -160,7 +160,10 @@ def test_models_without_mamba_have_no_advance_graph_and_run(tmp_path, small_conf
     results = []
     for backend in ("onnxruntime", "torch"):
         with ttc.load(bundle, backend) as engine:
-            results.append(engine.generate([1, 5, 7], max_new_tokens=24, stop_at_eos=False).token_ids)
+            # Without attention all masked places are alike, and which is taken first hangs on the last bit.
+            mode = "diffusion" if "*" in pattern else "ar"
+            made = engine.generate([1, 5, 7], mode=mode, max_new_tokens=24, stop_at_eos=False)
+            results.append(made.token_ids)
             state = engine.runner.new_state(1, 16)
             call = engine.runner.context(
                 state, *(np.zeros(s, np.int32) for s in ((1, 4), 1, (1, 1))), save=True
