@@ -129,6 +129,37 @@ def headline(record: Record) -> str:
     return f"{_table(('mode', *HEAD[1:]), rows(report))}\n{told} {where}\n"
 
 
+def against_commit(record: Record) -> str:
+    """Return how fast this tree is beside an earlier commit."""
+    rows = [
+        (
+            row["mode"],
+            str(row["rows"]),
+            *(f"{row[side]['tokens_per_second']:.0f}" for side in ("then", "now")),
+            f"{row['wall_ratio']:.2f}",
+            "yes" if row["same_tokens"] else "NO",
+        )
+        for row in record["rows"]
+    ]
+    told = f"Tokens/s, medians of {len(record['rows'][0]['now']['turns'])} turns. On {_machine(record)}."
+    return f"{_table(('mode', 'rows', 'then', 'now', 'speedup', 'same tokens'), rows)}\n{told}\n"
+
+
+def call_costs(record: Record) -> str:
+    """Return what calls cost over context and rows, and what the cost model says."""
+    kinds = list(record["cases"][0]["ms"])
+    rows = [
+        (
+            *(str(case[key]) for key in ("rows", "context", "capacity")),
+            *(f"{case[figure][kind]:.2f}" for kind in kinds for figure in ("ms", "predicted_ms")),
+        )
+        for case in record["cases"]
+    ]
+    head = ("rows", "context", "capacity", *(word for kind in kinds for word in (f"{kind}, ms", "predicted")))
+    told = f"On {_machine(record)}. The first line is what the prediction starts from."
+    return f"{_table(head, rows)}\n{told}\n"
+
+
 def _conditions(record: Record) -> str:
     """Return what the figures of `ttc bench` hold for."""
     machine, work, conditions = record["machine"], record["work"], record["conditions"]
@@ -148,7 +179,16 @@ def _or_nothing(value: float | None) -> str:
 _NFE_COST = "cost of one NFE in AR steps, extension included"
 _LOOP_SHARE = "loop outside the backend, share of a denoise step"
 TABLES: Mapping[str, Callable[[Record], str]] = {
-    made.__name__: made for made in (newcomer, miniature_cpu, miniature_bench, miniature_batches, headline)
+    made.__name__: made
+    for made in (
+        newcomer,
+        miniature_cpu,
+        miniature_bench,
+        miniature_batches,
+        headline,
+        against_commit,
+        call_costs,
+    )
 }
 
 

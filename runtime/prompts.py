@@ -4,7 +4,7 @@ import numbers
 import operator
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,11 @@ def check_ids(ids: Sequence[object], config: ModelConfig, what: str) -> list[int
         raise InputError(f"{what} is a single number; valid: a sequence of token ids") from None
     if not count:
         raise InputError(f"{what} is empty; give at least one token id")
+    # Of plain numbers, as nearly all prompts are; what is wrong with others is found one by one.
+    if set(map(type, ids)) == {int}:
+        plain = cast("Sequence[int]", ids)
+        if min(plain) >= 0 and max(plain) < config.vocab_size:
+            return list(plain)
     checked = []
     for i, token in enumerate(ids):
         if not _is_number(token):
