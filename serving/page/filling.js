@@ -50,6 +50,8 @@ export class Filling {
     this.text += this.fresh;
     this.fresh = "";
     this.end = data;
+    // Blocks that came faster than they were read are one event.
+    if (this.mode === "diffusion") this.stepsPerBlock = data.nfe_per_block;
   }
 
   get ended() {

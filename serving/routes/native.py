@@ -44,6 +44,7 @@ async def _frames(service: Service, ask: Ask, owner: str) -> AsyncGenerator[byte
                     "finish_reason": result.finish_reason,
                     "usage": usage([result], 1),
                     "tokens_per_nfe": result.stats.tokens_per_nfe,
+                    "nfe_per_block": list(result.stats.nfe_per_block),
                     "seconds": result.stats.seconds,
                 }
                 yield frame(ending, "end")

@@ -49,7 +49,7 @@ def test_demo_without_an_export(
     done = run("demo", "--prompts", 1)
     assert done.exit_code == 0, done.stderr
     assert not exports
-    assert "One prompt, the same for both modes" in done.stdout.splitlines()[-4]
+    assert "One prompt, the same for both modes" in done.stdout.splitlines()[-5]
 
 
 def test_demo_as_json(exports: list[tuple[Path, Path, bool]], tmp_path: Path) -> None:
