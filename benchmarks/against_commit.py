@@ -25,7 +25,8 @@ from typing import Any
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature, problems
+from ttc.demo.miniature import problems
+from ttc.formats.shipped import shipped_checkpoint
 
 ROOT = Path(__file__).parents[1]
 MODES = ("ar", "diffusion")
@@ -64,10 +65,10 @@ def main() -> None:
         "load_at_start": load_average(),
         "rows": [],
     }
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prompts = [problem.prompt for problem in problems(checkpoint, given.prompts)]
-        bundle = ttc.export(checkpoint, folder / "model.bundle")
+        prompts = [problem.prompt for problem in problems(shipped_checkpoint(), given.prompts)]
+        bundle = ttc.export(shipped_checkpoint(), folder / "model.bundle")
         trees = {"then": unpacked(given.commit, folder / "then"), "now": ROOT}
         children = {which: start(tree, bundle) for which, tree in trees.items()}
         for mode in MODES:
@@ -82,8 +83,7 @@ def main() -> None:
                     flush=True,
                 )
         for child in children.values():
-            child.stdin.close()  # type: ignore[union-attr]
-            child.wait()
+            child.communicate()  # closes its input, which ends it
     report["load_at_end"] = load_average()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 from ttc.model.config import ModelConfig
 from ttc.planning.experts import Routing
 from ttc.planning.passes import context_pass, denoiser_pass, total
@@ -62,8 +62,8 @@ def main() -> None:
     cases = [(1, length, CPU_SIZES.bucket(length + BLOCK)) for length in LENGTHS]
     cases += [(1, SHORT, 4096)]
     cases += [(rows, SHORT, CPU_SIZES.bucket(SHORT + BLOCK)) for rows in ROWS[1:]]
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
-        bundle = ttc.export(checkpoint, Path(folder) / "model.bundle")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = ttc.export(shipped_checkpoint(), Path(folder) / "model.bundle")
         with ttc.load(bundle, threads=given.threads) as engine:
             limits = report["limits"] = measure_limits()
             calls = {case: calls_of(engine.runner, case) for case in cases}

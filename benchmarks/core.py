@@ -35,7 +35,7 @@ import numpy as np
 import ttc
 from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.device import BackendDevice
 from ttc.runtime.decoding.modes.table import ModeTable
@@ -65,8 +65,8 @@ def main() -> None:
         "machine": dataclasses.asdict(machine()),
         "load_at_start": load_average(),
     }
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
-        bundle = ttc.export(checkpoint, Path(folder) / "model.bundle")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = ttc.export(shipped_checkpoint(), Path(folder) / "model.bundle")
         with ttc.load(bundle) as engine:
             stages: dict[str, Callable[[], Any]] = {
                 "requests": lambda: together_and_alone(engine, args.requests),

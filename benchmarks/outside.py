@@ -27,7 +27,7 @@ import numpy as np
 
 import ttc
 from benchmarks.serving_client import Served, served
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 
 TASKS = Path(__file__).parent / "problems" / "miniature.jsonl"
 PROBLEMS, NEW = 50, 128
@@ -91,12 +91,12 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, required=True, help="The environment with the client.")
     parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: exported first]")
     args = parser.parse_args()
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        bundle = args.bundle or ttc.export(checkpoint, folder / "model.bundle")
+        bundle = args.bundle or ttc.export(shipped_checkpoint(), folder / "model.bundle")
         tokenizer = folder / "tokenizer"
         tokenizer.mkdir()
-        (tokenizer / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+        (tokenizer / "tokenizer.json").write_bytes((shipped_checkpoint() / "tokenizer.json").read_bytes())
         kind = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "</s>"}
         (tokenizer / "tokenizer_config.json").write_text(json.dumps(kind), encoding="utf-8")
         with served(bundle, "--served-model-name", "mini") as service:

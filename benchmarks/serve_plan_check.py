@@ -36,7 +36,7 @@ from typing import Any
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 from ttc.planning.simulation.arrivals import Asks, ClosedLoop, Load, OpenLoad, Visit, poisson
 from ttc.planning.simulation.behaviour import MeasuredSteps
 from ttc.planning.simulation.costs import MeasuredCosts
@@ -84,8 +84,8 @@ def main() -> None:
         "load_at_start": load_average(),
         "machine": dataclasses.asdict(machine()),
     }
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
-        bundle = ttc.export(checkpoint, Path(folder) / "model.bundle")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = ttc.export(shipped_checkpoint(), Path(folder) / "model.bundle")
         with ttc.load(bundle, threads=1) as engine:
             report["modes"] = {mode: check(engine, mode, given.seconds, given.clock) for mode in MODES}
     report["load_at_end"] = load_average()

@@ -42,7 +42,7 @@ from benchmarks.serving_limits import FREE, ROWS, Setting, connections, fair, ho
 from benchmarks.serving_load import PATH, closed_loop, open_loop, percentile
 from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 
 TURNS = 5
 
@@ -62,8 +62,8 @@ def main() -> None:
         "machine": dataclasses.asdict(machine()),
         "load_at_start": load_average(),
     }
-    with miniature() as checkpoint, tempfile.TemporaryDirectory() as folder:
-        bundle = args.bundle or ttc.export(checkpoint, Path(folder) / "model.bundle")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = args.bundle or ttc.export(shipped_checkpoint(), Path(folder) / "model.bundle")
         with ttc.load(bundle) as engine:
             setting = Setting(bundle, engine, 0.1 if args.quick else 1.0)
             for name in args.only:

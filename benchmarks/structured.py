@@ -28,7 +28,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ttc.bench.identity import load_average, machine, now
-from ttc.demo.miniature import miniature
+from ttc.formats.shipped import shipped_checkpoint
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.grammar import read_grammar
 from ttc.runtime.interface.sampling import LazySamples, RowSampling, SamplingParams
@@ -79,9 +79,9 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
 
     load, found = load_average(), []
-    with miniature() as folder:
-        own = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text("utf-8")))
+    folder = shipped_checkpoint()
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text("utf-8")))
     found.append(measured("miniature", own, config, asked.turns))
     # As in real models, there are more logits than tokens.
     trained = train(asked.vocabulary)

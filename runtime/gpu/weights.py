@@ -67,12 +67,7 @@ def upload_weights(
         arrays[name] = arrays.get(name) or scope.array(entry.dtype, entry.shape)
     total, done = weight_bytes(bundle, wanted), 0
     with _Ring(scope.device, min(MOST_READERS, usable_cores()), staging_bytes) as ring:
-        for piece in _pieces(bundle, wanted, arrays, staging_bytes):
-            for nbytes in ring.put(piece):
-                done += nbytes
-                if progress is not None:
-                    progress(done, total)
-        for nbytes in ring.drain():
+        for nbytes in ring.send(_pieces(bundle, wanted, arrays, staging_bytes)):
             done += nbytes
             if progress is not None:
                 progress(done, total)
@@ -116,24 +111,24 @@ class _Ring:
         )
         self._filling: deque[tuple[_Piece, npt.NDArray[np.uint8], Future[None]]] = deque()
 
-    def put(self, piece: _Piece) -> Iterator[int]:
-        """Let a piece be read, and yield the bytes of those that had to be sent before."""
-        if not self._free:
-            yield self._send()
-        buffer, event = self._free.popleft()
-        if event is not None:
-            self._device.wait_for(event)
-        view = buffer[: piece.target.nbytes].data
-        reading = self._readers.submit(piece.reader.fill, view, piece.begin)
-        self._filling.append((piece, buffer, reading))
-
-    def drain(self) -> Iterator[int]:
-        """Send what is left, and yield its bytes piece by piece; all of it is on the device afterwards."""
+    def send(self, pieces: Iterable[_Piece]) -> Iterator[int]:
+        """Read and send pieces in their order, and yield the bytes of each that was sent; all of them are on
+        the device afterwards.
+        """
+        for piece in pieces:
+            if not self._free:
+                yield self._send_oldest()
+            buffer, event = self._free.popleft()
+            if event is not None:
+                self._device.wait_for(event)
+            view = buffer[: piece.target.nbytes].data
+            reading = self._readers.submit(piece.reader.fill, view, piece.begin)
+            self._filling.append((piece, buffer, reading))
         while self._filling:
-            yield self._send()
+            yield self._send_oldest()
         self._device.wait()
 
-    def _send(self) -> int:
+    def _send_oldest(self) -> int:
         piece, buffer, reading = self._filling.popleft()
         reading.result()
         self._device.upload(piece.target, buffer[: piece.target.nbytes])

@@ -13,7 +13,7 @@ import click
 from ttc.base.names import BACKENDS, BackendName
 from ttc.commands.results import result_json
 from ttc.commands.terminal import columns, echo, folder_bytes, progress, size, waiting, write_json
-from ttc.formats.shipped import shipped_bundle
+from ttc.formats.shipped import shipped_bundle, shipped_checkpoint
 
 if TYPE_CHECKING:
     from ttc.demo.miniature import Problem, Total
@@ -58,7 +58,7 @@ def demo(
 
         check_format(save_steps)
     with contextlib.ExitStack() as until_the_end:
-        checkpoint = until_the_end.enter_context(work.miniature())
+        checkpoint = shipped_checkpoint()
         chosen = work.problems(checkpoint, prompts)
         if exports or keep:
             bundle = _export(checkpoint, _folder(keep, until_the_end), as_json)

@@ -1,10 +1,8 @@
 """The demonstration's work: the miniature that comes with `ttc`, its problems, and diffusion against AR."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from ttc.base.names import Mode
@@ -19,7 +17,6 @@ __all__ = [
     "Problem",
     "Total",
     "measure",
-    "miniature",
     "problems",
     "total",
 ]
@@ -59,13 +56,6 @@ class Total:
     seconds: float
     tokens_per_nfe: float | None
     tokens_per_second: float
-
-
-@contextlib.contextmanager
-def miniature() -> Iterator[Path]:
-    """Yield the folder of the miniature checkpoint, as long as the context lasts."""
-    with as_file(files("ttc") / "miniature") as folder:
-        yield folder
 
 
 def problems(checkpoint: Path, count: int) -> list[Problem]:

@@ -4,7 +4,6 @@ graphs.
 Of four-bit weights an array holds the bytes, two numbers in each (`WeightSpec.array_shape`).
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype
+from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype, stored_bytes
 from ttc.base.files import OpenFile
 from ttc.errors import BundleError, DigestError, NumericsError
 from ttc.formats.graph_file import external_bytes
@@ -111,7 +110,9 @@ class ReferencedWeights:
             if is_as_due:
                 yield StoredPart(self._owner[tensors[0]], tensors[0])
             else:
-                yield ConvertedPart(partial(self._part, spec, tensors), _part_bytes(spec))
+                yield ConvertedPart(
+                    partial(self._part, spec, tensors), stored_bytes(spec.dtype, spec.part_shape)
+                )
 
     def _part(self, spec: WeightSpec, tensors: Sequence[str], out: Array | None = None) -> Array:
         """Return one part of a weight in the weight's dtype, written to `out` if that is given."""
@@ -235,10 +236,6 @@ class PackedWeights:
         """Forget the parsed graphs."""
         with self._lock:
             self._parsed.clear()
-
-
-def _part_bytes(spec: WeightSpec) -> int:
-    return int(math.prod(array_shape(spec.dtype, spec.part_shape))) * numpy_dtype(spec.array_dtype).itemsize
 
 
 def _pieces(spec: WeightSpec) -> list[tuple[Piece, tuple[int, ...]]]:

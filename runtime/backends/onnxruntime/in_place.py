@@ -8,7 +8,6 @@ ones over and over. Rows that are not neighbours are copied out, and back.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend, faults_in
 from ttc.runtime.interface.backend import ContextCall, Floats, Ints, StepInputs, StepOutputs, host_step
 from ttc.runtime.interface.sizes import CPU_SIZES
-from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros, reserved_rows
+from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 
 __all__ = ["InPlaceBackend"]
 
@@ -45,6 +44,8 @@ class InPlaceBackend(OnnxRuntimeBackend):
     a call of many rows may take.
     """
 
+    _state_class = BoundState
+
     def __init__(
         self,
         config: ModelConfig,
@@ -62,22 +63,14 @@ class InPlaceBackend(OnnxRuntimeBackend):
             for role, session in sessions.items()
         }
 
-    def new_state(self, batch: int, capacity: int) -> ContextState:
-        one = {"B": 1, "C": capacity}
-        row_bytes = sum(prod(t.sizes(one)) * self._dtype_of(t).itemsize for t in self._state)
-        room = reserved_rows(batch, row_bytes)
-        tensors = {t.name: self._zeros(t, room, capacity) for t in self._state}
-        return BoundState(capacity, np.zeros(batch, np.int32), tensors)
-
     def resize(self, state: ContextState, batch: int) -> None:
-        for tensor in self._state:
-            old = state.tensors[tensor.name]
-            if batch > len(old):
-                state.tensors[tensor.name] = self._zeros(tensor, 2 * batch, state.capacity)
-                state.tensors[tensor.name][: len(old)] = old
-                if isinstance(state, BoundState):
-                    state.bindings.clear()
-        state.resize(batch)
+        before = list(state.tensors.values())
+        try:
+            super().resize(state, batch)
+        finally:  # where memory ran out, too, some may have moved
+            is_moved = any(new is not old for new, old in zip(state.tensors.values(), before, strict=True))
+            if is_moved and isinstance(state, BoundState):
+                state.bindings.clear()
 
     def context(
         self,
@@ -213,10 +206,9 @@ class InPlaceBackend(OnnxRuntimeBackend):
             self._context(state, input_ids[which, :count], commit_len[which], nowhere, False, rows[which])
 
     def _zeros(self, tensor: GraphTensor, rows: int, capacity: int) -> Array:
-        """Return the memory of one state tensor, in its own order of dimensions."""
-        shape = tensor.sizes({"B": rows, "C": capacity})
         if not is_mamba_state(tensor.name):
-            return lazy_zeros(shape, self._dtype_of(tensor))
+            return super()._zeros(tensor, rows, capacity)
+        shape = tensor.sizes({"B": rows, "C": capacity})
         return in_graph_order(lazy_zeros((*shape[:-2], shape[-1], shape[-2]), self._dtype_of(tensor)))
 
     def _bound(

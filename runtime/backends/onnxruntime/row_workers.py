@@ -13,7 +13,7 @@ __all__ = ["RowWorkers"]
 
 T = TypeVar("T")
 
-# A part with fewer tokens takes hardly longer than it takes to hand it to another thread.
+# Of a part; chosen so that handing it to another thread is little beside it, not measured.
 _LEAST_TOKENS = 32
 
 

@@ -46,6 +46,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     can_save_rows = True
+    _state_class: type[ContextState] = ContextState
 
     def __init__(
         self,
@@ -86,10 +87,10 @@ class OnnxRuntimeBackend(Backend):
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         one = {"B": 1, "C": capacity}
-        row_bytes = sum(prod(t.sizes(one)) * np.dtype(self._dtype_of(t)).itemsize for t in self._state)
-        sizes = {"B": reserved_rows(batch, row_bytes), "C": capacity}
-        tensors = {t.name: lazy_zeros(t.sizes(sizes), self._dtype_of(t)) for t in self._state}
-        return ContextState(capacity, np.zeros(batch, np.int32), tensors)
+        row_bytes = sum(prod(t.sizes(one)) * self._dtype_of(t).itemsize for t in self._state)
+        room = reserved_rows(batch, row_bytes)
+        tensors = {t.name: self._zeros(t, room, capacity) for t in self._state}
+        return self._state_class(capacity, np.zeros(batch, np.int32), tensors)
 
     def context(
         self,
@@ -147,10 +148,11 @@ class OnnxRuntimeBackend(Backend):
         return StepOutputs(*(outputs[name].numpy() for name in _STEP_OUTPUTS))
 
     def resize(self, state: ContextState, batch: int) -> None:
-        for name, tensor in state.tensors.items():
-            if batch > len(tensor):
-                state.tensors[name] = lazy_zeros((2 * batch, *tensor.shape[1:]), tensor.dtype)
-                state.tensors[name][: len(tensor)] = tensor
+        for tensor in self._state:
+            old = state.tensors[tensor.name]
+            if batch > len(old):
+                state.tensors[tensor.name] = self._zeros(tensor, 2 * batch, state.capacity)
+                state.tensors[tensor.name][: len(old)] = old
         state.resize(batch)
 
     def clear_rows(self, state: ContextState, rows: Ints) -> None:
@@ -234,6 +236,10 @@ class OnnxRuntimeBackend(Backend):
                 start, count = int(state.lengths[row]), int(counts[i])
                 target[row, :, start : start + count] = new[i, :, :count]
         state.touched[rows] = np.maximum(state.touched[rows], state.lengths[rows] + counts)
+
+    def _zeros(self, tensor: GraphTensor, rows: int, capacity: int) -> npt.NDArray[Any]:
+        """Return the memory of one state tensor."""
+        return lazy_zeros(tensor.sizes({"B": rows, "C": capacity}), self._dtype_of(tensor))
 
     def _dtype_of(self, tensor: GraphTensor) -> np.dtype[Any]:
         return np.dtype(tensor.dtype_in(self._compute_dtype))

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_results_in_order_from_several_threads() -> None:
         met.wait()  # nobody goes on before all are there
         return number, threading.get_ident()
 
-    found = workers.run([lambda n=n: call(n) for n in range(3)])  # type: ignore[misc]
+    found = workers.run([partial(call, n) for n in range(3)])
     workers.close()
     assert [number for number, _ in found] == [0, 1, 2]
     assert len({thread for _, thread in found}) == 3
