@@ -13,6 +13,20 @@ import yaml
 from ttc.serving.service.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
+# The fields of KubeRay's `ray.io/v1` that this file may use, from its RayServiceSpec, RayClusterSpec,
+# HeadGroupSpec and WorkerGroupSpec; those that must be there say so.
+SERVICE_FIELDS = {"serveConfigV2", "rayClusterConfig", "serveService"}
+CLUSTER_FIELDS = {
+    "rayVersion",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+    "headGroupSpec",
+    "workerGroupSpecs",
+}
+HEAD_NEEDS = {"rayStartParams", "template"}
+HEAD_FIELDS = HEAD_NEEDS | {"serviceType", "headService", "enableIngress"}
+WORKER_NEEDS = {"groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+WORKER_FIELDS = WORKER_NEEDS | {"replicas", "numOfHosts", "scaleStrategy", "idleTimeoutSeconds"}
 ADAPTER = ast.parse((ROOT / "serving/adapters/ray.py").read_text(encoding="utf-8"))
 
 
@@ -40,6 +54,19 @@ def cluster_fields() -> set[str]:
         for one in made.body
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
     }
+
+
+def test_its_fields_are_those_that_kuberay_reads(service: Any) -> None:
+    """An unknown field is dropped by the API server, or refused."""
+    cluster = service["rayClusterConfig"]
+    assert set(service) <= SERVICE_FIELDS
+    assert set(cluster) <= CLUSTER_FIELDS
+    assert HEAD_NEEDS <= set(cluster["headGroupSpec"]) <= HEAD_FIELDS
+    for group in cluster["workerGroupSpecs"]:
+        assert WORKER_NEEDS <= set(group) <= WORKER_FIELDS
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        # map[string]string: a bare number is refused.
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
 
 
 def test_the_application_and_its_arguments_exist(application: Any) -> None:
