@@ -154,7 +154,7 @@ def figures(name: str, results: Results, chosen: Sequence[Problem]) -> dict[str,
             "tokens_per_round": float(tokens.sum() / len(rounds)),
             "steps_per_round": float(np.mean([each.steps for each in rounds])),
             "drafted_per_round": float(np.mean([each.drafted for each in rounds])),
-            "acceptance_by_place": acceptance_rate_per_position(rounds),
+            "acceptance_rate_per_position": acceptance_rate_per_position(rounds),
             "plans": plan_counts([(each.plan.length, each.plan.steps) for each in rounds]),
         }
     return row
@@ -258,8 +258,9 @@ def show(report: dict[str, Any]) -> None:
         print(f"{name:15}" + "".join(f"{cell:>17}" for cell in cells))
     for name, row in report["candidates"].items():
         if "rounds" in row:
-            rates = " ".join("–" if rate is None else f"{rate:.2f}" for rate in row["acceptance_by_place"])
-            print(f"acceptance rate per position, {name}: {rates}")
+            rates = row["acceptance_rate_per_position"]
+            told = " ".join("–" if rate is None else f"{rate:.2f}" for rate in rates)
+            print(f"acceptance rate per position, {name}: {told}")
     for name, found in report["identity"].items():
         gaps = [f"{each['gap']:.2g}" for each in found.get("differences", [])]
         print(f"{name}: {found['same_tokens']} of {found['prompts']} as AR" + f"; gaps {gaps}" * bool(gaps))

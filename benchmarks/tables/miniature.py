@@ -1,39 +1,31 @@
-"""The tables of README and documents that are made of records: written anew, or compared.
+"""Tables of the miniature: first minutes, speed, quality, calls."""
 
-    python -m benchmarks.tables             write them
-    python -m benchmarks.tables --check     exit with 1 where one differs
-
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`, whose record lies
-in `benchmarks/results`.
-"""
-
-import json
-import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
+from benchmarks.tables.words import Record, machine, markdown, or_nothing
 from ttc.bench.headline import HEAD, notes, rows
 from ttc.bench.schema import Report
 
-__all__ = ["DOCUMENTS", "TABLES", "main", "with_tables"]
+__all__ = [
+    "against_commit",
+    "call_costs",
+    "headline",
+    "miniature_batches",
+    "miniature_bench",
+    "miniature_cpu",
+    "newcomer",
+]
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-Record = Mapping[str, Any]
+_NFE_COST = "cost of one NFE in AR steps, extension included"
+_LOOP_SHARE = "loop outside the backend, share of a denoise step"
 
 
 def newcomer(record: Record) -> str:
     """Return the steps of `benchmarks.newcomer`."""
     rows = [(step["what"], f"`{step['command']}`", f"{step['seconds']:.1f} s") for step in record["steps"]]
     told = (
-        f"On {_machine(record)}; {record['installed_mb']:.0f} MB are installed then, pip included "
+        f"On {machine(record)}; {record['installed_mb']:.0f} MB are installed then, pip included "
         "([record](benchmarks/results/newcomer.json), `python -m benchmarks.newcomer`)."
     )
-    return f"{_table(('step', 'command', 'time'), rows)}\n{told}\n"
+    return f"{markdown(('step', 'command', 'time'), rows)}\n{told}\n"
 
 
 def miniature_cpu(record: Record) -> str:
@@ -54,13 +46,13 @@ def miniature_cpu(record: Record) -> str:
     packages = record["machine"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("onnxruntime", "torch"))
     told = (
-        f"On {_machine(record)}; {record['prompts']} prompts of {record['max_new_tokens']} tokens each, "
+        f"On {machine(record)}; {record['prompts']} prompts of {record['max_new_tokens']} tokens each, "
         f"median of {record['repeats']} turns; {versions}, transformers {record['transformers']}. "
         "One denoiser evaluation, the extension of the context included, costs "
         f"{record['ratios'][_NFE_COST]:.1f} AR steps there; "
         f"{record['ratios'][_LOOP_SHARE]:.1%} of a denoise step is spent in the loop outside the backend."
     )
-    return f"{_table(('mode', 'backend', 'tokens/s', 'NFE', 'tokens/NFE'), rows)}\n{told}\n"
+    return f"{markdown(('mode', 'backend', 'tokens/s', 'NFE', 'tokens/NFE'), rows)}\n{told}\n"
 
 
 def miniature_bench(record: Record) -> str:
@@ -76,8 +68,8 @@ def miniature_bench(record: Record) -> str:
                 f"{speed['tokens_per_second']:.0f}",
                 f"{slow:.0f} to {fast:.0f}",
                 f"{speed['over_ar']:.2f}",
-                _or_nothing(speed["tokens_per_nfe"]),
-                _or_nothing(speed["nfe_in_ar_steps"]),
+                or_nothing(speed["tokens_per_nfe"]),
+                or_nothing(speed["nfe_in_ar_steps"]),
                 f"{answers['quality']['of_ar']:.1%}" + (", BROKEN" if answers["broken"] else ""),
                 f"{words['correct'] / words['problems']:.1%}",
             )
@@ -98,7 +90,7 @@ def miniature_bench(record: Record) -> str:
         "right, of AR",
         "stories right",
     )
-    return f"{_table(head, rows)}\n{told}\n"
+    return f"{markdown(head, rows)}\n{told}\n"
 
 
 def miniature_batches(record: Record) -> str:
@@ -114,19 +106,19 @@ def miniature_batches(record: Record) -> str:
             cells.append(f"{speed['tokens_per_second']:.0f}{over}")
         rows.append(cells)
     names = [cases[mode]["name"] for mode in modes]
-    return f"{_table(('batch', *names), rows)}\n{_conditions(record)}.\n"
+    return f"{markdown(('batch', *names), rows)}\n{_conditions(record)}.\n"
 
 
 def headline(record: Record) -> str:
     """Return what `ttc bench --headline` tells."""
     report = Report.from_dict(record, "headline.json")
-    machine, load = report.machine, report.conditions
+    host, load = report.machine, report.conditions
     told = " ".join(notes(report))
     where = (
-        f"On {machine.cores} cores of {machine.cpu}, {load.started[:10]}, load {load.load_at_start:.1f} at "
+        f"On {host.cores} cores of {host.cpu}, {load.started[:10]}, load {load.load_at_start:.1f} at "
         f"the start and {load.load_at_end:.1f} at the end ([record](benchmarks/results/headline.json))."
     )
-    return f"{_table(('mode', *HEAD[1:]), rows(report))}\n{told} {where}\n"
+    return f"{markdown(('mode', *HEAD[1:]), rows(report))}\n{told} {where}\n"
 
 
 def against_commit(record: Record) -> str:
@@ -141,8 +133,8 @@ def against_commit(record: Record) -> str:
         )
         for row in record["rows"]
     ]
-    told = f"Tokens/s, medians of {len(record['rows'][0]['now']['turns'])} turns. On {_machine(record)}."
-    return f"{_table(('mode', 'rows', 'then', 'now', 'speedup', 'same tokens'), rows)}\n{told}\n"
+    told = f"Tokens/s, medians of {len(record['rows'][0]['now']['turns'])} turns. On {machine(record)}."
+    return f"{markdown(('mode', 'rows', 'then', 'now', 'speedup', 'same tokens'), rows)}\n{told}\n"
 
 
 def call_costs(record: Record) -> str:
@@ -156,78 +148,17 @@ def call_costs(record: Record) -> str:
         for case in record["cases"]
     ]
     head = ("rows", "context", "capacity", *(word for kind in kinds for word in (f"{kind}, ms", "predicted")))
-    told = f"On {_machine(record)}. The first line is what the prediction starts from."
-    return f"{_table(head, rows)}\n{told}\n"
+    told = f"On {machine(record)}. The first line is what the prediction starts from."
+    return f"{markdown(head, rows)}\n{told}\n"
 
 
 def _conditions(record: Record) -> str:
     """Return what the figures of `ttc bench` hold for."""
-    machine, work, conditions = record["machine"], record["work"], record["conditions"]
+    host, work, conditions = record["machine"], record["work"], record["conditions"]
     loads = (
         f"load {conditions['load_at_start']:.1f} at the start and {conditions['load_at_end']:.1f} at the end"
     )
     return (
-        f"On {machine['cores']} cores of {machine['cpu']}, {loads}, the run itself included; medians over "
+        f"On {host['cores']} cores of {host['cpu']}, {loads}, the run itself included; medians over "
         f"{work['repeats']} turns of {work['timed_prompts']} prompts; {work['problems']} problems"
     )
-
-
-def _or_nothing(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-_NFE_COST = "cost of one NFE in AR steps, extension included"
-_LOOP_SHARE = "loop outside the backend, share of a denoise step"
-TABLES: Mapping[str, Callable[[Record], str]] = {
-    made.__name__: made
-    for made in (
-        newcomer,
-        miniature_cpu,
-        miniature_bench,
-        miniature_batches,
-        headline,
-        against_commit,
-        call_costs,
-    )
-}
-
-
-def with_tables(text: str) -> str:
-    """Return a document with its tables as the records have them; a table without a record stays as it is."""
-
-    def made(match: re.Match[str]) -> str:
-        file = RESULTS / f"{match[2]}.json"
-        if not file.is_file():
-            return match[0]
-        return f"{match[1]}{TABLES[match[2]](json.loads(file.read_text(encoding='utf-8')))}{match[4]}"
-
-    return _PLACE.sub(made, text)
-
-
-def _machine(record: Record) -> str:
-    """Return a machine in words; the load tells a busy one."""
-    machine, load = record["machine"], record["load_at_start"]
-    when = (record.get("date") or record["started"])[:10]
-    return f"{machine['cores']} cores of {machine['cpu']}, {when}, load {load:.1f} at the start"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def main() -> int:
-    """Write the tables, or compare them; return the exit code."""
-    check, code = "--check" in sys.argv[1:], 0
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        if (new := with_tables(text)) != text:
-            code = int(check)
-            print(f"{path.relative_to(ROOT)}: {'differs from its records' if check else 'written'}")
-            if not check:
-                path.write_text(new, encoding="utf-8")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
