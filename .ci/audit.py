@@ -1,10 +1,10 @@
 """Ask a database of known vulnerabilities about every package in .ci/dev.lock.
 
-    .venv/bin/python .ci/audit.py       as `make audit` does
+    .venv/bin/python .ci/audit.py [--required]      without the option as `make audit` does
 
 Runs pip-audit in an environment of its own (build/audit). Exit code 1 where a package has a known one. Where
-pip-audit cannot be installed, or the database does not answer, that is said, and the exit code is 0: the last
-line is "audit: skipped" or "audit: N packages, no known vulnerability".
+pip-audit cannot be installed, or the database does not answer, that is said, and the exit code is 0, or 1
+with --required: the last line is "audit: skipped" or "audit: N packages, no known vulnerability".
 """
 
 import json
@@ -20,7 +20,8 @@ MOST_SECONDS = 300
 
 
 def main() -> int:
-    """Ask, and tell."""
+    """Ask, and tell; return the exit code."""
+    required = sys.argv[1:] == ["--required"]
     python = PLACE / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     try:
         if not python.exists():
@@ -28,16 +29,16 @@ def main() -> int:
         _run([python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "pip-audit>=2.7"])
         asked = ("-r", LOCK, "--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json")
         done = _run([python, "-m", "pip_audit", *asked], codes=(0, 1))
-        return verdict(json.loads(done.stdout)["dependencies"])
+        return verdict(json.loads(done.stdout)["dependencies"], required)
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as fault:
-        return _skipped(_reason(fault))
+        return _skipped(_reason(fault), required)
 
 
-def verdict(packages: list[dict[str, Any]]) -> int:
-    """Tell what pip-audit found; return the exit code."""
+def verdict(packages: list[dict[str, Any]], required: bool = False) -> int:
+    """Tell what pip-audit found; return the exit code. required: whether no answer is a failure."""
     unknown = [each["name"] for each in packages if "skip_reason" in each]
     if len(unknown) == len(packages):
-        return _skipped("the database knows none of the packages, so no index of them answers here")
+        return _skipped("the database knows none of the packages, so no index of them answers here", required)
     bad = [(each, found) for each in packages for found in each.get("vulns", ())]
     for each, found in bad:
         fixed = ", ".join(found["fix_versions"]) or "no version"
@@ -61,9 +62,9 @@ def _reason(fault: Exception) -> str:
     return said[-1][:200]
 
 
-def _skipped(why: str) -> int:
+def _skipped(why: str, required: bool) -> int:
     sys.stdout.write(f"audit: skipped, {why}\n")
-    return 0
+    return int(required)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ try:
         except OSError:
             assert process.poll() is None
             time.sleep(0.1)
-    body = json.dumps({"prompt": "Question:", "max_tokens": 8}).encode()
+    # A question of the miniature's kind: after other texts it may end at once.
+    body = json.dumps({"prompt": "Question: Sort 93, 26, 13, 88.\\nAnswer:", "max_tokens": 8}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"}
     )

@@ -1,7 +1,10 @@
 """The lock of the development environment, and what asks after vulnerabilities in it."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -65,3 +68,16 @@ def test_what_an_audit_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("c 2: X-1, mended in 3\n")
     assert verdict([unknown]) == 0
     assert capsys.readouterr().out.startswith("audit: skipped, the database knows none of the packages")
+    assert verdict([unknown], required=True) == 1
+
+
+@pytest.mark.parametrize("part", ["SAMPLE", "SERVICE"])
+def test_what_the_lowest_and_newest_versions_are_tried_with_runs(part: str, tmp_path: Path) -> None:
+    """With what is installed here; `make lowest` and `make newest` install other versions first."""
+    for extra in ("cryptography", "llguidance", "PIL", "uvicorn"):
+        pytest.importorskip(extra)
+    words = [sys.executable, "-c", getattr(program("lowest"), part), "miniature", str(tmp_path)]
+    settings = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("all right\n")
