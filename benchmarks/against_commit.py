@@ -25,6 +25,7 @@ from typing import Any
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.demo.miniature import problems
 from ttc.formats.shipped import shipped_checkpoint
 
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "against_commit.json")
+    parser.add_argument(
+        "-o", "--output", type=record_file, default=str(ROOT / "build" / "against_commit.json")
+    )
     given = parser.parse_args()
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.against_commit", *sys.argv[1:]]),
@@ -85,8 +88,7 @@ def main() -> None:
         for child in children.values():
             child.communicate()  # closes its input, which ends it
     report["load_at_end"] = load_average()
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(given.output, report)
     print(f"written to {given.output}")
 
 

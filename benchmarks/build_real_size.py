@@ -11,7 +11,6 @@ Fewer layers are the first ones of the same graph: the head reads what the last 
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ttc.base.distribution import DISTRIBUTION
 from ttc.base.names import ENGINE_FORMS
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.exporter.engines.build import build
 from ttc.exporter.engines.cache import CACHE_VARIABLE
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--layers", type=int, nargs="+", default=[9, 18, 36, 52])
     parser.add_argument("--forms", nargs="+", choices=ENGINE_FORMS, default=list(ENGINE_FORMS))
-    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--json", type=record_file, help="also write the rows here")
     options = parser.parse_args()
     rows = []
     print(f"{os.cpu_count()} cores")
@@ -131,7 +131,7 @@ def main() -> None:
                         flush=True,
                     )
     if options.json is not None:
-        options.json.write_text(json.dumps(_record(rows), indent=1) + "\n")
+        write_record(options.json, _record(rows))
 
 
 def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ what this machine reaches, plus a constant, what the first case takes beyond tha
 
 import argparse
 import dataclasses
-import json
 import logging
 import shlex
 import statistics
@@ -27,7 +26,9 @@ from typing import Any
 import numpy as np
 
 import ttc
+from ttc.base.files import write_whole
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 from ttc.model.config import ModelConfig
 from ttc.planning.experts import Routing
@@ -49,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what calls cost.")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--threads", type=int, help="of a call; by default as the engine chooses")
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "call_costs.json")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("-o", "--output", type=record_file, default=str(ROOT / "build" / "call_costs.json"))
+    parser.add_argument("--plot", type=record_file)
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     report: dict[str, Any] = {
@@ -71,10 +72,9 @@ def main() -> None:
             report["cases"] = with_prediction(engine.config, measured, limits)
     report["load_at_end"] = load_average()
     tell(report["cases"])
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(given.output, report)
     if given.plot is not None:
-        given.plot.write_text(plot(report["cases"]), encoding="utf-8")
+        write_whole(given.plot, plot(report["cases"]))
     print(f"written to {given.output}")
 
 

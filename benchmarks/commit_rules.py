@@ -31,6 +31,7 @@ from examples.miniature.forward import Before, block_logits, context_hidden
 from examples.miniature.tokenizer import MASK
 from examples.miniature.weights import read
 from ttc.bench.identity import machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 from ttc.model.config import ModelConfig
 from ttc.model.towers import TowerWeights
@@ -164,7 +165,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, default=shipped_checkpoint())
     parser.add_argument("--problems", type=int, default=300, help="stories; half as many of each other task")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/commit_rules.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/commit_rules.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
@@ -192,8 +193,7 @@ def main() -> None:
         "command": "python -m benchmarks.commit_rules", "started": now(), "machine": machine().cpu,
         "problems": counts, "rows": rows,
     }  # fmt: skip
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(given.output, record)
 
 
 if __name__ == "__main__":

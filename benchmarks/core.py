@@ -35,6 +35,7 @@ import numpy as np
 import ttc
 from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 from ttc.runtime.decoding.core import Core
 from ttc.runtime.decoding.device import BackendDevice
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the core.")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--memory-requests", type=int, default=10_000)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/core.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/core.json")
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # of top_k at temperature 0, with every tenth request
     report: dict[str, Any] = {
@@ -80,8 +81,7 @@ def main() -> None:
                 print(f"{name}: {json.dumps(report[name])}", flush=True)
         report["prefix"] = prefix(bundle)
         print(f"prefix: {json.dumps(report['prefix'])}", flush=True)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(args.output, report)
     print(f"written to {args.output}")
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from ttc.base.dtypes import array_dtype, array_shape, numpy_dtype
 from ttc.base.quantised import PLAIN, WEIGHT_FORMATS
 from ttc.bench.identity import machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.quantised.layouts import graph_dtypes, piece_shapes
 from ttc.model.config import ModelConfig
 from ttc.model.weights import expected_tensors
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time exports of the real size.")
     parser.add_argument("formats", nargs="*", default=[PLAIN, "int8"])
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("-o", "--output", type=record_file)
     args = parser.parse_args()
     report: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/export_real_size.py", *sys.argv[1:]]),
@@ -62,7 +63,7 @@ def main() -> None:
             f"{middle['peak_memory_gib'] / 6:.1%} of memory, {middle['written_mb'] / 60:.1%} of the bytes"
         )
     if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_record(args.output, report)
 
 
 def measure(word: str) -> dict[str, float]:

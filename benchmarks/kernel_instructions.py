@@ -17,7 +17,6 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
@@ -25,6 +24,8 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compil
 import triton
 
 from benchmarks.kernels_ptx import DIMS, problem, stored_in
+from ttc.base.files import write_whole
+from ttc.bench.record_file import record_file
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.ptx import assemble, compile_launch, disassemble
 from ttc.plugins.targets import TARGETS
@@ -38,7 +39,7 @@ PRODUCTS = ("MoeUp", "MoeDown", "MoeUpScaled", "MoeDownScaled", "MoeUpBlocked", 
 def main() -> None:
     """Compile, disassemble, count; print a JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("-o", "--output", type=record_file, help="also write the JSON to this file")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--first-tile-only", action="store_true")
     options = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
     lines = ",\n  ".join(map(json.dumps, rows))
     text = json.dumps(head, indent=1).removesuffix("\n}") + f',\n "kernels": [\n  {lines}\n ]\n}}'
     if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+        write_whole(options.output, text + "\n")
     print(text)
 
 

@@ -9,15 +9,16 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
 
 import triton
 
+from ttc.base.files import write_whole
 from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import WEIGHT_FORMATS
+from ttc.bench.record_file import record_file
 from ttc.errors import BackendError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Problem
@@ -60,7 +61,7 @@ ATTRIBUTES = {
 def main() -> None:
     """Compile, assemble, print a JSON; exit status 1 where a kernel could not be compiled."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("-o", "--output", type=record_file, help="also write the JSON to this file")
     parser.add_argument("--ops", nargs="+", default=list(KERNELS), choices=list(KERNELS))
     parser.add_argument("--dtypes", nargs="+", default=sorted(COMPUTE_DTYPES))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
@@ -85,7 +86,7 @@ def main() -> None:
     lines = ",\n  ".join(map(json.dumps, kernels))
     text = json.dumps(result, indent=1).removesuffix("\n}") + f',\n "kernels": [\n  {lines}\n ]\n}}'
     if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+        write_whole(options.output, text + "\n")
     print(text)
     sys.exit(any("error" in kernel for kernel in kernels))
 

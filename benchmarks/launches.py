@@ -13,7 +13,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_reckoning import BLOCK, weight_shapes
 from ttc.base.dims import sizes_of
+from ttc.base.files import write_whole
+from ttc.bench.record_file import record_file
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, joined_projections
 from ttc.plugins.ops import OpSpec
@@ -43,7 +44,7 @@ STEPS = {
 def main() -> None:
     """Count; print a JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("-o", "--output", type=record_file, help="also write the JSON to this file")
     options = parser.parse_args()
     config = ModelConfig.from_hf(CONFIG)
     result = {
@@ -54,7 +55,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1)
     if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+        write_whole(options.output, text + "\n")
     print(text)
 
 

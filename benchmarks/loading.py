@@ -27,6 +27,7 @@ from benchmarks.export_real_size import make_checkpoint
 from tests.support.fake_device import FakeDevice
 from ttc.base.machine import usable_cores
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shard import Shard
 from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.device import Memory, Scope
@@ -51,7 +52,7 @@ def main() -> None:
     """Measure in turns, print and write."""
     parser = argparse.ArgumentParser(description="Time the loading of weights from warm files.")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=record_file)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
@@ -62,7 +63,7 @@ def main() -> None:
             report = _measure(bundle, names, args.turns)
     print(json.dumps(report, indent=1))
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_record(args.json, report)
 
 
 def _measure(bundle: Bundle, names: Sequence[str], turns: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import numpy as np
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.runtime.decoding.draft_stats import acceptance_rate_per_position
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "ttc" / "miniature")
     parser.add_argument("--backend", choices=("onnxruntime", "torch"), default="onnxruntime")
     parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "lossless.json")
+    parser.add_argument("--json", type=record_file, default=str(ROOT / "build" / "lossless.json"))
     given = parser.parse_args()
 
     chosen = problems(given.checkpoint, given.prompts)
@@ -86,8 +87,7 @@ def main() -> None:
         "identity": compared,
         "cost_factors": cost_factors(results["lossless auto"]),
     }
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_record(given.json, report)
     show(report)
     print(f"\nwritten to {given.json}")
 

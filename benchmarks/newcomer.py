@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 
 ROOT = Path(__file__).parents[1]
 EXIT_NO_INDEX = 3
@@ -31,7 +32,7 @@ EXIT_NO_INDEX = 3
 def main() -> int:
     """Walk the path, print the seconds, write the record."""
     parser = argparse.ArgumentParser(description="Measure the path of a newcomer.")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/newcomer.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/newcomer.json")
     args = parser.parse_args()
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.newcomer", *sys.argv[1:]]),
@@ -59,8 +60,7 @@ def main() -> int:
     for step in steps:
         print(f"{step['seconds']:7.1f} s  {step['command']}")
     print(f"{report['installed_mb']:7.1f} MB installed, pip included")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(args.output, report)
     print(f"wrote {args.output}")
     return 0
 

@@ -30,6 +30,7 @@ import onnx
 from tests.support.foreign_models import open_sizes
 from tests.support.shared_trial import PlainWorker
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.errors import TtcError
 from ttc.exporter.engines.build_settings import BuildSettings
 from ttc.exporter.engines.engine_spec import CompilerOptions
@@ -164,12 +165,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--integers", action="store_true", help="only models with inputs of integers")
     parser.add_argument("--sm", default="8.9", help="compute capability to build for")
-    parser.add_argument("--json", type=Path, help="file to write the record to")
+    parser.add_argument("--json", type=record_file, help="file to write the record to")
     arguments = parser.parse_args()
     record = compare(arguments.seconds, (arguments.sm,), arguments.integers)
     print(json.dumps(record, indent=1))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.json, record)
 
 
 if __name__ == "__main__":

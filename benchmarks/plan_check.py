@@ -39,6 +39,7 @@ import ttc
 from benchmarks.cpu_limits import measure_limits
 from ttc.bench.identity import load_average, machine, now
 from ttc.bench.problems import random_prompts
+from ttc.bench.record_file import record_file, write_record
 from ttc.bench.trace import watch
 from ttc.model.config import ModelConfig
 from ttc.model.weights import expected_tensors
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,2,4,8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", choices=list(CLOCKS), default="thread")
-    parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
+    parser.add_argument("-o", "--output", type=record_file, help="write the figures here as JSON")
     given = parser.parse_args()
     batches, clock = tuple(map(int, given.batch.split(","))), CLOCKS[given.clock]
 
@@ -116,7 +117,7 @@ def main() -> None:
     }
     show(report)
     if given.output is not None:
-        given.output.write_text(json.dumps(report, indent=1) + "\n")
+        write_record(given.output, report)
 
 
 def measure(

@@ -7,7 +7,6 @@ the time embedding, the head or the step. Exit code 1 when a phase that runs lay
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import ttc
+from ttc.bench.record_file import record_file, write_record
 from ttc.profiling.run import profile
 
 MINIATURE = Path(ttc.__file__).parent / "miniature"
@@ -27,7 +27,7 @@ def main() -> int:
     """Measure, print, and say whether enough is explained."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=record_file)
     options = parser.parse_args()
     record: dict[str, object] = {}
     enough = True
@@ -45,7 +45,7 @@ def main() -> int:
                 print(f"{backend:12} {phase.name:15} {phase.explained:6.1%} of {phase.seconds * 1e3:8.3f} ms")
             print(f"{backend:12} {found.most_expensive}")
     if options.output is not None:
-        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(options.output, record)
     return 0 if enough else 1
 
 

@@ -20,7 +20,6 @@ against one of the plain checkpoint, alternating prompt by prompt; medians.
 
 import argparse
 import dataclasses
-import json
 import shlex
 import shutil
 import statistics
@@ -41,6 +40,7 @@ from ttc.bench.identity import load_average, machine, now
 from ttc.bench.patterns import PatternSearch
 from ttc.bench.problems import Problem, load_problems
 from ttc.bench.quality import is_looping, is_right, wilson
+from ttc.bench.record_file import record_file, write_record
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.quantised.codecs import decode, encode
 from ttc.formats.quantised.measures import relative_error
@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, default=MINIATURE / "problems.jsonl")
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison; 0 leaves it out")
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "quantised_quality.json")
+    parser.add_argument(
+        "-o", "--output", type=record_file, default=str(ROOT / "build" / "quantised_quality.json")
+    )
     given = parser.parse_args()
     record: dict[str, Any] = {
         "command": "python -m benchmarks.quantised_quality " + shlex.join(sys.argv[1:]),
@@ -125,7 +127,6 @@ def main() -> None:
         "load": load_average(),
         "threshold": THRESHOLD,
     }
-    given.output.parent.mkdir(exist_ok=True)
     problems = load_problems(given.tasks, given.problems)
     with tempfile.TemporaryDirectory() as scratch:
         for key, measure in (
@@ -133,7 +134,7 @@ def main() -> None:
             ("speed", lambda: speeds(given.checkpoint, problems[:20], given.rounds, Path(scratch))),
         ):
             record[key] = measure()
-            given.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_record(given.output, record)
             print(f"{key} written to {given.output}", flush=True)
 
 

@@ -31,6 +31,7 @@ from tokenizers import Tokenizer
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.model.bundle import Bundle
 from ttc.verify.native import native_model
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="torch threads (both backends share the cores)"
     )
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json")
+    parser.add_argument("--json", type=record_file, default=str(ROOT / "build" / "bench.json"))
     given = parser.parse_args()
 
     started, load = now(), load_average()
@@ -85,8 +86,7 @@ def main() -> None:
         "candidates": figures,
         "ratios": ratios(figures),
     }
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(report, indent=1))
+    write_record(given.json, report)
     show(report)
     print(f"\nwritten to {given.json}")
 

@@ -22,7 +22,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import dataclasses
-import json
 import random
 import shlex
 import statistics
@@ -36,6 +35,7 @@ from typing import Any
 
 import ttc
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 from ttc.planning.simulation.arrivals import Asks, ClosedLoop, Load, OpenLoad, Visit, poisson
 from ttc.planning.simulation.behaviour import MeasuredSteps
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=30.0, help="of the load of every mode")
     parser.add_argument("--clock", choices=("thread", "wall"), default="thread")
-    parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
+    parser.add_argument("-o", "--output", type=record_file, help="write the figures here as JSON")
     given = parser.parse_args()
     report: dict[str, Any] = {
         "clock": given.clock,
@@ -91,7 +91,7 @@ def main() -> None:
     report["load_at_end"] = load_average()
     show(report)
     if given.output is not None:
-        given.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_record(given.output, report)
 
 
 def check(engine: ttc.Engine, mode: str, seconds: float, clock: str) -> dict[str, Any]:

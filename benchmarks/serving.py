@@ -42,6 +42,7 @@ from benchmarks.serving_limits import FREE, ROWS, Setting, connections, fair, ho
 from benchmarks.serving_load import PATH, closed_loop, open_loop, percentile
 from ttc.base.names import MODES
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 
 TURNS = 5
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: exported first]")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/serving.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/serving.json")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     report: dict[str, Any] = {
@@ -71,8 +72,7 @@ def main() -> None:
                 report[name] = asyncio.run(FIGURES[name](setting))
                 report[name]["took_seconds"] = round(time.perf_counter() - started, 1)
                 print(f"{name}: {json.dumps(report[name])}", flush=True)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(args.output, report)
     print(f"written to {args.output}")
 
 

@@ -43,6 +43,7 @@ import ttc
 from benchmarks.serving_client import Answer, Link
 from benchmarks.serving_load import PATH, percentile
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.serving.adapters.ray import Cluster, build
 from ttc.serving.service.settings import Settings
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="The miniature's.")
     parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--seconds", type=float, default=30.0, help="of load; a kill comes after a third")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/serving_ray.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/serving_ray.json")
     args = parser.parse_args()
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.serving_ray", *sys.argv[1:]]),
@@ -80,8 +81,7 @@ def main() -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(args.output, report)
 
 
 async def killed(engine: ttc.Engine, port: int, seconds: float) -> dict[str, Any]:

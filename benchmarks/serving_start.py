@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_bundle
 
 PARTS = """\
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how long the service takes to start.")
     parser.add_argument("--starts", type=int, default=10)
     parser.add_argument("--bundle", type=Path, help="The miniature's bundle.  [default: the package's]")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/serving_start.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/serving_start.json")
     args = parser.parse_args()
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.serving_start", *sys.argv[1:]]),
@@ -66,8 +67,7 @@ def main() -> None:
         "parts_seconds": {name: spread([each[name] for each in parts]) for name in parts[0]},
     }
     print(json.dumps(report, indent=1))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_record(args.output, report)
 
 
 def start(arguments: Sequence[str]) -> float:

@@ -9,7 +9,6 @@ far the logits of the context tower differ, in parts of the largest.
 
 import argparse
 import dataclasses
-import json
 import shlex
 import statistics
 import sys
@@ -23,6 +22,7 @@ import ttc
 from benchmarks.plan_check import random_checkpoint
 from ttc.bench.identity import load_average, machine, now
 from ttc.bench.problems import random_prompts
+from ttc.bench.record_file import record_file, write_record
 from ttc.bench.trace import watch
 
 SIZES: dict[str, Any] = {
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time chosen experts alone against all.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--experts", type=int, nargs="+", default=EXPERTS)
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("-o", "--output", type=record_file)
     args = parser.parse_args()
     report = {
         "command": shlex.join(["python", "-m", "benchmarks.sparse_experts", *sys.argv[1:]]),
@@ -71,7 +71,7 @@ def main() -> None:
             f"{row['logits_differ']:12.1e}"
         )
     if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_record(args.output, report)
         print(f"written to {args.output}")
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ttc.bench.identity import load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.formats.shipped import shipped_checkpoint
 from ttc.model.config import ModelConfig
 from ttc.runtime.decoding.grammar import read_grammar
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=131072)
     parser.add_argument("--turns", type=int, default=5, help="times that a text is followed")
-    parser.add_argument("--output", type=Path, default=Path("build/structured.json"))
+    parser.add_argument("--output", type=record_file, default="build/structured.json")
     asked = parser.parse_args(arguments)
 
     load, found = load_average(), []
@@ -95,8 +96,7 @@ def main(arguments: list[str]) -> int:
         "load": {"before": load, "after": load_average()},
         "vocabularies": found,
     }
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(asked.output, record)
     show(found)
     print(f"written to {asked.output}")
     return 0

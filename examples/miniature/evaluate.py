@@ -24,6 +24,7 @@ from rich.progress import track
 import ttc
 from examples.miniature.checks import solved
 from examples.miniature.data import TASKS
+from ttc.bench.record_file import record_file, write_record
 
 __all__ = ["Figures", "evaluate", "main"]
 
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first so many problems")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=record_file)
     given = parser.parse_args()
     lines = given.problems.read_text(encoding="utf-8").splitlines()[: given.limit]
     # Word first, and prompts of a length together, so that a batch wastes little.
@@ -141,7 +142,7 @@ def main() -> None:
             "machine": platform.machine(),
             "rows": [asdict(row) for row in rows],
         }
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_record(given.json, report)
 
 
 if __name__ == "__main__":

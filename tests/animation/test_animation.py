@@ -169,7 +169,7 @@ def test_files_that_cannot_be(two_blocks: Timeline, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was generated"):
         save_steps(tmp_path / "a.svg", timeline())
     (tmp_path / "folder.svg").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="a folder; name a file in it"):
         save_steps(tmp_path / "folder.svg", two_blocks)
 
 

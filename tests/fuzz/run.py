@@ -28,6 +28,7 @@ from typing import Any
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readers import READERS
 from tests.fuzz.seeds import seeds
+from ttc.bench.record_file import record_file, write_record
 from ttc.errors import TtcError
 
 __all__ = ["Outcome", "inputs", "main", "read_one"]
@@ -141,12 +142,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of each reader at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="folder for inputs that show something wrong")
-    parser.add_argument("--record", type=Path, help="JSON file of the outcomes, for `tests.fuzz.table`")
+    parser.add_argument(
+        "--record", type=record_file, help="JSON file of the outcomes, for `tests.fuzz.table`"
+    )
     parser.add_argument("--list", action="store_true", help="only name the readers")
     asked = parser.parse_args()
     if asked.list:
         _say("\n".join(READERS))
         return 0
+    if asked.save is not None:
+        asked.save.mkdir(parents=True, exist_ok=True)
     total = bad = 0
     rows, began = {}, time.monotonic()
     _say(f"{'reader':30} {'inputs':>8} {'read':>8} {'refused':>8} {'slowest':>9}  unexpected")
@@ -161,11 +166,11 @@ def main() -> int:
         rows[reader] = {"inputs": count, "read": found.read, "refused": found.refused, "unexpected": wrong}
         if asked.record is not None:  # after each, since a run may be ended
             whole = {"seed": asked.seed, "seconds": round(time.monotonic() - began), "readers": rows}
-            asked.record.write_text(json.dumps(whole, indent=1) + "\n")
+            write_record(asked.record, whole)
         if asked.save is not None:
             for raw in found.findings.values():
                 target = asked.save / reader
-                target.mkdir(parents=True, exist_ok=True)
+                target.mkdir(exist_ok=True)
                 (target / sha256(raw).hexdigest()[:8]).write_bytes(raw)
     _say(f"{total} inputs, {bad} unexpected outcomes")
     return int(bad > 0)

@@ -12,7 +12,6 @@ is 1 where something grew.
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 import ttc
 from ttc.base.names import MODES
 from ttc.bench.identity import commit, load_average, machine, now
+from ttc.bench.record_file import record_file, write_record
 from ttc.errors import InputError
 from ttc.formats.shipped import shipped_bundle
 
@@ -107,7 +107,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--generations", type=int, default=100_000)
     parser.add_argument("--loads", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/soak.json"))
+    parser.add_argument("-o", "--output", type=record_file, default="build/soak.json")
     asked = parser.parse_args(words)
     rng, bundle = random.Random(asked.seed), shipped_bundle()
     record = {
@@ -138,8 +138,7 @@ def main(words: list[str] | None = None) -> int:
         sys.stdout.flush()
         record[name] = {"count": count, "grown": told, "samples": [dataclasses.asdict(s) for s in found]}
     record["load_average_at_end"] = load_average()
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_text(json.dumps(record, indent=1))
+    write_record(asked.output, record)
     return int(bad > 0)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ttc.animation import gif, html, svg
 from ttc.animation.layout import lay_out
 from ttc.animation.timeline import Timeline
-from ttc.base.files import write_whole
+from ttc.base.files import check_writable, write_whole
 from ttc.errors import InputError
 
 __all__ = ["FORMATS", "check_format", "save_steps"]
@@ -15,11 +15,10 @@ FRAME_SECONDS = 0.4
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name that ends in none of `FORMATS`, and a folder that is not there."""
+    """Refuse a name that ends in none of `FORMATS`, and a file that cannot be written."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: its ending is {path.suffix!r}; valid: {', '.join(FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; make it first")
+    check_writable(path)
 
 
 def save_steps(path: Path, timeline: Timeline) -> None:

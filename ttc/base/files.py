@@ -14,7 +14,7 @@ from typing import Self
 
 from ttc.errors import InputError, TtcError
 
-__all__ = ["OpenFile", "read_bounded", "write_whole"]
+__all__ = ["OpenFile", "check_writable", "read_bounded", "write_whole"]
 
 # Where a system has none of these, what they keep away is checked by name only.
 _NO_LINK, _NO_WAITING = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
@@ -126,6 +126,23 @@ def read_bounded(path: Path, limit: int, error: type[TtcError], *, links: bool =
             return file.read(limit)
     except OSError as fault:
         raise error(f"{path}: cannot be read ({fault.strerror or fault})") from None
+
+
+def check_writable(path: Path) -> None:
+    """Return when `write_whole` can begin a file; to be asked before the work whose result it holds.
+
+    Raises:
+        InputError: its folder is not there or may not be written to, or it is a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        return  # a pipe or a device, which is written to directly
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it, or choose another")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: its folder may not be written to; choose another")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.base.files import check_writable, write_whole
 from ttc.base.names import BACKENDS
 from ttc.commands.options import BundlePath, device_option, trust_option
 from ttc.commands.terminal import Several, columns, progress, write_json, wrote
@@ -85,10 +86,8 @@ def bench(
         _compare(compare, other_weights, as_json)
         return
     for target in (report, output):
-        if target is not None and not target.absolute().parent.is_dir():
-            raise click.UsageError(f"{target}: its folder does not exist.")
-        if target is not None and target.is_dir():
-            raise click.UsageError(f"{target}: a folder; name a file in it.")
+        if target is not None:
+            check_writable(target)
     if bundle is None:
         from ttc.commands.headline import headline as run_headline
         from ttc.commands.headline import tell
@@ -118,7 +117,6 @@ def _write(found: "Report", output: Path | None, report: Path | None) -> None:
     """Write the files that were asked for, each whole or not at all."""
     import json
 
-    from ttc.base.files import write_whole
     from ttc.bench.page import page
 
     try:

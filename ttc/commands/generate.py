@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ttc.base.files import check_writable
 from ttc.base.names import BACKENDS, MODES, BackendName
 from ttc.base.quoting import escaped
 from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
@@ -186,6 +187,8 @@ def generate(
         raise click.UsageError("--show-steps and --save-steps go with one prompt only.")
     if output is not None and prompts is None:
         raise click.UsageError("--output goes with --prompts only.")
+    if output is not None:
+        check_writable(output)
     many = None if prompts is None else prompts_of(prompts, ids)
     asked = _asked(prompt, example, ids)
     options = GenerationOptions(

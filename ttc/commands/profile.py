@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ttc.base.files import check_writable
 from ttc.base.names import BACKENDS
 from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
 from ttc.commands.terminal import columns, duration, echo, progress, write_json, wrote
@@ -121,10 +122,7 @@ def _check_target(path: Path, ending: str) -> None:
     """Refuse a file that could not be written, or that its readers would not know, before time is spent."""
     if path.suffix != ending:
         raise InputError(f"{path}: give a file name that ends in {ending}")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; make it, or choose another")
+    check_writable(path)
 
 
 def _show(found: "Profile", layers: bool) -> None:

@@ -14,7 +14,7 @@ from ttc.base.quoting import escaped
 from ttc.commands.prompts import FilePrompt, as_text, as_token_ids
 from ttc.commands.results import result_json, summary
 from ttc.commands.terminal import echo, wrote
-from ttc.errors import TtcError
+from ttc.errors import InputError, TtcError
 from ttc.runtime.decoding.options import GenerationOptions
 
 if TYPE_CHECKING:
@@ -49,7 +49,12 @@ def answer_file(
             else:
                 lines.append(line)
     if output is not None:
-        write_whole(output, "".join(f"{line}\n" for line in lines))
+        try:
+            write_whole(output, "".join(f"{line}\n" for line in lines))
+        except InputError:  # what was generated is told, whatever became of the file
+            for line in lines:
+                click.echo(line)
+            raise
         wrote(output)
     echo(f"{len(prompts)} prompts, {tokens} tokens", err=True)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttc.errors import BackendError
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
@@ -81,8 +82,17 @@ def open_profiled(
 
 
 def read_runs(path: Path) -> list[Run]:
-    """Return the runs in a file of ONNX Runtime's profiler."""
-    events = json.loads(path.read_text(encoding="utf-8"))
+    """Return the runs in a file of ONNX Runtime's profiler.
+
+    Raises:
+        BackendError: the file is not whole; the library says nothing when it cannot write.
+    """
+    try:
+        events = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BackendError(
+            f"{path}: ONNX Runtime could not write its profile; is the disk full? TMPDIR names another folder"
+        ) from None
     timed = (e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time"))
     every = sorted(timed, key=lambda e: (e["ts"], e["dur"]))
     found = []
