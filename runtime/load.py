@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from ttc.base.names import BackendName
 from ttc.errors import InputError
-from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.shipped import find_bundle
 from ttc.formats.strictjson import quoted
-from ttc.formats.verification import check_verified, runs_from
+from ttc.formats.verification import check_verified
 from ttc.model.bundle import Bundle
 from ttc.runtime.backends import load_backend
 from ttc.runtime.decoding.limits import is_count
@@ -70,9 +69,7 @@ def load(
         BackendError: the backend cannot be had here; `DeviceMemoryError` where a GPU is too small.
     """
     opened = Bundle.open(find_bundle(bundle), checkpoint, trust)
-    if require_verified:
-        runs = runs_from(opened.path, backend, engines)
-        check_verified(runs, opened.path / MANIFEST_FILE, backend, trust)
+    verified = check_verified(opened, backend, engines, trust) if require_verified else None
     limit = opened.config.max_position_embeddings
     if capacity is not None and (not is_count(capacity) or capacity > limit):
         raise InputError(
@@ -82,7 +79,7 @@ def load(
     if threads is not None and (not is_count(threads) or threads > 1024):
         raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
     tokenizer = load_tokenizer(opened)
-    settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress)
+    settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress, verified)
     try:
         engine = Engine(
             load_backend(backend, opened, settings),

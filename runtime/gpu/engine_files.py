@@ -40,6 +40,7 @@ def open_engines(
     path: str | os.PathLike[str] | None,
     trust: str | os.PathLike[str] | None,
     backend: str,
+    manifest_sha256: str | None = None,
 ) -> Engines:
     """Open and check a set of engines.
 
@@ -47,14 +48,17 @@ def open_engines(
         path: folder of the engines; None for BUNDLE/engines.
         trust: PEM file of the public key that must have signed them.
         backend: that is to run them.
+        manifest_sha256: digest that engines.json must have; None: any.
 
     Raises:
-        BundleError: no engines, damaged or of another bundle.
+        BundleError: no engines, damaged, of another bundle, or replaced by others.
         DigestError: a changed file or signature.
         BackendError: built by another backend or version, or the backend is not installed.
     """
     where = bundle.path / "engines" if path is None else path
     folder = EngineFolder.open(where, trust)
+    if manifest_sha256 not in (None, folder.manifest_sha256):
+        raise BundleError(f"{folder.path}: replaced by other engines a moment ago; start again")
     built = folder.manifest
     if built.backend != backend:
         folder.check_version(backend, "")  # says what is wrong, whatever is installed

@@ -48,7 +48,7 @@ def load_engines(
         raise InputError(f"threads is for backend 'onnxruntime'; backend {backend!r} has no such setting")
     settings.refuse_sparse_experts(f"backend {backend!r}", "does so in cut engines in any case; leave it out")
     gpus = parse_gpus("cuda" if settings.device is None else settings.device, backend)
-    engines = open_engines(bundle, settings.engines, settings.trust, backend)
+    engines = open_engines(bundle, settings.engines, settings.trust, backend, settings.engines_sha256)
 
     def load(index: int, roles: Sequence[str]) -> DeviceBackend:
         device: Device = CudaDevice(index, backend)

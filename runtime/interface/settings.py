@@ -18,6 +18,7 @@ class LoadSettings:
         device: "cpu", "cuda", "cuda:N", or two GPUs with a comma between them.
         threads: CPU threads per call.
         engines: folder of TensorRT engines.  trust: PEM file of the key that must have signed them.
+        engines_sha256: digest that their manifest must have.
         graph_level: highest level of CUDA graphs.
         sparse_experts: compute each expert for the tokens that chose it alone, where that is a choice.
         progress: called with (bytes done, bytes in all) while weights go to a device.
@@ -30,6 +31,7 @@ class LoadSettings:
     graph_level: int | None = None
     sparse_experts: bool = False
     progress: Callable[[int, int], None] | None = None
+    engines_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sparse_experts, bool):

@@ -82,13 +82,14 @@ def layers(raw: bytes, folder: Path) -> None:
     """A .layers.json file, as a set of engines lists it."""
     record = FileRecord(hashlib.sha256(raw).hexdigest(), len(raw))
     _file(raw, folder, "x.layers.json")
-    EngineFolder(folder, dataclasses.replace(engines_manifest(), files={"x.layers.json": record})).layers("x")
+    manifest = dataclasses.replace(engines_manifest(), files={"x.layers.json": record})
+    EngineFolder(folder, manifest, "").layers("x")
 
 
 def verification(raw: bytes, folder: Path) -> None:
     """verification.json."""
     _file(raw, folder, "verification.json")
-    Verification.of_engines(_file(b"{}", folder, MANIFEST_FILE))
+    Verification.read(folder, hashlib.sha256(b"{}").hexdigest(), None)
 
 
 def shard(raw: bytes, folder: Path) -> None:

@@ -118,7 +118,40 @@ def test_a_changed_record_is_refused(bundle):
     path = bundle / RECORD_FILE
     path.write_text(path.read_text().replace('"passed": true', '"passed": false'))
     with pytest.raises(BundleError, match="changed since it was written"):
-        Verification.read(bundle / "bundle.json", bundle / "bundle.json")
+        Verification.read(bundle, "", None)
+
+
+def test_what_is_loaded_is_what_was_verified(bundle, monkeypatch):
+    """A verified state that takes the place of the one that was opened vouches for nothing."""
+    verify(bundle, ["onnxruntime"], **FEW)
+    verified, record = (bundle / "bundle.json").read_bytes(), (bundle / RECORD_FILE).read_bytes()
+    manifest = json.loads(verified)
+    rewrite(bundle, source={**manifest["source"], "note": "another export"})
+    real = Bundle.open
+
+    def swapped(*given, **named):
+        opened = real(*given, **named)
+        (bundle / "bundle.json").write_bytes(verified)
+        (bundle / RECORD_FILE).write_bytes(record)
+        return opened
+
+    monkeypatch.setattr(Bundle, "open", swapped)
+    with pytest.raises(BundleError, match="not verified as it is now"):
+        ttc.load(bundle, require_verified=True)
+
+
+def test_what_takes_its_place_meanwhile_gets_no_record(bundle):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+
+    def replace(line):
+        if line == "onnxruntime: tokens":
+            rewrite(bundle, source={**manifest["source"], "note": "another export"})
+
+    report = verify(bundle, ["onnxruntime"], progress=replace, **FEW)
+    assert report.recorded == ()
+    assert "replaced while it was verified; what is there now was not" in report.stale[0]
+    with pytest.raises(BundleError, match="not verified as it is now"):
+        ttc.load(bundle, require_verified=True)
 
 
 def test_contents_of_weights(bundles, bundle, tmp_path):

@@ -64,6 +64,7 @@ __all__ = [
     "EngineRecord",
     "EnginesManifest",
     "TensorRecord",
+    "engines_digest",
 ]
 
 MANIFEST_FILE: Final = "engines.json"
@@ -213,10 +214,15 @@ class EnginesManifest:
 
 @dataclass(frozen=True, slots=True)
 class EngineFolder:
-    """A verified set of engines: every listed file was there with its digest when it was opened."""
+    """A verified set of engines: every listed file was there with its digest when it was opened.
+
+    Attributes:
+        manifest_sha256: digest of the bytes of engines.json as they were read.
+    """
 
     path: Path
     manifest: EnginesManifest
+    manifest_sha256: str
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], trust: str | os.PathLike[str] | None = None) -> Self:
@@ -232,12 +238,10 @@ class EngineFolder:
             BundleError: a file is missing or is not as the format says.
         """
         folder = Path(path)
-        manifest_file = folder / MANIFEST_FILE
-        if not os.path.lexists(manifest_file):
-            raise BundleError(f"{manifest_file}: missing; a set of engines is a folder made by `ttc build`")
-        raw = read_bounded(manifest_file, _MAX_JSON_BYTES, BundleError, links=False)
+        manifest_file, raw = folder / MANIFEST_FILE, _read_manifest(folder)
         check_signature(raw, manifest_file, trust, "these engines are not signed, build them with --sign")
-        opened = cls(folder, EnginesManifest.from_json(raw, str(manifest_file)))
+        manifest = EnginesManifest.from_json(raw, str(manifest_file))
+        opened = cls(folder, manifest, hashlib.sha256(raw).hexdigest())
         if trust is not None:
             refuse_unlisted(folder, opened.manifest.files, ENGINES)
         for name in opened.manifest.files:
@@ -310,6 +314,18 @@ class EngineFolder:
         if found != record.sha256:
             raise DigestError(f"{path}: its content is not what was built; build again")
         return content
+
+
+def engines_digest(folder: Path) -> str:
+    """Return the digest of a folder's engines.json, which `EngineFolder` has where it is still the same."""
+    return hashlib.sha256(_read_manifest(folder)).hexdigest()
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST_FILE
+    if not os.path.lexists(path):
+        raise BundleError(f"{path}: missing; a set of engines is a folder made by `ttc build`")
+    return read_bounded(path, _MAX_JSON_BYTES, BundleError, links=False)
 
 
 def _check(manifest: EnginesManifest, where: str) -> None:

@@ -17,7 +17,7 @@ from ttc.formats.engines import EngineFolder
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.signed_folder import signature_of
 from ttc.formats.signing import sign
-from ttc.formats.verification import RECORD_FILE, Verification, file_digest
+from ttc.formats.verification import RECORD_FILE, Verification
 
 __all__ = ["Signed", "sign_folder"]
 
@@ -59,7 +59,7 @@ def sign_folder(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> Si
             raw = read_bounded(folder / MANIFEST_FILE, _MOST_BYTES, BundleError, links=False)
             if hashlib.sha256(raw).hexdigest() != bundle.manifest_sha256:
                 raise DigestError(f"{folder / MANIFEST_FILE}: changed while it was read; sign it again")
-        return _sign(folder / MANIFEST_FILE, raw, key)
+        return _sign(folder / MANIFEST_FILE, raw, key, True)
     if os.path.lexists(folder / ENGINES_FILE):
         EngineFolder.open(folder)
         manifest = folder / ENGINES_FILE
@@ -72,17 +72,17 @@ def sign_folder(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> Si
                 f"{manifest}: not signed by this key; engines are signed while they are built: "
                 "`ttc build --sign KEY`. Only their verification is signed later"
             )
-        return _sign(manifest, None, key)
+        return _sign(manifest, raw, key, False)
     raise InputError(
         f"{folder}: nothing to sign; valid: a folder with {MANIFEST_FILE} (a bundle) or {ENGINES_FILE} "
         "(engines)"
     )
 
 
-def _sign(manifest: Path, raw: bytes | None, key: str | os.PathLike[str]) -> Signed:
-    """Sign a manifest, where its bytes are given, and the record beside it."""
+def _sign(manifest: Path, raw: bytes, key: str | os.PathLike[str], also_itself: bool) -> Signed:
+    """Sign the record beside a manifest whose bytes are given, and the manifest where that is asked for."""
     files, notes, backends = [], [], {}
-    if raw is not None:
+    if also_itself:
         files.append(signature_of(manifest))
         write_whole(files[-1], sign(raw, key))
     record = manifest.parent / RECORD_FILE
@@ -91,7 +91,7 @@ def _sign(manifest: Path, raw: bytes | None, key: str | os.PathLike[str]) -> Sig
     else:
         content = read_bounded(record, _MOST_BYTES, BundleError, links=False)
         found = Verification.from_bytes(content, str(record))
-        if found.manifest_sha256 != file_digest(manifest):
+        if found.manifest_sha256 != hashlib.sha256(raw).hexdigest():
             notes.append(f"{record}: not signed, it speaks of an earlier state; run `ttc verify` again")
         else:
             files.append(signature_of(record))

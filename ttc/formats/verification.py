@@ -30,12 +30,20 @@ from typing import Any, Final, Self
 from ttc.base.files import OpenFile, read_bounded, write_whole
 from ttc.base.names import ENGINE_BACKENDS
 from ttc.errors import BundleError, InputError
-from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
-from ttc.formats.manifest import MANIFEST_FILE
+from ttc.formats.bundle import BundleFolder
+from ttc.formats.engines import engines_digest
 from ttc.formats.signed_folder import check_signature, signature_of
 from ttc.formats.strictjson import Fields, json_digest, parse_json
 
-__all__ = ["RECORD_FILE", "BackendRecord", "Verification", "check_verified", "file_digest", "runs_from"]
+__all__ = [
+    "RECORD_FILE",
+    "BackendRecord",
+    "Verification",
+    "check_verified",
+    "file_digest",
+    "runs_digest",
+    "runs_from",
+]
 
 RECORD_FILE: Final = "verification.json"
 _FORMAT, _FORMAT_VERSION = "ttc-verification", 1
@@ -66,33 +74,36 @@ class Verification:
 
     @classmethod
     def read(
-        cls, manifest: Path, bundle_manifest: Path, trust: str | os.PathLike[str] | None = None
+        cls,
+        folder: Path,
+        manifest_sha256: str,
+        bundle_sha256: str | None,
+        trust: str | os.PathLike[str] | None = None,
     ) -> Self | None:
-        """Return the record beside a manifest; None where there is none, or one of another manifest.
+        """Return the record in a folder; None where there is none, or one of another state.
+
+        The digests are those of what was opened, not of what lies there by now: who uses the one must not
+        be told about the other.
 
         Args:
-            manifest: of what the backend runs: bundle.json, or engines.json.
-            bundle_manifest: the bundle's bundle.json.
+            folder: of what the backend runs: the bundle, or the engines.
+            manifest_sha256: digest of its manifest.
+            bundle_sha256: digest of the bundle's manifest; None: whatever bundle it was verified with.
             trust: PEM file of the public key that must have signed the record; None: any.
 
         Raises:
             DigestError: it was not signed by that key.
             BundleError: the file is no record, or was changed.
         """
-        record = cls.of_engines(manifest, trust)
-        return record if record is not None and record.bundle_sha256 == file_digest(bundle_manifest) else None
-
-    @classmethod
-    def of_engines(cls, manifest: Path, trust: str | os.PathLike[str] | None = None) -> Self | None:
-        """Return what `read` does, whatever bundle the engines were verified with."""
-        path = manifest.parent / RECORD_FILE
+        path = folder / RECORD_FILE
         if not os.path.lexists(path):
             return None
         raw = read_bounded(path, _MAX_BYTES, BundleError, links=False)
-        how = f"this record is not signed; sign it with `ttc sign {manifest.parent} --key KEY`"
+        how = f"this record is not signed; sign it with `ttc sign {folder} --key KEY`"
         check_signature(raw, path, trust, how)
         record = cls.from_bytes(raw, str(path))
-        return record if record.manifest_sha256 == file_digest(manifest) else None
+        is_of_it = record.manifest_sha256 == manifest_sha256 and bundle_sha256 in (None, record.bundle_sha256)
+        return record if is_of_it else None
 
     @classmethod
     def from_bytes(cls, raw: bytes, where: str) -> Self:
@@ -138,40 +149,60 @@ class Verification:
 
 
 def check_verified(
-    manifest: Path, bundle_manifest: Path, backend: str, trust: str | os.PathLike[str] | None = None
-) -> None:
-    """Raise `BundleError` unless the record beside `manifest` says that this backend passed.
+    bundle: BundleFolder,
+    backend: str,
+    engines: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
+) -> str:
+    """Return the digest of the manifest of what a backend runs, of which a record says that it passed.
+
+    Engines are opened later, and it is for who opens them to hold them to this digest.
 
     Args:
-        manifest: of what the backend runs: bundle.json, or engines.json.
-        bundle_manifest: the bundle's bundle.json.
+        bundle: as it was opened.
         backend: name of the backend that is asked for.
+        engines: folder of its engines; None for BUNDLE/engines.
         trust: PEM file of the public key that must have signed the record; None: any.
+
+    Raises:
+        BundleError: there is no such record.
     """
-    command = f"run `ttc verify {bundle_manifest.parent} --backend {backend}`"
-    record = Verification.read(manifest, bundle_manifest, trust)
+    command = f"run `ttc verify {bundle.path} --backend {backend}`"
+    folder = runs_from(bundle.path, backend, engines)
+    digest = runs_digest(bundle, backend, engines)
+    record = Verification.read(folder, digest, bundle.manifest_sha256, trust)
     if record is None:
         raise BundleError(
-            f"{manifest.parent}: not verified as it is now, and require_verified insists on it; {command}"
+            f"{folder}: not verified as it is now, and require_verified insists on it; {command}"
         )
     if backend not in record.backends:
         verified = ", ".join(record.backends) or "none"
         raise BundleError(
-            f"{manifest.parent}: not verified on backend {backend!r} (on: {verified}), "
+            f"{folder}: not verified on backend {backend!r} (on: {verified}), "
             f"and require_verified insists on it; {command}"
         )
     if not record.backends[backend].passed:
         raise BundleError(
-            f"{manifest.parent}: its last verification on backend {backend!r} failed "
+            f"{folder}: its last verification on backend {backend!r} failed "
             f"({record.backends[backend].finished}); {command} to see where"
         )
+    return digest
 
 
 def runs_from(bundle: Path, backend: str, engines: str | os.PathLike[str] | None) -> Path:
-    """Return the manifest of what a backend runs: that of the bundle, or of its engines (BUNDLE/engines)."""
+    """Return the folder of what a backend runs: the bundle's, or that of its engines (BUNDLE/engines)."""
     if backend not in ENGINE_BACKENDS:
-        return bundle / MANIFEST_FILE
-    return (bundle / "engines" if engines is None else Path(engines)) / ENGINES_FILE
+        return bundle
+    return bundle / "engines" if engines is None else Path(engines)
+
+
+def runs_digest(bundle: BundleFolder, backend: str, engines: str | os.PathLike[str] | None) -> str:
+    """Return the digest of the manifest in that folder: the bundle's as it was opened, or the engines' as it
+    is there now.
+    """
+    if backend not in ENGINE_BACKENDS:
+        return bundle.manifest_sha256
+    return engines_digest(runs_from(bundle.path, backend, engines))
 
 
 def file_digest(path: Path) -> str:

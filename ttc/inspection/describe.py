@@ -125,7 +125,7 @@ def _bundle(
             "tokenizer": tokens,
             "graphs": graphs,
             "signed": signature_of(path / MANIFEST_FILE).is_file(),
-            "verification": _verification(path / MANIFEST_FILE, trust),
+            "verification": _verification(bundle, trust),
         }
 
 
@@ -276,11 +276,11 @@ def _layers(config: ModelConfig, weights: Sequence[tuple[str, int, int]]) -> dic
     return {"by_kind": by_kind(config, weights), "by_layer": by_layer(config, weights)}
 
 
-def _verification(manifest: Path, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+def _verification(bundle: Bundle, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     """Return what the bundle's record says of each backend; None where there is none that speaks of it as it
     is.
     """
-    record = Verification.read(manifest, manifest, trust)
+    record = Verification.read(bundle.path, bundle.manifest_sha256, None, trust)
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 

@@ -37,7 +37,7 @@ def describe_engines(path: Path, trust: str | os.PathLike[str] | None = None) ->
         "sources": dict(manifest.sources),
         "kernels": dict(manifest.kernels),
         "signed": (path / SIGNATURE_FILE).is_file(),
-        "verification": _verification(path / MANIFEST_FILE, trust),
+        "verification": _verification(opened, trust),
         "engines": {name: _engine(opened, name) for name in manifest.engines},
         "programs": {role: _program(opened.program(role)) for role in manifest.programs},
     }
@@ -71,13 +71,13 @@ def describe_program(path: Path) -> dict[str, Any]:
     return {"kind": "program", "path": str(path), **_program(Program.take(fields, str(path)))}
 
 
-def _verification(manifest: Path, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+def _verification(opened: EngineFolder, trust: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     """Return what the record beside the engines says of each backend; None where none speaks of them as they
     are.
 
     The bundle may lie elsewhere, so whether the record is of the bundle as it is now is not looked at.
     """
-    record = Verification.of_engines(manifest, trust)
+    record = Verification.read(opened.path, opened.manifest_sha256, None, trust)
     return None if record is None else {n: dataclasses.asdict(b) for n, b in record.backends.items()}
 
 

@@ -76,13 +76,14 @@ def open_candidate(
     threads: int | None = None,
     engines: str | os.PathLike[str] | None = None,
     trust: str | os.PathLike[str] | None = None,
+    engines_sha256: str | None = None,
 ) -> Candidate:
     """Return a backend of the bundle by name; with `layers` its residual streams are kept where it can show
     them.
     """
     if name == "onnxruntime":
         return _onnxruntime(bundle, device, threads, layers)
-    settings = LoadSettings(device, None, engines, trust)
+    settings = LoadSettings(device, None, engines, trust, engines_sha256=engines_sha256)
     backend = load_backend(name, bundle, settings)
     if layers and hasattr(backend, "record"):
         return _recorded(backend, bundle.compute_dtype)

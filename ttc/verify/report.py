@@ -155,7 +155,7 @@ class Report:
     Attributes:
         skipped: backends that were not asked for and cannot run here, with the reason.
         recorded: paths of the records that were written.
-        stale: why a record of an earlier verification is still in its place, a sentence each.
+        stale: why what was verified has no record where there may be another, a sentence each.
     """
 
     bundle: str

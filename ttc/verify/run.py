@@ -5,14 +5,23 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from ttc import __version__
 from ttc.base.names import BACKENDS
 from ttc.errors import BackendError, BundleError, DigestError, InputError
+from ttc.formats.engines import MANIFEST_FILE as ENGINES_FILE
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.formats.tokenizer import encoded
-from ttc.formats.verification import RECORD_FILE, BackendRecord, Verification, file_digest, runs_from
+from ttc.formats.verification import (
+    RECORD_FILE,
+    BackendRecord,
+    Verification,
+    file_digest,
+    runs_digest,
+    runs_from,
+)
 from ttc.model.bundle import Bundle
 from ttc.runtime.decoding.limits import fitting_capacity
 from ttc.runtime.decoding.result import Result
@@ -95,17 +104,21 @@ def verify(
         check_memory(opened)
         contents = check_weights(opened, checkpoint, say) if weights else None
         sides = _References(opened, prompts, max_new_tokens, say)
-        reports, skipped = [], {}
+        reports, skipped, runs = [], {}, {}
         for name in backends or BACKENDS:
             try:
-                reports.append(_verify_backend(name, opened, device, engines, trust, sides, layers, say))
+                digest = runs_digest(opened, name, engines)
+                reports.append(
+                    _verify_backend(name, opened, device, engines, trust, digest, sides, layers, say)
+                )
+                runs[name] = digest
             except (BackendError, BundleError, InputError) as fault:  # no device, no engines, another device
                 if backends is not None or isinstance(fault, DigestError):
                     raise
                 skipped[name] = str(fault)
         native = check_native(opened, sides.engine, say) if against_transformers else None
         config = opened.config
-        recorded, stale = _keep(opened, engines, trust, reports, contents) if record else ((), ())
+        recorded, stale = _keep(opened, engines, trust, reports, runs, contents) if record else ((), ())
         return Report(
             str(opened.path),
             config.pattern,
@@ -170,11 +183,13 @@ def _verify_backend(
     device: str | None,
     engines: str | os.PathLike[str] | None,
     trust: str | os.PathLike[str] | None,
+    digest: str,
     sides: _References,
     layers: bool,
     say: Say,
 ) -> BackendReport:
-    candidate = open_candidate(name, bundle, device, layers, engines=engines, trust=trust)
+    opens = partial(open_candidate, name, bundle, device, engines=engines, trust=trust, engines_sha256=digest)
+    candidate = opens(layers=layers)
     engine = Engine(candidate.backend)
     try:
         comparisons = _compare(candidate, sides, say)
@@ -189,7 +204,7 @@ def _verify_backend(
     finding = None
     if not all(c.passed for c in comparisons):
         if not layers:  # the layer that went wrong is in there
-            watched = open_candidate(name, bundle, device, layers=True, engines=engines, trust=trust)
+            watched = opens(layers=True)
             try:
                 in_layers = _compare(watched, sides, say)
             finally:
@@ -225,33 +240,40 @@ def _keep(
     engines: str | os.PathLike[str] | None,
     trust: str | os.PathLike[str] | None,
     reports: Sequence[BackendReport],
+    runs: Mapping[str, str],
     contents: WeightsCheck | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Write a record beside everything that was run, keeping what it says of other backends.
+
+    runs: name of each backend → digest of the manifest of what it ran.
 
     Returns their paths, and why old ones are still there.
     """
     sound = contents is None or contents.passed
     written, stale = [], []
-    for manifest in dict.fromkeys(runs_from(bundle.path, r.name, engines) for r in reports):
-        own = [r for r in reports if runs_from(bundle.path, r.name, engines) == manifest]
-        path, fault = _write(bundle.path / MANIFEST_FILE, manifest, trust, own, sound, contents)
+    places = {r.name: (runs_from(bundle.path, r.name, engines), runs[r.name]) for r in reports}
+    for folder, digest in dict.fromkeys(places.values()):
+        own = [r for r in reports if places[r.name] == (folder, digest)]
+        path, fault = _write(bundle, folder, digest, trust, own, sound, contents)
         written += [] if path is None else [str(path)]
         stale += [] if fault is None else [fault]
     return tuple(written), tuple(stale)
 
 
 def _write(
-    bundle: Path,
-    manifest: Path,
+    bundle: Bundle,
+    folder: Path,
+    digest: str,
     trust: str | os.PathLike[str] | None,
     reports: Sequence[BackendReport],
     sound: bool,
     contents: WeightsCheck | None,
 ) -> tuple[Path | None, str | None]:
-    """Write one record; return its path, or why an old one is still there."""
+    """Write one record; return its path, or why none was written where another one may be taken for it."""
+    if _digest_now(folder) != digest:
+        return None, f"{folder}: replaced while it was verified; what is there now was not, verify it"
     try:
-        before = Verification.read(manifest, bundle, trust)
+        before = Verification.read(folder, digest, bundle.manifest_sha256, trust)
     except DigestError:  # not by whom is trusted: signed later, the new record would vouch for it
         before = None
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -263,16 +285,22 @@ def _write(
         shards |= contents.shards
     record = Verification(
         __version__,
-        file_digest(manifest),
-        file_digest(bundle),
+        digest,
+        bundle.manifest_sha256,
         {**(before.backends if before else {}), **fresh},
         shards,
     )
     try:
-        return record.write(manifest.parent), None
+        return record.write(folder), None
     except InputError as fault:
         # What lies on a read-only disk can be verified, but carries no record of it.
-        if not os.path.lexists(manifest.parent / RECORD_FILE):
+        if not os.path.lexists(folder / RECORD_FILE):
             logger.warning("no record was kept: %s", fault)
             return None, None
         return None, f"{fault}; the record there is of an earlier verification and not of this one"
+
+
+def _digest_now(folder: Path) -> str:
+    """Return the digest of the manifest in a folder of ours."""
+    name = MANIFEST_FILE if os.path.lexists(folder / MANIFEST_FILE) else ENGINES_FILE
+    return file_digest(folder / name)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ttc.exporter.onnx.checkpoint import Checkpoint
-from ttc.formats.manifest import MANIFEST_FILE, ShardRecord, WeightMap, WeightSpec
+from ttc.formats.manifest import ShardRecord, WeightMap, WeightSpec
 from ttc.formats.quantised.layouts import LAYOUTS
 from ttc.formats.quantised.measures import relative_error
 from ttc.formats.verification import Verification, file_digest
@@ -92,8 +92,7 @@ def _digests(
 
 
 def _changed(bundle: Bundle, shards: Mapping[str, str], notes: list[str]) -> Iterator[str]:
-    manifest = bundle.path / MANIFEST_FILE
-    record = Verification.read(manifest, manifest)
+    record = Verification.read(bundle.path, bundle.manifest_sha256, None)
     before = record.shards if record else {}
     if new := sorted(shards.keys() - before.keys()):
         notes.append(f"contents of {len(new)} shards recorded now; there was nothing to compare them with")

@@ -1,5 +1,7 @@
 """Engines that must be signed by a trusted key, in a bundle that is."""
 
+import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import ttc
 from tests.support.keys import key_pair
 from ttc.errors import BundleError, DigestError
 from ttc.formats.atomic_folder import FolderKind
-from ttc.formats.engines import ENGINES, MANIFEST_FILE, EngineFolder
+from ttc.formats.engines import ENGINES, MANIFEST_FILE, EngineFolder, EnginesManifest
 from ttc.formats.signatures import sign_folder
 from ttc.formats.signed_folder import signer
+from ttc.formats.verification import BackendRecord, Verification
 
 
 def sign_engines(folder: Path, key: Path, kind: FolderKind = ENGINES) -> None:
@@ -120,3 +123,27 @@ def test_only_the_record_of_engines_is_signed_later(bundle, engines, keys):
     made = sign_folder(engines, keys[0])
     assert made.files == ()
     assert "verification.json: not there" in made.notes[0]
+
+
+def test_engines_that_run_are_those_that_were_verified(bundle, engines, fake_gpu, monkeypatch):
+    """Others that take their place after the record was read are refused before any is used."""
+    digests = [hashlib.sha256((at / name).read_bytes()).hexdigest() for at, name in
+               ((engines, MANIFEST_FILE), (bundle, "bundle.json"))]  # fmt: skip
+    passed = BackendRecord(True, "cuda", "float32", "1", "2026-01-01T00:00:00+00:00")
+    Verification("0", *digests, {"tensorrt-rtx": passed}).write(engines)
+    ttc.load(bundle, "tensorrt-rtx", engines=engines, require_verified=True).close()
+    real = EngineFolder.open
+
+    def swapped(path, trust=None):
+        rewrite_manifest(engines, ttc_version="another")
+        return real(path, trust)
+
+    monkeypatch.setattr(EngineFolder, "open", swapped)
+    with pytest.raises(BundleError, match="replaced by other engines a moment ago; start again"):
+        ttc.load(bundle, "tensorrt-rtx", engines=engines, require_verified=True)
+
+
+def rewrite_manifest(engines: Path, **changes: str) -> None:
+    path = engines / MANIFEST_FILE
+    manifest = EnginesManifest.from_json(path.read_bytes(), str(path))
+    path.write_bytes(dataclasses.replace(manifest, **changes).to_json())
