@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, Final
 
 from ttc.base.files import read_bounded
 from ttc.base.folder_locks import lock_folder, unlock_folder
-from ttc.base.ownership import why_foreign
+from ttc.base.ownership import why_foreign, why_foreign_folder
 from ttc.base.user_cache import user_cache
 from ttc.errors import BundleError, InputError
 from ttc.formats.manifest import checked_path
@@ -79,7 +78,7 @@ class EngineCache:
     def get(self, key: str) -> dict[str, bytes] | None:
         """Return the files of an entry, verified; None where there is none."""
         entry = self._folder / key
-        if not os.path.lexists(entry) or _distrusted(self._folder):
+        if not os.path.lexists(entry) or why_foreign_folder(self._folder):
             return None
         try:
             digests, _ = _read_entry(entry)
@@ -113,7 +112,7 @@ class EngineCache:
         held = None
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if reason := _distrusted(self._folder):
+            if reason := why_foreign_folder(self._folder):
                 raise InputError(f"{self._folder}: {reason}, so it is not used as a cache; {instead}")
             aside.mkdir(mode=0o700)
             held = lock_folder(aside)
@@ -183,7 +182,11 @@ class EngineCache:
 
 def _read_entry(entry: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """Return name → sha256 of an entry's files, and what it was built from; `BundleError` for what is odd."""
-    if reason := _distrusted(entry, links=False):
+    try:
+        found = entry.lstat()
+    except OSError as fault:
+        raise BundleError(f"{entry}: cannot be read ({fault.strerror})") from None
+    if reason := why_foreign(found):
         raise BundleError(f"{entry}: {reason}")
     path = entry / _ENTRY_FILE
     raw = read_bounded(path, _MOST_ENTRY_BYTES, BundleError, links=False)
@@ -195,15 +198,6 @@ def _read_entry(entry: Path) -> tuple[dict[str, str], dict[str, Any]]:
         if len(checked_path(name, str(path)).parts) != 1 or name == _ENTRY_FILE:
             raise BundleError(f"{path}: {quoted(name)} is no name of a file beside it")
     return digests, about
-
-
-def _distrusted(folder: Path, links: bool = True) -> str:
-    """Return why a folder's content may be another user's; empty where it cannot be."""
-    try:
-        found = folder.stat() if links else folder.lstat()
-    except OSError as fault:
-        return f"cannot be read ({fault.strerror})"
-    return why_foreign(found) or ("" if stat.S_ISDIR(found.st_mode) else "is no folder")
 
 
 def _delete(path: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ttc.base.ownership import why_foreign
+from ttc.base.ownership import why_foreign, why_foreign_folder
 from ttc.base.user_cache import user_cache
 
 __all__ = ["KernelFile"]
@@ -50,8 +50,9 @@ class KernelFile:
     def read(self) -> bytes | None:
         """Return what was kept; None where there is nothing, or others may have written it."""
         try:
-            for path in (self.path.parent, self.path):
-                if reason := why_foreign(path.lstat()):
+            folder, of_file = self.path.parent, why_foreign(self.path.lstat())
+            for path, reason in ((folder, why_foreign_folder(folder)), (self.path, of_file)):
+                if reason:
                     logger.warning(f"{path}: {reason}, so kept kernels are not used; delete it")
                     return None
             with self.path.open("rb") as file:
@@ -71,7 +72,7 @@ class KernelFile:
         aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if why_foreign(self.path.parent.lstat()):
+            if why_foreign_folder(self.path.parent):
                 return  # `read` has said so
             with open(aside, "xb", opener=_private) as file:  # `Path.open` takes no opener
                 file.write(content)

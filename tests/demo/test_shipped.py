@@ -100,6 +100,42 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         shipped.shipped_bundle()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs users and modes")
+@pytest.mark.parametrize("depth", [0, 1, 2], ids=["the cache", "its folder", "the bundle"])
+def test_what_others_may_have_put_there_is_not_taken(depth: int, cache: Path, tmp_path: Path) -> None:
+    bundle = shipped.shipped_bundle()
+    place = [bundle.parent.parent, bundle.parent, bundle][depth]
+    assert place.stat().st_mode & 0o022 == 0
+    if not depth:
+        assert place.stat().st_mode & 0o777 == 0o700
+    place.chmod(0o777)
+    refusal = "so the miniature is not taken from there; delete it, or set XDG_CACHE_HOME"
+    with pytest.raises(ttc.InputError, match=rf"{place.name}: may be written to by others .*, {refusal}"):
+        shipped.shipped_bundle()
+    place.chmod(0o755)
+    assert shipped.shipped_bundle() == bundle
+    place.rename(tmp_path / "planted")
+    place.symlink_to(tmp_path / "planted")
+    if depth:
+        with pytest.raises(ttc.InputError, match=rf"{place.name}: is a symbolic link, {refusal}"):
+            shipped.shipped_bundle()
+    else:
+        assert shipped.shipped_bundle() == bundle, "a link of one's own to another disk"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.parametrize("depth", [0, 1, 2], ids=["the cache", "its folder", "the bundle"])
+def test_what_somebody_else_owns_is_not_taken(depth: int, cache: Path) -> None:
+    bundle = shipped.shipped_bundle()
+    place = [bundle.parent.parent, bundle.parent, bundle][depth]
+    os.chown(place, 65534, 65534)
+    with pytest.raises(
+        ttc.InputError, match=rf"{place.name}: belongs to another user \(number 65534\), so the"
+    ):
+        shipped.shipped_bundle()
+    assert "belongs to another user" in run("generate", "miniature", "5", "--ids").stderr
+
+
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_examples(kind: str) -> None:
     assert example(kind).startswith("Question: ")

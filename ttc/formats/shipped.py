@@ -5,6 +5,8 @@ The package holds the miniature's checkpoint (`ttc/miniature`) and, in `ttc/mini
 `ttc export` writes of it in float32 with weights by reference: graphs and manifest, 170 KB, so that the
 weights lie there once. Where the package is installed no export can know, so the bundle is finished at its
 first use: the user's cache gets a copy whose manifest says where the weights lie here. That needs no torch.
+Whoever can write there could change the model, or put engines beside it, so what may be another user's is not
+taken (`ttc.base.ownership`).
 `make miniature` writes the folder anew.
 """
 
@@ -15,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ttc.base.files import read_bounded
+from ttc.base.ownership import why_foreign, why_foreign_folder
 from ttc.base.user_cache import user_cache
 from ttc.errors import BundleError, InputError
 from ttc.formats.atomic_folder import bundle_writer
@@ -53,7 +56,7 @@ def shipped_bundle() -> Path:
     It has a place for each release and each place of the package.
 
     Raises:
-        InputError: the cache cannot be written to.
+        InputError: the cache cannot be written to, or may be another user's.
         BundleError: the package is damaged.
     """
     checkpoint = shipped_checkpoint()
@@ -66,17 +69,32 @@ def shipped_bundle() -> Path:
     }
     here = dataclasses.replace(stored.weights, root=str(checkpoint.resolve()), shards=shards)
     manifest = dataclasses.replace(stored, weights=here).to_json()
-    place = user_cache("demo") / hashlib.sha256(manifest).hexdigest()[:16] / f"{NAME}.bundle"
-    if not place.is_dir():
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as fault:
-            raise InputError(
-                f"{place.parent}: cannot be made ({fault.strerror}); set XDG_CACHE_HOME to a folder that can"
-            ) from None
+    cache = user_cache("demo")
+    place = cache / hashlib.sha256(manifest).hexdigest()[:16] / f"{NAME}.bundle"
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+    except OSError as fault:
+        raise InputError(
+            f"{place.parent}: cannot be made ({fault.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from None
+    _refuse_foreign(cache, why_foreign_folder(cache))
+    _refuse_foreign(place.parent, why_foreign(place.parent.lstat()))
+    if os.path.lexists(place):
+        _refuse_foreign(place, why_foreign(place.lstat()))
+    else:
         with bundle_writer(place, force=True) as draft:
+            draft.path.chmod(0o700)  # whatever the umask
             for name in stored.files:
                 folder = checkpoint if name == _TOKENIZER_FILE else source
                 (draft.path / name).write_bytes(read_bounded(folder / name, _MAX_BYTES, BundleError))
             draft.commit_as_is(manifest)
     return place
+
+
+def _refuse_foreign(folder: Path, reason: str) -> None:
+    if reason:
+        raise InputError(
+            f"{folder}: {reason}, so the miniature is not taken from there; delete it, or set XDG_CACHE_HOME "
+            "to a folder that is yours"
+        )
