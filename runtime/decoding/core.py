@@ -33,6 +33,7 @@ class Snapshot:
     Attributes:
         running, waiting: rows that run, and requests in the queue.
         state_bytes: size of the states in which rows sit.
+        spare_bytes: size of states in which nobody sits, and which are kept for those who come.
         prefixes: figures of the prefix cache; None where it is off.
         counts: what was asked of the backend so far.
         moves: rows that were copied to another place so far.
@@ -41,6 +42,7 @@ class Snapshot:
     running: int
     waiting: int
     state_bytes: int
+    spare_bytes: int
     prefixes: PrefixStats | None
     counts: Counts
     moves: int
@@ -120,8 +122,15 @@ class Core:
     def snapshot(self) -> Snapshot:
         """Return what is going on, to be read by others while the core goes on."""
         stats = None if self._prefixes is None else replace(self._prefixes.stats)
+        seats = self.seats
         return Snapshot(
-            len(self._rows), len(self._queue), self.seats.nbytes, stats, self.counts.copy(), self.seats.moves
+            len(self._rows),
+            len(self._queue),
+            seats.nbytes,
+            seats.spare_bytes,
+            stats,
+            self.counts.copy(),
+            seats.moves,
         )
 
     def submit(self, request: RowRequest) -> Row:

@@ -46,8 +46,15 @@ class Places(Protocol):
     def sizes(self) -> UsualSizes:
         """What suits the processor."""
 
+    @property
+    def spare_bytes(self) -> int:
+        """Size of the states that were released and are kept."""
+
     def new_state(self, batch: int, capacity: int) -> ContextState:
         """Return an empty state."""
+
+    def release(self, state: ContextState) -> None:
+        """Take back a state that nobody will use any more."""
 
     def resize(self, state: ContextState, batch: int) -> None:
         """Change the number of rows."""
@@ -143,7 +150,7 @@ class Seats:
         room = self._rooms[seat.state]
         room.vacate(seat.index)
         if not room.seats:
-            del self._rooms[seat.state]
+            self._places.release(self._rooms.pop(seat.state).state)
         else:
             self._places.clear_rows(room.state, np.array([seat.index], np.int32))
 
@@ -211,6 +218,11 @@ class Seats:
         """Size of all states."""
         return sum(room.state.nbytes for room in self._rooms.values())
 
+    @property
+    def spare_bytes(self) -> int:
+        """Size of states in which nobody sits, and which are kept for those who come."""
+        return self._places.spare_bytes
+
     def seated(self, number: int) -> int:
         """Return how many rows sit in the state of this number."""
         return self._rooms[number].taken
@@ -243,4 +255,6 @@ class Seats:
             if seat is not None:
                 self._places.copy_row(room.state, seat.index, new, seat.index)
                 self.moves += 1
-        room.state = new  # not before every row is in it: where that fails, the old one still holds them
+        # Not before every row is in it: where that fails, the old one still holds them.
+        old, room.state = room.state, new
+        self._places.release(old)

@@ -141,6 +141,17 @@ class Backend(ABC):
     def new_state(self, batch: int, capacity: int) -> ContextState:
         """Return an empty state of B rows for `capacity` tokens each."""
 
+    def release(self, state: ContextState) -> None:
+        """Take back a state that nobody will use any more. Where its memory is worth keeping, a backend makes
+        the next state of it; here it goes with the last reference.
+        """
+        return
+
+    @property
+    def spare_bytes(self) -> int:
+        """Size of the memory of states that were released and are kept."""
+        return 0
+
     @abstractmethod
     def context(
         self,

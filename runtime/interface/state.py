@@ -31,15 +31,18 @@ class ContextState:
         tensors: graph name → the backend's tensor, written by the backend only.
         touched: (B,) int32 the most tokens of each row that were ever written, committed or not: what has to
             be erased before somebody else has the row.
+        most_rows: the most rows that it ever had.
     """
 
     capacity: int
     lengths: Ints
     tensors: dict[str, Any]
     touched: Ints = field(init=False)
+    most_rows: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.touched = self.lengths.copy()
+        self.most_rows = self.batch
 
     @property
     def batch(self) -> int:
@@ -49,13 +52,23 @@ class ContextState:
     @property
     def nbytes(self) -> int:
         """Size of its rows; room that is only reserved for more does not count."""
-        return sum(int(tensor.nbytes) // tensor.shape[0] * self.batch for tensor in self.tensors.values())
+        return self._row_bytes * self.batch
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of the memory that it may have from the system: rows that left had some, too."""
+        return self._row_bytes * self.most_rows
+
+    @property
+    def _row_bytes(self) -> int:
+        return sum(int(tensor.nbytes) // tensor.shape[0] for tensor in self.tensors.values())
 
     def resize(self, batch: int) -> None:
         """Change the number of rows as far as the host counts them."""
         for name in ("lengths", "touched"):
             kept = getattr(self, name)[:batch]
             setattr(self, name, np.concatenate([kept, np.zeros(batch - len(kept), np.int32)]))
+        self.most_rows = max(self.most_rows, batch)
 
     def rows(self, rows: Ints | None) -> Ints:
         """Return the row numbers that a call is about: `rows`, or all of them for None."""

@@ -151,6 +151,7 @@ class _FromSnapshot(Collector):
         yield _gauge("requests_running", "Rows that run.", seen.running)
         yield _gauge("requests_waiting", "Rows that wait.", seen.waiting)
         yield _gauge("state_bytes", "Size of the states of running rows.", seen.state_bytes)
+        yield _gauge("spare_state_bytes", "Size of states kept for rows to come.", seen.spare_bytes)
         counts = seen.counts
         yield _counter("denoiser_calls", "Calls of the denoiser.", counts.denoiser_calls)
         yield _rows_per_call(counts.calls_by_rows)

@@ -25,6 +25,7 @@ class Binding:
         inputs: graph name → what it reads.
         outputs: graph name → what it writes; an array may be both.
         lengths: (B,) the rows' lengths that the inputs were made for, where somebody keeps them.
+        nbytes: size of the arrays that are its own; views are somebody else's.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Binding:
         self._session, self._bound = session, session.io_binding()
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self.lengths: npt.NDArray[np.int32] | None = None
+        arrays = (*self.inputs.values(), *self.outputs.values())
+        self.nbytes = sum(array.nbytes for array in arrays if array.base is None)
         # ONNX Runtime has the addresses alone; the arrays live as long as this does.
         for name, array in self.inputs.items():
             if name in taken:

@@ -28,15 +28,28 @@ __all__ = ["InPlaceBackend"]
 # Rows as `as_span` gives them; role and sizes of a call.
 Span = slice | Ints
 Key = tuple[Any, ...]
-# Bindings that a state keeps; where there are more, all are made anew as they are needed.
+# Bindings that a state keeps; of more, the oldest are made anew when they are needed.
 _MOST_BINDINGS = 64
 
 
 @dataclass(slots=True)
 class BoundState(ContextState):
-    """A state, and the calls that are bound to its memory."""
+    """A state, and the calls that are bound to its memory.
+
+    Attributes:
+        bindings: role, sizes and rows → the call.
+        mamba: first row and the one after the last → what calls of these rows write the new Mamba state to.
+    """
 
     bindings: dict["Key", Binding] = field(default_factory=dict)
+    mamba: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of the memory that it may have from the system, with that of its calls."""
+        given = sum(array.nbytes for arrays in self.mamba.values() for array in arrays.values())
+        own = sum(binding.nbytes for binding in self.bindings.values())
+        return self._row_bytes * self.most_rows + given + own
 
 
 class InPlaceBackend(OnnxRuntimeBackend):
@@ -224,9 +237,23 @@ class InPlaceBackend(OnnxRuntimeBackend):
         binding = state.bindings.get(whole)
         if binding is None:
             if len(state.bindings) >= _MOST_BINDINGS:
-                state.bindings.clear()
+                # The oldest; from a list, since another thread may be adding a binding of other rows.
+                state.bindings.pop(next(iter(list(state.bindings))), None)
             binding = state.bindings[whole] = make(state, span, key)
         return binding
+
+    def _new_mamba(self, state: ContextState, span: Span, mamba: Mapping[str, Array]) -> dict[str, Array]:
+        """Return arrays for the new Mamba state that a call on these rows gives. It is used before the next
+        call on them, so that all of them share one.
+        """
+        if not isinstance(span, slice) or not isinstance(state, BoundState):
+            return {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        rows = span.start, span.stop
+        if rows not in state.mamba:
+            if len(state.mamba) >= _MOST_BINDINGS:
+                state.mamba.clear()
+            state.mamba[rows] = {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        return {name: array[...] for name, array in state.mamba[rows].items()}
 
     def _context_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
         _, batch, length, positions, save = key
@@ -240,7 +267,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         caches = {name: state.tensors[name][span] for name in self._kv_names.values()}
         mamba = self._mamba_of(state, span)
         outputs = {"logits": np.empty((batch, positions, self.config.vocab_size), np.float32)}
-        outputs |= {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        outputs |= self._new_mamba(state, span, mamba)
         outputs |= {new_name(name): array for name, array in caches.items()}
         if save:
             outputs |= self._saved(batch, length)
@@ -263,7 +290,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         _, batch, length = key
         mamba = self._mamba_of(state, span)
         inputs = {"commit_len": np.empty(batch, np.int32), **self._saved(batch, length), **mamba}
-        outputs = {new_name(name): np.empty_like(array) for name, array in mamba.items()}
+        outputs = self._new_mamba(state, span, mamba)
         return self._binding("advance", batch, length, inputs, outputs)
 
     def _binding(

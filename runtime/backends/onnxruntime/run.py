@@ -31,6 +31,7 @@ from ttc.model.graphs import (
     saved_inputs,
     state_tensors,
 )
+from ttc.runtime.backends.onnxruntime.spare_states import SpareStates
 from ttc.runtime.interface.backend import Backend, ContextCall, Floats, Ints, StepInputs, StepOutputs
 from ttc.runtime.interface.state import ContextState, RowPiece, as_span, lazy_zeros, reserved_rows
 
@@ -74,6 +75,7 @@ class OnnxRuntimeBackend(Backend):
         # Output of the context graph → the cache that it extends.
         self._kv_names = {new_kv_name(name): name for name in self._state_names if not is_mamba_state(name)}
         self._saved_names = [tensor.name for tensor in saved_inputs(config)]
+        self._spares = SpareStates()
 
     @property
     def device_name(self) -> str:
@@ -86,11 +88,24 @@ class OnnxRuntimeBackend(Backend):
         return self._compute_dtype
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
+        spare = self._spares.take(capacity)
+        if spare is not None:
+            self.resize(spare, batch)
+            return spare
         one = {"B": 1, "C": capacity}
         row_bytes = sum(prod(t.sizes(one)) * self._dtype_of(t).itemsize for t in self._state)
         room = reserved_rows(batch, row_bytes)
         tensors = {t.name: self._zeros(t, room, capacity) for t in self._state}
         return self._state_class(capacity, np.zeros(batch, np.int32), tensors)
+
+    def release(self, state: ContextState) -> None:
+        # Rows that left it before were cleared then.
+        self.clear_rows(state, state.rows(None))
+        self._spares.put(state)
+
+    @property
+    def spare_bytes(self) -> int:
+        return self._spares.nbytes
 
     def context(
         self,
@@ -209,6 +224,7 @@ class OnnxRuntimeBackend(Backend):
         return {role: session.end_profiling() for role, session in self._sessions.items()}
 
     def close(self) -> None:
+        self._spares.close()
         self._sessions.clear()
         self._weights.clear()
 

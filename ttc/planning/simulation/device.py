@@ -29,6 +29,7 @@ class _Places:
     """States without tensors. A row that is copied takes its time."""
 
     limits: Limits | None = None
+    spare_bytes = 0
 
     def __init__(self, clock: VirtualClock, costs: Costs, sizes: UsualSizes) -> None:
         self._clock, self._costs, self._sizes = clock, costs, sizes
@@ -39,6 +40,9 @@ class _Places:
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         return ContextState(capacity, np.zeros(batch, np.int32), {})
+
+    def release(self, state: ContextState) -> None:
+        """There is nothing to take back."""
 
     def resize(self, state: ContextState, batch: int) -> None:
         state.resize(batch)
