@@ -20,6 +20,7 @@ from ttc.exporter.passes.fix_dims import fix_dims
 from ttc.exporter.passes.inline_composites import inline_composites
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.exporter.passes.partition import Partition, partition
+from ttc.exporter.passes.prepare_weights import prepare_weights
 from ttc.exporter.passes.shapes import shape_of
 from ttc.exporter.passes.share_common import share_common
 from ttc.formats.engines import TensorRecord
@@ -76,6 +77,9 @@ def _whole(source: GraphSource, variant: EngineVariant, bake: bool, plugins: boo
         # DequantizeLinear of one name; so a profile could not tell them apart either.
         inline_ops(model)
     share_common(model)
+    if plugins:
+        # TensorRT-RTX folds transposed weights into products, as its engines show; TensorRT's are not known.
+        prepare_weights(model)
     low, _, high = variant.ranges
     fix_dims(model, {letter: size for letter, size in low.items() if size == high[letter]})
     return _spec(variant.name, source.role, model, variant.ranges)

@@ -2,12 +2,13 @@
 is free.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.errors import DeviceMemoryError
+from ttc.formats.prepared_weights import PreparedWeight
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.model.weights import GRAPH_OF
@@ -95,7 +96,7 @@ def row_bytes(config: ModelConfig, dtype: str, capacity: int, block: int, *, in_
 
 def need_of(
     bundle: Bundle,
-    names: Iterable[str],
+    names: Collection[str],
     *,
     batch: int,
     capacity: int,
@@ -113,9 +114,12 @@ def need_of(
         in_place: as `row_bytes`.
         work_bytes: engines and scratch memory.
     """
-    wanted = set(names)
-    taken = {role: bundle.weights_for(tower).keys() & wanted for tower, role in GRAPH_OF.items()}
-    weights = {role: weight_bytes(bundle, own) for role, own in taken.items() if own}
+    own = {role: bundle.weights_for(tower) for tower, role in GRAPH_OF.items()}
+    taken = {
+        role: [name for name in names if PreparedWeight.parse(name).weight in weights]
+        for role, weights in own.items()
+    }
+    weights = {role: weight_bytes(bundle, found) for role, found in taken.items() if found}
     row = row_bytes(bundle.config, bundle.compute_dtype, capacity, block, in_place=in_place)
     return Need(weights, row, work_bytes, batch, capacity)
 

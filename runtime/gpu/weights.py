@@ -18,12 +18,15 @@ import numpy.typing as npt
 
 from ttc.base.dtypes import stored_bytes
 from ttc.base.machine import usable_cores
-from ttc.errors import TtcError
-from ttc.formats.weight_readers import PartReader
+from ttc.errors import BundleError, TtcError
+from ttc.formats.manifest import WeightSpec
+from ttc.formats.prepared_weights import PreparedWeight
+from ttc.formats.strictjson import quoted
+from ttc.formats.weight_readers import ConvertedPart, PartReader
 from ttc.model.bundle import Bundle
 from ttc.runtime.gpu.device import Device, DeviceArray, Scope
 
-__all__ = ["Progress", "upload_weights", "weight_bytes"]
+__all__ = ["Progress", "upload_weights", "weight_bytes", "weight_spec"]
 
 # (bytes done, bytes in all)
 Progress = Callable[[int, int], None]
@@ -33,8 +36,21 @@ STAGING_BYTES, MOST_READERS, BUFFERS_PER_READER = 16 * 2**20, 8, 2
 
 def weight_bytes(bundle: Bundle, names: Iterable[str]) -> int:
     """Return the bytes of these graph weights on the device."""
-    entries = (bundle.weights[name] for name in names)
+    entries = (weight_spec(bundle, name) for name in names)
     return sum(stored_bytes(entry.dtype, entry.shape) for entry in entries)
+
+
+def weight_spec(bundle: Bundle, name: str) -> WeightSpec:
+    """Return a weight as engines take it, which may be a prepared one (`ttc.formats.prepared_weights`).
+
+    Raises:
+        BundleError: the bundle has no such weight, or it cannot be prepared so.
+    """
+    prepared = PreparedWeight.parse(name)
+    spec = bundle.weights.get(prepared.weight)
+    if spec is None:
+        raise BundleError(f"{bundle.path}: no weight {quoted(prepared.weight)}, which the engines take")
+    return prepared.spec(spec)
 
 
 def upload_weights(
@@ -49,7 +65,7 @@ def upload_weights(
 
     Args:
         bundle: holds them.
-        names: of the weights.
+        names: of the weights, prepared or not.
         scope: of the memory.
         progress: called with (bytes done, bytes in all).
         staging_bytes: size of each of the pinned buffers, two for each thread that reads.
@@ -63,7 +79,7 @@ def upload_weights(
     wanted = list(names)
     arrays = _joined(bundle, scope, together or {}, wanted)
     for name in wanted:
-        entry = bundle.weights[name]
+        entry = weight_spec(bundle, name)
         arrays[name] = arrays.get(name) or scope.array(entry.dtype, entry.shape)
     total, done = weight_bytes(bundle, wanted), 0
     with _Ring(scope.device, min(MOST_READERS, usable_cores()), staging_bytes) as ring:
@@ -89,11 +105,27 @@ def _pieces(
     for name in names:
         array = arrays[name]
         offset = array.address - array.memory.address
-        for reader in bundle.weight_readers(name):
+        for reader in _readers(bundle, name):
             for begin in range(0, reader.nbytes, most_bytes):
                 count = min(most_bytes, reader.nbytes - begin)
                 yield _Piece(reader, begin, DeviceArray.at(array.memory, offset + begin, "uint8", (count,)))
             offset += reader.nbytes
+
+
+def _readers(bundle: Bundle, name: str) -> Iterator[PartReader]:
+    """Return what reads a weight's parts; one that is prepared is one part, made on the host."""
+    prepared = PreparedWeight.parse(name)
+    if not prepared.steps:
+        return bundle.weight_readers(name)
+    spec = weight_spec(bundle, name)
+    return iter(
+        [
+            ConvertedPart(
+                lambda: prepared.apply(bundle.read_weight(prepared.weight)),
+                stored_bytes(spec.dtype, spec.shape),
+            )
+        ]
+    )
 
 
 class _Ring:

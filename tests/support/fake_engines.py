@@ -38,15 +38,17 @@ PROFILE = BuildProfile(
 )
 
 
-def write_engines(bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE) -> Path:
-    """Write a set of engines for a bundle."""
+def write_engines(
+    bundle: Path, folder: Path, form: str, profile: BuildProfile = PROFILE, plugins: bool = False
+) -> Path:
+    """Write a set of engines for a bundle; `plugins`: of the networks that TensorRT gets."""
     folder.mkdir(parents=True)
     plan = make_plan(bundle, None, BuildSettings(form=form, profile=profile))
     assert isinstance(plan, BuildPlan)
     files, engines, programs = {}, {}, {}
     for planned in plan.graphs:
         graph = planned.source
-        specs, program = engine_specs(graph, form, planned.variants, False)
+        specs, program = engine_specs(graph, form, planned.variants, False, plugins)
         for spec in specs:
             spec.write_network(folder)
             files[f"{spec.name}.engine"] = (folder / NETWORK_FILE).read_bytes()

@@ -24,7 +24,7 @@ A folder of plain files:
     profile                  the ranges they were built for, as `ttc.profiles.build_profile` writes them; an
                              empty object for a third-party graph, whose inputs have ranges of their own
     baked                    whether the weights are inside the engines; else they are inputs, named as in
-                             the bundle
+                             the bundle, or as `ttc.formats.prepared_weights` says
     sources                  {role: sha256 of the ONNX file}
     kernels                  {op: sha256} of the kernel sources of the `ttc` ops
     engines                  {name: {role, inputs, outputs, layers}}; every tensor is

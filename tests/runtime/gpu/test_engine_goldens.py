@@ -107,6 +107,24 @@ def test_whole_engines_without_triton_choose_on_the_host(
     assert any("chosen on the host" in n and "triton is not installed" in n for n in got.stats.notes)
 
 
+def test_golden_tokens_of_the_networks_that_tensorrt_gets(bundles, tmp_path, fake_gpu):
+    """Their ops stand for plugins, and their weights are transposed and converted while they are loaded."""
+    g, folder = golden("tiny_a"), write_engines(bundles("tiny_a"), tmp_path / "e", "whole", plugins=True)
+    engines = EngineFolder.open(folder, None).manifest.engines
+    taken = {t.name for record in engines.values() for t in record.inputs if t.kind == "weight"}
+    assert {"lm_head.weight|transpose(1,0)", "context_lm_head.weight|transpose(1,0)"} <= taken
+    assert not {"lm_head.weight", "context_lm_head.weight"} & taken
+    with ttc.load(bundles("tiny_a"), "tensorrt-rtx", engines=folder) as engine:
+        checked = 0
+        for case_name, case in recorded("tiny_a", 6).items():
+            if case["block_size"] <= 16 and case["max_new_tokens"] + g.prompt(case).shape[1] <= 128:
+                result = engine.generate(g.prompt(case)[0].tolist(), options_of(case))
+                assert list(result.token_ids) == tokens_of(g, case_name), case_name
+                checked += 1
+        assert checked >= 3
+    assert not fake_gpu.blocks, "closing gives all memory back"
+
+
 def test_engines_of_fixed_lengths(bundles, tmp_path, fake_gpu):
     """Block and chunk fixed: one engine reads a token, one a block, one a chunk; the rest is filled up."""
     fixed = PROFILE.override({"block": {"min": 8, "max": 8}, "chunk": {"min": 16, "opt": 16}})

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_device import FakeDevice
 from tests.support.golden import golden
 from ttc.base.dtypes import numpy_dtype
-from ttc.errors import BackendError, DeviceMemoryError
+from ttc.errors import BackendError, BundleError, DeviceMemoryError
 from ttc.formats.manifest import ShardRecord, WeightMap, WeightSpec
 from ttc.formats.program import OP, Instruction
 from ttc.formats.shard import Shard
@@ -22,7 +22,7 @@ from ttc.model.weights import CONTEXT, joined_projections
 from ttc.planning.models import released_config
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.executor import cache_specs, mamba_specs, new_kv_specs
-from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, plan_memory, row_bytes
+from ttc.runtime.gpu.memory import RESERVED_BYTES, Gpu, Need, need_of, plan_memory, row_bytes
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
@@ -102,6 +102,28 @@ def test_weights_arrive_as_they_are_read(bundles, staging_bytes):
         for name in names:
             np.testing.assert_array_equal(device.values(arrays[name]), bundle.read_weight(name), err_msg=name)
         assert weight_bytes(bundle, names) == sum(array.nbytes for array in arrays.values())
+    scope.close()
+    assert not device.blocks
+
+
+@pytest.mark.parametrize("staging_bytes", [64, 2**20])
+def test_weights_are_prepared_on_the_way(bundles, staging_bytes):
+    device = FakeDevice()
+    scope = Scope(device)
+    with Bundle.open(bundles("tiny_a", "float16")) as bundle:
+        norm = next(name for name in bundle.weights if name.endswith("layers.0.norm.weight"))
+        names = ["lm_head.weight|transpose(1,0)", f"{norm}|float32", norm]
+        arrays = upload_weights(bundle, names, scope, None, staging_bytes)
+        head, plain = bundle.read_weight("lm_head.weight"), bundle.read_weight(norm)
+        due = [head.T, plain.astype(np.float32), plain]
+        for name, array in zip(names, due, strict=True):
+            np.testing.assert_array_equal(device.values(arrays[name]), array, err_msg=name)
+            assert device.values(arrays[name]).dtype == array.dtype
+        assert weight_bytes(bundle, names) == sum(array.nbytes for array in due)
+        due_memory = need_of(bundle, names, batch=1, capacity=64, block=8, in_place=True)
+        assert sum(due_memory.weights.values()) == weight_bytes(bundle, names)
+        with pytest.raises(BundleError, match="no weight 'gone', which the engines take"):
+            weight_bytes(bundle, ["gone|transpose(1,0)"])
     scope.close()
     assert not device.blocks
 
