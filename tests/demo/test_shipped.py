@@ -103,7 +103,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.skipif(os.name != "posix", reason="needs users and modes")
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["the cache", "its folder", "the bundle"])
 def test_what_others_may_have_put_there_is_not_taken(depth: int, cache: Path, tmp_path: Path) -> None:
-    bundle = shipped.shipped_bundle()
+    before = os.umask(0o002)
+    try:
+        bundle = shipped.shipped_bundle()
+    finally:
+        os.umask(before)
     place = [bundle.parent.parent, bundle.parent, bundle][depth]
     assert place.stat().st_mode & 0o022 == 0
     if not depth:
