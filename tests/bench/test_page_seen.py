@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.chromium import CHROMIUM, Browser, browsing
+from tests.support.pictures import assert_looks_as_before
 from ttc.bench.page import page
-from ttc.bench.schema import read_report
+from ttc.bench.schema import Report, read_report
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -86,3 +87,15 @@ def test_a_mode_has_one_colour(browser: Browser, address: str) -> None:
     )
     legend = browser.run(f"getComputedStyle({item}).backgroundColor")
     assert browser.run(f"getComputedStyle({drawing}.querySelector('circle')).fill") == legend
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_looks_as_before(
+    browser: Browser, report: Report, tmp_path: Path, width: int, scheme: str
+) -> None:
+    file = tmp_path / "bench.html"
+    file.write_text(page(report), encoding="utf-8")
+    browser.look(width, scheme)
+    browser.open(file.as_uri())
+    assert_looks_as_before(browser, f"bench-{width}-{scheme}", tmp_path)

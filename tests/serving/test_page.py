@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chromium import CHROMIUM, Browser, BrowserEnded, browsing
+from tests.support.pictures import assert_looks_as_before
 from tests.support.service import QUESTION, Running, running, until
 from ttc.runtime.engine import Engine
 
@@ -230,6 +231,18 @@ def test_widths_and_schemes(page: Browser, tmp_path: Path) -> None:
     )
     assert page.run(ground) == grounds["light"]
     page.run("localStorage.clear()")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_looks_as_before(page: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    """With the text of one block in it, since blocks that come together are shown together."""
+    page.look(width, scheme, "reduce")
+    fill(page, max_tokens=16)
+    write(page)
+    page.until(IDLE)
+    page.until(f"{pane('ar', '.text')} !== ''")
+    assert_looks_as_before(page, f"service-{width}-{scheme}", tmp_path)
 
 
 def test_by_keyboard_alone(page: Browser) -> None:
