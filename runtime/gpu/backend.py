@@ -156,7 +156,7 @@ class DeviceBackend(RowsOfWholes):
         """Enqueue a context call; return its buffers and how many tokens it reads."""
         R = logit_positions.shape[1]
         buffers = self.buffers_of(state)
-        room = state.capacity - int(state.lengths.max())
+        room = state.capacity - int(np.max(state.lengths))
         length = padded_length(input_ids.shape[1], room, self.limits)
         positions = length if R > 1 and (self.limits is None or length <= self.limits.positions[1]) else R
         call = self._pool.evict_until_fits(lambda: buffers.context(length, positions, save))

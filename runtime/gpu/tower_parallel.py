@@ -15,6 +15,8 @@ Nothing here has run on GPUs; the tests run it over two fake devices that share 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ttc.runtime.gpu.backend import DeviceBackend, warm_up_context
 from ttc.runtime.gpu.buffer_pool import tensors_of
 from ttc.runtime.gpu.closing import close_all
@@ -210,7 +212,7 @@ class TowerParallelBackend(RowsOfWholes):
         GPUs have the same state.
         """
         self._await_sent()
-        room = state.capacity - int(state.lengths.max())
+        room = state.capacity - int(np.max(state.lengths))
         length = padded_length(tokens, room, self.limits)
         self._denoiser.reserve_new_kv(self._replica(state), length)
 

@@ -42,10 +42,15 @@ def differing(one: Image.Image, other: Image.Image) -> float:
 
 def assert_looks_as_before(browser: Browser, name: str, tmp_path: Path) -> None:
     """Ask that the page in the browser looks as the picture `name` does."""
-    if FONT not in subprocess.run(["fc-list", ":", "family"], capture_output=True, text=True, check=True).stdout:
+    if (
+        FONT
+        not in subprocess.run(["fc-list", ":", "family"], capture_output=True, text=True, check=True).stdout
+    ):
         pytest.skip(f"the font {FONT} is not installed, with which the pictures were taken")
     # Not a `style` element: the service's page allows none that is not its own.
-    browser.run(f"{{const s = new CSSStyleSheet(); s.replaceSync(`{_STYLE}`); document.adoptedStyleSheets = [s]}}")
+    browser.run(
+        f"{{const s = new CSSStyleSheet(); s.replaceSync(`{_STYLE}`); document.adoptedStyleSheets = [s]}}"
+    )
     browser.run("document.fonts.ready.then(() => true)")
     browser.picture(tmp_path / "now.png")
     shot = Image.open(tmp_path / "now.png").convert("L")

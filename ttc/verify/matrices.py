@@ -122,7 +122,7 @@ def _bad_codes(module: str, word: str, codes: Floats, scales: Floats, tops: Floa
         return
     least, in_blocks = _LEAST_TOP[word], scales.shape[1] > 1
     if not in_blocks and (scales == scales.flat[0]).all():  # one scale for the whole matrix
-        missing = float(tops.max() < least)
+        missing = float(np.max(tops) < least)
     else:
         missing = float((tops[counted] < least).mean())
     if missing > _MAY_MISS:

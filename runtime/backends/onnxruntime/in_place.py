@@ -179,7 +179,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
     def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]
-        seen = min(state.capacity, CPU_SIZES.bucket(int(lengths.max())))
+        seen = min(state.capacity, CPU_SIZES.bucket(int(np.max(lengths))))
         binding = self._bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
         inputs = binding.inputs
         inputs["block_ids"][...] = block_ids

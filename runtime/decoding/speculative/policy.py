@@ -122,7 +122,7 @@ class AutoPolicy:
             tokens = expected_tokens(acceptance[:, :most])  # (K, most)
             seconds = self.costs.round(lengths, np.minimum(estimator.steps[:, None], lengths))
             rates = np.where(estimator.num_drafts[:, None] < _TRIALS, 0.0, tokens / seconds)
-            k, i = divmod(int(rates.argmax()), most)
+            k, i = divmod(int(np.argmax(rates)), most)
             drafting_pays = rates[k, i] * self.costs.ar_step > 1
             to_beat = rates[k, i] if drafting_pays else 1 / self.costs.ar_step
             best_case = expected_tokens(estimator.upper_bound(acceptance)[:, :most]) / seconds

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 def per_output(matrix: Array, top: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return the scales (N,) that put each output's largest weight at `top`, and (N, K) divided by them."""
     wide = matrix.astype(np.float32)
-    scale = np.abs(wide).max(axis=1) / np.float32(top)
+    scale = np.divide(np.abs(wide).max(axis=1), top, dtype=np.float32)
     scale[scale == 0] = 1.0
     # A subnormal scale is coarse: without the limit the largest weight could pass the top.
     return scale, np.clip(wide / scale[:, np.newaxis], -top, top)
