@@ -9,6 +9,7 @@ Two browsers draw the edges of letters differently, so means of tiles are compar
 
 import io
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -64,3 +65,10 @@ def assert_looks_as_before(browser: Browser, name: str, tmp_path: Path) -> None:
     now.save(tmp_path / f"{name}.png")
     share = differing(Image.open(kept).convert("L"), now)
     assert share <= PICTURE_SHARE, f"{share:.1%} of {kept} look otherwise; see {tmp_path / name}.png"
+
+
+def _fonts() -> str:
+    """The families that fontconfig knows; nothing where there is none."""
+    if shutil.which("fc-list") is None:
+        return ""
+    return subprocess.run(["fc-list", ":", "family"], capture_output=True, text=True, check=True).stdout

@@ -29,7 +29,7 @@ KERNEL = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 1.3e-1}
 # in float32. Weights of four-bit integers times their scale are rounded to bfloat16 by the naive function,
 # and cut off by the interpreter; so is every result in bfloat16.
 DECODING_KERNEL = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
-# Two pictures of one page, taken by other browsers of the same fonts: greys of 256 by which a tile may differ,
-# and the share of tiles that may differ by more.
+# Two pictures of one page, taken by two browsers with the same fonts: greys of 256 by which a tile may
+# differ, and the share of tiles that may differ by more.
 PICTURE_LEVELS = 24
 PICTURE_SHARE = 0.01
