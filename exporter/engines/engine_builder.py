@@ -26,6 +26,7 @@ from ttc.exporter.engines.cache import EngineCache, cache_key, default_cache_fol
 from ttc.exporter.engines.engine_pool import EnginePool
 from ttc.exporter.engines.graph_job import GraphJob
 from ttc.exporter.engines.source_digests import builder_digest, kernel_digests
+from ttc.exporter.engines.timings import read_timings, timing_file
 from ttc.formats.engines import EngineRecord
 from ttc.formats.strictjson import Fields, parse_json
 
@@ -99,10 +100,10 @@ class EngineBuilder:
         # What is written to a log moves the library's memory, so that such a build is one of its own.
         use_cache = settings.cache and settings.log is None
         self._cache = EngineCache(default_cache_folder()) if use_cache else None
-        self._timing_file = _timing_file(settings, version)
+        self._timing_file = timing_file(settings, version)
         timings = None
         if self._timing_file is not None:
-            timings = self._timing_file.read_bytes() if self._timing_file.is_file() else b""
+            timings = read_timings(self._timing_file)
         # TensorRT measures on the one GPU; a network with its weights inside is large.
         one_by_one = settings.bake or settings.backend == "tensorrt"
         log = None if settings.log is None else Path(settings.log)
@@ -275,15 +276,6 @@ def _records(raw: bytes) -> dict[str, EngineRecord]:
     """Return what the manifest says of each engine."""
     content = parse_json(raw, _RECORDS_FILE, BundleError)
     return dict(Fields({"engines": content}, _RECORDS_FILE, BundleError).each("engines", EngineRecord.take))
-
-
-def _timing_file(settings: BuildSettings, version: str | None) -> Path | None:
-    """Return the file that TensorRT's timings are kept in: the named one, or one in the cache of engines."""
-    if settings.timing_cache is not None:
-        return Path(settings.timing_cache)
-    if settings.backend == "tensorrt" and settings.cache:
-        return default_cache_folder() / f"timings-{version}"
-    return None
 
 
 def _digest(file: Path) -> str:
