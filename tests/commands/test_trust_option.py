@@ -1,13 +1,17 @@
 """`--public-key` of every command that opens a bundle, and what signs one."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 
 import ttc
+from tests.fuzz.seeds import engines_manifest
 from tests.support.command_line import ask, refused, run, start
 from tests.support.keys import key_pair
+from ttc.cli import program
 from ttc.errors import DigestError
 from ttc.verify.run import verify
 
@@ -30,6 +34,29 @@ def signed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     made = ask("sign", copy, "--key", keys[0])
     assert made["files"] == [str(copy / "bundle.json.sig")]
     return copy, *keys
+
+
+# They run and show nothing that somebody could have signed: a checkpoint, the package's own, the machine,
+# or what they sign themselves.
+WITHOUT = {"export", "quantize", "plan", "sign", "cache", "doctor", "demo"}
+
+
+def test_every_command_that_opens_a_bundle_or_engines_has_it() -> None:
+    context, found = click.Context(program), set()
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        assert command is not None
+        if any("--public-key" in option.opts for option in command.params):
+            found.add(name)
+    assert found == {*COMMANDS, "serve", "run"}
+    assert found | WITHOUT == set(program.list_commands(context))
+
+
+def test_unsigned_engines_are_not_timed(tmp_path: Path, signed: tuple[Path, Path, Path]) -> None:
+    made = dataclasses.replace(engines_manifest(), engines={}, files={})
+    (tmp_path / "engines.json").write_bytes(made.to_json())
+    line = refused("run", tmp_path, "--public-key", signed[2])
+    assert "engines.json.sig: missing; these engines are not signed" in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

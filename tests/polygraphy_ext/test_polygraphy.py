@@ -1,5 +1,6 @@
 """`ttc` inside Polygraphy: `polygraphy run` with our runners, replay both ways, `polygraphy debug reduce`."""
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from tests.support.commands import command_environment, run_polygraphy
 from tests.support.faults import plant
+from tests.support.keys import key_pair
+from ttc.formats.signatures import sign_folder
 from ttc.model import mixers, towers
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
@@ -61,6 +64,24 @@ def test_a_model_that_is_no_bundle_is_refused_in_a_line(polygraphy, tmp_path):
     said = done.stdout + done.stderr
     assert "--ttc needs a ttc bundle, and " in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("runner", ["--ttc", "--ttc-ref", "--ttc-loop", "--ttc-loop-ref"])
+def test_every_runner_can_insist_on_a_signature(polygraphy, bundles, tmp_path, runner):
+    public = key_pair(tmp_path, "own")[1]
+    done = polygraphy("run", bundles("tiny_a"), runner, "--ttc-trust", public, folder=tmp_path)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "this bundle is not signed" in said
+    assert "Traceback" not in said
+
+
+def test_a_signed_bundle_runs(polygraphy, bundles, tmp_path):
+    private, public = key_pair(tmp_path, "own")
+    copy = shutil.copytree(bundles("tiny_a"), tmp_path / "a.bundle", ignore=shutil.ignore_patterns("verif*"))
+    sign_folder(copy, private)
+    done = polygraphy("run", copy, "--ttc", "--ttc-trust", public, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_saved_inputs_come_back_the_same(bundles, tmp_path):

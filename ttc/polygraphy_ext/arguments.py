@@ -4,7 +4,9 @@ Polygraphy takes a class's docstring for the text of `--help`: its first line is
 about", and it lists what the class depends on.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from polygraphy.logger import G_LOGGER
@@ -13,6 +15,8 @@ from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import make_invocable
 
+from ttc.base.quoting import escaped
+from ttc.errors import InputError, TtcError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.model.bundle import Bundle
 from ttc.polygraphy_ext import compare
@@ -80,7 +84,7 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
         if not os.path.isfile(os.path.join(folder, MANIFEST_FILE)):
             return
         self.bundle = folder
-        with Bundle.open(folder, trust=self.trust) as bundle:
+        with _refusals(), Bundle.open(folder, trust=self.trust) as bundle:
             roles = {name: role for role, name in bundle.manifest.graphs.items()}
             if path != folder:
                 self.graph = roles.get(os.path.basename(path), self.graph)
@@ -101,18 +105,23 @@ class TtcBundleArgs(BaseArgs):  # type: ignore[misc]
             self.arg_groups[DataLoaderArgs] = BundleInputsArgs(loader, self.bundle, graph, self.trust)
 
     def runner_arguments(self, option: str) -> str:
-        """Return the bundle, for a runner that was chosen by this option.
-
-        Without one it is refused as Polygraphy refuses: a logged line, and an exception that its tools end on
-        without a traceback.
-        """
-        if self.bundle is None:
-            model = self.arg_groups[ModelArgs].path
-            G_LOGGER.critical(
-                f"--{option} needs a ttc bundle, and {model} is not one; "
-                "give a bundle's folder, or one of its .onnx files, as the model"
-            )
+        """Return the bundle, for a runner that was chosen by this option; without one that is refused."""
+        with _refusals():
+            if self.bundle is None:
+                raise InputError(
+                    f"--{option} needs a ttc bundle, and {self.arg_groups[ModelArgs].path} is not one; "
+                    "give a bundle's folder, or one of its .onnx files, as the model"
+                )
         return str(self.bundle)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Refuse as Polygraphy does: a logged line, and an exception its tools end on without a traceback."""
+    try:
+        yield
+    except TtcError as fault:
+        G_LOGGER.critical(escaped(str(fault)))
 
 
 class BundleInputsArgs(DataLoaderArgs):  # type: ignore[misc]
