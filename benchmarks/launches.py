@@ -83,18 +83,19 @@ class Launches(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
     def run_op(
-        self, op: OpSpec, *inputs: Tensor, out: Sequence[Tensor] | None = None, **attributes: Any
+        self, op: OpSpec, *inputs: Tensor, out: Sequence[Tensor | None] | None = None, **attributes: Any
     ) -> tuple[Tensor, ...]:
         """Return outputs of an op without computing them."""
-        for name in op.parts or (op.name,):
+        for name in op.launches:
             self.kernels[name] += 1
-        if out is not None:
-            return tuple(out)
         words = op.words(dtype_names(op, inputs))
         shapes = op.output_shapes(logical_shapes(op, inputs), attributes)
-        return tuple(
+        made = (
             torch.empty(shape, dtype=getattr(torch, spec.dtype_in(words)), device=inputs[0].device)
             for spec, shape in zip(op.outputs, shapes, strict=True)
+        )
+        return tuple(
+            b if a is None else a for a, b in zip(out or [None] * len(op.outputs), made, strict=True)
         )
 
     @property

@@ -3,7 +3,7 @@
 Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
 of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
 multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. A
-composite op costs what its parts cost, so what passes between them through memory is counted.
+composite op costs what its launches cost, so what passes between them through memory is counted.
 Standard operators that carry weight in a tower have a function each.
 
 A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
@@ -78,9 +78,9 @@ def op_cost(
             known.setdefault(f"{inner}B", known[inner] // GROUPS[stored])
     if "T" not in known and {"B", "L"} <= known.keys():
         known["T"] = known["B"] * known["L"]
-    if op.parts:
+    if op.launches != (op.name,):
         total = Cost(0, 0)
-        for name in op.parts:
+        for name in op.launches:
             total += op_cost(OPS_BY_NAME[name], known, compute_bytes, experts, stored)
         return total
     if experts is None and "E" in known and "K" in known:

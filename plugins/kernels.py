@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from ttc.plugins.launch import KernelSpec
-from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.table import LAUNCHED_OPS
 
 __all__ = ["KERNELS"]
 
-KERNELS: Mapping[str, KernelSpec] = {op.name: op.load("kernel") for op in PRIMITIVE_OPS}
+KERNELS: Mapping[str, KernelSpec] = {op.name: op.load("kernel") for op in LAUNCHED_OPS}

@@ -94,6 +94,7 @@ class OpSpec:
         parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
             is one kernel launch.
         doc: one sentence.
+        fused: of a composite op: it has a kernel of its own, which does what its parts do in one launch.
         glue: it computes little, between products: a kernel saves launches where nobody fuses. Engines get
             its body, which their compiler merges with the products around it.
     """
@@ -106,6 +107,7 @@ class OpSpec:
     parts: tuple[str, ...]
     doc: str
     glue: bool = False
+    fused: bool = False
 
     @classmethod
     def make(
@@ -119,6 +121,7 @@ class OpSpec:
         attributes: Mapping[str, str] | None = None,
         parts: Sequence[str] = (),
         glue: bool = False,
+        fused: bool = False,
     ) -> "OpSpec":
         """Return the signature whose tensors are written as text (see `TensorSpec.parse`).
 
@@ -131,6 +134,7 @@ class OpSpec:
             attributes: name → "int" or "float".
             parts: names of primitive ops.
             glue: see the class.
+            fused: see the class.
         """
         return cls(
             package,
@@ -141,7 +145,13 @@ class OpSpec:
             tuple(parts),
             doc,
             glue,
+            fused,
         )
+
+    @property
+    def launches(self) -> tuple[str, ...]:
+        """The ops whose kernels compute it, in order: itself, or its parts."""
+        return self.parts if self.parts and not self.fused else (self.name,)
 
     @property
     def is_quantised(self) -> bool:

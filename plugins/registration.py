@@ -4,14 +4,14 @@ from types import ModuleType
 
 from ttc.errors import BackendError
 from ttc.plugins.ops import DOMAIN
-from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.table import LAUNCHED_OPS
 from ttc.plugins.tensorrt_qdp import Target, register_primitive
 
 __all__ = ["register_all"]
 
 
 def register_all(trtp: ModuleType, target: Target) -> None:
-    """Make TensorRT's parser and builder know every primitive op, before a network with them is parsed.
+    """Make TensorRT's parser and builder know every op that has a kernel, before a network is parsed.
 
     Args:
         trtp: the module `tensorrt.plugin`.
@@ -25,5 +25,5 @@ def register_all(trtp: ModuleType, target: Target) -> None:
             f"plugins of the namespace {DOMAIN!r} are registered in this process already; register once, or "
             "build in a process of its own"
         )
-    for op in PRIMITIVE_OPS:
+    for op in LAUNCHED_OPS:
         register_primitive(trtp, op, target)

@@ -11,7 +11,7 @@ from importlib import import_module
 import ttc.plugins
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["OPS", "OPS_BY_NAME", "PRIMITIVE_OPS", "markdown"]
+__all__ = ["LAUNCHED_OPS", "OPS", "OPS_BY_NAME", "PRIMITIVE_OPS", "markdown"]
 
 
 def _find_ops() -> tuple[OpSpec, ...]:
@@ -24,6 +24,8 @@ def _find_ops() -> tuple[OpSpec, ...]:
 OPS: tuple[OpSpec, ...] = _find_ops()
 OPS_BY_NAME: Mapping[str, OpSpec] = {op.name: op for op in OPS}
 PRIMITIVE_OPS: tuple[OpSpec, ...] = tuple(op for op in OPS if not op.parts)
+# Those that have a kernel.
+LAUNCHED_OPS: tuple[OpSpec, ...] = tuple(op for op in OPS if op.launches == (op.name,))
 
 
 def markdown() -> str:

@@ -25,35 +25,36 @@ __all__ = ["run_triton"]
 def run_triton(
     op: OpSpec,
     *inputs: Tensor,
-    out: Sequence[Tensor] | None = None,
+    out: Sequence[Tensor | None] | None = None,
     tile: int | None = None,
     **attributes: Any,
 ) -> tuple[Tensor, ...]:
-    """Return the outputs of one op, each of its parts by one kernel launch on the current stream.
+    """Return the outputs of one op, each of its launches on the current stream.
 
     Args:
         op: a primitive op or a composite one.
         *inputs: the op's inputs, on one device, contiguous and 16-byte aligned; those that the kernels name
             as strided may be columns of a wider matrix.
-        out: tensors to write the outputs into, in the signature's order, instead of new ones. Between the
-            parts of a composite op there are still tensors made here; whoever needs those at fixed addresses
-            (a CUDA graph takes them from its own pool) calls the parts. `MambaAdvance` may be given its own
-            input states.
-        tile: index into a primitive op's choices of block sizes; by default what suits the sizes.
+        out: tensors to write the outputs into, in the signature's order, instead of new ones; None among
+            them: a new one. Between the parts of a composite op there are still tensors made here; whoever
+            needs those at fixed addresses (a CUDA graph takes them from its own pool) calls the parts.
+            `MambaAdvance` may be given its own input states, `MambaMixer` its scan state.
+        tile: index into the choices of block sizes of an op of one launch; by default what suits the sizes.
         **attributes: the op's attributes.
 
     Raises:
         InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
         BackendError: CPU tensors without the interpreter, or CUDA tensors with it; Triton fails.
     """
-    if op.parts and tile is not None:
-        raise InputError(f"{op.name}: tile is for primitive ops; this op consists of {', '.join(op.parts)}")
+    if len(op.launches) > 1 and tile is not None:
+        raise InputError(f"{op.name}: tile is for ops of one launch; this one has {', '.join(op.launches)}")
     if out is not None and len(out) != len(op.outputs):
         raise InputError(f"{op.name}: out holds {len(out)} tensors, expected {_names(op.outputs)}")
     _check_inputs(op, inputs, attributes)
     named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
-    wanted = dict(zip((spec.name for spec in op.outputs), out or (), strict=out is not None))
-    for name in op.parts or (op.name,):
+    given = zip((spec.name for spec in op.outputs), out or (), strict=out is not None)
+    wanted = {name: tensor for name, tensor in given if tensor is not None}
+    for name in op.launches:
         kernel_spec = KERNELS[name]
         own = {key: attributes[key] for key in kernel_spec.op.attributes}
         tensors = [named[spec.name] for spec in kernel_spec.op.inputs]
@@ -149,7 +150,7 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
             else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
         )
     words = op.words(dtype_names(op, inputs))
-    strided = {name for part in op.parts or (op.name,) for name in KERNELS[part].strided}
+    strided = {name for part in op.launches for name in KERNELS[part].strided}
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = spec.dtype_in(words)
         _check_kind(op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device)

@@ -15,11 +15,11 @@ from ttc.base.dims import Dim
 from ttc.exporter.passes.inline_ops import inline_ops
 from ttc.exporter.passes.shapes import shape_of
 from ttc.plugins.ops import DOMAIN, OpSpec
-from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.table import OPS, PRIMITIVE_OPS
 
 __all__ = ["inline_composites"]
 
-_GLUE = frozenset(op.name for op in PRIMITIVE_OPS if op.glue)
+_GLUE = frozenset(op.name for op in OPS if op.glue)
 _PRIMITIVES = {op.name: op for op in PRIMITIVE_OPS}
 
 

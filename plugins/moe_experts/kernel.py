@@ -6,6 +6,7 @@ import triton.language as tl
 from ttc.plugins.grouped_product import product, product_spec
 from ttc.plugins.launch import KernelSpec, Tile, cdiv
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
+from ttc.plugins.stream_math import combined_rows
 
 __all__ = ["combine", "grouped_product", "moe_combine", "moe_down", "moe_up"]
 
@@ -69,21 +70,14 @@ def combine(
     K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out[t] = Σ_k weights[t, k] · rows[grouped_rows[t, k]], k ascending. Program (t, d).
-
-    Row numbers are held inside the tensor, as in `product`.
+    """A token's weighted sum of its rows, whose numbers are held inside the tensor, as in `product`. Program
+    (t, d).
     """
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    real = columns < D
-    total = tl.zeros((BLOCK_D,), tl.float32)
     last_row = tl.num_programs(0) * K - 1
-    for k in tl.static_range(K):
-        row = tl.load(grouped_rows_ptr + token * K + k)
-        row = tl.minimum(tl.maximum(row, 0), last_row).to(tl.int64)
-        weight = tl.load(weights_ptr + token * K + k)
-        total += weight * tl.load(rows_ptr + row * D + columns, mask=real, other=0.0)
-    tl.store(out_ptr + token * D + columns, total, mask=real)
+    total = combined_rows(rows_ptr, weights_ptr, grouped_rows_ptr, token, last_row, columns, D, K)
+    tl.store(out_ptr + token * D + columns, total, mask=columns < D)
 
 
 _PRODUCT_TILES = (

@@ -1,7 +1,4 @@
-"""Triton kernels of the residual stream's ops: a program is a token, and holds its D numbers at once.
-
-Between two operations numbers are rounded to the compute dtype where `naive.py` has a tensor of it.
-"""
+"""Triton kernels of the residual stream's ops: a program is a token (`ttc.plugins.stream_math`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +16,7 @@ from ttc.plugins.residual_stream import (
     NORM_MODULATED,
     STREAM_NORM,
 )
+from ttc.plugins.stream_math import GATE, modulate_and_norm, of_layer, rms_norm, token_start
 
 __all__ = [
     "add_gated",
@@ -34,16 +32,14 @@ __all__ = [
     "stream_norm",
 ]
 
-_SHIFT, _SCALE, _GATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-
 
 @triton.jit(do_not_specialize=["L"])
 def norm(x_ptr, weight_ptr, L, normed_ptr, D: tl.constexpr, EPSILON: tl.constexpr, BLOCK_D: tl.constexpr):
     """Program (l, b). x, normed: (B, L, D).  weight: (D,)."""
     columns = tl.arange(0, BLOCK_D)
-    at = _row(L, D) + columns
+    at = token_start(L, D) + columns
     x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
-    normed = _rms_norm(x, weight_ptr, columns, D, EPSILON)
+    normed = rms_norm(x, weight_ptr, columns, D, EPSILON)
     tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=columns < D)
 
 
@@ -65,20 +61,11 @@ def modulate_norm(
 
     NORM_FIRST: the norm is modulated, else the norm is of what is modulated.
     """
-    kind: tl.constexpr = normed_ptr.dtype.element_ty
     columns = tl.arange(0, BLOCK_D)
-    at = _row(L, D) + columns
+    at = token_start(L, D) + columns
     x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
-    shift = _of_layer(modulation_ptr, t_ptr, table_ptr, _SHIFT, columns, D, 0.0)
-    scale = _of_layer(modulation_ptr, t_ptr, table_ptr, _SCALE, columns, D, 0.0)
-    factor = (1.0 + scale).to(kind).to(tl.float32)
-    if NORM_FIRST:
-        x = _rms_norm(x, weight_ptr, columns, D, EPSILON).to(kind).to(tl.float32)
-    x = (x * factor).to(kind).to(tl.float32)
-    x = (x + shift).to(kind).to(tl.float32)
-    if not NORM_FIRST:
-        x = _rms_norm(x, weight_ptr, columns, D, EPSILON)
-    tl.store(normed_ptr + at, x.to(kind), mask=columns < D)
+    x = modulate_and_norm(x, modulation_ptr, t_ptr, table_ptr, weight_ptr, columns, D, EPSILON, NORM_FIRST)
+    tl.store(normed_ptr + at, x.to(normed_ptr.dtype.element_ty), mask=columns < D)
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -86,7 +73,7 @@ def add_mixture(x_ptr, routed_ptr, shared_ptr, L, stream_ptr, D: tl.constexpr, B
     """Program (l, b). All (B, L, D)."""
     kind: tl.constexpr = stream_ptr.dtype.element_ty
     columns = tl.arange(0, BLOCK_D)
-    at = _row(L, D) + columns
+    at = token_start(L, D) + columns
     x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
     stream = x + _mixed(routed_ptr, shared_ptr, at, columns, D)
     tl.store(stream_ptr + at, stream.to(kind), mask=columns < D)
@@ -106,7 +93,7 @@ def add_gated(
 ):
     """Program (l, b). x, out, stream: (B, L, D).  modulation: (B, 3, D).  t: (B,).  table: (3, D)."""
     columns = tl.arange(0, BLOCK_D)
-    at = _row(L, D) + columns
+    at = token_start(L, D) + columns
     x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
     out = tl.load(out_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
     _add_gated(x, out, modulation_ptr, t_ptr, table_ptr, stream_ptr, at, columns, D)
@@ -127,35 +114,10 @@ def add_gated_mixture(
 ):
     """Program (l, b). As `add_gated` of routed + shared, both (B, L, D)."""
     columns = tl.arange(0, BLOCK_D)
-    at = _row(L, D) + columns
+    at = token_start(L, D) + columns
     x = tl.load(x_ptr + at, mask=columns < D, other=0.0).to(tl.float32)
     out = _mixed(routed_ptr, shared_ptr, at, columns, D)
     _add_gated(x, out, modulation_ptr, t_ptr, table_ptr, stream_ptr, at, columns, D)
-
-
-@triton.jit
-def _row(L, D: tl.constexpr):
-    """Where this program's token begins."""
-    return (tl.program_id(1).to(tl.int64) * L + tl.program_id(0)) * D
-
-
-@triton.jit
-def _rms_norm(x, weight_ptr, columns, D: tl.constexpr, EPSILON: tl.constexpr):
-    """X / rms(x) · weight of a token's float32 numbers, of which those past D are not looked at."""
-    square = tl.where(columns < D, x * x, 0.0)
-    weight = tl.load(weight_ptr + columns, mask=columns < D, other=0.0).to(tl.float32)
-    return x * tl.rsqrt(tl.sum(square, 0) / D + EPSILON) * weight
-
-
-@triton.jit
-def _of_layer(modulation_ptr, t_ptr, table_ptr, PART: tl.constexpr, columns, D: tl.constexpr, neutral):
-    """Shift, scale or gate of this program's row."""
-    row = tl.program_id(1).to(tl.int64)
-    real = columns < D
-    own = tl.load(modulation_ptr + (row * 3 + PART) * D + columns, mask=real, other=0.0).to(tl.float32)
-    own += tl.load(table_ptr + PART * D + columns, mask=real, other=0.0).to(tl.float32)
-    own = own.to(table_ptr.dtype.element_ty).to(tl.float32)
-    return tl.where(tl.load(t_ptr + row) >= 0.0, own, neutral)
 
 
 @triton.jit
@@ -169,7 +131,7 @@ def _mixed(routed_ptr, shared_ptr, at, columns, D: tl.constexpr):
 @triton.jit
 def _add_gated(x, out, modulation_ptr, t_ptr, table_ptr, stream_ptr, at, columns, D: tl.constexpr):
     kind: tl.constexpr = stream_ptr.dtype.element_ty
-    gate = _of_layer(modulation_ptr, t_ptr, table_ptr, _GATE, columns, D, 1.0)
+    gate = of_layer(modulation_ptr, t_ptr, table_ptr, GATE, columns, D, 1.0)
     stream = x + (gate * out).to(kind).to(tl.float32)
     tl.store(stream_ptr + at, stream.to(kind), mask=columns < D)
 

@@ -76,6 +76,7 @@ HEAVY = frozenset(
 )
 # … and the only places that may import them at module level. Elsewhere the function that needs one does.
 HEAVY_PLACES = (
+    "ttc/model/fused_towers.py",
     "ttc/model/mixers.py",
     "exporter/onnx/graphs.py",
     "exporter/onnx/pieces.py",
@@ -84,9 +85,11 @@ HEAVY_PLACES = (
     "plugins/grouped_product.py",
     "plugins/kernel_math.py",
     "plugins/kernels.py",
+    "plugins/mamba_walk.py",
     "plugins/naive.py",
     "plugins/ptx.py",
     "plugins/quantised_decode.py",
+    "plugins/stream_math.py",
     "plugins/torch_tensors.py",
     "plugins/triton.py",
     "plugins/*/kernel.py",

@@ -7,7 +7,7 @@ from tests.model.test_towers import empty_state, ints
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
-from ttc.model import towers
+from ttc.model import fused_towers
 from ttc.model.bundle import Bundle
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
@@ -30,11 +30,11 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
     empty = [tuple(tensor.to(device) for tensor in layer) for layer in empty_state(g.config)]
     nothing, everything = ints(0).to(device), ints(12).to(device)
     with torch.device(device):
-        _, state, _ = towers.context_forward(
+        _, state, _ = fused_towers.context_forward(
             g.config, context, read_with, prompt, nothing, everything, ints(11).to(device)[None], empty
         )
         block = torch.from_numpy(g.vectors["den/half16_tnone/block"]).to(device)
-        logits = towers.denoiser_forward(
+        logits = fused_towers.denoiser_forward(
             g.config,
             TowerWeights.of(g.config, DENOISER, weights),
             run_triton,

@@ -9,7 +9,7 @@ from ttc.plugins.costs import GROUPS
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Problem
 from ttc.plugins.ops import CHOICES, with_group_scale
-from ttc.plugins.table import OPS_BY_NAME, PRIMITIVE_OPS
+from ttc.plugins.table import LAUNCHED_OPS, OPS_BY_NAME
 
 SIZES = {"B": 2, "L": 17, "T": 5, "D": 32, "I": 64, "E": 8, "K": 2, "V": 40}
 SIZES |= {"H": 4, "P": 4, "N": 3, "F": 28, "G": 2, "W": 4, "M": 16, "S": 24}
@@ -38,7 +38,7 @@ def case(op, number=0, dynamic=CHANGING, stored=None, tokens=SIZES["T"], **chang
     }
 
 
-CASES = [case(op, number) for number, op in enumerate(PRIMITIVE_OPS)]
+CASES = [case(op, number) for number, op in enumerate(LAUNCHED_OPS)]
 # The other dtype that weights may be stored in.
 CASES += [
     case(OPS_BY_NAME[name], number, stored=stored)
@@ -54,13 +54,13 @@ CASES += [
 MANY_TOKENS = [case(OPS_BY_NAME["MoeUp"], tokens=400)]
 CASES += MANY_TOKENS
 # A network without dynamic dimensions gives plain numbers where there were symbols.
-FIXED = [case(op, 2, dynamic=[]) for op in PRIMITIVE_OPS if op.name in ("MoeUp", "MambaScan")]
+FIXED = [case(op, 2, dynamic=[]) for op in LAUNCHED_OPS if op.name in ("MoeUp", "MambaScan")]
 
 
 @pytest.fixture(scope="session")
 def nvidia(tmp_path_factory):
     """What NVIDIA's code got from our plugins."""
-    (up,) = (op for op in PRIMITIVE_OPS if op.name == "MoeUp")
+    (up,) = (op for op in LAUNCHED_OPS if op.name == "MoeUp")
     refused = [case(up, tactic=9), case(up, dynamic=["T", "D"]), case(up, dtypes=["int32"] * 5)]
     stubs = make_stubs(tmp_path_factory.mktemp("tensorrt_stubs"))
     code = "from tests.support.tensorrt_plugins import main\nmain()"
@@ -68,7 +68,7 @@ def nvidia(tmp_path_factory):
 
 
 def test_every_primitive_op_is_a_plugin(nvidia):
-    assert nvidia["registered"] == sorted(KERNELS) == sorted(op.name for op in PRIMITIVE_OPS)
+    assert nvidia["registered"] == sorted(KERNELS) == sorted(op.name for op in LAUNCHED_OPS)
 
 
 @pytest.mark.parametrize("number", range(len(CASES + FIXED)), ids=lambda n: (CASES + FIXED)[n]["op"])

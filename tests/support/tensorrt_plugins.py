@@ -15,7 +15,7 @@ import tensorrt.plugin as trtp
 from ttc.base.dims import letters
 from ttc.plugins.ops import DOMAIN
 from ttc.plugins.registration import register_all
-from ttc.plugins.table import PRIMITIVE_OPS
+from ttc.plugins.table import LAUNCHED_OPS
 
 _TYPES = {
     "float32": trt.DataType.FLOAT,
@@ -115,7 +115,7 @@ def description(shape, dtype, dynamic):
 
 def drive(registry, case):
     """One plugin from its ONNX attributes to its kernel's launch."""
-    op = next(op for op in PRIMITIVE_OPS if op.name == case["op"])
+    op = next(op for op in LAUNCHED_OPS if op.name == case["op"])
     fields = [
         trt.PluginField(name, *_field(value), _kind(value)) for name, value in case["attributes"].items()
     ]

@@ -18,7 +18,6 @@ from ttc.plugins.moe_experts import MOE_EXPERTS
 from ttc.plugins.moe_experts_blocked import MOE_EXPERTS_BLOCKED
 from ttc.plugins.moe_experts_scaled import MOE_EXPERTS_SCALED
 from ttc.plugins.moe_routing import MOE_ROUTING
-from ttc.plugins.ops import OpSpec
 from ttc.plugins.squared_relu import SQUARED_RELU
 
 __all__ = [
@@ -28,10 +27,17 @@ __all__ = [
     "WriteCache",
     "advance",
     "attention",
+    "expert_stacks",
     "in_place_writer",
     "mamba",
+    "mamba_attributes",
+    "mamba_inputs",
+    "mamba_output",
+    "mamba_weights",
     "mixture",
     "relu2_mlp",
+    "route",
+    "shared_expert",
     "write_cache",
 ]
 
@@ -52,25 +58,35 @@ def mamba(
         The output (B, L, D); the block's raw convolution inputs xbc (B, L, F) and time steps dt (B, L, H),
         from which its state can be advanced; the activated convolution (B, L, F).
     """
-    d_inner, groups = config.d_inner, config.n_groups
-    projected = functional.linear(h, w["mixer.in_proj.weight"])
-    z, xbc, dt = projected.split([d_inner, config.conv_dim, config.mamba_num_heads], dim=-1)
-    y, activated = run_op(
-        MAMBA_BLOCK_SCAN,
-        xbc,
-        dt,
-        *state,
-        w["mixer.conv1d.weight"],
-        w["mixer.conv1d.bias"],
-        w["mixer.dt_bias"],
-        w["mixer.A_log"],
-        w["mixer.D"],
-        G=groups,
-        W=config.conv_kernel,
-    )
-    epsilon = config.layer_norm_epsilon
-    (normed,) = run_op(GATED_GROUP_NORM, y, z, w["mixer.norm.weight"], G=groups, epsilon=epsilon)
-    return functional.linear(normed, w["mixer.out_proj.weight"]), xbc, dt, activated
+    z, xbc, dt = mamba_inputs(config, w, h)
+    y, activated = run_op(MAMBA_BLOCK_SCAN, xbc, dt, *state, *mamba_weights(w), **mamba_attributes(config))
+    return mamba_output(config, w, run_op, y, z), xbc, dt, activated
+
+
+def mamba_inputs(config: ModelConfig, w: Weights, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a Mamba mixer's gate z (B, L, M), raw convolution inputs xbc (B, L, F) and time steps dt
+    (B, L, H), columns of one matrix.
+    """
+    widths = [config.d_inner, config.conv_dim, config.mamba_num_heads]
+    z, xbc, dt = functional.linear(h, w["mixer.in_proj.weight"]).split(widths, dim=-1)
+    return z, xbc, dt
+
+
+def mamba_weights(w: Weights) -> list[Tensor]:
+    """Return the weights that ops of a Mamba mixer take, in the order of their signatures."""
+    return [w[f"mixer.{name}"] for name in ("conv1d.weight", "conv1d.bias", "dt_bias", "A_log", "D")]
+
+
+def mamba_attributes(config: ModelConfig) -> dict[str, int]:
+    """Return the attributes of the same ops."""
+    return {"G": config.n_groups, "W": config.conv_kernel}
+
+
+def mamba_output(config: ModelConfig, w: Weights, run_op: RunOp, y: Tensor, z: Tensor) -> Tensor:
+    """Return a Mamba mixer's output (B, L, D) of what its scan gave and its gate, both (B, L, M)."""
+    attributes = {"G": config.n_groups, "epsilon": config.layer_norm_epsilon}
+    (normed,) = run_op(GATED_GROUP_NORM, y, z, w["mixer.norm.weight"], **attributes)
+    return functional.linear(normed, w["mixer.out_proj.weight"])
 
 
 def advance(
@@ -171,7 +187,16 @@ def mixture(config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor) -> tuple[
     """
     tokens = h.flatten(0, 1)
     logits = functional.linear(tokens.float(), w["mixer.gate.weight"].float())
-    experts, weights, pairs, rows, offsets = run_op(
+    routing = route(config, w, run_op, logits)
+    up, down = expert_stacks(w)
+    op = (MOE_EXPERTS, MOE_EXPERTS_SCALED, MOE_EXPERTS_BLOCKED)[len(up) - 1]
+    (routed,) = run_op(op, tokens, *up, *down, *routing)
+    return routed.view(h.shape), shared_expert(w, run_op, h)
+
+
+def route(config: ModelConfig, w: Weights, run_op: RunOp, logits: Tensor) -> tuple[Tensor, ...]:
+    """Return what `MoeRouting` makes of a layer's router logits (T, E)."""
+    return run_op(
         MOE_ROUTING,
         logits,
         w["mixer.gate.e_score_correction_bias"].float(),
@@ -181,21 +206,22 @@ def mixture(config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor) -> tuple[
         norm_topk_prob=int(config.norm_topk_prob),
         routed_scaling_factor=float(config.routed_scaling_factor),
     )
-    op, stacks = _experts(w)
-    (routed,) = run_op(op, tokens, *stacks, experts, weights, pairs, rows, offsets)
-    up, down = w["mixer.shared_experts.up_proj.weight"], w["mixer.shared_experts.down_proj.weight"]
-    return routed.view(h.shape), relu2_mlp(run_op, h, up, down)
 
 
-def _experts(w: Weights) -> tuple[OpSpec, list[Tensor]]:
-    """Return the op of the layer's experts, which their scales tell, and both stacks with their scales."""
+def expert_stacks(w: Weights) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a layer's experts up and down, each stack followed by its scales: none, one or two."""
     scales = [end for end in ("_scale", "_scale_2") if f"mixer.experts.up_proj.weight{end}" in w]
-    stacks = [
-        w[f"mixer.experts.{projection}.weight{end}"]
+    up, down = (
+        [w[f"mixer.experts.{projection}.weight{end}"] for end in ("", *scales)]
         for projection in ("up_proj", "down_proj")
-        for end in ("", *scales)
-    ]
-    return (MOE_EXPERTS, MOE_EXPERTS_SCALED, MOE_EXPERTS_BLOCKED)[len(scales)], stacks
+    )
+    return up, down
+
+
+def shared_expert(w: Weights, run_op: RunOp, h: Tensor) -> Tensor:
+    """Return the output of a layer's shared expert: (B, L, D)."""
+    up, down = (w[f"mixer.shared_experts.{name}_proj.weight"] for name in ("up", "down"))
+    return relu2_mlp(run_op, h, up, down)
 
 
 def relu2_mlp(run_op: RunOp, h: Tensor, up: Tensor, down: Tensor) -> Tensor:

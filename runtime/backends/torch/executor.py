@@ -1,5 +1,7 @@
 """The towers in torch over buffers at fixed addresses: on CUDA with the Triton kernels, ready for capture.
 
+They are those of `ttc.model.fused_towers`, which take the fewest launches.
+
 torch gets its scratch memory from a pool of its own. The first, uncaptured run of any work fills that pool,
 so that a capture, on the same stream, finds there what it needs (torch's allocator keeps memory by stream);
 all works share it, since they run one after another. Whether a capture did without new memory is checked
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError
-from ttc.model import towers
+from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
 from ttc.model.mixers import LayerState, RunOp, in_place_writer
@@ -24,6 +26,7 @@ from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
+from ttc.plugins.mamba_mixer import MAMBA_MIXER
 from ttc.plugins.ops import OpSpec
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
@@ -31,6 +34,11 @@ from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 __all__ = ["TorchExecutor", "view_of"]
 
 Tensors = Mapping[str, Tensor]
+# Op → for every output the input that it may be written over, None where there is none.
+_OVER_OLD_STATE = {
+    MAMBA_ADVANCE.name: ("conv_state", "ssm_state"),
+    MAMBA_MIXER.name: (None, None, "ssm_state"),
+}
 
 
 class TorchExecutor(Executor):
@@ -38,8 +46,8 @@ class TorchExecutor(Executor):
 
     In place, a cache gets its new keys and values when its layer has read it. Mamba's state is overwritten
     after all layers, so that a call for which memory runs short can be made again from the old state; but
-    what goes into a graph has its memory, and there the kernel, which can, writes over the old state at once.
-    `record`, where set, sees every layer's residual stream.
+    what goes into a graph has its memory, and there the kernels write over the old state at once where they
+    can. `record`, where set, sees every layer's residual stream.
 
     Args:
         weights: checkpoint name → weight on the device.
@@ -129,7 +137,7 @@ class TorchExecutor(Executor):
             self._weight_scope.close()
 
     def _context(self, a: Tensors, run_op: RunOp) -> None:
-        logits, state, saved = towers.context_forward(
+        logits, state, saved = fused_towers.context_forward(
             self._config,
             self._towers[CONTEXT],
             run_op,
@@ -141,10 +149,10 @@ class TorchExecutor(Executor):
             self.record,
             in_place_writer() if self.in_place else _new_kv,
         )
-        a["logits"].copy_(logits)
+        if logits is not None:
+            a["logits"].copy_(logits)
+        self._keep_mamba(a, {i: state[i] for i in self._config.layers_of(LayerKind.MAMBA)})
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
-            if kind == LayerKind.MAMBA:
-                self._keep_mamba(a, i, after)
             if kind == LayerKind.ATTENTION and not self.in_place:
                 for name, tensor in zip(layer_names(self._config, i), after, strict=True):
                     a[new_kv_name(name)].copy_(tensor)
@@ -153,7 +161,7 @@ class TorchExecutor(Executor):
                     a[numbered(name, i)].copy_(tensor)
 
     def _denoiser(self, a: Tensors) -> None:
-        logits = towers.denoiser_forward(
+        logits = fused_towers.denoiser_forward(
             self._config,
             self._towers[DENOISER],
             self._run_op,
@@ -177,22 +185,33 @@ class TorchExecutor(Executor):
             before = tuple(a[name] for name in layer_names(self._config, i))
             weights = self._towers[CONTEXT].layers[i]
             moved[i] = towers.advance_layer(self._config, weights, run_op, xbc, dt, a["commit_len"], before)
-        # Only now: where memory ran short in between, the call is made again from the old state.
-        for i, after in moved.items():
-            self._keep_mamba(a, i, after)
+        self._keep_mamba(a, moved)
 
     def _over_old_state(self, op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
-        """Run an op; `MambaAdvance` writes its new states over the old ones."""
-        if op.name != MAMBA_ADVANCE.name:
+        """Run an op; new Mamba states go over the old ones where the kernel allows that."""
+        names = _OVER_OLD_STATE.get(op.name)
+        if names is None:
             return self._run_op(op, *inputs, **attributes)
         named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
-        return self._run_op(op, *inputs, out=(named["conv_state"], named["ssm_state"]), **attributes)
+        return self._run_op(
+            op, *inputs, out=tuple(None if name is None else named[name] for name in names), **attributes
+        )
 
-    def _keep_mamba(self, a: Tensors, layer: int, after: Sequence[Tensor]) -> None:
-        for name, tensor in zip(layer_names(self._config, layer), after, strict=True):
-            target = a[name if self.in_place else new_name(name)]
-            if tensor is not target:
-                target.copy_(tensor)
+    def _keep_mamba(self, a: Tensors, new_state: Mapping[int, LayerState]) -> None:
+        """Let the Mamba layers have their new state, by layer: one launch for all tensors of a dtype.
+
+        Only after all layers: where memory ran short in between, the call is made again from the old state.
+        """
+        copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for layer, after in new_state.items():
+            for name, tensor in zip(layer_names(self._config, layer), after, strict=True):
+                target = a[name if self.in_place else new_name(name)]
+                if tensor is not target:
+                    targets, sources = copies.setdefault(target.dtype, ([], []))
+                    targets.append(target)
+                    sources.append(tensor)
+        for targets, sources in copies.values():
+            torch._foreach_copy_(targets, sources)  # torch has no other name for it
 
     def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
         return [

@@ -130,9 +130,9 @@ def test_networks_are_typed_and_float32_stays_float32(nvidia):
 
 
 def test_plugins_are_registered_before_a_network_is_parsed(nvidia):
-    from ttc.plugins.table import PRIMITIVE_OPS
+    from ttc.plugins.table import LAUNCHED_OPS
 
-    assert nvidia["plugins"] == sorted(op.name for op in PRIMITIVE_OPS)
+    assert nvidia["plugins"] == sorted(op.name for op in LAUNCHED_OPS)
 
 
 def test_plugins_of_other_people_are_loaded_and_their_faults_told(nvidia):

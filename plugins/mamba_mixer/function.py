@@ -1,0 +1,25 @@
+"""`MambaReading` and `MambaMixer` in ONNX: their parts, one after the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["mamba_mixer", "mamba_reading"]
+
+_BLOCK = "xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d"
+_SCANNED = """    activated = ttc.MambaConv <W: int = @W> (xbc, conv_state, conv_weight, conv_bias)
+    y = ttc.MambaScan <G: int = @G> (activated, dt, ssm_state, dt_bias, a_log, d)
+"""
+_STATES = "new_conv_state, new_ssm_state"
+_MOVED = f"""    {_STATES} = ttc.MambaAdvance <G: int = @G> (xbc, activated, dt, conv_state,
+    ssm_state, dt_bias, a_log, commit_len)
+"""
+
+
+def mamba_reading(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MambaReading`; nothing in it depends on the model."""
+    return f"\nMambaReading <G, W> ({_BLOCK}) => (y)\n{{\n{_SCANNED}}}\n"
+
+
+def mamba_mixer(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MambaMixer`; nothing in it depends on the model."""
+    return f"\nMambaMixer <G, W> ({_BLOCK}, commit_len) => (y, {_STATES})\n{{\n{_SCANNED}{_MOVED}}}\n"

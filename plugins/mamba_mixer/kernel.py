@@ -1,0 +1,212 @@
+"""Triton kernel of `MambaReading` and `MambaMixer`.
+
+A program walks the block with its part of the scan state (`ttc.plugins.mamba_walk`).
+
+The new scan state may lie where the old one was: a program reads and writes its own part of it only. The
+convolution's may not, since other heads of the group read the columns of B and C.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
+from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.mamba_walk import walk
+from ttc.plugins.ops import OpSpec
+
+__all__ = ["mamba_mixer", "mamba_reading", "mix", "read"]
+
+
+@triton.jit(do_not_specialize=["L"])
+def read(
+    xbc_ptr,
+    dt_ptr,
+    conv_state_ptr,
+    ssm_state_ptr,
+    conv_weight_ptr,
+    conv_bias_ptr,
+    dt_bias_ptr,
+    a_log_ptr,
+    d_ptr,
+    L,
+    y_ptr,
+    F: tl.constexpr,
+    W: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    G: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """See `ttc.plugins.mamba_walk.walk`."""
+    walk(
+        xbc_ptr,
+        dt_ptr,
+        conv_state_ptr,
+        ssm_state_ptr,
+        conv_weight_ptr,
+        conv_bias_ptr,
+        dt_bias_ptr,
+        a_log_ptr,
+        d_ptr,
+        L,
+        y_ptr,
+        ssm_state_ptr,  # not written
+        0,
+        F,
+        W,
+        H,
+        P,
+        N,
+        G,
+        XBC_STRIDE,
+        DT_STRIDE,
+        SPLIT,
+        UPCAST,
+        False,
+        BLOCK_L,
+        BLOCK_P,
+        SLICES,
+        BLOCK_N,
+    )
+
+
+@triton.jit(do_not_specialize=["L"])
+def mix(
+    xbc_ptr,
+    dt_ptr,
+    conv_state_ptr,
+    ssm_state_ptr,
+    conv_weight_ptr,
+    conv_bias_ptr,
+    dt_bias_ptr,
+    a_log_ptr,
+    d_ptr,
+    commit_len_ptr,
+    L,
+    y_ptr,
+    new_conv_state_ptr,
+    new_ssm_state_ptr,
+    F: tl.constexpr,
+    W: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    G: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    UPCAST: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """See `ttc.plugins.mamba_walk.walk`.
+
+    The states are those after commit_len[b] tokens, held to 0 … L; later ones do not count. A program also
+    moves SHARE of the convolution's channels.
+    """
+    row = tl.program_id(2).to(tl.int64)
+    count = tl.minimum(tl.maximum(tl.load(commit_len_ptr + row), 0), L)
+    walk(
+        xbc_ptr,
+        dt_ptr,
+        conv_state_ptr,
+        ssm_state_ptr,
+        conv_weight_ptr,
+        conv_bias_ptr,
+        dt_bias_ptr,
+        a_log_ptr,
+        d_ptr,
+        L,
+        y_ptr,
+        new_ssm_state_ptr,
+        count,
+        F,
+        W,
+        H,
+        P,
+        N,
+        G,
+        XBC_STRIDE,
+        DT_STRIDE,
+        SPLIT,
+        UPCAST,
+        True,
+        BLOCK_L,
+        BLOCK_P,
+        SLICES,
+        BLOCK_N,
+    )
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    lanes = tl.arange(0, BLOCK_F)
+    channels = (program * SHARE + lanes)[:, None]
+    widths = tl.arange(0, BLOCK_W)[None, :]
+    inside = (lanes < SHARE)[:, None] & (channels < F) & (widths < W - 1)
+    column = count + widths  # of the old columns followed by the block's
+    is_old = column < W - 1
+    at_conv = (row * F + channels) * (W - 1)
+    old = tl.load(conv_state_ptr + at_conv + column, mask=inside & is_old, other=0.0)
+    at_new = (row * L + column - (W - 1)) * XBC_STRIDE + channels
+    new = tl.load(xbc_ptr + at_new, mask=inside & (column >= W - 1), other=0.0)
+    tl.store(new_conv_state_ptr + at_conv + widths, tl.where(is_old, old, new), mask=inside)
+
+
+def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
+    def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
+        dims, G = problem.dims, problem.attributes["G"]
+        F = dims["H"] * dims["P"] + 2 * G * dims["N"]
+        W = problem.attributes["W"]
+        share = cdiv(F, dims["H"] * cdiv(dims["P"], tile.blocks["BLOCK_P"]))
+        width = power_of_two(dims["N"], at_least=16)
+        slices = max(1, width // 32)
+        moves = {"SHARE": share, "BLOCK_F": power_of_two(share), "BLOCK_W": power_of_two(W - 1)}
+        return {
+            "F": F,
+            "W": W,
+            **{name: dims[name] for name in ("H", "P", "N")},
+            "G": G,
+            "XBC_STRIDE": problem.token_strides.get("xbc", F),
+            "DT_STRIDE": problem.token_strides.get("dt", dims["H"]),
+            "SPLIT": problem.dtype == "bfloat16" and not problem.interpreted,
+            "UPCAST": problem.interpreted and problem.dtype == "bfloat16",
+            "SLICES": slices,
+            "BLOCK_N": width // slices,
+            **tile.blocks,
+            **(moves if advances else {}),
+        }
+
+    return KernelSpec(
+        op=op,
+        kernel=kernel,
+        changing=("B", "L"),
+        integers=("L",),
+        # At the real size 128 programs a row, on 132 processors; a program takes all registers of one.
+        tiles=(Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8),),
+        select_tile=lambda dims: 0,
+        constants=constants,
+        grid=lambda dims, constants, minimum: (
+            constants["H"],
+            cdiv(constants["P"], constants["BLOCK_P"]),
+            dims["B"],
+        ),
+        strided=("xbc", "dt"),
+    )
+
+
+mamba_reading = _spec(MAMBA_READING, read, advances=False)
+mamba_mixer = _spec(MAMBA_MIXER, mix, advances=True)

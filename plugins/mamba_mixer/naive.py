@@ -1,0 +1,53 @@
+"""The meaning of `MambaReading` and `MambaMixer` in torch: their parts, one after the other."""
+
+from torch import Tensor
+
+from ttc.plugins.mamba_advance.naive import mamba_advance
+from ttc.plugins.mamba_block_scan.naive import mamba_block_scan
+
+__all__ = ["mamba_mixer", "mamba_reading"]
+
+
+def mamba_reading(
+    xbc: Tensor,
+    dt: Tensor,
+    conv_state: Tensor,
+    ssm_state: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    dt_bias: Tensor,
+    a_log: Tensor,
+    d: Tensor,
+    *,
+    G: int,
+    W: int,
+) -> tuple[Tensor]:
+    """Return y (B, L, H·P); arguments as of `mamba_block_scan`."""
+    scanned = mamba_block_scan(
+        xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W
+    )
+    return (scanned[0],)
+
+
+def mamba_mixer(
+    xbc: Tensor,
+    dt: Tensor,
+    conv_state: Tensor,
+    ssm_state: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    dt_bias: Tensor,
+    a_log: Tensor,
+    d: Tensor,
+    commit_len: Tensor,
+    *,
+    G: int,
+    W: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y (B, L, H·P), and both states after commit_len (B,) tokens; arguments as of
+    `mamba_block_scan` and `mamba_advance`.
+    """
+    y, activated = mamba_block_scan(
+        xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W
+    )
+    return y, *mamba_advance(xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, commit_len, G=G)

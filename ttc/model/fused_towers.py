@@ -1,0 +1,173 @@
+"""Both towers by ops of several parts: the numbers of `ttc.model.towers` in fewer launches, for a GPU.
+
+One op ends a layer and begins the next (`ttc.plugins.residual_norm`), one is a whole Mamba mixer between its
+projections (`ttc.plugins.mamba_mixer`), the router's product takes tokens as they are, and the weighted sum
+of experts' rows is part of the residual. With the naive ops the results are those of `ttc.model.towers` bit
+for bit; shapes and letters are as there.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.mixers import (
+    LayerState,
+    RunOp,
+    Weights,
+    WriteCache,
+    attention,
+    expert_stacks,
+    mamba_attributes,
+    mamba_inputs,
+    mamba_output,
+    mamba_weights,
+    relu2_mlp,
+    route,
+    shared_expert,
+    write_cache,
+)
+from ttc.model.towers import Record, TowerWeights, embed, time_embedding
+from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
+from ttc.plugins.moe_experts_blocked import MOE_DOWN_BLOCKED, MOE_UP_BLOCKED
+from ttc.plugins.moe_experts_scaled import MOE_DOWN_SCALED, MOE_UP_SCALED
+from ttc.plugins.residual_norm import (
+    GATED_MIXTURE_RESIDUAL_MODULATED_NORM,
+    GATED_MIXTURE_RESIDUAL_NORM,
+    GATED_MIXTURE_RESIDUAL_NORM_MODULATED,
+    GATED_RESIDUAL_MODULATED_NORM,
+    GATED_RESIDUAL_NORM,
+    GATED_RESIDUAL_NORM_MODULATED,
+    MIXTURE_RESIDUAL_NORM,
+    RESIDUAL_NORM,
+)
+from ttc.plugins.residual_stream import MODULATED_NORM, NORM_MODULATED, STREAM_NORM
+from ttc.plugins.router_logits import ROUTER_LOGITS
+
+__all__ = ["context_forward", "denoiser_forward"]
+
+# By how many scales the experts have.
+_UP = (MOE_UP, MOE_UP_SCALED, MOE_UP_BLOCKED)
+_DOWN = (MOE_DOWN, MOE_DOWN_SCALED, MOE_DOWN_BLOCKED)
+# The sum after a layer, an expert layer or another, and the norm before the next: modulated, then normed; the
+# other way round; not modulated.
+_GATED = {
+    True: (
+        GATED_MIXTURE_RESIDUAL_MODULATED_NORM,
+        GATED_MIXTURE_RESIDUAL_NORM_MODULATED,
+        GATED_MIXTURE_RESIDUAL_NORM,
+    ),
+    False: (GATED_RESIDUAL_MODULATED_NORM, GATED_RESIDUAL_NORM_MODULATED, GATED_RESIDUAL_NORM),
+}
+
+
+def context_forward(
+    config: ModelConfig,
+    weights: TowerWeights,
+    run_op: RunOp,
+    input_ids: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    logit_positions: Tensor | None,
+    state: Sequence[LayerState],
+    record: Record | None = None,
+    write: WriteCache = write_cache,
+) -> tuple[Tensor | None, list[LayerState], list[LayerState]]:
+    """Do what `ttc.model.towers.context_forward` does; logits are in the compute dtype.
+
+    logit_positions: None where no logits are wanted; None is then what comes in their place.
+    """
+    epsilon = {"epsilon": config.layer_norm_epsilon}
+    norms = [*(w["norm.weight"] for w in weights.layers), weights.norm]
+    x = embed(weights.embeddings, input_ids)
+    (h,) = run_op(STREAM_NORM, x, norms[0], **epsilon)
+    new_state: list[LayerState] = []
+    saved: list[LayerState] = []
+    for i, (kind, w, before) in enumerate(zip(config.layers, weights.layers, state, strict=True)):
+        after: tuple[Tensor, ...] = ()
+        kept: tuple[Tensor, ...] = ()
+        outs: tuple[Tensor, ...]
+        if kind == LayerKind.MAMBA:
+            z, xbc, dt = mamba_inputs(config, w, h)
+            kept = (xbc, dt)
+            y, conv, ssm = run_op(
+                MAMBA_MIXER, *kept, *before, *mamba_weights(w), commit_len, **mamba_attributes(config)
+            )
+            after, outs = (conv, ssm), (mamba_output(config, w, run_op, y, z),)
+        elif kind == LayerKind.ATTENTION:
+            out, keys, values = attention(config, w, run_op, h, before, lengths, causal=True)
+            outs, after = (out,), write(before, keys, values, lengths)
+        else:
+            outs = _rest(config, kind, w, run_op, h)
+        op = MIXTURE_RESIDUAL_NORM if kind == LayerKind.MOE else RESIDUAL_NORM
+        x, h = run_op(op, x, *outs, norms[i + 1], **epsilon)
+        new_state.append(after)
+        saved.append(kept)
+        if record is not None:
+            record(i, x)
+    if logit_positions is None:
+        return None, new_state, saved
+    index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
+    return functional.linear(h.gather(1, index), weights.head), new_state, saved
+
+
+def denoiser_forward(
+    config: ModelConfig,
+    weights: TowerWeights,
+    run_op: RunOp,
+    block_ids: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    state: Sequence[LayerState],
+    record: Record | None = None,
+) -> Tensor:
+    """Do what `ttc.model.towers.denoiser_forward` does; logits are in the compute dtype."""
+    epsilon = {"epsilon": config.layer_norm_epsilon}
+    layers = weights.layers
+    x = embed(weights.embeddings, block_ids)
+    modulation = time_embedding(config, weights.time, t, x.dtype)
+    first = (MODULATED_NORM, NORM_MODULATED)[_norms_first(config.layers[0])]
+    (h,) = run_op(
+        first, x, modulation, t, layers[0]["scale_shift_table"], layers[0]["norm.weight"], **epsilon
+    )
+    for i, (kind, w, context) in enumerate(zip(config.layers, layers, state, strict=True)):
+        outs: tuple[Tensor, ...]
+        if kind == LayerKind.MAMBA:
+            z, xbc, dt = mamba_inputs(config, w, h)
+            (y,) = run_op(MAMBA_READING, xbc, dt, *context, *mamba_weights(w), **mamba_attributes(config))
+            outs = (mamba_output(config, w, run_op, y, z),)
+        elif kind == LayerKind.ATTENTION:
+            outs = (attention(config, w, run_op, h, context, lengths, causal=False)[0],)
+        else:
+            outs = _rest(config, kind, w, run_op, h)
+        of_layer = modulation, t, w["scale_shift_table"]
+        if i + 1 < len(layers):
+            op = _GATED[kind == LayerKind.MOE][_norms_first(config.layers[i + 1])]
+            following = layers[i + 1]["scale_shift_table"], layers[i + 1]["norm.weight"]
+            x, h = run_op(op, x, *outs, *of_layer, *following, **epsilon)
+        else:
+            x, h = run_op(_GATED[kind == LayerKind.MOE][2], x, *outs, *of_layer, weights.norm, **epsilon)
+        if record is not None:
+            record(i, x)
+    return functional.linear(h, weights.head)
+
+
+def _norms_first(kind: LayerKind) -> bool:
+    """Return whether the denoiser norms before it modulates, in a layer of this kind."""
+    return kind not in (LayerKind.MAMBA, LayerKind.ATTENTION)
+
+
+def _rest(config: ModelConfig, kind: LayerKind, w: Weights, run_op: RunOp, h: Tensor) -> tuple[Tensor, ...]:
+    """Return what an expert layer or an MLP adds to the stream, as the op that adds it takes it."""
+    if kind == LayerKind.MLP:
+        return (relu2_mlp(run_op, h, w["mixer.up_proj.weight"], w["mixer.down_proj.weight"]),)
+    tokens = h.flatten(0, 1)
+    (logits,) = run_op(ROUTER_LOGITS, tokens, w["mixer.gate.weight"].float())
+    experts, weights, pairs, rows, offsets = route(config, w, run_op, logits)
+    up, down = expert_stacks(w)
+    order = experts, pairs, offsets
+    (activated,) = run_op(_UP[len(up) - 1], tokens, *up, *order)
+    (made,) = run_op(_DOWN[len(down) - 1], activated, *down, *order)
+    return made, weights, rows, shared_expert(w, run_op, h)
