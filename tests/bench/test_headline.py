@@ -1,6 +1,7 @@
 """`ttc bench --headline`: what it measures, and how it tells it."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from tests.support.command_line import ask, run
 from ttc.bench.headline import notes, rows, speedups
 from ttc.bench.schema import Report
 from ttc.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_speed_and_quality_stand_side_by_side(report: Report) -> None:
@@ -41,6 +44,16 @@ def test_the_command_measures_the_miniature() -> None:
     told = run("bench", "--headline", "--limit", 1, "--timed", 1, "--repeats", 1).stdout
     assert "speedup" in told
     assert "nothing of the large model's quality" in " ".join(told.split())
+
+
+def test_the_miniature_has_problems_of_its_own(tmp_path: Path) -> None:
+    """Random prompts say nothing of it; whoever names others gets them."""
+    timed = ("--timed", 1, "--repeats", 1, "--modes", "diffusion")
+    assert ask("bench", "miniature", "--limit", 3, *timed)["work"]["tasks"] == "problems.jsonl"
+    own = tmp_path / "own.jsonl"
+    first = (ROOT / "ttc/miniature/problems.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    own.write_text(first + "\n", encoding="utf-8")
+    assert ask("bench", "miniature", "--tasks", own, *timed)["work"]["tasks"] == "own.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from rich.cells import cell_len
 
 from tests.support.command_line import run
 from ttc.bench.tables import SPEED_HEAD
-from ttc.commands.tables import fitted
+from ttc.commands.tables import fitted, wrapped
 from ttc.commands.terminal import coloured, decimal_size, duration
 
 ROWS = [
@@ -33,6 +33,16 @@ def test_a_long_text_wraps_between_words() -> None:
     assert max(map(len, lines)) <= 40
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(row) for row in rows)
     assert lines[1].startswith("       ")
+
+
+def test_a_long_line_wraps_below_its_label() -> None:
+    line = "context   weights 4.9 MiB, KV cache 4.0 MiB, Mamba state 57.0 KiB"
+    assert wrapped(line, None) == wrapped(line, 80) == [line]
+    assert wrapped(line, 40) == [
+        "context   weights 4.9 MiB, KV cache 4.0",
+        "          MiB, Mamba state 57.0 KiB",
+    ]
+    assert wrapped("both towers on one: h100, h200", 20) == ["both towers on one:", "  h100, h200"]
 
 
 def test_an_empty_table_and_a_word_too_long() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
+# Of the miniature's problems, where nothing else is asked for: some seconds.
+_OWN_PROBLEMS = 96
+
 
 @click.command(short_help="Diffusion against AR and more: speed and quality.")
 @click.argument("bundle", type=BundlePath(), required=False)
@@ -76,7 +79,7 @@ def bench(
     """Run every mode of the model in BUNDLE side by side: time, NFE, latencies, and right answers.
 
     AR is always among them. Without --tasks the prompts are random tokens: the times are good, the tokens
-    per NFE are those of nonsense.
+    per NFE are those of nonsense. `miniature` has problems of its own, of which 96 are taken then.
     """
     if (bundle is not None) + (compare is not None) + headline != 1:
         raise click.UsageError("give a BUNDLE, or --headline, or --compare with two files.")
@@ -97,7 +100,7 @@ def bench(
         with progress("loading the bundle", quiet=as_json) as say:
             from ttc.bench.session import Settings, run_bench
 
-            found = run_bench(bundle, Settings(**_checked(settings)), say)
+            found = run_bench(bundle, Settings(**_own_problems(bundle, _checked(settings))), say)
     try:
         _write(found, output, report)
     finally:  # what was measured is told, whatever became of the files
@@ -127,6 +130,16 @@ def _write(found: "Report", output: Path | None, report: Path | None) -> None:
         if report is not None:
             write_whole(report, page(found))
             wrote(report)
+
+
+def _own_problems(bundle: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings; of the miniature that comes with ttc with its problems, if none are given."""
+    from ttc.formats import shipped
+
+    if settings["tasks"] is not None or bundle != shipped.shipped_bundle():
+        return settings
+    own = {"tasks": shipped.shipped_checkpoint() / "problems.jsonl"}
+    return settings | own | {"limit": settings["limit"] or _OWN_PROBLEMS}
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

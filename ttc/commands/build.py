@@ -12,7 +12,7 @@ import click
 from ttc.base.names import ENGINE_BACKENDS, ENGINE_FORMS
 from ttc.commands.options import BundlePath, checkpoint_option, trust_option
 from ttc.commands.tables import fitted
-from ttc.commands.terminal import echo, size
+from ttc.commands.terminal import echo, paragraph, size
 from ttc.errors import InputError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _tell(content: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> No
         click.echo(json.dumps(content))
         return
     for line in lines:
-        echo(line)
+        paragraph(line)
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

@@ -77,7 +77,8 @@ def _bundle(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "weights", f"{weights['mode']}: {weights['count']} made of {weights['tensors']} checkpoint tensors"
     yield "", _bytes(found["bytes_by_dtype"])
     if weights["root"] is not None:
-        yield "", f"from {weights['shards']} shards ({size(weights['shard_bytes'])}) in {weights['root']}"
+        files = "one file" if weights["shards"] == 1 else f"{weights['shards']} files"
+        yield "", f"from {files} ({size(weights['shard_bytes'])}) in {weights['root']}"
     yield "ttc ops", ", ".join(f"{name} v{version}" for name, version in found["ops"].items())
     yield "signature", "present" if found["signed"] else "none"
     yield "verified", _verified(found["verification"])
@@ -291,7 +292,7 @@ def _layers(found: Mapping[str, Any]) -> None:
 
 def _verified(verification: Mapping[str, Any] | None) -> str:
     if verification is None:
-        return "not as it is now (ttc verify)"
+        return "no record of it as it is now; ttc verify makes one"
     passed = (
         f"{name} {'passed' if record['passed'] else 'FAILED'} {record['finished']}"
         for name, record in verification.items()

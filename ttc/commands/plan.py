@@ -11,7 +11,7 @@ from ttc.base.names import COMPUTE_DTYPES
 from ttc.base.quantised import PLAIN, WRITTEN_FORMATS
 from ttc.commands.options import BundlePath
 from ttc.commands.plan_serve import serve_options, tell_service
-from ttc.commands.terminal import Several, columns, echo, write_json
+from ttc.commands.terminal import Several, columns, decimal_size, echo, paragraph, write_json
 
 if TYPE_CHECKING:
     from ttc.planning.forecast import Forecast, Pass, Question
@@ -127,7 +127,7 @@ def plan(
     else:
         _tell(name, question, found, wins)
         for line in (*_held_lines(held), *_suggestion(gpu, question)):
-            echo(line)
+            paragraph(line)
 
 
 def _tell(
@@ -149,10 +149,10 @@ def _tell(
                 ", ".join(
                     [
                         *(
-                            f"{count / 1e9:.1f} GB {tower.replace('_', ' ')}"
+                            f"{decimal_size(count)} {tower.replace('_', ' ')}"
                             for tower, count in weights.items()
                         ),
-                        f"{sum(weights.values()) / 1e9:.1f} GB both",
+                        f"{decimal_size(sum(weights.values()))} both",
                     ]
                 ),
             ),
@@ -174,7 +174,7 @@ def _tell(
             echo(f"batch {one.batch} needs {one.memory_bytes / 1e9:.1f} GB, more than this machine has.")
     for rate, ends in wins.items():
         where = "at no batch size" if ends is None else f"at batch {ends[0]} to {ends[1]}"
-        echo(f"{rate:g} tokens/NFE: diffusion is faster than AR {where} (looked at: 1 to 4096).")
+        paragraph(f"{rate:g} tokens/NFE: diffusion is faster than AR {where} (looked at: 1 to 4096).")
 
 
 def _held_lines(held: Sequence["Holding"]) -> Iterator[str]:
@@ -202,7 +202,7 @@ def _suggestion(gpu: str, question: "Question") -> Iterator[str]:
     best = load_build_profile(gpu).experts[:1] if gpu in build_preset_names() else ()
     if best and best != (PLAIN,) and question.formats == ExpertFormats() and not question.routing.dense:
         both = sum(tower_bytes(question.config, question.itemsize, ExpertFormats(*best, *best)).values())
-        yield f"--experts {best[0]} brings both towers to {both / 1e9:.1f} GB (ttc quantize)."
+        yield f"--experts {best[0]} brings both towers to {decimal_size(both)} (ttc quantize)."
 
 
 def _assumed(question: "Question") -> str:

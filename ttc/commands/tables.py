@@ -4,14 +4,17 @@ Nothing is printed here. A long text wraps between words; a table of many column
 with the first column again. Words are never broken, but for one that is longer than the whole width.
 """
 
+import re
 import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-__all__ = ["Line", "fitted"]
+__all__ = ["Line", "fitted", "wrapped"]
 
 _GAP = "  "
+# What a line begins with that says what it is about: up to two words and a gap.
+_LABEL = re.compile(r"\S+(?: \S+)? {2,}")
 # A cell longer than this with blanks in it may wrap, down to this width.
 _TEXT, _LEAST_TEXT = 24, 20
 
@@ -27,6 +30,18 @@ class Line(str):
         line = cls(text)
         line.is_head = True
         return line
+
+
+def wrapped(line: str, width: int | None) -> list[str]:
+    """Return a line as lines of at most `width` cells, those that follow set in; None for no limit.
+
+    Below a label and a gap they are set in as far as what follows the gap.
+    """
+    if width is None or cell_len(line) <= width:
+        return [line]
+    label = _LABEL.match(line)
+    inset = " " * (2 if label is None else label.end())
+    return textwrap.wrap(line, width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
 
 
 def fitted(rows: Sequence[Sequence[str]], head: Sequence[str] | None, width: int | None) -> list[Line]:

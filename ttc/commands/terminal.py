@@ -25,6 +25,7 @@ __all__ = [
     "folder_bytes",
     "is_animated",
     "loading",
+    "paragraph",
     "progress",
     "size",
     "stderr_console",
@@ -90,6 +91,17 @@ def verdict(passed: bool, words: tuple[str, str] = ("passed", "FAILED")) -> str:
 def echo(line: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Write a line that may quote a file or a name: what is not printable in it is escaped."""
     click.echo(escaped(line), err=err, nl=nl)
+
+
+def paragraph(line: str) -> None:
+    """Write a line that may be long and may quote a file: fitted to a terminal, as it is elsewhere."""
+    from rich.console import Console
+
+    from ttc.commands.tables import wrapped
+
+    console = Console(highlight=False)
+    for part in wrapped(escaped(line), console.width if is_animated(console) else None):
+        click.echo(part)
 
 
 def wrote(path: Path) -> None:
@@ -169,7 +181,7 @@ def duration(seconds: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
-def decimal_size(count: int) -> str:
+def decimal_size(count: float) -> str:
     """Return a number of bytes in words, in powers of ten, as memories of GPUs are told."""
     scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= s), (1, "B"))
     return f"{count / scale:.{0 if unit == 'B' else 1}f} {unit}"
