@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ttc.base.files import read_bounded
+from ttc.base.files import OpenFile, read_bounded
 from ttc.base.folder_locks import lock_folder, unlock_folder
 from ttc.base.ownership import why_foreign, why_foreign_folder
 from ttc.base.user_cache import user_cache
@@ -75,26 +75,31 @@ class EngineCache:
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self._folder, self._limit = folder, limit_bytes
 
-    def get(self, key: str) -> dict[str, bytes] | None:
-        """Return the files of an entry, verified; None where there is none."""
+    def take(self, key: str, folder: Path) -> tuple[str, ...]:
+        """Copy the files of an entry into a folder, verified; return their names, none if there is no entry.
+
+        A file is copied a piece at a time, since an engine may hold gigabytes of weights.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
         entry = self._folder / key
         if not os.path.lexists(entry) or why_foreign_folder(self._folder):
-            return None
+            return ()
+        made: list[Path] = []
         try:
             digests, _ = _read_entry(entry)
-            found = {
-                name: read_bounded(entry / name, self._limit, BundleError, links=False) for name in digests
-            }
+            for name, digest in digests.items():
+                made.append(folder / name)
+                _copy(entry / name, made[-1], digest)
         except BundleError:
-            found = None
-        if found is None or any(
-            hashlib.sha256(content).hexdigest() != digests[name] for name, content in found.items()
-        ):
+            for path in made:
+                path.unlink(missing_ok=True)
             _delete(entry)
-            return None
+            return ()
         with contextlib.suppress(OSError):
             os.utime(entry)
-        return found
+        return tuple(digests)
 
     def put(self, key: str, content: Mapping[str, Path], about: Mapping[str, Any]) -> None:
         """Keep copies of these files.
@@ -198,6 +203,17 @@ def _read_entry(entry: Path) -> tuple[dict[str, str], dict[str, Any]]:
         if len(checked_path(name, str(path)).parts) != 1 or name == _ENTRY_FILE:
             raise BundleError(f"{path}: {quoted(name)} is no name of a file beside it")
     return digests, about
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    """Copy a file; raise `BundleError` where it is no plain file or not the one with this digest."""
+    try:
+        file = OpenFile(source, BundleError, links=False)
+    except OSError as fault:
+        raise BundleError(f"{source}: cannot be read ({fault.strerror})") from None
+    with file:
+        if file.copy_to(target) != digest:
+            raise BundleError(f"{source}: changed since it was put there")
 
 
 def _delete(path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,12 +227,12 @@ class EngineBuilder:
         """
         if self._cache is None or self._settings.sign is not None:
             return False
-        files = self._cache.get(key)
-        if files is None or not _is_whole(files):
-            return False
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        return True
+        names = self._cache.take(key, folder)
+        if _is_whole(folder, names):
+            return True
+        for name in names:
+            (folder / name).unlink()
+        return False
 
     def _put_into_cache(self, key: str, folder: Path, about: dict[str, Any]) -> None:
         if self._cache is None:
@@ -263,10 +263,10 @@ def _built(
     return BuiltGraph(role, files, engines, program if (folder / program).is_file() else None, report)
 
 
-def _is_whole(files: Mapping[str, bytes]) -> bool:
-    """Whether all that the records of a cached graph name is there."""
+def _is_whole(folder: Path, files: Sequence[str]) -> bool:
+    """Whether all that the records of a cached graph name is among the files that were taken."""
     try:
-        names = _records(files.get(_RECORDS_FILE, b""))
+        names = _records((folder / _RECORDS_FILE).read_bytes() if _RECORDS_FILE in files else b"")
     except BundleError:
         return False
     return all(f"{name}{ending}" in files for name in names for ending in (".engine", LAYERS_ENDING))

@@ -203,7 +203,10 @@ def cache_entry(raw: bytes, folder: Path) -> None:
     EngineCache(folder / "cache").put(key, {"a.engine": _file(b"x", folder, "a")}, {})
     _file(raw, folder / "cache" / key, "entry.json")
     EngineCache(folder / "cache").entries()
-    EngineCache(folder / "cache").get(key)
+    (taken := folder / "taken").mkdir(exist_ok=True)
+    EngineCache(folder / "cache").take(key, taken)
+    for path in taken.iterdir():
+        path.unlink()
 
 
 def template(raw: bytes, folder: Path) -> None:

@@ -13,11 +13,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.foreign_models import CASES, FLOAT, VI, case, external, ones, save
 
-__all__ = ["CASES", "MATMUL", "W44", "X24", "Y24"]
+__all__ = ["CASES", "MATMUL", "W44", "X24", "Y24", "large_matmul"]
 
 X24, Y24 = VI("x", FLOAT, [2, 4]), VI("y", FLOAT, [2, 4])
 MATMUL = helper.make_node("MatMul", ["x", "W"], ["y"])
 W44 = numpy_helper.from_array(ones(4, 4), "W")
+
+
+def large_matmul(folder: Path, least_bytes: int) -> Path:
+    """Write a product with one float32 matrix outside the file, at least so large and all holes."""
+    rows = 4096
+    columns = -(-least_bytes // (4 * rows))
+    with (folder / "w.bin").open("wb") as file:
+        file.truncate(4 * rows * columns)
+    x, y = VI("x", FLOAT, [1, rows]), VI("y", FLOAT, [1, columns])
+    return save(folder / "m.onnx", [MATMUL], [x], [y], [external("W", [rows, columns], "w.bin")])
 
 
 def _weights() -> None:

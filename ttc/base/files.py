@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -98,12 +99,31 @@ class OpenFile:
 
     def sha256(self) -> str:
         """Return the digest of all of it."""
-        digest, piece = hashlib.sha256(), memoryview(bytearray(min(self.size_bytes, _PIECE_BYTES)))
-        for begin in range(0, self.size_bytes, _PIECE_BYTES):
-            part = piece[: self.size_bytes - begin]
-            self.fill(part, begin)
-            digest.update(part)
+        digest = hashlib.sha256()
+        for piece in self._pieces():
+            digest.update(piece)
         return digest.hexdigest()
+
+    def copy_to(self, target: Path) -> str:
+        """Write all of it into a new file, a piece at a time; return the digest of what was written.
+
+        Raises:
+            OSError: the new file cannot be written.
+        """
+        digest = hashlib.sha256()
+        with target.open("xb") as file:
+            for piece in self._pieces():
+                digest.update(piece)
+                file.write(piece)
+        return digest.hexdigest()
+
+    def _pieces(self) -> Iterator[memoryview]:
+        """Yield the content in memory that the next piece overwrites."""
+        memory = memoryview(bytearray(min(self.size_bytes, _PIECE_BYTES)))
+        for begin in range(0, self.size_bytes, _PIECE_BYTES):
+            piece = memory[: self.size_bytes - begin]
+            self.fill(piece, begin)
+            yield piece
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,18 +33,42 @@ def put(folder: Path, key: str = KEY) -> None:
     EngineCache(folder).put(key, {name: made / name for name in CONTENT}, {"role": "step"})
 
 
+def taken(folder: Path, key: str = KEY) -> dict[str, bytes] | None:
+    """What the cache gives under a key; None where it has nothing, and then nothing is left."""
+    with tempfile.TemporaryDirectory() as target:
+        names = EngineCache(folder).take(key, Path(target))
+        assert sorted(path.name for path in Path(target).iterdir()) == sorted(names)
+        return {name: (Path(target) / name).read_bytes() for name in names} or None
+
+
 def rewrite(folder: Path, **changes: object) -> None:
     path = folder / KEY / "entry.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
 
 
 def test_what_was_put_is_there(folder: Path) -> None:
-    assert EngineCache(folder).get(KEY) == CONTENT
+    assert taken(folder) == CONTENT
     assert [(entry.key, entry.about) for entry in EngineCache(folder).entries()] == [(KEY, {"role": "step"})]
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert EngineCache(folder).get("0" * 64) is None
+    assert taken(folder, "0" * 64) is None
     assert EngineCache(folder).clear() == 1
     assert list(folder.iterdir()) == []
+
+
+def test_what_is_large_is_copied_a_piece_at_a_time(tmp_path: Path) -> None:
+    """An engine holds its weights; here 64 MiB that are holes."""
+    engine = tmp_path / "step.engine"
+    with engine.open("wb") as file:
+        file.truncate(2**26)
+    cache, target = EngineCache(tmp_path / "cache"), tmp_path / "target"
+    target.mkdir()
+    tracemalloc.start()
+    cache.put(KEY, {engine.name: engine}, {})
+    assert cache.take(KEY, target) == (engine.name,)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23
+    assert (target / engine.name).read_bytes() == bytes(2**26)
 
 
 def outside(folder: Path) -> None:
@@ -81,26 +107,26 @@ ODD: dict[str, Callable[[Path], object]] = {
 @pytest.mark.timeout(20)
 def test_what_is_odd_is_a_miss_and_goes(folder: Path, how: str) -> None:
     ODD[how](folder)
-    assert EngineCache(folder).get(KEY) is None
+    assert taken(folder) is None
     assert not os.path.lexists(folder / KEY)
     put(folder)
-    assert EngineCache(folder).get(KEY) == CONTENT
+    assert taken(folder) == CONTENT
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs owners and modes")
 def test_a_cache_that_others_may_write_to_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.chmod(0o770)
-    assert EngineCache(folder).get(KEY) is None
+    assert taken(folder) is None
     with pytest.raises(InputError, match=r"may be written to by others.*chmod go-w.*TTC_CACHE_DIR"):
         put(folder)
     folder.chmod(0o700)
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
-    assert EngineCache(folder).get(KEY) is None
+    assert taken(folder) is None
     with pytest.raises(InputError, match=r"belongs to another user"):
         put(folder)
     monkeypatch.undo()
-    assert EngineCache(folder).get(KEY) == CONTENT
+    assert taken(folder) == CONTENT
 
 
 def test_what_dead_writers_left_is_swept(folder: Path) -> None:
