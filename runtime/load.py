@@ -76,8 +76,6 @@ def load(
             f"capacity is {quoted(capacity)}; valid: 1 to {limit} tokens "
             "(the model's max_position_embeddings)"
         )
-    if threads is not None and (not is_count(threads) or threads > 1024):
-        raise InputError(f"threads is {quoted(threads)}; valid: 1 to 1024")
     tokenizer = load_tokenizer(opened)
     settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress, verified)
     try:

@@ -1,5 +1,6 @@
 """How a backend is to be loaded."""
 
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class LoadSettings:
 
     Attributes:
         device: "cpu", "cuda", "cuda:N", or two GPUs with a comma between them.
-        threads: CPU threads per call.
+        threads: CPU threads per call, 1 to 1024.
         engines: folder of TensorRT engines.  trust: PEM file of the key that must have signed them.
         engines_sha256: digest that their manifest must have.
         graph_level: highest level of CUDA graphs.
@@ -36,6 +37,8 @@ class LoadSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.sparse_experts, bool):
             raise InputError(f"sparse_experts is {quoted(self.sparse_experts)}; valid: True or False")
+        if self.threads is not None and not _is_threads(self.threads):
+            raise InputError(f"threads is {quoted(self.threads)}; valid: 1 to 1024")
 
     def refuse_engines(self, backend: str) -> None:
         """For backends that run no engines."""
@@ -51,3 +54,7 @@ class LoadSettings:
         """For backends without CUDA graphs."""
         if self.graph_level not in (None, 0):
             raise InputError(f"{where} has no CUDA graphs; leave out graph_level, or give 0")
+
+
+def _is_threads(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and 1 <= int(value) <= 1024

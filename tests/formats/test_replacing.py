@@ -36,15 +36,24 @@ def test_a_folder_that_somebody_writes_into_is_not_replaced(tmp_path: Path) -> N
     assert content(destination) == "old"
 
 
-def test_there_is_always_a_bundle(tmp_path: Path) -> None:
+def test_there_is_always_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     destination = write(tmp_path / "bundle", "old")
     if not exchange(destination, destination):
         pytest.skip("this system cannot swap names")
-    missing, done = [], threading.Event()
+    missing, done, rename = [], threading.Event(), os.rename
+
+    def look_once() -> None:
+        missing.extend(() if (destination / "bundle.json").exists() else (1,))
 
     def look() -> None:
         while not done.is_set():
-            missing.extend(() if (destination / "bundle.json").exists() else (1,))
+            look_once()
+
+    def renamed(*given: Path) -> None:
+        rename(*given)
+        look_once()  # the moment that a thread would have to be lucky to see
+
+    monkeypatch.setattr(os, "rename", renamed)
 
     watcher = threading.Thread(target=look)
     watcher.start()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttc.base.quoting import quoted
 from ttc.errors import InputError
 from ttc.runtime.decoding.options import MAX_BLOCK_SIZE, TRAINED_BLOCK_SIZE
 
@@ -73,8 +74,8 @@ def make_cases(
         if not 1 <= block <= MAX_BLOCK_SIZE:
             raise InputError(f"block size is {block}; valid: 1 to {MAX_BLOCK_SIZE}")
     for step in steps or ():
-        if step < 1:
-            raise InputError(f"steps is {step}; valid: at least 1")
+        if not 1 <= step <= MAX_BLOCK_SIZE:
+            raise InputError(f"steps is {quoted(step)}; valid: 1 to {MAX_BLOCK_SIZE}")
     if draft_steps is not None and not 1 <= draft_steps <= TRAINED_BLOCK_SIZE:
         raise InputError(f"draft steps are {draft_steps}; valid: 1 to {TRAINED_BLOCK_SIZE}")
     cases = [Case("ar")]

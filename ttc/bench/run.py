@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttc.base.clock import passed
+from ttc.base.quoting import quoted
 from ttc.bench.answers import Written, judge
 from ttc.bench.cases import Case
 from ttc.bench.problems import Problem
@@ -49,9 +50,12 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, value in (("repeats", self.repeats), ("max_new_tokens", self.max_new_tokens)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; valid: at least 1")
+        for name, value, most in (
+            ("repeats", self.repeats, 10**6),
+            ("max_new_tokens", self.max_new_tokens, 2**31 - 1),
+        ):
+            if not 1 <= value <= most:
+                raise InputError(f"{name} is {quoted(value)}; valid: 1 to {most}")
         sizes = self.batch_sizes
         if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
             raise InputError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttc.base.names import BackendName
+from ttc.base.quoting import quoted
 from ttc.bench.cases import BENCH_MODES, make_cases
 from ttc.bench.confidence import first_blocks
 from ttc.bench.identity import load_average, machine, now, weights_digest
@@ -21,7 +22,7 @@ from ttc.runtime.text import load_tokenizer
 __all__ = ["Settings", "run_bench"]
 
 # Without a task: how many prompts, of how many tokens.
-_RANDOM_PROMPTS, _RANDOM_TOKENS = 16, 64
+_RANDOM_PROMPTS, _RANDOM_TOKENS, _MOST_PROMPTS = 16, 64, 100_000
 _TIMED = 24
 
 
@@ -114,6 +115,8 @@ def _prompts(
 ) -> tuple[tuple[int, ...], ...]:
     if problems is None:
         count = settings.limit or max(_RANDOM_PROMPTS, *settings.batch)
+        if count > _MOST_PROMPTS:
+            raise InputError(f"{quoted(count)} random prompts; valid: up to {_MOST_PROMPTS}")
         return random_prompts(bundle.config, count, _RANDOM_TOKENS, settings.seed)
     tokenizer = load_tokenizer(bundle)
     if tokenizer is None:

@@ -77,10 +77,10 @@ class Question:
         if not 0 <= self.context <= self.config.max_position_embeddings:
             limit = self.config.max_position_embeddings
             raise InputError(f"context is {self.context}; valid: 0 to {limit} tokens")
-        if not 1 <= self.accepted <= self.block_size or self.draft_steps <= 0:
+        if not 1 <= self.accepted <= self.block_size or not 0 < self.draft_steps <= 512:
             raise InputError(
                 f"a lossless round of {self.draft_steps} draft steps that keeps {self.accepted} tokens; "
-                f"valid: more than 0 steps, 1 to {self.block_size} tokens"
+                f"valid: more than 0 steps, up to 512; 1 to {self.block_size} tokens"
             )
         if self.routing.dense and self.formats != ExpertFormats():
             raise InputError(

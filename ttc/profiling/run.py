@@ -1,5 +1,6 @@
 """`profile`: from a bundle to a report of where the time goes."""
 
+import math
 import os
 import statistics
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from ttc.base.dtypes import numpy_dtype
 from ttc.base.names import ENGINE_BACKENDS
+from ttc.base.quoting import quoted
 from ttc.errors import InputError
 from ttc.model.bundle import Bundle
 from ttc.profiling import eager, onnxruntime
@@ -72,9 +74,13 @@ def profile(
     say = progress or (lambda line: None)
     if backend not in _PROFILERS:
         raise InputError(f"backend {backend!r} tells no times of layers; valid: {', '.join(_PROFILERS)}")
-    for name, value in (("batch", batch), ("context", context), ("repeats", repeats)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; valid: 1 or more")
+    for name, value, most in (
+        ("batch", batch, 4096),
+        ("context", context, 2**31 - 1),
+        ("repeats", repeats, 10**6),
+    ):
+        if not 1 <= value <= most:
+            raise InputError(f"{name} is {quoted(value)}; valid: 1 to {most}")
     settings = _settings(backend, device, threads, engines, trust)
     given = _given_limits(peak_flops, peak_bandwidth)
     notes: list[str] = []
@@ -264,7 +270,7 @@ def _sizes(bundle: Bundle, batch: int, context: int, backend: Backend) -> Sizes:
 def _given_limits(peak_flops: float | None, peak_bandwidth: float | None) -> dict[str, float]:
     given = {"flops_per_second": peak_flops, "bytes_per_second": peak_bandwidth}
     for name, value in given.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} is {value}; valid: a number above 0")
     return {name: value for name, value in given.items() if value is not None}
 

@@ -62,8 +62,8 @@ class MachineCosts:
     _moves: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.efficiency <= 1:
-            raise InputError(f"efficiency is {self.efficiency:g}; valid: more than 0, up to 1")
+        if not 0.001 <= self.efficiency <= 1:
+            raise InputError(f"efficiency is {self.efficiency:g}; valid: 0.001 to 1")
         if not (0 <= self.call_seconds < 1 and 0 <= self.tick_seconds < 1):
             raise InputError(f"{self.call_seconds:g} s a call, {self.tick_seconds:g} s a tick; valid: 0 to 1")
 

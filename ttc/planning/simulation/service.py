@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ttc.base.quoting import quoted
 from ttc.errors import InputError
 from ttc.planning.forecast import Question
 from ttc.planning.holding import holding
@@ -78,8 +79,8 @@ class ServiceQuestion:
             raise InputError("a load is a rate, a number of clients, or a trace: give one of them")
         if unknown := [mode for mode in self.modes if mode not in SIMULATED_MODES]:
             raise InputError(f"mode {unknown[0]!r}; valid: {', '.join(SIMULATED_MODES)}")
-        if self.p95 is not None and (self.clients is not None or self.p95 <= 0):
-            raise InputError("p95 is a number of seconds above 0, and asked of a rate or a trace")
+        if self.p95 is not None and self.clients is not None:
+            raise InputError("p95 is asked of a rate or a trace")
         for name, value, low, high in (
             ("rate", self.rate, 0.0, 1e5),
             ("clients", self.clients, 0.0, 4096),
@@ -90,9 +91,11 @@ class ServiceQuestion:
             ("prompt budget", self.prompt_budget, 0.0, 1e6),
             ("row-tokens", self.row_tokens, 0.0, 1e6),
             ("max-new-tokens", self.max_new_tokens, 0.0, 1e6),
+            ("steps", self.steps, 0.0, 512),
+            ("p95", self.p95, 0.0, 1e6),
         ):
             if value is not None and not low < value <= high:
-                raise InputError(f"{name} is {value:g}; valid: more than 0, up to {high:g}")
+                raise InputError(f"{name} is {quoted(value)}; valid: more than 0, up to {high:g}")
 
 
 @dataclass(frozen=True, slots=True)
