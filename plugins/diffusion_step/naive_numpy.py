@@ -56,19 +56,24 @@ def predict(
     masked = block_ids == mask_id
     allowed = logits.copy()
     allowed[..., mask_id] = -np.inf
+    is_greedy = uniform is None or not (temperature > 0).any()
     choice = allowed
-    if uniform is not None and (temperature > 0).any():
+    if uniform is not None and not is_greedy:
         hot = (temperature > 0)[:, None, None]
         scaled = allowed / np.where(hot, temperature[:, None, None], np.float32(1))
         choice = np.where(hot, scaled + gumbel(uniform), allowed)
     predicted = choice.argmax(-1)
-    top = allowed.max(-1, keepdims=True)
+    weights = allowed
     with np.errstate(invalid="ignore"):  # NaN logits give NaN confidence, which the engine reports
-        weights = np.exp(allowed - top)
-        probability = np.take_along_axis(weights, predicted[..., None], -1)[..., 0] / weights.sum(-1)
+        weights -= allowed.max(-1, keepdims=True)
+        np.exp(weights, out=weights)
+        total = weights.sum(-1)
+        # Of the most probable token the weight is e⁰.
+        chosen = np.float32(1) if is_greedy else np.take_along_axis(weights, predicted[..., None], -1)[..., 0]
+        probability = chosen / total
     return (
-        np.where(masked, predicted, block_ids).astype(np.int32),
-        np.where(masked, probability, np.inf).astype(np.float32),
+        np.where(masked, predicted.astype(np.int32), block_ids),
+        np.where(masked, probability, np.float32(np.inf)),
     )
 
 
@@ -99,13 +104,16 @@ def commit(
     """
     masked = block_ids == mask_id
     count = masked.sum(-1)
-    above = (masked & (confidence > threshold[:, None])).sum(-1)
+    committed = masked & (confidence > threshold[:, None])
+    above = committed.sum(-1)
     left = np.maximum(steps_left, 1)
-    quota = np.maximum(above, (count + left - 1) // left)
+    least = (count + left - 1) // left
+    if (above >= least).all():  # then nobody is committed for want of better ones, and ranks are no matter
+        return np.where(committed, predicted_ids, block_ids), (count - above).astype(np.int32)
+    quota = np.maximum(above, least)
     index = np.arange(block_ids.shape[1])
     here, there = confidence[:, :, None], confidence[:, None, :]
     ahead = (there > here) | ((there == here) & (index[None, :] > index[:, None]))
     rank = (ahead & masked[:, None, :]).sum(-1)
     committed = masked & (rank < quota[:, None])
-    next_block_ids = np.where(committed, predicted_ids, block_ids)
-    return next_block_ids.astype(np.int32), (count - committed.sum(-1)).astype(np.int32)
+    return np.where(committed, predicted_ids, block_ids), (count - committed.sum(-1)).astype(np.int32)
