@@ -336,6 +336,8 @@ def _deadline(value: Any) -> float | None:
 
 
 def _switch(name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return value
     # numpy's booleans count as well; a text never does.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise InputError(f"{name} is {quoted(value)}; valid: True or False")
@@ -343,6 +345,8 @@ def _switch(name: str, value: Any) -> bool:
 
 
 def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> int:
+    if type(value) is int and low <= value <= high:
+        return value
     whole = not _is_bool(value) and isinstance(value, numbers.Integral)
     if not whole and hasattr(value, "__index__") and not _is_bool(value):
         try:  # an array or tensor without dimensions
@@ -358,7 +362,7 @@ def _integer(name: str, value: Any, low: int, high: int, why: str = "") -> int:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    number = _real(value)
+    number = value if type(value) is float else _real(value)
     if not math.isfinite(number):
         raise InputError(f"{name} is {quoted(value)}; valid: a number from {low:g} to {high:g}")
     if not low <= number <= high:

@@ -255,17 +255,17 @@ def _prompts(name: str, value: Any) -> tuple[Prompt, ...]:
         return (value,)
     if not isinstance(value, list) or not value:
         raise FieldError(f"{name} is {quoted(value)}; valid: text, texts, token ids, or lists of those", name)
-    items = [value] if all(type(item) is int for item in value) else value
+    items = [value] if _is_ids(value) else value
     if len(items) > MAX_PROMPTS:
         raise FieldError(f"{name} has {len(items)} prompts; valid: up to {MAX_PROMPTS}", name)
     for i, item in enumerate(items):
-        if not isinstance(item, str) and not _is_ids(item):
+        if item is not value and not isinstance(item, str) and not _is_ids(item):
             raise FieldError(f"{name} {i} is {quoted(item)}; valid: text, or a list of token ids", name)
     return tuple(item if isinstance(item, str) else tuple(item) for item in items)
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+    return isinstance(value, list) and set(map(type, value)) == {int}
 
 
 def _messages(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
