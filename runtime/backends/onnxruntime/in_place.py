@@ -109,15 +109,15 @@ class InPlaceBackend(OnnxRuntimeBackend):
     def advance(self, state: ContextState, saved: Any, commit_len: Ints, rows: Ints | None = None) -> None:
         rows = state.rows(rows)
         if self._mamba_names:
-            length = next(iter(saved.values())).shape[1]
-            key = ("advance", len(rows), length)
-            span = as_span(rows)
-            binding = self._bound(state, span, key, self._advance_binding)
-            binding.inputs["commit_len"][...] = commit_len
-            for name, array in saved.items():
-                binding.inputs[name][...] = array
-            self._run_bound("advance", binding)
-            self._keep_mamba(state, span, binding)
+            whole = commit_len == saved[self._saved_names[0]].shape[1]
+            if not whole.all():
+                self._advance(state, rows, saved, commit_len)
+            # What the context call made of all of its tokens is the state of rows that keep all of them.
+            if whole.any():
+                which = np.flatnonzero(whole)
+                span = as_span(rows[which])
+                for name in self._mamba_names:
+                    in_graph_order(state.tensors[name])[span] = saved[new_name(name)][which]
         state.lengths[rows] += commit_len
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
@@ -174,8 +174,19 @@ class InPlaceBackend(OnnxRuntimeBackend):
         state.lengths[rows] = lengths + commit_len
         self._tell("context", binding)
         outputs = binding.outputs
-        saved = {name: outputs[name].copy() for name in self._saved_names} if save else {}
+        kept = (*self._saved_names, *map(new_name, self._mamba_names)) if save else ()
+        saved = {name: outputs[name].copy() for name in kept}
         return ContextCall(outputs["logits"].copy(), saved)
+
+    def _advance(self, state: ContextState, rows: Ints, saved: Mapping[str, Array], commit_len: Ints) -> None:
+        length = saved[self._saved_names[0]].shape[1]
+        span = as_span(rows)
+        binding = self._bound(state, span, ("advance", len(rows), length), self._advance_binding)
+        binding.inputs["commit_len"][...] = commit_len
+        for name in self._saved_names:
+            binding.inputs[name][...] = saved[name]
+        self._run_bound("advance", binding)
+        self._keep_mamba(state, span, binding)
 
     def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]

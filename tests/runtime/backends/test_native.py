@@ -107,6 +107,29 @@ def test_advance_as_the_bodies(native: OnnxRuntimeBackend, bodies: OnnxRuntimeBa
         same_states(states)
 
 
+def test_advance_past_a_whole_block(native: OnnxRuntimeBackend) -> None:
+    """The state of the context call itself is what the graph of advance gives, row by row, in any company."""
+    assert isinstance(native, InPlaceBackend)
+    ids, length = tokens(ROWS, 6), np.full(ROWS, 6, np.int32)
+    commit = np.array([6, 2, 6, 0], np.int32)
+    states = {how: filled(native) for how in ("graph", "whole", "some")}
+    nowhere = np.zeros(ROWS, np.int32)
+    for how, state in states.items():
+        call = native.context(state, ids, nowhere, nowhere[:, None], save=True)
+        if how == "graph":
+            native._advance(state, state.rows(None), call.saved, length)
+            state.lengths += length
+        else:
+            native.advance(state, call.saved, length if how == "whole" else commit)
+    assert states["some"].lengths.tolist() == [15, 32, 23, 22]
+    graph, whole, some = (native.read_state(state) for state in states.values())
+    for name in filter(is_mamba_state, graph):
+        assert_close(whole[name], graph[name], tolerances.CACHES, name)
+        for row in (0, 2):
+            assert np.array_equal(some[name][row], whole[name][row]), (name, row)
+        assert not np.array_equal(some[name][1], whole[name][1]), name
+
+
 def same_states(states: dict[OnnxRuntimeBackend, ContextState]) -> None:
     (native, one), (bodies, other) = states.items()
     assert one.lengths.tolist() == other.lengths.tolist()
