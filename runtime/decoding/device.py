@@ -120,7 +120,7 @@ class BackendDevice:
         self, call: Call, state: ContextState, rows: Ints, dues: Sequence[Denoise]
     ) -> Sequence[Mapping[int, Outcome]]:
         ids = call.ids
-        block = np.stack([due.block for due in dues])
+        block = dues[0].block[None] if len(dues) == 1 else np.stack([due.block for due in dues])
         t = np.array([due.t for due in dues], np.float32)
         if dues[0].step is None:
             self._count_denoiser(len(rows))
@@ -131,9 +131,12 @@ class BackendDevice:
         threshold = np.array([step.threshold for step in steps], np.float32)
         temperature = np.array([step.temperature for step in steps], np.float32)
         row_key = np.array([step.row_key for step in steps], np.int64)
-        together = all(due.fresh for due in dues) and len({step.left for step in steps}) == 1
-        has_graphs = self._backend.graph_level is not None
-        if together and has_graphs and len(rows) == self.seats.seated(call.state):
+        if (
+            self._backend.graph_level is not None
+            and all(due.fresh for due in dues)
+            and len({step.left for step in steps}) == 1
+            and len(rows) == self.seats.seated(call.state)
+        ):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)
             if outputs is not None:

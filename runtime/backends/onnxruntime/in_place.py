@@ -20,7 +20,6 @@ from ttc.runtime.backends.onnxruntime.binding import Array, Binding
 from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend, faults_in
 from ttc.runtime.interface.backend import ContextCall, Floats, Ints, StepInputs, StepOutputs, host_step
-from ttc.runtime.interface.sizes import CPU_SIZES
 from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 
 __all__ = ["InPlaceBackend"]
@@ -28,6 +27,8 @@ __all__ = ["InPlaceBackend"]
 # Rows as `as_span` gives them; role and sizes of a call.
 Span = slice | Ints
 Key = tuple[Any, ...]
+# Where all that a row can hold is few tokens, the denoiser's attention runs over multiples of so many.
+_FEW = 32
 # Bindings that a state keeps; of more, the oldest are made anew when they are needed.
 _MOST_BINDINGS = 64
 
@@ -39,17 +40,20 @@ class BoundState(ContextState):
     Attributes:
         bindings: role, sizes and rows → the call.
         mamba: first row and the one after the last → what calls of these rows write the new Mamba state to.
+        seen: cache → (rows, …) memory for the part of it that the denoiser reads.
     """
 
     bindings: dict["Key", Binding] = field(default_factory=dict)
     mamba: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
+    seen: dict[str, Array] = field(default_factory=dict)
 
     @property
     def held_bytes(self) -> int:
         """Size of the memory that it may have from the system, with that of its calls."""
         given = sum(array.nbytes for arrays in self.mamba.values() for array in arrays.values())
         own = sum(binding.nbytes for binding in self.bindings.values())
-        return self._row_bytes * self.most_rows + given + own
+        row_bytes = self._row_bytes + sum(array.nbytes // len(array) for array in self.seen.values())
+        return row_bytes * self.most_rows + given + own
 
 
 class InPlaceBackend(OnnxRuntimeBackend):
@@ -70,6 +74,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
     ) -> None:
         super().__init__(config, sessions, weights, compute_dtype, ("cpu", 0), notes)
         self._workers = workers
+        self._part = tokens_in_a_part(config.head_dim)
         # A graph without attention takes nothing that only attention reads.
         self._taken = {
             role: frozenset(value.name for value in session.get_inputs())
@@ -84,6 +89,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
             is_moved = any(new is not old for new, old in zip(state.tensors.values(), before, strict=True))
             if is_moved and isinstance(state, BoundState):
                 state.bindings.clear()
+                state.seen.clear()
 
     def context(
         self,
@@ -190,7 +196,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
     def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]
-        seen = min(state.capacity, CPU_SIZES.bucket(int(np.max(lengths))))
+        seen = self._read_by_denoiser(state, int(np.max(lengths)), block_ids.shape[1])
         binding = self._bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
         inputs = binding.inputs
         inputs["block_ids"][...] = block_ids
@@ -205,6 +211,15 @@ class InPlaceBackend(OnnxRuntimeBackend):
         self._tell("denoiser", binding)
         logits: Floats = binding.outputs["logits"].copy()
         return logits
+
+    def _read_by_denoiser(self, state: ContextState, longest: int, width: int) -> int:
+        """Return over how many tokens of the caches a denoiser's call runs; rows hold up to `longest`.
+
+        A sum over more tokens than a part is made part by part, and how it is cut shows in its last bits. So
+        that no row's depend on its neighbours' lengths, there is one part, or the block has its own.
+        """
+        unit = _FEW if state.capacity + width <= self._part else self._part
+        return min(state.capacity, -(-longest // unit) * unit)
 
     def _run_bound(self, role: str, binding: Binding) -> None:
         self._session(role)  # of a closed engine there is none
@@ -293,9 +308,21 @@ class InPlaceBackend(OnnxRuntimeBackend):
         }
         for name in self._kv_names.values():
             cache = state.tensors[name][span]
-            inputs[name] = cache if seen == state.capacity else np.empty_like(cache[:, :, :seen], order="C")
+            inputs[name] = cache if seen == state.capacity else self._part_of(state, span, name, seen)
         outputs = {"logits": np.empty((batch, length, self.config.vocab_size), np.float32)}
         return self._binding("denoiser", batch, length, inputs | self._mamba_of(state, span), outputs)
+
+    def _part_of(self, state: ContextState, span: Span, name: str, seen: int) -> Array:
+        """Return memory for the first tokens of these rows' cache; calls on the same rows share it."""
+        cache = state.tensors[name]
+        _, heads, capacity, width = cache.shape
+        if not isinstance(span, slice) or not isinstance(state, BoundState):
+            return np.empty((len(cache[span]), heads, seen, width), cache.dtype)
+        if name not in state.seen:
+            state.seen[name] = lazy_zeros((len(cache), heads * capacity * width), cache.dtype)
+        rows = span.stop - span.start
+        own = state.seen[name][span].reshape(-1)[: rows * heads * seen * width]
+        return own.reshape(rows, heads, seen, width)
 
     def _advance_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
         _, batch, length = key
@@ -339,6 +366,17 @@ class InPlaceBackend(OnnxRuntimeBackend):
             for i, row in enumerate(rows.tolist()):
                 place = slice(state.lengths[row], state.lengths[row] + length)
                 state.tensors[name][row, :, place] = binding.inputs[name][i, :, place]
+
+
+def tokens_in_a_part(head_dim: int) -> int:
+    """Return over how many tokens at once ONNX Runtime's products on a CPU (MLAS) add up values of this width.
+
+    A part of a matrix has 128 × 128 numbers, in 16 to 128 columns, of powers of two the one that holds the width.
+    """
+    columns = 16
+    while columns < min(head_dim, 128):
+        columns *= 2
+    return 128 * 128 // columns
 
 
 def in_graph_order(array: Array) -> Array:

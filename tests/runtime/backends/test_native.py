@@ -167,6 +167,34 @@ def test_a_rows_numbers_are_its_own(
         each.close()
 
 
+@pytest.mark.parametrize("capacity", [128, 256, 512, 1024])
+def test_a_neighbours_length_changes_nothing(bundles: Bundles, capacity: int) -> None:
+    """To the last bit, though the denoiser's attention runs over as many tokens as the longest row needs."""
+    with Bundle.open(bundles("miniature", None)) as bundle:
+        backend = load(bundle, LoadSettings(threads=1))
+    assert isinstance(backend, InPlaceBackend)
+    lengths = [capacity // 4 + 5, 3 * capacity // 4, capacity - 16]
+    together = backend.new_state(3, capacity)
+    t, blocks = np.array([1.0, 0.25, 0.5], np.float32), block(3, 16)
+    alone = []
+    for row, length in enumerate(lengths):
+        state = backend.new_state(1, capacity)
+        for start in range(0, length, 64):
+            ids = tokens(1, 1024)[:, start : min(start + 64, length)]
+            read(backend, state, ids, [ids.shape[1]])
+            read(backend, together, ids, [ids.shape[1]], rows=np.array([row], np.int32))
+        alone.append(backend.denoise(state, blocks[row : row + 1], t[row : row + 1])[0])
+    for _ in range(2):
+        got = backend.denoise(together, blocks, t)
+        for row, want in enumerate(alone):
+            assert np.array_equal(got[row], want), row
+        two = backend.denoise(together, blocks[:2], t[:2], np.array([0, 1], np.int32))
+        apart = backend.denoise(together, blocks[::2], t[::2], np.array([0, 2], np.int32))
+        assert np.array_equal(two, got[:2])
+        assert np.array_equal(apart, got[::2])
+    backend.close()
+
+
 def test_what_lies_beyond_a_row_changes_nothing(native: OnnxRuntimeBackend) -> None:
     state, soiled = filled(native), filled(native)
     for name, tensor in soiled.tensors.items():
