@@ -5,8 +5,7 @@ writes a block's keys and values there. What is bound is kept with the state, si
 ones over and over. Rows that are not neighbours are copied out, and back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from onnxruntime import OrtValue
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import GraphTensor, is_mamba_state, new_name, saved_inputs
 from ttc.runtime.backends.onnxruntime.binding import Array, Binding
+from ttc.runtime.backends.onnxruntime.bound_state import BoundState, Key, Span, bound, new_mamba_of, part_of
 from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend, faults_in
 from ttc.runtime.interface.backend import ContextCall, Floats, Ints, StepInputs, StepOutputs, host_step
@@ -24,36 +24,8 @@ from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 
 __all__ = ["InPlaceBackend"]
 
-# Rows as `as_span` gives them; role and sizes of a call.
-Span = slice | Ints
-Key = tuple[Any, ...]
 # Where all that a row can hold is few tokens, the denoiser's attention runs over multiples of so many.
 _FEW = 32
-# Bindings that a state keeps; of more, the oldest are made anew when they are needed.
-_MOST_BINDINGS = 64
-
-
-@dataclass(slots=True)
-class BoundState(ContextState):
-    """A state, and the calls that are bound to its memory.
-
-    Attributes:
-        bindings: role, sizes and rows → the call.
-        mamba: first row and the one after the last → what calls of these rows write the new Mamba state to.
-        seen: cache → (rows, …) memory for the part of it that the denoiser reads.
-    """
-
-    bindings: dict["Key", Binding] = field(default_factory=dict)
-    mamba: dict[tuple[int, int], dict[str, Array]] = field(default_factory=dict)
-    seen: dict[str, Array] = field(default_factory=dict)
-
-    @property
-    def held_bytes(self) -> int:
-        """Size of the memory that it may have from the system, with that of its calls."""
-        given = sum(array.nbytes for arrays in self.mamba.values() for array in arrays.values())
-        own = sum(binding.nbytes for binding in self.bindings.values())
-        row_bytes = self._row_bytes + sum(array.nbytes // len(array) for array in self.seen.values())
-        return row_bytes * self.most_rows + given + own
 
 
 class InPlaceBackend(OnnxRuntimeBackend):
@@ -88,8 +60,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         finally:  # where memory ran out, too, some may have moved
             is_moved = any(new is not old for new, old in zip(state.tensors.values(), before, strict=True))
             if is_moved and isinstance(state, BoundState):
-                state.bindings.clear()
-                state.seen.clear()
+                state.forget()
 
     def context(
         self,
@@ -160,7 +131,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
     ) -> ContextCall:
         span, lengths, length = as_span(rows), state.lengths[rows], input_ids.shape[1]
         key = ("context", *input_ids.shape, logit_positions.shape[1], save)
-        binding = self._bound(state, span, key, self._context_binding)
+        binding = bound(state, span, key, self._context_binding)
         after = lengths + length
         inputs = binding.inputs
         inputs["input_ids"][...] = input_ids
@@ -187,7 +158,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
     def _advance(self, state: ContextState, rows: Ints, saved: Mapping[str, Array], commit_len: Ints) -> None:
         length = saved[self._saved_names[0]].shape[1]
         span = as_span(rows)
-        binding = self._bound(state, span, ("advance", len(rows), length), self._advance_binding)
+        binding = bound(state, span, ("advance", len(rows), length), self._advance_binding)
         binding.inputs["commit_len"][...] = commit_len
         for name in self._saved_names:
             binding.inputs[name][...] = saved[name]
@@ -197,7 +168,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
     def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]
         seen = self._read_by_denoiser(state, int(np.max(lengths)), block_ids.shape[1])
-        binding = self._bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
+        binding = bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
         inputs = binding.inputs
         inputs["block_ids"][...] = block_ids
         inputs["t"][...] = t
@@ -250,37 +221,6 @@ class InPlaceBackend(OnnxRuntimeBackend):
         shape = tensor.sizes({"B": rows, "C": capacity})
         return in_graph_order(lazy_zeros((*shape[:-2], shape[-1], shape[-2]), self._dtype_of(tensor)))
 
-    def _bound(
-        self, state: ContextState, span: Span, key: Key, make: Callable[[ContextState, Span, Key], Binding]
-    ) -> Binding:
-        """Return the binding of a call; that of neighbours, whose memory it is bound to, is kept.
-
-        key: role, and the sizes that the call's arrays have.
-        """
-        if not isinstance(span, slice) or not isinstance(state, BoundState):
-            return make(state, span, key)
-        whole = (*key, span.start, span.stop)
-        binding = state.bindings.get(whole)
-        if binding is None:
-            if len(state.bindings) >= _MOST_BINDINGS:
-                # The oldest; from a list, since another thread may be adding a binding of other rows.
-                state.bindings.pop(next(iter(list(state.bindings))), None)
-            binding = state.bindings[whole] = make(state, span, key)
-        return binding
-
-    def _new_mamba(self, state: ContextState, span: Span, mamba: Mapping[str, Array]) -> dict[str, Array]:
-        """Return arrays for the new Mamba state that a call on these rows gives. It is used before the next
-        call on them, so that all of them share one.
-        """
-        if not isinstance(span, slice) or not isinstance(state, BoundState):
-            return {new_name(name): np.empty_like(array) for name, array in mamba.items()}
-        rows = span.start, span.stop
-        if rows not in state.mamba:
-            if len(state.mamba) >= _MOST_BINDINGS:
-                state.mamba.clear()
-            state.mamba[rows] = {new_name(name): np.empty_like(array) for name, array in mamba.items()}
-        return {name: array[...] for name, array in state.mamba[rows].items()}
-
     def _context_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
         _, batch, length, positions, save = key
         inputs = {
@@ -293,7 +233,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
         caches = {name: state.tensors[name][span] for name in self._kv_names.values()}
         mamba = self._mamba_of(state, span)
         outputs = {"logits": np.empty((batch, positions, self.config.vocab_size), np.float32)}
-        outputs |= self._new_mamba(state, span, mamba)
+        outputs |= new_mamba_of(state, span, mamba)
         outputs |= {new_name(name): array for name, array in caches.items()}
         if save:
             outputs |= self._saved(batch, length)
@@ -308,27 +248,15 @@ class InPlaceBackend(OnnxRuntimeBackend):
         }
         for name in self._kv_names.values():
             cache = state.tensors[name][span]
-            inputs[name] = cache if seen == state.capacity else self._part_of(state, span, name, seen)
+            inputs[name] = cache if seen == state.capacity else part_of(state, span, name, seen)
         outputs = {"logits": np.empty((batch, length, self.config.vocab_size), np.float32)}
         return self._binding("denoiser", batch, length, inputs | self._mamba_of(state, span), outputs)
-
-    def _part_of(self, state: ContextState, span: Span, name: str, seen: int) -> Array:
-        """Return memory for the first tokens of these rows' cache; calls on the same rows share it."""
-        cache = state.tensors[name]
-        _, heads, capacity, width = cache.shape
-        if not isinstance(span, slice) or not isinstance(state, BoundState):
-            return np.empty((len(cache[span]), heads, seen, width), cache.dtype)
-        if name not in state.seen:
-            state.seen[name] = lazy_zeros((len(cache), heads * capacity * width), cache.dtype)
-        rows = span.stop - span.start
-        own = state.seen[name][span].reshape(-1)[: rows * heads * seen * width]
-        return own.reshape(rows, heads, seen, width)
 
     def _advance_binding(self, state: ContextState, span: Span, key: Key) -> Binding:
         _, batch, length = key
         mamba = self._mamba_of(state, span)
         inputs = {"commit_len": np.empty(batch, np.int32), **self._saved(batch, length), **mamba}
-        outputs = self._new_mamba(state, span, mamba)
+        outputs = new_mamba_of(state, span, mamba)
         return self._binding("advance", batch, length, inputs, outputs)
 
     def _binding(
@@ -369,9 +297,10 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
 
 def tokens_in_a_part(head_dim: int) -> int:
-    """Return over how many tokens at once ONNX Runtime's products on a CPU (MLAS) add up values of this width.
+    """Return over how many tokens at once ONNX Runtime's products on a CPU add up values of this width.
 
-    A part of a matrix has 128 × 128 numbers, in 16 to 128 columns, of powers of two the one that holds the width.
+    A part of a matrix has 128 × 128 numbers there (MLAS), in as many columns as the width has, rounded up to a
+    power of two, 16 to 128.
     """
     columns = 16
     while columns < min(head_dim, 128):

@@ -60,9 +60,9 @@ def poison(state: ContextState) -> None:
         for array in binding.outputs.values():
             if array.base is None:
                 array.fill(np.nan)
-    for arrays in getattr(state, "mamba", {}).values():
-        for array in arrays.values():
-            array.fill(np.nan)
+    given = [*getattr(state, "mamba", {}).values(), getattr(state, "parts", {})]
+    for array in (array for arrays in given for array in arrays.values()):
+        array[: state.batch] = np.nan
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
