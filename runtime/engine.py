@@ -218,9 +218,9 @@ class Engine:
         if self.runner.limits is not None:
             width = min(width, self.runner.limits.positions[1])
         state = self._state_for(len(tokens))
-        return np.concatenate(
-            [self._read(state, tokens[start : start + width]) for start in range(0, len(tokens), width)]
-        )
+        logits = [self._read(state, tokens[start : start + width]) for start in range(0, len(tokens), width)]
+        self.runner.release(state)
+        return np.concatenate(logits)
 
     def denoiser_logits(
         self, context_ids: Sequence[int], block_ids: Sequence[int], t: float | None
@@ -244,6 +244,7 @@ class Engine:
             self._read(state, context[start : start + self._chunk], last_only=True)
         share = np.array([NO_CONDITIONING if t is None else t], np.float32)
         logits: npt.NDArray[np.float32] = self.runner.fetch(self.runner.denoise(state, block, share))[0]
+        self.runner.release(state)
         return logits
 
     def warm_up(self, batch: int = 1, tokens: int = 128, block_size: int = 16) -> None:

@@ -299,8 +299,8 @@ class InPlaceBackend(OnnxRuntimeBackend):
 def tokens_in_a_part(head_dim: int) -> int:
     """Return over how many tokens at once ONNX Runtime's products on a CPU add up values of this width.
 
-    A part of a matrix has 128 × 128 numbers there (MLAS), in as many columns as the width has, rounded up to a
-    power of two, 16 to 128.
+    A part of a matrix has 128 × 128 numbers there (MLAS), in as many columns as the width has: 16 to 128, a
+    power of two.
     """
     columns = 16
     while columns < min(head_dim, 128):

@@ -58,6 +58,7 @@ def measure(backend: Backend, batch: int, capacity: int, block_size: int, turns:
         for call in calls:
             call()
     seconds = np.array([[_seconds(call) for call in calls] for _ in range(turns)])
+    backend.release(state)
     ar_seconds, *of_costs = seconds.min(0).tolist()
     return Costs(ar_seconds, LinearCost(narrow, wide, *of_costs[:2]), LinearCost(narrow, wide, *of_costs[2:]))
 

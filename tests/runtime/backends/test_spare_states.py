@@ -187,4 +187,8 @@ def test_an_engine_uses_its_states_again(bundles: Bundles, mode: str) -> None:
             got = [engine.generate(PROMPT[:length], **options).token_ids for length in (21, 3, 12)]
             assert got == want
         assert engine.core.snapshot().spare_bytes == held, "the same states, and the same calls"
+        engine.context_logits(PROMPT)
+        engine.denoiser_logits(PROMPT, [3] * 16, 1.0)
+        assert engine.core.snapshot().spare_bytes >= held, "they are given back"
+        assert [engine.generate(PROMPT[:length], **options).token_ids for length in (21, 3, 12)] == want
     assert engine.core.snapshot().spare_bytes == 0
