@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from ttc.base.names import BackendName
+from ttc.base.names import BackendName, ProviderName
 from ttc.errors import InputError
 from ttc.formats.shipped import find_bundle
 from ttc.formats.strictjson import quoted
@@ -36,6 +36,7 @@ def load(
     require_verified: bool = False,
     prefix_cache_bytes: int | None = 0,
     sparse_experts: bool = False,
+    provider: ProviderName | None = None,
 ) -> Engine:
     """Open a bundle on a backend.
 
@@ -62,6 +63,8 @@ def load(
             once; 0 keeps none, None takes a share of the free memory where the backend can keep states.
         sparse_experts: on ONNX Runtime's CPU, compute an expert for the tokens that chose it alone, not for
             all; for half as much memory again of the experts.
+        provider: who computes ONNX Runtime's graphs: "cpu", "cuda", "tensorrt" or "nv-tensorrt-rtx"; None
+            takes "cuda" where the installed ONNX Runtime has it, else "cpu".
 
     Raises:
         BundleError: not a bundle, damaged, not verified, or its checkpoint is missing or changed.
@@ -77,7 +80,9 @@ def load(
             "(the model's max_position_embeddings)"
         )
     tokenizer = load_tokenizer(opened)
-    settings = LoadSettings(device, threads, engines, trust, graph_level, sparse_experts, progress, verified)
+    settings = LoadSettings(
+        device, threads, engines, trust, graph_level, sparse_experts, progress, verified, provider
+    )
     try:
         engine = Engine(
             load_backend(backend, opened, settings),

@@ -46,6 +46,7 @@ def load_engines(
     """
     if settings.threads is not None:
         raise InputError(f"threads is for backend 'onnxruntime'; backend {backend!r} has no such setting")
+    settings.refuse_provider(backend)
     settings.refuse_sparse_experts(f"backend {backend!r}", "does so in cut engines in any case; leave it out")
     gpus = parse_gpus("cuda" if settings.device is None else settings.device, backend)
     engines = open_engines(bundle, settings.engines, settings.trust, backend, settings.engines_sha256)

@@ -23,6 +23,7 @@ class LoadSettings:
         graph_level: highest level of CUDA graphs.
         sparse_experts: compute each expert for the tokens that chose it alone, where that is a choice.
         progress: called with (bytes done, bytes in all) while weights go to a device.
+        provider: execution provider of ONNX Runtime.
     """
 
     device: str | None = None
@@ -33,6 +34,7 @@ class LoadSettings:
     sparse_experts: bool = False
     progress: Callable[[int, int], None] | None = None
     engines_sha256: str | None = None
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sparse_experts, bool):
@@ -44,6 +46,11 @@ class LoadSettings:
         """For backends that run no engines."""
         if self.engines is not None:
             raise InputError(f"backend {backend!r} runs no engines; leave out engines")
+
+    def refuse_provider(self, backend: str) -> None:
+        """For backends that are not ONNX Runtime's."""
+        if self.provider is not None:
+            raise InputError(f"provider is for backend 'onnxruntime', not {backend!r}; leave it out")
 
     def refuse_sparse_experts(self, where: str, why: str) -> None:
         """For what has no such choice."""

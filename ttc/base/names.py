@@ -14,8 +14,10 @@ __all__ = [
     "ENGINE_FORMS",
     "ENGINE_VERSIONS",
     "MODES",
+    "PROVIDERS",
     "BackendName",
     "Mode",
+    "ProviderName",
 ]
 
 
@@ -46,6 +48,10 @@ ENGINE_BACKENDS: Final = tuple(ENGINE_VERSIONS)
 # Whole graphs, or graphs partitioned at the `ttc` ops (`ttc.formats.program`).
 ENGINE_FORMS: Final = ("whole", "cut")
 BACKEND_PACKAGES: Final[Mapping[str, str]] = {backend.name: backend.package for backend in _BACKENDS}
+
+# Execution providers of ONNX Runtime.
+ProviderName = Literal["cpu", "cuda", "tensorrt", "nv-tensorrt-rtx"]
+PROVIDERS: Final[tuple[ProviderName, ...]] = get_args(ProviderName)
 
 Mode = Literal["diffusion", "ar", "mock-ar", "lossless", "prompt-lookup"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)

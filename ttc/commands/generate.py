@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ttc.base.files import check_writable
-from ttc.base.names import BACKENDS, MODES, BackendName
+from ttc.base.names import BACKENDS, MODES, PROVIDERS, BackendName, ProviderName
 from ttc.base.quoting import escaped
 from ttc.commands.options import BundlePath, checkpoint_option, device_option, trust_option
 from ttc.commands.prompts import as_text, as_token_ids, prompts_of, read_stdin, read_text
@@ -138,6 +138,11 @@ _ONE_WAY = "give one of PROMPT, --example, --prompts and --interactive."
     help="Compute an expert for the tokens that chose it alone (onnxruntime on the CPU).",
 )
 @click.option(
+    "--provider",
+    type=click.Choice(PROVIDERS),
+    help="Execution provider of ONNX Runtime.  [default: cuda where there is a GPU]",
+)
+@click.option(
     "--token-ids", "--ids", "ids", is_flag=True, help="PROMPT is token ids with blanks between; print ids."
 )
 @click.option("--no-stop-at-eos", is_flag=True, help="Go on after eos.")
@@ -165,6 +170,7 @@ def generate(
     threads: int | None,
     graph_level: int | None,
     sparse_experts: bool,
+    provider: ProviderName | None,
     ids: bool,
     no_stop_at_eos: bool,
     draft_steps: str,
@@ -225,6 +231,7 @@ def generate(
                     trust=trust,
                     graph_level=graph_level,
                     sparse_experts=sparse_experts,
+                    provider=provider,
                     progress=progress,
                 )
             )

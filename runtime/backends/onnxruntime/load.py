@@ -10,13 +10,16 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
 from ttc.base.machine import usable_cores
 from ttc.base.quoting import escaped
-from ttc.errors import BackendError, BundleError, TtcError
+from ttc.errors import BundleError, TtcError
 from ttc.formats.manifest import MANIFEST_FILE
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import GraphTensor, graph_inputs, graph_outputs
@@ -25,10 +28,12 @@ from ttc.runtime.backends.onnxruntime.graphs import decode_experts, externalise_
 from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
 from ttc.runtime.backends.onnxruntime.native import has_native_ops, use_native_ops
 from ttc.runtime.backends.onnxruntime.native.form import has_native_form
+from ttc.runtime.backends.onnxruntime.providers import choose_provider
+from ttc.runtime.backends.onnxruntime.resident import ResidentBackend
 from ttc.runtime.backends.onnxruntime.row_workers import RowWorkers
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
 from ttc.runtime.backends.onnxruntime.sparse import rows_twice, sparsify_experts
-from ttc.runtime.interface.devices import parse_device
+from ttc.runtime.backends.onnxruntime.values import value_of
 from ttc.runtime.interface.settings import LoadSettings
 
 __all__ = ["Prepare", "load"]
@@ -50,6 +55,7 @@ def load(
     *,
     prepare: Prepare | None = None,
     native: bool = True,
+    resident: bool = False,
 ) -> OnnxRuntimeBackend:
     """Make one session per graph of the bundle; `settings.threads` is for each call of each session.
 
@@ -58,28 +64,29 @@ def load(
         prepare: may add outputs to a graph and set options; what watches the layers goes this way.
         native: on the CPU, use ONNX Runtime's own operators where it has them and the graphs have the form of
             an export; else the bodies in the bundle.
+        resident: keep the state where it is computed on the CPU too, as on a GPU; for tests.
     """
     settings.refuse_engines("onnxruntime")
     settings.refuse_cuda_graphs("backend 'onnxruntime'")
     threads = settings.threads
-    kind, index = _device(settings.device)
-    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-    if kind == "cuda":
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(index)}))
+    choice = choose_provider(settings.provider, settings.device, bundle.manifest_sha256, bundle.compute_dtype)
+    (kind, index), providers, notes = choice.device, choice.providers, choice.notes
+    resident = resident or kind == "cuda"
+    if resident:
         settings.refuse_sparse_experts("on CUDA", "the operator has other rules; leave it out")
-    notes: list[str] = []
-    # bf16 has no matrix product on the CPU provider and no numpy type to pass tensors with; fp16 lacks the
-    # former only.
-    widen = bundle.compute_dtype == "bfloat16" or (kind == "cpu" and bundle.compute_dtype == "float16")
+    # The CPU provider has no matrix product in these.
+    widen = kind == "cpu" and bundle.compute_dtype in ("bfloat16", "float16")
     if widen:
         notes.append(
             f"the bundle's {bundle.compute_dtype} graphs are computed in float32 by ONNX Runtime on {kind}"
         )
-        logger.warning(notes[-1])
+    for note in notes:
+        logger.warning(note)
 
-    native = native and kind == "cpu" and has_native_ops(bundle.config)
+    native = native and not resident and has_native_ops(bundle.config)
     decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
+    kept: list[npt.NDArray[Any]] = []  # whose memory the values are
     sessions, chosen = {}, list[onnxruntime.SessionOptions]()
     models = {}
     for role in bundle.manifest.graphs:
@@ -97,16 +104,15 @@ def load(
             )
             if native:
                 use_native_ops(model)
-            elif role == "context":
+            elif role == "context" and not resident:
                 caches_to_new_kv(model)
         for name in used:
             if name not in values:
                 weight = bundle.read_decoded(name, "float32" if widen else None)
                 narrow = widen and str(weight.dtype) == bundle.compute_dtype
                 weight = weight.astype("float32") if narrow else weight
-                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
-                    rows_twice(weight) if name in doubled else weight
-                )
+                kept.append(np.ascontiguousarray(rows_twice(weight) if name in doubled else weight))
+                values[name] = value_of(kept[-1])
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
         chosen.append(options)
         if native and role == "step":
@@ -115,7 +121,10 @@ def load(
             prepare(role, model, options)
         with _faults_of(bundle.graph_path(role)):
             sessions[role] = _session(model, {name: values[name] for name in used}, providers, options)
+            choice.check(sessions[role])
     compute_dtype = "float32" if widen else bundle.compute_dtype
+    if resident:
+        return ResidentBackend(bundle.config, sessions, values, compute_dtype, choice, notes, kept)
     if not native:
         return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
     # Where a call has one thread by default, its rows are what the other cores can be given.
@@ -191,16 +200,3 @@ def _is(value: ir.Value | None, due: GraphTensor) -> bool:
     if value is None or value.dtype is None or value.shape is None:
         return False
     return value.dtype.numpy().name == due.dtype and len(value.shape) == len(due.shape)
-
-
-def _device(device: str | None) -> tuple[str, int]:
-    available = onnxruntime.get_available_providers()
-    if device is None:
-        return ("cuda", 0) if "CUDAExecutionProvider" in available else ("cpu", 0)
-    kind, index = parse_device(device)
-    if kind == "cuda" and "CUDAExecutionProvider" not in available:
-        raise BackendError(
-            f"device {device!r}: this ONNX Runtime has no CUDA provider (it has {', '.join(available)}); "
-            "install onnxruntime-gpu in place of onnxruntime, or use device 'cpu'"
-        )
-    return kind, index

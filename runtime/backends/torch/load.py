@@ -65,6 +65,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         )
     _first_process = os.getpid()
     settings.refuse_engines("torch")
+    settings.refuse_provider("torch")
     settings.refuse_sparse_experts("backend 'torch'", "does so in any case; leave it out")
     if settings.threads is not None:
         raise InputError(
