@@ -147,6 +147,11 @@ class _Program(click.Group):
                 raise
             _tell(f"error: {_of_system(fault)}")
             ctx.exit(EXIT_ERROR)
+        except MemoryError:
+            if os.environ.get("TTC_DEBUG"):
+                raise
+            _tell("error: this needs more memory than there is")
+            ctx.exit(EXIT_ERROR)
         except Exception as fault:
             if os.environ.get("TTC_DEBUG"):
                 raise

@@ -96,6 +96,9 @@ def test_a_linked_record_is_refused(bundle, tmp_path):
     (bundle / RECORD_FILE).symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(BundleError, match=r"verification.json: a symbolic link"):
         ttc.load(bundle, require_verified=True)
+    (tmp_path / "elsewhere.json").unlink()  # a link to nothing is no absent record
+    with pytest.raises(BundleError, match=r"verification.json: a symbolic link"):
+        ttc.load(bundle, require_verified=True)
 
 
 def test_a_record_of_another_bundle_counts_for_nothing(bundle):

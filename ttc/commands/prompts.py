@@ -12,12 +12,14 @@ from ttc.errors import InputError
 from ttc.formats.strictjson import parse_json, quoted
 from ttc.runtime.decoding.request import Request
 
-__all__ = ["FilePrompt", "as_text", "as_token_ids", "prompts_of", "read_stdin", "read_text"]
+__all__ = ["FilePrompt", "as_text", "as_token_ids", "prompts_of", "read_line", "read_stdin", "read_text"]
 
 # Of a file with a schema; more than may be given.
 _MOST_READ = 1 << 20
-# Of a file with prompts.
+# Of a file with prompts, and of standard input.
 _MOST_PROMPTS = 1 << 28
+# Of what is typed, or read from standard input, as one prompt.
+_MOST_PROMPT = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def prompts_of(file: Path, ids: bool) -> list[FilePrompt]:
         InputError: a line is not as said; its number is named.
     """
     is_stdin = str(file) == "-"
-    raw = sys.stdin.buffer.read() if is_stdin else read_bounded(file, _MOST_PROMPTS, InputError)
+    raw = _stdin(_MOST_PROMPTS) if is_stdin else read_bounded(file, _MOST_PROMPTS, InputError)
     lines = [
         (i, line) for i, line in enumerate(_decoded(raw, str(file)).splitlines(), start=1) if line.strip()
     ]
@@ -80,16 +82,27 @@ def _of_json(file: Path, lines: list[tuple[int, str]]) -> Iterator[FilePrompt]:
 def read_stdin() -> str:
     """Return standard input as a prompt."""
     # Shells and editors end a text with a line end that the prompt does not mean.
-    return _decoded(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
+    return _decoded(_stdin(_MOST_PROMPT), "standard input").removesuffix("\n").removesuffix("\r")
+
+
+def read_line() -> str:
+    """Return the next line of standard input without its end.
+
+    Raises:
+        EOFError: there is none.
+        InputError: it has no end, as far as anybody would read.
+    """
+    line = sys.stdin.readline(_MOST_PROMPT)
+    if not line:
+        raise EOFError
+    if len(line) == _MOST_PROMPT:
+        raise InputError(f"standard input: a line of {_MOST_PROMPT} characters or more")
+    return line.removesuffix("\n")
 
 
 def read_text(path: Path) -> str:
     """Read a small file; what it holds is checked with the options."""
-    try:
-        with path.open("rb") as file:
-            return _decoded(file.read(_MOST_READ), str(path))
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault.strerror or fault})") from None
+    return _decoded(read_bounded(path, _MOST_READ, InputError), str(path))
 
 
 def as_text(prompt: str) -> str:
@@ -111,6 +124,14 @@ def as_token_ids(prompt: str) -> list[int]:
                 f"--token-ids: word {i} of the prompt is {word[:40]!r}; valid: token ids with blanks between"
             )
     return [int(word) for word in words]
+
+
+def _stdin(most: int) -> bytes:
+    """Return standard input, which somebody may have made endless."""
+    raw = sys.stdin.buffer.read(most + 1)
+    if len(raw) > most:
+        raise InputError(f"standard input: more than {most} bytes")
+    return raw
 
 
 def _decoded(raw: bytes, where: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from ttc.base.files import write_whole
 from ttc.base.quoting import escaped
-from ttc.commands.prompts import FilePrompt, as_text, as_token_ids
+from ttc.commands.prompts import FilePrompt, as_text, as_token_ids, read_line
 from ttc.commands.results import result_json, summary
 from ttc.commands.terminal import echo, wrote
 from ttc.errors import InputError, TtcError
@@ -71,7 +71,7 @@ def converse(engine: "Engine", options: GenerationOptions, ids: bool) -> None:
         )
     while True:
         try:
-            line = input("> " if is_terminal else "")
+            line = input("> ") if is_terminal else read_line()
         except EOFError:
             if is_terminal:
                 click.echo(err=True)

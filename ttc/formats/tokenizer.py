@@ -20,6 +20,8 @@ __all__ = ["LONG_TEXT", "MAX_TOKENIZER_BYTES", "encoded", "open_tokenizer"]
 MAX_TOKENIZER_BYTES = 256 * 2**20
 # Characters; more take so long to encode that others should not wait.
 LONG_TEXT = 10_000
+# Characters; the library takes some fifty bytes for each, and no model reads so many.
+_MOST_TEXT = 2**24
 # Words, digits, an accent, a sign of three bytes and one of four, and a line end.
 _TRIAL = "A trial: 12 é 漢 \U0001f600\n"
 
@@ -56,8 +58,10 @@ def encoded(tokenizer: "Tokenizer", text: str) -> Sequence[int]:
     threads work meanwhile; it is taken for a long text.
 
     Raises:
-        InputError: the tokenizer fails at this text.
+        InputError: the tokenizer fails at this text, or it is longer than any that is read.
     """
+    if len(text) > _MOST_TEXT:
+        raise InputError(f"a text of {len(text)} characters; valid: up to {_MOST_TEXT}")
     with _faults_as(lambda reason: InputError(f"the tokenizer cannot encode this text ({reason})")):
         encoding = tokenizer.encode(text) if len(text) <= LONG_TEXT else tokenizer.encode_batch([text])[0]
         ids: Sequence[int] = encoding.ids
