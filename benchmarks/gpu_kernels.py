@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import gpu_reckoning as reckoning
 from benchmarks.gpu_timing import Ceilings, Timer
-from ttc.model import towers
+from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import layer_names
 from ttc.model.mixers import in_place_writer
@@ -27,11 +27,14 @@ from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Tile
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
+from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 from ttc.plugins.ops import OpSpec
-from ttc.plugins.residual_stream import GATED_RESIDUAL, MODULATED_NORM
+from ttc.plugins.residual_norm import GATED_MIXTURE_RESIDUAL_NORM_MODULATED, GATED_RESIDUAL_MODULATED_NORM
+from ttc.plugins.residual_stream import MODULATED_NORM
+from ttc.plugins.router_logits import ROUTER_LOGITS
 from ttc.plugins.triton import run_triton
 from ttc.runtime.gpu.executor import state_specs
 
@@ -200,6 +203,13 @@ def _cases(bed: Bed) -> Iterator[Case]:
             routing,
         )
         yield (
+            f"RouterLogits T={T}",
+            ROUTER_LOGITS,
+            lambda T=T: [r(T, D), r(E, D, dtype=wide) * D**-0.5],
+            4.0 * E * D + 2.0 * T * D,
+            {},
+        )
+        yield (
             f"MoeCombine T={T}",
             MOE_COMBINE,
             lambda T=T: [
@@ -243,6 +253,25 @@ def _cases(bed: Bed) -> Iterator[Case]:
             2 * state + 4.0 * B * L * F,
             {"G": c.n_groups},
         )
+        mixer = lambda B=B, L=L, head=head: [  # noqa: E731
+            r(B, L, F),
+            r(B, L, H),
+            r(B, F, W - 1),
+            r(B, H, P, N, dtype=wide),
+            r(F, 1, W) * 0.5,
+            r(F),
+            *head,
+            r(H),
+        ]
+        block = 2.0 * B * L * (F + M)
+        yield f"MambaReading {sizes}", MAMBA_READING, mixer, state + block, {"G": c.n_groups, "W": W}
+        yield (
+            f"MambaMixer {sizes}",
+            MAMBA_MIXER,
+            lambda B=B, L=L, mixer=mixer: [*mixer(), bed.full((B,), L, torch.int32)],
+            2 * state + block,
+            {"G": c.n_groups, "W": W},
+        )
         yield (
             f"GatedGroupNorm {sizes}",
             GATED_GROUP_NORM,
@@ -259,11 +288,27 @@ def _cases(bed: Bed) -> Iterator[Case]:
             {"epsilon": c.layer_norm_epsilon},
         )
         yield (
-            f"GatedResidual {sizes}",
-            GATED_RESIDUAL,
-            lambda B=B, L=L, m=modulation: [r(B, L, D), r(B, L, D), *m],
-            6.0 * B * L * D,
-            {},
+            f"GatedResidualModulatedNorm {sizes}",
+            GATED_RESIDUAL_MODULATED_NORM,
+            lambda B=B, L=L, m=modulation: [r(B, L, D), r(B, L, D), *m, r(3, D), r(D)],
+            8.0 * B * L * D,
+            {"epsilon": c.layer_norm_epsilon},
+        )
+        yield (
+            f"GatedMixtureResidualNormModulated {sizes}",
+            GATED_MIXTURE_RESIDUAL_NORM_MODULATED,
+            lambda B=B, L=L, m=modulation: [
+                r(B, L, D),
+                r(B * L * K, D, dtype=wide),
+                r(B * L, K, dtype=wide),
+                torch.arange(B * L * K, device=bed.timer.device).int().view(B * L, K),
+                r(B, L, D),
+                *m,
+                r(3, D),
+                r(D),
+            ],
+            (8.0 + 4.0 * K) * B * L * D,
+            {"epsilon": c.layer_norm_epsilon},
         )
     for B, L in ((1, 2),) if bed.small else ((1, 1), (1, 16), (8, 16)):
         for temperature in (0.0, 1.0):
@@ -323,11 +368,15 @@ def _layer_calls(
         own, w = tuple(state[name] for name in layer_names(config, i)), weights.layers[i]
 
         def denoise(kind: LayerKind = kind, own: Any = own, w: Any = w) -> object:
-            return towers.denoiser_layer(config, kind, w, run_triton, x, modulation, t, lengths, own)
+            following = kind, w  # as if another of the kind came next: all norms cost about the same
+            return fused_towers.denoiser_layer(
+                config, kind, w, following, weights.norm, run_triton, x, x, modulation, t, lengths, own
+            )
 
         def read(kind: LayerKind = kind, own: Any = own, w: Any = w) -> object:
             write = in_place_writer()
-            return towers.context_layer(config, kind, w, run_triton, x, lengths, count, own, write)
+            moved = w["norm.weight"], run_triton, x, x, lengths, count, own, write
+            return fused_towers.context_layer(config, kind, w, *moved)
 
         yield str(kind), denoise if tower == DENOISER else read
     yield "head", lambda: towers.denoiser_head(config, run_triton, weights.norm, weights.head, x)

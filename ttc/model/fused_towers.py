@@ -46,7 +46,7 @@ from ttc.plugins.residual_norm import (
 from ttc.plugins.residual_stream import MODULATED_NORM, NORM_MODULATED, STREAM_NORM
 from ttc.plugins.router_logits import ROUTER_LOGITS
 
-__all__ = ["context_forward", "denoiser_forward"]
+__all__ = ["context_forward", "context_layer", "denoiser_forward", "denoiser_layer"]
 
 # By how many scales the experts have.
 _UP = (MOE_UP, MOE_UP_SCALED, MOE_UP_BLOCKED)
@@ -86,23 +86,9 @@ def context_forward(
     new_state: list[LayerState] = []
     saved: list[LayerState] = []
     for i, (kind, w, before) in enumerate(zip(config.layers, weights.layers, state, strict=True)):
-        after: tuple[Tensor, ...] = ()
-        kept: tuple[Tensor, ...] = ()
-        outs: tuple[Tensor, ...]
-        if kind == LayerKind.MAMBA:
-            z, xbc, dt = mamba_inputs(config, w, h)
-            kept = (xbc, dt)
-            y, conv, ssm = run_op(
-                MAMBA_MIXER, *kept, *before, *mamba_weights(w), commit_len, **mamba_attributes(config)
-            )
-            after, outs = (conv, ssm), (mamba_output(config, w, run_op, y, z),)
-        elif kind == LayerKind.ATTENTION:
-            out, keys, values = attention(config, w, run_op, h, before, lengths, causal=True)
-            outs, after = (out,), write(before, keys, values, lengths)
-        else:
-            outs = _rest(config, kind, w, run_op, h)
-        op = MIXTURE_RESIDUAL_NORM if kind == LayerKind.MOE else RESIDUAL_NORM
-        x, h = run_op(op, x, *outs, norms[i + 1], **epsilon)
+        x, h, after, kept = context_layer(
+            config, kind, w, norms[i + 1], run_op, x, h, lengths, commit_len, before, write
+        )
         new_state.append(after)
         saved.append(kept)
         if record is not None:
@@ -133,25 +119,87 @@ def denoiser_forward(
         first, x, modulation, t, layers[0]["scale_shift_table"], layers[0]["norm.weight"], **epsilon
     )
     for i, (kind, w, context) in enumerate(zip(config.layers, layers, state, strict=True)):
-        outs: tuple[Tensor, ...]
-        if kind == LayerKind.MAMBA:
-            z, xbc, dt = mamba_inputs(config, w, h)
-            (y,) = run_op(MAMBA_READING, xbc, dt, *context, *mamba_weights(w), **mamba_attributes(config))
-            outs = (mamba_output(config, w, run_op, y, z),)
-        elif kind == LayerKind.ATTENTION:
-            outs = (attention(config, w, run_op, h, context, lengths, causal=False)[0],)
-        else:
-            outs = _rest(config, kind, w, run_op, h)
-        of_layer = modulation, t, w["scale_shift_table"]
-        if i + 1 < len(layers):
-            op = _GATED[kind == LayerKind.MOE][_norms_first(config.layers[i + 1])]
-            following = layers[i + 1]["scale_shift_table"], layers[i + 1]["norm.weight"]
-            x, h = run_op(op, x, *outs, *of_layer, *following, **epsilon)
-        else:
-            x, h = run_op(_GATED[kind == LayerKind.MOE][2], x, *outs, *of_layer, weights.norm, **epsilon)
+        following = (config.layers[i + 1], layers[i + 1]) if i + 1 < len(layers) else None
+        x, h = denoiser_layer(
+            config, kind, w, following, weights.norm, run_op, x, h, modulation, t, lengths, context
+        )
         if record is not None:
             record(i, x)
     return functional.linear(h, weights.head)
+
+
+def context_layer(
+    config: ModelConfig,
+    kind: LayerKind,
+    w: Weights,
+    next_norm: Tensor,
+    run_op: RunOp,
+    x: Tensor,
+    h: Tensor,
+    lengths: Tensor,
+    commit_len: Tensor,
+    before: LayerState,
+    write: WriteCache = write_cache,
+) -> tuple[Tensor, Tensor, LayerState, LayerState]:
+    """Return the stream after a layer of normed stream h, its norm for the next layer by `next_norm`, the
+    layer's new state, and what `advance_layer` needs; arguments as of `ttc.model.towers.context_layer`.
+    """
+    after: LayerState = ()
+    kept: LayerState = ()
+    outs: tuple[Tensor, ...]
+    if kind == LayerKind.MAMBA:
+        z, xbc, dt = mamba_inputs(config, w, h)
+        kept = (xbc, dt)
+        y, *states = run_op(
+            MAMBA_MIXER, *kept, *before, *mamba_weights(w), commit_len, **mamba_attributes(config)
+        )
+        after, outs = tuple(states), (mamba_output(config, w, run_op, y, z),)
+    elif kind == LayerKind.ATTENTION:
+        out, keys, values = attention(config, w, run_op, h, before, lengths, causal=True)
+        outs, after = (out,), write(before, keys, values, lengths)
+    else:
+        outs = _rest(config, kind, w, run_op, h)
+    op = MIXTURE_RESIDUAL_NORM if kind == LayerKind.MOE else RESIDUAL_NORM
+    x, h = run_op(op, x, *outs, next_norm, epsilon=config.layer_norm_epsilon)
+    return x, h, after, kept
+
+
+def denoiser_layer(
+    config: ModelConfig,
+    kind: LayerKind,
+    w: Weights,
+    following: tuple[LayerKind, Weights] | None,
+    last_norm: Tensor,
+    run_op: RunOp,
+    x: Tensor,
+    h: Tensor,
+    modulation: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    context: LayerState,
+) -> tuple[Tensor, Tensor]:
+    """Return the stream after a layer of normed stream h, and its norm for the next layer, of which
+    `following` has kind and weights; after the last layer by `last_norm`. Other arguments as of
+    `ttc.model.towers.denoiser_layer`.
+    """
+    outs: tuple[Tensor, ...]
+    if kind == LayerKind.MAMBA:
+        z, xbc, dt = mamba_inputs(config, w, h)
+        (y,) = run_op(MAMBA_READING, xbc, dt, *context, *mamba_weights(w), **mamba_attributes(config))
+        outs = (mamba_output(config, w, run_op, y, z),)
+    elif kind == LayerKind.ATTENTION:
+        outs = (attention(config, w, run_op, h, context, lengths, causal=False)[0],)
+    else:
+        outs = _rest(config, kind, w, run_op, h)
+    inputs, ops = (x, *outs, modulation, t, w["scale_shift_table"]), _GATED[kind == LayerKind.MOE]
+    epsilon = config.layer_norm_epsilon
+    if following is None:
+        x, h = run_op(ops[2], *inputs, last_norm, epsilon=epsilon)
+    else:
+        next_kind, next_w = following
+        norm = next_w["scale_shift_table"], next_w["norm.weight"]
+        x, h = run_op(ops[_norms_first(next_kind)], *inputs, *norm, epsilon=epsilon)
+    return x, h
 
 
 def _norms_first(kind: LayerKind) -> bool:
