@@ -56,6 +56,14 @@ def test_names_in_engines(tmp_path: Path) -> None:
     assert done.stdout.count("\\x1b[2J") == 4
 
 
+def test_names_of_files_that_are_written(tiny: Path, tmp_path: Path) -> None:
+    few = ("--ids", "--max-new-tokens", 2)
+    done = run("generate", tiny, "5", *few, "--save-steps", tmp_path / "\x1b[2J\nwrote.svg")
+    assert done.exit_code == 0, done.output
+    assert is_harmless(done.stderr)
+    assert "/\\x1b[2J\\nwrote.svg" in done.stderr
+
+
 def test_a_cache_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = tmp_path / ("0" * 64)
     entry.mkdir()
@@ -83,3 +91,39 @@ def test_a_full_standard_output_is_no_bug(words: tuple[str, ...]) -> None:
     assert "No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "bug" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_what_is_left_at_the_end_is_told_too() -> None:
+    """Where a command wrote into the buffer and not further."""
+    code = (
+        "import sys; from ttc import cli; "
+        "cli.program = lambda prog_name: sys.stdout.write('result'); cli.main()"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_what_a_model_writes_does_not_act_on_a_terminal(mini: Path) -> None:
+    """And goes as it is to anything else."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    words = [sys.executable, "-m", "ttc", "generate", mini, "Question:", "--mode", "ar", "--regex", "\x1b"]
+    piped = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    assert piped.stdout == b"\x1b\n"
+    ours, theirs = os.openpty()
+    subprocess.run(words, cwd=ROOT, stdout=theirs, stderr=subprocess.DEVNULL, check=True)
+    os.close(theirs)
+    try:
+        assert os.read(ours, 1000) == b"\\x1b\r\n"
+    finally:
+        os.close(ours)

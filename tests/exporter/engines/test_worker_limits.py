@@ -15,29 +15,59 @@ from ttc.exporter.engines.isolated import IsolatedCompiler
 
 ROOT = Path(__file__).parents[3]
 RTX = CompilerOptions("tensorrt-rtx")
+# Runs a program that builds, with what it does after it has bound itself replaced by looking at the bounds.
 LIMITED = """
-import resource, socket
-from ttc.exporter.engines.worker_limits import forbid_network, limit_resources
-limit_resources()
-forbid_network()
-for family in (socket.AF_INET, socket.AF_INET6):
-    try:
-        socket.socket(family)
-    except PermissionError:
-        print("refused")
-socket.socket(socket.AF_UNIX).close()
-print(*(resource.getrlimit(which)[0] for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)))
-print(resource.getrlimit(resource.RLIMIT_DATA)[0] > 0)
+import contextlib, json, resource, socket, sys
+from importlib import import_module
+from ttc.exporter.engines.engine_spec import CompilerOptions
+
+program = import_module(sys.argv[1])
+
+
+def look(*_):
+    refused = []
+    for family in ("AF_INET", "AF_INET6", "AF_UNIX"):
+        try:
+            socket.socket(getattr(socket, family)).close()
+        except PermissionError:
+            refused.append(family)
+    names = ("FSIZE", "CORE", "DATA", "NOFILE")
+    found = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in names}
+    print(json.dumps(found | {"refused": refused}))
+    raise SystemExit
+
+
+look.load = look  # of `TensorRT`
+setattr(program, sys.argv[2], look)
+program.main(CompilerOptions("tensorrt-rtx"))
 """
 
 
+def with_cores() -> None:
+    """Let a process dump its core, so that a limit on that shows."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard) if os.geteuid() else (2**20, 2**20))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs seccomp")
-def test_no_network_and_bounded_files() -> None:
+@pytest.mark.parametrize(("program", "work"), [("worker", "_build"), ("trial_worker", "TensorRT")])
+def test_no_network_and_bounded_files(program: str, work: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", LIMITED, f"ttc.exporter.engines.{program}", work],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input="{}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=with_cores,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["refused", "refused", str(2**38), "0", "True"]
+    found = json.loads(done.stdout)
+    assert found.pop("refused") == ["AF_INET", "AF_INET6"]
+    assert 2**20 < found.pop("DATA") < 2**62
+    most_files = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert found == {"FSIZE": 2**38, "CORE": 0, "NOFILE": most_files}
 
 
 def spec_of(step: Path) -> EngineSpec:
