@@ -36,8 +36,8 @@ path, folder = Path(sys.argv[1]), Path(sys.argv[2])
 """
 _OURS = """
 from ttc.exporter.engines.build import build
-(graph,) = build(path, folder / "out", targets=(sys.argv[3],), force=True).graphs
-parsed, built = (graph.phases[name].peak_bytes if graph.phases else 0 for name in ("parse", "build"))
+(graph,) = build(path, folder / f"out-{peak()}", targets=(sys.argv[3],)).graphs
+parsed, built = (0 if graph.cached else graph.phases[name].peak_bytes for name in ("parse", "build"))
 print(json.dumps({"cached": graph.cached, "own": peak(), "parsed": parsed, "built": built}))
 """
 _PLAIN = """
