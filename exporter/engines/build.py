@@ -117,7 +117,9 @@ def build_engines(
         shutil.rmtree(draft.path / "work")
         engines = {name: engine for graph in graphs for name, engine in graph.engines.items()}
         programs = {graph.role: graph.program for graph in graphs if graph.program is not None}
-        made = draft.commit(plan.manifest(jobs, engines, programs), signer(settings.sign, ENGINES))
+        is_fixed = all(graph.is_fixed for graph in graphs)
+        manifest = plan.manifest(jobs, engines, programs, is_fixed)
+        made = draft.commit(manifest, signer(settings.sign, ENGINES))
     builder.save_timing_cache()
     return BuildReport(
         output=made,

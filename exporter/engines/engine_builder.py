@@ -43,6 +43,7 @@ _NOT_FIXED = (
     ", and the system refuses to fix those (personality(2)), as Docker's filter of system calls does; run "
     "where it is allowed, as with docker run --security-opt seccomp=unconfined"
 )
+_OTHER_BYTES = f"another build may have other bytes. {_ORDER}{_NOT_FIXED}"
 _NOT_OFFLINE = (
     "the libraries that built the engines were not kept off the network: the system takes no filter of "
     "system calls (seccomp)"
@@ -59,6 +60,7 @@ class BuiltGraph:
         files: engines, layers and, in cut form, the program.
         engines: name → what the manifest says of it.
         program: name of the program's file; None in whole form.
+        is_fixed: whether all were built in memory at fixed addresses, now or when the cache got them.
         report: what it cost.
     """
 
@@ -66,6 +68,7 @@ class BuiltGraph:
     files: tuple[Path, ...]
     engines: dict[str, EngineRecord]
     program: str | None
+    is_fixed: bool
     report: GraphReport
 
 
@@ -113,7 +116,7 @@ class EngineBuilder:
         at_once = 1 if one_by_one else usable_cores()
         self._engines = EnginePool(options, folder / "compile", at_once, timings, log)
         self._lock = threading.Lock()
-        self._is_fixed = self._is_offline = True
+        self._is_offline = True
         self.notes: list[str] = []
 
     def build(self, jobs: Sequence[GraphJob]) -> list[BuiltGraph]:
@@ -151,12 +154,13 @@ class EngineBuilder:
             if twice:
                 self._build_again(job, folder, phases)
             job.check()
-            if self._settings.backend == "tensorrt-rtx" and not self._is_fixed:
-                self.notes.append(f"another build may have other bytes. {_ORDER}{_NOT_FIXED}")
             if not self._is_offline and _NOT_OFFLINE not in self.notes:
                 self.notes.append(_NOT_OFFLINE)
             self._put_into_cache(key, folder, about)
-        return _built(job.role, folder, cached, phases, time.perf_counter() - start)
+        built = _built(job.role, folder, cached, phases, time.perf_counter() - start)
+        if self._settings.backend == "tensorrt-rtx" and not built.is_fixed and _OTHER_BYTES not in self.notes:
+            self.notes.append(_OTHER_BYTES)
+        return built
 
     def key(self, job: GraphJob) -> str:
         """Return the key of a graph's engines in the cache: of everything that decides their bytes."""
@@ -183,7 +187,7 @@ class EngineBuilder:
     def _build(self, job: GraphJob, folder: Path, phases: dict[str, BuildPhase]) -> None:
         """Write the files of a graph, as the cache keeps them, into a folder."""
         specs, program = job.specs()
-        records = {}
+        records, is_fixed = {}, True
 
         def step(phase: str, done: int, total: int) -> bool:
             self._tell(f"{job.role}: {phase}", done, total)
@@ -194,7 +198,7 @@ class EngineBuilder:
         for done, future in enumerate(as_completed(futures), 1):
             spec, built = futures[future], future.result()
             phases |= joined(phases, built.phases)
-            self._is_fixed &= built.is_fixed
+            is_fixed &= built.is_fixed
             self._is_offline &= built.is_offline
             layers = {"Layers": built.layers, "Bindings": [t.name for t in (*spec.inputs, *spec.outputs)]}
             (folder / f"{spec.name}{LAYERS_ENDING}").write_text(json.dumps(layers))
@@ -204,7 +208,7 @@ class EngineBuilder:
         if program is not None:
             (folder / f"{job.role}.program.json").write_text(json.dumps(program.to_dict()))
         in_order = {spec.name: records[spec.name] for spec in specs}
-        (folder / _RECORDS_FILE).write_text(json.dumps(in_order))
+        (folder / _RECORDS_FILE).write_text(json.dumps({"engines": in_order, "is_fixed": is_fixed}))
 
     def _build_again(self, job: GraphJob, first: Path, phases: dict[str, BuildPhase]) -> None:
         """Build once more beside the first, and raise unless all bytes are the same."""
@@ -214,9 +218,10 @@ class EngineBuilder:
         names = sorted({path.name for folder in (first, second) for path in folder.iterdir()})
         _, differing, missing = filecmp.cmpfiles(first, second, names, shallow=False)
         if differing or missing:
+            _, is_fixed = _records((second / _RECORDS_FILE).read_bytes())
             raise BackendError(
                 f"{job.role}: two builds of it differ ({', '.join([*differing, *missing])}); nothing was "
-                f"written. {_ORDER}{_FIXED if self._is_fixed else _NOT_FIXED}"
+                f"written. {_ORDER}{_FIXED if is_fixed else _NOT_FIXED}"
             )
         shutil.rmtree(second)
 
@@ -251,7 +256,7 @@ class EngineBuilder:
 def _built(
     role: str, folder: Path, cached: bool, phases: dict[str, BuildPhase], seconds: float
 ) -> BuiltGraph:
-    engines = _records((folder / _RECORDS_FILE).read_bytes())
+    engines, is_fixed = _records((folder / _RECORDS_FILE).read_bytes())
     sizes = {name: (folder / f"{name}.engine").stat().st_size for name in engines}
     kinds: Counter[str] = Counter()
     for name in engines:
@@ -260,22 +265,23 @@ def _built(
     program = f"{role}.program.json"
     report = GraphReport(role, sizes, cached, seconds, dict(kinds.most_common()), phases)
     files = tuple(sorted(path for path in folder.iterdir() if path.name != _RECORDS_FILE))
-    return BuiltGraph(role, files, engines, program if (folder / program).is_file() else None, report)
+    own = program if (folder / program).is_file() else None
+    return BuiltGraph(role, files, engines, own, is_fixed, report)
 
 
 def _is_whole(folder: Path, files: Sequence[str]) -> bool:
     """Whether all that the records of a cached graph name is among the files that were taken."""
     try:
-        names = _records((folder / _RECORDS_FILE).read_bytes() if _RECORDS_FILE in files else b"")
+        names, _ = _records((folder / _RECORDS_FILE).read_bytes() if _RECORDS_FILE in files else b"")
     except BundleError:
         return False
     return all(f"{name}{ending}" in files for name in names for ending in (".engine", LAYERS_ENDING))
 
 
-def _records(raw: bytes) -> dict[str, EngineRecord]:
-    """Return what the manifest says of each engine."""
-    content = parse_json(raw, _RECORDS_FILE, BundleError)
-    return dict(Fields({"engines": content}, _RECORDS_FILE, BundleError).each("engines", EngineRecord.take))
+def _records(raw: bytes) -> tuple[dict[str, EngineRecord], bool]:
+    """Return what the manifest says of each engine, and whether all were built at fixed addresses."""
+    fields = Fields(parse_json(raw, _RECORDS_FILE, BundleError), _RECORDS_FILE, BundleError)
+    return dict(fields.each("engines", EngineRecord.take)), fields.boolean("is_fixed")
 
 
 def _digest(file: Path) -> str:

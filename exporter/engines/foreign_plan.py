@@ -83,7 +83,11 @@ class ForeignPlan:
         return (GraphJob(self.role, about, lambda: ([self._spec()], None), self.file.check_unchanged),)
 
     def manifest(
-        self, jobs: Sequence[GraphJob], engines: Mapping[str, EngineRecord], programs: Mapping[str, str]
+        self,
+        jobs: Sequence[GraphJob],
+        engines: Mapping[str, EngineRecord],
+        programs: Mapping[str, str],
+        fixed_addresses: bool,
     ) -> EnginesManifest:
         """Return the manifest of what was built."""
         return EnginesManifest(
@@ -95,6 +99,7 @@ class ForeignPlan:
             compute_dtype=None,
             profile={},
             baked=True,
+            fixed_addresses=fixed_addresses,
             sources={job.role: job.about["graph"] for job in jobs},
             kernels={},
             engines=engines,

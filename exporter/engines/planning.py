@@ -86,7 +86,11 @@ class BuildPlan:
         return tuple(self._job(graph) for graph in self.graphs)
 
     def manifest(
-        self, jobs: Sequence[GraphJob], engines: Mapping[str, EngineRecord], programs: Mapping[str, str]
+        self,
+        jobs: Sequence[GraphJob],
+        engines: Mapping[str, EngineRecord],
+        programs: Mapping[str, str],
+        fixed_addresses: bool,
     ) -> EnginesManifest:
         """Return the manifest of what was built."""
         return EnginesManifest(
@@ -98,6 +102,7 @@ class BuildPlan:
             compute_dtype=self.graphs[0].source.compute_dtype,
             profile=self.profile.to_dict(),
             baked=self.settings.bake,
+            fixed_addresses=fixed_addresses,
             sources={graph.source.role: graph.source.sha256 for graph in self.graphs},
             kernels=kernel_digests(),
             engines=engines,

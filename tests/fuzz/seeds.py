@@ -43,6 +43,7 @@ def engines_manifest() -> EnginesManifest:
         compute_dtype="float32",
         profile={"name": "x", "batch": sizes, "block": sizes, "chunk": sizes, "capacity": sizes},
         baked=False,
+        fixed_addresses=True,
         sources={"step": "0" * 64},
         kernels={"DiffusionStep": "1" * 64},
         engines={"step": EngineRecord("step", (tensor,), (tensor,), 3)},

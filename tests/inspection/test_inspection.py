@@ -236,6 +236,7 @@ def test_engines(tmp_path: Path) -> None:
         "float32",
         load_build_profile("h100").to_dict(),
         False,
+        True,
         {"step": "a" * 64},
         {"DiffusionCommit": "b" * 64},
         {"step-00": EngineRecord("step", (tensor, weight), (tensor,), 2)},

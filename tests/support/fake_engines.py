@@ -68,6 +68,7 @@ def write_engines(
         "compute_dtype": plan.graphs[0].source.compute_dtype,
         "profile": profile.to_dict(),
         "baked": False,
+        "fixed_addresses": True,
         "sources": {planned.source.role: planned.source.sha256 for planned in plan.graphs},
         "kernels": {},
         "engines": engines,

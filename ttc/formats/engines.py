@@ -1,4 +1,4 @@
-"""A set of engines: what `ttc build` writes and the TensorRT backends read. This is the format, version 2.
+"""A set of engines: what `ttc build` writes and the TensorRT backends read. This is the format, version 3.
 
 A folder of plain files:
 
@@ -14,8 +14,8 @@ A folder of plain files:
 
 `engines.json` is one object with exactly these keys:
 
-    format, format_version   "ttc-engines", 2 (in 1 engines gave whole caches, in 2
-                             only the block's keys and values)
+    format, format_version   "ttc-engines", 3 (in 1 engines gave whole caches, in 2 only the block's keys and
+                             values; 3 has fixed_addresses and prepared weights)
     ttc_version, backend, backend_version
                              what built it; engines run with the same backend version only
     form                     "whole" or "cut"
@@ -25,6 +25,8 @@ A folder of plain files:
                              empty object for a third-party graph, whose inputs have ranges of their own
     baked                    whether the weights are inside the engines; else they are inputs, named as in
                              the bundle, or as `ttc.formats.prepared_weights` says
+    fixed_addresses          whether all engines were built in memory at fixed addresses; else another build
+                             with TensorRT-RTX may have other bytes (`ttc.exporter.engines.isolated`)
     sources                  {role: sha256 of the ONNX file}
     kernels                  {op: sha256} of the kernel sources of the `ttc` ops
     engines                  {name: {role, inputs, outputs, layers}}; every tensor is
@@ -76,7 +78,7 @@ ENGINES: Final = FolderKind(
     re.compile(r"(engines|verification)\.json(\.sig)?|.+\.engine|.+\.program\.json|.+\.layers\.json"),
     frozenset((MANIFEST_FILE, SIGNATURE_FILE, "verification.json", "verification.json.sig")),
 )
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _MAX_JSON_BYTES = 16 * 2**20
 _DIGEST_KEY = "manifest_sha256"
 
@@ -149,6 +151,7 @@ class EnginesManifest:
     compute_dtype: str | None
     profile: Mapping[str, Any]
     baked: bool
+    fixed_addresses: bool
     sources: Mapping[str, str]
     kernels: Mapping[str, str]
     engines: Mapping[str, EngineRecord]
@@ -201,6 +204,7 @@ class EnginesManifest:
             compute_dtype=dtype,
             profile=profile,
             baked=fields.boolean("baked"),
+            fixed_addresses=fields.boolean("fixed_addresses"),
             sources=fields.each("sources", Fields.string),
             kernels=fields.each("kernels", Fields.string),
             engines=fields.each("engines", EngineRecord.take),

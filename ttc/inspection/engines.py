@@ -33,6 +33,7 @@ def describe_engines(path: Path, trust: str | os.PathLike[str] | None = None) ->
         "targets": list(manifest.targets),
         "compute_dtype": manifest.compute_dtype,
         "baked": manifest.baked,
+        "fixed_addresses": manifest.fixed_addresses,
         "profile": dict(manifest.profile),
         "sources": dict(manifest.sources),
         "kernels": dict(manifest.kernels),

@@ -14,6 +14,7 @@ from tests.support.command_line import start
 from tests.support.keys import key_pair
 from ttc.exporter.engines import foreign_plan
 from ttc.exporter.engines.build import build
+from ttc.formats.engines import EngineFolder
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 ROOT = Path(__file__).parents[3]
@@ -36,10 +37,10 @@ def test_a_signal_leaves_nothing(tmp_path, number, code):
     assert list(temporary.iterdir()) == []
 
 
-def ttc(*words, stdout=subprocess.PIPE, before=()):
+def ttc(*words, stdout=subprocess.PIPE, before=(), cache=("--no-cache",)):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, *before, "-m", "ttc", "build", "--no-cache", *map(str, words)],
+        [sys.executable, *before, "-m", "ttc", "build", *cache, *map(str, words)],
         env=environment,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -76,17 +77,24 @@ def test_a_folder_that_vanishes_is_the_systems(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="filters of system calls are Linux's")
+@pytest.mark.usefixtures("cache_folder")
 def test_where_personality_is_refused_the_note_says_so(tmp_path):
     """As under Docker's filter."""
     path = write_model(tmp_path / "own.onnx")
-    done = ttc(
-        path, "--shapes", "N:2", before=["-m", "tests.support.refused_calls", "personality", sys.executable]
-    )
+    before = ["-m", "tests.support.refused_calls", "personality", sys.executable]
+    done = ttc(path, "--shapes", "N:2", before=before, cache=())
     assert done.returncode == 0, done.stderr
     (note,) = [line for line in done.stdout.splitlines() if "other bytes" in line]
     assert "the system refuses to fix those (personality(2)), as Docker's filter" in note
+    engines = path.with_name("own.engines")
+    assert not EngineFolder.open(engines).manifest.fixed_addresses
+    again = build(path, tmp_path / "again", shapes={"N": {"opt": 2}})
+    assert again.graphs[0].cached
+    assert [note for note in again.notes if "other bytes" in note], "the cache does not hide it"
+    assert not EngineFolder.open(again.output).manifest.fixed_addresses
     report = build(path, tmp_path / "free", shapes={"N": {"opt": 2}}, cache=False)
     assert not [note for note in report.notes if "other bytes" in note]
+    assert EngineFolder.open(report.output).manifest.fixed_addresses
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="filters of system calls are Linux's")
