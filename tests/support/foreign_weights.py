@@ -197,6 +197,48 @@ def _recurrent() -> None:
         case(kind.lower(), layer(kind, gates), "T:5", {"x": (5, 2, 4)})
 
 
+def _odd() -> None:
+    """What is allowed, and what hardly anybody writes."""
+
+    def relu(
+        x: onnx.ValueInfoProto, *y: onnx.ValueInfoProto, opset: int = 17, ir_version: int = 8, file: str = "m"
+    ) -> Callable[[Path], Path]:
+        def make(folder: Path) -> Path:
+            node = helper.make_node("Relu", [x.name], [y[0].name if y else "y"], name="a b\n c")
+            path = folder / f"{file}.onnx"
+            return save(path, [node], [x], list(y), opset=opset, ir_version=ir_version)
+
+        return make
+
+    def calls_functions(folder: Path) -> Path:
+        """A function that calls another, which hands an attribute on."""
+        own = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+        leak = helper.make_node("LeakyRelu", ["x"], ["y"])
+        handed = onnx.AttributeProto(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT)
+        leak.attribute.append(handed)
+        inner = helper.make_function("my", "Leak", ["x"], ["y"], [leak], own[:1], ["alpha"])
+        twice = [
+            helper.make_node("Leak", ["x"], ["t"], domain="my", alpha=0.2),
+            helper.make_node("Leak", ["t"], ["y"], domain="my", alpha=0.3),
+        ]
+        outer = helper.make_function("my", "Twice", ["x"], ["y"], twice, own)
+        graph = helper.make_graph([helper.make_node("Twice", ["x"], ["y"], domain="my")], "g", [X24], [Y24])
+        path = folder / "m.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=own, functions=[inner, outer], ir_version=9), path)
+        return path
+
+    named = VI("in put:0", FLOAT, ["batch size", 4]), VI("y\nz é/日本", FLOAT, ["batch size", 4])
+    case("odd_names", relu(*named), "batch size:2", {"in put:0": (2, 4)})
+    case("odd_file_name", relu(X24, Y24, file="mö del, v1:2 'q'"))
+    case("no_elements", relu(VI("x", FLOAT, [0, 4]), VI("y", FLOAT, [0, 4])))
+    case("no_dimensions", relu(VI("x", FLOAT, []), VI("y", FLOAT, [])))
+    case("no_outputs", relu(X24))
+    case("output_twice", relu(X24, Y24, Y24))
+    case("opset_28", relu(X24, Y24, opset=28, ir_version=13))
+    case("calls_functions", calls_functions)
+
+
 _weights()
 _quantised()
 _recurrent()
+_odd()
