@@ -104,6 +104,7 @@ def test_what_is_left_at_the_end_is_told_too() -> None:
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
