@@ -16,7 +16,7 @@ from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
 OPTIONS = ("max_new_tokens", "block_size", "steps", "threshold")
-QUANTISED_OPS = {"tiny_fp8": "MoeExpertsScaled", "tiny_nvfp4": "MoeExpertsBlocked"}
+QUANTISED_OPS = {"tiny_fp8": "MoeUpScaled", "tiny_nvfp4": "MoeUpBlocked"}
 
 
 def check_tokens(engine, name):
@@ -53,7 +53,7 @@ def test_torch_on_a_device(bundles, fake_device, name):
         )
         with Engine(DeviceBackend(bundle.config, fake_device, executor, None, [no_compiler])) as engine:
             check_tokens(engine, name)
-    assert {QUANTISED_OPS[name], "MoeExperts"} <= set(called), "a layer of each tower may be plain"
+    assert {QUANTISED_OPS[name], "MoeUp"} <= set(called), "a layer of each tower may be plain"
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
