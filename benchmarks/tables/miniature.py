@@ -8,6 +8,7 @@ __all__ = [
     "against_commit",
     "call_costs",
     "headline",
+    "headline_busy",
     "miniature_batches",
     "miniature_bench",
     "miniature_cpu",
@@ -112,13 +113,23 @@ def miniature_batches(record: Record) -> str:
 def headline(record: Record) -> str:
     """Return what `ttc bench --headline` tells."""
     report = Report.from_dict(record, "headline.json")
+    where = f"{_where(report)} ([record](benchmarks/results/headline.json))."
+    return f"{markdown(('mode', *HEAD[1:]), rows(report))}\n{' '.join(notes(report))} {where}\n"
+
+
+def headline_busy(record: Record) -> str:
+    """Return the same, of a run beside other work."""
+    report = Report.from_dict(record, "headline_busy.json")
+    first, *_ = notes(report)
+    return f"{markdown(('mode', *HEAD[1:]), rows(report))}\n{first} {_where(report)}.\n"
+
+
+def _where(report: Report) -> str:
     host, load = report.machine, report.conditions
-    told = " ".join(notes(report))
-    where = (
+    return (
         f"On {host.cores} cores of {host.cpu}, {load.started[:10]}, load {load.load_at_start:.1f} at "
-        f"the start and {load.load_at_end:.1f} at the end ([record](benchmarks/results/headline.json))."
+        f"the start and {load.load_at_end:.1f} at the end"
     )
-    return f"{markdown(('mode', *HEAD[1:]), rows(report))}\n{told} {where}\n"
 
 
 def against_commit(record: Record) -> str:
