@@ -52,6 +52,9 @@ def test_predict_as_ar_chooses(device, shape, temperature):
     check_against_naive(DIFFUSION_PREDICT, inputs, device, tolerances.PROBABILITIES, mask_id=-1)
 
 
+# Triton's interpreter asks numpy for the largest of what may be NaN throughout; some of its versions let
+# numpy warn of that.
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("mask_id", [0, MASK])
 def test_predict_from_numbers_that_are_none(device, temperature, mask_id):

@@ -1,6 +1,7 @@
 """The engine as a user meets it: options, prompts, capacity, events, threads, closing."""
 
 import dataclasses
+import inspect
 import threading
 import time
 
@@ -83,9 +84,9 @@ def test_options_as_one_value_or_by_name(ort):
 
 
 def test_every_option_is_explained():
-    text = ttc.GenerationOptions.__doc__
+    text = inspect.cleandoc(ttc.GenerationOptions.__doc__)
     for field in dataclasses.fields(ttc.GenerationOptions):
-        assert f"        {field.name}: " in text, field.name
+        assert f"    {field.name}: " in text, field.name
 
 
 @pytest.mark.parametrize(
