@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnxruntime import OrtValue
 
@@ -24,7 +25,7 @@ from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 
 __all__ = ["InPlaceBackend"]
 
-# Where all that a row can hold is few tokens, the denoiser's attention runs over multiples of so many.
+# Over multiples of so many tokens the denoiser's attention of short rows runs.
 _FEW = 32
 
 
@@ -99,6 +100,16 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
         rows = state.rows(rows)
+        short = self._is_short(state.lengths[rows], block_ids.shape[1])
+        if self.watched or short.all() or not short.any():
+            return self._denoise_alike(state, block_ids, t, rows)
+        logits = np.empty((*block_ids.shape, self.config.vocab_size), np.float32)
+        for which in (short, ~short):
+            logits[which] = self._denoise_alike(state, block_ids[which], t[which], rows[which])
+        return logits
+
+    def _denoise_alike(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
+        """Denoise rows that are all short, or all not."""
         parts = self._parts(block_ids)
         if len(parts) == 1:
             return self._denoise(state, block_ids, t, rows)
@@ -184,13 +195,18 @@ class InPlaceBackend(OnnxRuntimeBackend):
         return logits
 
     def _read_by_denoiser(self, state: ContextState, longest: int, width: int) -> int:
-        """Return over how many tokens of the caches a denoiser's call runs; rows hold up to `longest`.
+        """Return over how many tokens of the caches a denoiser's call runs; rows hold up to `longest`."""
+        unit = _FEW if self._is_short(np.array(longest), width) else self._part
+        return min(state.capacity, -(-longest // unit) * unit)
+
+    def _is_short(self, lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
+        """Return which rows are summed up in one part together with a block of this width.
 
         A sum over more tokens than a part is made part by part, and how it is cut shows in its last bits. So
-        that no row's depend on its neighbours' lengths, there is one part, or the block has its own.
+        that no row's depend on its neighbours' lengths, short rows and others have calls of their own; in
+        those of the others the block is a part of its own.
         """
-        unit = _FEW if state.capacity + width <= self._part else self._part
-        return min(state.capacity, -(-longest // unit) * unit)
+        return -(-lengths // _FEW) * _FEW + width <= self._part
 
     def _run_bound(self, role: str, binding: Binding) -> None:
         self._session(role)  # of a closed engine there is none

@@ -11,6 +11,7 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from ttc.model.bundle import Bundle
 from ttc.model.graphs import is_mamba_state
+from ttc.runtime.backends.onnxruntime.bound_state import BoundState
 from ttc.runtime.backends.onnxruntime.in_place import InPlaceBackend
 from ttc.runtime.backends.onnxruntime.load import load
 from ttc.runtime.backends.onnxruntime.run import OnnxRuntimeBackend
@@ -192,6 +193,26 @@ def test_a_neighbours_length_changes_nothing(bundles: Bundles, capacity: int) ->
         apart = backend.denoise(together, blocks[::2], t[::2], np.array([0, 2], np.int32))
         assert np.array_equal(two, got[:2])
         assert np.array_equal(apart, got[::2])
+    backend.close()
+
+
+def test_a_short_row_costs_the_same_at_any_capacity(bundles: Bundles) -> None:
+    """The denoiser reads what the row holds, not what it could hold."""
+    with Bundle.open(bundles("miniature", None)) as bundle:
+        backend = load(bundle, LoadSettings(threads=1))
+    found = []
+    for capacity in (128, 4096):
+        state = backend.new_state(1, capacity)
+        read(backend, state, tokens(1, 64), [64])
+        found.append(backend.denoise(state, block(1, 16), np.ones(1, np.float32)))
+        assert isinstance(state, BoundState)
+        (shapes,) = [
+            binding.inputs["attention_mask"].shape
+            for key, binding in state.bindings.items()
+            if key[0] == "denoiser"
+        ]
+        assert shapes == (1, 1, 16, 64 + 16)
+    assert np.array_equal(*found)
     backend.close()
 
 
