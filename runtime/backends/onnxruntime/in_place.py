@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from onnxruntime import OrtValue
 
@@ -25,7 +24,7 @@ from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 
 __all__ = ["InPlaceBackend"]
 
-# Over multiples of so many tokens the denoiser's attention of short rows runs.
+# Over multiples of so many tokens the denoiser's attention runs.
 _FEW = 32
 
 
@@ -100,16 +99,17 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> Floats:
         rows = state.rows(rows)
-        short = self._is_short(state.lengths[rows], block_ids.shape[1])
-        if self.watched or short.all() or not short.any():
+        sums = self._parts_of_a_sum(state.lengths[rows], block_ids.shape[1])
+        if self.watched or (sums == sums[0]).all():
             return self._denoise_alike(state, block_ids, t, rows)
         logits = np.empty((*block_ids.shape, self.config.vocab_size), np.float32)
-        for which in (short, ~short):
+        for count in np.unique(sums):
+            which = sums == count
             logits[which] = self._denoise_alike(state, block_ids[which], t[which], rows[which])
         return logits
 
     def _denoise_alike(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
-        """Denoise rows that are all short, or all not."""
+        """Denoise rows whose attention is summed up in equally many parts."""
         parts = self._parts(block_ids)
         if len(parts) == 1:
             return self._denoise(state, block_ids, t, rows)
@@ -178,7 +178,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
     def _denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints) -> Floats:
         span, lengths = as_span(rows), state.lengths[rows]
-        seen = self._read_by_denoiser(state, int(np.max(lengths)), block_ids.shape[1])
+        seen = min(state.capacity, int(np.max(_whole_steps(lengths))))
         binding = bound(state, span, ("denoiser", *block_ids.shape, seen), self._denoiser_binding)
         inputs = binding.inputs
         inputs["block_ids"][...] = block_ids
@@ -194,19 +194,14 @@ class InPlaceBackend(OnnxRuntimeBackend):
         logits: Floats = binding.outputs["logits"].copy()
         return logits
 
-    def _read_by_denoiser(self, state: ContextState, longest: int, width: int) -> int:
-        """Return over how many tokens of the caches a denoiser's call runs; rows hold up to `longest`."""
-        unit = _FEW if self._is_short(np.array(longest), width) else self._part
-        return min(state.capacity, -(-longest // unit) * unit)
+    def _parts_of_a_sum(self, lengths: Ints, width: int) -> Ints:
+        """Return in how many parts rows are summed up together with a block of this width.
 
-    def _is_short(self, lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
-        """Return which rows are summed up in one part together with a block of this width.
-
-        A sum over more tokens than a part is made part by part, and how it is cut shows in its last bits. So
-        that no row's depend on its neighbours' lengths, short rows and others have calls of their own; in
-        those of the others the block is a part of its own.
+        A sum over more tokens than a part is made part by part, and in which of them the block is shows in
+        its last bits. So that none depend on neighbours' lengths, rows share a call where it is the same;
+        what else a longer neighbour brings are zeros.
         """
-        return -(-lengths // _FEW) * _FEW + width <= self._part
+        return -(-(_whole_steps(lengths) + width) // self._part)
 
     def _run_bound(self, role: str, binding: Binding) -> None:
         self._session(role)  # of a closed engine there is none
@@ -310,6 +305,11 @@ class InPlaceBackend(OnnxRuntimeBackend):
             for i, row in enumerate(rows.tolist()):
                 place = slice(state.lengths[row], state.lengths[row] + length)
                 state.tensors[name][row, :, place] = binding.inputs[name][i, :, place]
+
+
+def _whole_steps(lengths: Ints) -> Ints:
+    """Return lengths rounded up to what the denoiser's attention runs over."""
+    return -(-lengths // _FEW) * _FEW
 
 
 def tokens_in_a_part(head_dim: int) -> int:

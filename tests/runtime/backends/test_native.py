@@ -168,20 +168,20 @@ def test_a_rows_numbers_are_its_own(
         each.close()
 
 
-@pytest.mark.parametrize("capacity", [128, 256, 512, 1024])
+@pytest.mark.parametrize("capacity", [128, 256, 512, 1024, 1600])
 def test_a_neighbours_length_changes_nothing(bundles: Bundles, capacity: int) -> None:
     """To the last bit, though the denoiser's attention runs over as many tokens as the longest row needs."""
     with Bundle.open(bundles("miniature", None)) as bundle:
         backend = load(bundle, LoadSettings(threads=1))
     assert isinstance(backend, InPlaceBackend)
-    lengths = [capacity // 4 + 5, 3 * capacity // 4, capacity - 16]
-    together = backend.new_state(3, capacity)
-    t, blocks = np.array([1.0, 0.25, 0.5], np.float32), block(3, 16)
+    lengths = [capacity // 4 + 5, 3 * capacity // 4, capacity - 16, capacity // 2 + 9]
+    together = backend.new_state(4, capacity)
+    t, blocks = np.array([1.0, 0.25, 0.5, 0.75], np.float32), block(4, 16)
     alone = []
     for row, length in enumerate(lengths):
         state = backend.new_state(1, capacity)
         for start in range(0, length, 64):
-            ids = tokens(1, 1024)[:, start : min(start + 64, length)]
+            ids = tokens(1, 2048)[:, start : min(start + 64, length)]
             read(backend, state, ids, [ids.shape[1]])
             read(backend, together, ids, [ids.shape[1]], rows=np.array([row], np.int32))
         alone.append(backend.denoise(state, blocks[row : row + 1], t[row : row + 1])[0])
