@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables.builds import build_real_size_int8
 from benchmarks.tables.miniature import (
     against_commit,
     call_costs,
@@ -33,13 +34,14 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_FIGURE = re.compile(r"(<!-- figure: (\S+) (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+_FIGURE = re.compile(r"(<!-- figure: (.+?) (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 # A table is named as its record; where two are made of one, the second has a name of its own.
 _OTHER_RECORD = {"lossless_positions": "lossless_cpu"}
 TABLES: Mapping[str, Callable[[Record], str]] = {
     made.__name__: made
     for made in (
         against_commit,
+        build_real_size_int8,
         call_costs,
         commit_rules,
         core_cpu,
