@@ -93,6 +93,16 @@ def test_every_command_takes_the_name(words: tuple[str, ...], tmp_path: Path, mo
     assert not list(tmp_path.glob("[!c]*")), "nothing but the cache is written"
 
 
+def test_another_bundle_is_told_apart_without_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has nothing to do with the miniature gets no copy of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not shipped.is_shipped_bundle(tmp_path / "miniature.bundle")
+    assert list(tmp_path.iterdir()) == []
+    assert shipped.is_shipped_bundle(shipped.shipped_bundle())
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

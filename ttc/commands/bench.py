@@ -136,7 +136,7 @@ def _own_problems(bundle: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings; of the miniature that comes with ttc with its problems, if none are given."""
     from ttc.formats import shipped
 
-    if settings["tasks"] is not None or bundle != shipped.shipped_bundle():
+    if settings["tasks"] is not None or not shipped.is_shipped_bundle(bundle):
         return settings
     own = {"tasks": shipped.shipped_checkpoint() / "problems.jsonl"}
     return settings | own | {"limit": settings["limit"] or _OWN_PROBLEMS}

@@ -23,7 +23,15 @@ from ttc.errors import BundleError, InputError
 from ttc.formats.atomic_folder import bundle_writer
 from ttc.formats.manifest import MANIFEST_FILE, Manifest
 
-__all__ = ["NAME", "find_bundle", "find_checkpoint", "is_shipped", "shipped_bundle", "shipped_checkpoint"]
+__all__ = [
+    "NAME",
+    "find_bundle",
+    "find_checkpoint",
+    "is_shipped",
+    "is_shipped_bundle",
+    "shipped_bundle",
+    "shipped_checkpoint",
+]
 
 NAME = "miniature"
 _TOKENIZER_FILE = "tokenizer.json"
@@ -43,6 +51,11 @@ def find_bundle(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 def find_checkpoint(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Return the path of a checkpoint: as it is, or where the miniature's lies."""
     return shipped_checkpoint() if is_shipped(path) else path
+
+
+def is_shipped_bundle(path: Path) -> bool:
+    """Return whether a path is where `shipped_bundle` puts the miniature's bundle; nothing is written."""
+    return path.name == f"{NAME}.bundle" and path.parent.parent == user_cache("demo")
 
 
 def shipped_checkpoint() -> Path:
