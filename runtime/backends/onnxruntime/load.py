@@ -10,10 +10,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
@@ -86,7 +84,6 @@ def load(
     native = native and not resident and has_native_ops(bundle.config)
     decoded = bundle.decoded_weights
     values: dict[str, onnxruntime.OrtValue] = {}
-    kept: list[npt.NDArray[Any]] = []  # whose memory the values are
     sessions, chosen = {}, list[onnxruntime.SessionOptions]()
     models = {}
     for role in bundle.manifest.graphs:
@@ -111,8 +108,8 @@ def load(
                 weight = bundle.read_decoded(name, "float32" if widen else None)
                 narrow = widen and str(weight.dtype) == bundle.compute_dtype
                 weight = weight.astype("float32") if narrow else weight
-                kept.append(np.ascontiguousarray(rows_twice(weight) if name in doubled else weight))
-                values[name] = value_of(kept[-1])
+                weight = rows_twice(weight) if name in doubled else weight
+                values[name] = value_of(np.ascontiguousarray(weight))
         options = _options(sum(values[name].tensor_size_in_bytes() for name in used), threads)
         chosen.append(options)
         if native and role == "step":
@@ -124,7 +121,7 @@ def load(
             choice.check(sessions[role])
     compute_dtype = "float32" if widen else bundle.compute_dtype
     if resident:
-        return ResidentBackend(bundle.config, sessions, values, compute_dtype, choice, notes, kept)
+        return ResidentBackend(bundle.config, sessions, values, compute_dtype, choice, notes)
     if not native:
         return OnnxRuntimeBackend(bundle.config, sessions, values, compute_dtype, (kind, index), notes)
     # Where a call has one thread by default, its rows are what the other cores can be given.

@@ -68,7 +68,7 @@ class _Resident:
 
 class ResidentBackend(RowsOfWholes, OnnxRuntimeBackend):
     """Args: as of `OnnxRuntimeBackend`, of sessions whose context graph gives whole caches; who computes
-    them; arrays that the weights' memory belongs to.
+    them.
     """
 
     can_save_rows = False
@@ -81,11 +81,10 @@ class ResidentBackend(RowsOfWholes, OnnxRuntimeBackend):
         compute_dtype: str,
         choice: Choice,
         notes: Sequence[str],
-        kept: Sequence[Array],
     ) -> None:
         super().__init__(config, sessions, weights, compute_dtype, choice.device, notes)
         self.shares_state = True
-        self._choice, self._kept = choice, list(kept)
+        self._choice = choice
         self._small: dict[Any, onnxruntime.InferenceSession] = {}
 
     # What `OnnxRuntimeBackend` does with arrays of the host is done over whole states here.
@@ -223,7 +222,6 @@ class ResidentBackend(RowsOfWholes, OnnxRuntimeBackend):
     def close(self) -> None:
         self._small.clear()
         super().close()
-        self._kept.clear()
 
     def _put_row(self, tensor: _Resident, to: int, source: OrtValue, row: int) -> None:
         """Replace one row of a tensor, whose value is another afterwards."""

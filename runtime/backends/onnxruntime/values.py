@@ -16,7 +16,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def value_of(array: npt.NDArray[Any]) -> OrtValue:
-    """Return an array's numbers as a value in the host's memory; the array has to live as long."""
+    """Return an array's numbers as a value in the host's memory, which is the array's and keeps it alive."""
     if array.dtype == _BFLOAT16:
         return OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), element_type("bfloat16"))
     return OrtValue.ortvalue_from_numpy(array)
