@@ -25,7 +25,7 @@ from ttc.runtime.interface.state import ContextState, as_span, lazy_zeros
 __all__ = ["InPlaceBackend"]
 
 # Over multiples of so many tokens the denoiser's attention runs.
-_FEW = 32
+_STEP_TOKENS = 32
 
 
 class InPlaceBackend(OnnxRuntimeBackend):
@@ -309,7 +309,7 @@ class InPlaceBackend(OnnxRuntimeBackend):
 
 def _whole_steps(lengths: Ints) -> Ints:
     """Return lengths rounded up to what the denoiser's attention runs over."""
-    return -(-lengths // _FEW) * _FEW
+    return -(-lengths // _STEP_TOKENS) * _STEP_TOKENS
 
 
 def tokens_in_a_part(head_dim: int) -> int:
