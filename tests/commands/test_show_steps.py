@@ -1,18 +1,13 @@
 """`ttc generate --show-steps`: lines where nothing can be redrawn, a picture on a terminal."""
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import ttc
 from tests.support.command_line import ask, run, step_lines
-
-ROOT = Path(__file__).parents[2]
+from tests.support.terminal import needs_terminal, on_terminal
 
 
 @pytest.mark.parametrize("mode", ["diffusion", "ar", "mock-ar"])
@@ -60,30 +55,13 @@ def test_steps_say_why_they_ended(tiny: Path) -> None:
     assert (int(done.stdout.split()[-1]) in ends) == (result.finish_reason == "eos")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@needs_terminal
 def test_on_a_terminal_the_block_is_drawn_and_stdout_stays_clean(tiny: Path) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
     arguments = ["generate", str(tiny), "5 6 7", "--ids", "--max-new-tokens", "16", "--no-stop-at-eos"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ttc", *arguments, "--show-steps"],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "90", "LINES": "20"},
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    drawn = b""
-    with contextlib.suppress(OSError):  # how a pseudo-terminal says that the other end is closed
-        while piece := os.read(ours, 4096):
-            drawn += piece
-    os.close(ours)
-    stdout, _ = process.communicate(timeout=60)
+    code, stdout, shown = on_terminal([*arguments, "--show-steps"], columns=90, seconds=60)
     found = ask(*arguments)
-    assert process.returncode == 0
-    assert stdout.decode() == " ".join(map(str, found["token_ids"])) + "\n"
-    shown = drawn.decode()
+    assert code == 0
+    assert stdout == " ".join(map(str, found["token_ids"])) + "\n"
     assert "block   0  step  0  16 masked" in shown
     assert f"block   0  done in {found['nfe']:2} steps" in shown
     assert "□" in shown

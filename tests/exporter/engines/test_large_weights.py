@@ -2,9 +2,7 @@
 far it is.
 """
 
-import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.foreign_weights import large_matmul
+from tests.support.terminal import needs_terminal, on_terminal
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 ROOT = Path(__file__).parents[3]
@@ -51,30 +50,16 @@ def test_our_share_of_memory_is_bounded(tmp_path):
     assert len(done_bytes) > 100, "and whoever waits sees how far the reading is"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@needs_terminal
 def test_on_a_terminal_there_is_a_progress_bar(tmp_path):
     """For the reading of the weights and for what the library does."""
-    import pty
-
     path = large_matmul(tmp_path, 2**27)
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ttc", "build", str(path), "--compute-capability", "8.9", "--no-cache"],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "20"},
-        stdout=subprocess.PIPE,
-        stderr=theirs,
+    code, said, drawn = on_terminal(
+        ["build", path, "--compute-capability", "8.9", "--no-cache"], columns=100, seconds=120
     )
-    os.close(theirs)
-    drawn = b""
-    with contextlib.suppress(OSError):  # how a pseudo-terminal says that the other end is closed
-        while piece := os.read(ours, 4096):
-            drawn += piece
-    os.close(ours)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert b"m.engines: tensorrt-rtx" in said
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    assert code == 0
+    assert "m.engines: tensorrt-rtx" in said
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
     bars = re.findall(r"(m(?:: [^━╸╺\r\n]*)?) [━╸╺]+ +(\d+)%", shown)
     assert "m: read" in {what for what, _ in bars}
     assert len({what for what, _ in bars}) > 2, "the library's own phases, too"
