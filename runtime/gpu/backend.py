@@ -242,7 +242,7 @@ class DeviceBackend(RowsOfWholes):
         logits.
         """
         others = {
-            i: LazySamples(self._staging.read(logits.part(i, 1))[:, :positions], SamplingParams((row,)))
+            i: LazySamples(self._fetched(logits.part(i, 1))[:, :positions], SamplingParams((row,)))
             for i, row in enumerate(how.rows)
             if row.host_only is not None
         }
@@ -252,8 +252,11 @@ class DeviceBackend(RowsOfWholes):
         array = logits if isinstance(logits, DeviceArray) else logits.logits
         with self.runtime.lock:
             self.runtime.check_open()
-            values = self._staging.read(array)
+            values = self._fetched(array)
         return values[:, : logits.positions] if isinstance(logits, ContextLogits) else values
+
+    def _fetched(self, logits: DeviceArray) -> Floats:
+        return self._staging.read(logits).astype(np.float32, copy=False)
 
     def step_whole(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         with self.runtime.lock:

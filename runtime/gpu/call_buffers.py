@@ -31,7 +31,7 @@ class ContextBuffers:
 
     Attributes:
         inputs: the small inputs of the call, and those of sampling.
-        logits: (B, R, V) float32.
+        logits: (B, R, V), of the executor's `logits_dtype`.
         samples: the sampled tokens, `SAMPLING_OUTPUTS`.
         step: runs the call, moves the state and makes `samples` of the logits.
     """
@@ -40,7 +40,8 @@ class ContextBuffers:
         runtime, scope, sizes = state.runtime, state.scope, state.sizes(length, positions)
         inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
         self.samples = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
-        self.logits = scope.array("float32", (state.batch, positions, runtime.config.vocab_size))
+        shape = state.batch, positions, runtime.config.vocab_size
+        self.logits = scope.array(runtime.executor.logits_dtype, shape)
         own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
         tensors = own | state.state | state.new_state | state.new_kv(length)
         if save:
@@ -90,7 +91,7 @@ class BlockBuffers:
 
     Attributes:
         inputs, outputs: of a step.
-        logits: (B, L, V) float32.
+        logits: (B, L, V), of the executor's `logits_dtype`.
         denoise, commit: the two halves of a step, each on its own.
         sample: AR's sampling in place of the second half.
         fill: both halves.
@@ -102,7 +103,7 @@ class BlockBuffers:
         device, graphs, sizes = scope.device, runtime.graphs, state.sizes(length)
         self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS}, sizes)
         self.outputs = PackedBuffer(scope, STEP_OUTPUTS, sizes)
-        self.logits = scope.array("float32", (B, length, runtime.config.vocab_size))
+        self.logits = scope.array(runtime.executor.logits_dtype, (B, length, runtime.config.vocab_size))
         small, logits = self.inputs.device, {"logits": self.logits}
         read = {name: small[name] for name in DENOISER_INPUTS}
         denoise = runtime.executor.bind(scope, "denoiser", read | state.state | logits, sizes)

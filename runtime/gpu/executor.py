@@ -71,6 +71,7 @@ class Executor(ABC):
         saves_on_demand: whether a context call leaves what `advance` needs only where it is given room for
             it; otherwise it must be given that.
         limits: sizes it can compute; None where any will do.
+        logits_dtype: of the logits, which the roles "step" and "sample" read.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Executor(ABC):
     in_place: bool = False
     saves_on_demand: bool = False
     limits: Limits | None = None
+    logits_dtype: str = "float32"
 
     @abstractmethod
     def bind(

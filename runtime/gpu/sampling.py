@@ -43,7 +43,8 @@ def sampling_problem(executor: Executor, device: Device, vocabulary: int) -> str
     scope, sizes = Scope(device), {"B": 1, "L": 1, "R": 1}
     try:
         inputs, outputs = (PackedBuffer(scope, specs, sizes) for specs in (SAMPLING_INPUTS, SAMPLING_OUTPUTS))
-        bind_sampling(executor, scope, inputs, scope.array("float32", (1, 1, vocabulary)), outputs, sizes)
+        logits = scope.array(executor.logits_dtype, (1, 1, vocabulary))
+        bind_sampling(executor, scope, inputs, logits, outputs, sizes)
     except DeviceMemoryError:
         raise
     except BackendError as fault:
