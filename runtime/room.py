@@ -1,8 +1,8 @@
 """The thread that owns an engine's core while many callers share it.
 
 Calls come in through an inbox; the thread starts them, ticks the core as long as rows run, and hands out what
-came of each tick. It takes whole ticks only, so a call that is cancelled leaves at the next one. If a tick
-fails, the room is dead: every call ends in an error at once, and no new one is taken.
+came of each tick. A call that is cancelled leaves at the next tick. If a tick fails, the room is dead: every
+call ends in an error at once, and no new one is taken.
 """
 
 import logging
@@ -80,11 +80,13 @@ class Room:
         self.snapshot = engine.core.snapshot()
         self._pace = Pace()
         self._inbox: list[Guest] = []
+        self._entering: list[Guest] = []  # between the inbox and the guests
         self._guests: dict[Guest, Generation] = {}
         self._wake = threading.Condition()
         self._stopping = self._abandoned = False
         self._dead: EngineDead | None = None
         self._heartbeat = engine.core.clock.now()
+        engine.core.between_calls = self._let_in
         self._thread = threading.Thread(target=self._run, name="ttc-engine", daemon=True)
         self._thread.start()
 
@@ -131,7 +133,7 @@ class Room:
     def abandon(self, error: EngineDead) -> None:
         """End every call by this error while the thread hangs in a tick; nothing more will come of it."""
         self._dead, self._abandoned = self._dead or error, True
-        self._end_all(self._dead, [])
+        self._end_all(self._dead)
 
     def check(self) -> None:
         """Raise `EngineDead` if the engine failed or was closed."""
@@ -177,27 +179,36 @@ class Room:
             with self._wake:
                 while not self._inbox and not self._guests and not self._stopping:
                     self._wake.wait()
-                arrived, self._inbox = self._inbox, []
                 stopping = self._stopping
             if stopping:
-                self._end_all(EngineDead("the engine was closed while this was generated"), arrived)
+                self._end_all(EngineDead("the engine was closed while this was generated"))
                 self.engine.close()
                 return
             try:
-                self._turn(arrived)
+                self._turn()
             except BaseException as fault:
                 if self._abandoned:
                     return
                 logger.exception("the engine failed")
                 self._dead = EngineDead(f"the engine failed and serves no more: {fault}")
-                self._end_all(self._dead, arrived)
+                self._end_all(self._dead)
                 self.engine.close()
                 return
 
-    def _turn(self, arrived: list[Guest]) -> None:
-        """Start calls, tick, and hand out what came of it."""
-        for guest in arrived:
+    def _let_in(self) -> None:
+        """Start the calls that have come."""
+        if not self._inbox:
+            return
+        with self._wake:
+            self._entering, self._inbox = self._inbox, []
+        # Without holding what callers wait for: in a tick the engine is locked too.
+        for guest in self._entering:
             self._guests[guest] = self.engine.enter(guest.asked, streams=guest.streams)
+        self._entering = []
+
+    def _turn(self) -> None:
+        """Start calls, tick, and hand out what came of it."""
+        self._let_in()
         with self.engine.lock:
             try:
                 self.engine.core.tick()
@@ -215,10 +226,11 @@ class Room:
                 self._guests.pop(guest, None)
         self.told()
 
-    def _end_all(self, error: TtcError, arrived: list[Guest]) -> None:
+    def _end_all(self, error: TtcError) -> None:
         with self._wake:
-            guests = [*self._guests, *arrived, *self._inbox]
+            guests = list(dict.fromkeys((*self._guests, *self._entering, *self._inbox)))
             self._guests.clear()
+            self._entering = []
             self._inbox.clear()
         for guest in guests:
             guest.fail(error)

@@ -56,6 +56,8 @@ class Core:
         chunk: prompt tokens of one piece; pieces begin at its multiples.
         counts: what was asked of the backend so far.
         ended: called with every row once, when it has ended and its seat is free.
+        between_calls: called after each call of a tick whose owners share calls; whoever owns the core may
+            submit there what has come meanwhile.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Core:
         # Rows that may have to leave before their end: by a deadline, or because somebody says so.
         self._leavers: dict[int, Row] = {}
         self._rows: dict[int, Row] = {}
-        self._next_id = 0
+        self._next_id = self._ticks = 0
         self.ended: Callable[[Row], None] = lambda row: None
+        self.between_calls: Callable[[], None] = lambda: None
 
     @property
     def clock(self) -> Clock:
@@ -149,7 +152,11 @@ class Core:
     def tick(self) -> None:
         """Move every row on: those that must leave, those that may start, a denoise step, the context calls
         that it makes due.
+
+        Where owners share calls, the tick of one who has many rows ends after the call under way when
+        somebody comes of whom nothing runs; the rows that it left out are served in the next ones.
         """
+        self._ticks += 1
         now = self.clock.now()
         for row in list(self._leavers.values()):
             self._leave_if_asked(row, now)
@@ -161,17 +168,41 @@ class Core:
         self.seats.compact()
         moved: list[Row] = list(self._rows.values())
         seen: dict[int, Seen | None] = {}
+        served: set[Row] = set()
+        is_cut = False
         for stage in self._policy.stages:
             # What is due changes for rows of the stage before alone. A state whose rows are about to move
             # past what they verified has to stay where it is.
             fixed = Advance in {type(row.due(self.chunk)) for row in moved}
-            if stage is advances and not fixed:
+            if not fixed and (is_cut or stage is advances):
                 continue
             for row in moved:
                 seen[row.id] = self._see(row, may_grow=not fixed)
             calls = stage([see for see in seen.values() if see is not None], self.limits)
-            moved = [row for call in calls for row in self._perform(call)]
+            moved = []
+            for call in calls:
+                moved += self._perform(call)
+                # What was verified has to move, whoever comes.
+                if stage is not advances and self._somebody_comes():
+                    is_cut = True
+                    break
+            served |= set(moved)
+        for row in served:
+            row.served = self._ticks
         self._device.forget()
+
+    def _somebody_comes(self) -> bool:
+        """Let requests in that have come; return whether one may start at once of an owner of whom nothing
+        runs.
+        """
+        if not self.limits.share_calls:
+            return False
+        first = self._next_id
+        self.between_calls()
+        if self._next_id == first or len(self._rows) >= self.limits.rows:
+            return False
+        owners = {row.request.owner for row in self._rows.values()}
+        return any(row.id >= first and row.request.owner not in owners for row in self._queue.rows)
 
     def fail_all(self, error: TtcError) -> None:
         """End everything that waits or runs by this error; the core itself may be used again."""
@@ -242,7 +273,7 @@ class Core:
             width = self._device.call_length(len(due.tokens))
         elif isinstance(due, Denoise):
             width = len(due.block)
-        return Seen(row.id, seat.state, seat.index, width, due, row.request.owner)
+        return Seen(row.id, seat.state, seat.index, width, due, row.request.owner, row.served)
 
     def _waits_or_skips(self, row: Row) -> bool:
         """Before a row reads its prompt: take what is known of it, or wait as long as an older row reads what

@@ -77,6 +77,7 @@ class Seen:
         width: tokens that its call really computes.
         due: what it needs next; None when it has ended.
         owner: whose it is.
+        served: number of the last tick before this one in which a call was about it; 0 for none.
     """
 
     id: int
@@ -85,6 +86,7 @@ class Seen:
     width: int
     due: Due | None
     owner: str = ""
+    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,11 @@ class Policy:
 
 
 def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
-    """Return the rows that are served in this tick: of every owner the oldest ones, of all as many as the
-    owner with the fewest has.
+    """Return the rows that are served in this tick: of every owner those that have waited longest for a call,
+    of all as many as the owner with the fewest has.
+
+    So an owner's rows grow alike. Were it the oldest ones, one row would go on alone, and with its length its
+    calls would grow dearer for everybody.
     """
     if not limits.share_calls:
         return view
@@ -192,7 +197,7 @@ def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
     most = min(counts.values(), default=0)
     served: Counter[str] = Counter()
     ids = set()
-    for row in sorted(view, key=lambda row: row.id):
+    for row in sorted(view, key=lambda row: (row.served, row.id)):
         served[row.owner] += 1
         if served[row.owner] <= most:
             ids.add(row.id)

@@ -62,6 +62,7 @@ class Row:
         submitted, started: when it was queued and when it started, on the core's clock.
         cached_tokens: prompt tokens that came from the prefix cache.
         looked_up: whether the prefix cache was asked.
+        served: number of the last tick in which a call was about it.
         error: what the row ended by, with finish_reason "error".
     """
 
@@ -80,6 +81,7 @@ class Row:
     started: float | None = None
     cached_tokens: int = 0
     looked_up: bool = False
+    served: int = 0
     finish_reason: FinishReason | None = None
     error: TtcError | None = None
     # What is due, once asked for and until it changes: a tick asks several times.

@@ -1,5 +1,7 @@
 """The core over a model without weights: seats, ends, and tokens, whatever comes and goes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.decoding.request import Cancel, RowRequest
 from ttc.runtime.decoding.rows import Phase
 from ttc.runtime.decoding.speculative.policy import DraftPolicies
+from ttc.runtime.decoding.work import Read
 
 CONFIG = golden("tiny_a").config
 V = CONFIG.vocab_size
@@ -265,3 +268,48 @@ def test_who_is_left_waiting_goes_by_rows_tokens_and_what_runs():
     assert core.left_waiting([request([1, 2], new=0)] * 9) == [], "what computes nothing never waits"
     core.submit(request([1] * 10, new=20))
     assert len(core.left_waiting([request([1, 2], new=3)])) == 2, "nobody overtakes"
+
+
+@pytest.mark.parametrize("mode", ["diffusion", "lossless"])
+def test_who_has_nothing_running_ends_the_tick_of_others(mode):
+    """Somebody new, who comes in the middle of a tick, waits for the call under way and no other; what that
+    left undone is done later, and all write what they do alone.
+    """
+    core = make_core(Counting(), rows=5, prompt_tokens=1024)
+    core.limits = replace(core.limits, share_calls=True)
+    prompts = [tuple(range(4, 4 + length)) for length in (8, 20, 40, 3)]
+    heavy = [core.submit(request(prompt, mode, new=96, owner="heavy")) for prompt in prompts]
+    calls, light = [], []
+
+    def come():
+        counts = core.counts
+        calls.append((counts.denoiser_calls, counts.context_calls))
+        # After the first call of a tick, when that has made another due.
+        running = all(row.phase is Phase.RUNNING for row in heavy)
+        if not light and len(calls) == 1 and running and isinstance(heavy[0].due(CHUNK), Read):
+            light.append(core.submit(request((5, 6), mode, owner="light")))
+
+    core.between_calls = come
+    for _ in range(20):
+        if not light:
+            calls.clear()
+            core.tick()
+    assert calls == [(core.counts.denoiser_calls, core.counts.context_calls)], "no further call was made"
+    core.tick()
+    assert light[0].served
+    run(core, [*heavy, *light])
+    assert light[0].tokens == alone((5, 6), mode, 6)
+    for row, prompt in zip(heavy, prompts, strict=True):
+        assert row.tokens == alone(prompt, mode, 96)
+
+
+def test_an_owners_rows_go_on_alike_beside_others():
+    """Where owners share calls, and one has many rows, none of these is left behind."""
+    core = make_core(Counting(), rows=5, prompt_tokens=1024)
+    core.limits = replace(core.limits, share_calls=True)
+    heavy = [core.submit(request((5, 6, 7), "ar", new=60, owner="heavy")) for _ in range(4)]
+    light = core.submit(request((5, 6), "ar", new=40, owner="light"))
+    run(core, [light])
+    lengths = [len(row.tokens) for row in heavy]
+    assert max(lengths) - min(lengths) <= 1
+    assert sum(lengths) <= 40 + 4, "all of them together as many as the one, and once before it came"
