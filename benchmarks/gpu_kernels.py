@@ -18,7 +18,7 @@ from benchmarks.gpu_timing import Ceilings, Timer
 from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import layer_names
-from ttc.model.mixers import in_place_writer
+from ttc.model.places import Dense
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
@@ -258,6 +258,7 @@ def _cases(bed: Bed) -> Iterator[Case]:
             r(B, L, H),
             r(B, F, W - 1),
             r(B, H, P, N, dtype=wide),
+            torch.arange(B, device=bed.timer.device).int(),
             r(F, 1, W) * 0.5,
             r(F),
             *head,
@@ -362,7 +363,8 @@ def _layer_calls(
     }
     x, t = bed.randn(B, L, config.hidden_size), bed.full((B,), 0.5, torch.float32)
     modulation = bed.randn(B, 3, config.hidden_size)
-    lengths, count = bed.full((B,), C // 2, torch.int32), bed.full((B,), L, torch.int32)
+    place, count = Dense(bed.full((B,), C // 2, torch.int32)), bed.full((B,), L, torch.int32)
+    in_place = lambda op, *xs, **a: run_triton(op, *xs, out=xs[2:4] if op.in_place else None, **a)  # noqa: E731
     for kind in dict.fromkeys(config.layers):
         i = config.layers.index(kind)
         own, w = tuple(state[name] for name in layer_names(config, i)), weights.layers[i]
@@ -370,12 +372,11 @@ def _layer_calls(
         def denoise(kind: LayerKind = kind, own: Any = own, w: Any = w) -> object:
             following = kind, w  # as if another of the kind came next: all norms cost about the same
             return fused_towers.denoiser_layer(
-                config, kind, w, following, weights.norm, run_triton, x, x, modulation, t, lengths, own
+                config, kind, w, following, weights.norm, run_triton, x, x, modulation, t, place, own
             )
 
         def read(kind: LayerKind = kind, own: Any = own, w: Any = w) -> object:
-            write = in_place_writer()
-            moved = w["norm.weight"], run_triton, x, x, lengths, count, own, write
+            moved = w["norm.weight"], in_place, x, x, place, count, own
             return fused_towers.context_layer(config, kind, w, *moved)
 
         yield str(kind), denoise if tower == DENOISER else read

@@ -1,9 +1,10 @@
 """What an op must at least read, write and compute: the numbers to hold a measured time against.
 
 Bytes follow from an op's signature: every input and output of a launch once, whatever caches do, except that
-of a stack of experts only the chosen ones are read. FLOPs stand in the op's folder, in `cost.py`: a
-multiplication with its addition is two; an exponential, a comparison or any other scalar function is one. A
-composite op costs what its launches cost, so what passes between them through memory is counted.
+of a stack of experts only the chosen ones are read, and of a pool a call's own rows and pages. FLOPs stand in
+the op's folder, in `cost.py`: a multiplication with its addition is two; an exponential, a comparison or any
+other scalar function is one. A composite op costs what its launches cost, so what passes between them through
+memory is counted.
 Standard operators that carry weight in a tower have a function each.
 
 A measured time cannot be shorter than bytes / bandwidth or flops / peak rate, whichever is longer.
@@ -34,6 +35,8 @@ __all__ = [
 GROUPS: Mapping[str, int] = {
     each.codes: each.group for each in WEIGHT_FORMATS.values() if each.family == "blocked"
 }
+# A pool's rows and pages → those of one call.
+_OF_A_POOL = {"R": "B", "U": "B*O"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,11 @@ def op_cost(
     if experts is None and "E" in known and "K" in known:
         experts = experts_read(known["E"], known["K"], known["T"])
     flops: float = op.load("cost")(known)
-    moved = sum(_bytes(spec, known, compute_bytes, experts, stored) for spec in (*op.inputs, *op.outputs))
+    tensors = [*op.inputs, *op.outputs]
+    if op.in_place:  # the new part is written where it belongs, and that is all
+        written = {spec.shape for spec in op.outputs}
+        tensors = 2 * [spec for spec in op.inputs if spec.shape not in written]
+    moved = sum(_bytes(spec, known, compute_bytes, experts, stored) for spec in tensors)
     return Cost(flops, moved)
 
 
@@ -129,6 +136,7 @@ def _bytes(
 ) -> float:
     size = _itemsize(spec.dtype, compute_bytes, stored)
     for axis, dim in enumerate(spec.shape):
+        dim = _OF_A_POOL.get(dim, dim)
         of_a_stack = axis == 0 and dim == "E" and len(spec.shape) > 1 and experts is not None
         size *= experts if of_a_stack and experts is not None else evaluate(dim, dims)
     return size

@@ -7,7 +7,8 @@ sizes and gives a `Launch`, from which everybody works: `ttc.plugins.triton` cal
 
 A kernel takes (pointers of the inputs …, int32 arguments …, pointers of the outputs …), contiguous tensors in
 the order of the op's signature, then its constants: TensorRT knows no other order. A launch writes every
-element of its outputs, reads none of them before, and needs no workspace.
+element of its outputs, reads none of them before, and needs no workspace. Only in torch an output may lie
+over an input of which it changes a part (`KernelSpec.over`, `OpSpec.in_place`).
 
 In torch some inputs are columns of a wider matrix (a Mamba layer's `xbc` and `dt` lie in what its in_proj
 gave). Kernels that name them in `strided` read them there, without a copy: the elements from one token to the
@@ -97,6 +98,7 @@ class Problem:
         stored: what "stored8" or "stored4" stands for, in an op that has one of them.
         target: compute capability that the kernel is compiled for, such as "9.0"; None: one that all have.
         token_strides: strided input → elements from one token to the next; those that are dense are missing.
+        over: outputs that lie over an input (`KernelSpec.over`).
     """
 
     dims: Mapping[str, int]
@@ -106,6 +108,7 @@ class Problem:
     stored: str | None = None
     target: str | None = None
     token_strides: Mapping[str, int] = field(default_factory=dict)
+    over: frozenset[str] = frozenset()
 
     @property
     def words(self) -> dict[str, str]:
@@ -169,6 +172,8 @@ class KernelSpec:
         grid: see `Grid`.
         strided: inputs (B, L, X) whose tokens may lie further apart than X elements; `constants` then reads
             `Problem.token_strides`.
+        over: output → the input that it may lie over. It then has that input's shape, and the kernel writes
+            only what changes in it; `constants` reads `Problem.over`.
         work_in_values: how much there is to do depends on what the inputs hold (who was routed where, what
             is masked), so that a time measured on arbitrary inputs says nothing of a choice of block sizes.
     """
@@ -182,6 +187,7 @@ class KernelSpec:
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
     strided: tuple[str, ...] = ()
+    over: Mapping[str, str] = field(default_factory=dict)
     work_in_values: bool = False
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:

@@ -16,7 +16,13 @@ import triton.language as tl
 
 from ttc.plugins.kernel_math import chunk_decay
 
-__all__ = ["walk"]
+__all__ = ["place_of", "walk"]
+
+
+@triton.jit
+def place_of(row_ptr, R):
+    """Where a row's state lies among R; a number that leads outside is held inside."""
+    return tl.minimum(tl.maximum(tl.load(row_ptr), 0), R - 1).to(tl.int64)
 
 
 @triton.jit
@@ -25,6 +31,7 @@ def walk(
     dt_ptr,
     conv_state_ptr,
     ssm_state_ptr,
+    place,
     conv_weight_ptr,
     conv_bias_ptr,
     dt_bias_ptr,
@@ -33,6 +40,7 @@ def walk(
     L,
     y_ptr,
     new_ssm_state_ptr,
+    new_place,
     count,
     F: tl.constexpr,
     W: tl.constexpr,
@@ -45,6 +53,7 @@ def walk(
     SPLIT: tl.constexpr,
     UPCAST: tl.constexpr,
     ADVANCE: tl.constexpr,
+    OVER: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_P: tl.constexpr,
     SLICES: tl.constexpr,
@@ -53,7 +62,8 @@ def walk(
     """Y of one head's BLOCK_P rows, and where ADVANCE their state after `count` tokens. Program (h, p, b).
 
     xbc: (B, L, F), channels x (H·P) | B (G·N) | C (G·N); dt: (B, L, H); their tokens XBC_STRIDE and DT_STRIDE
-    elements apart.  conv_state: (B, F, W − 1).  scan states: (B, H, P, N) float32.  y: (B, L, H·P).
+    elements apart.  conv_state: (…, F, W − 1) and ssm_state: (…, H, P, N) float32, the row's own at `place`.
+    new_ssm_state: (…, H, P, N), the row's own at `new_place`; OVER: it is ssm_state itself.  y: (B, L, H·P).
     """
     head = tl.program_id(0)
     row = tl.program_id(2).to(tl.int64)
@@ -63,15 +73,18 @@ def walk(
     own = parts < P
     xbc_ptr += row * L * XBC_STRIDE
     dt_ptr += row * L * DT_STRIDE + head
-    conv_state_ptr += row * F * (W - 1)
+    conv_state_ptr += place * F * (W - 1)
+    ssm_state_ptr += place * H * P * N
     of_x = (head * P + parts)[None, None, :]
     of_b = (H * P + head // (H // G) * N + states)[:, None, :]
-    at_state = ((row * H + head) * P + parts)[None, :, None] * N + states[:, None, :]
+    at_state = (head * P + parts)[None, :, None] * N + states[:, None, :]
     dense = (states < N)[:, None, :]
     in_state = own[None, :, None] & dense
     state = tl.load(ssm_state_ptr + at_state, mask=in_state, other=0.0)
     skip = tl.load(d_ptr + head).to(tl.float32)
-    if ADVANCE:  # noqa: SIM102  # a constant
+    if ADVANCE:
+        new_ssm_state_ptr += new_place * H * P * N
+    if ADVANCE and not OVER:  # noqa: SIM102  # constants
         if count == 0:
             tl.store(new_ssm_state_ptr + at_state, state, mask=in_state)
     for start in range(0, L, BLOCK_L):

@@ -1,10 +1,11 @@
 """What an op of the domain `ttc` looks like from outside: names, dtypes and shapes of its inputs and outputs.
 
 Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
-groups, N state, W conv width, F conv channels, M inner channels of Mamba (H·P), Q query channels, J KV heads,
-Y head dim and C capacity of attention, D hidden size, I width of a routed expert, S of a shared one or an
-MLP, E experts, K experts per token, V vocabulary. What follows from other dimensions and attributes is
-written so: "T*K", "E+1", "W-1" (`ttc.base.dims`).
+groups, N state, W conv width, F conv channels, M inner channels of Mamba (H·P), R rows of a pool of states, Q
+query channels, A query heads, J KV heads, Y head dim and C capacity of attention, U pages of a pool, Z tokens
+of a page, O pages of a row, X parts of a context, D hidden size, I width of a routed expert, S of a shared
+one or an MLP, E experts, K experts per token, V vocabulary. What follows from other dimensions and attributes
+is written so: "T*K", "E+1", "W-1" (`ttc.base.dims`).
 
 A dtype is a numpy name, or a word for one of several; a word stands for the same in all of a call:
 
@@ -91,12 +92,14 @@ class OpSpec:
         inputs: tensors in order.
         outputs: tensors in order.
         attributes: attribute name → type name ("int" or "float"), in order.
-        parts: the primitive ops that a composite op consists of, in order; empty for a primitive op, which
-            is one kernel launch.
+        parts: the ops of one launch that a composite op consists of, in order; empty for a primitive op,
+            which is one kernel launch.
         doc: one sentence.
         fused: of a composite op: it has a kernel of its own, which does what its parts do in one launch.
         glue: it computes little, between products: a kernel saves launches where nobody fuses. Engines get
             its body, which their compiler merges with the products around it.
+        in_place: its outputs are inputs in which a part is new, and its kernel writes that part only. Engines
+            have no such op.
     """
 
     package: str
@@ -108,6 +111,7 @@ class OpSpec:
     doc: str
     glue: bool = False
     fused: bool = False
+    in_place: bool = False
 
     @classmethod
     def make(
@@ -122,6 +126,7 @@ class OpSpec:
         parts: Sequence[str] = (),
         glue: bool = False,
         fused: bool = False,
+        in_place: bool = False,
     ) -> "OpSpec":
         """Return the signature whose tensors are written as text (see `TensorSpec.parse`).
 
@@ -132,9 +137,10 @@ class OpSpec:
             inputs: texts such as "x: compute (T, D)".
             outputs: texts of the same kind.
             attributes: name → "int" or "float".
-            parts: names of primitive ops.
+            parts: names of ops of one launch.
             glue: see the class.
             fused: see the class.
+            in_place: see the class.
         """
         return cls(
             package,
@@ -146,6 +152,7 @@ class OpSpec:
             doc,
             glue,
             fused,
+            in_place,
         )
 
     @property

@@ -13,6 +13,8 @@ __all__ = ["register_all"]
 def register_all(trtp: ModuleType, target: Target) -> None:
     """Make TensorRT's parser and builder know every op that has a kernel, before a network is parsed.
 
+    But for those that write into their inputs (`OpSpec.in_place`): a plugin's outputs are its own.
+
     Args:
         trtp: the module `tensorrt.plugin`.
         target: gives the compute capability to compile kernels for, such as "9.0"; called at build time.
@@ -26,4 +28,5 @@ def register_all(trtp: ModuleType, target: Target) -> None:
             "build in a process of its own"
         )
     for op in LAUNCHED_OPS:
-        register_primitive(trtp, op, target)
+        if not op.in_place:
+            register_primitive(trtp, op, target)

@@ -38,7 +38,9 @@ def run_triton(
         out: tensors to write the outputs into, in the signature's order, instead of new ones; None among
             them: a new one. Between the parts of a composite op there are still tensors made here; whoever
             needs those at fixed addresses (a CUDA graph takes them from its own pool) calls the parts.
-            `MambaAdvance` may be given its own input states, `MambaMixer` its scan state.
+            `MambaAdvance` may be given its own input states. `MambaMixer` may be given the pool of scan
+            states that it reads, and then writes its rows in it; `PageWrite` the pages, without which it
+            writes into a copy of them.
         tile: index into the choices of block sizes of an op of one launch; by default what suits the sizes.
         **attributes: the op's attributes.
 
@@ -75,6 +77,12 @@ def _run_primitive(
     dims = op.dims(shapes, attributes)
     words = op.words(dtype_names(op, inputs))
     on_cpu = device.type == "cpu"
+    named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
+    over = {
+        name: named[source]
+        for name, source in kernel_spec.over.items()
+        if name in wanted and wanted[name].data_ptr() == named[source].data_ptr()
+    }
     problem = Problem(
         dims,
         attributes,
@@ -83,11 +91,14 @@ def _run_primitive(
         stored=stored_dtype(words),
         target=None if on_cpu else "{}.{}".format(*torch.cuda.get_device_capability(device)),
         token_strides=_token_strides(kernel_spec, inputs),
+        over=frozenset(over),
     )
     launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
     outputs = {}
     expected = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
     for spec, dtype, shape in expected:
+        if spec.name in over:
+            shape = list(over[spec.name].shape)
         if spec.name in wanted:
             outputs[spec.name] = wanted[spec.name]
             _check_kind(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
@@ -99,6 +110,8 @@ def _run_primitive(
                 )
         else:
             outputs[spec.name] = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        if op.in_place and spec.name not in over:
+            outputs[spec.name].copy_(named[kernel_spec.over[spec.name]])
     _run(launch, dims, inputs, tuple(outputs.values()))
     return outputs
 

@@ -5,8 +5,10 @@ move of the state.
     MambaMixer     what the context tower needs: y, and both states after the first commit_len tokens
 
 They do what `MambaConv`, `MambaScan` and `MambaAdvance` do one after the other, without writing the activated
-convolution to memory. The torch backend on a GPU runs them (`ttc.model.fused_towers`); engines have the
-parts.
+convolution to memory. The states are those of the rows of a pool: `rows` says where each row of the call has
+its own, and 0 … B − 1 where there is nothing but those. New states come without the pool's other rows; the
+kernel can write the scan's over the pool's instead. The torch backend on a GPU runs them
+(`ttc.model.fused_towers`); engines have the parts.
 """
 
 from ttc.plugins.ops import OpSpec
@@ -16,8 +18,9 @@ __all__ = ["MAMBA_MIXER", "MAMBA_READING", "OPS", "ORDER"]
 _BLOCK = [
     "xbc: compute (B, L, H*P+2*G*N)",
     "dt: compute (B, L, H)",
-    "conv_state: compute (B, H*P+2*G*N, W-1)",
-    "ssm_state: float32 (B, H, P, N)",
+    "conv_state: compute (R, H*P+2*G*N, W-1)",
+    "ssm_state: float32 (R, H, P, N)",
+    "rows: int32 (B)",
     "conv_weight: compute (H*P+2*G*N, 1, W)",
     "conv_bias: compute (H*P+2*G*N)",
     "dt_bias: compute (H)",

@@ -1,17 +1,19 @@
-"""`MambaReading` and `MambaMixer` in ONNX: their parts, one after the other."""
+"""`MambaReading` and `MambaMixer` in ONNX: their parts, one after the other, on the rows' own states."""
 
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["mamba_mixer", "mamba_reading"]
 
-_BLOCK = "xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d"
-_SCANNED = """    activated = ttc.MambaConv <W: int = @W> (xbc, conv_state, conv_weight, conv_bias)
-    y = ttc.MambaScan <G: int = @G> (activated, dt, ssm_state, dt_bias, a_log, d)
+_BLOCK = "xbc, dt, conv_state, ssm_state, rows, conv_weight, conv_bias, dt_bias, a_log, d"
+_SCANNED = """    own_conv = Gather (conv_state, rows)
+    own_ssm = Gather (ssm_state, rows)
+    activated = ttc.MambaConv <W: int = @W> (xbc, own_conv, conv_weight, conv_bias)
+    y = ttc.MambaScan <G: int = @G> (activated, dt, own_ssm, dt_bias, a_log, d)
 """
 _STATES = "new_conv_state, new_ssm_state"
-_MOVED = f"""    {_STATES} = ttc.MambaAdvance <G: int = @G> (xbc, activated, dt, conv_state,
-    ssm_state, dt_bias, a_log, commit_len)
+_MOVED = f"""    {_STATES} = ttc.MambaAdvance <G: int = @G> (xbc, activated, dt, own_conv,
+    own_ssm, dt_bias, a_log, commit_len)
 """
 
 

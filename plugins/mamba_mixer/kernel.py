@@ -2,8 +2,9 @@
 
 A program walks the block with its part of the scan state (`ttc.plugins.mamba_walk`).
 
-The new scan state may lie where the old one was: a program reads and writes its own part of it only. The
-convolution's may not, since other heads of the group read the columns of B and C.
+The new scan state may lie over the old ones, at the rows where those are: a program reads and writes its own
+part of its row only, and nothing where nothing is committed. The convolution's may not, since other heads of
+the group read the columns of B and C.
 """
 
 from collections.abc import Mapping
@@ -14,24 +15,26 @@ import triton.language as tl
 
 from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
 from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
-from ttc.plugins.mamba_walk import walk
+from ttc.plugins.mamba_walk import place_of, walk
 from ttc.plugins.ops import OpSpec
 
 __all__ = ["mamba_mixer", "mamba_reading", "mix", "read"]
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "R"])
 def read(
     xbc_ptr,
     dt_ptr,
     conv_state_ptr,
     ssm_state_ptr,
+    rows_ptr,
     conv_weight_ptr,
     conv_bias_ptr,
     dt_bias_ptr,
     a_log_ptr,
     d_ptr,
     L,
+    R,
     y_ptr,
     F: tl.constexpr,
     W: tl.constexpr,
@@ -49,11 +52,14 @@ def read(
     BLOCK_N: tl.constexpr,
 ):
     """See `ttc.plugins.mamba_walk.walk`."""
+    row = tl.program_id(2)
+    place = place_of(rows_ptr + row, R)
     walk(
         xbc_ptr,
         dt_ptr,
         conv_state_ptr,
         ssm_state_ptr,
+        place,
         conv_weight_ptr,
         conv_bias_ptr,
         dt_bias_ptr,
@@ -62,6 +68,7 @@ def read(
         L,
         y_ptr,
         ssm_state_ptr,  # not written
+        place,
         0,
         F,
         W,
@@ -74,6 +81,7 @@ def read(
         SPLIT,
         UPCAST,
         False,
+        False,
         BLOCK_L,
         BLOCK_P,
         SLICES,
@@ -81,12 +89,13 @@ def read(
     )
 
 
-@triton.jit(do_not_specialize=["L"])
+@triton.jit(do_not_specialize=["L", "R"])
 def mix(
     xbc_ptr,
     dt_ptr,
     conv_state_ptr,
     ssm_state_ptr,
+    rows_ptr,
     conv_weight_ptr,
     conv_bias_ptr,
     dt_bias_ptr,
@@ -94,6 +103,7 @@ def mix(
     d_ptr,
     commit_len_ptr,
     L,
+    R,
     y_ptr,
     new_conv_state_ptr,
     new_ssm_state_ptr,
@@ -107,6 +117,7 @@ def mix(
     DT_STRIDE: tl.constexpr,
     SPLIT: tl.constexpr,
     UPCAST: tl.constexpr,
+    OVER: tl.constexpr,
     SHARE: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -121,12 +132,14 @@ def mix(
     moves SHARE of the convolution's channels.
     """
     row = tl.program_id(2).to(tl.int64)
+    place = place_of(rows_ptr + row, R)
     count = tl.minimum(tl.maximum(tl.load(commit_len_ptr + row), 0), L)
     walk(
         xbc_ptr,
         dt_ptr,
         conv_state_ptr,
         ssm_state_ptr,
+        place,
         conv_weight_ptr,
         conv_bias_ptr,
         dt_bias_ptr,
@@ -135,6 +148,7 @@ def mix(
         L,
         y_ptr,
         new_ssm_state_ptr,
+        place if OVER else row,
         count,
         F,
         W,
@@ -147,6 +161,7 @@ def mix(
         SPLIT,
         UPCAST,
         True,
+        OVER,
         BLOCK_L,
         BLOCK_P,
         SLICES,
@@ -159,11 +174,12 @@ def mix(
     inside = (lanes < SHARE)[:, None] & (channels < F) & (widths < W - 1)
     column = count + widths  # of the old columns followed by the block's
     is_old = column < W - 1
-    at_conv = (row * F + channels) * (W - 1)
-    old = tl.load(conv_state_ptr + at_conv + column, mask=inside & is_old, other=0.0)
+    old_conv = (place * F + channels) * (W - 1)
+    old = tl.load(conv_state_ptr + old_conv + column, mask=inside & is_old, other=0.0)
     at_new = (row * L + column - (W - 1)) * XBC_STRIDE + channels
     new = tl.load(xbc_ptr + at_new, mask=inside & (column >= W - 1), other=0.0)
-    tl.store(new_conv_state_ptr + at_conv + widths, tl.where(is_old, old, new), mask=inside)
+    new_conv = (row * F + channels) * (W - 1)
+    tl.store(new_conv_state_ptr + new_conv + widths, tl.where(is_old, old, new), mask=inside)
 
 
 def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
@@ -174,7 +190,12 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
         share = cdiv(F, dims["H"] * cdiv(dims["P"], tile.blocks["BLOCK_P"]))
         width = power_of_two(dims["N"], at_least=16)
         slices = max(1, width // 32)
-        moves = {"SHARE": share, "BLOCK_F": power_of_two(share), "BLOCK_W": power_of_two(W - 1)}
+        moves = {
+            "OVER": "new_ssm_state" in problem.over,
+            "SHARE": share,
+            "BLOCK_F": power_of_two(share),
+            "BLOCK_W": power_of_two(W - 1),
+        }
         return {
             "F": F,
             "W": W,
@@ -193,8 +214,8 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
     return KernelSpec(
         op=op,
         kernel=kernel,
-        changing=("B", "L"),
-        integers=("L",),
+        changing=("B", "L", "R"),
+        integers=("L", "R"),
         # At the real size 128 programs a row, on 132 processors; a program takes all registers of one.
         tiles=(Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8),),
         select_tile=lambda dims: 0,
@@ -205,6 +226,7 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
             dims["B"],
         ),
         strided=("xbc", "dt"),
+        over={"new_ssm_state": "ssm_state"} if advances else {},
     )
 
 

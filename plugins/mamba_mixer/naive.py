@@ -1,4 +1,6 @@
-"""The meaning of `MambaReading` and `MambaMixer` in torch: their parts, one after the other."""
+"""The meaning of `MambaReading` and `MambaMixer` in torch: their parts, one after the other, on the rows' own
+states.
+"""
 
 from torch import Tensor
 
@@ -13,6 +15,7 @@ def mamba_reading(
     dt: Tensor,
     conv_state: Tensor,
     ssm_state: Tensor,
+    rows: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
     dt_bias: Tensor,
@@ -22,10 +25,11 @@ def mamba_reading(
     G: int,
     W: int,
 ) -> tuple[Tensor]:
-    """Return y (B, L, H·P); arguments as of `mamba_block_scan`."""
-    scanned = mamba_block_scan(
-        xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W
-    )
+    """Return y (B, L, H·P); arguments as of `mamba_block_scan`, but for the states: (R, …), of which row
+    b has row rows[b].
+    """
+    own = _of(rows, conv_state, ssm_state)
+    scanned = mamba_block_scan(xbc, dt, *own, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W)
     return (scanned[0],)
 
 
@@ -34,6 +38,7 @@ def mamba_mixer(
     dt: Tensor,
     conv_state: Tensor,
     ssm_state: Tensor,
+    rows: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
     dt_bias: Tensor,
@@ -44,10 +49,14 @@ def mamba_mixer(
     G: int,
     W: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y (B, L, H·P), and both states after commit_len (B,) tokens; arguments as of
-    `mamba_block_scan` and `mamba_advance`.
+    """Return y (B, L, H·P), and both states after commit_len (B,) tokens, (B, …); arguments as of
+    `mamba_reading` and `mamba_advance`.
     """
-    y, activated = mamba_block_scan(
-        xbc, dt, conv_state, ssm_state, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W
-    )
-    return y, *mamba_advance(xbc, activated, dt, conv_state, ssm_state, dt_bias, a_log, commit_len, G=G)
+    own = _of(rows, conv_state, ssm_state)
+    y, activated = mamba_block_scan(xbc, dt, *own, conv_weight, conv_bias, dt_bias, a_log, d, G=G, W=W)
+    return y, *mamba_advance(xbc, activated, dt, *own, dt_bias, a_log, commit_len, G=G)
+
+
+def _of(rows: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor]:
+    index = rows.long()
+    return conv_state[index], ssm_state[index]

@@ -77,6 +77,7 @@ HEAVY = frozenset(
 # … and the only places that may import them at module level. Elsewhere the function that needs one does.
 HEAVY_PLACES = (
     "ttc/model/fused_towers.py",
+    "ttc/model/places.py",
     "ttc/model/mixers.py",
     "exporter/onnx/graphs.py",
     "exporter/onnx/pieces.py",
@@ -85,6 +86,7 @@ HEAVY_PLACES = (
     "plugins/grouped_product.py",
     "plugins/kernel_math.py",
     "plugins/kernels.py",
+    "plugins/attention_walk.py",
     "plugins/mamba_walk.py",
     "plugins/naive.py",
     "plugins/ptx.py",

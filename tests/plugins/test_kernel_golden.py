@@ -9,6 +9,7 @@ from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.model import fused_towers
 from ttc.model.bundle import Bundle
+from ttc.model.places import Dense
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
@@ -31,7 +32,7 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
     nothing, everything = ints(0).to(device), ints(12).to(device)
     with torch.device(device):
         _, state, _ = fused_towers.context_forward(
-            g.config, context, read_with, prompt, nothing, everything, ints(11).to(device)[None], empty
+            g.config, context, read_with, prompt, Dense(nothing), everything, ints(11).to(device)[None], empty
         )
         block = torch.from_numpy(g.vectors["den/half16_tnone/block"]).to(device)
         logits = fused_towers.denoiser_forward(
@@ -40,7 +41,7 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
             run_triton,
             block,
             torch.tensor([-1.0]),
-            everything,
+            Dense(everything),
             state,
         )
     want = g.vectors["den/half16_tnone/logits"]

@@ -3,15 +3,22 @@
 import pytest
 import torch
 
-from tests.plugins.test_kernel_mamba import SHAPES, columns_of_a_matrix, pick, tensors
+from tests.plugins.test_kernel_mamba import SHAPES, columns_of_a_matrix, pick
+from tests.plugins.test_kernel_mamba import tensors as block_tensors
 from tests.plugins.test_mamba import example
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.kernels import check_against_naive
 from tests.support.single_op import run_body
+from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN
 from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
+
+
+def tensors(shape, dtype="float32"):
+    """As of the parts, each row's state where the row is."""
+    return block_tensors(shape, dtype) | {"rows": torch.arange(shape[0], dtype=torch.int32)}
 
 
 def committed(shape, first):
@@ -49,9 +56,13 @@ def test_mixer_in_sixteen_bits(device, dtype):
 def test_bodies_are_the_twins(L):
     shape = (2, L, 4, 6, 2, 12, 4)
     named = dict(
-        zip([spec.name for spec in MAMBA_READING.inputs], map(torch.from_numpy, example(*shape)), strict=True)
+        zip(
+            [spec.name for spec in MAMBA_BLOCK_SCAN.inputs],
+            map(torch.from_numpy, example(*shape)),
+            strict=True,
+        )
     )
-    named["commit_len"] = committed(shape, 1)
+    named |= {"commit_len": committed(shape, 1), "rows": torch.tensor([1, 0], dtype=torch.int32)}
     for op in (MAMBA_READING, MAMBA_MIXER):
         inputs, attributes = pick(op, named), {"G": 2, "W": 4}
         for spec, got, want in zip(

@@ -2,11 +2,12 @@
 
 One op ends a layer and begins the next (`ttc.plugins.residual_norm`), one is a whole Mamba mixer between its
 projections (`ttc.plugins.mamba_mixer`), the router's product takes tokens as they are, and the weighted sum
-of experts' rows is part of the residual. With the naive ops the results are those of `ttc.model.towers` bit
-for bit; shapes and letters are as there.
+of experts' rows is part of the residual. The state may lie in a pool (`ttc.model.places`), and few rows over
+a long context share its length among programs (`ttc.plugins.attention_splits`). With the naive ops the
+results are those of `ttc.model.towers` bit for bit; shapes and letters are as there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn import functional
@@ -16,8 +17,7 @@ from ttc.model.mixers import (
     LayerState,
     RunOp,
     Weights,
-    WriteCache,
-    attention,
+    attention_inputs,
     expert_stacks,
     mamba_attributes,
     mamba_inputs,
@@ -26,13 +26,17 @@ from ttc.model.mixers import (
     relu2_mlp,
     route,
     shared_expert,
-    write_cache,
 )
+from ttc.model.places import Dense, Place
 from ttc.model.towers import Record, TowerWeights, embed, time_embedding
+from ttc.plugins.attention_splits import splits_of
+from ttc.plugins.block_attention import BLOCK_ATTENTION, SPLIT_ATTENTION
 from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_experts_blocked import MOE_DOWN_BLOCKED, MOE_UP_BLOCKED
 from ttc.plugins.moe_experts_scaled import MOE_DOWN_SCALED, MOE_UP_SCALED
+from ttc.plugins.page_write import PAGE_WRITE
+from ttc.plugins.paged_attention import PAGED_ATTENTION, SPLIT_PAGED_ATTENTION
 from ttc.plugins.residual_norm import (
     GATED_MIXTURE_RESIDUAL_MODULATED_NORM,
     GATED_MIXTURE_RESIDUAL_NORM,
@@ -46,7 +50,17 @@ from ttc.plugins.residual_norm import (
 from ttc.plugins.residual_stream import MODULATED_NORM, NORM_MODULATED, STREAM_NORM
 from ttc.plugins.router_logits import ROUTER_LOGITS
 
-__all__ = ["context_forward", "context_layer", "denoiser_forward", "denoiser_layer"]
+__all__ = [
+    "WriteBlock",
+    "advance_layer",
+    "context_forward",
+    "context_layer",
+    "denoiser_forward",
+    "denoiser_layer",
+]
+
+# (caches or pages, keys, values (B, L, KV heads · head dim), place) → what is the layer's new state.
+WriteBlock = Callable[[LayerState, Tensor, Tensor, Place], LayerState]
 
 # By how many scales the experts have.
 _UP = (MOE_UP, MOE_UP_SCALED, MOE_UP_BLOCKED)
@@ -68,16 +82,30 @@ def context_forward(
     weights: TowerWeights,
     run_op: RunOp,
     input_ids: Tensor,
-    lengths: Tensor,
+    place: Place,
     commit_len: Tensor,
     logit_positions: Tensor | None,
     state: Sequence[LayerState],
     record: Record | None = None,
-    write: WriteCache = write_cache,
+    write: WriteBlock | None = None,
 ) -> tuple[Tensor | None, list[LayerState], list[LayerState]]:
     """Do what `ttc.model.towers.context_forward` does; logits are in the compute dtype.
 
-    logit_positions: None where no logits are wanted; None is then what comes in their place.
+    Args:
+        config: the model.
+        weights: the context tower's.
+        run_op: computes the `ttc` ops.
+        input_ids: (B, L) int32.
+        place: where the state lies.
+        commit_len: (B,) int32.
+        logit_positions: None where no logits are wanted; None is then what comes in their place.
+        state: per layer, what lies there.
+        record: called after every layer with its number and the stream.
+        write: puts a block's keys and values away in place of the op `PageWrite`.
+
+    Returns:
+        Logits, the new state, and what `advance_layer` needs. New Mamba states are those of the call's rows,
+        (B, …), unless `run_op` arranges otherwise.
     """
     epsilon = {"epsilon": config.layer_norm_epsilon}
     norms = [*(w["norm.weight"] for w in weights.layers), weights.norm]
@@ -87,7 +115,7 @@ def context_forward(
     saved: list[LayerState] = []
     for i, (kind, w, before) in enumerate(zip(config.layers, weights.layers, state, strict=True)):
         x, h, after, kept = context_layer(
-            config, kind, w, norms[i + 1], run_op, x, h, lengths, commit_len, before, write
+            config, kind, w, norms[i + 1], run_op, x, h, place, commit_len, before, write
         )
         new_state.append(after)
         saved.append(kept)
@@ -105,11 +133,13 @@ def denoiser_forward(
     run_op: RunOp,
     block_ids: Tensor,
     t: Tensor,
-    lengths: Tensor,
+    place: Place,
     state: Sequence[LayerState],
     record: Record | None = None,
 ) -> Tensor:
-    """Do what `ttc.model.towers.denoiser_forward` does; logits are in the compute dtype."""
+    """Do what `ttc.model.towers.denoiser_forward` does, on a state that lies at `place`; logits are in the
+    compute dtype.
+    """
     epsilon = {"epsilon": config.layer_norm_epsilon}
     layers = weights.layers
     x = embed(weights.embeddings, block_ids)
@@ -121,7 +151,7 @@ def denoiser_forward(
     for i, (kind, w, context) in enumerate(zip(config.layers, layers, state, strict=True)):
         following = (config.layers[i + 1], layers[i + 1]) if i + 1 < len(layers) else None
         x, h = denoiser_layer(
-            config, kind, w, following, weights.norm, run_op, x, h, modulation, t, lengths, context
+            config, kind, w, following, weights.norm, run_op, x, h, modulation, t, place, context
         )
         if record is not None:
             record(i, x)
@@ -136,13 +166,14 @@ def context_layer(
     run_op: RunOp,
     x: Tensor,
     h: Tensor,
-    lengths: Tensor,
+    place: Place,
     commit_len: Tensor,
     before: LayerState,
-    write: WriteCache = write_cache,
+    write: WriteBlock | None = None,
 ) -> tuple[Tensor, Tensor, LayerState, LayerState]:
     """Return the stream after a layer of normed stream h, its norm for the next layer by `next_norm`, the
-    layer's new state, and what `advance_layer` needs; arguments as of `ttc.model.towers.context_layer`.
+    layer's new state, and what `advance_layer` needs; arguments as of `context_forward` and
+    `ttc.model.towers.context_layer`.
     """
     after: LayerState = ()
     kept: LayerState = ()
@@ -150,18 +181,37 @@ def context_layer(
     if kind == LayerKind.MAMBA:
         z, xbc, dt = mamba_inputs(config, w, h)
         kept = (xbc, dt)
-        y, *states = run_op(
-            MAMBA_MIXER, *kept, *before, *mamba_weights(w), commit_len, **mamba_attributes(config)
-        )
+        y, *states = _mixed(config, w, run_op, xbc, dt, place.rows, commit_len, before)
         after, outs = tuple(states), (mamba_output(config, w, run_op, y, z),)
     elif kind == LayerKind.ATTENTION:
-        out, keys, values = attention(config, w, run_op, h, before, lengths, causal=True)
-        outs, after = (out,), write(before, keys, values, lengths)
+        queries, keys, values = attention_inputs(config, w, h)
+        outs = (_attention(config, w, run_op, queries, keys, values, before, place, causal=True),)
+        if write is None:
+            after = run_op(PAGE_WRITE, keys, values, *before, place.pages, place.lengths)
+        else:
+            after = write(before, keys, values, place)
     else:
         outs = _rest(config, kind, w, run_op, h)
     op = MIXTURE_RESIDUAL_NORM if kind == LayerKind.MOE else RESIDUAL_NORM
     x, h = run_op(op, x, *outs, next_norm, epsilon=config.layer_norm_epsilon)
     return x, h, after, kept
+
+
+def advance_layer(
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    xbc: Tensor,
+    dt: Tensor,
+    commit_len: Tensor,
+    place: Place,
+    state: LayerState,
+) -> LayerState:
+    """Do what `ttc.model.towers.advance_layer` does, on a state that lies at `place`, in one launch: what the
+    mixer gives besides is not looked at.
+    """
+    _, *states = _mixed(config, w, run_op, xbc, dt, place.rows, commit_len, state)
+    return tuple(states)
 
 
 def denoiser_layer(
@@ -175,7 +225,7 @@ def denoiser_layer(
     h: Tensor,
     modulation: Tensor,
     t: Tensor,
-    lengths: Tensor,
+    place: Place,
     context: LayerState,
 ) -> tuple[Tensor, Tensor]:
     """Return the stream after a layer of normed stream h, and its norm for the next layer, of which
@@ -185,10 +235,13 @@ def denoiser_layer(
     outs: tuple[Tensor, ...]
     if kind == LayerKind.MAMBA:
         z, xbc, dt = mamba_inputs(config, w, h)
-        (y,) = run_op(MAMBA_READING, xbc, dt, *context, *mamba_weights(w), **mamba_attributes(config))
+        (y,) = run_op(
+            MAMBA_READING, xbc, dt, *context, place.rows, *mamba_weights(w), **mamba_attributes(config)
+        )
         outs = (mamba_output(config, w, run_op, y, z),)
     elif kind == LayerKind.ATTENTION:
-        outs = (attention(config, w, run_op, h, context, lengths, causal=False)[0],)
+        block = attention_inputs(config, w, h)
+        outs = (_attention(config, w, run_op, *block, context, place, causal=False),)
     else:
         outs = _rest(config, kind, w, run_op, h)
     inputs, ops = (x, *outs, modulation, t, w["scale_shift_table"]), _GATED[kind == LayerKind.MOE]
@@ -200,6 +253,48 @@ def denoiser_layer(
         norm = next_w["scale_shift_table"], next_w["norm.weight"]
         x, h = run_op(ops[_norms_first(next_kind)], *inputs, *norm, epsilon=epsilon)
     return x, h
+
+
+def _mixed(
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    xbc: Tensor,
+    dt: Tensor,
+    rows: Tensor,
+    commit_len: Tensor,
+    state: LayerState,
+) -> tuple[Tensor, ...]:
+    """Return what `MambaMixer` makes of a block: y and both states."""
+    weights = mamba_weights(w)
+    return run_op(MAMBA_MIXER, xbc, dt, *state, rows, *weights, commit_len, **mamba_attributes(config))
+
+
+def _attention(
+    config: ModelConfig,
+    w: Weights,
+    run_op: RunOp,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    context: LayerState,
+    place: Place,
+    *,
+    causal: bool,
+) -> Tensor:
+    """Return an attention layer's output (B, L, D), in one launch or by parts of the context."""
+    dense = isinstance(place, Dense)
+    where = () if dense else (place.pages,)
+    capacity = context[0].shape[2] * place.pages.shape[1]
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    parts = splits_of(len(queries), queries.shape[1], heads, kv_heads, capacity)
+    inputs = queries, keys, values, *context, *where, place.lengths
+    if parts == 1:
+        (mixed,) = run_op(BLOCK_ATTENTION if dense else PAGED_ATTENTION, *inputs, causal=int(causal))
+    else:
+        op = SPLIT_ATTENTION if dense else SPLIT_PAGED_ATTENTION
+        (mixed,) = run_op(op, *inputs, causal=int(causal), X=parts, A=heads)
+    return functional.linear(mixed, w["mixer.o_proj.weight"])
 
 
 def _norms_first(kind: LayerKind) -> bool:

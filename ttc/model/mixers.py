@@ -27,8 +27,8 @@ __all__ = [
     "WriteCache",
     "advance",
     "attention",
+    "attention_inputs",
     "expert_stacks",
-    "in_place_writer",
     "mamba",
     "mamba_attributes",
     "mamba_inputs",
@@ -127,8 +127,7 @@ def attention(
 
     Args:
         config: the model.
-        w: the layer's weights. With `mixer.qkv_proj.weight`, the three projections side by side, one product
-            stands for three.
+        w: the layer's weights, as `attention_inputs` takes them.
         run_op: computes the `ttc` ops.
         h: (B, L, D).
         state: the cache, keys and values (B, KV heads, C, head dim).
@@ -138,6 +137,19 @@ def attention(
     Returns:
         The output (B, L, D), and the block's keys and values (B, KV heads, L, head dim).
     """
+    queries, keys, values = attention_inputs(config, w, h)
+    (mixed,) = run_op(BLOCK_ATTENTION, queries, keys, values, *state, lengths, causal=int(causal))
+    by_head = (*h.shape[:2], config.num_key_value_heads, config.head_dim)
+    new_keys, new_values = (tensor.view(by_head).transpose(1, 2) for tensor in (keys, values))
+    return functional.linear(mixed, w["mixer.o_proj.weight"]), new_keys, new_values
+
+
+def attention_inputs(config: ModelConfig, w: Weights, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries (B, L, heads · head dim), keys and values (B, L, KV heads · head dim).
+
+    With `mixer.qkv_proj.weight`, the three projections side by side, one product stands for three, and they
+    are columns of one matrix.
+    """
     together = w.get("mixer.qkv_proj.weight")
     if together is None:
         queries, keys, values = (
@@ -146,37 +158,14 @@ def attention(
     else:
         widths = [config.query_dim, config.key_value_dim, config.key_value_dim]
         queries, keys, values = functional.linear(h, together).split(widths, dim=-1)
-    (mixed,) = run_op(BLOCK_ATTENTION, queries, keys, values, *state, lengths, causal=int(causal))
-    by_head = (*h.shape[:2], config.num_key_value_heads, config.head_dim)
-    new_keys, new_values = (tensor.view(by_head).transpose(1, 2) for tensor in (keys, values))
-    return functional.linear(mixed, w["mixer.o_proj.weight"]), new_keys, new_values
+    return queries, keys, values
 
 
 def write_cache(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
     """Return the cache with the block's keys and values written from position `lengths` of each row on."""
-    index = _cache_positions(keys, lengths)
-    return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
-
-
-def in_place_writer() -> WriteCache:
-    """Return what writes a block's keys and values into the caches themselves, in the layers of one call.
-
-    Only those are moved, and where they go is reckoned once.
-    """
-    index: Tensor | None = None
-
-    def write(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-        nonlocal index
-        if index is None:
-            index = _cache_positions(keys, lengths)
-        return state[0].scatter_(2, index, keys), state[1].scatter_(2, index, values)
-
-    return write
-
-
-def _cache_positions(keys: Tensor, lengths: Tensor) -> Tensor:
     positions = lengths.long()[:, None] + torch.arange(keys.shape[2], device=keys.device)
-    return positions[:, None, :, None].expand(keys.shape)
+    index = positions[:, None, :, None].expand(keys.shape)
+    return state[0].scatter(2, index, keys), state[1].scatter(2, index, values)
 
 
 def mixture(config: ModelConfig, w: Weights, run_op: RunOp, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,22 +20,28 @@ from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError
 from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
+from ttc.model.fused_towers import WriteBlock
 from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
-from ttc.model.mixers import LayerState, RunOp, in_place_writer
+from ttc.model.mixers import LayerState, RunOp
+from ttc.model.places import Dense, Place
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_mixer import MAMBA_MIXER
 from ttc.plugins.ops import OpSpec
+from ttc.plugins.page_write import PAGE_WRITE
+from ttc.plugins.page_write.naive import write_pages
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
 __all__ = ["TorchExecutor", "view_of"]
 
 Tensors = Mapping[str, Tensor]
-# Op → for every output the input that it may be written over, None where there is none.
-_OVER_OLD_STATE = {
+# Op → for every output the input that it is written over, None where there is none: what has been read when
+# it is written, and may be read again if the call is repeated; and what may not.
+_OVER_CACHE = {PAGE_WRITE.name: ("key_pages", "value_pages")}
+_OVER_OLD_STATE = _OVER_CACHE | {
     MAMBA_ADVANCE.name: ("conv_state", "ssm_state"),
     MAMBA_MIXER.name: (None, None, "ssm_state"),
 }
@@ -108,7 +114,9 @@ class TorchExecutor(Executor):
 
         captured: it goes into a graph, and memory for it is there.
         """
-        run_op = self._over_old_state if captured and self.in_place and self._takes_out else self._run_op
+        run_op = self._run_op
+        if self.in_place and self._takes_out:
+            run_op = partial(self._over_inputs, _OVER_OLD_STATE if captured else _OVER_CACHE)
         run: Mapping[str, Callable[[Tensors], None]] = {
             "context": lambda a: self._context(a, run_op),
             "denoiser": self._denoiser,
@@ -142,12 +150,12 @@ class TorchExecutor(Executor):
             self._towers[CONTEXT],
             run_op,
             a["input_ids"],
-            a["lengths"],
+            Dense(a["lengths"]),
             a["commit_len"],
             a["logit_positions"],
             self._by_layer(a),
             self.record,
-            in_place_writer() if self.in_place else _new_kv,
+            self._write(),
         )
         if logits is not None:
             a["logits"].copy_(logits)
@@ -167,7 +175,7 @@ class TorchExecutor(Executor):
             self._run_op,
             a["block_ids"],
             a["t"],
-            a["lengths"],
+            Dense(a["lengths"]),
             self._by_layer(a),
             self.record,
         )
@@ -187,9 +195,17 @@ class TorchExecutor(Executor):
             moved[i] = towers.advance_layer(self._config, weights, run_op, xbc, dt, a["commit_len"], before)
         self._keep_mamba(a, moved)
 
-    def _over_old_state(self, op: OpSpec, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
-        """Run an op; new Mamba states go over the old ones where the kernel allows that."""
-        names = _OVER_OLD_STATE.get(op.name)
+    def _write(self) -> WriteBlock | None:
+        """What takes a block's keys and values; None: the kernel, which `_over_inputs` tells where to."""
+        if not self.in_place:
+            return _new_kv
+        return None if self._takes_out else _write_in_place
+
+    def _over_inputs(
+        self, table: Mapping[str, Sequence[str | None]], op: OpSpec, *inputs: Tensor, **attributes: Any
+    ) -> tuple[Tensor, ...]:
+        """Run an op; of those in the table the outputs go over inputs."""
+        names = table.get(op.name)
         if names is None:
             return self._run_op(op, *inputs, **attributes)
         named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
@@ -230,9 +246,16 @@ class TorchExecutor(Executor):
                 yield
 
 
-def _new_kv(state: LayerState, keys: Tensor, values: Tensor, lengths: Tensor) -> LayerState:
-    """Return the block's keys and values in place of a cache with them."""
-    return keys, values
+def _new_kv(state: LayerState, keys: Tensor, values: Tensor, place: Place) -> LayerState:
+    """Return the block's keys and values (B, KV heads, L, head dim) in place of a cache with them."""
+    heads, width = state[0].shape[1], state[0].shape[3]
+    return tuple(tensor.view(*tensor.shape[:2], heads, width).transpose(1, 2) for tensor in (keys, values))
+
+
+def _write_in_place(state: LayerState, keys: Tensor, values: Tensor, place: Place) -> LayerState:
+    """Write without kernels."""
+    key_pages, value_pages = state
+    return write_pages(keys, values, key_pages, value_pages, place.pages, place.lengths)
 
 
 @contextlib.contextmanager
