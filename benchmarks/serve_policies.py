@@ -25,13 +25,13 @@ from ttc.planning.simulation.costs import MachineCosts
 from ttc.planning.simulation.drive import Served
 from ttc.planning.simulation.figures import figures, percentile
 from ttc.planning.simulation.lengths import Lengths
-from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.server import Server
 from ttc.runtime.decoding.plan import CoreLimits
 
 ROWS, NEW, ROOM, CLIENTS = 32, 1024, 4096, 32
 REQUESTS, SECONDS = 160, 40.0
 LONG, SHORT = 1024, 64
+_SAID = {1: "at once", None: "when a quarter of the rows wait"}
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     server = Server(
         question.config,
         MachineCosts(question, tick_seconds=200e-6),
-        CoreLimits(ROWS, None, 1024),
+        CoreLimits(ROWS, None, 1024, extend_when=None),
         64,
         ROOM,
         NEW,
@@ -64,12 +64,13 @@ def extension(server: Server) -> Iterator[tuple[str, ...]]:
     """When full blocks are read."""
     asks = Asks(Lengths.parse("lognormal:512,0.7"), Lengths.parse("exp:200"), "diffusion", ROOM - NEW, NEW)
     for shares in (False, True):
-        for count in (1, 2, 4, 8, 16):
-            tried = dataclasses.replace(server, shares_state=shares, policy=extend_when(count))
+        for count in (1, 2, 4, 8, 16, None):
+            limits = dataclasses.replace(server.limits, extend_when=count)
+            tried = dataclasses.replace(server, shares_state=shares, limits=limits)
             load = ClosedLoop(CLIENTS, lambda number, at: asks.visit(number, at, 0), most=REQUESTS)
             found = figures([tried.simulate(load)])
             yield (
-                "at once" if count == 1 else f"when {count} wait",
+                _SAID.get(count, f"when {count} wait"),
                 "shared" if shares else "per capacity",
                 f"{found.tokens_per_second:.0f}",
                 f"{found.first_p95:.2f}",
@@ -82,7 +83,7 @@ def prompts(server: Server) -> Iterator[tuple[str, ...]]:
     asks = Asks(Lengths.parse("lognormal:2048,0.5"), Lengths.parse("exp:200"), "ar", ROOM - NEW, NEW)
     visits = poisson(4.0, SECONDS, 0, asks)
     for budget in (64, 256, 1024, 4096):
-        tried = dataclasses.replace(server, limits=CoreLimits(ROWS, None, budget))
+        tried = dataclasses.replace(server, limits=dataclasses.replace(server.limits, prompt_tokens=budget))
         found = figures([tried.simulate(OpenLoad(visits))])
         yield (
             str(budget),
@@ -103,7 +104,7 @@ def fairness(server: Server) -> Iterator[tuple[str, ...]]:
         ("at most 24 rows an owner", [*long, *short], 24),
         ("at most 16 rows an owner", [*long, *short], 16),
     ):
-        limits = CoreLimits(ROWS, None, 1024, most)
+        limits = dataclasses.replace(server.limits, owner_rows=most)
         tried = dataclasses.replace(server, limits=limits)
         alone = p95_of(tried.simulate(OpenLoad(short)).served, SHORT)
         served = tried.simulate(OpenLoad(visits)).served

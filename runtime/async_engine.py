@@ -59,6 +59,7 @@ class AsyncEngine:
         max_owner_queued: int | None = None,
         prompt_tokens_per_tick: int | None = None,
         share_calls: bool | None = None,
+        extend_when: int | None = None,
         **options: Any,
     ) -> Self:
         """Open a bundle on a backend.
@@ -73,6 +74,9 @@ class AsyncEngine:
                 bound.
             share_calls: whether several owners share the calls too, not only the seats; None: on a CPU,
                 where a call costs as much as it has rows.
+            extend_when: diffusion's full blocks are read when so many rows wait with one, or when nobody
+                fills one any more; None: on a GPU, where a call costs about the same for any rows, when a
+                quarter of those that run do, else at once.
             prompt_tokens_per_tick: prompt tokens read between two denoise steps; None for 1024.
             **options: the other options of `ttc.load`.
         """
@@ -84,6 +88,7 @@ class AsyncEngine:
             ("max_owner_rows", 1 if max_owner_rows is None else max_owner_rows),
             ("max_owner_queued", 1 if max_owner_queued is None else max_owner_queued),
             ("prompt_tokens_per_tick", 1 if prompt_tokens_per_tick is None else prompt_tokens_per_tick),
+            ("extend_when", 1 if extend_when is None else extend_when),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {quoted(value)}; valid: an integer from 1")
@@ -95,6 +100,7 @@ class AsyncEngine:
             prompt_tokens_per_tick or core.limits.prompt_tokens,
             max_owner_rows,
             engine.device == "cpu" if share_calls is None else share_calls,
+            extend_when or core.limits.extend_when,
         )
         return cls(engine, max_queued, max_queued_tokens, max_owner_queued)
 

@@ -72,7 +72,7 @@ class Engine:
         self.core = Core(
             BackendDevice(backend, self._room),
             ModeTable(backend, DraftPolicies(backend, self._room).policy, self._room),
-            limits or CoreLimits(rows, None, _PROMPT_TOKENS),
+            limits or CoreLimits(rows, None, _PROMPT_TOKENS, extend_when=None if backend.shares_state else 1),
             self._chunk,
             prefixes=self._prefixes,
         )

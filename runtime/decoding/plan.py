@@ -37,6 +37,9 @@ class CoreLimits:
         share_calls: whether owners share the calls too, not only the seats: in a tick nobody's rows are
             served in larger number than those of the owner with the fewest. For devices on which a call
             costs as much as it has rows.
+        extend_when: full blocks are read when so many rows wait with one, or when nobody fills one any more;
+            None for a quarter of the rows that run. More than one is for devices on which a call costs about
+            the same for any rows.
     """
 
     rows: int
@@ -44,6 +47,7 @@ class CoreLimits:
     prompt_tokens: int
     owner_rows: int | None = None
     share_calls: bool = False
+    extend_when: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +148,14 @@ def denoises(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
 
 
 def reads(view: Sequence[Seen], limits: CoreLimits) -> list[Call]:
-    """Return the context calls: all finished blocks, verifications and AR steps, and a share of the prompts:
-    owners take turns, and of one owner the oldest goes first.
+    """Return the context calls: full blocks, if enough of them wait, verifications and AR steps, and a share
+    of the prompts: owners take turns, and of one owner the oldest goes first.
     """
     wanted, prompt_tokens, full = [], 0, False
-    for row in _in_turns(_shared(view, limits)):
-        if not isinstance(row.due, Read):
+    served = _shared(view, limits)
+    put_off = _too_few_blocks(served, limits)
+    for row in _in_turns(served):
+        if not isinstance(row.due, Read) or (put_off and _is_block(row.due)):
             continue
         if row.due.prompt:
             # One piece is always read, so that prompts go on however small the share; nobody overtakes.
@@ -202,6 +208,20 @@ def _shared(view: Sequence[Seen], limits: CoreLimits) -> Sequence[Seen]:
         if served[row.owner] <= most:
             ids.add(row.id)
     return [row for row in view if row.id in ids]
+
+
+def _too_few_blocks(view: Sequence[Seen], limits: CoreLimits) -> bool:
+    """Return whether full blocks are put off until more wait."""
+    enough = max(1, len(view) // 4) if limits.extend_when is None else limits.extend_when
+    if enough == 1:
+        return False
+    waiting = sum(isinstance(row.due, Read) and _is_block(row.due) for row in view)
+    return waiting < enough and any(isinstance(row.due, Denoise) for row in view)
+
+
+def _is_block(due: Read) -> bool:
+    """Return whether this reads a full block: nothing is chosen from what it gives."""
+    return not due.prompt and due.sampling is None
 
 
 def _in_turns(view: Sequence[Seen]) -> list[Seen]:

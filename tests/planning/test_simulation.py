@@ -23,12 +23,11 @@ from ttc.planning.simulation.behaviour import Drawn, FixedSteps, MeasuredSteps, 
 from ttc.planning.simulation.costs import CallShape, MachineCosts, MeasuredCosts
 from ttc.planning.simulation.figures import figures, percentile
 from ttc.planning.simulation.lengths import Lengths
-from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.recording import Recorder
 from ttc.planning.simulation.search import at_clients, crossing, replicas_for
 from ttc.planning.simulation.server import Server, Simulation, in_turn
 from ttc.runtime.decoding.core import Core
-from ttc.runtime.decoding.plan import CoreLimits, Policy
+from ttc.runtime.decoding.plan import CoreLimits
 
 REAL = ModelConfig.from_hf(released_config())
 QUESTION = Question(REAL, Machine("round numbers", 1e12, 1e14, 2e11, "made up"))
@@ -213,23 +212,23 @@ def test_measured_calls_lie_on_lines() -> None:
         costs.call(CallShape("denoise", 1, 16, 128, 16))
 
 
-def calls_of(policy: Policy):
-    """The calls of a load under a policy."""
-    simulation = Simulation(server(policy=policy, steps=PublishedSteps(4.0)))
-    recorder = Recorder(simulation.device)
-    simulation.core = Core(recorder, simulation.modes, CoreLimits(4, None, 64), 64, policy=policy)
-    simulation.run(OpenLoad(visits(12, apart=3.0)))
-    return [(call.tick, call.ids, call.shape) for call in recorder.calls]
+@pytest.mark.parametrize("when", [3, None])
+def test_waiting_blocks_are_read_together(when) -> None:
+    """As many blocks, in fewer calls; for None of a quarter, here of up to twelve rows."""
 
+    def blocks_in_calls(limits):
+        simulation = Simulation(server(limits=limits, steps=PublishedSteps(4.0)))
+        recorder = Recorder(simulation.device)
+        simulation.core = Core(recorder, simulation.modes, limits, 64)
+        simulation.run(OpenLoad(visits(24, apart=3.0)))
+        return [
+            len(call.ids) for call in recorder.calls if (call.shape.kind, call.shape.logits) == ("read", 0)
+        ]
 
-def test_waiting_blocks_are_read_together() -> None:
-    assert calls_of(extend_when(1)) == calls_of(Policy())
-    own, patient = (
-        [len(ids) for _, ids, shape in calls_of(policy) if (shape.kind, shape.logits) == ("read", 0)]
-        for policy in (Policy(), extend_when(3))
-    )
-    assert sum(patient) == sum(own)
-    assert len(patient) < len(own)
+    limits = CoreLimits(12, None, 64)
+    at_once, together = (blocks_in_calls(dataclasses.replace(limits, extend_when=each)) for each in (1, when))
+    assert sum(together) == sum(at_once)
+    assert len(together) < len(at_once)
 
 
 def test_owners_share_alike() -> None:

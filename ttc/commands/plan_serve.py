@@ -39,8 +39,8 @@ _OPTIONS = (
     click.option("--rows", type=int, default=32, show_default=True, metavar="N", help="Rows of a replica."),
     click.option("--prompt-budget", type=int, default=1024, show_default=True, metavar="N",
                  help="Prompt tokens read in a tick."),
-    click.option("--extend-when", type=int, default=1, show_default=True, metavar="K",
-                 help="Read full blocks when K rows wait with one."),
+    click.option("--extend-when", type=int, metavar="K",
+                 help="Read full blocks when K rows wait with one.  [default: a quarter of those that run]"),
     click.option("--p95", type=float, metavar="SECONDS",
                  help="Search the replicas with which 95 % of the answers take no longer."),
     click.option("--efficiency", type=float, default=1.0, show_default=True, metavar="E",
@@ -143,7 +143,7 @@ def _tell(name: str, question: "Question", said: dict[str, Any], found: "Service
     if said["steps"] is None:
         steps = f"published steps per block at {said['tokens_per_nfe']:g} tokens/NFE"
     rows = f"{said['rows']} rows"
-    if said["extend_when"] > 1:
+    if said["extend_when"] is not None:
         rows += f", blocks read when {said['extend_when']} wait"
     replicas = f"{said['replicas']} × {_gpus(found.gpus_per_replica)} ({question.machine.name})"
     drafts = f"lossless: {question.accepted:g} tokens kept of {question.draft_steps:g} draft steps"

@@ -184,3 +184,21 @@ def test_owners_share_calls(view, owners, served_in):
             assert {number for number in served if number in own} == whole & set(first)
         alone = [row for row in view if row.owner == "a"]
         assert stage(alone, shared) == stage(alone, CoreLimits(16, None, 10**6))
+
+
+@given(views(), st.one_of(st.none(), st.integers(1, 6)))
+def test_full_blocks_wait_for_each_other(view, when):
+    """None is read while fewer wait than are wanted and somebody fills one; all else is as ever."""
+    limits = CoreLimits(16, None, 10**6)
+    blocks = {row.id for row in view if isinstance(row.due, Read) and is_block(row.due)}
+    filling = any(isinstance(row.due, Denoise) for row in view)
+    enough = max(1, len(view) // 4) if when is None else when
+    at_once, together = (
+        {number for call in reads(view, each) for number in call.ids}
+        for each in (limits, replace(limits, extend_when=when))
+    )
+    assert together == (at_once - blocks if len(blocks) < enough and filling else at_once)
+
+
+def is_block(due):
+    return not due.prompt and due.sampling is None and not due.draft and not due.targets

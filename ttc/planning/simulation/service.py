@@ -18,7 +18,6 @@ from ttc.planning.simulation.behaviour import FixedSteps, PublishedSteps, accept
 from ttc.planning.simulation.costs import MachineCosts
 from ttc.planning.simulation.figures import Figures, figures
 from ttc.planning.simulation.lengths import Lengths
-from ttc.planning.simulation.policies import extend_when
 from ttc.planning.simulation.search import Crossing, at_clients, crossing, replicas_for
 from ttc.planning.simulation.server import SIMULATED_MODES, Server, in_turn
 from ttc.runtime.decoding.plan import CoreLimits
@@ -47,7 +46,7 @@ class ServiceQuestion:
         tokens_per_nfe: of the published steps per block; `steps` where all blocks take as many.
         replicas: of the service.
         rows, prompt_budget: rows at once, and prompt tokens read in a tick, of one replica.
-        extend_when: full blocks are read when so many rows wait with one.
+        extend_when: full blocks are read when so many rows wait with one; None for a quarter of the rows.
         p95: seconds within which 95 % of the answers are wanted; None where nothing is to be searched.
         efficiency, call_seconds, tick_seconds: as `MachineCosts` has them.
         seed: of all that is drawn.
@@ -67,7 +66,7 @@ class ServiceQuestion:
     replicas: int = 1
     rows: int = 32
     prompt_budget: int = 1024
-    extend_when: int = 1
+    extend_when: int | None = None
     p95: float | None = None
     efficiency: float = 1.0
     call_seconds: float = 0.0
@@ -256,7 +255,7 @@ def _server(question: Question, asked: ServiceQuestion, most_tokens: int) -> tup
     return Server(
         config=config,
         costs=MachineCosts(question, asked.efficiency, asked.call_seconds, asked.tick_seconds),
-        limits=CoreLimits(asked.rows, None, asked.prompt_budget),
+        limits=CoreLimits(asked.rows, None, asked.prompt_budget, extend_when=asked.extend_when),
         chunk=GPU_SIZES.chunk,
         most_tokens=most_tokens,
         max_new_tokens=asked.max_new_tokens,
@@ -264,5 +263,4 @@ def _server(question: Question, asked: ServiceQuestion, most_tokens: int) -> tup
         block_size=block,
         draft_steps=int(drafts),
         acceptance=acceptance_for(question.accepted, block - 1) if block > 1 else 0.0,
-        policy=extend_when(asked.extend_when),
     ), 1 if held.holds == "both" else 2
