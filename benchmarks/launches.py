@@ -26,6 +26,8 @@ from ttc.base.files import write_whole
 from ttc.bench.record_file import record_file
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, joined_projections
+from ttc.plugins.kernels import KERNELS
+from ttc.plugins.launch import launches_of
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 from ttc.runtime.backends.torch.executor import TorchExecutor
@@ -86,7 +88,8 @@ class Launches(TorchDispatchMode):
         self, op: OpSpec, *inputs: Tensor, out: Sequence[Tensor | None] | None = None, **attributes: Any
     ) -> tuple[Tensor, ...]:
         """Return outputs of an op without computing them."""
-        for name in op.launches:
+        dims = op.dims(logical_shapes(op, inputs), attributes)
+        for name in launches_of(op, dims, KERNELS):
             self.kernels[name] += 1
         words = op.words(dtype_names(op, inputs))
         shapes = op.output_shapes(logical_shapes(op, inputs), attributes)

@@ -3,21 +3,31 @@
 import triton
 import triton.language as tl
 
-__all__ = ["chunk_decay", "decode_index", "order_key", "softplus"]
+__all__ = ["LOWEST_BITS", "chunk_decay", "decode_index", "order_bits", "order_key", "softplus"]
+
+LOWEST_BITS = tl.constexpr(-(2**31))  # below every number's
+
+
+@triton.jit
+def order_bits(values):
+    """Return int32 numbers in the order of the values.
+
+    NaN is the largest of all and −0 equals 0, as in torch's sort and argmax.
+    """
+    values = tl.where(values == 0.0, 0.0, values)
+    bits = values.to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return tl.where(values != values, 0x7FFFFFFF, bits)
 
 
 @triton.jit
 def order_key(values, indices):
     """Return int64 keys whose maximum is the largest value, at the lowest index among equals.
 
-    NaN counts as the largest of all and −0 equals 0, as in torch's sort and argmax. The key's upper half is
-    the value's bits made monotone, its lower half 2³¹ − 1 − index, from which `decode_index` gives the index.
+    The key's upper half is `order_bits`, its lower half 2³¹ − 1 − index, from which `decode_index` gives the
+    index.
     """
-    values = tl.where(values == 0.0, 0.0, values)
-    bits = values.to(tl.int32, bitcast=True)
-    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    bits = tl.where(values != values, 0x7FFFFFFF, bits)
-    return (bits.to(tl.int64) << 32) + (0x7FFFFFFF - indices).to(tl.int64)
+    return (order_bits(values).to(tl.int64) << 32) + (0x7FFFFFFF - indices).to(tl.int64)
 
 
 @triton.jit

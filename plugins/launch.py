@@ -33,6 +33,7 @@ __all__ = [
     "Problem",
     "Tile",
     "cdiv",
+    "launches_of",
     "power_of_two",
     "stored_dtype",
 ]
@@ -176,6 +177,7 @@ class KernelSpec:
             only what changes in it; `constants` reads `Problem.over`.
         work_in_values: how much there is to do depends on what the inputs hold (who was routed where, what
             is masked), so that a time measured on arbitrary inputs says nothing of a choice of block sizes.
+        pays: of a fused op: all dimensions → whether its one launch is better than one for each part.
     """
 
     op: OpSpec
@@ -189,6 +191,7 @@ class KernelSpec:
     strided: tuple[str, ...] = ()
     over: Mapping[str, str] = field(default_factory=dict)
     work_in_values: bool = False
+    pays: Callable[[Mapping[str, int]], bool] = lambda dims: True
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:
         """Return the launch for one problem and one choice of block sizes.
@@ -213,3 +216,15 @@ class KernelSpec:
             grid=self.grid,
             tile=selected,
         )
+
+
+def launches_of(op: OpSpec, dims: Mapping[str, int], kernels: Mapping[str, KernelSpec]) -> tuple[str, ...]:
+    """Return the ops whose kernels compute it at these sizes, in order: `OpSpec.launches`, or its parts where
+    they are better than the one kernel of a fused op.
+
+    Args:
+        op: any op.
+        dims: all its dimensions (`OpSpec.dims`).
+        kernels: of the launched ops, by name.
+    """
+    return op.parts if op.fused and not kernels[op.name].pays(dims) else op.launches

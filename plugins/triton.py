@@ -15,7 +15,7 @@ from triton.errors import TritonError
 from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError, InputError
 from ttc.plugins.kernels import KERNELS
-from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem, stored_dtype
+from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem, launches_of, stored_dtype
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 
@@ -41,7 +41,8 @@ def run_triton(
             `MambaAdvance` may be given its own input states. `MambaMixer` may be given the pool of scan
             states that it reads, and then writes its rows in it; `PageWrite` the pages, without which it
             writes into a copy of them.
-        tile: index into the choices of block sizes of an op of one launch; by default what suits the sizes.
+        tile: index into the choices of block sizes of an op of one launch, which a fused op then is; by
+            default what suits the sizes.
         **attributes: the op's attributes.
 
     Raises:
@@ -56,7 +57,8 @@ def run_triton(
     named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     given = zip((spec.name for spec in op.outputs), out or (), strict=out is not None)
     wanted = {name: tensor for name, tensor in given if tensor is not None}
-    for name in op.launches:
+    dims = op.dims(logical_shapes(op, inputs), attributes) if op.fused else {}
+    for name in op.launches if tile is not None else launches_of(op, dims, KERNELS):
         kernel_spec = KERNELS[name]
         own = {key: attributes[key] for key in kernel_spec.op.attributes}
         tensors = [named[spec.name] for spec in kernel_spec.op.inputs]

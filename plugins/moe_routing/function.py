@@ -5,19 +5,26 @@ from typing import Any
 
 from ttc.plugins.onnx_text import render
 
-__all__ = ["moe_routing"]
+__all__ = ["moe_choice", "moe_order", "moe_routing"]
 
-# Grouping is a counting sort written without loops: one-hot (T·K, E), its running count gives a pair's index
-# inside its expert, the total counts give the expert's first row.
-_TEXT = """
+_ROUTING = """
 MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     (logits, correction_bias) => (expert_ids, weights, grouped_pairs, grouped_rows, expert_offsets)
 {
+    expert_ids, weights = ttc.MoeChoice <
+        K: int = @K, n_group: int = @n_group, topk_group: int = @topk_group,
+        norm_topk_prob: int = @norm_topk_prob, routed_scaling_factor: float = @routed_scaling_factor
+    > (logits, correction_bias)
+    grouped_pairs, grouped_rows, expert_offsets = ttc.MoeOrder (expert_ids, correction_bias)
+}
+"""
+
+_CHOICE = """
+MoeChoice <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
+    (logits, correction_bias) => (expert_ids, weights)
+{
     k = Constant <value_ints: ints = [$K]> ()
-    zero = Constant <value_ints: ints = [0]> ()
     one = Constant <value_ints: ints = [1]> ()
-    minus_one = Constant <value_ints: ints = [-1]> ()
-    axis_0 = Constant <value_int: int = 0> ()
     axis_minus_1 = Constant <value_ints: ints = [-1]> ()
     scores = Sigmoid (logits)
     free_choice = Add (scores, correction_bias)
@@ -28,7 +35,19 @@ MoeRouting <K, n_group, topk_group, norm_topk_prob, routed_scaling_factor>
     $normalise
     scale = Constant <value_float: float = @routed_scaling_factor> ()
     weights = Mul (normalised, scale)
+}
+"""
 
+# A counting sort written without loops: one-hot (T·K, E), its running count gives a pair's index inside its
+# expert, the total counts give the expert's first row.
+_ORDER = """
+MoeOrder (expert_ids, correction_bias) => (grouped_pairs, grouped_rows, expert_offsets)
+{
+    zero = Constant <value_ints: ints = [0]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    minus_one = Constant <value_ints: ints = [-1]> ()
+    axis_0 = Constant <value_int: int = 0> ()
+    axis_minus_1 = Constant <value_ints: ints = [-1]> ()
     flat = Reshape (expert_ids, minus_one)
     E_int = Constant <value: tensor = int32 {$E}> ()
     start = Constant <value: tensor = int32 {0}> ()
@@ -91,7 +110,17 @@ _NORMALISE = """
 
 
 def moe_routing(values: Mapping[str, Any]) -> str:
-    """Return the ONNX text of `MoeRouting` for these attributes and fixed dimensions (E)."""
+    """Return the ONNX text of `MoeRouting`; nothing in it depends on the model."""
+    return _ROUTING
+
+
+def moe_choice(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeChoice` for these attributes and fixed dimensions (E)."""
     group_limit = _GROUP_LIMIT if values["n_group"] > 1 else "choice = Identity (free_choice)"
     normalise = _NORMALISE if values["norm_topk_prob"] else "normalised = Identity (chosen)"
-    return render(_TEXT, {**values, "group_limit": group_limit, "normalise": normalise})
+    return render(_CHOICE, {**values, "group_limit": group_limit, "normalise": normalise})
+
+
+def moe_order(values: Mapping[str, Any]) -> str:
+    """Return the ONNX text of `MoeOrder` for these fixed dimensions (K, E)."""
+    return render(_ORDER, values)

@@ -1,9 +1,9 @@
-"""The meaning of `MoeRouting` in torch; see docs/model.md, "Mixture of experts"."""
+"""The meaning of `MoeRouting` and its two parts in torch; see docs/model.md, "Mixture of experts"."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["moe_routing"]
+__all__ = ["moe_choice", "moe_order", "moe_routing"]
 
 
 def moe_routing(
@@ -36,6 +36,24 @@ def moe_routing(
         grouped_rows: (T, K) int32, the row of that list where each pair stands.
         expert_offsets: (E + 1,) int32; expert e owns rows expert_offsets[e] … expert_offsets[e + 1] − 1.
     """
+    attributes = {"K": K, "n_group": n_group, "topk_group": topk_group, "norm_topk_prob": norm_topk_prob}
+    expert_ids, weights = moe_choice(
+        logits, correction_bias, **attributes, routed_scaling_factor=routed_scaling_factor
+    )
+    return expert_ids, weights, *moe_order(expert_ids, correction_bias)
+
+
+def moe_choice(
+    logits: Tensor,
+    correction_bias: Tensor,
+    *,
+    K: int,
+    n_group: int,
+    topk_group: int,
+    norm_topk_prob: int,
+    routed_scaling_factor: float,
+) -> tuple[Tensor, Tensor]:
+    """Return expert_ids and weights; as in `moe_routing`."""
     T, E = logits.shape
     scores = torch.sigmoid(logits)
     choice = scores + correction_bias
@@ -49,21 +67,23 @@ def moe_routing(
     weights = scores.gather(1, expert_ids)
     if norm_topk_prob:
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-    weights = weights * routed_scaling_factor
+    return expert_ids.int(), weights * routed_scaling_factor
 
+
+def moe_order(expert_ids: Tensor, correction_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return grouped_pairs, grouped_rows and expert_offsets; as in `moe_routing`.
+
+    Args:
+        expert_ids: (T, K) int32, a token's K all different.
+        correction_bias: (E,); how many experts there are, and nothing else.
+    """
     flat = expert_ids.reshape(-1)
     grouped_pairs = torch.argsort(flat, stable=True)
     grouped_rows = torch.empty_like(grouped_pairs)
     grouped_rows[grouped_pairs] = torch.arange(flat.numel(), device=flat.device)
-    counts = torch.bincount(flat, minlength=E)
+    counts = torch.bincount(flat, minlength=correction_bias.shape[0])
     expert_offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return (
-        expert_ids.int(),
-        weights,
-        grouped_pairs.int(),
-        grouped_rows.view(T, K).int(),
-        expert_offsets.int(),
-    )
+    return grouped_pairs.int(), grouped_rows.view(expert_ids.shape).int(), expert_offsets.int()
 
 
 def _largest_first(values: Tensor) -> Tensor:

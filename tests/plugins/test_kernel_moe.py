@@ -6,8 +6,9 @@ import torch
 from tests.support import tolerances
 from tests.support.kernels import check_against_naive, run_guarded
 from ttc.plugins.kernels import KERNELS
+from ttc.plugins.launch import launches_of
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
-from ttc.plugins.moe_routing import MOE_ROUTING
+from ttc.plugins.moe_routing import MOE_CHOICE, MOE_ORDER, MOE_ROUTING
 from ttc.plugins.moe_routing.naive import moe_routing
 from ttc.plugins.naive import run_naive
 
@@ -32,11 +33,13 @@ def attributes(K, n_group=1, topk_group=1, norm=1, scale=2.5):
 
 
 PREFILL = pytest.param((2048, 128, 6, 1, 1), marks=pytest.mark.gpu)
+SHAPES = [ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY, PREFILL]
 
 
 @pytest.mark.parametrize("values", ["random", "tied"])
-@pytest.mark.parametrize("shape", [ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY, PREFILL])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_routing(device, shape, values):
+    """In one launch, however many tokens there are; by its parts; and as whoever calls it has it."""
     T, E, K, n_group, topk_group = shape
     random = torch.Generator().manual_seed(T * E)
     if values == "random":
@@ -44,11 +47,38 @@ def test_routing(device, shape, values):
     else:  # few distinct values: ties between experts and between groups are the rule
         logits = torch.randint(-2, 3, (T, E), generator=random).float()
         bias = torch.randint(-1, 2, (E,), generator=random).float()
-    for tile in range(len(KERNELS["MoeRouting"].tiles)):
-        chosen = attributes(K, n_group, topk_group, norm=tile % 2)
-        check_against_naive(
-            MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, tile=tile, **chosen
-        )
+    for op in (MOE_ROUTING, MOE_CHOICE):
+        for tile in (None, *range(len(KERNELS[op.name].tiles))):
+            chosen = attributes(K, n_group, topk_group, norm=(tile or 0) % 2)
+            check_against_naive(op, [logits, bias], device, tolerances.ROUTER_WEIGHTS, tile=tile, **chosen)
+
+
+def test_few_tokens_are_routed_in_one_launch():
+    parts = [launches_of(MOE_ROUTING, {"T": T}, KERNELS) for T in (1, 32, 33, 2048)]
+    assert parts == [("MoeRouting",)] * 2 + [("MoeChoice", "MoeOrder")] * 2
+
+
+def choice_of(T, E, K, skewed):
+    """T times K different experts; where skewed, the first ones nearly always."""
+    random = torch.Generator().manual_seed(T * E + K)
+    scores = torch.rand(T, E, generator=random) - (torch.arange(E) * 0.9 if skewed else 0)
+    return scores.topk(K, dim=1).indices.int()
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8, 2), (65, 12, 3), (150, 8, 8), (300, 100, 5)], ids=str)
+def test_order(device, shape, skewed):
+    """Over several programs, tokens and pairs that fill none of their tiles."""
+    inputs = [choice_of(*shape, skewed), torch.zeros(shape[1])]
+    for tile in range(len(KERNELS["MoeOrder"].tiles)):
+        check_against_naive(MOE_ORDER, inputs, device, 0.0, tile=tile)
+
+
+@pytest.mark.parametrize("value", [-1, 8, 31, 32, -(2**31), 2**31 - 1], ids=str)
+def test_ids_that_no_choice_gives_lead_nowhere_outside(device, value):
+    ids = choice_of(70, 8, 2, skewed=False)
+    for wrong in (torch.full_like(ids, value), torch.where(ids == 3, value, ids), torch.zeros_like(ids)):
+        run_guarded(MOE_ORDER, [wrong, torch.zeros(8)], device)
 
 
 @pytest.mark.parametrize("n_group", [1, 4])
@@ -60,7 +90,8 @@ def test_routing_of_numbers_that_are_none(device, n_group):
     logits[4, 1] = logits[5, :] = float("inf")
     bias = torch.tensor([0.0, -0.0, 0.5, -0.5, 0.0, -float("inf"), 0.25, 0.0])
     chosen = attributes(3, n_group, min(2, n_group))
-    check_against_naive(MOE_ROUTING, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
+    for op in (MOE_ROUTING, MOE_CHOICE):
+        check_against_naive(op, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
 
 
 def routed(T, D, width, E, K, dtype, logits=None):

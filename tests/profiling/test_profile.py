@@ -48,7 +48,7 @@ def test_every_layer_of_every_phase_is_timed(which, request):
 def test_the_ttc_ops_are_told_apart(by_onnxruntime, by_torch):
     """ONNX Runtime runs the bodies of the primitive ops, torch the ops as the towers call them."""
     for (found, _), expected in (
-        (by_onnxruntime, {"ttc::MambaConv", "ttc::MambaScan", "ttc::MoeRouting", "ttc::MoeUp"}),
+        (by_onnxruntime, {"ttc::MambaConv", "ttc::MambaScan", "ttc::MoeChoice", "ttc::MoeUp"}),
         (by_torch, {"ttc::MambaBlockScan", "ttc::MoeRouting", "ttc::MoeExperts"}),
     ):
         denoise = next(phase for phase in found.phases if phase.name == "denoise step")

@@ -88,7 +88,7 @@ def test_programs_launch_the_ops_of_what_is_stored(graph, stored):
     parts = partition_graph(source, bake=False)
     family = "Scaled" if stored in EIGHT_BITS else "Blocked"
     ops = {each.name: each for each in parts.program.instructions if each.kind == OP}
-    assert [*ops] == ["MoeRouting", f"MoeUp{family}", f"MoeDown{family}", "MoeCombine"]
+    assert [*ops] == ["MoeChoice", "MoeOrder", f"MoeUp{family}", f"MoeDown{family}", "MoeCombine"]
     up = parts.program.buffers["denoiser_tower.layers.0.mixer.experts.up_proj.weight"]
     assert (up.role, up.dtype) == ("weight", stored)
     read = [name.rpartition(".")[2] for name in ops[f"MoeUp{family}"].inputs]

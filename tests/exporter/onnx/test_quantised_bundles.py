@@ -153,7 +153,7 @@ def test_decoded_graphs_have_no_trace_of_the_formats(bundle):
     names = {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
     assert names & bundle.weights.keys() <= bundle.decoded_weights.keys()
     names = {name for _, name, _ in model.functions}
-    assert {"MoeRouting", "MoeExperts", "MoeUp", "MoeDown", "MoeCombine"} <= names
+    assert {"MoeRouting", "MoeChoice", "MoeOrder", "MoeExperts", "MoeUp", "MoeDown", "MoeCombine"} <= names
     assert not [name for name in names if name.endswith(("Scaled", "Blocked"))]
 
 

@@ -73,7 +73,7 @@ def test_segments_hold_no_op_and_equal_ones_are_one(bundles, name):
     assert set(parts.program.engines) == set(parts.segments)
     ops = collections.Counter(each.name for each in parts.program.instructions if each.kind == OP)
     assert ops["MambaScan"] == ops["MambaConv"] == config.layers.count(LayerKind.MAMBA)
-    assert ops["MoeRouting"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
+    assert ops["MoeChoice"] == ops["MoeOrder"] == ops["MoeUp"] == config.layers.count(LayerKind.MOE)
     assert set(ops) <= {op.name for op in PRIMITIVE_OPS}
     calls = [each.name for each in parts.program.instructions if each.kind == ENGINE]
     # Two ops a Mamba or MoE layer stand between segments; what repeats is built once.
