@@ -21,7 +21,6 @@ from ttc.model.graphs import layer_names
 from ttc.model.places import Dense
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
-from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.gated_group_norm import GATED_GROUP_NORM
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Tile
@@ -35,6 +34,7 @@ from ttc.plugins.ops import OpSpec
 from ttc.plugins.residual_norm import GATED_MIXTURE_RESIDUAL_NORM_MODULATED, GATED_RESIDUAL_MODULATED_NORM
 from ttc.plugins.residual_stream import MODULATED_NORM
 from ttc.plugins.router_logits import ROUTER_LOGITS
+from ttc.plugins.split_predict import SPLIT_PREDICT, splits
 from ttc.plugins.triton import run_triton
 from ttc.runtime.gpu.executor import state_specs
 
@@ -314,10 +314,10 @@ def _cases(bed: Bed) -> Iterator[Case]:
     for B, L in ((1, 2),) if bed.small else ((1, 1), (1, 16), (8, 16)):
         for temperature in (0.0, 1.0):
             yield (
-                f"DiffusionPredict B={B} L={L} temperature={temperature:g}",
-                DIFFUSION_PREDICT,
+                f"SplitPredict B={B} L={L} temperature={temperature:g}",
+                SPLIT_PREDICT,
                 lambda B=B, L=L, hot=temperature: [
-                    r(B, L, V, dtype=wide),
+                    r(B, L, V),
                     bed.full((B, L), 3, torch.int32),
                     bed.full((B,), hot, wide),
                     bed.full((B,), 77, torch.int64),
@@ -325,7 +325,7 @@ def _cases(bed: Bed) -> Iterator[Case]:
                     bed.full((B,), 0, torch.int32),
                 ],
                 4.0 * B * L * V,
-                {"mask_id": 3},
+                {"mask_id": 3, "X": splits(B * L, V)},
             )
 
 

@@ -119,7 +119,7 @@ def bytes_that_must_move(config: ModelConfig, work: Work, context_tokens: int) -
         "expert weights": one_expert * distinct_experts(config, work),
         "embedding rows": 2 * tokens * config.hidden_size,
         "state": mamba * (2 if moves else 1) + per_token * (context_tokens + (work.length if moves else 0)),
-        "logits": work.batch * positions * config.vocab_size * 4 * (1 if work.kind == "extend" else 2),
+        "logits": work.batch * positions * config.vocab_size * 2 * (1 if work.kind == "extend" else 2),
     }
 
 

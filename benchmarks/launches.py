@@ -32,14 +32,23 @@ from ttc.plugins.ops import OpSpec
 from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.device import Device
-from ttc.runtime.gpu.executor import CONTEXT_INPUTS, DENOISER_INPUTS, Specs, state_specs
+from ttc.runtime.gpu.executor import (
+    CONTEXT_INPUTS,
+    DENOISER_INPUTS,
+    SAMPLING_INPUTS,
+    SAMPLING_OUTPUTS,
+    STEP_INPUTS,
+    STEP_OUTPUTS,
+    Specs,
+    state_specs,
+)
 
 DTYPE, CAPACITY = "bfloat16", 2048
-# Name → graph, its tower, tokens.
-STEPS = {
-    "denoise": ("denoiser", DENOISER, BLOCK),
-    "ar": ("context", CONTEXT, 1),
-    "extend": ("context", CONTEXT, BLOCK),
+# Name → graph, its tower, tokens, and the role that then chooses some.
+STEPS: Mapping[str, tuple[str, str, int, str | None]] = {
+    "denoise": ("denoiser", DENOISER, BLOCK, "step"),
+    "ar": ("context", CONTEXT, 1, "sample"),
+    "extend": ("context", CONTEXT, BLOCK, None),
 }
 
 
@@ -108,16 +117,16 @@ class Launches(TorchDispatchMode):
 
 
 def step_launches(config: ModelConfig, step: str) -> dict[str, Any]:
-    """Return launches of one step of one row: in all, by whom, in a layer of each kind, outside of layers."""
-    role, tower, length = STEPS[step]
+    """Return launches of one step of one row: in all, by whom, in a layer of each kind, outside of layers.
+
+    Those of the choice of tokens are counted apart.
+    """
+    role, tower, length, choice = STEPS[step]
     launches = Launches()
     weights = {name: _meta(*spec) for name, spec in weight_shapes(config, tower).items()}
     for whole, parts in joined_projections(config, tower).items():
         weights[whole] = torch.cat([weights[name] for name in parts])
-    # It asks the device for views of memory, of which there is none here.
-    executor = TorchExecutor(
-        config, cast(Device, None), weights, DTYPE, launches.run_op, None, used=(tower,), takes_out=True
-    )
+    executor = _executor(config, weights, tower, launches)
     tensors = _tensors(config, role, length)
     after_layer: list[int] = []
     executor.record = lambda layer, x: after_layer.append(launches.total)
@@ -128,24 +137,45 @@ def step_launches(config: ModelConfig, step: str) -> dict[str, Any]:
         if i:  # the first has the embedding before it
             by_kind.setdefault(str(kind), after_layer[i] - after_layer[i - 1])
     inside = sum(by_kind[str(kind)] for kind in config.layers)
+    choosing = Launches()
+    executor = _executor(config, weights, tower, choosing)
+    if choice is not None:
+        with torch.no_grad(), choosing:
+            executor.compute(choice, _choice_tensors(choice, tensors["logits"]), captured=True)
     return {
         "launches": launches.total,
         "kernels": launches.kernels.total(),
         "torch": launches.torch.total(),
         "in_a_layer": by_kind,
         "outside_of_layers": launches.total - inside,
+        "choice": choosing.total,
         "products": sum(launches.torch[name] for name in ("aten.mm", "aten.addmm", "aten.bmm")),
         "by_operator": dict(launches.torch.most_common()),
     }
+
+
+def _executor(
+    config: ModelConfig, weights: Mapping[str, Tensor], tower: str, launches: Launches
+) -> TorchExecutor:
+    # It asks the device for views of memory, of which there is none here.
+    device = cast(Device, None)
+    return TorchExecutor(config, device, weights, DTYPE, launches.run_op, None, used=(tower,), takes_out=True)
 
 
 def _tensors(config: ModelConfig, role: str, length: int) -> dict[str, Tensor]:
     specs: dict[str, Any] = dict(CONTEXT_INPUTS if role == "context" else DENOISER_INPUTS)
     specs |= state_specs(config, DTYPE, 1, CAPACITY)
     positions = 1 if role == "context" else length
-    specs["logits"] = ("float32", (1, positions, config.vocab_size))
+    specs["logits"] = (DTYPE, (1, positions, config.vocab_size))
     sizes = {"B": 1, "L": length, "R": 1}
     return {name: _meta(dtype, sizes_of(shape, sizes)) for name, (dtype, shape) in cast(Specs, specs).items()}
+
+
+def _choice_tensors(role: str, logits: Tensor) -> dict[str, Tensor]:
+    specs: Specs = STEP_INPUTS | STEP_OUTPUTS if role == "step" else SAMPLING_INPUTS | SAMPLING_OUTPUTS
+    sizes = dict.fromkeys("LR", logits.shape[1]) | {"B": 1}
+    made = {name: _meta(dtype, sizes_of(shape, sizes)) for name, (dtype, shape) in specs.items()}
+    return {"logits": logits} | made
 
 
 def _meta(dtype: str, shape: Sequence[int]) -> Tensor:

@@ -3,7 +3,15 @@
 import triton
 import triton.language as tl
 
-__all__ = ["LOWEST_BITS", "chunk_decay", "decode_index", "order_bits", "order_key", "softplus"]
+__all__ = [
+    "LOWEST_BITS",
+    "chunk_decay",
+    "decode_index",
+    "decode_value",
+    "order_bits",
+    "order_key",
+    "softplus",
+]
 
 LOWEST_BITS = tl.constexpr(-(2**31))  # below every number's
 
@@ -34,6 +42,13 @@ def order_key(values, indices):
 def decode_index(keys):
     """Return the indices (int32) in keys of `order_key`."""
     return 0x7FFFFFFF - (keys & 0x7FFFFFFF).to(tl.int32)
+
+
+@triton.jit
+def decode_value(keys):
+    """Return the values (float32) in keys of `order_key`; NaN for every NaN, 0 for −0."""
+    bits = (keys >> 32).to(tl.int32)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit

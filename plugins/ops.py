@@ -3,9 +3,9 @@
 Shapes are written in dimension letters: B batch, L block length, T = B·L tokens, H heads, P head dim, G
 groups, N state, W conv width, F conv channels, M inner channels of Mamba (H·P), R rows of a pool of states, Q
 query channels, A query heads, J KV heads, Y head dim and C capacity of attention, U pages of a pool, Z tokens
-of a page, O pages of a row, X parts of a context, D hidden size, I width of a routed expert, S of a shared
-one or an MLP, E experts, K experts per token, V vocabulary. What follows from other dimensions and attributes
-is written so: "T*K", "E+1", "W-1" (`ttc.base.dims`).
+of a page, O pages of a row, X parts of a context or of the vocabulary, D hidden size, I width of a routed
+expert, S of a shared one or an MLP, E experts, K experts per token, V vocabulary. What follows from other
+dimensions and attributes is written so: "T*K", "E+1", "W-1" (`ttc.base.dims`).
 
 A dtype is a numpy name, or a word for one of several; a word stands for the same in all of a call:
 

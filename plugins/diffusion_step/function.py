@@ -6,22 +6,38 @@ from typing import Any
 from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
 from ttc.plugins.onnx_text import render
 
-__all__ = ["diffusion_commit", "diffusion_predict", "diffusion_step"]
+__all__ = ["choosing", "diffusion_commit", "diffusion_predict", "diffusion_step"]
 
 _PREDICT = """
 DiffusionPredict <mask_id> (logits, block_ids, temperature, row_key, position, step) => (predicted_ids,
 confidence) {
+$choosing    predicted_64 = ArgMax <axis: int = 2, keepdims: int = 1> (choice)
+    chosen = GatherElements <axis: int = 2> (allowed, predicted_64)
+    logit_axis = Constant <value_ints: ints = [2]> ()
+    total = ReduceLogSumExp <keepdims: int = 1> (allowed, logit_axis)
+    log_probability = Sub (chosen, total)
+    probability_column = Exp (log_probability)
+    probability = Squeeze (probability_column, logit_axis)
+    predicted_column = Cast <to: int = 6> (predicted_64)
+    predicted = Squeeze (predicted_column, logit_axis)
+    predicted_ids = Where (masked, predicted, block_ids)
+    certain = Constant <value_float: float = inf> ()
+    confidence = Where (masked, probability, certain)
+}
+"""
+
+_CHOOSING = """
     mask_id_64 = Constant <value_int: int = @mask_id> ()
     mask_id_32 = Cast <to: int = 6> (mask_id_64)
     masked = Equal (block_ids, mask_id_32)
     start = Constant <value: tensor = int64 {0}> ()
     delta = Constant <value: tensor = int64 {1}> ()
-    V = Shape <start: int = 2> (logits)
+    V = Shape <start: int = 2> ($logits)
     V_scalar = Squeeze (V)
     vocabulary = Range (start, V_scalar, delta)
     banned = Equal (vocabulary, mask_id_64)
     never = Constant <value_float: float = -inf> ()
-    allowed = Where (banned, never, logits)
+    allowed = Where (banned, never, $logits)
 
     zero_f = Constant <value_float: float = 0.0> ()
     one_f = Constant <value_float: float = 1.0> ()
@@ -33,7 +49,7 @@ confidence) {
         then_branch = sampled () => (choice_sampled) {
             last_two = Constant <value_ints: ints = [1, 2]> ()
             last = Constant <value_ints: ints = [2]> ()
-            L = Shape <start: int = 1, end: int = 2> (logits)
+            L = Shape <start: int = 1, end: int = 2> ($logits)
             L_scalar = Squeeze (L)
             offsets = Range (start, L_scalar, delta)
             position_64 = Cast <to: int = 7> (position)
@@ -70,19 +86,6 @@ confidence) {
             choice_greedy = Identity (allowed)
         }
     >
-    predicted_64 = ArgMax <axis: int = 2, keepdims: int = 1> (choice)
-    chosen = GatherElements <axis: int = 2> (allowed, predicted_64)
-    logit_axis = Constant <value_ints: ints = [2]> ()
-    total = ReduceLogSumExp <keepdims: int = 1> (allowed, logit_axis)
-    log_probability = Sub (chosen, total)
-    probability_column = Exp (log_probability)
-    probability = Squeeze (probability_column, logit_axis)
-    predicted_column = Cast <to: int = 6> (predicted_64)
-    predicted = Squeeze (predicted_column, logit_axis)
-    predicted_ids = Where (masked, predicted, block_ids)
-    certain = Constant <value_float: float = inf> ()
-    confidence = Where (masked, probability, certain)
-}
 """
 
 # counter_rng.absorb: two rounds of x → (x + c)⁵ mod p.
@@ -172,6 +175,13 @@ DiffusionStep <mask_id> (logits, block_ids, threshold, temperature, row_key, pos
 
 def diffusion_predict(values: Mapping[str, Any]) -> str:
     """Return the ONNX text of `DiffusionPredict`; the mask id is the function's attribute."""
+    return render(_PREDICT, {"choosing": choosing()})
+
+
+def choosing(logits: str = "logits") -> str:
+    """Return the nodes that make `masked` (B, L), `allowed` and `choice` (B, L, V), beside `never`, which is
+    −inf, and `zero_f`, of these logits in float32 and the other inputs of `DiffusionPredict`.
+    """
     chain = (
         ("keys", "places", "at_place"),
         ("at_place", "steps", "at_step"),
@@ -181,7 +191,8 @@ def diffusion_predict(values: Mapping[str, Any]) -> str:
         render(_ABSORB, {"state": state, "word": word, "out": out}) for state, word, out in chain
     )
     round_0, round_1 = ROUND_CONSTANTS
-    return render(_PREDICT, {"modulus": MODULUS, "round_0": round_0, "round_1": round_1, "absorb": absorb})
+    blanks = {"modulus": MODULUS, "round_0": round_0, "round_1": round_1, "absorb": absorb}
+    return render(_CHOOSING, blanks | {"logits": logits})
 
 
 def diffusion_commit(values: Mapping[str, Any]) -> str:

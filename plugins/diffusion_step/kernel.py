@@ -1,9 +1,8 @@
 """Triton kernels of `DiffusionPredict` and `DiffusionCommit`.
 
 `DiffusionPredict` is one program a position, since one launch can only merge parts of a row inside one
-program. A masked position's logits are read once (512 KB in the real model), those of a decided position not
-at all. Every lane keeps its own maximum, sum of exponentials and best choice, which are merged once at the
-end. Drawing costs some 100 instructions a vocabulary entry, greedy rows (temperature 0) skip it.
+program; torch, which may launch two, has `ttc.plugins.split_predict`. A masked position's logits are read
+once (512 KB in the real model), those of a decided position not at all.
 
 `DiffusionCommit` is one program a row of the batch.
 """
@@ -11,17 +10,13 @@ end. Drawing costs some 100 instructions a vocabulary entry, greedy rows (temper
 import triton
 import triton.language as tl
 
-from ttc.plugins.counter_rng import MODULUS, ROUND_CONSTANTS
+from ttc.plugins.commit_rule import commit_row
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_PREDICT
-from ttc.plugins.kernel_math import decode_index, order_key
+from ttc.plugins.kernel_math import decode_index
 from ttc.plugins.launch import KernelSpec, Tile
+from ttc.plugins.vocabulary_scan import draw_state, scan
 
 __all__ = ["commit", "diffusion_commit", "diffusion_predict", "predict"]
-
-_MODULUS = tl.constexpr(MODULUS)
-_ROUND_0 = tl.constexpr(ROUND_CONSTANTS[0])
-_ROUND_1 = tl.constexpr(ROUND_CONSTANTS[1])
-_LOWEST = tl.constexpr(-(2**63))  # below every key
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -52,58 +47,18 @@ def predict(
         tl.store(predicted_ptr + at, token)
         tl.store(confidence_ptr + at, float("inf"))
     else:
-        temperature = tl.load(temperature_ptr + row)
-        hot = temperature > 0.0
-        drawn = _absorb(
-            _absorb(tl.load(row_key_ptr + row), tl.load(position_ptr + row).to(tl.int64) + tl.program_id(0)),
-            tl.load(step_ptr + row).to(tl.int64),
+        drawn = draw_state(
+            tl.load(row_key_ptr + row),
+            tl.load(position_ptr + row) + tl.program_id(0),
+            tl.load(step_ptr + row),
         )
-        highest = tl.full((BLOCK_V,), float("-inf"), tl.float32)
-        weight = tl.zeros((BLOCK_V,), tl.float32)
-        best = tl.full((BLOCK_V,), _LOWEST, tl.int64)
-        for start in tl.range(0, V, BLOCK_V, num_stages=STAGES):  # stages by name, or nothing is prefetched
-            ids = start + tl.arange(0, BLOCK_V)
-            logits = tl.load(logits_ptr + at * V + ids, mask=ids < V, other=float("-inf"))
-            logits = tl.where(ids == MASK_ID, float("-inf"), logits)
-            higher = tl.maximum(highest, logits)
-            # While a lane has met nothing but −inf the shift is 0, so that exp gives 0 and not NaN.
-            shift = tl.where(higher == float("-inf"), 0.0, higher)
-            weight = weight * tl.exp(highest - shift) + tl.exp(logits - shift)
-            highest = higher
-            choice = logits
-            if hot:
-                uniform = ((_absorb(drawn, ids.to(tl.int64)) >> 8).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
-                choice = tl.div_rn(logits, temperature + tl.zeros_like(logits)) - tl.log(-tl.log(uniform))
-            best = tl.maximum(best, tl.where(ids < V, order_key(choice, ids), _LOWEST))
-        predicted = decode_index(tl.max(best, 0))
-        top = tl.max(highest, 0)
-        shift = tl.where(top == float("-inf"), 0.0, top)
-        total = tl.sum(weight * tl.exp(highest - shift), 0)
+        temperature = tl.load(temperature_ptr + row)
+        top, total, best = scan(logits_ptr + at * V, 0, temperature, drawn, V, V, MASK_ID, BLOCK_V, STAGES)
+        predicted = decode_index(best)
         logit = tl.load(logits_ptr + at * V + predicted)
         logit = tl.where(predicted == MASK_ID, float("-inf"), logit)
         tl.store(predicted_ptr + at, predicted)
-        tl.store(confidence_ptr + at, tl.exp(logit - shift) / total)
-
-
-@triton.jit
-def _absorb(state, word):
-    """`counter_rng.absorb` on int64 values: two rounds of x → (x + c)⁵ mod 2³¹ − 1."""
-    x = _fifth_power(_modulo(state + word + _ROUND_0))
-    return _fifth_power(_modulo(x + _ROUND_1))
-
-
-@triton.jit
-def _fifth_power(x):
-    square = _modulo(x * x)
-    return _modulo(_modulo(square * square) * x)
-
-
-@triton.jit
-def _modulo(x):
-    """X mod 2³¹ − 1 for 0 ≤ x < 2⁶²: 2³¹ ≡ 1, so the two halves are added, twice."""
-    x = (x & _MODULUS) + (x >> 31)
-    x = (x & _MODULUS) + (x >> 31)
-    return tl.where(x >= _MODULUS, x - _MODULUS, x)
+        tl.store(confidence_ptr + at, tl.exp(logit - top) / total)
 
 
 @triton.jit(do_not_specialize=["L"])
@@ -119,42 +74,19 @@ def commit(
     MASK_ID: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """The commit rule of one row of the batch, any L, BLOCK_L positions at a time."""
-    row = tl.program_id(0).to(tl.int64)
-    block_ids_ptr += row * L
-    predicted_ptr += row * L
-    confidence_ptr += row * L
-    threshold = tl.load(threshold_ptr + row)
-    masked_lanes = tl.zeros((BLOCK_L,), tl.int64)
-    above_lanes = tl.zeros((BLOCK_L,), tl.int64)
-    for start in range(0, L, BLOCK_L):
-        index = start + tl.arange(0, BLOCK_L)
-        masked = tl.load(block_ids_ptr + index, mask=index < L, other=MASK_ID + 1) == MASK_ID
-        confidence = tl.load(confidence_ptr + index, mask=index < L, other=0.0)
-        masked_lanes += masked.to(tl.int64)
-        above_lanes += (masked & (confidence > threshold)).to(tl.int64)
-    num_masked = tl.sum(masked_lanes, 0)
-    left = tl.maximum(tl.load(steps_left_ptr + row).to(tl.int64), 1)
-    quota = tl.maximum(tl.sum(above_lanes, 0), (num_masked + left - 1) // left)
-
-    committed_lanes = tl.zeros((BLOCK_L,), tl.int64)
-    for start in range(0, L, BLOCK_L):
-        index = start + tl.arange(0, BLOCK_L)
-        token = tl.load(block_ids_ptr + index, mask=index < L, other=MASK_ID + 1)
-        here = tl.load(confidence_ptr + index, mask=index < L, other=0.0)
-        rank = tl.zeros((BLOCK_L,), tl.int32)
-        for other_start in range(0, L, BLOCK_L):
-            other = other_start + tl.arange(0, BLOCK_L)
-            rival = tl.load(block_ids_ptr + other, mask=other < L, other=MASK_ID + 1) == MASK_ID
-            there = tl.load(confidence_ptr + other, mask=other < L, other=0.0)
-            tie_won = (there[None, :] == here[:, None]) & (other[None, :] > index[:, None])
-            ahead = (there[None, :] > here[:, None]) | tie_won
-            rank += tl.sum((ahead & rival[None, :]).to(tl.int32), 1)
-        committed = (token == MASK_ID) & (rank < quota)
-        predicted = tl.load(predicted_ptr + index, mask=index < L, other=0)
-        tl.store(next_ids_ptr + row * L + index, tl.where(committed, predicted, token), mask=index < L)
-        committed_lanes += committed.to(tl.int64)
-    tl.store(masked_count_ptr + row, (num_masked - tl.sum(committed_lanes, 0)).to(tl.int32))
+    """See `commit_row`."""
+    commit_row(
+        block_ids_ptr,
+        predicted_ptr,
+        confidence_ptr,
+        threshold_ptr,
+        steps_left_ptr,
+        L,
+        next_ids_ptr,
+        masked_count_ptr,
+        MASK_ID,
+        BLOCK_L,
+    )
 
 
 diffusion_predict = KernelSpec(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ttc.plugins import counter_rng
 
-__all__ = ["diffusion_commit", "diffusion_predict", "diffusion_step"]
+__all__ = ["allowed_and_choice", "diffusion_commit", "diffusion_predict", "diffusion_step"]
 
 
 def diffusion_step(
@@ -63,27 +63,31 @@ def diffusion_predict(
     The token is the argmax of the logits without the mask id at temperature 0, else the argmax of logits /
     temperature + Gumbel noise, which is a sample of their softmax.
     """
-    L, V = logits.shape[1:]
     masked = block_ids == mask_id
-    vocabulary = torch.arange(V, device=logits.device)
-    allowed = torch.where(vocabulary == mask_id, -torch.inf, logits)
-    choice = allowed
-    if bool((temperature > 0).any()):
-        positions = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
-        uniform = counter_rng.uniform(
-            row_key[:, None, None], positions, step.long()[:, None, None], vocabulary
-        )
-        gumbel = -torch.log(-torch.log(uniform.float()))
-        hot = temperature[:, None, None] > 0
-        choice = torch.where(
-            hot, allowed / torch.where(hot, temperature[:, None, None], 1.0) + gumbel, allowed
-        )
+    allowed, choice = allowed_and_choice(logits, temperature, row_key, position, step, mask_id)
     predicted = choice.argmax(-1)
     probability = allowed.softmax(-1).gather(-1, predicted[..., None])[..., 0]
     return (
         torch.where(masked, predicted.int(), block_ids),
         torch.where(masked, probability, torch.inf),
     )
+
+
+def allowed_and_choice(
+    logits: Tensor, temperature: Tensor, row_key: Tensor, position: Tensor, step: Tensor, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, L, V), −inf for the mask id, and what the argmax is taken of."""
+    L, V = logits.shape[1:]
+    vocabulary = torch.arange(V, device=logits.device)
+    allowed = torch.where(vocabulary == mask_id, -torch.inf, logits)
+    if not bool((temperature > 0).any()):
+        return allowed, allowed
+    positions = position.long()[:, None, None] + torch.arange(L, device=logits.device)[None, :, None]
+    uniform = counter_rng.uniform(row_key[:, None, None], positions, step.long()[:, None, None], vocabulary)
+    gumbel = -torch.log(-torch.log(uniform.float()))
+    hot = temperature[:, None, None] > 0
+    noisy = allowed / torch.where(hot, temperature[:, None, None], 1.0) + gumbel
+    return allowed, torch.where(hot, noisy, allowed)
 
 
 def diffusion_commit(

@@ -48,7 +48,7 @@ def test_what_the_stages_measure(lines):
     assert {line["tokens"] for line in products} == {1, 5}
     assert max(max(line["up_error"], line["down_error"]) for line in products) < 0.02
     kinds = {line["what"].split()[0]: line["error"] for line in of(lines, "kernels")}
-    assert {"MoeRouting", "MambaScan", "DiffusionPredict", "ModulatedNorm"} <= kinds.keys()
+    assert {"MoeRouting", "MambaScan", "SplitPredict", "ModulatedNorm"} <= kinds.keys()
     assert kinds["MoeRouting"]["expert_ids"] == 0
     assert {line["what"] for line in of(lines, "layers")} == {"M", "E", "*", "head"}
     assert {line["what"] for line in of(lines, "steps")} == {"denoise", "extend", "ar"}

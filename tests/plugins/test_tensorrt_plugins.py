@@ -129,6 +129,7 @@ def test_one_tactic_where_the_work_lies_in_the_values(nvidia):
         "PagedAttention",
         "PageSplits",
         "DiffusionPredict",
+        "SplitPredict",
     }
 
 

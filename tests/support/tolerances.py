@@ -17,6 +17,8 @@ MOE = 3e-4
 PROBABILITIES = 1e-5
 # One op against its naive function, inputs of order one.
 OP = 2e-5
+# Sums of up to a few thousand exponentials that are at most 1, in another order.
+EXPONENTIALS = 1e-4
 # The closed form of the scan against the recurrence: sums of up to a few hundred terms.
 SCAN = 2e-4
 # transformers' NemotronH against our context tower, its dt clamp neutralised.

@@ -9,6 +9,7 @@ results are those of `ttc.model.towers` bit for bit; shapes and letters are as t
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,6 +89,7 @@ def context_forward(
     state: Sequence[LayerState],
     record: Record | None = None,
     write: WriteBlock | None = None,
+    into: Tensor | None = None,
 ) -> tuple[Tensor | None, list[LayerState], list[LayerState]]:
     """Do what `ttc.model.towers.context_forward` does; logits are in the compute dtype.
 
@@ -102,6 +104,7 @@ def context_forward(
         state: per layer, what lies there.
         record: called after every layer with its number and the stream.
         write: puts a block's keys and values away in place of the op `PageWrite`.
+        into: where the logits go, (B, R, V) in the compute dtype, instead of new memory.
 
     Returns:
         Logits, the new state, and what `advance_layer` needs. New Mamba states are those of the call's rows,
@@ -124,7 +127,7 @@ def context_forward(
     if logit_positions is None:
         return None, new_state, saved
     index = logit_positions.long()[:, :, None].expand(-1, -1, config.hidden_size)
-    return functional.linear(h.gather(1, index), weights.head), new_state, saved
+    return _head(h.gather(1, index), weights.head, into), new_state, saved
 
 
 def denoiser_forward(
@@ -136,9 +139,12 @@ def denoiser_forward(
     place: Place,
     state: Sequence[LayerState],
     record: Record | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
     """Do what `ttc.model.towers.denoiser_forward` does, on a state that lies at `place`; logits are in the
     compute dtype.
+
+    into: where they go, (B, L, V), instead of new memory.
     """
     epsilon = {"epsilon": config.layer_norm_epsilon}
     layers = weights.layers
@@ -155,7 +161,7 @@ def denoiser_forward(
         )
         if record is not None:
             record(i, x)
-    return functional.linear(h, weights.head)
+    return _head(h, weights.head, into)
 
 
 def context_layer(
@@ -295,6 +301,13 @@ def _attention(
         op = SPLIT_ATTENTION if dense else SPLIT_PAGED_ATTENTION
         (mixed,) = run_op(op, *inputs, causal=int(causal), X=parts, A=heads)
     return functional.linear(mixed, w["mixer.o_proj.weight"])
+
+
+def _head(h: Tensor, weight: Tensor, into: Tensor | None) -> Tensor:
+    if into is None:
+        return functional.linear(h, weight)
+    torch.mm(h.flatten(0, 1), weight.t(), out=into.flatten(0, 1))
+    return into
 
 
 def _norms_first(kind: LayerKind) -> bool:

@@ -26,12 +26,12 @@ from ttc.model.mixers import LayerState, RunOp
 from ttc.model.places import Dense, Place
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
-from ttc.plugins.diffusion_step import DIFFUSION_PREDICT, DIFFUSION_STEP
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_mixer import MAMBA_MIXER
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.page_write import PAGE_WRITE
 from ttc.plugins.page_write.naive import write_pages
+from ttc.plugins.split_predict import SPLIT_CHOICE, SPLIT_COMMIT, SPLIT_PREDICT, splits
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
 
@@ -82,7 +82,8 @@ class TorchExecutor(Executor):
         in_place: bool = True,
         takes_out: bool = False,
     ) -> None:
-        self.compute_dtype, self.notes = compute_dtype, tuple(notes)
+        self.compute_dtype = self.logits_dtype = compute_dtype
+        self.notes = tuple(notes)
         self.capture_problem, self.in_place = capture_problem, in_place
         self._config, self._device, self._run_op, self._takes_out = config, device, run_op, takes_out
         self._weight_scope = weight_scope
@@ -120,8 +121,8 @@ class TorchExecutor(Executor):
         run: Mapping[str, Callable[[Tensors], None]] = {
             "context": lambda a: self._context(a, run_op),
             "denoiser": self._denoiser,
-            "step": lambda a: self._op(DIFFUSION_STEP, a, self._config.mask_token_id),
-            "sample": lambda a: self._op(DIFFUSION_PREDICT, a, UNUSED_MASK_ID),
+            "step": lambda a: self._choose(SPLIT_COMMIT, a, self._config.mask_token_id),
+            "sample": lambda a: self._choose(SPLIT_CHOICE, a, UNUSED_MASK_ID),
             "advance": lambda a: self._advance(a, run_op),
         }
         run[role](tensors)
@@ -145,7 +146,7 @@ class TorchExecutor(Executor):
             self._weight_scope.close()
 
     def _context(self, a: Tensors, run_op: RunOp) -> None:
-        logits, state, saved = fused_towers.context_forward(
+        _, state, saved = fused_towers.context_forward(
             self._config,
             self._towers[CONTEXT],
             run_op,
@@ -156,9 +157,8 @@ class TorchExecutor(Executor):
             self._by_layer(a),
             self.record,
             self._write(),
+            a["logits"],
         )
-        if logits is not None:
-            a["logits"].copy_(logits)
         self._keep_mamba(a, {i: state[i] for i in self._config.layers_of(LayerKind.MAMBA)})
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
             if kind == LayerKind.ATTENTION and not self.in_place:
@@ -169,7 +169,7 @@ class TorchExecutor(Executor):
                     a[numbered(name, i)].copy_(tensor)
 
     def _denoiser(self, a: Tensors) -> None:
-        logits = fused_towers.denoiser_forward(
+        fused_towers.denoiser_forward(
             self._config,
             self._towers[DENOISER],
             self._run_op,
@@ -178,13 +178,25 @@ class TorchExecutor(Executor):
             Dense(a["lengths"]),
             self._by_layer(a),
             self.record,
+            a["logits"],
         )
-        a["logits"].copy_(logits)
 
-    def _op(self, op: OpSpec, a: Tensors, mask_id: int) -> None:
-        made = self._run_op(op, *(a[spec.name] for spec in op.inputs), mask_id=mask_id)
-        for spec, tensor in zip(op.outputs, made, strict=True):
-            a[spec.name].copy_(tensor)
+    def _choose(self, op: OpSpec, a: Tensors, mask_id: int) -> None:
+        """Read the logits in splits and give what this op makes of them."""
+        B, L, V = a["logits"].shape
+        read = self._run_op(
+            SPLIT_PREDICT,
+            *(a[spec.name] for spec in SPLIT_PREDICT.inputs),
+            mask_id=mask_id,
+            X=splits(B * L, V),
+        )
+        inputs = [*read, *(a[spec.name] for spec in op.inputs[len(read) :])]
+        targets = [a[spec.name] for spec in op.outputs]
+        if self._takes_out:
+            self._run_op(op, *inputs, out=targets, mask_id=mask_id)
+            return
+        for target, tensor in zip(targets, self._run_op(op, *inputs, mask_id=mask_id), strict=True):
+            target.copy_(tensor)
 
     def _advance(self, a: Tensors, run_op: RunOp) -> None:
         moved = {}

@@ -15,6 +15,7 @@ from ttc.errors import BackendError
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
+from ttc.plugins.split_predict import SPLIT_PREDICT
 from ttc.runtime.engine import Engine
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID
 from ttc.runtime.interface.sampling import INVALID_TOKEN, LazySamples, RowSampling, SamplingParams
@@ -47,7 +48,7 @@ class Seen:
         self.choices, self.spoil = [], lambda logits: None
 
     def __call__(self, op, *inputs, **attributes):
-        if op == DIFFUSION_PREDICT:
+        if op == SPLIT_PREDICT and attributes["mask_id"] == UNUSED_MASK_ID:
             self.choices.append(int((inputs[1] == UNUSED_MASK_ID).sum()))
             self.spoil(inputs[0])
         return run_naive(op, *inputs, **attributes)
