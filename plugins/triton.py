@@ -10,16 +10,23 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from triton.errors import TritonError
 
 from ttc.base.dtypes import is_packed
 from ttc.errors import BackendError, InputError
+from ttc.plugins.bound_launch import BoundLaunch, BoundOp, Output
 from ttc.plugins.kernels import KERNELS
-from ttc.plugins.launch import ALIGNMENT, KernelSpec, Launch, Problem, launches_of, stored_dtype
+from ttc.plugins.launch import ALIGNMENT, KernelSpec, Problem, launches_of, stored_dtype
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 
 __all__ = ["run_triton"]
+
+# Op and kinds of its tensors → its launches. Of a call after the first of its kind only alignment is checked:
+# a step without CUDA graphs has some 220 calls.
+_bound: dict[tuple[Any, ...], BoundOp] = {}
+_MOST_BOUND = 4096
+# Op → places in `out` and among the inputs of what may lie over each other.
+_overlaps: dict[str, list[tuple[int, int]]] = {}
 
 
 def run_triton(
@@ -49,41 +56,102 @@ def run_triton(
         InputError: a wrong number of tensors, dtype, shape, stride, alignment or attribute; names it.
         BackendError: CPU tensors without the interpreter, or CUDA tensors with it; Triton fails.
     """
+    targets = None if out is None else tuple(None if tensor is None else _kind(tensor) for tensor in out)
+    key = (op.name, tile, *attributes.items(), *map(_kind, inputs), targets, *_over(op, inputs, out))
+    bound = _bound.get(key)
+    if bound is None or not bound.is_of(KERNELS):
+        bound = _bind(op, inputs, out, tile, attributes)
+        if len(_bound) >= _MOST_BOUND:
+            _bound.clear()
+        _bound[key] = bound
+    else:
+        if bound.device.type == "cpu":
+            _check_interpreter(op, bound.device)
+        _check_alignments(op, inputs, out)
+    return bound.run(inputs, out)
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    """Return all of a tensor that decides how a kernel is launched, but for where it starts."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _over(op: OpSpec, inputs: Sequence[Tensor], out: Sequence[Tensor | None] | None) -> list[bool]:
+    """Return for outputs that may lie over an input (`KernelSpec.over`) whether they do."""
+    if out is None:
+        return []
+    if op.name not in _overlaps:
+        specs = [KERNELS[name] for name in {*op.launches, *op.parts}]
+        outputs, named = ([spec.name for spec in specs_] for specs_ in (op.outputs, op.inputs))
+        _overlaps[op.name] = [
+            (outputs.index(name), named.index(source))
+            for spec in specs
+            for name, source in spec.over.items()
+            if name in outputs and source in named
+        ]
+    return [
+        place < len(out) and source < len(inputs) and _same_start(out[place], inputs[source])
+        for place, source in _overlaps[op.name]
+    ]
+
+
+def _same_start(a: Tensor | None, b: Tensor) -> bool:
+    return a is not None and a.data_ptr() == b.data_ptr()
+
+
+def _bind(
+    op: OpSpec,
+    inputs: Sequence[Tensor],
+    out: Sequence[Tensor | None] | None,
+    tile: int | None,
+    attributes: Mapping[str, Any],
+) -> BoundOp:
+    """Check everything, and decide how the op is launched over tensors of these kinds."""
     if len(op.launches) > 1 and tile is not None:
         raise InputError(f"{op.name}: tile is for ops of one launch; this one has {', '.join(op.launches)}")
     if out is not None and len(out) != len(op.outputs):
         raise InputError(f"{op.name}: out holds {len(out)} tensors, expected {_names(op.outputs)}")
     _check_inputs(op, inputs, attributes)
-    named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     given = zip((spec.name for spec in op.outputs), out or (), strict=out is not None)
-    wanted = {name: tensor for name, tensor in given if tensor is not None}
+    wanted = {name: (place, x) for place, (name, x) in enumerate(given) if x is not None}
+    places = {spec.name: place for place, spec in enumerate(op.inputs)}
+    tensors = list(inputs)
     dims = op.dims(logical_shapes(op, inputs), attributes) if op.fused else {}
+    launches = []
     for name in op.launches if tile is not None else launches_of(op, dims, KERNELS):
-        kernel_spec = KERNELS[name]
-        own = {key: attributes[key] for key in kernel_spec.op.attributes}
-        tensors = [named[spec.name] for spec in kernel_spec.op.inputs]
-        named.update(_run_primitive(kernel_spec, tensors, wanted, tile, own))
-    return tuple(named[spec.name] for spec in op.outputs)
+        spec = KERNELS[name]
+        own = {key: attributes[key] for key in spec.op.attributes}
+        launch = _bind_launch(spec, places, tensors, wanted, tile, own)
+        launches.append(launch)
+        for output, tensor in zip(spec.op.outputs, launch.outputs, strict=True):
+            places[output.name] = len(tensors)
+            # Nothing is in it: what takes it asks for its shape and dtype.
+            tensors.append(torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
+    return BoundOp(tuple(launches), tuple(places[spec.name] for spec in op.outputs), inputs[0].device)
 
 
-def _run_primitive(
+def _bind_launch(
     kernel_spec: KernelSpec,
-    inputs: Sequence[Tensor],
-    wanted: Mapping[str, Tensor],
+    places: Mapping[str, int],
+    tensors: Sequence[Tensor],
+    wanted: Mapping[str, tuple[int, Tensor]],
     tile: int | None,
     attributes: Mapping[str, Any],
-) -> dict[str, Tensor]:
-    """Launch one kernel; return output name → tensor, the wanted one if there is one of that name."""
-    op, device = kernel_spec.op, inputs[0].device
+) -> BoundLaunch:
+    """Do that for one launch, whose inputs have places among these tensors; wanted: output name → place in
+    `out`, and the tensor there.
+    """
+    op, device = kernel_spec.op, tensors[0].device
+    own = tuple(places[spec.name] for spec in op.inputs)
+    inputs = [tensors[place] for place in own]
     shapes = logical_shapes(op, inputs)
     dims = op.dims(shapes, attributes)
     words = op.words(dtype_names(op, inputs))
     on_cpu = device.type == "cpu"
-    named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
     over = {
-        name: named[source]
+        name: tensors[places[source]]
         for name, source in kernel_spec.over.items()
-        if name in wanted and wanted[name].data_ptr() == named[source].data_ptr()
+        if name in wanted and _same_start(wanted[name][1], tensors[places[source]])
     }
     problem = Problem(
         dims,
@@ -96,55 +164,65 @@ def _run_primitive(
         over=frozenset(over),
     )
     launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
-    outputs = {}
+    outputs = []
     expected = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
-    for spec, dtype, shape in expected:
-        if spec.name in over:
-            shape = list(over[spec.name].shape)
-        if spec.name in wanted:
-            outputs[spec.name] = wanted[spec.name]
-            _check_kind(op, spec.name, wanted[spec.name], getattr(torch, dtype), device)
-            _check_dense(op, spec.name, wanted[spec.name])
-            if tuple(wanted[spec.name].shape) != tuple(shape):
-                raise InputError(
-                    f"{op.name}: out for {spec.name} has shape {tuple(wanted[spec.name].shape)}, "
-                    f"expected {tuple(shape)}"
-                )
-        else:
-            outputs[spec.name] = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-        if op.in_place and spec.name not in over:
-            outputs[spec.name].copy_(named[kernel_spec.over[spec.name]])
-    _run(launch, dims, inputs, tuple(outputs.values()))
-    return outputs
+    for spec, dtype_name, size in expected:
+        dtype = getattr(torch, dtype_name)
+        shape = tuple(over[spec.name].shape if spec.name in over else size)
+        place, tensor = wanted.get(spec.name, (None, None))
+        if tensor is not None:
+            _check_out(op, spec.name, tensor, dtype, shape, device)
+        copied = op.in_place and spec.name not in over
+        source = places[kernel_spec.over[spec.name]] if copied else None
+        outputs.append(Output(shape, dtype, place, source))
+    return BoundLaunch(
+        spec=kernel_spec,
+        launch=launch,
+        inputs=own,
+        as_bytes=frozenset(place for place in own if tensors[place].dtype == torch.float8_e4m3fn),
+        outputs=tuple(outputs),
+        programs=launch.programs(dims),
+        integers=launch.integer_values(dims),
+        options={
+            **launch.constants,
+            "num_warps": launch.tile.num_warps,
+            "num_stages": launch.tile.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
 
 
-def _run(
-    launch: Launch, dims: Mapping[str, int], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+def _check_out(
+    op: OpSpec, name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
 ) -> None:
-    programs = launch.programs(dims)
-    if 0 in programs:  # some dimension is 0: there is nothing to write
-        return
-    try:
-        with torch.cuda.device_of(inputs[0]):
-            launch.kernel[programs](
-                *map(_as_kernel_takes_it, inputs),
-                *launch.integer_values(dims),
-                *outputs,
-                **launch.constants,
-                num_warps=launch.tile.num_warps,
-                num_stages=launch.tile.num_stages,
-                enable_fp_fusion=True,
-            )
-    except TritonError as error:
+    _check_kind(op, name, tensor, dtype, device)
+    _check_dense(op, name, tensor)
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"{op.name}: out for {name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def _check_interpreter(op: OpSpec, device: torch.device) -> None:
+    if (device.type == "cpu") != triton.knobs.runtime.interpret:
         raise BackendError(
-            f"{launch.op}: Triton {triton.__version__} could not compile or launch the kernel with tile "
-            f"{launch.tile.name} on {inputs[0].device}: {type(error).__name__}: {error}"
-        ) from error
+            f"{op.name}: tensors on the CPU need Triton's interpreter; set TRITON_INTERPRET=1 before "
+            "ttc.plugins.triton is imported, or move the tensors to a CUDA device"
+            if device.type == "cpu"
+            else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
+        )
 
 
-def _as_kernel_takes_it(tensor: Tensor) -> Tensor:
-    """Floats of eight bits as bytes, as `ttc.base.dtypes.triton_pointer` says."""
-    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+def _check_alignments(op: OpSpec, inputs: Sequence[Tensor], out: Sequence[Tensor | None] | None) -> None:
+    """Check where tensors start, which alone may differ between two calls of one kind."""
+    for spec, tensor in zip(op.inputs, inputs, strict=True):
+        if tensor.data_ptr() % ALIGNMENT and spec.name not in _strided(op):
+            _check_dense(op, spec.name, tensor)
+    for spec, given in zip(op.outputs, out or (), strict=out is not None):
+        if given is not None and given.data_ptr() % ALIGNMENT:
+            _check_dense(op, spec.name, given)
+
+
+def _strided(op: OpSpec) -> set[str]:
+    return {name for part in op.launches for name in KERNELS[part].strided}
 
 
 def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> None:
@@ -157,15 +235,9 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
     device = inputs[0].device
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"{op.name}: {op.inputs[0].name} is on {device}; kernels run on cuda or cpu")
-    if (device.type == "cpu") != triton.knobs.runtime.interpret:
-        raise BackendError(
-            f"{op.name}: tensors on the CPU need Triton's interpreter; set TRITON_INTERPRET=1 before "
-            "ttc.plugins.triton is imported, or move the tensors to a CUDA device"
-            if device.type == "cpu"
-            else f"{op.name}: TRITON_INTERPRET is set, which is for tensors on the CPU; unset it"
-        )
+    _check_interpreter(op, device)
     words = op.words(dtype_names(op, inputs))
-    strided = {name for part in op.launches for name in KERNELS[part].strided}
+    strided = _strided(op)
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = spec.dtype_in(words)
         _check_kind(op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device)

@@ -83,6 +83,7 @@ HEAVY_PLACES = (
     "exporter/onnx/pieces.py",
     "ttc/model/towers.py",
     "exporter/onnx/tracing.py",
+    "plugins/bound_launch.py",
     "plugins/commit_rule.py",
     "plugins/grouped_product.py",
     "plugins/kernel_math.py",

@@ -12,11 +12,13 @@ import torch
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from ttc.errors import BackendError, InputError
+from ttc.plugins import triton as triton_module
 from ttc.plugins.diffusion_step import DIFFUSION_COMMIT, DIFFUSION_STEP
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Tile
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_UP
 from ttc.plugins.naive import run_naive
+from ttc.plugins.page_write import PAGE_WRITE
 from ttc.plugins.table import LAUNCHED_OPS, OPS
 from ttc.plugins.triton import run_triton
 
@@ -115,7 +117,63 @@ def test_a_kernel_that_does_not_compile(device, monkeypatch):
         run_triton(MOE_COMBINE, *inputs)
 
 
+def counting_checks(monkeypatch):
+    """Calls of what checks an op's inputs."""
+    calls, real = [], triton_module._check_inputs
+    monkeypatch.setattr(triton_module, "_check_inputs", lambda *given: calls.append(given) or real(*given))
+    return calls
+
+
+def test_a_second_call_of_a_kind_is_not_checked_again(device, monkeypatch):
+    triton_module._bound.clear()
+    checks = counting_checks(monkeypatch)
+    for _ in range(3):
+        inputs = [tensor.to(device) for tensor in combine_inputs()]
+        (got,) = run_triton(MOE_COMBINE, *inputs)
+        (want,) = run_naive(MOE_COMBINE, *inputs)
+        assert_close(got.cpu(), want.cpu(), tolerances.OP, "combined")
+    assert len(checks) == 1
+    into = torch.empty_like(got)
+    for _ in range(2):
+        assert run_triton(MOE_COMBINE, *inputs, out=[into])[0] is into
+        assert_close(into.cpu(), want.cpu(), tolerances.OP, "combined")
+    assert len(checks) == 2, "with a place for the output it is another kind"
+    run_triton(MOE_COMBINE, *inputs, tile=1)
+    rows, weights, grouped = inputs
+    run_triton(MOE_COMBINE, torch.cat([rows, rows]), weights.repeat(2, 1), grouped.repeat(2, 1))
+    assert len(checks) == 4, "and so with another tile, or another size"
+
+
+def test_what_a_second_call_is_still_checked_for(device):
+    """Where tensors start is no part of their kind."""
+    rows, weights, grouped = (tensor.to(device) for tensor in combine_inputs())
+    into = torch.empty(2, 24, device=device)
+    run_triton(MOE_COMBINE, rows, weights, grouped)
+    run_triton(MOE_COMBINE, rows, weights, grouped, out=[into])
+    odd = torch.zeros(4 * 24 + 1, device=device)[1:].view(4, 24)
+    with pytest.raises(InputError, match="MoeCombine: rows starts 4 bytes past a multiple of 16"):
+        run_triton(MOE_COMBINE, odd, weights, grouped)
+    with pytest.raises(InputError, match="MoeCombine: combined starts 4 bytes past a multiple of 16"):
+        run_triton(MOE_COMBINE, rows, weights, grouped, out=[odd[:2]])
+
+
+def test_an_output_over_its_input_is_a_kind_of_its_own(device):
+    """The kernel writes a row of the pool there; elsewhere it writes rows of their own."""
+    pages = [torch.zeros(3, 2, 16, 8, device=device) for _ in range(2)]
+    block = [torch.ones(1, 2, 16, device=device), torch.full((1, 2, 16), 2.0, device=device)]
+    table = torch.tensor([[2]], dtype=torch.int32, device=device)
+    lengths = torch.tensor([5], dtype=torch.int32, device=device)
+    apart = [torch.empty_like(page) for page in pages]
+    for out in (apart, pages, apart, pages):
+        made = run_triton(PAGE_WRITE, *block, *pages, table, lengths, out=out)
+        for new, value in zip(made, (1.0, 2.0), strict=True):
+            assert (new[2, :, 5:7] == value).all()
+            assert new.count_nonzero() == 2 * 2 * 8
+    assert made[0] is pages[0]
+
+
 def test_cpu_tensors_need_the_interpreter(monkeypatch):
+    run_triton(MOE_COMBINE, *combine_inputs())
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(BackendError, match="set TRITON_INTERPRET=1 before"):
         run_triton(MOE_COMBINE, *combine_inputs())
