@@ -15,7 +15,6 @@ checked.
 import argparse
 import json
 import os
-import re
 import sys
 from typing import Any
 
@@ -24,6 +23,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compil
 import triton
 
 from benchmarks.kernels_ptx import DIMS, problem, stored_in
+from benchmarks.machine_code import read_code
 from ttc.base.files import write_whole
 from ttc.bench.record_file import record_file
 from ttc.plugins.kernels import KERNELS
@@ -89,23 +89,13 @@ def count(op: str, stored: str | None, tile: int, target: str) -> dict[str, Any]
     }
 
 
-def inner_loop(code: str) -> list[str]:
+def inner_loop(text: str) -> list[str]:
     """Return the instructions of the shortest loop that multiplies matrices, without padding."""
-    instructions: list[str] = []
-    labels: dict[str, int] = {}
-    loops: list[list[str]] = []
-    for line in code.splitlines():
-        if label := re.match(r"^(\.L_\w+):", line):
-            labels[label[1]] = len(instructions)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
-            instructions.append(found[1])
-            jump = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", found[1])
-            if jump and jump[1] in labels:
-                loops.append(instructions[labels[jump[1]] :])
-    named = [[re.sub(r"^@!?U?P\w+\s+", "", each) for each in loop] for loop in loops]
-    multiplying = [loop for loop in named if any(each.startswith("HMMA") for each in loop)]
+    code = read_code(text)
+    loops = [code.of(loop) for loop in code.loops]
+    multiplying = [loop for loop in loops if any(each.startswith("HMMA") for each in loop)]
     assert multiplying, "no loop with tensor-core instructions"
-    return [each for each in min(multiplying, key=len) if not each.startswith("NOP")]
+    return min(multiplying, key=len)
 
 
 if __name__ == "__main__":
