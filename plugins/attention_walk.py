@@ -238,7 +238,7 @@ def _over_cache(
         at = start + tl.arange(0, BLOCK_N)
         inside = at < end
         if PAGE:
-            page = tl.load(pages_ptr + row * (C // PAGE) + at // PAGE, mask=inside, other=0)
+            page = tl.load(pages_ptr + row * (C // PAGE) + tl.minimum(at, end - 1) // PAGE)
             # A number that no page has leads nowhere outside.
             page = tl.minimum(tl.maximum(page, 0), U - 1).to(tl.int64)
             place = (page * J + head) * PAGE + at % PAGE
@@ -338,5 +338,5 @@ def select_tile(dims: Mapping[str, int]) -> int:
 
 TILES = (
     Tile("16x32", {"BLOCK_M": 16, "BLOCK_N": 32}, num_warps=4, num_stages=2),
-    Tile("32x32", {"BLOCK_M": 32, "BLOCK_N": 32}, num_warps=4, num_stages=2),
+    Tile("32x32", {"BLOCK_M": 32, "BLOCK_N": 32}, num_warps=8, num_stages=2),
 )

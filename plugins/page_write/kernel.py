@@ -73,7 +73,7 @@ page_write = KernelSpec(
     kernel=write,
     changing=("B", "L", "U", "Z", "O"),
     integers=("L", "U", "Z", "O"),
-    tiles=(Tile("4", {"BLOCK_L": 4}, num_warps=2),),
+    tiles=(Tile("16", {"BLOCK_L": 16}, num_warps=4),),
     select_tile=lambda dims: 0,
     constants=_constants,
     grid=lambda dims, constants, minimum: (cdiv(dims["L"], constants["BLOCK_L"]), constants["J"], dims["B"]),
