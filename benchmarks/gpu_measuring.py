@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,13 @@ from ttc.model.weights import DENOISER, joined_projections
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
-from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Device, Scope
 from ttc.runtime.gpu.device_runtime import CompileKernel
+from ttc.runtime.gpu.lengths import row_bucket
 from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
+from ttc.runtime.gpu.over_device import OverDevice
+from ttc.runtime.gpu.pooled_backend import PooledBackend
+from ttc.runtime.gpu.pooled_state import PooledState, pooled
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampling_inputs
 from ttc.runtime.interface.backend import Backend, BlockInputs, StepInputs, StepOutputs
 from ttc.runtime.interface.sampling import SamplingParams
@@ -69,21 +72,21 @@ class Bench:
     def seconds(self, weights: "TowerWeights", work: Work, *, eager: bool = False) -> float:
         """Return the seconds of one run: many enqueued, one wait."""
         with self._backend(weights, work, 0 if eager else 1, eager=eager) as backend:
-            state = backend.new_state(work.batch, CAPACITY)
-            state.lengths[:] = CONTEXT_TOKENS
-            static = backend.buffers_of(state)
+            state = with_context(backend, work.batch)
+            backend.pool.cover(np.array(state.places.numbers), state.lengths, work.length)
+            batch = row_bucket(work.batch)
+            placement = backend.pool.placement(np.array(state.places.numbers, np.int32), batch)
+            lane = backend.pool.lane(None)
             if work.kind == "denoise":
-                buffers = static.block(BLOCK)
-                buffers.inputs.upload(**_block_inputs(work.batch, self.config.mask_token_id))
+                buffers = lane.block(batch, BLOCK)
+                buffers.inputs.upload(**_block_inputs(batch, self.config.mask_token_id), **placement)
                 steps = [buffers.denoise, buffers.commit]
             else:
-                buffers = static.context(work.length, 1, save=False)
-                count = np.full(work.batch, work.length, np.int32)
-                lengths = np.full(work.batch, CONTEXT_TOKENS, np.int32)
+                buffers = lane.context(batch, work.length, 1, save=False)
                 # AR needs a token of its one position; nobody asks for one after an extension.
-                choice = sampling_inputs(_greedy(work.batch)) if work.kind == "ar" else SAMPLE_NOTHING
-                small = {"input_ids": 5, "lengths": lengths, "commit_len": count, "logit_positions": 0}
-                buffers.inputs.upload(**small, **choice)
+                choice = sampling_inputs(_greedy(batch)) if work.kind == "ar" else SAMPLE_NOTHING
+                small = {"input_ids": 5, "commit_len": work.length, "logit_positions": 0}
+                buffers.inputs.upload(**small, lengths=CONTEXT_TOKENS, **choice, **placement)
                 steps = [buffers.step]
             repeats = max(1, self._repeats // 10) if eager else self._repeats
             for _ in range(3):
@@ -130,9 +133,8 @@ class Bench:
             "waits": (self.device.waits - waits) / self._repeats,
         }
 
-    def _filled(self, backend: DeviceBackend, batch: int) -> dict[str, Any]:
-        state = backend.new_state(batch, CAPACITY)
-        state.lengths[:] = CONTEXT_TOKENS
+    def _filled(self, backend: "OneGpu", batch: int) -> dict[str, Any]:
+        state = with_context(backend, batch)
         masks = np.full((batch, BLOCK), self.config.mask_token_id, np.int32)
         # No prediction is more probable than 1: each step commits what the steps left demand.
         never, greedy = np.ones(batch, np.float32), np.zeros(batch, np.float32)
@@ -159,7 +161,7 @@ class Bench:
         for step in steps:
             step.run()
 
-    def _backend(self, weights: "TowerWeights", work: Work, level: int, *, eager: bool = False) -> "OneTower":
+    def _backend(self, weights: "TowerWeights", work: Work, level: int, *, eager: bool = False) -> "OneGpu":
         count = reckoning.distinct_experts(self.config, work)
         routed = weights.on_device(reckoning.routing(self.config, work.batch * work.length, count))
         inner = run_naive if eager else self._run_op
@@ -175,7 +177,7 @@ class Bench:
             used=(weights.name,),
             takes_out=self._takes_out and not eager,
         )
-        return OneTower(self.config, self.device, executor, level, self._compilers)
+        return OneGpu(self.config, self.device, executor, level, self._compilers)
 
 
 class TowerWeights:
@@ -223,7 +225,7 @@ def forced_routing(run_op: Callable[..., Any], routed: Mapping[str, torch.Tensor
     return run
 
 
-class OneTower(DeviceBackend):
+class KeepsDevice(OverDevice):
     """A backend that leaves its device open for the next one."""
 
     def __init__(self, config: ModelConfig, device: Device, *rest: Any) -> None:
@@ -235,11 +237,15 @@ class OneTower(DeviceBackend):
         """The device itself, as another one knows it."""
         return self._real
 
-    def __enter__(self) -> "OneTower":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class OneGpu(KeepsDevice, PooledBackend):
+    """What computes on one GPU."""
 
 
 class _Kept:
@@ -259,13 +265,21 @@ def _greedy(batch: int) -> SamplingParams:
     return SamplingParams.greedy(batch)
 
 
-def _ar_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+def with_context(backend: OneGpu, batch: int) -> PooledState:
+    """Return rows that have a context, of whatever numbers."""
+    state = pooled(backend.new_state(batch, CAPACITY))
+    backend.pool.cover(np.array(state.places.numbers), state.lengths, CONTEXT_TOKENS)
+    state.lengths[:] = CONTEXT_TOKENS
+    return state
+
+
+def _ar_calls(backend: OneGpu, batch: int) -> dict[str, Callable[[], object]]:
     state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
     position = np.zeros((batch, 1), np.int32)
     return {"AR step": lambda: backend.sample_next(state, _rewound(state, 1), one, position, how)}
 
 
-def _wide_calls(backend: DeviceBackend, batch: int) -> dict[str, Callable[[], object]]:
+def _wide_calls(backend: OneGpu, batch: int) -> dict[str, Callable[[], object]]:
     state, how, one = backend.new_state(batch, CAPACITY), _greedy(batch), np.ones(batch, np.int32)
     positions = np.tile(np.arange(BLOCK, dtype=np.int32), (batch, 1))
 

@@ -11,7 +11,7 @@ Has not run on a GPU yet.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,16 +20,19 @@ from benchmarks.export_real_size import CONFIG
 from benchmarks.gpu_measuring import (
     CAPACITY,
     CONTEXT_TOKENS,
-    OneTower,
+    KeepsDevice,
+    OneGpu,
     TowerWeights,
     fill_block,
     forced_routing,
+    with_context,
 )
 from benchmarks.gpu_reckoning import BLOCK, Work
 from benchmarks.gpu_stages import SMALL
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.runtime.backends.torch.executor import TorchExecutor
+from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Device, DeviceArray
 from ttc.runtime.gpu.device_runtime import CompileKernel
 from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
@@ -77,7 +80,7 @@ def compare(
     the share of those that the rest hides.
     """
 
-    def on(device: Device, weights: Sequence[TowerWeights], work: Work) -> OneTower:
+    def on(device: Device, weights: Sequence[TowerWeights], work: Work, backend: type[B]) -> B:
         count = reckoning.distinct_experts(config, work)
         routed = weights[0].on_device(reckoning.routing(config, work.batch * work.length, count))
         tensors = {name: tensor for tower in weights for name, tensor in tower.tensors.items()}
@@ -89,28 +92,37 @@ def compare(
             forced_routing(run_op, routed),
             None,
             used=[tower.name for tower in weights],
-            in_place=len(weights) > 1,
+            pooled=issubclass(backend, OneGpu),
         )
-        return OneTower(config, device, executor, None, compilers)
+        return backend(config, device, executor, None, compilers)
 
     found: list[dict[str, Any]] = [{"batch": batch} for batch in batches]
     first, second = devices
     with _towers(config, (first, first)) as towers:
         for line in found:
-            with contextlib.closing(on(first, towers, Work("denoise", line["batch"], distinct))) as backend:
+            work = Work("denoise", line["batch"], distinct)
+            with contextlib.closing(on(first, towers, work, OneGpu)) as backend:
                 line["one_ms"] = _round_ms(backend, line["batch"], rounds)
     with _towers(config, (first, second)) as towers:
         for line in found:
             work = Work("denoise", line["batch"], distinct)
-            halves = (on(device, [tower], work) for device, tower in zip(devices, towers, strict=True))
-            with contextlib.closing(_Measured(*halves)) as backend:
-                line["two_ms"] = _round_ms(backend, line["batch"], rounds)
-                line |= backend.copies_alone(line["batch"], rounds)
-                backend.sends = False
-                line["two_without_copies_ms"] = _round_ms(backend, line["batch"], rounds)
+            pairs = zip(devices, towers, strict=True)
+            halves = (on(device, [tower], work, _Half) for device, tower in pairs)
+            with contextlib.closing(_Measured(*halves)) as both:
+                line["two_ms"] = _round_ms(both, line["batch"], rounds)
+                line |= both.copies_alone(line["batch"], rounds)
+                both.sends = False
+                line["two_without_copies_ms"] = _round_ms(both, line["batch"], rounds)
             shown = line["two_ms"] - line["two_without_copies_ms"]
             line["hidden_share"] = 1 - shown / line["copies_ms"]
     return found
+
+
+class _Half(KeepsDevice, DeviceBackend):
+    """A tower on one of two GPUs."""
+
+
+B = TypeVar("B", OneGpu, _Half)
 
 
 class _Measured(TowerParallelBackend):
@@ -139,7 +151,9 @@ class _Measured(TowerParallelBackend):
 
 def _round_ms(backend: Backend, batch: int, rounds: int) -> float:
     """Return the milliseconds of a round, after three that capture the graphs."""
-    state = backend.new_state(batch, CAPACITY)
+    state = (
+        with_context(backend, batch) if isinstance(backend, OneGpu) else backend.new_state(batch, CAPACITY)
+    )
     for _ in range(3):
         _round(backend, state)
     start = time.perf_counter()

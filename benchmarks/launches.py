@@ -24,7 +24,7 @@ from benchmarks.gpu_reckoning import BLOCK, weight_shapes
 from ttc.base.dims import sizes_of
 from ttc.base.files import write_whole
 from ttc.bench.record_file import record_file
-from ttc.model.config import ModelConfig
+from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER, joined_projections
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import launches_of
@@ -35,13 +35,16 @@ from ttc.runtime.gpu.device import Device
 from ttc.runtime.gpu.executor import (
     CONTEXT_INPUTS,
     DENOISER_INPUTS,
+    POOL_INPUTS,
     SAMPLING_INPUTS,
     SAMPLING_OUTPUTS,
     STEP_INPUTS,
     STEP_OUTPUTS,
     Specs,
-    state_specs,
+    mamba_specs,
+    page_specs,
 )
+from ttc.runtime.gpu.row_pool import PAGE
 
 DTYPE, CAPACITY = "bfloat16", 2048
 # Name → graph, its tower, tokens, and the role that then chooses some.
@@ -163,11 +166,14 @@ def _executor(
 
 
 def _tensors(config: ModelConfig, role: str, length: int) -> dict[str, Tensor]:
-    specs: dict[str, Any] = dict(CONTEXT_INPUTS if role == "context" else DENOISER_INPUTS)
-    specs |= state_specs(config, DTYPE, 1, CAPACITY)
+    specs: dict[str, Any] = dict(CONTEXT_INPUTS if role == "context" else DENOISER_INPUTS) | POOL_INPUTS
+    # A pool of the row and the scratch row.
+    specs |= mamba_specs(config, DTYPE, 2) | page_specs(config, DTYPE, 2 + CAPACITY // PAGE)
+    conv = next(shape for name, (_, shape) in mamba_specs(config, DTYPE, 2).items() if "conv" in name)
+    specs["conv_states"] = (DTYPE, (len(config.layers_of(LayerKind.MAMBA)), *conv))
     positions = 1 if role == "context" else length
     specs["logits"] = (DTYPE, (1, positions, config.vocab_size))
-    sizes = {"B": 1, "L": length, "R": 1}
+    sizes = {"B": 1, "L": length, "R": 1, "M": CAPACITY // PAGE}
     return {name: _meta(dtype, sizes_of(shape, sizes)) for name, (dtype, shape) in cast(Specs, specs).items()}
 
 

@@ -95,7 +95,8 @@ class BackendDevice:
     def __init__(self, backend: Backend, most_tokens: int, clock: Clock | None = None) -> None:
         """most_tokens: that one row may hold."""
         self._backend, self.clock = backend, clock or WallClock()
-        self.seats = Seats(backend, most_tokens, SHARED_CAPACITY if backend.shares_state else 0)
+        shared = SHARED_CAPACITY if backend.shares_state else 0
+        self.seats = Seats(backend, most_tokens, most_tokens if backend.pages_state else shared)
         self._saved: dict[int, _Saved] = {}
         self._calls = 0
         self.counts = Counts()
@@ -135,7 +136,6 @@ class BackendDevice:
             self._backend.graph_level is not None
             and all(due.fresh for due in dues)
             and len({step.left for step in steps}) == 1
-            and len(rows) == self.seats.seated(call.state)
         ):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)

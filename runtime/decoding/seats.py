@@ -7,7 +7,8 @@ whatever its neighbours need. A row that outgrows its caches moves to the next s
 Where a call reads the weights once for all of its rows, all but very long ones sit in one *shared* state,
 whose capacity is what the longest of them needs: it is made anew, and every row copied, when one comes or
 grows that needs more, or when a quarter would do for all. Longer rows have a state per capacity there too, so
-that nobody pays for caches of a size that only one row needs.
+that nobody pays for caches of a size that only one row needs. Where rows take memory by the page, a state's
+capacity is a number that can be changed, and all rows sit in one, long or short.
 
 In a state the rows in use come first. A row that leaves makes a hole, which the next one to join takes; only
 where none comes does the last row move into it.
@@ -64,6 +65,12 @@ class Places(Protocol):
 
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         """Copy one row."""
+
+    def move_row(self, state: ContextState, row: int, to: int) -> None:
+        """Move one row into an empty one, and leave it empty."""
+
+    def extend(self, state: ContextState, capacity: int) -> bool:
+        """Give a state another capacity where that copies no row; return whether it has it now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -188,8 +195,7 @@ class Seats:
             while None in room.seats:
                 hole, last = room.seats.index(None), room.seats.pop()
                 assert last is not None, "the last seat of a room is taken"
-                self._places.copy_row(room.state, last.index, room.state, hole)
-                self._places.clear_rows(room.state, np.array([last.index], np.int32))
+                self._places.move_row(room.state, last.index, hole)
                 self.moves += 1
                 last.index = hole
                 room.seats[hole] = last
@@ -223,10 +229,6 @@ class Seats:
         """Size of states in which nobody sits, and which are kept for those who come."""
         return self._places.spare_bytes
 
-    def seated(self, number: int) -> int:
-        """Return how many rows sit in the state of this number."""
-        return self._rooms[number].taken
-
     def capacity_for(self, tokens: int) -> int:
         """Return the capacity that a row of so many tokens needs.
 
@@ -250,6 +252,8 @@ class Seats:
 
     def _remake(self, room: _Room, capacity: int) -> None:
         """Give a room a state of another capacity, with what its rows hold."""
+        if self._places.extend(room.state, capacity):
+            return
         new = self._places.new_state(room.state.batch, capacity)
         for seat in room.seats:
             if seat is not None:

@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ttc.model.config import ModelConfig
-from ttc.runtime.gpu.block_filler import BlockFiller
+from ttc.runtime.gpu.block_filler import fill_blocks
 from ttc.runtime.gpu.buffer_pool import BufferPool
 from ttc.runtime.gpu.call_buffers import BlockBuffers, ContextBuffers
-from ttc.runtime.gpu.closing import close_all
-from ttc.runtime.gpu.device import Device, DeviceArray
-from ttc.runtime.gpu.device_runtime import CompileKernel, DeviceRuntime
-from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS, Executor
+from ttc.runtime.gpu.device import DeviceArray
+from ttc.runtime.gpu.executor import DENOISER_INPUTS, STEP_INPUTS
 from ttc.runtime.gpu.lengths import call_lengths, padded_length, widened
-from ttc.runtime.gpu.nvrtc import compile_cubin, compile_ptx
-from ttc.runtime.gpu.pinned_staging import PinnedStaging
+from ttc.runtime.gpu.over_device import OverDevice
 from ttc.runtime.gpu.rows import RowsOfWholes
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, ContextLogits, sampled_tokens, sampling_inputs
 from ttc.runtime.gpu.static_buffers import StaticBuffers
@@ -30,62 +26,22 @@ from ttc.runtime.interface.backend import (
     ContextCall,
     Floats,
     Ints,
-    Limits,
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams, SplitSamples
+from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["DeviceBackend", "warm_up_context"]
 
 
-class DeviceBackend(RowsOfWholes):
-    """A bundle on one device.
+class DeviceBackend(RowsOfWholes, OverDevice):
+    """A bundle on one device, whose executor takes the state of a batch as whole tensors."""
 
-    Args:
-        executor: computes the graphs; closed with the backend, as the device is.
-        graph_level: at most this one (`ttc.runtime.gpu.cuda_graphs`); None for the highest there is.
-        compilers: each (name, source, compute capability) → PTX or cubin; see `DeviceRuntime`.
-
-    Attributes:
-        runtime: what the backend's parts share.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        device: Device,
-        executor: Executor,
-        graph_level: int | None = None,
-        compilers: Sequence[CompileKernel] = (compile_ptx, compile_cubin),
-    ) -> None:
-        self.name, self.config = executor.name, config
-        self.runtime = DeviceRuntime(config, device, executor, graph_level, compilers)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """As `OverDevice`."""
+        super().__init__(*arguments, **named)
         self._pool = BufferPool(self.runtime)
-        self._filler = BlockFiller(self.runtime, self._pool)
-        self._staging = PinnedStaging(device)
-
-    @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]  # they grow when a mode falls back
-        return self.runtime.notes
-
-    @property
-    def graph_level(self) -> int:  # type: ignore[override]  # it may fall
-        return self.runtime.graphs.lowest.value
-
-    @property
-    def limits(self) -> Limits | None:  # type: ignore[override]  # the executor's
-        return self.runtime.executor.limits
-
-    @property
-    def device_name(self) -> str:
-        return self.runtime.device.name
-
-    @property
-    def device(self) -> Device:
-        """The device, for its counters and for copies to another."""
-        return self.runtime.device
 
     def buffers_of(self, state: ContextState) -> StaticBuffers:
         """Return the buffers that a state lives in. Raises `BackendError` once the backend is closed."""
@@ -132,7 +88,7 @@ class DeviceBackend(RowsOfWholes):
         then: Callable[[int], None] | None = None,
     ) -> tuple[SampledTokens, Any]:
         """Read a block and sample in one launch; `then` as in `context_whole`."""
-        if not self._samples(how):
+        if not self.samples_on_device(how):
             call = self.context_whole(state, input_ids, commit_len, logit_positions, save, then)
             return LazySamples(self.fetch_whole(call.logits), how), call.saved
         R = logit_positions.shape[1]
@@ -141,7 +97,7 @@ class DeviceBackend(RowsOfWholes):
             inputs = input_ids, commit_len, logit_positions
             buffers, length = self._read(state, *inputs, sampling, save, then)
             samples = sampled_tokens(buffers.samples.download())
-            return self._split(samples, buffers.logits, R, how), length if save else None
+            return self.split(samples, buffers.logits, R, how), length if save else None
 
     def _read(
         self,
@@ -215,7 +171,7 @@ class DeviceBackend(RowsOfWholes):
             return outputs
 
     def sample_whole(self, logits: BlockBuffers | ContextLogits, how: SamplingParams) -> SampledTokens | None:
-        if isinstance(logits, ContextLogits) or not self._samples(how):
+        if isinstance(logits, ContextLogits) or not self.samples_on_device(how):
             return None
         with self.runtime.lock:
             self.runtime.check_open()
@@ -223,40 +179,11 @@ class DeviceBackend(RowsOfWholes):
             logits.inputs.upload(**nothing | sampling_inputs(how))
             self._pool.evict_until_fits(logits.sample.run)
             samples = sampled_tokens(logits.outputs.download())
-            return self._split(samples, logits.logits, logits.logits.shape[1], how)
-
-    def _samples(self, how: SamplingParams) -> bool:
-        """Return whether tokens can be sampled on the device; why not, if only for some rows, becomes a
-        note.
-        """
-        problem = self.runtime.sampling_problem
-        for why in (problem, *(row.host_only for row in how.rows)):
-            if why is not None:
-                self.runtime.note(f"tokens are chosen on the host, which fetches their logits, because {why}")
-        return problem is None
-
-    def _split(
-        self, samples: SampledTokens, logits: DeviceArray, positions: int, how: SamplingParams
-    ) -> SampledTokens:
-        """Return these samples, those of some rows replaced by samples on the host, which fetches their
-        logits.
-        """
-        others = {
-            i: LazySamples(self._fetched(logits.part(i, 1))[:, :positions], SamplingParams((row,)))
-            for i, row in enumerate(how.rows)
-            if row.host_only is not None
-        }
-        return SplitSamples(samples, others) if others else samples
+            return self.split(samples, logits.logits, logits.logits.shape[1], how)
 
     def fetch_whole(self, logits: BlockBuffers | ContextLogits | DeviceArray) -> Floats:
-        array = logits if isinstance(logits, DeviceArray) else logits.logits
-        with self.runtime.lock:
-            self.runtime.check_open()
-            values = self._fetched(array)
+        values = self.read_logits(logits if isinstance(logits, DeviceArray) else logits.logits)
         return values[:, : logits.positions] if isinstance(logits, ContextLogits) else values
-
-    def _fetched(self, logits: DeviceArray) -> Floats:
-        return self._staging.read(logits).astype(np.float32, copy=False)
 
     def step_whole(self, logits: BlockBuffers, inputs: StepInputs) -> StepOutputs:
         with self.runtime.lock:
@@ -267,10 +194,10 @@ class DeviceBackend(RowsOfWholes):
             return StepOutputs(**logits.outputs.download())
 
     def fill_whole(self, state: ContextState, inputs: BlockInputs) -> Sequence[StepOutputs] | None:
-        return self._filler.fill(state, inputs)
-
-    def call_length(self, length: int) -> int:
-        return padded_length(length, length * 2, self.limits)
+        with self.runtime.lock:
+            buffers = self.buffers_of(state)
+            call = self._pool.evict_until_fits(lambda: buffers.block(inputs.block_ids.shape[1]))
+            return fill_blocks(call, state.lengths, inputs, self.config.mask_token_id, {})
 
     def clear_rows(self, state: ContextState, rows: Ints) -> None:
         with self.runtime.lock:
@@ -327,15 +254,8 @@ class DeviceBackend(RowsOfWholes):
                 self.denoise_step(state, zeros + 1, one)
                 self.fill_blocks(state, block)
 
-    def close(self) -> None:
-        runtime = self.runtime
-        with runtime.lock:
-            if runtime.closed:
-                return
-            runtime.closed = True
-            # What is enqueued may still use what is given back.
-            close_all([runtime.device.wait, self._pool.close, runtime.executor.close, runtime.device.close])
-            self._staging.close()
+    def close_buffers(self) -> None:
+        self._pool.close()
 
 
 def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int, chunk: int) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ttc.errors import DeviceMemoryError
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.device_runtime import DeviceRuntime
+from ttc.runtime.gpu.eviction import evict_until_fits
 from ttc.runtime.gpu.static_buffers import StaticBuffers
 from ttc.runtime.interface.state import ContextState
 
@@ -76,20 +76,8 @@ class BufferPool:
         return tensors_of(state).handle.buffers
 
     def evict_until_fits(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns; where memory is short, idle buffers are given up, one after another.
-
-        `make` may also be the first run of a work, in which libraries take memory of their own; a run that
-        fails for want of it must leave what it reads as it was.
-
-        Raises:
-            DeviceMemoryError: there is no room, even without them.
-        """
-        while True:
-            try:
-                return make()
-            except DeviceMemoryError as fault:
-                if not self._make_room():
-                    raise DeviceMemoryError(f"{fault}; ask for a smaller batch or capacity") from None
+        """Return what `make` returns, as the function of this name; idle buffers are given up for it."""
+        return evict_until_fits(make, self._make_room)
 
     def _make_room(self) -> bool:
         """Give back what the executor does not use, else the buffers that were idle longest."""

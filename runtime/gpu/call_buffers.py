@@ -1,10 +1,7 @@
 """One call of a backend: its inputs and outputs at fixed addresses, and the work and graphs over them."""
 
-from typing import Any
-
-import numpy.typing as npt
-
 from ttc.runtime.gpu.block_loop import BlockLoop
+from ttc.runtime.gpu.call_place import CallPlace
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda_graphs import StepGraph
 from ttc.runtime.gpu.executor import (
@@ -16,9 +13,6 @@ from ttc.runtime.gpu.executor import (
     STEP_OUTPUTS,
 )
 from ttc.runtime.gpu.packed_buffer import PackedBuffer
-from ttc.runtime.gpu.state_buffers import StateBuffers
-from ttc.runtime.interface.backend import BlockInputs
-from ttc.runtime.interface.state import ContextState
 
 __all__ = ["AdvanceBuffers", "BlockBuffers", "ContextBuffers"]
 
@@ -36,13 +30,13 @@ class ContextBuffers:
         step: runs the call, moves the state and makes `samples` of the logits.
     """
 
-    def __init__(self, state: StateBuffers, length: int, positions: int, save: bool) -> None:
+    def __init__(self, state: CallPlace, length: int, positions: int, save: bool) -> None:
         runtime, scope, sizes = state.runtime, state.scope, state.sizes(length, positions)
-        inputs = self.inputs = PackedBuffer(scope, {**CONTEXT_INPUTS, **SAMPLING_INPUTS}, sizes)
+        read = {**CONTEXT_INPUTS, **state.placement}
+        inputs = self.inputs = PackedBuffer(scope, {**read, **SAMPLING_INPUTS}, sizes)
         self.samples = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
-        shape = state.batch, positions, runtime.config.vocab_size
-        self.logits = scope.array(runtime.executor.logits_dtype, shape)
-        own = {name: inputs.device[name] for name in CONTEXT_INPUTS} | {"logits": self.logits}
+        self.logits = state.logits(positions)
+        own = {name: inputs.device[name] for name in read} | {"logits": self.logits}
         tensors = own | state.state | state.new_state | state.new_kv(length)
         if save:
             tensors |= state.saved(length)
@@ -65,15 +59,15 @@ class AdvanceBuffers:
     """Moving the state over the saved inputs of a context call over L tokens.
 
     Attributes:
-        inputs: `commit_len` (B,).
+        inputs: `commit_len` (B,), and where the rows lie.
         step: runs it.
     """
 
-    def __init__(self, state: StateBuffers, length: int) -> None:
-        scope, runtime = state.scope, state.runtime
-        self.inputs = PackedBuffer(scope, {"commit_len": ("int32", (state.batch,))}, {})
+    def __init__(self, state: CallPlace, length: int) -> None:
+        scope, runtime, sizes = state.scope, state.runtime, state.sizes(length)
+        self.inputs = PackedBuffer(scope, {"commit_len": ("int32", ("B",)), **state.placement}, sizes)
         tensors = self.inputs.device | state.saved(length) | state.mamba | state.new_state
-        work = runtime.executor.bind(scope, "advance", tensors, state.sizes(length))
+        work = runtime.executor.bind(scope, "advance", tensors, sizes)
 
         def run() -> None:
             work()
@@ -98,14 +92,14 @@ class BlockBuffers:
         loop: fills a whole block; None where there is no kernel for it.
     """
 
-    def __init__(self, state: StateBuffers, length: int) -> None:
+    def __init__(self, state: CallPlace, length: int) -> None:
         runtime, scope, B = state.runtime, state.scope, state.batch
         device, graphs, sizes = scope.device, runtime.graphs, state.sizes(length)
-        self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS}, sizes)
+        self.inputs = PackedBuffer(scope, {**STEP_INPUTS, **DENOISER_INPUTS, **state.placement}, sizes)
         self.outputs = PackedBuffer(scope, STEP_OUTPUTS, sizes)
-        self.logits = scope.array(runtime.executor.logits_dtype, (B, length, runtime.config.vocab_size))
+        self.logits = state.logits(length)
         small, logits = self.inputs.device, {"logits": self.logits}
-        read = {name: small[name] for name in DENOISER_INPUTS}
+        read = {name: small[name] for name in (*DENOISER_INPUTS, *state.placement)}
         denoise = runtime.executor.bind(scope, "denoiser", read | state.state | logits, sizes)
         # The step graph's own t is not used: the host or the loop's kernel writes the next one.
         unused = {"t": scope.array("float32", (B,))}
@@ -125,20 +119,6 @@ class BlockBuffers:
         self.loop: BlockLoop | None = None
         if runtime.block_kernel is not None:
             self.loop = BlockLoop(scope, graphs, runtime.block_kernel, step, small, self.outputs.device)
-
-    def upload(self, state: ContextState, inputs: BlockInputs, masked_count: npt.NDArray[Any]) -> None:
-        """Enqueue the copy of what the first step of filling blocks reads; masked_count (B,)."""
-        self.inputs.upload(
-            block_ids=inputs.block_ids,
-            t=masked_count / inputs.block_ids.shape[1],
-            lengths=state.lengths,
-            threshold=inputs.threshold,
-            temperature=inputs.temperature,
-            row_key=inputs.row_key,
-            position=state.lengths,
-            step=0,
-            steps_left=inputs.steps,
-        )
 
     def close(self) -> None:
         """Let go of the graphs. Never raises."""

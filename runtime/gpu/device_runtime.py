@@ -56,7 +56,7 @@ class DeviceRuntime:
         if self.graphs.mode >= CudaGraphMode.BLOCK:
             self.block_kernel = self._load_kernel(block_loop.KERNEL, block_loop.SOURCE, CudaGraphMode.STEP)
         append = None
-        appends = LayerKind.ATTENTION in config.layers and not executor.in_place
+        appends = LayerKind.ATTENTION in config.layers and not executor.pooled
         if appends and self.graphs.mode > CudaGraphMode.NONE:
             append = self._load_kernel(append_kv.KERNEL, append_kv.SOURCE, CudaGraphMode.NONE)
         self.appender = KvAppender(device, append)

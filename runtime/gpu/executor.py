@@ -14,11 +14,13 @@ from ttc.model.config import ModelConfig
 from ttc.model.graphs import GraphTensor
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.runtime.gpu.device import DeviceArray, Enqueue, Scope
+from ttc.runtime.gpu.row_pool import PAGE
 from ttc.runtime.interface.backend import Limits
 
 __all__ = [
     "CONTEXT_INPUTS",
     "DENOISER_INPUTS",
+    "POOL_INPUTS",
     "SAMPLING_INPUTS",
     "SAMPLING_OUTPUTS",
     "STEP_INPUTS",
@@ -29,6 +31,8 @@ __all__ = [
     "cache_specs",
     "mamba_specs",
     "new_kv_specs",
+    "page_name",
+    "page_specs",
     "saved_specs",
     "state_specs",
 ]
@@ -53,6 +57,9 @@ STEP_OUTPUTS = _specs(graphs.STEP_OUTPUTS, "")
 # token is to be chosen.
 UNUSED_MASK_ID = -1
 SAMPLING_INPUTS = _specs(map(graphs.from_op, DIFFUSION_PREDICT.inputs[1:]), "", L="R")
+_PAGES_OF = {"k_cache": "key_pages", "v_cache": "value_pages"}
+# Where the rows of a call lie in a pool: the numbers of its rows, and of each the table of its pages.
+POOL_INPUTS: Specs = {"rows": ("int32", ("B",)), "pages": ("int32", ("B", "M"))}
 SAMPLING_OUTPUTS = _specs(map(graphs.from_op, DIFFUSION_PREDICT.outputs), "", L="R")
 
 
@@ -65,9 +72,10 @@ class Executor(ABC):
         notes: what is not as asked, one sentence each.
         capture_problem: why its work cannot be captured into a graph; None where it can, as far as is known:
             some libraries tell only when the work has run once.
-        in_place: whether it writes the new state over the old one. Otherwise it gives the new Mamba state
-            beside the old (`new_conv_state.i`, `new_ssm_state.i`) and the block's keys and values
-            (`new_kv_specs`), and `StateBuffers` moves them.
+        pooled: whether it takes rows of a pool (`POOL_INPUTS`, `page_specs`) and writes their new state over
+            the old one. Otherwise the state is that of the batch, and it gives the new Mamba state beside the
+            old (`new_conv_state.i`, `new_ssm_state.i`) and the block's keys and values (`new_kv_specs`), and
+            `StateBuffers` moves them.
         saves_on_demand: whether a context call leaves what `advance` needs only where it is given room for
             it; otherwise it must be given that.
         limits: sizes it can compute; None where any will do.
@@ -78,7 +86,7 @@ class Executor(ABC):
     compute_dtype: str
     notes: Sequence[str] = ()
     capture_problem: str | None = None
-    in_place: bool = False
+    pooled: bool = False
     saves_on_demand: bool = False
     limits: Limits | None = None
     logits_dtype: str = "float32"
@@ -122,6 +130,17 @@ def mamba_specs(config: ModelConfig, dtype: str, batch: int) -> Specs:
 def cache_specs(config: ModelConfig, dtype: str, batch: int, capacity: int) -> Specs:
     """Return specs of the caches, all of one shape: (B, KV heads, C, head dim)."""
     return _specs(graphs.kv_cache(config), dtype, B=batch, C=capacity)
+
+
+def page_specs(config: ModelConfig, dtype: str, pages: int) -> Specs:
+    """Return specs of a pool's pages, all of one shape: (G, KV heads, tokens of a page, head dim)."""
+    return {page_name(name): spec for name, spec in cache_specs(config, dtype, pages, PAGE).items()}
+
+
+def page_name(cache: str) -> str:
+    """Return the name of the pages that hold what the cache of this name does: `key_pages.3`."""
+    kind, _, layer = cache.partition(".")
+    return graphs.numbered(_PAGES_OF[kind], int(layer))
 
 
 def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:

@@ -1,10 +1,13 @@
-"""How many tokens context calls read, so that few lengths need buffers and graphs of their own."""
+"""How many tokens and rows calls are padded to, so that few sizes need buffers and graphs of their own."""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ttc.runtime.interface.backend import Ints, Limits
 
-__all__ = ["call_lengths", "padded_length", "widened"]
+__all__ = ["call_lengths", "padded_length", "padded_rows", "row_bucket", "widened"]
 
 
 def padded_length(length: int, room: int, limits: Limits | None) -> int:
@@ -31,3 +34,19 @@ def call_lengths(block: int, chunk: int, limits: Limits | None) -> list[int]:
 def widened(rows: Ints, width: int) -> Ints:
     """Return the rows filled up with zeros, (B, width)."""
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+
+def row_bucket(rows: int) -> int:
+    """Return how many rows a call about so many is padded to: 1, 2, 4, 8, then 12, 16, 24, 32, 48 and so on,
+    so that never more than a third of eight rows or more are added.
+    """
+    power = 1 << (rows - 1).bit_length()
+    between = power * 3 // 4
+    return between if power >= 16 and rows <= between else power
+
+
+def padded_rows(array: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
+    """Return the rows followed by zeros, `batch` in all; always a copy."""
+    if len(array) == batch:
+        return array.copy()
+    return np.concatenate([array, np.zeros((batch - len(array), *array.shape[1:]), array.dtype)])

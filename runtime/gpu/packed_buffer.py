@@ -4,7 +4,7 @@ device.
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,19 @@ from ttc.base.dtypes import numpy_dtype
 from ttc.runtime.gpu.device import DeviceArray, Memory, Scope, aligned
 from ttc.runtime.gpu.executor import Specs
 
-__all__ = ["PackedBuffer", "pack"]
+__all__ = ["Allocator", "PackedBuffer", "pack"]
 
 
-def pack(scope: Scope, specs: Specs, sizes: Mapping[str, int]) -> tuple[DeviceArray, dict[str, DeviceArray]]:
+class Allocator(Protocol):
+    """A scope, or what stands for one."""
+
+    def allocate(self, nbytes: int) -> Memory:
+        """Return a block of at least so many bytes."""
+
+
+def pack(
+    scope: Allocator, specs: Specs, sizes: Mapping[str, int]
+) -> tuple[DeviceArray, dict[str, DeviceArray]]:
     """Return one block of memory as bytes, and the tensors that lie in it, each aligned."""
     shapes = {name: sizes_of(shape, sizes) for name, (_, shape) in specs.items()}
     offsets, end = {}, 0

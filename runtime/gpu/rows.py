@@ -8,13 +8,14 @@ in buffers of their own, which then goes back.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ttc.errors import DeviceMemoryError
+from ttc.runtime.gpu.lengths import padded_rows
+from ttc.runtime.gpu.padding import filled, first_rows, padded_blocks, padded_step
 from ttc.runtime.interface.backend import (
     Backend,
     BlockInputs,
@@ -24,12 +25,10 @@ from ttc.runtime.interface.backend import (
     StepInputs,
     StepOutputs,
 )
-from ttc.runtime.interface.sampling import RowSampling, SampledTokens, SamplingParams
+from ttc.runtime.interface.sampling import SampledTokens, SamplingParams
 from ttc.runtime.interface.state import ContextState
 
 __all__ = ["RowsOfWholes"]
-
-_IDLE = RowSampling(0.0, None, None, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,9 @@ class RowsOfWholes(Backend):
         rows: Ints | None = None,
     ) -> ContextCall:
         whole, part = self._whole(state, rows)
-        ids, commit, positions = (_padded(a, whole.batch) for a in (input_ids, commit_len, logit_positions))
+        ids, commit, positions = (
+            padded_rows(a, whole.batch) for a in (input_ids, commit_len, logit_positions)
+        )
         call = self.context_whole(whole, ids, commit, positions, save)
         self._put_back(state, whole, rows, part=part)
         saved = _Saved(call.saved, whole, part) if save else None
@@ -153,10 +154,10 @@ class RowsOfWholes(Backend):
         rows: Ints | None = None,
     ) -> tuple[SampledTokens, Any]:
         whole, part = self._whole(state, rows)
-        ids, commit, positions = (_padded(a, whole.batch) for a in (input_ids, commit_len, logit_positions))
-        samples, saved = self.sample_next_whole(
-            whole, ids, commit, positions, _filled(how, whole.batch), save
+        ids, commit, positions = (
+            padded_rows(a, whole.batch) for a in (input_ids, commit_len, logit_positions)
         )
+        samples, saved = self.sample_next_whole(whole, ids, commit, positions, filled(how, whole.batch), save)
         self._put_back(state, whole, rows, part=part)
         return samples, _Saved(saved, whole, part) if save else None
 
@@ -165,47 +166,44 @@ class RowsOfWholes(Backend):
         whole = saved.whole
         if not saved.part:  # the caller may have set lengths back
             whole.lengths[: state.batch] = state.lengths
-        self.advance_whole(whole, saved.saved, _padded(commit_len, whole.batch))
+        self.advance_whole(whole, saved.saved, padded_rows(commit_len, whole.batch))
         self._put_back(state, whole, rows, part=saved.part)
 
     def denoise(self, state: ContextState, block_ids: Ints, t: Floats, rows: Ints | None = None) -> _Logits:
         whole, _ = self._whole(state, rows)
-        logits = self.denoise_whole(whole, _padded(block_ids, whole.batch), _padded(t, whole.batch))
+        logits = self.denoise_whole(whole, padded_rows(block_ids, whole.batch), padded_rows(t, whole.batch))
         return _Logits(logits, len(block_ids), whole)
 
     def denoise_step(
         self, state: ContextState, t: Floats, inputs: StepInputs, rows: Ints | None = None
     ) -> StepOutputs:
         whole, _ = self._whole(state, rows)
-        outputs = self.denoise_step_whole(whole, _padded(t, whole.batch), _padded_step(inputs, whole.batch))
-        return _first(outputs, len(t))
+        outputs = self.denoise_step_whole(
+            whole, padded_rows(t, whole.batch), padded_step(inputs, whole.batch)
+        )
+        return first_rows(outputs, len(t))
 
     def fill_blocks(
         self, state: ContextState, inputs: BlockInputs, rows: Ints | None = None
     ) -> Sequence[StepOutputs] | None:
-        whole, part = self._whole(state, rows)
-        if part:
+        if not _is_everybody(state, rows):
             return None
-        B, count = whole.batch, len(inputs.block_ids)
-        blocks = replace(
-            inputs,
-            block_ids=_padded(inputs.block_ids, B),
-            threshold=_padded(inputs.threshold, B),
-            temperature=_padded(inputs.temperature, B),
-            row_key=_padded(inputs.row_key, B),
-        )
+        whole, _ = self._whole(state, rows)
+        count, blocks = len(inputs.block_ids), padded_blocks(inputs, whole.batch)
         outputs = self.fill_whole(whole, blocks)
-        return None if outputs is None else [_first(each, count) for each in outputs]
+        return None if outputs is None else [first_rows(each, count) for each in outputs]
 
     def fetch(self, logits: Any) -> Floats:
         return self.fetch_whole(logits.logits)[: logits.count]
 
     def sample(self, logits: Any, how: SamplingParams) -> SampledTokens:
-        samples = self.sample_whole(logits.logits, _filled(how, logits.whole.batch))
+        samples = self.sample_whole(logits.logits, filled(how, logits.whole.batch))
         return super().sample(logits, how) if samples is None else samples
 
     def step(self, logits: Any, inputs: StepInputs) -> StepOutputs:
-        return _first(self.step_whole(logits.logits, _padded_step(inputs, logits.whole.batch)), logits.count)
+        return first_rows(
+            self.step_whole(logits.logits, padded_step(inputs, logits.whole.batch)), logits.count
+        )
 
     def _new_whole(self, batch: int, capacity: int) -> ContextState:
         """Buffers for a power of two of rows; where there is no memory for that, for as many as asked for."""
@@ -223,9 +221,8 @@ class RowsOfWholes(Backend):
         """The state that a call runs over: the whole buffers where it is about all rows in use, else a copy
         of some; and whether it is a copy.
         """
-        everybody = rows is None or (len(rows) == state.batch and bool((np.diff(rows) == 1).all()))
-        if everybody:
-            lengths = _padded(state.lengths, self.rows_of(state))
+        if _is_everybody(state, rows):
+            lengths = padded_rows(state.lengths, self.rows_of(state))
             return ContextState(state.capacity, lengths, state.tensors), False
         assert rows is not None, "some rows, not all"
         part = self._new_whole(len(rows), state.capacity)
@@ -243,22 +240,5 @@ class RowsOfWholes(Backend):
             self.copy_row(whole, i, state, row)
 
 
-def _padded(array: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
-    """Zeros for the rows that are not in use."""
-    if len(array) == batch:
-        return array.copy()
-    return np.concatenate([array, np.zeros((batch - len(array), *array.shape[1:]), array.dtype)])
-
-
-def _padded_step(inputs: StepInputs, batch: int) -> StepInputs:
-    names = StepInputs.__dataclass_fields__
-    return StepInputs(**{name: _padded(getattr(inputs, name), batch) for name in names})
-
-
-def _filled(how: SamplingParams, batch: int) -> SamplingParams:
-    return SamplingParams(how.rows + (_IDLE,) * (batch - len(how.rows)))
-
-
-def _first(outputs: StepOutputs, count: int) -> StepOutputs:
-    names = StepOutputs.__dataclass_fields__
-    return StepOutputs(**{name: getattr(outputs, name)[:count] for name in names})
+def _is_everybody(state: ContextState, rows: Ints | None) -> bool:
+    return rows is None or (len(rows) == state.batch and bool((np.diff(rows) == 1).all()))

@@ -107,6 +107,8 @@ class Backend(ABC):
         config: the model.
         notes: what is not as the bundle asks (conversions, fallbacks), one sentence each.
         can_advance: whether `advance` is available; old bundles lack its graph.
+        pages_state: whether a row takes memory for the tokens that it has, not for its state's capacity: then
+            there need be one state only.
         shares_state: whether rows of all lengths should sit in one state and so share calls: where a call
             reads the weights once for all of its rows, as on a GPU. On a CPU a call costs as much as it has
             rows, and attention over a neighbour's capacity would be added to it.
@@ -123,6 +125,7 @@ class Backend(ABC):
     can_advance: bool = True
     can_save_rows: bool = False
     shares_state: bool = False
+    pages_state: bool = False
     limits: Limits | None = None
     graph_level: int | None = None
     threads: int | None = None
@@ -196,6 +199,17 @@ class Backend(ABC):
     @abstractmethod
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         """Copy one row into row `to` of a state whose capacity holds it; the two may be the same state."""
+
+    def move_row(self, state: ContextState, row: int, to: int) -> None:
+        """Move one row into an empty one of the same state, and leave it empty."""
+        self.copy_row(state, row, state, to)
+        self.clear_rows(state, np.array([row], np.int32))
+
+    def extend(self, state: ContextState, capacity: int) -> bool:
+        """Give a state another capacity, which holds its rows, where that copies none of them; return whether
+        it has it now.
+        """
+        return False
 
     def select(self, state: ContextState, rows: Ints) -> ContextState:
         """Return a copy of only these rows, in this order."""

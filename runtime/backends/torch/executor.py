@@ -21,39 +21,35 @@ from ttc.errors import BackendError
 from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.fused_towers import WriteBlock
-from ttc.model.graphs import SAVED_NAMES, layer_names, new_kv_name, new_name, numbered
+from ttc.model.graphs import SAVED_NAMES, is_kv_cache, layer_names, new_kv_name, new_name, numbered
 from ttc.model.mixers import LayerState, RunOp
-from ttc.model.places import Dense, Place
+from ttc.model.places import Dense, Place, Pooled
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
-from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_mixer import MAMBA_MIXER
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.page_write import PAGE_WRITE
 from ttc.plugins.page_write.naive import write_pages
 from ttc.plugins.split_predict import SPLIT_CHOICE, SPLIT_COMMIT, SPLIT_PREDICT, splits
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
-from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor
+from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor, page_name
 
 __all__ = ["TorchExecutor", "view_of"]
 
 Tensors = Mapping[str, Tensor]
-# Op → for every output the input that it is written over, None where there is none: what has been read when
-# it is written, and may be read again if the call is repeated; and what may not.
-_OVER_CACHE = {PAGE_WRITE.name: ("key_pages", "value_pages")}
-_OVER_OLD_STATE = _OVER_CACHE | {
-    MAMBA_ADVANCE.name: ("conv_state", "ssm_state"),
-    MAMBA_MIXER.name: (None, None, "ssm_state"),
-}
+# Op → for every output the input that it is written over, None where there is none: what may be written
+# again if the call is repeated, and what may not.
+_OVER_PAGES = {PAGE_WRITE.name: ("key_pages", "value_pages")}
+_OVER_OLD_STATE = _OVER_PAGES | {MAMBA_MIXER.name: (None, None, "ssm_state")}
 
 
 class TorchExecutor(Executor):
     """Computes the graphs by the towers in torch.
 
-    In place, a cache gets its new keys and values when its layer has read it. Mamba's state is overwritten
-    after all layers, so that a call for which memory runs short can be made again from the old state; but
-    what goes into a graph has its memory, and there the kernels write over the old state at once where they
-    can. `record`, where set, sees every layer's residual stream.
+    In a pool, pages get a block's keys and values when their layer has read them; they count only when the
+    row's length says so. A row's Mamba state is overwritten after all layers, so that a call for which memory
+    runs short can be made again from the old state; but what goes into a graph has its memory, and there the
+    kernel writes over the old scan state at once. `record`, where set, sees every layer's residual stream.
 
     Args:
         weights: checkpoint name → weight on the device.
@@ -62,7 +58,7 @@ class TorchExecutor(Executor):
         capture_problem: as `Executor` has it.
         weight_scope: memory of the weights, closed with the executor.
         used: the towers that there are weights of.
-        in_place: as `Executor` has it; False where another GPU needs what changed too.
+        pooled: as `Executor` has it; False where another GPU needs what changed too.
     """
 
     name = "torch"
@@ -79,12 +75,12 @@ class TorchExecutor(Executor):
         notes: Sequence[str] = (),
         weight_scope: Scope | None = None,
         used: Sequence[str] = (CONTEXT, DENOISER),
-        in_place: bool = True,
+        pooled: bool = True,
         takes_out: bool = False,
     ) -> None:
         self.compute_dtype = self.logits_dtype = compute_dtype
         self.notes = tuple(notes)
-        self.capture_problem, self.in_place = capture_problem, in_place
+        self.capture_problem, self.pooled = capture_problem, pooled
         self._config, self._device, self._run_op, self._takes_out = config, device, run_op, takes_out
         self._weight_scope = weight_scope
         self.record: towers.Record | None = None
@@ -116,8 +112,8 @@ class TorchExecutor(Executor):
         captured: it goes into a graph, and memory for it is there.
         """
         run_op = self._run_op
-        if self.in_place and self._takes_out:
-            run_op = partial(self._over_inputs, _OVER_OLD_STATE if captured else _OVER_CACHE)
+        if self.pooled and self._takes_out:
+            run_op = partial(self._over_inputs, _OVER_OLD_STATE if captured else _OVER_PAGES)
         run: Mapping[str, Callable[[Tensors], None]] = {
             "context": lambda a: self._context(a, run_op),
             "denoiser": self._denoiser,
@@ -151,7 +147,7 @@ class TorchExecutor(Executor):
             self._towers[CONTEXT],
             run_op,
             a["input_ids"],
-            Dense(a["lengths"]),
+            self._place(a, a["lengths"]),
             a["commit_len"],
             a["logit_positions"],
             self._by_layer(a),
@@ -161,7 +157,7 @@ class TorchExecutor(Executor):
         )
         self._keep_mamba(a, {i: state[i] for i in self._config.layers_of(LayerKind.MAMBA)})
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
-            if kind == LayerKind.ATTENTION and not self.in_place:
+            if kind == LayerKind.ATTENTION and not self.pooled:
                 for name, tensor in zip(layer_names(self._config, i), after, strict=True):
                     a[new_kv_name(name)].copy_(tensor)
             for name, tensor in zip(SAVED_NAMES, kept, strict=False):
@@ -175,7 +171,7 @@ class TorchExecutor(Executor):
             self._run_op,
             a["block_ids"],
             a["t"],
-            Dense(a["lengths"]),
+            self._place(a, a["lengths"]),
             self._by_layer(a),
             self.record,
             a["logits"],
@@ -199,19 +195,21 @@ class TorchExecutor(Executor):
             target.copy_(tensor)
 
     def _advance(self, a: Tensors, run_op: RunOp) -> None:
-        moved = {}
+        # No layer that is moved here has a cache, so nobody asks how long that is.
+        moved, place = {}, self._place(a, a["commit_len"])
         for i in self._config.layers_of(LayerKind.MAMBA):
             xbc, dt = (a[numbered(name, i)] for name in SAVED_NAMES)
             before = tuple(a[name] for name in layer_names(self._config, i))
-            weights = self._towers[CONTEXT].layers[i]
-            moved[i] = towers.advance_layer(self._config, weights, run_op, xbc, dt, a["commit_len"], before)
+            moved[i] = fused_towers.advance_layer(
+                self._config, self._towers[CONTEXT].layers[i], run_op, xbc, dt, a["commit_len"], place, before
+            )
         self._keep_mamba(a, moved)
 
     def _write(self) -> WriteBlock | None:
         """What takes a block's keys and values; None: the kernel, which `_over_inputs` tells where to."""
-        if not self.in_place:
+        if not self.pooled:
             return _new_kv
-        return None if self._takes_out else _write_in_place
+        return None if self._takes_out else _write_pages
 
     def _over_inputs(
         self, table: Mapping[str, Sequence[str | None]], op: OpSpec, *inputs: Tensor, **attributes: Any
@@ -226,25 +224,45 @@ class TorchExecutor(Executor):
         )
 
     def _keep_mamba(self, a: Tensors, new_state: Mapping[int, LayerState]) -> None:
-        """Let the Mamba layers have their new state, by layer: one launch for all tensors of a dtype.
+        """Let the Mamba layers have their new state, by layer.
 
         Only after all layers: where memory ran short in between, the call is made again from the old state.
         """
+        if self.pooled:
+            self._keep_rows(a, new_state)
+            return
+        # One launch for all tensors of a dtype.
         copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
         for layer, after in new_state.items():
             for name, tensor in zip(layer_names(self._config, layer), after, strict=True):
-                target = a[name if self.in_place else new_name(name)]
-                if tensor is not target:
-                    targets, sources = copies.setdefault(target.dtype, ([], []))
-                    targets.append(target)
-                    sources.append(tensor)
+                target = a[new_name(name)]
+                targets, sources = copies.setdefault(target.dtype, ([], []))
+                targets.append(target)
+                sources.append(tensor)
         for targets, sources in copies.values():
             torch._foreach_copy_(targets, sources)  # torch has no other name for it
 
+    def _keep_rows(self, a: Tensors, new_state: Mapping[int, LayerState]) -> None:
+        """Write the call's rows (B, …) of new Mamba states into the pool, as far as they are not there."""
+        if not new_state:
+            return
+        rows = a["rows"].long()
+        # The convolutions' states are small, so those of all layers go together.
+        a["conv_states"].index_copy_(1, rows, torch.stack([conv for conv, _ in new_state.values()]))
+        for layer, (_, scan) in new_state.items():
+            _, name = layer_names(self._config, layer)
+            if scan is not a[name]:
+                a[name].index_copy_(0, rows, scan)
+
+    def _place(self, a: Tensors, lengths: Tensor) -> Place:
+        return Pooled(a["rows"], a["pages"], lengths) if self.pooled else Dense(lengths)
+
     def _by_layer(self, a: Tensors) -> list[tuple[Tensor, ...]]:
-        return [
-            tuple(a[name] for name in layer_names(self._config, i)) for i in range(self._config.num_layers)
-        ]
+        def named(cache: str) -> Tensor:
+            return a[page_name(cache) if self.pooled and is_kv_cache(cache) else cache]
+
+        names = (layer_names(self._config, i) for i in range(self._config.num_layers))
+        return [tuple(map(named, layer)) for layer in names]
 
     @contextlib.contextmanager
     def _on(self, stream: int) -> Iterator[None]:
@@ -264,7 +282,7 @@ def _new_kv(state: LayerState, keys: Tensor, values: Tensor, place: Place) -> La
     return tuple(tensor.view(*tensor.shape[:2], heads, width).transpose(1, 2) for tensor in (keys, values))
 
 
-def _write_in_place(state: LayerState, keys: Tensor, values: Tensor, place: Place) -> LayerState:
+def _write_pages(state: LayerState, keys: Tensor, values: Tensor, place: Place) -> LayerState:
     """Write without kernels."""
     key_pages, value_pages = state
     return write_pages(keys, values, key_pages, value_pages, place.pages, place.lengths)

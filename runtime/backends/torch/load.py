@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -37,6 +37,7 @@ from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.cuda import CudaDevice
 from ttc.runtime.gpu.device import Scope
 from ttc.runtime.gpu.memory import Gpu, need_of, plan_memory
+from ttc.runtime.gpu.pooled_backend import PooledBackend
 from ttc.runtime.gpu.tower_parallel import load_tower_parallel
 from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
@@ -45,6 +46,7 @@ from ttc.runtime.interface.settings import LoadSettings
 __all__ = ["CudaFeatures", "as_tensor", "cuda_features", "load"]
 
 logger = logging.getLogger(__name__)
+B = TypeVar("B", DeviceBackend, PooledBackend)
 # What a plan reckons with when nobody has asked for anything yet.
 _USUAL_CAPACITY, _USUAL_BLOCK = 2048, 16
 # The process in which torch first computed here. Its threads do not survive a fork, and it waits for them.
@@ -79,7 +81,8 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
         for note in features.notes:
             logger.warning(note)
         if features.resident:
-            return _on_cuda(bundle, target.index or 0, features, settings)
+            towers = CONTEXT, DENOISER
+            return _on_cuda(bundle, target.index or 0, features, settings, towers, PooledBackend)
         settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_cuda_graphs("backend 'torch' on the CPU")
@@ -131,7 +134,7 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     if not features.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; {install('gpu')}")
     return load_tower_parallel(
-        lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],))
+        lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],), DeviceBackend)
     )
 
 
@@ -140,21 +143,22 @@ def _on_cuda(
     index: int,
     features: CudaFeatures,
     settings: LoadSettings,
-    towers: Sequence[str] = (CONTEXT, DENOISER),
-) -> DeviceBackend:
+    towers: Sequence[str],
+    backend: type[B],
+) -> B:
     run_op: RunOp = run_naive
     if features.kernels:
         from ttc.plugins.triton import run_triton
 
         run_op = run_triton
-    # Both towers here: no other GPU needs to see what changed, so the state may be overwritten.
-    single_gpu = len(towers) == 2
+    # A pool, unless another GPU needs to see what changed.
+    pooled = issubclass(backend, PooledBackend)
     device = CudaDevice(index, "torch")
     scope = Scope(device)
     try:
         names = list(bundle.weights_for(*towers))
         capacity = min(_USUAL_CAPACITY, bundle.config.max_position_embeddings)
-        need = need_of(bundle, names, batch=1, capacity=capacity, block=_USUAL_BLOCK, in_place=single_gpu)
+        need = need_of(bundle, names, batch=1, capacity=capacity, block=_USUAL_BLOCK, in_place=pooled)
         plan_memory(need, [Gpu(device.name, device.free_bytes()[0])]).check()
         joined = {k: v for tower in towers for k, v in joined_projections(bundle.config, tower).items()}
         weights = upload_weights(bundle, names, scope, settings.progress, together=joined)
@@ -169,10 +173,10 @@ def _on_cuda(
             features.notes,
             scope,
             towers,
-            in_place=single_gpu,
+            pooled=pooled,
             takes_out=features.kernels,
         )
-        return DeviceBackend(bundle.config, device, executor, settings.graph_level)
+        return backend(bundle.config, device, executor, settings.graph_level)
     except BaseException:
         scope.close()
         device.close()

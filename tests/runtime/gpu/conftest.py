@@ -10,7 +10,7 @@ from tests.support.fake_device import FakeDevice, no_compiler, with_loop_kernel
 from ttc.model.bundle import Bundle
 from ttc.model.weights import CONTEXT, DENOISER, joined_projections
 from ttc.runtime.engine import Engine
-from ttc.runtime.gpu.backend import DeviceBackend
+from ttc.runtime.gpu.pooled_backend import PooledBackend
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def on_device(
         executor = TorchExecutor(config, fake_device, weights, "float32", run_op, None, takes_out=takes_out)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
-        backend = DeviceBackend(config, fake_device, executor, level, compilers)
+        backend = PooledBackend(config, fake_device, executor, level, compilers)
         made.append(Engine(backend))
         return made[-1]
 

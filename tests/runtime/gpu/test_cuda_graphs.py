@@ -171,18 +171,6 @@ def count_captures(device):
     return made
 
 
-def test_a_slot_serves_the_next_state_of_its_size(on_device, fake_device):
-    backend = on_device("tiny_a").runner
-    one, other = backend.new_state(1, 64), backend.new_state(1, 64)
-    addresses = {state.tensors["ssm_state.0"].address for state in (one, other)}
-    assert len(addresses) == 2, "two states at a time have memory of their own"
-    del one, other
-    gc.collect()
-    again = backend.new_state(1, 64)
-    assert again.tensors["ssm_state.0"].address in addresses
-    assert not fake_device.values(again.tensors["ssm_state.0"]).any()
-
-
 def test_two_threads_generate_what_one_does(on_device):
     engine = on_device("tiny_a")
     want = engine.generate(PROMPT, **LONG).token_ids

@@ -10,8 +10,8 @@ from ttc.model.bundle import Bundle
 from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.engine import Engine
-from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Scope
+from ttc.runtime.gpu.pooled_backend import PooledBackend
 from ttc.runtime.gpu.ptx_ops import PtxOps
 from ttc.runtime.gpu.weights import upload_weights, weight_bytes
 
@@ -51,7 +51,7 @@ def test_torch_on_a_device(bundles, fake_device, name):
         executor = TorchExecutor(
             bundle.config, fake_device, tensors, "float32", run_op, None, weight_scope=scope
         )
-        with Engine(DeviceBackend(bundle.config, fake_device, executor, None, [no_compiler])) as engine:
+        with Engine(PooledBackend(bundle.config, fake_device, executor, None, [no_compiler])) as engine:
             check_tokens(engine, name)
     assert {QUANTISED_OPS[name], "MoeUp"} <= set(called), "a layer of each tower may be plain"
 

@@ -12,6 +12,7 @@ from tests.support.drafts import make_rows
 from tests.support.golden import CHECKPOINTS, golden
 from tests.support.recorded import tokens_of
 from ttc.errors import BackendError
+from ttc.model.config import LayerKind
 from ttc.plugins.counter_rng import row_key
 from ttc.plugins.diffusion_step import DIFFUSION_PREDICT
 from ttc.plugins.naive import run_naive
@@ -178,8 +179,10 @@ def test_a_lossless_round_downloads_no_logits(on_device, fake_device):
     launches, waits, downloaded = counters(fake_device) - before
     rounds = len(result.stats.lossless.draft_records)
     drafting = sum(each.drafted > 0 for each in result.stats.lossless.draft_records)
-    # The prompt and clearing the state; a round drafts, verifies and advances, or is an AR step.
-    assert launches == 2 + 3 * drafting + (rounds - drafting)
+    # The prompt and clearing both states of every Mamba layer; a round drafts, verifies and advances, or is
+    # an AR step.
+    cleared = 2 * len(engine.config.layers_of(LayerKind.MAMBA))
+    assert launches == 1 + cleared + 3 * drafting + (rounds - drafting)
     assert waits == 1 + 3 * drafting + (rounds - drafting)
     assert drafting > 1
     verified = 8 * 4 * engine.config.vocab_size
@@ -204,7 +207,7 @@ def test_pieces_in_which_no_prompt_ends_leave_their_logits(on_device, fake_devic
     whole = on_device("tiny_a", 1)
     prompts = [list(range(3, 40)), [5, 6], list(range(4, 22))]
     want = whole.generate(prompts, "ar", max_new_tokens=1, stop_at_eos=False, **SAMPLED)
-    backend, counts = whole.runner, {"context_whole": [], "sample_next_whole": []}
+    backend, counts = whole.runner, {"context": [], "sample_next": []}
     for method, own in counts.items():
         real = getattr(backend, method)
 
@@ -220,8 +223,8 @@ def test_pieces_in_which_no_prompt_ends_leave_their_logits(on_device, fake_devic
     assert tokens(got) == tokens(want)
     # 37, 2 and 18 tokens in pieces of 8, pieces of one length in one call: no prompt ends in 4 calls.
     # A wait and no words, or two tensors of a few words in pieces of 256 bytes.
-    assert counts["context_whole"] == [[1, 0]] * 4
-    assert counts["sample_next_whole"] == [[1, 512]] * 3
+    assert counts["context"] == [[1, 0]] * 4
+    assert counts["sample_next"] == [[1, 512]] * 3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

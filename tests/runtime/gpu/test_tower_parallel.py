@@ -32,7 +32,7 @@ def two(bundles, tower_weights):
             assert 0 < len(own) < len(weights)
             device = with_loop_kernel(name=f"cuda:{i}")
             executor = TorchExecutor(
-                config, device, own, "float32", run_naive, None, used=(tower,), in_place=False
+                config, device, own, "float32", run_naive, None, used=(tower,), pooled=False
             )
             backends.append(DeviceBackend(config, device, executor, None, [no_compiler]))
             devices.append(device)

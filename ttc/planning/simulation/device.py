@@ -53,6 +53,12 @@ class _Places:
     def copy_row(self, source: ContextState, row: int, target: ContextState, to: int) -> None:
         self._clock.advance(self._costs.move(source.capacity))
 
+    def move_row(self, state: ContextState, row: int, to: int) -> None:
+        self.copy_row(state, row, state, to)
+
+    def extend(self, state: ContextState, capacity: int) -> bool:
+        return False
+
 
 class SimulatedDevice:
     """Gives every row what its behaviour says, and lets the clock run by the costs.
