@@ -4,11 +4,10 @@ Kernels are compared with their naive functions on the same device before they a
 products, whose twins loop over experts, with the first rows in float32.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.gated_group_norm import GATED_GROUP_NORM
 from ttc.plugins.kernels import KERNELS
-from ttc.plugins.launch import KernelSpec, Tile
+from ttc.plugins.launch import Tile
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
 from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
@@ -43,15 +42,6 @@ __all__ = ["Bed", "experts", "kernels", "layers"]
 Lines = Iterator[dict[str, Any]]
 # Sets of inputs that calls rotate through, so that a kernel does not find its own in the L2.
 SETS = 8
-# Beside the kernels' own; the last ones need more shared memory than TensorRT gives a plugin.
-MORE_TILES = (
-    Tile("16x64x128 s3", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128}, num_warps=4, num_stages=3),
-    Tile("16x32x256 s3", {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 256}, num_warps=4, num_stages=3),
-    Tile("16x64x128 s4", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128}, num_warps=4, num_stages=4),
-    Tile("16x64x256 s3", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 256}, num_warps=8, num_stages=3),
-    Tile("64x128x64 s3", {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=4, num_stages=3),
-    Tile("128x128x64 s3", {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,23 +91,26 @@ def experts(bed: Bed) -> Lines:
     D, width = config.hidden_size, config.moe_intermediate_size
     up = bed.randn(E, width, D) * D**-0.5
     down = bed.randn(E, D, width) * width**-0.5
-    cases = ((1, K), (16, 25), (16, 59), (16, 96), (8, 40), (128, E), (512, E), (2048, E))
-    more = MORE_TILES[:1] if bed.small else MORE_TILES
-    own = {name: KERNELS[name] for name in ("MoeUp", "MoeDown")}
-    wider = {name: dataclasses.replace(spec, tiles=(*spec.tiles, *more)) for name, spec in own.items()}
-    with replaced(wider):
-        for tokens, distinct in ((1, K), (5, 4)) if bed.small else cases:
-            distinct = min(distinct, tokens * K, E)
-            x = bed.randn(tokens, D)
-            sets = [bed.routed(tokens, distinct, seed) for seed in range(bed.sets if distinct < E else 2)]
-            for number, tile in enumerate(wider["MoeUp"].tiles):
-                if (tile.blocks["BLOCK_M"] == 16) != (tokens <= 128):
-                    continue
-                line = {"tokens": tokens, "experts": distinct, "tile": tile.name}
-                try:
-                    yield line | _products(bed, x, up, down, sets, number)
-                except Exception as fault:  # a tile that one GPU refuses says nothing of the next
-                    yield line | {"error": f"{type(fault).__name__}: {fault}"[:300]}
+    # What counts most first; few experts for many tokens: an expert's weights should still be read once.
+    cases = ((16, 59), (1, K), (128, E), (128, 25), (512, E), (2048, E), (16, 25), (128, K), (8, 40))
+    for tokens, distinct in ((1, K), (5, 4)) if bed.small else cases:
+        distinct = min(distinct, tokens * K, E)
+        x = bed.randn(tokens, D)
+        sets = [bed.routed(tokens, distinct, seed) for seed in range(bed.sets if distinct < E else 2)]
+        for number, tile in enumerate(KERNELS["MoeUp"].tiles):
+            if not _may_suit(tile, tokens):
+                continue
+            line = {"tokens": tokens, "experts": distinct, "tile": tile.name}
+            try:
+                yield line | _products(bed, x, up, down, sets, number)
+            except Exception as fault:  # a tile that one GPU refuses says nothing of the next
+                yield line | {"error": f"{type(fault).__name__}: {fault}"[:300]}
+
+
+def _may_suit(tile: Tile, tokens: int) -> bool:
+    """Return whether a tile is worth its time: it has neither far more rows than an expert nor far fewer."""
+    least = tile.blocks["BLOCK_M"] >> (tile.blocks["SIZES"] - 1)
+    return least <= max(tokens, 16) and (tokens <= 128 or tile.blocks["BLOCK_M"] > 32)
 
 
 def _products(
@@ -381,18 +374,6 @@ def _layer_calls(
 
         yield str(kind), denoise if tower == DENOISER else read
     yield "head", lambda: towers.denoiser_head(config, run_triton, weights.norm, weights.head, x)
-
-
-@contextlib.contextmanager
-def replaced(specs: Mapping[str, KernelSpec]) -> Iterator[None]:
-    """Describe some kernels otherwise for the body of the `with`."""
-    table = cast(dict[str, KernelSpec], KERNELS)
-    before = {name: table[name] for name in specs}
-    table.update(specs)
-    try:
-        yield
-    finally:
-        table.update(before)
 
 
 def relative(got: Tensor, want: Tensor) -> float:

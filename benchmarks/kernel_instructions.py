@@ -48,7 +48,7 @@ def main() -> None:
         for op in PRODUCTS
         for stored in stored_in(KERNELS[op])
         for tile, choice in enumerate(KERNELS[op].tiles[: 1 if options.first_tile_only else None])
-        if choice.blocks["BLOCK_M"] == ROWS
+        if choice.blocks["BLOCK_M"] == ROWS and not choice.wide
         for target in options.targets
     ]
     head = {

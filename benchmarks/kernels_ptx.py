@@ -23,7 +23,7 @@ from ttc.errors import BackendError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import KernelSpec, Problem
 from ttc.plugins.ops import CHOICES
-from ttc.plugins.ptx import MAX_SHARED_BYTES, assemble, compile_launch
+from ttc.plugins.ptx import MAX_SHARED_BYTES, MAX_WIDE_SHARED_BYTES, assemble, compile_launch
 from ttc.plugins.targets import TARGETS
 
 # Of the released model (docs/model.md, Real sizes), in the letters of the ops' signatures.
@@ -84,6 +84,7 @@ def main() -> None:
         "triton": triton.__version__,
         "command": " ".join(["python", "benchmarks/kernels_ptx.py", *sys.argv[1:]]),
         "max_shared_bytes": MAX_SHARED_BYTES,
+        "max_wide_shared_bytes": MAX_WIDE_SHARED_BYTES,
         "dims": DIMS,
         "attributes": ATTRIBUTES,
     }
@@ -120,6 +121,7 @@ def report(spec: KernelSpec, tile: int, dtype: str, stored: str | None, target: 
     """Return one kernel's figures, or the error."""
     what = {"op": spec.op.name, "tile": spec.tiles[tile].name, "dtype": dtype, "target": target}
     what |= {"stored": stored} if stored else {}
+    what |= {"wide": True} if spec.tiles[tile].wide else {}
     try:
         compiled = compile_launch(spec.bind(problem(spec, dtype, stored, target), tile), target)
         assembled = assemble(compiled)

@@ -7,7 +7,11 @@ program finds its own from `expert_offsets`, so the grid depends on shapes only 
 was hit. Surplus programs leave at once.
 
 Up to BLOCK_M tokens an expert has one row tile (a token chooses an expert once at most), so every hit
-expert's weights are read exactly once, the others' never.
+expert's weights are read exactly once, the others' never. Where a few experts have many rows and many have a
+few, which only the device knows, a row tile is multiplied as one of 16, 32 or 64 rows, by what it has
+(`SIZES`): 64 rows at once read an expert's weights once where tiles of 16 would read them four times.
+
+A single token needs no search: its K experts have one row each, in the order of `grouped_pairs`.
 
 `product` is inlined into a kernel for each family of ops, since a kernel's arguments are those of its op:
 `ttc.plugins.moe_experts` (plain weights), `moe_experts_scaled` (eight bits), `moe_experts_blocked` (four
@@ -34,11 +38,13 @@ def product(
     weight_ptr,
     group_scale_ptr,
     scale_ptr,
+    expert_ids_ptr,
     grouped_pairs_ptr,
     expert_offsets_ptr,
     R,
     out_ptr,
     E: tl.constexpr,
+    K: tl.constexpr,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     PAIRS_PER_ROW: tl.constexpr,
@@ -50,6 +56,7 @@ def product(
     NATIVE: tl.constexpr,
     PACKED: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -68,76 +75,143 @@ def product(
     SQUARED_RELU: f is relu², else nothing.
     NATIVE: the GPU converts float8_e4m3fn itself.
     PACKED: float4_e2m1fn is decoded four bytes at a time.
+    SIZES: a row tile is multiplied as one of BLOCK_M, BLOCK_M / 2 … rows, so many sizes, by how many it has.
 
     Pairs and offsets that no routing gives lead nowhere outside the tensors: a builder that measures the
     kernel may fill its inputs with anything.
     """
     tile = tl.program_id(1)
-    experts = tl.arange(0, BLOCK_E)
-    first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
-    last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
-    tiles = (last - first + BLOCK_M - 1) // BLOCK_M
-    # One sum for two numbers, since every program waits for it: how many experts lie wholly before this row
-    # tile (upper half), and how many row tiles they have (lower half).
-    passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
-    before = tl.sum(passed, 0)
-    expert = (before >> 32).to(tl.int32)
-    if expert < E:
-        start_row = tl.load(expert_offsets_ptr + expert) + (tile - before.to(tl.int32)) * BLOCK_M
-        rows = start_row + tl.arange(0, BLOCK_M)
-        live = (rows >= 0) & (rows < tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R))
-        if PAIRS_PER_ROW == 0:
-            sources = rows
-        else:
-            pairs = tl.load(grouped_pairs_ptr + rows, mask=live, other=0)
-            sources = tl.minimum(tl.maximum(pairs, 0), R - 1) // PAIRS_PER_ROW
+    if R == K:  # one token: K experts of one row each, in order, which takes no look at the others
+        start_row, end_row = tile, tile + 1
+        pair = tl.load(grouped_pairs_ptr + tile)
+        expert = tl.load(expert_ids_ptr + tl.minimum(tl.maximum(pair, 0), K - 1))
+    else:
+        experts = tl.arange(0, BLOCK_E)
+        first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
+        last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
+        tiles = (last - first + BLOCK_M - 1) // BLOCK_M
+        # One sum for two numbers, since every program waits for it: how many experts lie wholly before this
+        # row tile (upper half), and how many row tiles they have (lower half).
+        passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
+        before = tl.sum(passed, 0)
+        expert = (before >> 32).to(tl.int32)
+        inside = (expert >= 0) & (expert < E)
+        start_row = tl.load(expert_offsets_ptr + expert, mask=inside, other=0)
+        start_row += (tile - before.to(tl.int32)) * BLOCK_M
+        end_row = tl.minimum(tl.load(expert_offsets_ptr + expert + 1, mask=inside, other=0), R)
+    if (expert >= 0) & (expert < E):
+        count = end_row - start_row
+        for halving in tl.static_range(SIZES):
+            fits = (count <= (BLOCK_M >> halving)) | (halving == 0)
+            if fits & ((count > (BLOCK_M >> (halving + 1))) | (halving == SIZES - 1)):
+                _row_tile(
+                    x_ptr,
+                    weight_ptr,
+                    group_scale_ptr,
+                    scale_ptr,
+                    grouped_pairs_ptr,
+                    expert,
+                    start_row,
+                    end_row,
+                    R,
+                    out_ptr,
+                    IN,
+                    OUT,
+                    PAIRS_PER_ROW,
+                    SQUARED_RELU,
+                    PRECISION,
+                    UPCAST,
+                    FORMAT,
+                    GROUP,
+                    NATIVE,
+                    PACKED,
+                    BLOCK_M >> halving,
+                    BLOCK_N,
+                    BLOCK_K,
+                )
 
-        columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-        x_rows = x_ptr + sources.to(tl.int64)[:, None] * IN
-        channels = expert.to(tl.int64) * OUT + columns.to(tl.int64)
-        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        if GROUP == 0:
-            total = _sum_of_whole(
-                total,
-                x_rows,
-                live,
-                weight_ptr + channels[None, :] * IN,
-                columns < OUT,
-                IN,
-                FORMAT,
-                NATIVE,
-                PRECISION,
-                UPCAST,
-                BLOCK_K,
-            )
-        else:
-            total = _sum_of_halves(
-                total,
-                x_rows,
-                live,
-                weight_ptr + channels[None, :] * (IN // 2),
-                group_scale_ptr + channels[None, :] * (IN // GROUP),
-                columns < OUT,
-                IN,
-                FORMAT,
-                GROUP,
-                NATIVE,
-                PACKED,
-                PRECISION,
-                UPCAST,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_K,
-            )
-        if GROUP != 0:
-            total = total * (tl.load(scale_ptr + expert) * (128.0 if PACKED else 1.0))
-        elif FORMAT != "plain":
-            total = total * tl.load(scale_ptr + channels, mask=columns < OUT, other=0.0)[None, :]
-        if SQUARED_RELU:
-            total = tl.where(total < 0.0, 0.0, total)
-            total = total * total
-        out = out_ptr + rows.to(tl.int64)[:, None] * OUT + columns[None, :]
-        tl.store(out, total.to(out_ptr.dtype.element_ty), mask=live[:, None] & (columns < OUT)[None, :])
+
+@triton.jit
+def _row_tile(
+    x_ptr,
+    weight_ptr,
+    group_scale_ptr,
+    scale_ptr,
+    grouped_pairs_ptr,
+    expert,
+    start_row,
+    end_row,
+    R,
+    out_ptr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    PAIRS_PER_ROW: tl.constexpr,
+    SQUARED_RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    FORMAT: tl.constexpr,
+    GROUP: tl.constexpr,
+    NATIVE: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Rows start_row … end_row − 1, BLOCK_M of them at most, by the weights of their expert."""
+    rows = start_row + tl.arange(0, BLOCK_M)
+    live = (rows >= 0) & (rows < end_row)
+    if PAIRS_PER_ROW == 0:
+        sources = rows
+    else:
+        pairs = tl.load(grouped_pairs_ptr + rows, mask=live, other=0)
+        sources = tl.minimum(tl.maximum(pairs, 0), R - 1) // PAIRS_PER_ROW
+
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_rows = x_ptr + sources.to(tl.int64)[:, None] * IN
+    channels = expert.to(tl.int64) * OUT + columns.to(tl.int64)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if GROUP == 0:
+        total = _sum_of_whole(
+            total,
+            x_rows,
+            live,
+            weight_ptr + channels[None, :] * IN,
+            columns < OUT,
+            IN,
+            FORMAT,
+            NATIVE,
+            PRECISION,
+            UPCAST,
+            BLOCK_K,
+        )
+    else:
+        total = _sum_of_halves(
+            total,
+            x_rows,
+            live,
+            weight_ptr + channels[None, :] * (IN // 2),
+            group_scale_ptr + channels[None, :] * (IN // GROUP),
+            columns < OUT,
+            IN,
+            FORMAT,
+            GROUP,
+            NATIVE,
+            PACKED,
+            PRECISION,
+            UPCAST,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    if GROUP != 0:
+        total = total * (tl.load(scale_ptr + expert) * (128.0 if PACKED else 1.0))
+    elif FORMAT != "plain":
+        total = total * tl.load(scale_ptr + channels, mask=columns < OUT, other=0.0)[None, :]
+    if SQUARED_RELU:
+        total = tl.where(total < 0.0, 0.0, total)
+        total = total * total
+    out = out_ptr + rows.to(tl.int64)[:, None] * OUT + columns[None, :]
+    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=live[:, None] & (columns < OUT)[None, :])
 
 
 @triton.jit
@@ -238,23 +312,28 @@ def product_spec(
     *,
     gathered: bool,
     of_format: Callable[[Problem], Mapping[str, Any]] | None = None,
+    select_tile: Callable[[Mapping[str, int]], int] | None = None,
+    select_wide: Callable[[Mapping[str, int]], int] | None = None,
 ) -> KernelSpec:
     """Return the description of one of the two products.
 
     Args:
         op: its signature.
         kernel: the `triton.jit` function around `product`.
-        tiles: two for up to BLOCK_M rows an expert, then those for more.
+        tiles: without `select_tile`, two for few tokens and then two for more.
         inner: letter of the dimension that is summed over.
         outer: letter of the other dimension of the weights.
         gathered: whether it reads tokens and squares what is positive; else it reads rows.
         of_format: constants that depend on how weights are stored.
+        select_tile: see `KernelSpec`.
+        select_wide: see `KernelSpec`.
     """
 
     def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         wide = problem.dtype == "float32"
         return {
             "E": problem.dims["E"],
+            "K": problem.dims["K"],
             "IN": problem.dims[inner],
             "OUT": problem.dims[outer],
             "PAIRS_PER_ROW": problem.dims["K"] if gathered else 0,
@@ -263,6 +342,7 @@ def product_spec(
             "UPCAST": problem.interpreted and problem.dtype == "bfloat16",
             **({} if of_format is None else of_format(problem)),
             "BLOCK_E": power_of_two(problem.dims["E"]),
+            "SIZES": 1,
             **tile.blocks,
             # In float32 half as many numbers, for the same shared memory (48 KiB at most).
             "BLOCK_K": tile.blocks["BLOCK_K"] // (2 if wide else 1),
@@ -274,7 +354,8 @@ def product_spec(
         changing=("T",),
         integers=("T*K",),
         tiles=tuple(tiles),
-        select_tile=_select_tile,
+        select_tile=select_tile or _select_tile,
+        select_wide=select_wide,
         constants=constants,
         grid=_grid,
         work_in_values=True,
@@ -289,7 +370,5 @@ def _grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum: Minimu
 
 
 def _select_tile(dims: Mapping[str, int]) -> int:
-    """Decode tiles while an expert has at most one row tile on average; beyond, the product is bound by
-    arithmetic.
-    """
-    return 0 if dims["T"] * dims["K"] <= 16 * dims["E"] else 2
+    """16 rows while an expert has two row tiles at most (a token chooses it once); beyond, by what it has."""
+    return 0 if dims["T"] <= 32 else 2

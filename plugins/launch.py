@@ -78,12 +78,15 @@ class Tile:
         blocks: constants of the kernel.
         num_warps: warps of 32 threads a program.
         num_stages: loads in flight in the kernel's inner loop.
+        wide: it takes more shared memory than a launch has unasked (`ttc.plugins.ptx`), so that only who asks
+            the driver for it can launch it: Triton, and so torch. No tactic of a plugin.
     """
 
     name: str
     blocks: Mapping[str, int]
     num_warps: int
     num_stages: int = 1
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +170,8 @@ class KernelSpec:
         changing: letters of the dimensions that may differ from call to call; all others are constants of
             the compiled kernel, since they come from the model's configuration.
         integers: dimensions made of those ("L", "T*K") that the kernel takes as arguments, in order.
-        tiles: the choices of block sizes; tactic n is tiles[n − 1].
-        select_tile: all dimensions → index into tiles, where nobody measures.
+        tiles: the choices of block sizes, wide ones last; tactic n is tiles[n − 1].
+        select_tile: all dimensions → index into tiles, where nobody measures; never of a wide one.
         constants: (problem, tile) → constexpr arguments by name.
         grid: see `Grid`.
         strided: inputs (B, L, X) whose tokens may lie further apart than X elements; `constants` then reads
@@ -177,6 +180,7 @@ class KernelSpec:
             only what changes in it; `constants` reads `Problem.over`.
         work_in_values: how much there is to do depends on what the inputs hold (who was routed where, what
             is masked), so that a time measured on arbitrary inputs says nothing of a choice of block sizes.
+        select_wide: the same for who can launch wide tiles; None where there are none.
         pays: of a fused op: all dimensions → whether its one launch is better than one for each part.
     """
 
@@ -191,6 +195,7 @@ class KernelSpec:
     strided: tuple[str, ...] = ()
     over: Mapping[str, str] = field(default_factory=dict)
     work_in_values: bool = False
+    select_wide: Callable[[Mapping[str, int]], int] | None = None
     pays: Callable[[Mapping[str, int]], bool] = lambda dims: True
 
     def bind(self, problem: Problem, tile: int = 0) -> Launch:

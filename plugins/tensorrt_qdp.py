@@ -73,7 +73,7 @@ def _autotune(trtp: ModuleType, op: OpSpec, kernel: Callable[[], KernelSpec]) ->
 
     def combinations(*arguments: Any) -> Any:
         kernel_spec = kernel()
-        tactics = list(range(1, len(kernel_spec.tiles) + 1))
+        tactics = _tactics(kernel_spec)
         if kernel_spec.work_in_values:
             shapes = [desc.shape for desc in arguments[: len(op.inputs)]]
             usual = [tuple(shape.opt if shape.is_dynamic else shape) for shape in shapes]
@@ -137,14 +137,18 @@ def _bind(
             f"plugin {kernel_spec.op.name}: dimensions {', '.join(dynamic)} are dynamic in the network; only "
             f"{', '.join(kernel_spec.changing)} may be. Export the bundle again; its graphs fix the others"
         )
-    if not 1 <= tactic <= len(kernel_spec.tiles):
+    tactics = _tactics(kernel_spec)
+    if tactic not in tactics:
         raise BackendError(
-            f"plugin {kernel_spec.op.name}: tactic {tactic} does not exist; there are 1 to "
-            f"{len(kernel_spec.tiles)}"
+            f"plugin {kernel_spec.op.name}: tactic {tactic} does not exist; there are 1 to {tactics[-1]}"
         )
     words = _words(kernel_spec.op, inputs)
     problem = Problem(fixed, attributes, words["compute"], stored=stored_dtype(words), target=target)
     return kernel_spec.bind(problem, tactic - 1), dims
+
+
+def _tactics(kernel_spec: KernelSpec) -> list[int]:
+    return [1 + number for number, tile in enumerate(kernel_spec.tiles) if not tile.wide]
 
 
 def _minimum(trtp: ModuleType) -> Callable[[Dim, Dim], Dim]:

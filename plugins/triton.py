@@ -163,7 +163,8 @@ def _bind_launch(
         token_strides=_token_strides(kernel_spec, inputs),
         over=frozenset(over),
     )
-    launch = kernel_spec.bind(problem, kernel_spec.select_tile(dims) if tile is None else tile)
+    select = kernel_spec.select_wide or kernel_spec.select_tile
+    launch = kernel_spec.bind(problem, select(dims) if tile is None else tile)
     outputs = []
     expected = zip(op.outputs, launch.outputs, op.output_shapes(shapes, attributes), strict=True)
     for spec, dtype_name, size in expected:

@@ -1,5 +1,7 @@
 """Triton kernels of `MoeUp`, `MoeDown` (`ttc.plugins.grouped_product` of plain weights) and `MoeCombine`."""
 
+from collections.abc import Mapping
+
 import triton
 import triton.language as tl
 
@@ -21,6 +23,7 @@ def grouped_product(
     R,
     out_ptr,
     E: tl.constexpr,
+    K: tl.constexpr,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     PAIRS_PER_ROW: tl.constexpr,
@@ -28,6 +31,7 @@ def grouped_product(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -38,11 +42,13 @@ def grouped_product(
         weight_ptr,
         weight_ptr,  # no groups
         weight_ptr,  # no scale
+        expert_ids_ptr,
         grouped_pairs_ptr,
         expert_offsets_ptr,
         R,
         out_ptr,
         E,
+        K,
         IN,
         OUT,
         PAIRS_PER_ROW,
@@ -54,6 +60,7 @@ def grouped_product(
         False,
         False,
         BLOCK_E,
+        SIZES,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
@@ -80,17 +87,67 @@ def combine(
     tl.store(out_ptr + token * D + columns, total, mask=columns < D)
 
 
+def _tile(
+    name: str, m: int, n: int, k: int, stages: int, warps: int = 4, sizes: int = 1, *, wide: bool = False
+) -> Tile:
+    blocks = {"SIZES": sizes, "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
+    return Tile(name, blocks, num_warps=warps, num_stages=stages, wide=wide)
+
+
+_FEW, _SOME, _MANY, _MANY_WIDE, _MOST_WIDE = 0, 4, 5, 9, 10
 _PRODUCT_TILES = (
-    Tile("decode-64", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=4, num_stages=4),
-    Tile("decode-32", {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 128}, num_warps=4, num_stages=3),
-    Tile("prefill-64", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=4),
-    Tile("prefill-128", {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=3),
+    _tile("16x64x128", 16, 64, 128, 3),
+    _tile("16x64x64", 16, 64, 64, 4),
+    _tile("16x32x128", 16, 32, 128, 3),
+    _tile("16x32x256", 16, 32, 256, 3),
+    _tile("32x64x128", 32, 64, 128, 3, sizes=2),
+    _tile("64x64x64", 64, 64, 64, 3, sizes=3),
+    _tile("128x64x32", 128, 64, 32, 3),
+    _tile("16x64x128-4", 16, 64, 128, 4, wide=True),
+    _tile("16x64x256", 16, 64, 256, 3, warps=8, wide=True),
+    _tile("64x128x64", 64, 128, 64, 3, sizes=3, wide=True),
+    _tile("128x128x64", 128, 128, 64, 3, warps=8, sizes=2, wide=True),
 )
+
+
+def _select(dims: Mapping[str, int]) -> int:
+    """The least rows that hold all that an expert may have: a token chooses it once."""
+    return _FEW if dims["T"] <= 16 else _SOME if dims["T"] <= 32 else _MANY
+
+
+def _select_wide(dims: Mapping[str, int]) -> int:
+    """From a prompt's chunk on more columns a program, and 128 rows where experts have that many.
+
+    Predicted from bytes and instructions, as the rest is; no GPU has timed them.
+    """
+    if dims["T"] <= 256:
+        return _select(dims)
+    return _MANY_WIDE if dims["T"] * dims["K"] <= 64 * dims["E"] else _MOST_WIDE
+
+
 _COMBINE_TILES = (Tile("256", {"BLOCK_D": 256}, num_warps=2), Tile("1024", {"BLOCK_D": 1024}, num_warps=4))
 
 
-moe_up = product_spec(MOE_UP, grouped_product, _PRODUCT_TILES, "D", "I", gathered=True)
-moe_down = product_spec(MOE_DOWN, grouped_product, _PRODUCT_TILES, "I", "D", gathered=False)
+moe_up = product_spec(
+    MOE_UP,
+    grouped_product,
+    _PRODUCT_TILES,
+    "D",
+    "I",
+    gathered=True,
+    select_tile=_select,
+    select_wide=_select_wide,
+)
+moe_down = product_spec(
+    MOE_DOWN,
+    grouped_product,
+    _PRODUCT_TILES,
+    "I",
+    "D",
+    gathered=False,
+    select_tile=_select,
+    select_wide=_select_wide,
+)
 moe_combine = KernelSpec(
     op=MOE_COMBINE,
     kernel=combine,

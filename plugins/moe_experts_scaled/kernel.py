@@ -27,6 +27,7 @@ def scaled_product(
     R,
     out_ptr,
     E: tl.constexpr,
+    K: tl.constexpr,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     PAIRS_PER_ROW: tl.constexpr,
@@ -36,6 +37,7 @@ def scaled_product(
     FORMAT: tl.constexpr,
     NATIVE: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -46,11 +48,13 @@ def scaled_product(
         weight_ptr,
         weight_ptr,  # no groups
         scale_ptr,
+        expert_ids_ptr,
         grouped_pairs_ptr,
         expert_offsets_ptr,
         R,
         out_ptr,
         E,
+        K,
         IN,
         OUT,
         PAIRS_PER_ROW,
@@ -62,6 +66,7 @@ def scaled_product(
         NATIVE,
         False,
         BLOCK_E,
+        SIZES,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
@@ -71,7 +76,7 @@ def scaled_product(
 _TILES = (
     Tile("decode-64", {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128}, num_warps=4, num_stages=4),
     Tile("decode-128", {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=4, num_stages=4),
-    Tile("prefill-64", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=4, num_stages=3),
+    Tile("prefill-64", {"SIZES": 3, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=4, num_stages=3),
     Tile("prefill-128", {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=3),
 )
 

@@ -1,5 +1,7 @@
 """The MoE kernels against the reference implementation: routing, grouped products, combination."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import launches_of
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
 from ttc.plugins.moe_routing import MOE_CHOICE, MOE_ORDER, MOE_ROUTING
-from ttc.plugins.moe_routing.naive import moe_routing
+from ttc.plugins.moe_routing.naive import moe_order, moe_routing
 from ttc.plugins.naive import run_naive
 
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -121,6 +123,34 @@ def test_grouped_products(device, shape, dtype):
         check_against_naive(MOE_COMBINE, [grouped, weights, rows], device, tolerances.OP, tile=tile)
 
 
+def test_a_few_experts_with_many_rows_and_many_with_a_few(device):
+    """Row tiles of every size at once, and experts with more rows than any."""
+    rows = [150, 100, 70, 50, 35, 20, 12, 8, 5, 0]
+    experts = torch.repeat_interleave(torch.arange(10), torch.tensor(rows))
+    expert_ids = experts.view(3, 150).T.contiguous().int()  # an expert's pairs are of different tokens
+    x, up, down, *_ = routed(150, 24, 20, 10, 3, "float32")
+    pairs, _, offsets = moe_order(expert_ids, torch.zeros(10))
+    assert offsets.diff().tolist() == rows
+    activated = run_naive(MOE_UP, x, up, expert_ids, pairs, offsets)[0]
+    several = [number for number, tile in enumerate(KERNELS["MoeUp"].tiles) if tile.blocks["SIZES"] > 1]
+    for tile in (0, *several):
+        check = partial(check_against_naive, device=device, atol=tolerances.KERNEL["float32"], tile=tile)
+        check(MOE_UP, [x, up, expert_ids, pairs, offsets])
+        check(MOE_DOWN, [activated, down, expert_ids, pairs, offsets])
+
+
+def test_what_sizes_choose():
+    """A program with rows for all that an expert may have; wide tiles for who can launch them."""
+    up = KERNELS["MoeUp"]
+    tokens = (1, 16, 17, 32, 33, 256, 257, 2048)
+    dims = [{"T": T, "K": 6, "E": 128} for T in tokens]
+    plain = [up.tiles[up.select_tile(each)].name for each in dims]
+    assert plain == ["16x64x128"] * 2 + ["32x64x128"] * 2 + ["64x64x64"] * 4
+    wide = [up.tiles[up.select_wide(each)] for each in dims]
+    assert [tile.name for tile in wide] == [*plain[:6], "64x128x64", "128x128x64"]
+    assert all(tile.wide == (T > 256) for tile, T in zip(wide, tokens, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("T", [1, 16, 512])
 def test_grouped_products_of_the_real_size(device, T):
@@ -150,6 +180,13 @@ def test_what_no_routing_gives_leads_nowhere_outside(device, value):
     activated, grouped = torch.ones(10, 20), torch.ones(10, 24)
     wrong_pairs, wrong_rows = torch.full_like(pairs, value), torch.full_like(rows, value)
     run_guarded(MOE_UP, [x, up, expert_ids, wrong_pairs, offsets], device)
+    one_token = [expert_ids[:1], pairs[:2], offsets]
+    for wrong in (
+        [torch.full_like(expert_ids[:1], value), *one_token[1:]],
+        [expert_ids[:1], wrong_pairs[:2], offsets],
+    ):
+        run_guarded(MOE_UP, [x[:1], up, *wrong], device)
+        run_guarded(MOE_DOWN, [activated[:2], down, *wrong], device)
     run_guarded(MOE_COMBINE, [grouped, weights, wrong_rows], device)
     for first in (0, value):  # experts that begin before the rows, end after them, or both
         wrong = torch.full_like(offsets, value)
