@@ -348,7 +348,7 @@ class Engine:
 
 def _prefix_cache(backend: Backend, chunk: int, limit_bytes: int | None) -> PrefixCache | None:
     if limit_bytes is None:
-        limit_bytes = share_of_memory() if backend.can_save_rows else 0
+        limit_bytes = share_of_memory(backend.free_piece_bytes) if backend.can_save_rows else 0
     if isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 0:
         raise InputError(
             f"prefix_cache_bytes is {quoted(limit_bytes)}; valid: a number of bytes, 0 for no cache"

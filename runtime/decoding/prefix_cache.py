@@ -9,8 +9,8 @@ are the same.
 
 Pieces of a row that is still reading are fresh: rows that run beside it may take them, and they are kept once
 the whole prompt is read. A row that ends before, or whose state has a number in it that is none, leaves
-nothing. Kept and fresh pieces share a budget in bytes; what was used longest ago goes first, the end of a
-chain before its beginning, and what does not fit even then is not taken.
+nothing (but a GPU does not look at its numbers). Kept and fresh pieces share a budget in bytes; what was used
+longest ago goes first, the end of a chain before its beginning, and what does not fit even then is not taken.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ttc.base.machine import free_bytes
 from ttc.runtime.decoding.seats import Seat, Seats
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.state import RowPiece
@@ -66,6 +65,7 @@ class PrefixCache:
 
     def __init__(self, backend: Backend, chunk: int, limit_bytes: int) -> None:
         self._backend, self._chunk, self._limit = backend, chunk, limit_bytes
+        backend.reserve_pieces(limit_bytes, chunk)
         self._kept: dict[bytes, _Link] = {}
         self._fresh: dict[bytes, _Link] = {}
         self._readers: dict[int, _Reader] = {}
@@ -169,8 +169,8 @@ class PrefixCache:
         return keys
 
 
-def share_of_memory() -> int:
+def share_of_memory(free: int | None) -> int:
     """Return the bytes that a cache takes unless told otherwise: a sixteenth of the free memory, at most 4
     GiB; 0, which is none, where the system does not say what is free.
     """
-    return min((free_bytes() or 0) // 16, 4 << 30)
+    return min((free or 0) // 16, 4 << 30)

@@ -255,7 +255,7 @@ class _PoolPlace(CallPlace):
 
     @property
     def mamba(self) -> dict[str, DeviceArray]:
-        return self._lane.memory.mamba | self._lane.memory.stacks
+        return self._lane.memory.rows.tensors | self._lane.memory.rows.stacks
 
     def logits(self, positions: int) -> DeviceArray:
         shape = (self.batch, positions, self.runtime.config.vocab_size)

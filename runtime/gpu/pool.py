@@ -15,7 +15,7 @@ from ttc.runtime.gpu.cuda_graphs import StepGraph
 from ttc.runtime.gpu.device_runtime import DeviceRuntime
 from ttc.runtime.gpu.eviction import evict_until_fits
 from ttc.runtime.gpu.lanes import Buffers, Lane, Lanes
-from ttc.runtime.gpu.pool_memory import PoolMemory
+from ttc.runtime.gpu.pool_memory import PoolMemory, page_bytes, row_bytes
 from ttc.runtime.gpu.row_pool import PAGE, SCRATCH, RowPool, pages_of
 from ttc.runtime.interface.backend import Ints
 
@@ -28,11 +28,17 @@ class Pool:
     """The rows and pages of one device. The caller holds the runtime's lock.
 
     Attributes:
+        runtime: what the backend's parts share.
         books: which row and page is whose.
+        row_bytes: size of a row's Mamba state.
+        page_bytes: size of a page, in all layers.
+        reserved_pages: pages that snapshots have still to take, and nobody else may.
     """
 
     def __init__(self, runtime: DeviceRuntime) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
+        self.row_bytes, self.page_bytes = row_bytes(runtime), page_bytes(runtime)
+        self.reserved_pages = 0
         self.books = RowPool(1, 1, 1)
         self._memory: PoolMemory | None = None
         self._lanes = Lanes(runtime)
@@ -59,7 +65,7 @@ class Pool:
         self.have(count, count * pages_of(capacity), pages_of(capacity))
         rows = [self.books.take_row() for _ in range(count)]
         for row in rows:
-            self.memory.clear_row(row)
+            self.memory.rows.clear_row(row)
         return rows
 
     def give(self, rows: Sequence[int]) -> None:
@@ -70,13 +76,13 @@ class Pool:
     def clear(self, row: int) -> None:
         """Leave a row as one that was just taken."""
         self.books.clear_row(row)
-        self.memory.clear_row(row)
+        self.memory.rows.clear_row(row)
 
     def copy(self, row: int, to: int, tokens: int) -> None:
         """Let a row hold what another does, of which so many tokens count: pages are shared."""
         self.books.adopt(to, self.books.pages_in(row)[: pages_of(tokens)])
         if row != to:
-            self.memory.copy_row(row, to)
+            self.memory.rows.copy_row(to, self.memory.rows, row)
 
     def cover(self, rows: Ints, start: Ints, count: int) -> None:
         """Make rows (n,) ready for `count` tokens from token `start` (n,) on to be written.
@@ -100,16 +106,18 @@ class Pool:
     def bytes_of(self, rows: Sequence[int]) -> int:
         """Return the size of rows and their pages; pages that two share count twice."""
         pages = sum(len(self.books.pages_in(row)) for row in rows)
-        return len(rows) * self.memory.row_bytes + pages * self.memory.page_bytes
+        return len(rows) * self.row_bytes + pages * self.page_bytes
 
     def have(self, rows: int, pages: int, width: int) -> None:
-        """Have so many free rows and pages, and tables so wide; the pool is made anew if it is too small.
+        """Have so many free rows and pages, beside those that are reserved, and tables so wide; the pool is
+        made anew if it is too small.
 
         Raises:
             DeviceMemoryError: there is no room for it.
         """
         books = self.books
-        due_rows, due_pages = max(0, rows - books.free_rows), max(0, pages - books.free_pages)
+        due_rows = max(0, rows - books.free_rows)
+        due_pages = max(0, pages + max(0, self.reserved_pages) - books.free_pages)
         if self._memory is None or due_rows or due_pages:
             exact = books.rows + due_rows, books.pages + due_pages
             used = books.rows - 1 + due_rows
@@ -159,7 +167,7 @@ class Pool:
             self._memory.close()
 
     def _move(self, rows: int, pages: int) -> None:
-        larger = self.fit(lambda: PoolMemory(self._runtime, rows, pages))
+        larger = self.fit(lambda: PoolMemory(self.runtime, rows, pages))
         if self._memory is not None:
             larger.take_over(self._memory)
             self._retire()
@@ -168,7 +176,7 @@ class Pool:
         self.books.enlarge(rows, pages, 0)
 
     def _retire(self) -> None:
-        self._runtime.device.wait()
+        self.runtime.device.wait()
         self._lanes.retire()
 
     def _make_room(self) -> bool:
@@ -182,7 +190,7 @@ class Pool:
         return self._give_back(other_rows=True)
 
     def _give_back(self, *, other_rows: bool) -> bool:
-        self._runtime.device.wait()
-        made = self._runtime.executor.trim() or self._lanes.make_room(self._in_use, other_rows=other_rows)
-        self._runtime.graphs.room_made += made
+        self.runtime.device.wait()
+        made = self.runtime.executor.trim() or self._lanes.make_room(self._in_use, other_rows=other_rows)
+        self.runtime.graphs.room_made += made
         return made

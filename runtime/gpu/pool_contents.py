@@ -34,7 +34,7 @@ def read_rows(
     found: dict[str, Floats] = {}
     for name in (tensor.name for tensor in state_tensors(config)):
         if not is_kv_cache(name):
-            tensor = pool.memory.mamba[name]
+            tensor = pool.memory.rows.tensors[name]
             parts = [staging.read(tensor.part(row, 1)) for row in rows]
             found[name] = np.concatenate(parts).astype(np.float32)
             continue
@@ -61,7 +61,7 @@ def write_rows(
     for name in (tensor.name for tensor in state_tensors(config)):
         values = np.asarray(tensors[name])
         if not is_kv_cache(name):
-            tensor = pool.memory.mamba[name]
+            tensor = pool.memory.rows.tensors[name]
             for i, row in enumerate(rows):
                 staging.write(tensor.part(row, 1), values[i : i + 1])
             continue

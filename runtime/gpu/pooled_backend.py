@@ -24,6 +24,7 @@ from ttc.runtime.gpu.pool_contents import read_rows, write_rows
 from ttc.runtime.gpu.pool_warm_up import warm_up
 from ttc.runtime.gpu.pooled_state import PooledState, PoolRows, pooled
 from ttc.runtime.gpu.row_pool import pages_of
+from ttc.runtime.gpu.row_snapshots import RowSnapshots, Snapshot
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampled_tokens, sampling_inputs
 from ttc.runtime.interface.backend import (
     BlockInputs,
@@ -34,7 +35,7 @@ from ttc.runtime.interface.backend import (
     StepOutputs,
 )
 from ttc.runtime.interface.sampling import LazySamples, SampledTokens, SamplingParams
-from ttc.runtime.interface.state import ContextState
+from ttc.runtime.interface.state import ContextState, RowPiece
 
 __all__ = ["PooledBackend"]
 
@@ -48,11 +49,13 @@ class PooledBackend(OverDevice):
 
     shares_state = True
     pages_state = True
+    can_save_rows = True
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """As `OverDevice`."""
         super().__init__(*arguments, **named)
         self.pool = Pool(self.runtime)
+        self._snapshots = RowSnapshots(self.pool, self._forget)
 
     def new_state(self, batch: int, capacity: int) -> ContextState:
         with self.runtime.lock:
@@ -266,6 +269,28 @@ class PooledBackend(OverDevice):
                 of_rows[[row, to]] = of_rows[[to, row]]
             self.clear_rows(state, np.array([row], np.int32))
 
+    @property
+    def free_piece_bytes(self) -> int:
+        return self.device.free_bytes()[0]
+
+    def reserve_pieces(self, nbytes: int, tokens: int) -> None:
+        with self.runtime.lock:
+            self.runtime.check_open()
+            self._snapshots.reserve(nbytes, tokens)
+
+    def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
+        with self.runtime.lock:
+            stop = int(state.lengths[row])
+            kept = self._snapshots.save(self._own(state).places.numbers[row], start, stop)
+            nbytes = self.pool.row_bytes + len(kept.pages) * self.pool.page_bytes
+            return RowPiece(start, stop, kept, nbytes, finite=True)
+
+    def load_row(self, state: ContextState, row: int, pieces: Sequence[RowPiece]) -> None:
+        with self.runtime.lock:
+            kept = [piece.tensors for piece in pieces if isinstance(piece.tensors, Snapshot)]
+            self._snapshots.load(self._own(state).places.numbers[row], kept)
+            state.lengths[row] = state.touched[row] = pieces[-1].stop
+
     def read_state(self, state: ContextState, rows: Ints | None = None) -> dict[str, Floats]:
         which = state.rows(rows)
         with self.runtime.lock:
@@ -288,6 +313,7 @@ class PooledBackend(OverDevice):
             warm_up(self.pool, batch, capacity, block_size, chunk)
 
     def close_buffers(self) -> None:
+        self._snapshots.close()
         self.pool.close()
 
     def _own(self, state: ContextState) -> PooledState:
@@ -311,6 +337,12 @@ class PooledBackend(OverDevice):
         with self.runtime.lock:
             if not self.runtime.closed:
                 self.pool.give(rows)
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        """A snapshot was dropped."""
+        with self.runtime.lock:
+            if not self.runtime.closed:
+                self._snapshots.forget(snapshot)
 
 
 def _small(inputs: StepInputs, batch: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ttc.base.machine import free_bytes
 from ttc.errors import BackendError
 from ttc.model.config import ModelConfig
 from ttc.plugins.diffusion_step import naive_numpy as commit
@@ -264,6 +265,17 @@ class Backend(ABC):
         share a call.
         """
         return length
+
+    @property
+    def free_piece_bytes(self) -> int | None:
+        """Free bytes of the memory that saved rows take; None where nobody says."""
+        return free_bytes()
+
+    def reserve_pieces(self, nbytes: int, tokens: int) -> None:
+        """Take at once the memory for saved rows, up to so many bytes of them, of so many tokens each; here
+        it is taken when it is needed.
+        """
+        return
 
     def save_row(self, state: ContextState, row: int, start: int) -> RowPiece:
         """Return a copy of what the row holds, of its keys and values those from token `start` on."""

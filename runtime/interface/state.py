@@ -77,13 +77,15 @@ class ContextState:
 
 @dataclass(frozen=True, slots=True)
 class RowPiece:
-    """A stretch of one row's context, on the host: the Mamba state after it, and its own keys and values.
+    """A stretch of one row's context: the Mamba state after it, and its own keys and values.
 
     Attributes:
         start, stop: tokens from where to where.
-        tensors: graph name → the backend's own array; of caches (KV heads, stop − start, P).
-        nbytes: size of them all.
-        finite: whether they are numbers throughout.
+        tensors: graph name → the backend's own array; of caches (KV heads, stop − start, P), unless it keeps
+            those in another way.
+        nbytes: size of all that is kept.
+        finite: whether they are numbers throughout; True where nobody looks, since a GPU would have to wait
+            for it. What is no number comes of the tokens, and who reads them again gets it again.
     """
 
     start: int
