@@ -16,6 +16,7 @@ from ttc.errors import BackendError, InputError
 from ttc.plugins.bound_launch import BoundLaunch, BoundOp, Output
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import ALIGNMENT, KernelSpec, Problem, launches_of, stored_dtype
+from ttc.plugins.old_interpreter import mend
 from ttc.plugins.ops import OpSpec, TensorSpec
 from ttc.plugins.torch_tensors import dtype_names, logical_shapes
 
@@ -27,6 +28,9 @@ _bound: dict[tuple[Any, ...], BoundOp] = {}
 _MOST_BOUND = 4096
 # Op → places in `out` and among the inputs of what may lie over each other.
 _overlaps: dict[str, list[tuple[int, int]]] = {}
+
+if triton.knobs.runtime.interpret:
+    mend()
 
 
 def run_triton(

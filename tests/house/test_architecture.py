@@ -91,6 +91,7 @@ HEAVY_PLACES = (
     "plugins/attention_walk.py",
     "plugins/mamba_walk.py",
     "plugins/naive.py",
+    "plugins/old_interpreter.py",
     "plugins/ptx.py",
     "plugins/quantised_decode.py",
     "plugins/stream_math.py",
