@@ -47,7 +47,7 @@ from ttc.runtime.gpu.executor import (
 from ttc.runtime.gpu.row_pool import PAGE
 
 DTYPE, CAPACITY = "bfloat16", 2048
-# Name → graph, its tower, tokens, and the role that then chooses some.
+# Name → graph, its tower, tokens, and the role that then chooses some; None: no logits are wanted.
 STEPS: Mapping[str, tuple[str, str, int, str | None]] = {
     "denoise": ("denoiser", DENOISER, BLOCK, "step"),
     "ar": ("context", CONTEXT, 1, "sample"),
@@ -130,7 +130,7 @@ def step_launches(config: ModelConfig, step: str) -> dict[str, Any]:
     for whole, parts in joined_projections(config, tower).items():
         weights[whole] = torch.cat([weights[name] for name in parts])
     executor = _executor(config, weights, tower, launches)
-    tensors = _tensors(config, role, length)
+    tensors = _tensors(config, role, length, wants_tokens=choice is not None)
     after_layer: list[int] = []
     executor.record = lambda layer, x: after_layer.append(launches.total)
     with torch.no_grad(), launches:  # inference mode would show operators whole that launch several kernels
@@ -165,14 +165,17 @@ def _executor(
     return TorchExecutor(config, device, weights, DTYPE, launches.run_op, None, used=(tower,), takes_out=True)
 
 
-def _tensors(config: ModelConfig, role: str, length: int) -> dict[str, Tensor]:
+def _tensors(config: ModelConfig, role: str, length: int, *, wants_tokens: bool) -> dict[str, Tensor]:
     specs: dict[str, Any] = dict(CONTEXT_INPUTS if role == "context" else DENOISER_INPUTS) | POOL_INPUTS
     # A pool of the row and the scratch row.
     specs |= mamba_specs(config, DTYPE, 2) | page_specs(config, DTYPE, 2 + CAPACITY // PAGE)
     conv = next(shape for name, (_, shape) in mamba_specs(config, DTYPE, 2).items() if "conv" in name)
     specs["conv_states"] = (DTYPE, (len(config.layers_of(LayerKind.MAMBA)), *conv))
-    positions = 1 if role == "context" else length
-    specs["logits"] = (DTYPE, (1, positions, config.vocab_size))
+    if not wants_tokens:
+        del specs["logit_positions"]
+    else:
+        positions = 1 if role == "context" else length
+        specs["logits"] = (DTYPE, (1, positions, config.vocab_size))
     sizes = {"B": 1, "L": length, "R": 1, "M": CAPACITY // PAGE}
     return {name: _meta(dtype, sizes_of(shape, sizes)) for name, (dtype, shape) in cast(Specs, specs).items()}
 

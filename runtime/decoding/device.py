@@ -175,8 +175,11 @@ class BackendDevice:
         if dues[0].targets:
             return self._score(state, tokens, commit, rows, ids, dues)
         if dues[0].sampling is None:
+            none = np.empty((len(dues), 0), np.int32)
             last = np.array([[len(due.tokens) - 1] for due in dues], np.int32)
-            self._backend.context(state, tokens, commit, last, rows=rows)
+            self._backend.context(
+                state, tokens, commit, none if self._backend.skips_logits else last, rows=rows
+            )
             return dict.fromkeys(ids)
         how = SamplingParams(tuple(due.sampling for due in dues if due.sampling is not None))
         drafts = [due.draft for due in dues]

@@ -75,7 +75,8 @@ class DeviceBackend(RowsOfWholes, OverDevice):
             inputs = input_ids, commit_len, logit_positions
             buffers, length = self._read(state, *inputs, SAMPLE_NOTHING, save, then)
             self.runtime.device.wait()  # the inputs may be written again
-        return ContextCall(ContextLogits(buffers.logits, R), length if save else None)
+        logits = ContextLogits(buffers.logits, R) if R else None
+        return ContextCall(logits, length if save else None)
 
     def sample_next_whole(
         self,
@@ -261,12 +262,14 @@ class DeviceBackend(RowsOfWholes, OverDevice):
 def warm_up_context(backend: Backend, batch: int, capacity: int, block_size: int, chunk: int) -> None:
     """Capture the context calls of these sizes: run each twice, on a state that nobody uses."""
     state = backend.new_state(batch, capacity)
-    nothing, positions = np.zeros(batch, np.int32), np.zeros((batch, 1), np.int32)
+    nothing = np.zeros(batch, np.int32)
     block = min(block_size, capacity)
     for length in call_lengths(block, min(chunk, capacity), backend.limits):
-        for save in (False, True) if length == block else (False,):
-            for _ in range(2):
-                backend.context(state, np.zeros((batch, length), np.int32), nothing, positions, save)
+        for positions in (0, 1) if backend.skips_logits else (1,):
+            for save in (False, True) if length == block else (False,):
+                at = np.zeros((batch, positions), np.int32)
+                for _ in range(2):
+                    backend.context(state, np.zeros((batch, length), np.int32), nothing, at, save)
 
 
 def _heads(cache: DeviceArray, other: DeviceArray) -> list[DeviceArray]:

@@ -4,6 +4,7 @@ from ttc.runtime.gpu.block_loop import BlockLoop
 from ttc.runtime.gpu.call_place import CallPlace
 from ttc.runtime.gpu.closing import close_all
 from ttc.runtime.gpu.cuda_graphs import StepGraph
+from ttc.runtime.gpu.device import DeviceArray, Enqueue
 from ttc.runtime.gpu.executor import (
     CONTEXT_INPUTS,
     DENOISER_INPUTS,
@@ -17,16 +18,19 @@ from ttc.runtime.gpu.packed_buffer import PackedBuffer
 __all__ = ["AdvanceBuffers", "BlockBuffers", "ContextBuffers"]
 
 
+def _nothing() -> None:
+    """The choice of no token."""
+
+
 class ContextBuffers:
     """A context call over L tokens with logits at R positions.
 
     Args:
+        positions: R; with 0, which only an executor takes that `skips_logits`, no token is chosen either.
         save: leave what `advance` needs.
 
     Attributes:
         inputs: the small inputs of the call, and those of sampling.
-        logits: (B, R, V), of the executor's `logits_dtype`.
-        samples: the sampled tokens, `SAMPLING_OUTPUTS`.
         step: runs the call, moves the state and makes `samples` of the logits.
     """
 
@@ -34,14 +38,19 @@ class ContextBuffers:
         runtime, scope, sizes = state.runtime, state.scope, state.sizes(length, positions)
         read = {**CONTEXT_INPUTS, **state.placement}
         inputs = self.inputs = PackedBuffer(scope, {**read, **SAMPLING_INPUTS}, sizes)
-        self.samples = PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
-        self.logits = state.logits(positions)
-        own = {name: inputs.device[name] for name in read} | {"logits": self.logits}
+        self._chosen: tuple[DeviceArray, PackedBuffer] | None = None
+        own = {name: inputs.device[name] for name in read}
+        sample: Enqueue = _nothing
+        if positions:
+            logits, samples = state.logits(positions), PackedBuffer(scope, SAMPLING_OUTPUTS, sizes)
+            self._chosen, own["logits"] = (logits, samples), logits
+            sample = state.bind_sampling(inputs, logits, samples, sizes)
+        else:
+            del own["logit_positions"]
         tensors = own | state.state | state.new_state | state.new_kv(length)
         if save:
             tensors |= state.saved(length)
         work = runtime.executor.bind(scope, "context", tensors, sizes)
-        sample = state.bind_sampling(inputs, self.logits, self.samples, sizes)
 
         def run() -> None:
             work()
@@ -49,6 +58,20 @@ class ContextBuffers:
             sample()
 
         self.step = StepGraph(scope.device, runtime.graphs, f"a context call over {length} tokens", run)
+
+    @property
+    def logits(self) -> DeviceArray:
+        """(B, R, V), of the executor's `logits_dtype`; R is not 0."""
+        return self._choice()[0]
+
+    @property
+    def samples(self) -> PackedBuffer:
+        """The sampled tokens, `SAMPLING_OUTPUTS`; R is not 0."""
+        return self._choice()[1]
+
+    def _choice(self) -> tuple[DeviceArray, PackedBuffer]:
+        assert self._chosen is not None, "the call was for no token"
+        return self._chosen
 
     def close(self) -> None:
         """Let go of the graph."""

@@ -79,6 +79,8 @@ class Executor(ABC):
         saves_on_demand: whether a context call leaves what `advance` needs only where it is given room for
             it; otherwise it must be given that.
         limits: sizes it can compute; None where any will do.
+        skips_logits: whether a context call may be given neither "logit_positions" nor room for "logits", and
+            then computes none.
         logits_dtype: of the logits, which the roles "step" and "sample" read.
     """
 
@@ -89,6 +91,7 @@ class Executor(ABC):
     pooled: bool = False
     saves_on_demand: bool = False
     limits: Limits | None = None
+    skips_logits: bool = False
     logits_dtype: str = "float32"
 
     @abstractmethod

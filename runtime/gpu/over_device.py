@@ -55,6 +55,10 @@ class OverDevice(Backend):
         return self.runtime.executor.limits
 
     @property
+    def skips_logits(self) -> bool:  # type: ignore[override]  # the executor's
+        return self.runtime.executor.skips_logits
+
+    @property
     def device_name(self) -> str:
         return self.runtime.device.name
 

@@ -29,7 +29,8 @@ def warm_up(pool: Pool, batch: int, capacity: int, block_size: int, chunk: int) 
     lengths = [1 << power for power in reversed(range(longest.bit_length()))]
     for rows in _buckets(batch):
         for length in lengths:
-            _context(pool, rows, length, 1, save=False)
+            for positions in (0, 1):
+                _context(pool, rows, length, positions, save=False)
             if 1 < length <= verified:
                 _context(pool, rows, length, length, save=True)
                 _advance(pool, rows, length)

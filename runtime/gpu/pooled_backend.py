@@ -87,6 +87,8 @@ class PooledBackend(OverDevice):
             inputs = input_ids, commit_len, logit_positions
             call, lane, saved = self._read(state, *inputs, SAMPLE_NOTHING, save, rows)
             self.runtime.device.wait()  # the inputs may be written again
+            if not logit_positions.shape[1]:
+                return ContextCall(None, saved)
             return ContextCall(self._left(lane, call, state, *logit_positions.shape), saved)
 
     def sample_next(

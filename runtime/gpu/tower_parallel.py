@@ -88,6 +88,10 @@ class TowerParallelBackend(RowsOfWholes):
         """Sizes that can be computed."""
         return self._context.limits
 
+    @property
+    def skips_logits(self) -> bool:  # type: ignore[override]  # the context tower's
+        return self._context.skips_logits
+
     def rows_of(self, state: ContextState) -> int:
         return self._context.rows_of(state)
 

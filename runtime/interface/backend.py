@@ -114,6 +114,7 @@ class Backend(ABC):
             reads the weights once for all of its rows, as on a GPU. On a CPU a call costs as much as it has
             rows, and attention over a neighbour's capacity would be added to it.
         can_save_rows: whether `save_row` and `load_row` are available, which the prefix cache needs.
+        skips_logits: whether `context` may be asked for logits at no position, and then computes none.
         limits: sizes it can run; None where any will do.
         graph_level: 0 the host starts every kernel, 1 one CUDA graph per step, 2 one per block; None where
             there are no CUDA graphs.
@@ -127,6 +128,7 @@ class Backend(ABC):
     can_save_rows: bool = False
     shares_state: bool = False
     pages_state: bool = False
+    skips_logits: bool = False
     limits: Limits | None = None
     graph_level: int | None = None
     threads: int | None = None
@@ -169,7 +171,8 @@ class Backend(ABC):
         """Read a block (B, L) with the context tower and move the rows past its first `commit_len` (B,)
         tokens.
 
-        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are positions in the block, R ≥ 1.
+        The caller keeps lengths + L ≤ capacity. `logit_positions` (B, R) are positions in the block, R ≥ 1;
+        with `skips_logits` R may be 0, and there are no logits to ask for.
         With `save` the result can be given to `advance`.
         """
 

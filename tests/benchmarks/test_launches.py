@@ -9,7 +9,7 @@ from ttc.model.config import ModelConfig
 from ttc.plugins.moe_experts import MOE_EXPERTS
 
 # What was reached, the choice of tokens apart; the goals with it were 400 and 350.
-MOST = {"denoise": 351, "ar": 343, "extend": 343}
+MOST = {"denoise": 351, "ar": 343, "extend": 340}
 CHOICE = {"denoise": 2, "ar": 2, "extend": 0}
 
 

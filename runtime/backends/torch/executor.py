@@ -63,6 +63,7 @@ class TorchExecutor(Executor):
 
     name = "torch"
     saves_on_demand = True
+    skips_logits = True
 
     def __init__(
         self,
@@ -149,11 +150,11 @@ class TorchExecutor(Executor):
             a["input_ids"],
             self._place(a, a["lengths"]),
             a["commit_len"],
-            a["logit_positions"],
+            a.get("logit_positions"),
             self._by_layer(a),
             self.record,
             self._write(),
-            a["logits"],
+            a.get("logits"),
         )
         self._keep_mamba(a, {i: state[i] for i in self._config.layers_of(LayerKind.MAMBA)})
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):
