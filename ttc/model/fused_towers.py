@@ -90,6 +90,8 @@ def context_forward(
     record: Record | None = None,
     write: WriteBlock | None = None,
     into: Tensor | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[Tensor | None, list[LayerState], list[LayerState]]:
     """Do what `ttc.model.towers.context_forward` does; logits are in the compute dtype.
 
@@ -105,6 +107,8 @@ def context_forward(
         record: called after every layer with its number and the stream.
         write: puts a block's keys and values away in place of the op `PageWrite`.
         into: where the logits go, (B, R, V) in the compute dtype, instead of new memory.
+        keep: return what `advance_layer` needs. It is a view of every Mamba layer's projections, all of which
+            then stay in memory until the call's end.
 
     Returns:
         Logits, the new state, and what `advance_layer` needs. New Mamba states are those of the call's rows,
@@ -121,7 +125,7 @@ def context_forward(
             config, kind, w, norms[i + 1], run_op, x, h, place, commit_len, before, write
         )
         new_state.append(after)
-        saved.append(kept)
+        saved.append(kept if keep else ())
         if record is not None:
             record(i, x)
     if logit_positions is None:

@@ -155,6 +155,7 @@ class TorchExecutor(Executor):
             self.record,
             self._write(),
             a.get("logits"),
+            keep=any(numbered(SAVED_NAMES[0], i) in a for i in self._config.layers_of(LayerKind.MAMBA)),
         )
         self._keep_mamba(a, {i: state[i] for i in self._config.layers_of(LayerKind.MAMBA)})
         for i, (kind, after, kept) in enumerate(zip(self._config.layers, state, saved, strict=True)):

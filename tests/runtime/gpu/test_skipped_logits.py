@@ -1,4 +1,6 @@
-"""The head is not computed where no token is wanted: chunks in which no prompt ends, and finished blocks."""
+"""What a call leaves out: the head where no token is chosen, and what only `advance` would need."""
+
+import weakref
 
 import numpy as np
 import pytest
@@ -6,6 +8,8 @@ import pytest
 from tests.support import tolerances
 from tests.support.compare import assert_close
 from ttc.model import fused_towers
+from ttc.plugins.mamba_mixer import MAMBA_MIXER
+from ttc.plugins.naive import run_naive
 from ttc.runtime.engine import Engine
 
 PROMPTS = [list(range(3, 24)), [5, 6]]
@@ -40,6 +44,24 @@ def test_only_for_tokens_that_are_wanted(on_device, engines, heads, mode):
     assert reads, "pieces in which no prompt ends"
     assert set(reads) == {0}
     assert {positions for _, positions in heads} == {8 if mode == "diffusion" else 1}, "blocks or next tokens"
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_projections_stay_only_for_an_advance(on_device, save):
+    """In the released model those of all layers take 0.5 MB a token."""
+    held, most = [], []
+
+    def spy(op, *inputs, **attributes):
+        if op == MAMBA_MIXER:
+            most.append(sum(each() is not None for each in held))
+            held.append(weakref.ref(inputs[0]))
+        return run_naive(op, *inputs, **attributes)
+
+    backend = on_device("tiny_a", 0, run_op=spy).runner
+    tokens, none = np.arange(3, 11, dtype=np.int32)[None], np.zeros(1, np.int32)
+    backend.context(backend.new_state(1, 32), tokens, none, np.empty((1, 0), np.int32), save=save)
+    assert len(held) > 2
+    assert max(most) == len(held) - 1 if save else max(most) <= 1, "at most that of the layer before"
 
 
 def test_the_state_is_the_same_without(on_device):
