@@ -4,7 +4,7 @@ Kernels are compared with their naive functions on the same device before they a
 products, whose twins loop over experts, with the first rows in float32.
 """
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_reckoning as reckoning
-from benchmarks.gpu_timing import Ceilings, Timer
+from benchmarks.gpu_attention_cases import attention_cases
+from benchmarks.gpu_bed import Bed, Case, Lines
 from ttc.model import fused_towers, towers
 from ttc.model.config import LayerKind, ModelConfig
 from ttc.model.graphs import layer_names
@@ -29,7 +30,6 @@ from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
-from ttc.plugins.ops import OpSpec
 from ttc.plugins.residual_norm import GATED_MIXTURE_RESIDUAL_NORM_MODULATED, GATED_RESIDUAL_MODULATED_NORM
 from ttc.plugins.residual_stream import MODULATED_NORM
 from ttc.plugins.router_logits import ROUTER_LOGITS
@@ -37,52 +37,7 @@ from ttc.plugins.split_predict import SPLIT_PREDICT, splits
 from ttc.plugins.triton import run_triton
 from ttc.runtime.gpu.executor import state_specs
 
-__all__ = ["Bed", "experts", "kernels", "layers"]
-
-Lines = Iterator[dict[str, Any]]
-# Sets of inputs that calls rotate through, so that a kernel does not find its own in the L2.
-SETS = 8
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Bed:
-    """What the stages work on.
-
-    Attributes:
-        config: the model.
-        timer: of the device.
-        ceilings: of this run.
-        small: few and small cases, in the interpreter.
-    """
-
-    config: ModelConfig
-    timer: Timer
-    ceilings: Ceilings
-    small: bool
-
-    @property
-    def sets(self) -> int:
-        """How many sets of inputs calls rotate through."""
-        return 1 if self.small else SETS
-
-    def randn(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        """Return numbers of order one."""
-        return torch.randn(*shape, device=self.timer.device).to(dtype)
-
-    def full(self, shape: Sequence[int], value: float, dtype: torch.dtype) -> Tensor:
-        """Return equal numbers."""
-        return torch.full(tuple(shape), value, dtype=dtype, device=self.timer.device)
-
-    def routed(self, tokens: int, distinct: int, seed: int) -> dict[str, Tensor]:
-        """Return routing that hits so many experts, others with every seed."""
-        E = self.config.n_routed_experts
-        made = reckoning.routing(self.config, tokens, distinct)
-        order = torch.randperm(E, generator=torch.Generator().manual_seed(seed))[:distinct].sort().values
-        ids = order[torch.from_numpy(made["expert_ids"]).long()].int()
-        counts = torch.bincount(ids.flatten().long(), minlength=E).cumsum(0)
-        moved = {"expert_ids": ids, "expert_offsets": torch.cat([counts.new_zeros(1), counts]).int()}
-        given = {name: torch.from_numpy(array) for name, array in made.items()} | moved
-        return {name: tensor.to(self.timer.device) for name, tensor in given.items()}
+__all__ = ["experts", "kernels", "layers"]
 
 
 def experts(bed: Bed) -> Lines:
@@ -149,13 +104,16 @@ def _products(
 
 def kernels(bed: Bed) -> Lines:
     """Yield every other kernel: time behind a cold L2 and a warm one, floor, distance from its twin."""
-    for what, op, make, moved, attributes in _cases(bed):
+    for what, op, make, moved, attributes in itertools.chain(_cases(bed), attention_cases(bed)):
         line = {"what": what}
         try:
             sets = [make() for _ in range(bed.sets)]
             got = run_triton(op, *sets[0], **attributes)
             want = run_naive(op, *sets[0], **attributes)
-            calls = [partial(run_triton, op, *inputs, **attributes) for inputs in sets]
+            calls = [
+                partial(run_triton, op, *inputs, out=inputs[2:4] if op.in_place else None, **attributes)
+                for inputs in sets
+            ]
             cold, warm = bed.timer.cold_seconds(calls), bed.timer.seconds(calls)
             floor = moved / bed.ceilings.read_bytes
             yield line | {
@@ -169,9 +127,6 @@ def kernels(bed: Bed) -> Lines:
             }
         except Exception as fault:
             yield line | {"error": f"{type(fault).__name__}: {fault}"[:300]}
-
-
-Case = tuple[str, OpSpec, Callable[[], list[Tensor]], float, dict[str, Any]]
 
 
 def _cases(bed: Bed) -> Iterator[Case]:

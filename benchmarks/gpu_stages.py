@@ -267,7 +267,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _bed(setting: Setting) -> Any:
-    from benchmarks.gpu_kernels import Bed
+    from benchmarks.gpu_bed import Bed
 
     return Bed(setting.model(), setting.timer(), setting.ceilings(), setting.dry)
 

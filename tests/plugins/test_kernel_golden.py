@@ -9,7 +9,8 @@ from tests.support.compare import assert_close
 from tests.support.golden import CHECKPOINTS, golden
 from ttc.model import fused_towers
 from ttc.model.bundle import Bundle
-from ttc.model.places import Dense
+from ttc.model.config import LayerKind
+from ttc.model.places import Dense, Pooled
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
 from ttc.plugins.naive import run_naive
@@ -19,9 +20,30 @@ from ttc.plugins.triton import run_triton
 ON_A_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in CHECKPOINTS if name != "tiny_c"]
 
 
+def in_a_pool(config, state, length):
+    """The state of one row as row 2 of a pool, its tokens in pages in reverse order; the rest is NaN."""
+    pool, pages = [], 0
+    for kind, tensors in zip(config.layers, state, strict=True):
+        layer = []
+        for x in tensors:
+            if kind == LayerKind.MAMBA:
+                rows = torch.full((4, *x.shape[1:]), torch.nan, dtype=x.dtype)
+                rows[2] = x[0]
+            else:
+                _, J, C, Y = x.shape
+                pages = C // 16
+                rows = torch.full((pages + 2, J, 16, Y), torch.nan, dtype=x.dtype)
+                rows[1:-1] = x[0].view(J, pages, 16, Y).transpose(0, 1).flip(0)
+            layer.append(rows)
+        pool.append(tuple(layer))
+    table = torch.arange(pages, 0, -1, dtype=torch.int32)[None]
+    return Pooled(torch.tensor([2], dtype=torch.int32), table, length), pool
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("name", ["tiny_c", *ON_A_GPU])
-def test_unconditioned_block_after_a_prompt(device, bundles, name):
+def test_unconditioned_block_after_a_prompt(device, bundles, name, pooled):
     g = golden(name)
     read_with = run_naive if device == "cpu" else run_triton
     with Bundle.open(bundles(name)) as bundle:
@@ -34,6 +56,7 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
         _, state, _ = fused_towers.context_forward(
             g.config, context, read_with, prompt, Dense(nothing), everything, ints(11).to(device)[None], empty
         )
+        place, state = in_a_pool(g.config, state, everything) if pooled else (Dense(everything), state)
         block = torch.from_numpy(g.vectors["den/half16_tnone/block"]).to(device)
         logits = fused_towers.denoiser_forward(
             g.config,
@@ -41,7 +64,7 @@ def test_unconditioned_block_after_a_prompt(device, bundles, name):
             run_triton,
             block,
             torch.tensor([-1.0]),
-            Dense(everything),
+            place,
             state,
         )
     want = g.vectors["den/half16_tnone/logits"]

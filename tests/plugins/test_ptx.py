@@ -58,7 +58,8 @@ def test_every_kernel_for_every_family_of_architectures():
 
     Glue has nothing that differs between them, but for attention's matrix products.
     """
-    ops = [name for name, spec in KERNELS.items() if not spec.op.glue or name == "BlockAttention"]
+    attention = ("BlockAttention", "CacheSplits", "PagedAttention", "PageSplits")
+    ops = [name for name, spec in KERNELS.items() if not spec.op.glue or name in attention]
     kernels = report("--ops", *ops, "--dtypes", "bfloat16", "--first-tile-only", "--targets", *FAMILIES)
     wanted = [op for op in every_kernel() if op[0] in ops]
     assert {(op, target) for op, _, target in kernels} == {(op, t) for op in wanted for t in FAMILIES}
