@@ -1,5 +1,6 @@
 """The meaning of `PagedAttention` and its parts in torch: attention over a cache gathered from the pages."""
 
+import torch
 from torch import Tensor
 
 from ttc.plugins.block_attention import naive as dense
@@ -33,7 +34,7 @@ def paged_attention(
     Returns:
         (B, L, Q) in the compute dtype.
     """
-    caches = _gathered(key_pages, pages), _gathered(value_pages, pages)
+    caches = _gathered(key_pages, pages, lengths), _gathered(value_pages, pages, lengths)
     return dense.block_attention(queries, keys, values, *caches, lengths, causal=causal)
 
 
@@ -65,10 +66,14 @@ def page_splits(
     A: int,
 ) -> tuple[Tensor, Tensor]:
     """Return what `cache_splits` does of the tokens in the pages; arguments as of `paged_attention`."""
-    caches = _gathered(key_pages, pages), _gathered(value_pages, pages)
+    caches = _gathered(key_pages, pages, lengths), _gathered(value_pages, pages, lengths)
     return dense.cache_splits(queries, *caches, lengths, X=X, A=A)
 
 
-def _gathered(pool: Tensor, pages: Tensor) -> Tensor:
-    """Return the rows' pages one after another: (B, J, 16·O, Y)."""
-    return pool[pages.long()].transpose(1, 2).flatten(2, 3)
+def _gathered(pool: Tensor, pages: Tensor, lengths: Tensor) -> Tensor:
+    """Return the rows' pages one after another, (B, J, 16·O, Y), with zeros behind a row's length: what
+    others left in a page may be no numbers.
+    """
+    whole = pool[pages.long()].transpose(1, 2).flatten(2, 3)
+    counts = torch.arange(whole.shape[2], device=pool.device) < lengths[:, None]
+    return torch.where(counts[:, None, :, None], whole, torch.zeros_like(whole))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import tolerances
 from tests.support.compare import assert_close, assert_equal
+from tests.support.fake_device import POISON
 from tests.support.many_lengths import of_all_lengths, serve_all
 from ttc.runtime.gpu.lengths import row_bucket
 
@@ -129,3 +130,16 @@ def test_logits_stay_until_the_next_call_on_the_same_state(on_device, fake_devic
         backend.context(other, tokens(4, 17), ONE, ZERO)
     assert backend.fetch(first.logits).shape == wanted.shape
     assert fake_device.allocations == allocated, "and no more buffers for it than once"
+
+
+def test_what_a_page_held_before_is_never_seen(on_device, engines, fake_device):
+    """Not even where it is no number: of a row that ended by it, or of what fills a call up."""
+    backend = on_device("tiny_a", 0).runner
+    state = backend.new_state(1, 512)
+    for tensor in backend.pool.memory.pages.values():
+        fake_device.fill(tensor, POISON)
+    read(backend, state, tokens(20))
+    read(backend, state, tokens(3, 9))
+    assert_holds(backend, state, 0, engines, tokens(20), tokens(3, 9))
+    block = np.full((1, 8), backend.config.mask_token_id, np.int32)
+    assert np.isfinite(backend.fetch(backend.denoise(state, block, np.ones(1, np.float32)))).all()
