@@ -26,7 +26,7 @@ from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import Tile
 from ttc.plugins.mamba_advance import MAMBA_ADVANCE
 from ttc.plugins.mamba_block_scan import MAMBA_CONV, MAMBA_SCAN
-from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.moe_routing import MOE_ROUTING
 from ttc.plugins.naive import run_naive
@@ -221,6 +221,18 @@ def _cases(bed: Bed) -> Iterator[Case]:
             2 * state + block,
             {"G": c.n_groups, "W": W},
         )
+        long = lambda B=B, L=L, head=head: [  # noqa: E731
+            r(B, L, F),
+            r(B, L, F),
+            r(B, L, H),
+            r(B, F, W - 1),
+            r(B, H, P, N, dtype=wide),
+            torch.arange(B, device=bed.timer.device).int(),
+            *head,
+            r(H),
+            bed.full((B,), L, torch.int32),
+        ]
+        yield f"MambaLongMixer {sizes}", MAMBA_LONG_MIXER, long, 2 * state + block, {"G": c.n_groups, "W": W}
         yield (
             f"GatedGroupNorm {sizes}",
             GATED_GROUP_NORM,

@@ -29,7 +29,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
+if __name__ == "__main__":  # whoever imports this has decided
+    os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
 
 import triton
 

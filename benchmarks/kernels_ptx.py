@@ -11,7 +11,8 @@ import os
 import sys
 from typing import Any
 
-os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
+if __name__ == "__main__":  # whoever imports this has decided
+    os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled
 
 import triton
 

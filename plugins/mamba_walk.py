@@ -2,9 +2,9 @@
 
 A program has one head's BLOCK_P rows of the scan state and walks the block in chunks of BLOCK_L tokens, the
 state in registers: within a chunk the closed form of `MambaScan`'s naive function, from one to the next the
-recurrence. So time grows linearly with the tokens. The convolution is made where it is read, a head's x and
-its group's B and C, by every program anew: some 1,300 multiplications a token, in place of a tensor that goes
-to memory and back.
+recurrence. So time grows linearly with the tokens. The convolution of a short block is made where it is read,
+a head's x and its group's B and C, by every program anew: some 1,300 multiplications a token, in place of a
+tensor that goes to memory and back.
 
 In bfloat16 all products are the matrix units', and as good as float32: x, B and C are bfloat16 numbers, and
 the float32 numbers they are multiplied by are taken in three bfloat16 parts, whose products are exact and
@@ -52,6 +52,7 @@ def walk(
     DT_STRIDE: tl.constexpr,
     SPLIT: tl.constexpr,
     UPCAST: tl.constexpr,
+    CONVOLVED: tl.constexpr,
     ADVANCE: tl.constexpr,
     OVER: tl.constexpr,
     BLOCK_L: tl.constexpr,
@@ -61,9 +62,10 @@ def walk(
 ):
     """Y of one head's BLOCK_P rows, and where ADVANCE their state after `count` tokens. Program (h, p, b).
 
-    xbc: (B, L, F), channels x (H·P) | B (G·N) | C (G·N); dt: (B, L, H); their tokens XBC_STRIDE and DT_STRIDE
-    elements apart.  conv_state: (…, F, W − 1) and ssm_state: (…, H, P, N) float32, the row's own at `place`.
-    new_ssm_state: (…, H, P, N), the row's own at `new_place`; OVER: it is ssm_state itself.  y: (B, L, H·P).
+    xbc: (B, L, F), channels x (H·P) | B (G·N) | C (G·N), CONVOLVED: activated already; dt: (B, L, H); their
+    tokens XBC_STRIDE and DT_STRIDE elements apart.  conv_state: (…, F, W − 1) and ssm_state: (…, H, P, N)
+    float32, the row's own at `place`.  new_ssm_state: (…, H, P, N), the row's own at `new_place`; OVER: it is
+    ssm_state itself.  y: (B, L, H·P).
     """
     head = tl.program_id(0)
     row = tl.program_id(2).to(tl.int64)
@@ -103,6 +105,7 @@ def walk(
             start,
             W,
             XBC_STRIDE,
+            CONVOLVED,
         )
         c = _activated(
             xbc_ptr,
@@ -116,6 +119,7 @@ def walk(
             start,
             W,
             XBC_STRIDE,
+            CONVOLVED,
         )
         x = _activated(
             xbc_ptr,
@@ -129,6 +133,7 @@ def walk(
             start,
             W,
             XBC_STRIDE,
+            CONVOLVED,
         )
         x = tl.reshape(x, (BLOCK_L, BLOCK_P))
         step, total = chunk_decay(dt_ptr + tokens * DT_STRIDE, dt_bias_ptr, a_log_ptr, head, live)
@@ -177,6 +182,7 @@ def _activated(
     start,
     W: tl.constexpr,
     XBC_STRIDE: tl.constexpr,
+    CONVOLVED: tl.constexpr,
 ):
     """SiLU of the convolution of some channels of a chunk, in the compute dtype; 0 where there is none.
 
@@ -184,6 +190,8 @@ def _activated(
     """
     kind: tl.constexpr = xbc_ptr.dtype.element_ty
     inside = live & real
+    if CONVOLVED:
+        return tl.load(xbc_ptr + tokens * XBC_STRIDE + channels, mask=inside, other=0.0)
     total = tl.load(bias_ptr + channels, mask=real, other=0.0).to(tl.float32)
     for k in tl.static_range(W):
         source = tokens + (k - (W - 1))  # negative: a column of before the block

@@ -1,4 +1,4 @@
-"""Triton kernel of `MambaReading` and `MambaMixer`.
+"""Triton kernels of `MambaReading`, `MambaMixer` and `MambaLongMixer`.
 
 A program walks the block with its part of the scan state (`ttc.plugins.mamba_walk`).
 
@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 
 from ttc.plugins.launch import KernelSpec, Problem, Tile, cdiv, power_of_two
-from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.mamba_walk import place_of, walk
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["mamba_mixer", "mamba_reading", "mix", "read"]
+__all__ = ["mamba_long_mixer", "mamba_mixer", "mamba_reading", "mix", "mix_long", "read"]
 
 
 @triton.jit(do_not_specialize=["L", "R"])
@@ -80,6 +80,7 @@ def read(
         DT_STRIDE,
         SPLIT,
         UPCAST,
+        False,
         False,
         False,
         BLOCK_L,
@@ -160,6 +161,7 @@ def mix(
         DT_STRIDE,
         SPLIT,
         UPCAST,
+        False,
         True,
         OVER,
         BLOCK_L,
@@ -167,6 +169,131 @@ def mix(
         SLICES,
         BLOCK_N,
     )
+    _move_columns(
+        xbc_ptr,
+        conv_state_ptr,
+        place,
+        new_conv_state_ptr,
+        row,
+        count,
+        L,
+        F,
+        W,
+        XBC_STRIDE,
+        SHARE,
+        BLOCK_F,
+        BLOCK_W,
+    )
+
+
+@triton.jit(do_not_specialize=["L", "R"])
+def mix_long(
+    xbc_ptr,
+    activated_ptr,
+    dt_ptr,
+    conv_state_ptr,
+    ssm_state_ptr,
+    rows_ptr,
+    dt_bias_ptr,
+    a_log_ptr,
+    d_ptr,
+    commit_len_ptr,
+    L,
+    R,
+    y_ptr,
+    new_conv_state_ptr,
+    new_ssm_state_ptr,
+    F: tl.constexpr,
+    W: tl.constexpr,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    G: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    UPCAST: tl.constexpr,
+    OVER: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    SLICES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """`mix` over a convolution that was made before. activated: (B, L, F)."""
+    row = tl.program_id(2).to(tl.int64)
+    place = place_of(rows_ptr + row, R)
+    count = tl.minimum(tl.maximum(tl.load(commit_len_ptr + row), 0), L)
+    walk(
+        activated_ptr,
+        dt_ptr,
+        conv_state_ptr,  # not read
+        ssm_state_ptr,
+        place,
+        dt_bias_ptr,  # not read
+        dt_bias_ptr,  # not read
+        dt_bias_ptr,
+        a_log_ptr,
+        d_ptr,
+        L,
+        y_ptr,
+        new_ssm_state_ptr,
+        place if OVER else row,
+        count,
+        F,
+        W,
+        H,
+        P,
+        N,
+        G,
+        F,
+        DT_STRIDE,
+        SPLIT,
+        UPCAST,
+        True,
+        True,
+        OVER,
+        BLOCK_L,
+        BLOCK_P,
+        SLICES,
+        BLOCK_N,
+    )
+    _move_columns(
+        xbc_ptr,
+        conv_state_ptr,
+        place,
+        new_conv_state_ptr,
+        row,
+        count,
+        L,
+        F,
+        W,
+        XBC_STRIDE,
+        SHARE,
+        BLOCK_F,
+        BLOCK_W,
+    )
+
+
+@triton.jit
+def _move_columns(
+    xbc_ptr,
+    conv_state_ptr,
+    place,
+    new_conv_state_ptr,
+    row,
+    count,
+    L,
+    F: tl.constexpr,
+    W: tl.constexpr,
+    XBC_STRIDE: tl.constexpr,
+    SHARE: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """The convolution's state after `count` tokens, of SHARE channels."""
     program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     lanes = tl.arange(0, BLOCK_F)
     channels = (program * SHARE + lanes)[:, None]
@@ -182,7 +309,7 @@ def mix(
     tl.store(new_conv_state_ptr + new_conv + widths, tl.where(is_old, old, new), mask=inside)
 
 
-def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
+def _spec(op: OpSpec, kernel: Any, tile: Tile, *, advances: bool = True) -> KernelSpec:
     def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         dims, G = problem.dims, problem.attributes["G"]
         F = dims["H"] * dims["P"] + 2 * G * dims["N"]
@@ -208,6 +335,8 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
             "SLICES": slices,
             "BLOCK_N": width // slices,
             **tile.blocks,
+            # Dots that are not the matrix units' take more registers.
+            "BLOCK_L": tile.blocks["BLOCK_L"] if problem.dtype == "bfloat16" else 16,
             **(moves if advances else {}),
         }
 
@@ -216,8 +345,7 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
         kernel=kernel,
         changing=("B", "L", "R"),
         integers=("L", "R"),
-        # At the real size 128 programs a row, on 132 processors; a program takes all registers of one.
-        tiles=(Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8),),
+        tiles=(tile,),
         select_tile=lambda dims: 0,
         constants=constants,
         grid=lambda dims, constants, minimum: (
@@ -230,5 +358,10 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool) -> KernelSpec:
     )
 
 
-mamba_reading = _spec(MAMBA_READING, read, advances=False)
-mamba_mixer = _spec(MAMBA_MIXER, mix, advances=True)
+# At the real size 128 programs a row, on 132 processors; a program takes all registers of one. What convolves
+# itself has registers for 16 tokens only.
+_SHORT = Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8)
+_LONG = Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8)
+mamba_reading = _spec(MAMBA_READING, read, _SHORT, advances=False)
+mamba_mixer = _spec(MAMBA_MIXER, mix, _SHORT)
+mamba_long_mixer = _spec(MAMBA_LONG_MIXER, mix_long, _LONG)

@@ -37,9 +37,16 @@ def assert_same(one, other):
         assert_same(a, b)
 
 
+@pytest.fixture(params=[True, False], ids=["long", "short"])
+def length(request, monkeypatch):
+    """Tokens of a block that counts as a long one, or does not."""
+    monkeypatch.setattr(fused_towers, "_LONG", 9 if request.param else 10)
+    return 9
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_bit_for_bit(bundles, name, dtype):
+def test_bit_for_bit(bundles, name, dtype, length):
     """Both towers, every layer's stream; of two rows one commits nothing, and one is not conditioned."""
     config = golden(name).config
     with Bundle.open(bundles(name)) as bundle:
@@ -48,7 +55,7 @@ def test_bit_for_bit(bundles, name, dtype):
         key: each if ".gate." in key else each.to(getattr(torch, dtype)) for key, each in weights.items()
     }
     random = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, config.vocab_size, (2, 9), generator=random, dtype=torch.int32)
+    ids = torch.randint(5, config.vocab_size, (2, length), generator=random, dtype=torch.int32)
     positions, state = torch.tensor([[8, 2], [0, 4]], dtype=torch.int32), empty_state(config, dtype)
     context = TowerWeights.of(config, CONTEXT, weights)
     found = []
@@ -106,13 +113,13 @@ def pooled(config, state, random, rows=5, pages=9):
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_pool_is_as_good_as_tensors_of_its_own(bundles, name):
+def test_a_pool_is_as_good_as_tensors_of_its_own(bundles, name, length):
     """Both towers and the move of the state by a saved block, bit for bit; the rest of the pool stays."""
     config = golden(name).config
     with Bundle.open(bundles(name)) as bundle:
         weights = {key: torch.from_numpy(bundle.read_weight(key).copy()) for key in bundle.weights}
     random = torch.Generator().manual_seed(2)
-    ids = torch.randint(5, config.vocab_size, (2, 9), generator=random, dtype=torch.int32)
+    ids = torch.randint(5, config.vocab_size, (2, length), generator=random, dtype=torch.int32)
     state = empty_state(config, "float32")
     where, pool = pooled(config, state, random)
     context = TowerWeights.of(config, CONTEXT, weights)

@@ -32,7 +32,8 @@ from ttc.model.places import Dense, Place
 from ttc.model.towers import Record, TowerWeights, embed, time_embedding
 from ttc.plugins.attention_splits import splits_of
 from ttc.plugins.block_attention import BLOCK_ATTENTION, SPLIT_ATTENTION
-from ttc.plugins.mamba_mixer import MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.mamba_block_scan import MAMBA_CONV
+from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.moe_experts import MOE_DOWN, MOE_UP
 from ttc.plugins.moe_experts_blocked import MOE_DOWN_BLOCKED, MOE_UP_BLOCKED
 from ttc.plugins.moe_experts_scaled import MOE_DOWN_SCALED, MOE_UP_SCALED
@@ -63,6 +64,8 @@ __all__ = [
 # (caches or pages, keys, values (B, L, KV heads · head dim), place) → what is the layer's new state.
 WriteBlock = Callable[[LayerState, Tensor, Tensor, Place], LayerState]
 
+# From so many tokens on a convolution of its own is less work than one by every head, a launch more included.
+_LONG = 64
 # By how many scales the experts have.
 _UP = (MOE_UP, MOE_UP_SCALED, MOE_UP_BLOCKED)
 _DOWN = (MOE_DOWN, MOE_DOWN_SCALED, MOE_DOWN_BLOCKED)
@@ -191,7 +194,7 @@ def context_layer(
     if kind == LayerKind.MAMBA:
         z, xbc, dt = mamba_inputs(config, w, h)
         kept = (xbc, dt)
-        y, *states = _mixed(config, w, run_op, xbc, dt, place.rows, commit_len, before)
+        y, *states = _mixed(config, w, run_op, xbc, dt, place, commit_len, before)
         after, outs = tuple(states), (mamba_output(config, w, run_op, y, z),)
     elif kind == LayerKind.ATTENTION:
         queries, keys, values = attention_inputs(config, w, h)
@@ -220,7 +223,7 @@ def advance_layer(
     """Do what `ttc.model.towers.advance_layer` does, on a state that lies at `place`, in one launch: what the
     mixer gives besides is not looked at.
     """
-    _, *states = _mixed(config, w, run_op, xbc, dt, place.rows, commit_len, state)
+    _, *states = _mixed(config, w, run_op, xbc, dt, place, commit_len, state)
     return tuple(states)
 
 
@@ -271,13 +274,20 @@ def _mixed(
     run_op: RunOp,
     xbc: Tensor,
     dt: Tensor,
-    rows: Tensor,
+    place: Place,
     commit_len: Tensor,
     state: LayerState,
 ) -> tuple[Tensor, ...]:
-    """Return what `MambaMixer` makes of a block: y and both states."""
-    weights = mamba_weights(w)
-    return run_op(MAMBA_MIXER, xbc, dt, *state, rows, *weights, commit_len, **mamba_attributes(config))
+    """Return what a Mamba layer makes of a block: y and both states."""
+    weights, attributes = mamba_weights(w), mamba_attributes(config)
+    if xbc.shape[1] < _LONG:
+        return run_op(MAMBA_MIXER, xbc, dt, *state, place.rows, *weights, commit_len, **attributes)
+    conv_weight, conv_bias, *of_scan = weights
+    own = state[0] if isinstance(place, Dense) else state[0].index_select(0, place.rows)
+    (activated,) = run_op(MAMBA_CONV, xbc, own, conv_weight, conv_bias, W=attributes["W"])
+    return run_op(
+        MAMBA_LONG_MIXER, xbc, activated, dt, *state, place.rows, *of_scan, commit_len, **attributes
+    )
 
 
 def _attention(

@@ -26,7 +26,7 @@ from ttc.model.mixers import LayerState, RunOp
 from ttc.model.places import Dense, Place, Pooled
 from ttc.model.towers import TowerWeights
 from ttc.model.weights import CONTEXT, DENOISER
-from ttc.plugins.mamba_mixer import MAMBA_MIXER
+from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER
 from ttc.plugins.ops import OpSpec
 from ttc.plugins.page_write import PAGE_WRITE
 from ttc.plugins.page_write.naive import write_pages
@@ -40,7 +40,9 @@ Tensors = Mapping[str, Tensor]
 # Op → for every output the input that it is written over, None where there is none: what may be written
 # again if the call is repeated, and what may not.
 _OVER_PAGES = {PAGE_WRITE.name: ("key_pages", "value_pages")}
-_OVER_OLD_STATE = _OVER_PAGES | {MAMBA_MIXER.name: (None, None, "ssm_state")}
+_OVER_OLD_STATE = _OVER_PAGES | dict.fromkeys(
+    (MAMBA_MIXER.name, MAMBA_LONG_MIXER.name), (None, None, "ssm_state")
+)
 
 
 class TorchExecutor(Executor):
