@@ -11,7 +11,8 @@ expert's weights are read exactly once, the others' never. Where a few experts h
 few, which only the device knows, a row tile is multiplied as one of 16, 32 or 64 rows, by what it has
 (`SIZES`): 64 rows at once read an expert's weights once where tiles of 16 would read them four times.
 
-A single token needs no search: its K experts have one row each, in the order of `grouped_pairs`.
+A single token needs no search for plain weights: its K experts have one row each, in the order of
+`grouped_pairs`.
 
 `product` is inlined into a kernel for each family of ops, since a kernel's arguments are those of its op:
 `ttc.plugins.moe_experts` (plain weights), `moe_experts_scaled` (eight bits), `moe_experts_blocked` (four
@@ -81,25 +82,18 @@ def product(
     kernel may fill its inputs with anything.
     """
     tile = tl.program_id(1)
-    if R == K:  # one token: K experts of one row each, in order, which takes no look at the others
-        start_row, end_row = tile, tile + 1
-        pair = tl.load(grouped_pairs_ptr + tile)
-        expert = tl.load(expert_ids_ptr + tl.minimum(tl.maximum(pair, 0), K - 1))
-    else:
-        experts = tl.arange(0, BLOCK_E)
-        first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
-        last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
-        tiles = (last - first + BLOCK_M - 1) // BLOCK_M
-        # One sum for two numbers, since every program waits for it: how many experts lie wholly before this
-        # row tile (upper half), and how many row tiles they have (lower half).
-        passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
-        before = tl.sum(passed, 0)
-        expert = (before >> 32).to(tl.int32)
-        inside = (expert >= 0) & (expert < E)
-        start_row = tl.load(expert_offsets_ptr + expert, mask=inside, other=0)
-        start_row += (tile - before.to(tl.int32)) * BLOCK_M
-        end_row = tl.minimum(tl.load(expert_offsets_ptr + expert + 1, mask=inside, other=0), R)
-    if (expert >= 0) & (expert < E):
+    if FORMAT == "plain":
+        if R == K:  # one token: K experts of one row each, in order, which takes no look at the others
+            pair = tl.load(grouped_pairs_ptr + tile)
+            expert = tl.maximum(tl.load(expert_ids_ptr + tl.minimum(tl.maximum(pair, 0), K - 1)), 0)
+            part = 0
+        else:
+            expert, part = _found(expert_offsets_ptr, tile, E, BLOCK_E, BLOCK_M)
+    else:  # behind such a branch the loop that decodes, which is the limit here, gets 2 % more instructions
+        expert, part = _found(expert_offsets_ptr, tile, E, BLOCK_E, BLOCK_M)
+    if expert < E:
+        start_row = tl.load(expert_offsets_ptr + expert) + part * BLOCK_M
+        end_row = tl.minimum(tl.load(expert_offsets_ptr + expert + 1), R)
         count = end_row - start_row
         for halving in tl.static_range(SIZES):
             fits = (count <= (BLOCK_M >> halving)) | (halving == 0)
@@ -129,6 +123,20 @@ def product(
                     BLOCK_N,
                     BLOCK_K,
                 )
+
+
+@triton.jit
+def _found(expert_offsets_ptr, tile, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr):
+    """A row tile's expert, E behind the last tile, and which of the expert's it is."""
+    experts = tl.arange(0, BLOCK_E)
+    first = tl.load(expert_offsets_ptr + experts, mask=experts < E, other=0)
+    last = tl.load(expert_offsets_ptr + experts + 1, mask=experts < E, other=0)
+    tiles = (last - first + BLOCK_M - 1) // BLOCK_M
+    # One sum for two numbers, since every program waits for it: how many experts lie wholly before this row
+    # tile (upper half), and how many row tiles they have (lower half).
+    passed = tl.where(tl.cumsum(tiles, 0) <= tile, tiles.to(tl.int64) + (1 << 32), 0)
+    before = tl.sum(passed, 0)
+    return (before >> 32).to(tl.int32), tile - before.to(tl.int32)
 
 
 @triton.jit
