@@ -4,7 +4,8 @@ else holds a GPU up.
     python -m benchmarks.kernel_code [-o FILE] [--ops MoeUp …] [--targets 9.0 …]
 
 Needs no GPU and measures no time. Kernels are those of a denoise step (16 tokens of one row) and of an AR
-step (one token), in bfloat16, each with the tile that such a call selects.
+step (one token), in bfloat16, each with the tile that such a call selects. What is split, a context or the
+vocabulary, is in 16 parts in both.
 
     loop             the innermost loop that multiplies matrices or loads most, the whole program where there
                      is none, both sides of a branch counted: instructions a thread, loads from global memory
@@ -106,10 +107,12 @@ def dims_of(call: str) -> dict[str, int]:
 
 
 def tiles_of(spec: KernelSpec) -> dict[int, list[str]]:
-    """Return the tiles that the calls select, each with these calls."""
+    """Return the tiles that the calls select, in torch or in engines, each with these calls."""
     chosen: dict[int, list[str]] = {}
     for call in CALLS:
-        chosen.setdefault(spec.select_tile(_with_sums(spec, dims_of(call))), []).append(call)
+        sizes = _with_sums(spec, dims_of(call))
+        for tile in {spec.select_tile(sizes), (spec.select_wide or spec.select_tile)(sizes)}:
+            chosen.setdefault(tile, []).append(call)
     return chosen
 
 

@@ -1,10 +1,30 @@
 """What assembled code says of a kernel, and that a worse one shows against a record."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmarks.kernel_code import CALLS, GPUS, predicted_share, regressions, tiles_of
+from benchmarks.kernels_ptx import stored_in
 from benchmarks.machine_code import load_widths, matrix_instructions, read_code
 from ttc.plugins.kernels import KERNELS
+
+ROOT = Path(__file__).parents[2]
+# By the version of Triton that made the code: today's, and that of GPU machines of 2026.
+RECORDS = {"3.9.0": "kernel_code.json", "3.6.0": "kernel_code_triton_3.6.json"}
+SPILLING = {
+    "3.9.0": {("MambaScan", "12.0")},
+    "3.6.0": {("MambaMixer", "8.0"), ("BlockAttention", "8.0"), ("DiffusionPredict", "12.0")},
+}
+# These read or multiply most of what a step does, with matrix units and in 16-byte loads.
+MULTIPLYING = {
+    *("MoeUp", "MoeDown", "MoeUpScaled", "MoeDownScaled", "MoeUpBlocked", "MoeDownBlocked"),
+    *("MambaReading", "MambaMixer", "BlockAttention", "CacheSplits", "PagedAttention", "PageSplits"),
+}
 
 # As nvdisasm writes it: a loop in a loop, predicates, padding and the jump to itself behind the end.
 TEXT = """
@@ -61,7 +81,7 @@ def test_predicted_share():
 
 def test_every_kernel_has_a_tile_for_both_calls():
     for spec in KERNELS.values():
-        assert sorted(call for calls in tiles_of(spec).values() for call in calls) == sorted(CALLS)
+        assert {call for calls in tiles_of(spec).values() for call in calls} == set(CALLS)
 
 
 ROW = {
@@ -92,3 +112,43 @@ def test_what_is_worse_shows(change, said):
     assert regressions([ROW | change], [ROW]) == [f"MoeUp decode-64 9.0: {said}"]
     assert regressions([ROW], [ROW | change] if "error" not in change else [ROW]) == []
     assert regressions([ROW | change | {"tile": "new"}], [ROW]) == [], "nothing to compare it with"
+
+
+def record(version):
+    return json.loads((ROOT / "benchmarks" / "results" / RECORDS[version]).read_text("utf-8"))
+
+
+@pytest.mark.parametrize("version", RECORDS)
+def test_recorded_code(version):
+    """Every kernel, for every architecture, with both versions of Triton."""
+    found = record(version)
+    rows = found["kernels"]
+    assert found["triton"] == version
+    assert (ROOT / "benchmarks" / "results" / RECORDS[version]).stat().st_size < 300_000
+    everything = {(op, stored) for op, spec in KERNELS.items() for stored in stored_in(spec)}
+    assert {(row["op"], row.get("stored")) for row in rows} == everything
+    assert {row["target"] for row in rows} == GPUS.keys()
+    assert not [row for row in rows if "error" in row]
+    assert {(row["op"], row["target"]) for row in rows if row["spill_bytes"]} == SPILLING[version]
+    assert max(row["spill_bytes"] for row in rows) <= 32, "at most four registers, stored and loaded"
+    for row in rows:
+        if row["op"] in MULTIPLYING:
+            assert row["all_matrix"] > 0, row
+            assert row["widest_load"] >= 16, row
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_code_is_not_worse_than_recorded():
+    """Of some kernels of one architecture, where the same compiler made the record."""
+    ops = ["MoeUp", "MambaReading", "CacheSplits", "SplitPredict", "GatedMixtureResidualModulatedNorm"]
+    command = [sys.executable, "-m", "benchmarks.kernel_code", "--targets", "9.0", "--ops", *ops]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {row["op"] for row in found["kernels"]} == set(ops)
+    if found["triton"] in RECORDS:
+        recorded = record(found["triton"])["kernels"]
+        names = [(row["op"], row["tile"]) for row in recorded]
+        assert all((row["op"], row["tile"]) in names for row in found["kernels"])
+        assert regressions(found["kernels"], recorded) == []
