@@ -94,17 +94,18 @@ def _tile(
     return Tile(name, blocks, num_warps=warps, num_stages=stages, wide=wide)
 
 
-_FEW, _SOME, _MANY, _MANY_WIDE, _MOST_WIDE = 0, 4, 5, 9, 10
+_FEW, _SOME, _MANY, _SOME_WIDE, _MANY_WIDE, _MOST_WIDE = 0, 4, 5, 9, 10, 11
 _PRODUCT_TILES = (
     _tile("16x64x128", 16, 64, 128, 3),
     _tile("16x64x64", 16, 64, 64, 4),
     _tile("16x32x128", 16, 32, 128, 3),
     _tile("16x32x256", 16, 32, 256, 3),
     _tile("32x64x128", 32, 64, 128, 3, sizes=2),
-    _tile("64x64x64", 64, 64, 64, 3, sizes=3),
+    _tile("64x64x32", 64, 64, 32, 4, sizes=3),
     _tile("128x64x32", 128, 64, 32, 3),
     _tile("16x64x128-4", 16, 64, 128, 4, wide=True),
     _tile("16x64x256", 16, 64, 256, 3, warps=8, wide=True),
+    _tile("64x64x64", 64, 64, 64, 3, sizes=3, wide=True),  # 48 KiB on 9.0, 16 bytes more on 10.0
     _tile("64x128x64", 64, 128, 64, 3, sizes=3, wide=True),
     _tile("128x128x64", 128, 128, 64, 3, warps=8, sizes=2, wide=True),
 )
@@ -121,7 +122,7 @@ def _select_wide(dims: Mapping[str, int]) -> int:
     Predicted from bytes and instructions, as the rest is; no GPU has timed them.
     """
     if dims["T"] <= 256:
-        return _select(dims)
+        return _select(dims) if dims["T"] <= 32 else _SOME_WIDE
     return _MANY_WIDE if dims["T"] * dims["K"] <= 64 * dims["E"] else _MOST_WIDE
 
 

@@ -145,10 +145,10 @@ def test_what_sizes_choose():
     tokens = (1, 16, 17, 32, 33, 256, 257, 2048)
     dims = [{"T": T, "K": 6, "E": 128} for T in tokens]
     plain = [up.tiles[up.select_tile(each)].name for each in dims]
-    assert plain == ["16x64x128"] * 2 + ["32x64x128"] * 2 + ["64x64x64"] * 4
+    assert plain == ["16x64x128"] * 2 + ["32x64x128"] * 2 + ["64x64x32"] * 4
     wide = [up.tiles[up.select_wide(each)] for each in dims]
-    assert [tile.name for tile in wide] == [*plain[:6], "64x128x64", "128x128x64"]
-    assert all(tile.wide == (T > 256) for tile, T in zip(wide, tokens, strict=True))
+    assert [tile.name for tile in wide] == [*plain[:4], "64x64x64", "64x64x64", "64x128x64", "128x128x64"]
+    assert all(tile.wide == (T > 32) for tile, T in zip(wide, tokens, strict=True))
 
 
 @pytest.mark.gpu
