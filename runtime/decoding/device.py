@@ -136,6 +136,8 @@ class BackendDevice:
             self._backend.graph_level is not None
             and all(due.fresh for due in dues)
             and len({step.left for step in steps}) == 1
+            # Whoever else runs would wait for the whole block.
+            and len(rows) == self.seats.seated
         ):
             blocks = BlockInputs(block, steps[0].left, threshold, temperature, row_key)
             outputs = self._backend.fill_blocks(state, blocks, rows)

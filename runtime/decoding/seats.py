@@ -229,6 +229,11 @@ class Seats:
         """Size of states in which nobody sits, and which are kept for those who come."""
         return self._places.spare_bytes
 
+    @property
+    def seated(self) -> int:
+        """How many rows have a seat."""
+        return sum(room.taken for room in self._rooms.values())
+
     def capacity_for(self, tokens: int) -> int:
         """Return the capacity that a row of so many tokens needs.
 

@@ -313,3 +313,24 @@ def test_an_owners_rows_go_on_alike_beside_others():
     lengths = [len(row.tokens) for row in heavy]
     assert max(lengths) - min(lengths) <= 1
     assert sum(lengths) <= 40 + 4, "all of them together as many as the one, and once before it came"
+
+
+def test_whole_blocks_at_once_only_where_nobody_waits_for_them():
+    """A device that fills whole blocks is asked to when all rows that run begin one, and steps while another
+    row reads its prompt.
+    """
+    asked = []
+
+    class Filling(Counting):
+        graph_level = 2
+
+        def fill_blocks(self, state, inputs, rows=None):
+            asked.append((len(inputs.block_ids), [row.phase for row in core.rows]))
+
+    core = make_core(Filling(), prompt_tokens=8)
+    rows = [core.submit(request(range(4, 4 + length), "diffusion", new=64)) for length in (4, 80)]
+    run(core, rows)
+    assert asked
+    assert all(count == len(phases) for count, phases in asked)
+    assert all(phase is Phase.RUNNING for _, phases in asked for phase in phases)
+    assert [row.tokens for row in rows] == [alone(row.request.prompt, "diffusion", 64) for row in rows]
