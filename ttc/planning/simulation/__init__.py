@@ -11,7 +11,6 @@ server      what is simulated: a model on a machine, and how it is asked
 service     a question about such a service, answered for every mode
 search      how many replicas hold a load, and where the modes cross
 recording   the calls of a real core, to be compared, or replayed
-policies    other rules of scheduling, to be tried
 
 Every rule (admission, sharing of calls, seats, modes, ends of rows) is the runtime's own.
 """
