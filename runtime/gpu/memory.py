@@ -18,8 +18,8 @@ from ttc.runtime.gpu.weights import weight_bytes
 __all__ = ["Gpu", "MemoryPlan", "Need", "need_of", "plan_memory", "row_bytes"]
 
 # What the driver's context, loaded kernels and cuBLAS take, what allocators round up, and torch's scratch
-# memory: by the shapes some 110 KB a token of a call at the real size, 28 MB for a piece of a prompt, and in the
-# first run of a work 46.8 MiB a row, since new Mamba states stay apart until all layers have run.
+# memory: by the shapes some 110 KB a token of a call at the real size, 28 MB for a piece of a prompt, and in
+# the first run of a work 46.8 MiB a row, since new Mamba states stay apart until all layers have run.
 RESERVED_BYTES = 2**30
 
 

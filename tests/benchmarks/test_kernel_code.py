@@ -18,10 +18,9 @@ ROOT = Path(__file__).parents[2]
 RECORDS = {"3.9.0": "kernel_code.json", "3.6.0": "kernel_code_triton_3.6.json"}
 SPILLING = {
     "3.9.0": {("MambaScan", "12.0")},
-    "3.6.0": {("MambaMixer", "8.0"), ("BlockAttention", "8.0"), ("DiffusionPredict", "12.0")}
-    | {("MambaLongMixer", target) for target in GPUS},
+    "3.6.0": {("MambaMixer", "8.0"), ("BlockAttention", "8.0"), ("DiffusionPredict", "12.0")},
 }
-MOST_SPILLED = {"MambaLongMixer": 460}  # bytes; of others four registers, stored and loaded
+MOST_SPILLED_BYTES = 32  # four registers, stored and loaded
 # These read or multiply most of what a step does, with matrix units and in 16-byte loads.
 MULTIPLYING = {
     *("MoeUp", "MoeDown", "MoeUpScaled", "MoeDownScaled", "MoeUpBlocked", "MoeDownBlocked"),
@@ -132,7 +131,7 @@ def test_recorded_code(version):
     assert {row["target"] for row in rows} == GPUS.keys()
     assert not [row for row in rows if "error" in row]
     assert {(row["op"], row["target"]) for row in rows if row["spill_bytes"]} == SPILLING[version]
-    assert not [row for row in rows if row["spill_bytes"] > MOST_SPILLED.get(row["op"], 32)]
+    assert not [row for row in rows if row["spill_bytes"] > MOST_SPILLED_BYTES]
     for row in rows:
         if row["op"] in MULTIPLYING:
             assert row["all_matrix"] > 0, row
