@@ -1,5 +1,6 @@
 """What backends on one device have in common: the device, what they note, and tokens made of its logits."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -110,6 +111,6 @@ class OverDevice(Backend):
             close_all([*steps, runtime.executor.close, runtime.device.close])
             self._staging.close()
 
+    @abstractmethod
     def close_buffers(self) -> None:
         """Give back the memory of states and calls; called once, when the backend is closed."""
-        raise NotImplementedError
