@@ -52,7 +52,15 @@ class ContextBuffers:
             tensors |= state.saved(length)
         work = runtime.executor.bind(scope, "context", tensors, sizes)
 
+        is_first = True
+
         def run() -> None:
+            nonlocal is_first
+            if is_first:
+                # Of whatever logits: where memory is short the run is made again, and then the state must not
+                # have moved yet.
+                sample()
+                is_first = False
             work()
             state.commit(inputs, length)
             sample()
