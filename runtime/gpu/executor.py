@@ -8,7 +8,8 @@ towers in torch, whole engines and cut ones.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
-from ttc.base.dims import Dim, Shape
+from ttc.base.dims import Dim, Shape, sizes_of
+from ttc.base.dtypes import stored_bytes
 from ttc.model import graphs
 from ttc.model.config import ModelConfig
 from ttc.model.graphs import GraphTensor
@@ -34,6 +35,7 @@ __all__ = [
     "page_name",
     "page_specs",
     "saved_specs",
+    "specs_bytes",
     "state_specs",
 ]
 
@@ -154,3 +156,8 @@ def new_kv_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Sp
 def saved_specs(config: ModelConfig, dtype: str, batch: int, length: int) -> Specs:
     """Return specs of what a context call keeps of a block for `advance`."""
     return _specs(graphs.saved_inputs(config), dtype, B=batch, L=length)
+
+
+def specs_bytes(specs: Specs) -> int:
+    """Return the size of tensors whose dimensions are numbers."""
+    return sum(stored_bytes(dtype, sizes_of(shape, {})) for dtype, shape in specs.values())

@@ -4,15 +4,13 @@ is free.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
-from ttc.base.dtypes import numpy_dtype
 from ttc.errors import DeviceMemoryError
 from ttc.formats.prepared_weights import PreparedWeight
 from ttc.model.bundle import Bundle
 from ttc.model.config import ModelConfig
 from ttc.model.weights import GRAPH_OF
-from ttc.runtime.gpu.executor import Specs, mamba_specs, new_kv_specs, saved_specs, state_specs
+from ttc.runtime.gpu.executor import mamba_specs, new_kv_specs, saved_specs, specs_bytes, state_specs
 from ttc.runtime.gpu.weights import weight_bytes
 
 __all__ = ["Gpu", "MemoryPlan", "Need", "need_of", "plan_memory", "row_bytes"]
@@ -89,11 +87,13 @@ def row_bytes(config: ModelConfig, dtype: str, capacity: int, block: int, *, in_
     state and the block's keys and values.
     """
     logits = 4 * config.vocab_size * (block + 1)
-    state = _bytes(state_specs(config, dtype, 1, capacity))
-    held = state + _bytes(saved_specs(config, dtype, 1, block)) + logits
+    state = specs_bytes(state_specs(config, dtype, 1, capacity))
+    held = state + specs_bytes(saved_specs(config, dtype, 1, block)) + logits
     if in_place:
         return held
-    return held + _bytes(mamba_specs(config, dtype, 1)) + _bytes(new_kv_specs(config, dtype, 1, block))
+    return (
+        held + specs_bytes(mamba_specs(config, dtype, 1)) + specs_bytes(new_kv_specs(config, dtype, 1, block))
+    )
 
 
 def need_of(
@@ -145,12 +145,6 @@ def plan_memory(need: Need, gpus: Sequence[Gpu]) -> MemoryPlan:
         if not advice or left < need.row_bytes:
             advice.append(f"one GPU with {_gb(need.total)} free")
     return MemoryPlan(need, tuple(gpus), tuple(advice))
-
-
-def _bytes(specs: Specs) -> int:
-    return sum(
-        prod(int(dim) for dim in shape) * numpy_dtype(dtype).itemsize for dtype, shape in specs.values()
-    )
 
 
 def _gb(nbytes: int) -> str:

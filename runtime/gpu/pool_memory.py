@@ -7,7 +7,7 @@ from ttc.base.dtypes import stored_bytes
 from ttc.plugins.launch import ALIGNMENT
 from ttc.runtime.gpu.device import DeviceArray, Scope
 from ttc.runtime.gpu.device_runtime import DeviceRuntime
-from ttc.runtime.gpu.executor import Specs, mamba_specs, page_specs
+from ttc.runtime.gpu.executor import Specs, mamba_specs, page_specs, specs_bytes
 from ttc.runtime.gpu.packed_buffer import pack
 
 __all__ = ["MambaRows", "PoolMemory", "page_bytes", "row_bytes"]
@@ -15,12 +15,12 @@ __all__ = ["MambaRows", "PoolMemory", "page_bytes", "row_bytes"]
 
 def row_bytes(runtime: DeviceRuntime) -> int:
     """Return the size of one row's Mamba state."""
-    return _bytes(mamba_specs(runtime.config, runtime.executor.compute_dtype, 1))
+    return specs_bytes(mamba_specs(runtime.config, runtime.executor.compute_dtype, 1))
 
 
 def page_bytes(runtime: DeviceRuntime) -> int:
     """Return the size of one page, in all layers."""
-    return _bytes(page_specs(runtime.config, runtime.executor.compute_dtype, 1))
+    return specs_bytes(page_specs(runtime.config, runtime.executor.compute_dtype, 1))
 
 
 class MambaRows:
@@ -122,7 +122,3 @@ class PoolMemory:
         """Give the memory back; nothing may be running on it. Never raises."""
         self.rows.close()
         self._scope.close()
-
-
-def _bytes(specs: Specs) -> int:
-    return sum(stored_bytes(dtype, sizes_of(shape, {})) for dtype, shape in specs.values())
