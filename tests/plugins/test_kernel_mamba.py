@@ -13,16 +13,15 @@ from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV, MAMBA_SCA
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
 
-SHAPES = [  # B, L, H, P, G, N, W
+SMALL_SHAPES = [  # B, L, H, P, G, N, W
     (1, 1, 2, 4, 1, 3, 4),
     (2, 3, 2, 3, 2, 5, 4),
     (1, 16, 4, 8, 1, 12, 4),
     (2, 17, 2, 20, 1, 40, 2),
     (1, 128, 2, 8, 2, 16, 3),
-    pytest.param((1, 1, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),  # the real model's
-    pytest.param((2, 16, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),
-    pytest.param((1, 130, 64, 64, 8, 128, 4), marks=pytest.mark.gpu),
 ]
+REAL_SHAPES = [(1, 1, 64, 64, 8, 128, 4), (2, 16, 64, 64, 8, 128, 4), (1, 130, 64, 64, 8, 128, 4)]
+SHAPES = [*SMALL_SHAPES, *(pytest.param(shape, marks=pytest.mark.gpu) for shape in REAL_SHAPES)]
 
 
 def tensors(shape, dtype="float32"):
@@ -55,7 +54,7 @@ def test_block_scan(device, shape, dtype):
 
 
 def test_both_launches_in_a_chain(device):
-    shape = SHAPES[1]
+    shape = SMALL_SHAPES[1]
     inputs = pick(MAMBA_BLOCK_SCAN, tensors(shape))
     check_against_naive(MAMBA_BLOCK_SCAN, inputs, device, tolerances.SCAN, G=shape[4], W=shape[6])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.plugins.test_kernel_mamba import SHAPES, columns_of_a_matrix, pick
+from tests.plugins.test_kernel_mamba import REAL_SHAPES, SHAPES, SMALL_SHAPES, columns_of_a_matrix, pick
 from tests.plugins.test_kernel_mamba import tensors as block_tensors
 from tests.plugins.test_mamba import example
 from tests.support import tolerances
@@ -48,10 +48,11 @@ def test_reading(device, shape, dtype):
 @pytest.mark.parametrize(
     ("op", "shape"),
     [
-        *((MAMBA_MIXER, shape) for shape in SHAPES),
-        *((MAMBA_LONG_MIXER, shape) for shape in (*SHAPES[3:5], LONG)),
+        *((MAMBA_MIXER, shape) for shape in SMALL_SHAPES),
+        *((MAMBA_LONG_MIXER, shape) for shape in (*SMALL_SHAPES[3:], LONG)),
+        *(pytest.param(op, shape, marks=pytest.mark.gpu) for op in MIXERS for shape in REAL_SHAPES),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_mixer(device, op, shape):
     """By nothing, one token, a whole chunk, half a block and all of it; rows by different numbers."""
@@ -65,7 +66,7 @@ def test_mixer(device, op, shape):
 @pytest.mark.parametrize("op", MIXERS, ids=lambda op: op.name)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mixer_in_sixteen_bits(device, dtype, op):
-    shape = SHAPES[3]
+    shape = SMALL_SHAPES[3]
     named = tensors(shape, dtype) | {"commit_len": committed(shape, 5)}
     atol = tolerances.KERNEL[dtype]
     check_against_naive(op, pick(op, named), device, atol, G=shape[4], W=shape[6])
