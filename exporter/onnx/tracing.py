@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ttc.base.dtypes import is_packed, numpy_dtype
+from ttc.base.interrupts import interrupts_held
 from ttc.model.graphs import GraphTensor
 from ttc.plugins.functions import ONNX_OPSET
 from ttc.plugins.ops import DOMAIN, DOMAIN_VERSION, OpSpec
@@ -52,7 +53,7 @@ def trace(
         A graph whose inputs and outputs have the names of the tensors.
     """
     input_names = [arg.name for arg in arguments]
-    with FakeTensorMode(), _quiet():
+    with interrupts_held(), FakeTensorMode(), _quiet():
         examples = [_example(arg) for arg in arguments]
         output_names = list(function(dict(zip(input_names, examples, strict=True))))
         shapes = [
