@@ -43,6 +43,10 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run what is marked full")
+
+
 def pytest_configure() -> None:
     _required()
     if not _has_gpu():  # Triton decides when a kernel is defined, so before the first import of one
@@ -50,6 +54,8 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("full") is not None and not item.config.getoption("--full"):
+        pytest.skip("one of many combinations, and others stand for it: make test TEST=--full")
     if item.get_closest_marker("gpu") is None or _has_gpu():
         return
     message = "torch.cuda.is_available() is False"

@@ -225,7 +225,7 @@ def test_request_ids(served: Running) -> None:
 def test_metrics_move(served: Running) -> None:
     """What a request did is on /metrics; every name that is promised is there."""
     before = figures(served)
-    served.events(prompt=QUESTION, max_tokens=40)
+    served.events(prompt=QUESTION, max_tokens=160, ignore_eos=True)
     served.post(prompt=QUESTION, mode="lossless", max_tokens=20)
     served.post(promt=1)
     after = figures(served)
@@ -239,8 +239,8 @@ def test_metrics_move(served: Running) -> None:
     )
     assert moved('ttc_request_rejected_total{why="invalid_value"}') == 1
     assert moved("ttc_time_to_first_block_seconds_count") == 1
-    # A client that reads slowly gets two blocks as one.
-    assert 1 <= moved("ttc_inter_block_seconds_count") <= 2
+    # A client that reads slowly gets some of the ten blocks as one, but not all of them.
+    assert 1 <= moved("ttc_inter_block_seconds_count") <= 9
     assert moved("ttc_queue_time_seconds_count") == moved("ttc_e2e_request_latency_seconds_count") == 2
     assert moved('ttc_denoiser_evaluations_total{mode="diffusion"}') > 0
     assert moved("ttc_denoiser_calls_total") == moved("ttc_denoiser_rows_per_call_count") > 0

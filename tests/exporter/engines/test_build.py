@@ -23,10 +23,15 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 CHECKPOINTS = ("tiny_a", "tiny_b", "tiny_c", "miniature")
 
 
+ALL = [(name, "float32", form) for name in CHECKPOINTS for form in ("whole", "cut")]
+ALL += [("miniature", None, form) for form in ("whole", "cut")]
+SAMPLE = [("tiny_a", "float32", "whole"), ("tiny_b", "float32", "cut"), ("miniature", None, "cut")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["whole", "cut"])
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(name, "float32") for name in CHECKPOINTS] + [("miniature", None)]
+    ("name", "dtype", "form"),
+    [pytest.param(*each, marks=[] if each in SAMPLE else pytest.mark.full) for each in ALL],
 )
 def test_every_golden_checkpoint_builds(bundles, tmp_path, name, dtype, form):
     report = build(bundles(name, dtype), tmp_path / "out", form=form)
