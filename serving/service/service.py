@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -198,10 +199,13 @@ class Service:
         )
         async with contextlib.aclosing(updates):
             async for update in updates:
+                error = None
                 if update.result is not None:
                     self.metrics.ended(update.result)
-                    if update.result.error is not None:
-                        raise update.result.error
+                    error = update.result.error
+                if error is not None:
+                    # What was committed before it may have waited for a slow reader, and come with it.
+                    update = replace(update, finish_reason=None, result=None)
                 if update.kind == "committed" and update.token_ids:
                     now = time.perf_counter()
                     if update.row in last:
@@ -209,7 +213,10 @@ class Service:
                     else:
                         self.metrics.first_block(now - began)
                     last[update.row] = now
-                yield update
+                if error is None or update.token_ids:
+                    yield update
+                if error is not None:
+                    raise error
         self.metrics.answered(time.perf_counter() - began)
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:

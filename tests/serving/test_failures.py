@@ -4,7 +4,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,8 +15,10 @@ import pytest
 from tests.support.gated import Gated
 from tests.support.recording import Wrapped
 from tests.support.service import QUESTION, Running, running, until
+from ttc.errors import NumericsError
 from ttc.model.graphs import is_mamba_state
 from ttc.runtime.async_engine import AsyncEngine
+from ttc.runtime.caller import Update
 from ttc.runtime.decoding.plan import CoreLimits
 from ttc.runtime.engine import Engine
 from ttc.serving.server import EXIT_DEAD
@@ -112,6 +115,26 @@ def test_nan_in_one_row(mini: Any, talker: Engine, blocks: int) -> None:
         assert f"ttc_corrupted_requests_total {1 + (blocks > 0)}.0" in up.client.get("/metrics").text
         assert up.core.snapshot().prefixes.pieces == 0
         assert up.service.ready
+
+
+def test_a_block_that_comes_with_the_failure_is_told(
+    served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a reader so slow that both wait for it."""
+    real = served.service.engine.stream
+    fault = NumericsError("NaN in the logits")
+
+    async def both(*asked: Any, **options: Any) -> AsyncGenerator[Update, None]:
+        (first, *_) = [update async for update in real(*asked, **options)]
+        assert len(first.token_ids) == 16
+        assert first.result is not None
+        yield replace(first, finish_reason="error", result=replace(first.result, error=fault))
+
+    monkeypatch.setattr(served.service.engine, "stream", both)
+    block, end = served.events(prompt=QUESTION, max_tokens=16, ignore_eos=True, return_token_ids=True)
+    assert len(block["choices"][0]["token_ids"]) == 16
+    assert block["choices"][0]["finish_reason"] is None
+    assert end["error"]["code"] == "numerics"
 
 
 def ends(up: Running, gate: Any, strike: Callable[[], None]) -> None:
