@@ -9,6 +9,16 @@ import pytest
 from ttc.base.interrupts import interrupts_held
 
 
+@pytest.fixture(autouse=True)
+def handler():
+    """Python's own, whatever the test process has."""
+    kinds = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, kind) for number, kind in kinds.items()}
+    yield
+    for number, kind in before.items():
+        signal.signal(number, kind)
+
+
 def interrupted(times, done, fault=None):
     """Interrupt this process within a block so many times, and note how far it got."""
     with interrupts_held():
