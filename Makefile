@@ -46,7 +46,7 @@ demo: $(READY) ## export the built-in miniature and watch it fill blocks of text
 	$(BIN)/ttc demo --export
 
 test: $(READY) ## all tests that this machine can run
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST)
 
 check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .

@@ -136,7 +136,7 @@ def in_a_pool(named, rows, size, device):
     return pool | {"rows": torch.tensor(rows, dtype=torch.int32, device=device)}
 
 
-@pytest.mark.parametrize("L", [1, 16, 40])
+@pytest.mark.parametrize("L", [1, 17, pytest.param(40, marks=pytest.mark.full)])
 def test_rows_of_a_pool(device, L):
     """Bit for bit what tensors of their own give, and of the pool only those rows are written."""
     shape = (3, L, 2, 20, 1, 40, 4)

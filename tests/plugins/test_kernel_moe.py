@@ -116,7 +116,8 @@ def test_grouped_products(device, shape, dtype):
     activated = run_naive(MOE_UP, x, up, expert_ids, pairs, offsets)[0]
     grouped = run_naive(MOE_DOWN, activated, down, expert_ids, pairs, offsets)[0]
     atol = tolerances.KERNEL[dtype]
-    for tile in range(len(KERNELS["MoeUp"].tiles)):
+    every = 1 if dtype == "float32" or device == "cuda" else 3  # the interpreter is slow
+    for tile in range(0, len(KERNELS["MoeUp"].tiles), every):
         check_against_naive(MOE_UP, [x, up, expert_ids, pairs, offsets], device, atol, tile=tile)
         check_against_naive(MOE_DOWN, [activated, down, expert_ids, pairs, offsets], device, atol, tile=tile)
     for tile in range(len(KERNELS["MoeCombine"].tiles)):

@@ -12,6 +12,7 @@ import pytest
 from tests.support.exported_models import EXPORTED
 from tests.support.foreign_models import open_sizes
 from tests.support.foreign_weights import CASES
+from tests.support.sample import sample
 from tests.support.shared_trial import PlainWorker, shared_trial
 from ttc.commands.build import parse_shapes
 from ttc.errors import BackendError, InputError
@@ -59,7 +60,7 @@ def own_trial(request, tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sample(ALL, 2))
 @pytest.mark.usefixtures("own_trial")
 def test_built_or_refused_as_by_the_library(name, tmp_path, plain):
     case = ALL[name]

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 import ttc
 from tests.support.golden import golden
 from tests.support.real_size import REAL
+from tests.support.sample import sample
 from ttc.exporter.onnx.checkpoint import Checkpoint
 from ttc.formats.manifest import FileRecord, Manifest
 from ttc.model.bundle import Bundle
@@ -114,7 +115,7 @@ WEIGHT_KINDS = sorted(
 )
 
 
-@pytest.mark.parametrize("kind", WEIGHT_KINDS)
+@pytest.mark.parametrize("kind", sample(WEIGHT_KINDS, 4))
 def test_nan_in_a_weight_is_reported_not_decoded(referenced, tmp_path, kind):
     """One NaN in one tensor of every kind: refused at load or where it is met, never text."""
     checkpoint, bundle = referenced
@@ -143,7 +144,7 @@ def test_nan_in_a_weight_is_reported_not_decoded(referenced, tmp_path, kind):
         run()
 
 
-@pytest.mark.parametrize("pattern", ["*", "E-", "-*"])
+@pytest.mark.parametrize("pattern", sample(["-*", "E-", "*"], 3))
 def test_models_without_mamba_have_no_advance_graph_and_run(tmp_path, small_config, pattern):
     rng = np.random.default_rng(0)
     raw = small_config | {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}

@@ -143,7 +143,10 @@ def test_engines_of_fixed_lengths(bundles, tmp_path, fake_gpu):
             engine.generate([5, 6], max_new_tokens=112, block_size=8)
 
 
-@pytest.mark.parametrize(("level", "kernel"), [(None, True), (None, False), (0, True)])
+@pytest.mark.parametrize(
+    ("level", "kernel"),
+    [(None, True), *(pytest.param(*each, marks=pytest.mark.full) for each in ((None, False), (0, True)))],
+)
 def test_a_context_call_moves_new_kv_not_caches(bundles, engine_folders, fake_gpu, level, kernel):
     """Golden tokens, however the new keys and values get into the caches, and no copy as large as a cache."""
     if not kernel:

@@ -33,9 +33,11 @@ def test_golden_tokens(with_kernels):
     assert result.stats.graph_level == 2
 
 
-def test_ar_as_with_the_naive_ops(with_kernels, on_device):
-    """Ragged rows, so that chunks of a prompt and single tokens are read, alone and together."""
+@pytest.mark.parametrize(
+    "prompts", [[[5, 6, 7]], pytest.param([[5], [9] * 3], marks=pytest.mark.full)], ids=["one", "ragged"]
+)
+def test_ar_as_with_the_naive_ops(with_kernels, on_device, prompts):
+    """Chunks of a prompt and single tokens, alone and together."""
     asked = {"mode": "ar", "max_new_tokens": 2, "stop_at_eos": False}
-    prompts = [[5], [9] * 3]
     got, want = with_kernels(0).generate(prompts, **asked), on_device("tiny_c").generate(prompts, **asked)
     assert [row.token_ids for row in got] == [row.token_ids for row in want]
