@@ -35,29 +35,34 @@ from ttc.plugins.residual_stream import MODULATED_NORM
 from ttc.plugins.router_logits import ROUTER_LOGITS
 from ttc.plugins.split_predict import SPLIT_PREDICT, splits
 from ttc.plugins.triton import run_triton
+from ttc.plugins.weight_tiles import in_tiles
 from ttc.runtime.gpu.executor import state_specs
 
 __all__ = ["experts", "kernels", "layers"]
 
 
 def experts(bed: Bed) -> Lines:
-    """Yield the two expert products by tokens, experts hit and tile: share of the read bandwidth, errors."""
+    """Yield the two expert products by tokens, experts hit, tile and how weights lie: share of the read
+    bandwidth, errors.
+    """
     config, E, K = bed.config, bed.config.n_routed_experts, bed.config.num_experts_per_tok
     D, width = config.hidden_size, config.moe_intermediate_size
     up = bed.randn(E, width, D) * D**-0.5
     down = bed.randn(E, D, width) * width**-0.5
+    laid = {"tiles": [in_tiles(stack.clone()) for stack in (up, down)], "rows": [up, down]}
     # What counts most first; few experts for many tokens: an expert's weights should still be read once.
     cases = ((16, 59), (1, K), (128, E), (128, 25), (512, E), (2048, E), (16, 25), (128, K), (8, 40))
-    for tokens, distinct in ((1, K), (5, 4)) if bed.small else cases:
+    for place, (tokens, distinct) in enumerate(((1, K), (5, 4)) if bed.small else cases):
         distinct = min(distinct, tokens * K, E)
         x = bed.randn(tokens, D)
         sets = [bed.routed(tokens, distinct, seed) for seed in range(bed.sets if distinct < E else 2)]
-        for number, tile in enumerate(KERNELS["MoeUp"].tiles):
-            if not _may_suit(tile, tokens):
-                continue
-            line = {"tokens": tokens, "experts": distinct, "tile": tile.name}
+        suited = [each for each in enumerate(KERNELS["MoeUp"].tiles) if _may_suit(each[1], tokens)]
+        # Engines have rows; what tiles of weights are worth, the first cases say.
+        lays = ("tiles", "rows") if place < 3 else ("tiles",)
+        for (number, tile), weights in itertools.product(suited, lays):
+            line = {"tokens": tokens, "experts": distinct, "tile": tile.name, "weights": weights}
             try:
-                yield line | _products(bed, x, up, down, sets, number)
+                yield line | _products(bed, x, up, down, laid[weights], sets, number)
             except Exception as fault:  # a tile that one GPU refuses says nothing of the next
                 yield line | {"error": f"{type(fault).__name__}: {fault}"[:300]}
 
@@ -69,14 +74,20 @@ def _may_suit(tile: Tile, tokens: int) -> bool:
 
 
 def _products(
-    bed: Bed, x: Tensor, up: Tensor, down: Tensor, sets: Sequence[Mapping[str, Tensor]], tile: int
+    bed: Bed,
+    x: Tensor,
+    up: Tensor,
+    down: Tensor,
+    laid: Sequence[Tensor],
+    sets: Sequence[Mapping[str, Tensor]],
+    tile: int,
 ) -> dict[str, Any]:
     def chosen(of: Mapping[str, Tensor]) -> list[Tensor]:
         return [of[name] for name in ("expert_ids", "grouped_pairs", "expert_offsets")]
 
     first, K = sets[0], bed.config.num_experts_per_tok
-    (activated,) = run_triton(MOE_UP, x, up, *chosen(first), tile=tile)
-    (rows,) = run_triton(MOE_DOWN, activated, down, *chosen(first), tile=tile)
+    (activated,) = run_triton(MOE_UP, x, laid[0], *chosen(first), tile=tile)
+    (rows,) = run_triton(MOE_DOWN, activated, laid[1], *chosen(first), tile=tile)
     pairs = first["grouped_pairs"].long()[:64]
     taken = first["expert_ids"].flatten()[pairs].tolist()
     tokens = (pairs // K).tolist()
@@ -84,8 +95,8 @@ def _products(
         [torch.relu(x[t].float() @ up[e].float().T).square() for t, e in zip(tokens, taken, strict=True)]
     )
     want_rows = torch.stack([activated[i].float() @ down[e].float().T for i, e in enumerate(taken)])
-    ups = [partial(run_triton, MOE_UP, x, up, *chosen(each), tile=tile) for each in sets]
-    downs = [partial(run_triton, MOE_DOWN, activated, down, *chosen(each), tile=tile) for each in sets]
+    ups = [partial(run_triton, MOE_UP, x, laid[0], *chosen(each), tile=tile) for each in sets]
+    downs = [partial(run_triton, MOE_DOWN, activated, laid[1], *chosen(each), tile=tile) for each in sets]
     up_seconds, down_seconds = bed.timer.seconds(ups), bed.timer.seconds(downs)
     distinct = len(first["expert_ids"].unique())
     floor = distinct * up[0].nbytes / bed.ceilings.read_bytes

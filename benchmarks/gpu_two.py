@@ -83,7 +83,7 @@ def compare(
     def on(device: Device, weights: Sequence[TowerWeights], work: Work, backend: type[B]) -> B:
         count = reckoning.distinct_experts(config, work)
         routed = weights[0].on_device(reckoning.routing(config, work.batch * work.length, count))
-        tensors = {name: tensor for tower in weights for name, tensor in tower.tensors.items()}
+        tensors = {name: tensor for tower in weights for name, tensor in tower.laid_for(run_op).items()}
         executor = TorchExecutor(
             config,
             device,

@@ -4,8 +4,9 @@ else holds a GPU up.
     python -m benchmarks.kernel_code [-o FILE] [--ops MoeUp …] [--targets 9.0 …]
 
 Needs no GPU and measures no time. Kernels are those of a denoise step (16 tokens of one row) and of an AR
-step (one token), in bfloat16, each with the tile that such a call selects. What is split, a context or the
-vocabulary, is in 16 parts in both.
+step (one token), in bfloat16, each with the tile that such a call selects; stacks of experts in rows, as
+engines have them, and in tiles, as torch has them. What is split, a context or the vocabulary, is in 16 parts
+in both.
 
     loop             the innermost loop that multiplies matrices or loads most, the whole program where there
                      is none, both sides of a branch counted: instructions a thread, loads from global memory
@@ -80,10 +81,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=list(GPUS), choices=list(GPUS))
     options = parser.parse_args()
     rows = [
-        report(op, stored, tile, target)
+        report(op, stored, tile, target, in_tiles=in_tiles)
         for op in options.ops
         for stored in stored_in(KERNELS[op])
         for tile in tiles_of(KERNELS[op])
+        for in_tiles in ((False, True) if KERNELS[op].tiled else (False,))
         for target in options.targets
     ]
     head = {
@@ -116,13 +118,16 @@ def tiles_of(spec: KernelSpec) -> dict[int, list[str]]:
     return chosen
 
 
-def report(op: str, stored: str | None, tile: int, target: str) -> dict[str, Any]:
+def report(op: str, stored: str | None, tile: int, target: str, *, in_tiles: bool = False) -> dict[str, Any]:
     """Return what one kernel's code says, or the error."""
     spec = KERNELS[op]
-    what = {"op": op, "stored": stored, "tile": spec.tiles[tile].name, "target": target}
+    weights = "tiles" if in_tiles else None
+    what = {"op": op, "stored": stored, "weights": weights, "tile": spec.tiles[tile].name, "target": target}
     what = {name: value for name, value in what.items() if value is not None}
     asked = problem(spec, "bfloat16", stored, target)
-    launch = spec.bind(replace(asked, dims=_with_sums(spec, {**asked.dims, **CALL, "L": 16, "T": 16})), tile)
+    dims = _with_sums(spec, {**asked.dims, **CALL, "L": 16, "T": 16})
+    sides = dict.fromkeys(spec.tiled, 64) if in_tiles else {}
+    launch = spec.bind(replace(asked, dims=dims, weight_tiles=sides), tile)
     try:
         kernel = compile_launch(launch, target)
         assembled, code = assemble(kernel), read_code(disassemble(kernel))
@@ -201,7 +206,7 @@ def regressions(found: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[s
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str | None, ...]:
-    return row["op"], row.get("stored"), row["tile"], row["target"]
+    return row["op"], row.get("stored"), row.get("weights"), row["tile"], row["target"]
 
 
 def _programs(launch: Any, spec: KernelSpec, call: str) -> int:

@@ -11,6 +11,10 @@ expert's weights are read exactly once, the others' never. Where a few experts h
 few, which only the device knows, a row tile is multiplied as one of 16, 32 or 64 rows, by what it has
 (`SIZES`): 64 rows at once read an expert's weights once where tiles of 16 would read them four times.
 
+Weights may lie in square tiles (`ttc.plugins.weight_tiles`), each of them in one stretch of memory: a program
+then reads its columns' weights as long stretches, where rows give it short ones far apart. What is added to
+what, and in which order, is the same.
+
 A single token needs no search for plain weights: its K experts have one row each, in the order of
 `grouped_pairs`.
 
@@ -19,18 +23,12 @@ A single token needs no search for plain weights: its K experts have one row eac
 bits).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from ttc.base.dims import evaluate
-from ttc.plugins.launch import Dim, KernelSpec, Minimum, Problem, Tile, cdiv, power_of_two
-from ttc.plugins.ops import OpSpec
 from ttc.plugins.quantised_decode import decode_bytes, decode_e4m3, decode_nibbles, decode_packed_e2m1
 
-__all__ = ["product", "product_spec"]
+__all__ = ["product"]
 
 
 @triton.jit
@@ -56,6 +54,7 @@ def product(
     GROUP: tl.constexpr,
     NATIVE: tl.constexpr,
     PACKED: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_E: tl.constexpr,
     SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -76,6 +75,7 @@ def product(
     SQUARED_RELU: f is relu², else nothing.
     NATIVE: the GPU converts float8_e4m3fn itself.
     PACKED: float4_e2m1fn is decoded four bytes at a time.
+    SIDE: of the tiles that the weights lie in; 0: they lie in rows.
     SIZES: a row tile is multiplied as one of BLOCK_M, BLOCK_M / 2 … rows, so many sizes, by how many it has.
 
     Pairs and offsets that no routing gives lead nowhere outside the tensors: a builder that measures the
@@ -119,6 +119,7 @@ def product(
                     GROUP,
                     NATIVE,
                     PACKED,
+                    SIDE,
                     BLOCK_M >> halving,
                     BLOCK_N,
                     BLOCK_K,
@@ -161,6 +162,7 @@ def _row_tile(
     GROUP: tl.constexpr,
     NATIVE: tl.constexpr,
     PACKED: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -183,13 +185,14 @@ def _row_tile(
             total,
             x_rows,
             live,
-            weight_ptr + channels[None, :] * IN,
+            weight_ptr + _first_of(channels, IN, SIDE, SIDE)[None, :],
             columns < OUT,
             IN,
             FORMAT,
             NATIVE,
             PRECISION,
             UPCAST,
+            SIDE,
             BLOCK_K,
         )
     else:
@@ -197,7 +200,7 @@ def _row_tile(
             total,
             x_rows,
             live,
-            weight_ptr + channels[None, :] * (IN // 2),
+            weight_ptr + _first_of(channels, IN // 2, SIDE, SIDE // 2)[None, :],
             group_scale_ptr + channels[None, :] * (IN // GROUP),
             columns < OUT,
             IN,
@@ -207,6 +210,7 @@ def _row_tile(
             PACKED,
             PRECISION,
             UPCAST,
+            SIDE,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,
@@ -223,6 +227,29 @@ def _row_tile(
 
 
 @triton.jit
+def _first_of(channels, WIDTH: tl.constexpr, SIDE: tl.constexpr, TILE_WIDTH: tl.constexpr):
+    """Where each output channel's first weight lies, of rows of WIDTH elements or of tiles of SIDE rows."""
+    if SIDE == 0:
+        first = channels * WIDTH
+    else:
+        first = channels // SIDE * (SIDE * WIDTH) + channels % SIDE * TILE_WIDTH
+    return first
+
+
+@triton.jit
+def _from_first(start, BLOCK: tl.constexpr, SIDE: tl.constexpr, TILE_WIDTH: tl.constexpr):
+    """How far behind it elements start … start + BLOCK − 1 of its row lie."""
+    inner = tl.arange(0, BLOCK)
+    if SIDE == 0:
+        offset = start + inner
+    elif BLOCK <= TILE_WIDTH:
+        offset = start // TILE_WIDTH * (SIDE * TILE_WIDTH) + start % TILE_WIDTH + inner
+    else:  # start is the first of a tile
+        offset = start * SIDE + inner // TILE_WIDTH * (SIDE * TILE_WIDTH) + inner % TILE_WIDTH
+    return offset
+
+
+@triton.jit
 def _sum_of_whole(
     total,
     x_rows,
@@ -234,15 +261,15 @@ def _sum_of_whole(
     NATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """total + x · weight, of weights that are a byte or more each."""
     for start in range(0, IN, BLOCK_K):
         inner = start + tl.arange(0, BLOCK_K)
         x = tl.load(x_rows + inner[None, :], mask=live[:, None] & (inner < IN)[None, :], other=0.0)
-        weight = tl.load(
-            weight_columns + inner[:, None], mask=exists[None, :] & (inner[:, None] < IN), other=0
-        )
+        at = _from_first(start, BLOCK_K, SIDE, SIDE)
+        weight = tl.load(weight_columns + at[:, None], mask=exists[None, :] & (inner[:, None] < IN), other=0)
         if UPCAST:
             x = x.to(tl.float32)
         if FORMAT == "plain":
@@ -268,6 +295,7 @@ def _sum_of_halves(
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -286,8 +314,9 @@ def _sum_of_halves(
             x = x.to(tl.float32)
         even, odd = tl.split(tl.reshape(x, (BLOCK_M, HALF, 2)))
         byte = start // 2 + tl.arange(0, HALF)
+        at = _from_first(start // 2, HALF, SIDE, SIDE // 2)
         pairs = tl.load(
-            weight_columns + byte[:, None], mask=exists[None, :] & (byte[:, None] < IN // 2), other=0
+            weight_columns + at[:, None], mask=exists[None, :] & (byte[:, None] < IN // 2), other=0
         )
         group = start // GROUP + tl.arange(0, GROUPS)
         scale = tl.load(
@@ -309,74 +338,3 @@ def _sum_of_halves(
         total = tl.dot(even, (low * scales).to(x.dtype), total, input_precision=PRECISION)
         total = tl.dot(odd, (high * scales).to(x.dtype), total, input_precision=PRECISION)
     return total
-
-
-def product_spec(
-    op: OpSpec,
-    kernel: Any,
-    tiles: Sequence[Tile],
-    inner: str,
-    outer: str,
-    *,
-    gathered: bool,
-    of_format: Callable[[Problem], Mapping[str, Any]] | None = None,
-    select_tile: Callable[[Mapping[str, int]], int] | None = None,
-    select_wide: Callable[[Mapping[str, int]], int] | None = None,
-) -> KernelSpec:
-    """Return the description of one of the two products.
-
-    Args:
-        op: its signature.
-        kernel: the `triton.jit` function around `product`.
-        tiles: without `select_tile`, two for few tokens and then two for more.
-        inner: letter of the dimension that is summed over.
-        outer: letter of the other dimension of the weights.
-        gathered: whether it reads tokens and squares what is positive; else it reads rows.
-        of_format: constants that depend on how weights are stored.
-        select_tile: see `KernelSpec`.
-        select_wide: see `KernelSpec`.
-    """
-
-    def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
-        wide = problem.dtype == "float32"
-        return {
-            "E": problem.dims["E"],
-            "K": problem.dims["K"],
-            "IN": problem.dims[inner],
-            "OUT": problem.dims[outer],
-            "PAIRS_PER_ROW": problem.dims["K"] if gathered else 0,
-            "SQUARED_RELU": gathered,
-            "PRECISION": "ieee" if wide else "tf32",  # asked of float32 products only
-            "UPCAST": problem.interpreted and problem.dtype == "bfloat16",
-            **({} if of_format is None else of_format(problem)),
-            "BLOCK_E": power_of_two(problem.dims["E"]),
-            "SIZES": 1,
-            **tile.blocks,
-            # In float32 half as many numbers, for the same shared memory (48 KiB at most).
-            "BLOCK_K": tile.blocks["BLOCK_K"] // (2 if wide else 1),
-        }
-
-    return KernelSpec(
-        op=op,
-        kernel=kernel,
-        changing=("T",),
-        integers=("T*K",),
-        tiles=tuple(tiles),
-        select_tile=select_tile or _select_tile,
-        select_wide=select_wide,
-        constants=constants,
-        grid=_grid,
-        work_in_values=True,
-    )
-
-
-def _grid(dims: Mapping[str, Dim], constants: Mapping[str, Any], minimum: Minimum) -> tuple[Dim, ...]:
-    """Row tiles: at most one a pair, and at most one partly filled an expert."""
-    pairs = evaluate("T*K", dims)
-    row_tiles = minimum(pairs, pairs // constants["BLOCK_M"] + constants["E"])
-    return cdiv(constants["OUT"], constants["BLOCK_N"]), row_tiles
-
-
-def _select_tile(dims: Mapping[str, int]) -> int:
-    """16 rows while an expert has two row tiles at most (a token chooses it once); beyond, by what it has."""
-    return 0 if dims["T"] <= 32 else 2

@@ -12,7 +12,8 @@ over an input of which it changes a part (`KernelSpec.over`, `OpSpec.in_place`).
 
 In torch some inputs are columns of a wider matrix (a Mamba layer's `xbc` and `dt` lie in what its in_proj
 gave). Kernels that name them in `strided` read them there, without a copy: the elements from one token to the
-next are a constant of the kernel.
+next are a constant of the kernel. And stacks of weights that a kernel names in `tiled` may lie in square
+tiles (`ttc.plugins.weight_tiles`), whose side is a constant of the kernel too.
 """
 
 from collections.abc import Callable, Mapping
@@ -102,6 +103,7 @@ class Problem:
         stored: what "stored8" or "stored4" stands for, in an op that has one of them.
         target: compute capability that the kernel is compiled for, such as "9.0"; None: one that all have.
         token_strides: strided input → elements from one token to the next; those that are dense are missing.
+        weight_tiles: tiled input → side of its tiles; those that lie in rows are missing.
         over: outputs that lie over an input (`KernelSpec.over`).
     """
 
@@ -112,6 +114,7 @@ class Problem:
     stored: str | None = None
     target: str | None = None
     token_strides: Mapping[str, int] = field(default_factory=dict)
+    weight_tiles: Mapping[str, int] = field(default_factory=dict)
     over: frozenset[str] = frozenset()
 
     @property
@@ -176,6 +179,7 @@ class KernelSpec:
         grid: see `Grid`.
         strided: inputs (B, L, X) whose tokens may lie further apart than X elements; `constants` then reads
             `Problem.token_strides`.
+        tiled: stacks (E, OUT, IN) that may lie in tiles; `constants` then reads `Problem.weight_tiles`.
         over: output → the input that it may lie over. It then has that input's shape, and the kernel writes
             only what changes in it; `constants` reads `Problem.over`.
         work_in_values: how much there is to do depends on what the inputs hold (who was routed where, what
@@ -193,6 +197,7 @@ class KernelSpec:
     constants: Callable[[Problem, Tile], Mapping[str, Any]]
     grid: Grid
     strided: tuple[str, ...] = ()
+    tiled: tuple[str, ...] = ()
     over: Mapping[str, str] = field(default_factory=dict)
     work_in_values: bool = False
     select_wide: Callable[[Mapping[str, int]], int] | None = None

@@ -2,6 +2,9 @@
 
 Torch has no tensors of four-bit numbers: an input of `stored4` is uint8, with two numbers in a byte. Which
 numbers, the scales of its groups say: float8_e4m3fn is the scale of float4_e2m1fn only (`ttc.plugins.ops`).
+
+A stack of matrices that lies in square tiles (`ttc.plugins.weight_tiles`) has two dimensions more: those
+within a tile, last.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["dtype_names", "logical_shapes"]
+__all__ = ["dtype_names", "logical_shapes", "tile_sides"]
 
 
 def dtype_names(op: OpSpec, inputs: Sequence[Tensor]) -> list[str]:
@@ -27,9 +30,26 @@ def dtype_names(op: OpSpec, inputs: Sequence[Tensor]) -> list[str]:
 
 
 def logical_shapes(op: OpSpec, inputs: Sequence[Tensor]) -> list[list[int]]:
-    """Return the shape of each input, with two numbers for every byte of packed weights."""
+    """Return the shape of each input, with two numbers for every byte of packed weights, and tiles put back
+    into their rows.
+    """
     shapes = [list(x.shape) for x in inputs]
+    sides = tile_sides(op, inputs)
     for spec, shape in zip(op.inputs, shapes, strict=True):
         if spec.dtype == "stored4" and shape:
             shape[-1] *= 2
+        if spec.name in sides:
+            columns, rows = shape.pop(), shape.pop()
+            shape[-2:] = [shape[-2] * rows, shape[-1] * columns]
     return shapes
+
+
+def tile_sides(op: OpSpec, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """Return the inputs that lie in square tiles, with the side of those."""
+    return {
+        spec.name: x.shape[-2]
+        for spec, x in zip(op.inputs, inputs, strict=True)
+        if len(spec.shape) == 3
+        and x.dim() == 5
+        and x.shape[-2] == x.shape[-1] * (2 if spec.dtype == "stored4" else 1)
+    }

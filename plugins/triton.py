@@ -18,7 +18,7 @@ from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import ALIGNMENT, KernelSpec, Problem, launches_of, stored_dtype
 from ttc.plugins.old_interpreter import mend
 from ttc.plugins.ops import OpSpec, TensorSpec
-from ttc.plugins.torch_tensors import dtype_names, logical_shapes
+from ttc.plugins.torch_tensors import dtype_names, logical_shapes, tile_sides
 
 __all__ = ["run_triton"]
 
@@ -45,7 +45,7 @@ def run_triton(
     Args:
         op: a primitive op or a composite one.
         *inputs: the op's inputs, on one device, contiguous and 16-byte aligned; those that the kernels name
-            as strided may be columns of a wider matrix.
+            as strided may be columns of a wider matrix, and those named as tiled may lie in tiles.
         out: tensors to write the outputs into, in the signature's order, instead of new ones; None among
             them: a new one. Between the parts of a composite op there are still tensors made here; whoever
             needs those at fixed addresses (a CUDA graph takes them from its own pool) calls the parts.
@@ -165,6 +165,7 @@ def _bind_launch(
         stored=stored_dtype(words),
         target=None if on_cpu else "{}.{}".format(*torch.cuda.get_device_capability(device)),
         token_strides=_token_strides(kernel_spec, inputs),
+        weight_tiles=tile_sides(op, inputs),
         over=frozenset(over),
     )
     select = kernel_spec.select_wide or kernel_spec.select_tile
@@ -243,6 +244,12 @@ def _check_inputs(op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str,
     _check_interpreter(op, device)
     words = op.words(dtype_names(op, inputs))
     strided = _strided(op)
+    tiled = {name for part in op.launches for name in KERNELS[part].tiled}
+    if wrong := tile_sides(op, inputs).keys() - tiled:
+        raise InputError(
+            f"{op.name}: {', '.join(sorted(wrong))} in tiles, but no kernel of it reads "
+            f"{', '.join(sorted(tiled)) or 'anything'} so; give it in rows (ttc.plugins.weight_tiles.in_rows)"
+        )
     for spec, tensor in zip(op.inputs, inputs, strict=True):
         dtype = spec.dtype_in(words)
         _check_kind(op, spec.name, tensor, torch.uint8 if is_packed(dtype) else getattr(torch, dtype), device)

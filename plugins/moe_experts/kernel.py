@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import triton
 import triton.language as tl
 
-from ttc.plugins.grouped_product import product, product_spec
+from ttc.plugins.grouped_launch import product_spec
+from ttc.plugins.grouped_product import product
 from ttc.plugins.launch import KernelSpec, Tile, cdiv
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_UP
 from ttc.plugins.stream_math import combined_rows
@@ -30,6 +31,7 @@ def grouped_product(
     SQUARED_RELU: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_E: tl.constexpr,
     SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -59,6 +61,7 @@ def grouped_product(
         0,
         False,
         False,
+        SIDE,
         BLOCK_E,
         SIZES,
         BLOCK_M,

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from ttc.errors import InputError
-from ttc.plugins.grouped_product import product, product_spec
+from ttc.plugins.grouped_launch import product_spec
+from ttc.plugins.grouped_product import product
 from ttc.plugins.launch import Problem, Tile
 from ttc.plugins.moe_experts_blocked import MOE_DOWN_BLOCKED, MOE_UP_BLOCKED
 
@@ -41,6 +42,7 @@ def blocked_product(
     GROUP: tl.constexpr,
     NATIVE: tl.constexpr,
     PACKED: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_E: tl.constexpr,
     SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -70,6 +72,7 @@ def blocked_product(
         GROUP,
         NATIVE,
         PACKED,
+        SIDE,
         BLOCK_E,
         SIZES,
         BLOCK_M,

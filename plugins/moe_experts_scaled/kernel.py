@@ -9,7 +9,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ttc.plugins.grouped_product import product, product_spec
+from ttc.plugins.grouped_launch import product_spec
+from ttc.plugins.grouped_product import product
 from ttc.plugins.launch import Problem, Tile
 from ttc.plugins.moe_experts_scaled import MOE_DOWN_SCALED, MOE_UP_SCALED
 
@@ -36,6 +37,7 @@ def scaled_product(
     UPCAST: tl.constexpr,
     FORMAT: tl.constexpr,
     NATIVE: tl.constexpr,
+    SIDE: tl.constexpr,
     BLOCK_E: tl.constexpr,
     SIZES: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -65,6 +67,7 @@ def scaled_product(
         0,
         NATIVE,
         False,
+        SIDE,
         BLOCK_E,
         SIZES,
         BLOCK_M,

@@ -98,6 +98,7 @@ HEAVY_PLACES = (
     "plugins/torch_tensors.py",
     "plugins/triton.py",
     "plugins/vocabulary_scan.py",
+    "plugins/weight_tiles.py",
     "plugins/*/kernel.py",
     "plugins/*/naive.py",
     "runtime/backends/torch/*.py",

@@ -23,6 +23,7 @@ __all__ = [
     "TOWER_GRAPHS",
     "Shape",
     "expected_tensors",
+    "expert_stacks",
     "first_of",
     "in_dtype",
     "joined_projections",
@@ -81,6 +82,12 @@ def joined_projections(config: ModelConfig, tower: str) -> dict[str, tuple[str, 
         mixer = f"{tower}.layers.{i}.mixer"
         found[f"{mixer}.qkv_proj.weight"] = tuple(f"{mixer}.{name}_proj.weight" for name in ("q", "k", "v"))
     return found
+
+
+def expert_stacks(config: ModelConfig, tower: str) -> list[str]:
+    """Return the weights that are stacks of a tower's experts, (E, OUT, IN)."""
+    layers = config.layers_of(LayerKind.MOE)
+    return [f"{tower}.layers.{i}.{inside}" for i in layers for inside in _EXPERT_STACKS]
 
 
 def tower_of(name: str) -> str:

@@ -28,9 +28,11 @@ except ImportError as error:
         f"backend 'torch' needs torch; install it with: {install('torch')}"
     ) from error
 
+from ttc.model.config import ModelConfig
 from ttc.model.mixers import RunOp
-from ttc.model.weights import CONTEXT, DENOISER, joined_projections
+from ttc.model.weights import CONTEXT, DENOISER, expert_stacks, joined_projections
 from ttc.plugins.naive import run_naive
+from ttc.plugins.weight_tiles import in_tiles
 from ttc.runtime.backends.torch.executor import TorchExecutor, view_of
 from ttc.runtime.backends.torch.run import TorchBackend
 from ttc.runtime.gpu.backend import DeviceBackend
@@ -43,7 +45,7 @@ from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "load"]
+__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "lay_for_kernels", "load"]
 
 logger = logging.getLogger(__name__)
 B = TypeVar("B", DeviceBackend, PooledBackend)
@@ -163,6 +165,9 @@ def _on_cuda(
         joined = {k: v for tower in towers for k, v in joined_projections(bundle.config, tower).items()}
         weights = upload_weights(bundle, names, scope, settings.progress, together=joined)
         tensors = {name: view_of(device, array) for name, array in weights.items()}
+        if features.kernels:
+            lay_for_kernels(bundle.config, towers, tensors)
+            torch.cuda.synchronize(index)  # the towers compute on another stream
         executor = TorchExecutor(
             bundle.config,
             device,
@@ -181,6 +186,12 @@ def _on_cuda(
         scope.close()
         device.close()
         raise
+
+
+def lay_for_kernels(config: ModelConfig, towers: Sequence[str], weights: dict[str, torch.Tensor]) -> None:
+    """Lay these towers' weights, within their memory, as the kernels read them best; naive ops cannot."""
+    for name in (name for tower in towers for name in expert_stacks(config, tower)):
+        weights[name] = in_tiles(weights[name])
 
 
 def _has(module: str) -> bool:

@@ -44,9 +44,12 @@ def tower_weights(bundles: Callable[..., Any]) -> Callable[[str], Any]:
 def on_device(
     fake_device: FakeDevice, tower_weights: Callable[[str], Any]
 ) -> Iterator[Callable[..., Engine]]:
-    """`on_device(name, level=None)`: an engine over the fake device; its ops are `run_op`, the naive ones."""
+    """`on_device(name, level=None)`: an engine over the fake device; its ops are `run_op`, the naive ones.
+    Where that `takes_out`, as kernels do, weights lie as `ttc.load` lays them for kernels.
+    """
     from ttc.plugins.naive import run_naive
     from ttc.runtime.backends.torch.executor import TorchExecutor
+    from ttc.runtime.backends.torch.load import lay_for_kernels
 
     made = []
 
@@ -59,6 +62,9 @@ def on_device(
         **changes: Any,
     ) -> Engine:
         config, weights = tower_weights(name)
+        if takes_out:
+            weights = {weight: tensor.clone() for weight, tensor in weights.items()}
+            lay_for_kernels(config, (CONTEXT, DENOISER), weights)
         executor = TorchExecutor(config, fake_device, weights, "float32", run_op, None, takes_out=takes_out)
         for attribute, value in changes.items():
             setattr(executor, attribute, value)
