@@ -18,7 +18,7 @@ from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER, MAMBA_READING
 from ttc.plugins.mamba_walk import place_of, walk
 from ttc.plugins.ops import OpSpec
 
-__all__ = ["mamba_long_mixer", "mamba_mixer", "mamba_reading", "mix", "mix_long", "read"]
+__all__ = ["long_walk", "mamba_long_mixer", "mamba_mixer", "mamba_reading", "mix", "mix_long", "read"]
 
 
 @triton.jit(do_not_specialize=["L", "R"])
@@ -309,7 +309,23 @@ def _move_columns(
     tl.store(new_conv_state_ptr + new_conv + widths, tl.where(is_old, old, new), mask=inside)
 
 
-def _spec(op: OpSpec, kernel: Any, *, advances: bool = True) -> KernelSpec:
+# At the real size 128 programs a row, on 132 processors; a program takes all registers of one.
+_WALK = Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8)
+_LONG_WALK = Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8)
+# For Triton 3.6, which gives each of eight warps what four would have, and spills at 32 tokens.
+_FEW_WARPS = Tile("16x32-4", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4)
+_LONG_WALKS = (_LONG_WALK, _FEW_WARPS)
+
+
+def long_walk(version: str) -> int:
+    """Return the index of the long mixer's tile for this version of Triton."""
+    major, minor = map(int, version.split(".")[:2])
+    return _LONG_WALKS.index(_FEW_WARPS if (major, minor) < (3, 7) else _LONG_WALK)
+
+
+def _spec(
+    op: OpSpec, kernel: Any, tiles: tuple[Tile, ...] = (_WALK,), selected: int = 0, *, advances: bool = True
+) -> KernelSpec:
     def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         dims, G = problem.dims, problem.attributes["G"]
         F = dims["H"] * dims["P"] + 2 * G * dims["N"]
@@ -343,10 +359,8 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool = True) -> KernelSpec:
         kernel=kernel,
         changing=("B", "L", "R"),
         integers=("L", "R"),
-        # At the real size 128 programs a row, on 132 processors; a program takes all registers of one. Of 32
-        # tokens at a time the long mixer has fewer instructions each, but spills with Triton 3.6.
-        tiles=(Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8),),
-        select_tile=lambda dims: 0,
+        tiles=tiles,
+        select_tile=lambda dims: selected,
         constants=constants,
         grid=lambda dims, constants, minimum: (
             constants["H"],
@@ -360,4 +374,4 @@ def _spec(op: OpSpec, kernel: Any, *, advances: bool = True) -> KernelSpec:
 
 mamba_reading = _spec(MAMBA_READING, read, advances=False)
 mamba_mixer = _spec(MAMBA_MIXER, mix)
-mamba_long_mixer = _spec(MAMBA_LONG_MIXER, mix_long)
+mamba_long_mixer = _spec(MAMBA_LONG_MIXER, mix_long, _LONG_WALKS, long_walk(triton.__version__))

@@ -10,8 +10,10 @@ from tests.support import tolerances
 from tests.support.compare import assert_close
 from tests.support.kernels import check_against_naive, run_guarded
 from tests.support.single_op import run_body
+from ttc.plugins.kernels import KERNELS
 from ttc.plugins.mamba_block_scan import MAMBA_BLOCK_SCAN, MAMBA_CONV
 from ttc.plugins.mamba_mixer import MAMBA_LONG_MIXER, MAMBA_MIXER, MAMBA_READING
+from ttc.plugins.mamba_mixer.kernel import long_walk
 from ttc.plugins.naive import run_naive
 from ttc.plugins.triton import run_triton
 
@@ -60,7 +62,15 @@ def test_mixer(device, op, shape):
     for first in sorted({0, 1, min(16, shape[1]), shape[1] // 2, shape[1]}):
         named["commit_len"] = committed(shape, first)
         inputs = pick(op, named)
-        check_against_naive(op, inputs, device, tolerances.SCAN, G=shape[4], W=shape[6])
+        for tile in range(len(KERNELS[op.name].tiles)) if first == shape[1] // 2 else (None,):
+            check_against_naive(op, inputs, device, tolerances.SCAN, tile=tile, G=shape[4], W=shape[6])
+
+
+@pytest.mark.parametrize(
+    ("version", "tile"), [("3.6.0", "16x32-4"), ("3.7.1", "32x32"), ("4.0.0+git", "32x32")]
+)
+def test_the_long_mixers_tile_goes_by_tritons_version(version, tile):
+    assert KERNELS["MambaLongMixer"].tiles[long_walk(version)].name == tile
 
 
 @pytest.mark.parametrize("op", MIXERS, ids=lambda op: op.name)
@@ -113,7 +123,9 @@ def test_new_scan_state_over_the_old(device, L, op):
 
 @pytest.mark.parametrize("op", MIXERS, ids=lambda op: op.name)
 def test_tokens_past_the_committed_stay_out_of_the_state(device, op):
-    shape, chunk = (2, 40, 2, 4, 1, 3, 4), 16
+    spec = KERNELS[op.name]
+    chunk = spec.tiles[spec.select_tile({})].blocks["BLOCK_L"]
+    shape = (2, 2 * chunk + 8, 2, 4, 1, 3, 4)
     named = tensors(shape) | {"commit_len": torch.tensor([chunk + 1, 0], dtype=torch.int32)}
     clean = run_triton(op, *(x.to(device) for x in pick(op, named)), G=1, W=4)
     named["xbc"] = named["xbc"].clone()
