@@ -101,8 +101,5 @@ class BufferPool:
 
     def _take_back(self, buffers: StaticBuffers) -> None:
         """A state was dropped: its buffers wait for the next one."""
-        with self._runtime.lock:
-            if self._runtime.closed:
-                buffers.close()
-            else:
-                self._idle.append(buffers)
+        lock = self._runtime.lock
+        lock.drop(lambda: buffers.close() if self._runtime.closed else self._idle.append(buffers))

@@ -1,7 +1,6 @@
 """What all parts of a backend on one device share."""
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ttc.runtime.gpu.append_kv import KvAppender
 from ttc.runtime.gpu.cuda_graphs import CudaGraphMode, CudaGraphs
 from ttc.runtime.gpu.device import Device
 from ttc.runtime.gpu.executor import Executor
+from ttc.runtime.gpu.runtime_lock import RuntimeLock
 from ttc.runtime.gpu.sampling import sampling_problem
 
 __all__ = ["CompileKernel", "DeviceRuntime"]
@@ -61,7 +61,7 @@ class DeviceRuntime:
             append = self._load_kernel(append_kv.KERNEL, append_kv.SOURCE, CudaGraphMode.NONE)
         self.appender = KvAppender(device, append)
         self.sampling_problem = sampling_problem(executor, device, config.vocab_size)
-        self.lock = threading.RLock()
+        self.lock = RuntimeLock()
         self.closed = False
         self._own_notes: tuple[str, ...] = ()
 

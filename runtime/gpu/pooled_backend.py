@@ -24,7 +24,7 @@ from ttc.runtime.gpu.pool_contents import read_rows, write_rows
 from ttc.runtime.gpu.pool_warm_up import warm_up
 from ttc.runtime.gpu.pooled_state import PooledState, PoolRows, pooled
 from ttc.runtime.gpu.row_pool import pages_of
-from ttc.runtime.gpu.row_snapshots import RowSnapshots, Snapshot
+from ttc.runtime.gpu.row_snapshots import Kept, RowSnapshots, Snapshot
 from ttc.runtime.gpu.sampling import SAMPLE_NOTHING, sampled_tokens, sampling_inputs
 from ttc.runtime.interface.backend import (
     BlockInputs,
@@ -336,15 +336,11 @@ class PooledBackend(OverDevice):
 
     def _give_back(self, rows: Sequence[int]) -> None:
         """A state was dropped."""
-        with self.runtime.lock:
-            if not self.runtime.closed:
-                self.pool.give(rows)
+        self.runtime.lock.drop(lambda: None if self.runtime.closed else self.pool.give(rows))
 
-    def _forget(self, snapshot: Snapshot) -> None:
+    def _forget(self, place: Kept, pages: Sequence[int]) -> None:
         """A snapshot was dropped."""
-        with self.runtime.lock:
-            if not self.runtime.closed:
-                self._snapshots.forget(snapshot)
+        self.runtime.lock.drop(lambda: None if self.runtime.closed else self._snapshots.forget(place, pages))
 
 
 def _small(inputs: StepInputs, batch: int) -> dict[str, Any]:

@@ -11,40 +11,44 @@ from ttc.runtime.gpu.pool import Pool
 from ttc.runtime.gpu.pool_memory import MambaRows
 from ttc.runtime.gpu.row_pool import PAGE, pages_of
 
-__all__ = ["RowSnapshots", "Snapshot"]
+__all__ = ["Kept", "RowSnapshots", "Snapshot"]
+
+# Memory and row in which the Mamba state of a snapshot lies.
+Kept = tuple[MambaRows, int]
 
 
 class Snapshot(dict[str, DeviceArray]):
     """A row as it was; dropping the last reference gives up what is kept of it.
 
     Args:
-        place: memory and row in which its Mamba state lies.
+        place: where its Mamba state lies.
         pages: those from `first` on, in the order of the tokens.
+        drop: called with `place` and `pages`.
     """
 
     def __init__(
         self,
-        place: tuple[MambaRows, int],
+        place: Kept,
         first: int,
         pages: Sequence[int],
-        drop: Callable[["Snapshot"], None],
+        drop: Callable[[Kept, Sequence[int]], None],
     ) -> None:
         memory, row = place
         super().__init__({name: tensor.part(row, 1) for name, tensor in memory.tensors.items()})
         self.place, self.first, self.pages, self._drop = place, first, pages, drop
 
     def __del__(self) -> None:
-        self._drop(self)
+        self._drop(self.place, self.pages)
 
 
 class RowSnapshots:
     """Makes and takes back snapshots. The caller holds the runtime's lock."""
 
-    def __init__(self, pool: Pool, drop: Callable[[Snapshot], None]) -> None:
-        """drop: takes a snapshot that was dropped, from whatever thread, and calls `forget`."""
+    def __init__(self, pool: Pool, drop: Callable[[Kept, Sequence[int]], None]) -> None:
+        """drop: takes what a dropped snapshot kept, from whatever thread, and has `forget` called."""
         self._pool, self._drop = pool, drop
         self._memories: list[MambaRows] = []
-        self._free: list[tuple[MambaRows, int]] = []
+        self._free: list[Kept] = []
 
     def reserve(self, nbytes: int, tokens: int) -> None:
         """Take memory for pieces of so many tokens up to so many bytes, and for one more, which is there
@@ -84,11 +88,11 @@ class RowSnapshots:
         memory, place = snapshots[-1].place
         self._pool.memory.rows.copy_row(row, memory, place)
 
-    def forget(self, snapshot: Snapshot) -> None:
+    def forget(self, place: Kept, pages: Sequence[int]) -> None:
         """Take back what was kept of a row."""
-        self._free.append(snapshot.place)
-        self._pool.books.drop(snapshot.pages)
-        self._pool.reserved_pages += len(snapshot.pages)
+        self._free.append(place)
+        self._pool.books.drop(pages)
+        self._pool.reserved_pages += len(pages)
 
     def close(self) -> None:
         """Give the memory back. Never raises."""
