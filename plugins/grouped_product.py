@@ -242,8 +242,9 @@ def _from_first(start, BLOCK: tl.constexpr, SIDE: tl.constexpr, TILE_WIDTH: tl.c
     inner = tl.arange(0, BLOCK)
     if SIDE == 0:
         offset = start + inner
-    elif BLOCK <= TILE_WIDTH:
-        offset = start // TILE_WIDTH * (SIDE * TILE_WIDTH) + start % TILE_WIDTH + inner
+    elif BLOCK < TILE_WIDTH:
+        within = tl.multiple_of(start % TILE_WIDTH, BLOCK)  # which Triton 3.6 does not find out
+        offset = start // TILE_WIDTH * (SIDE * TILE_WIDTH) + within + inner
     else:  # start is the first of a tile
         offset = start * SIDE + inner // TILE_WIDTH * (SIDE * TILE_WIDTH) + inner % TILE_WIDTH
     return offset
