@@ -120,6 +120,8 @@ class Call:
             await self._news.wait()
             self._news.clear()
             updates, self._updates = self._updates, []
+            # Who stops at a row's failure has then heard what there is of the others.
+            updates.sort(key=lambda update: update.result is not None and update.result.error is not None)
             for update in updates:
                 yield update
             if self.results.done() and not self._updates:

@@ -65,6 +65,7 @@ class BufferPool:
             DeviceMemoryError: there is no room, even without the idle buffers.
         """
         self._runtime.check_open()
+        self._runtime.dropped.take_back()
         for i, buffers in enumerate(self._idle):
             if (buffers.batch, buffers.capacity) == (batch, capacity):
                 return BufferHandle(self._idle.pop(i), self._take_back)
@@ -101,5 +102,6 @@ class BufferPool:
 
     def _take_back(self, buffers: StaticBuffers) -> None:
         """A state was dropped: its buffers wait for the next one."""
-        lock = self._runtime.lock
-        lock.drop(lambda: buffers.close() if self._runtime.closed else self._idle.append(buffers))
+        self._runtime.dropped.drop(
+            lambda: buffers.close() if self._runtime.closed else self._idle.append(buffers)
+        )

@@ -1,6 +1,7 @@
 """What all parts of a backend on one device share."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from ttc.runtime.gpu import append_kv, block_loop
 from ttc.runtime.gpu.append_kv import KvAppender
 from ttc.runtime.gpu.cuda_graphs import CudaGraphMode, CudaGraphs
 from ttc.runtime.gpu.device import Device
+from ttc.runtime.gpu.dropped import Dropped
 from ttc.runtime.gpu.executor import Executor
-from ttc.runtime.gpu.runtime_lock import RuntimeLock
 from ttc.runtime.gpu.sampling import sampling_problem
 
 __all__ = ["CompileKernel", "DeviceRuntime"]
@@ -37,7 +38,7 @@ class DeviceRuntime:
         block_kernel: the kernel of `block_loop`; None where it is not available, or not needed.
         appender: appends keys and values to the caches, where the executor does not.
         sampling_problem: why tokens cannot be sampled on the device; None where they can.
-        lock: held while the stream is used; two backends that copy to each other share one.
+        dropped: what was dropped and not taken back yet; two backends that copy to each other share it.
         closed: whether nothing may be started any more.
     """
 
@@ -61,9 +62,14 @@ class DeviceRuntime:
             append = self._load_kernel(append_kv.KERNEL, append_kv.SOURCE, CudaGraphMode.NONE)
         self.appender = KvAppender(device, append)
         self.sampling_problem = sampling_problem(executor, device, config.vocab_size)
-        self.lock = RuntimeLock()
+        self.dropped = Dropped()
         self.closed = False
         self._own_notes: tuple[str, ...] = ()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the stream is used."""
+        return self.dropped.lock
 
     @property
     def notes(self) -> Sequence[str]:

@@ -105,6 +105,7 @@ class OverDevice(Backend):
         with runtime.lock:
             if runtime.closed:
                 return
+            runtime.dropped.take_back()
             runtime.closed = True
             # What is enqueued may still use what is given back.
             steps: list[Callable[[], object]] = [runtime.device.wait, self.close_buffers]

@@ -115,6 +115,7 @@ class Pool:
         Raises:
             DeviceMemoryError: there is no room for it.
         """
+        self.runtime.dropped.take_back()
         books = self.books
         due_rows = max(0, rows - books.free_rows)
         due_pages = max(0, pages + max(0, self.reserved_pages) - books.free_pages)

@@ -336,11 +336,13 @@ class PooledBackend(OverDevice):
 
     def _give_back(self, rows: Sequence[int]) -> None:
         """A state was dropped."""
-        self.runtime.lock.drop(lambda: None if self.runtime.closed else self.pool.give(rows))
+        self.runtime.dropped.drop(lambda: None if self.runtime.closed else self.pool.give(rows))
 
     def _forget(self, place: Kept, pages: Sequence[int]) -> None:
         """A snapshot was dropped."""
-        self.runtime.lock.drop(lambda: None if self.runtime.closed else self._snapshots.forget(place, pages))
+        self.runtime.dropped.drop(
+            lambda: None if self.runtime.closed else self._snapshots.forget(place, pages)
+        )
 
 
 def _small(inputs: StepInputs, batch: int) -> dict[str, Any]:

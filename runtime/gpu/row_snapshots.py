@@ -69,6 +69,7 @@ class RowSnapshots:
         Raises:
             DeviceMemoryError: there is no room for it, and none was reserved.
         """
+        self._pool.runtime.dropped.take_back()
         if not self._free:
             self._make(1)
         memory, to = self._free.pop()

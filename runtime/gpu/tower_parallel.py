@@ -63,7 +63,8 @@ class TowerParallelBackend(RowsOfWholes):
         self.name, self.config = context.name, context.config
         self._context, self._denoiser = context, denoiser
         # A copy of the state uses both streams: nobody may capture on either meanwhile.
-        self._lock = denoiser.runtime.lock = context.runtime.lock
+        denoiser.runtime.dropped = context.runtime.dropped
+        self._lock = context.runtime.lock
         problem = denoiser.device.open_to(context.device)
         if problem is not None:
             denoiser.runtime.note(f"the state goes from GPU to GPU by way of the host, because {problem}")
