@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -19,12 +20,13 @@ def handler():
         signal.signal(number, kind)
 
 
-def interrupted(times, done, fault=None):
+def interrupted(times, done, apart_seconds=0.0, fault=None):
     """Interrupt this process within a block so many times, and note how far it got."""
     with interrupts_held():
-        for time in range(times):
+        for number in range(times):
+            time.sleep(apart_seconds)
             os.kill(os.getpid(), signal.SIGINT)
-            done.append(f"after interrupt {time}")
+            done.append(f"after interrupt {number}")
         if fault is not None:
             raise fault
     done.append("after the block")
@@ -41,9 +43,16 @@ def test_takes_effect_after_the_block():
 def test_the_second_takes_effect_at_once():
     done = []
     with pytest.raises(KeyboardInterrupt):
-        interrupted(2, done)
+        interrupted(2, done, apart_seconds=0.6)
     assert done == ["after interrupt 0"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_that_is_sent_twice_is_one():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(2, done)
+    assert done == ["after interrupt 0", "after interrupt 1"]
 
 
 def test_handlers_are_as_before():
@@ -55,9 +64,22 @@ def test_handlers_are_as_before():
     assert [signal.getsignal(number) for number in asked] == before
 
 
-def test_an_error_of_the_block_comes_first():
-    with pytest.raises(ValueError, match="the block's own"):
-        interrupted(1, [], ValueError("the block's own"))
+def test_takes_effect_where_the_block_fails():
+    """The fault stands in the interrupt's context."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupted(1, [], fault=ValueError("the block's own"))
+    assert isinstance(caught.value.__context__, ValueError)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_are_restored_where_one_raises_meanwhile():
+    def end(number, frame):
+        raise SystemExit(number)
+
+    signal.signal(signal.SIGTERM, end)
+    with pytest.raises(SystemExit), interrupts_held():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is end
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
