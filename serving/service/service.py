@@ -213,7 +213,7 @@ class Service:
                     else:
                         self.metrics.first_block(now - began)
                     last[update.row] = now
-                if error is None or update.token_ids:
+                if error is None or update.token_ids or update.text:
                     yield update
                 if error is not None:
                     raise error
