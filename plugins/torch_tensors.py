@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttc.plugins.ops import OpSpec
+from ttc.plugins.weight_tiles import SIDES
 
 __all__ = ["dtype_names", "logical_shapes", "tile_sides"]
 
@@ -52,4 +53,5 @@ def tile_sides(op: OpSpec, inputs: Sequence[Tensor]) -> dict[str, int]:
         if len(spec.shape) == 3
         and x.dim() == 5
         and x.shape[-2] == x.shape[-1] * (2 if spec.dtype == "stored4" else 1)
+        and x.shape[-2] in SIDES
     }

@@ -11,16 +11,16 @@ in the same memory.
 import torch
 from torch import Tensor
 
-__all__ = ["as_tiles", "in_rows", "in_tiles", "tile_side"]
+__all__ = ["SIDES", "as_tiles", "in_rows", "in_tiles", "tile_side"]
 
-_SIDES = (64, 32, 16)
+SIDES = (64, 32, 16)
 # What a thread loads at once; a row of a tile is not shorter.
 _LEAST_ROW_BYTES = 16
 
 
 def tile_side(rows: int, columns: int, bits: int) -> int | None:
     """Return the side of the tiles that a matrix fills, of elements of so many bits; None: it fills none."""
-    fits = (side for side in _SIDES if side * bits >= 8 * _LEAST_ROW_BYTES)
+    fits = (side for side in SIDES if side * bits >= 8 * _LEAST_ROW_BYTES)
     return next((side for side in fits if rows % side == columns % side == 0), None)
 
 

@@ -314,18 +314,15 @@ _WALK = Tile("16x32", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=8)
 _LONG_WALK = Tile("32x32", {"BLOCK_L": 32, "BLOCK_P": 32}, num_warps=8)
 # For Triton 3.6, which gives each of eight warps what four would have, and spills at 32 tokens.
 _FEW_WARPS = Tile("16x32-4", {"BLOCK_L": 16, "BLOCK_P": 32}, num_warps=4)
-_LONG_WALKS = (_LONG_WALK, _FEW_WARPS)
 
 
-def long_walk(version: str) -> int:
-    """Return the index of the long mixer's tile for this version of Triton."""
+def long_walk(version: str) -> Tile:
+    """Return the long mixer's tile for this version of Triton."""
     major, minor = map(int, version.split(".")[:2])
-    return _LONG_WALKS.index(_FEW_WARPS if (major, minor) < (3, 7) else _LONG_WALK)
+    return _FEW_WARPS if (major, minor) < (3, 7) else _LONG_WALK
 
 
-def _spec(
-    op: OpSpec, kernel: Any, tiles: tuple[Tile, ...] = (_WALK,), selected: int = 0, *, advances: bool = True
-) -> KernelSpec:
+def _spec(op: OpSpec, kernel: Any, tile: Tile = _WALK, *, advances: bool = True) -> KernelSpec:
     def constants(problem: Problem, tile: Tile) -> Mapping[str, Any]:
         dims, G = problem.dims, problem.attributes["G"]
         F = dims["H"] * dims["P"] + 2 * G * dims["N"]
@@ -351,6 +348,8 @@ def _spec(
             "SLICES": slices,
             "BLOCK_N": width // slices,
             **tile.blocks,
+            # In float32 products are no matrix units', and 32 tokens at a time would not fit into registers.
+            "BLOCK_L": 16 if problem.dtype == "float32" else tile.blocks["BLOCK_L"],
             **(moves if advances else {}),
         }
 
@@ -359,8 +358,8 @@ def _spec(
         kernel=kernel,
         changing=("B", "L", "R"),
         integers=("L", "R"),
-        tiles=tiles,
-        select_tile=lambda dims: selected,
+        tiles=(tile,),
+        select_tile=lambda dims: 0,
         constants=constants,
         grid=lambda dims, constants, minimum: (
             constants["H"],
@@ -374,4 +373,4 @@ def _spec(
 
 mamba_reading = _spec(MAMBA_READING, read, advances=False)
 mamba_mixer = _spec(MAMBA_MIXER, mix)
-mamba_long_mixer = _spec(MAMBA_LONG_MIXER, mix_long, _LONG_WALKS, long_walk(triton.__version__))
+mamba_long_mixer = _spec(MAMBA_LONG_MIXER, mix_long, long_walk(triton.__version__))
