@@ -3,7 +3,7 @@
 #   make demo PYTHON=/path/to/python3.12     another Python
 #   make setup TORCH='torch==2.14.1'         another torch
 #   make setup LOCK=.ci/dev.lock             the very files that the lock names (Linux x86-64, Python 3.11)
-#   make test TEST=--full                    all combinations, where it takes a sample otherwise
+#   PYTEST_ADDOPTS=--full make test          all combinations, where it takes a sample otherwise
 #   make gpu READY= BIN=/path/to/bin         no setup: the Python at hand, with what it has (offline)
 
 SHELL := /bin/bash
@@ -25,9 +25,6 @@ FUZZ ?= --inputs 5000 --seed $(shell date +%s)
 # Seconds for each reader, led by coverage, where atheris is installed.
 GUIDED ?= 30
 
-# Arguments of pytest in `make test`; `--full` for the combinations of which it takes a sample otherwise.
-TEST ?=
-
 # Test processes; files of tests are shared out among them.
 WORKERS ?= auto
 
@@ -45,8 +42,8 @@ setup: $(READY) ## make .venv and install ttc in it, editable, with all that dev
 demo: $(READY) ## export the built-in miniature and watch it fill blocks of text
 	$(BIN)/ttc demo --export
 
-test: $(READY) ## all tests that this machine can run
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST)
+test: $(READY) ## the tests that this machine can run; of many combinations a sample
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## lint, format, types
 	$(BIN)/ruff check .

@@ -168,7 +168,7 @@ def eager(setting: Setting) -> Lines:
 
 def tests(setting: Setting) -> Lines:
     """Run the tests marked gpu: kernels against their twins, golden tokens at levels 0, 1 and 2."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "--full", "-m", "gpu", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "8", "--dist", "loadfile"]
     command += ["--collect-only"] if setting.dry else []

@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("full") is not None and not item.config.getoption("--full"):
-        pytest.skip("one of many combinations, and others stand for it: make test TEST=--full")
+        pytest.skip("one of many combinations, and others stand for it: PYTEST_ADDOPTS=--full make test")
     if item.get_closest_marker("gpu") is None or _has_gpu():
         return
     message = "torch.cuda.is_available() is False"

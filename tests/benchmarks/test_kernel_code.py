@@ -138,6 +138,23 @@ def test_recorded_code(version):
             assert row["widest_load"] >= 16, row
 
 
+@pytest.mark.parametrize("version", RECORDS)
+def test_weights_in_tiles_are_read_as_weights_in_rows(version):
+    """By loads as wide, in loops a tenth longer at most."""
+
+    def key(row):
+        return row["op"], row.get("stored"), row["tile"], row["target"]
+
+    rows = record(version)["kernels"]
+    of_rows = {key(row): row for row in rows if "weights" not in row}
+    of_tiles = [row for row in rows if row.get("weights") == "tiles"]
+    assert {row["op"] for row in of_tiles} == {op for op, spec in KERNELS.items() if spec.tiled}
+    for row in of_tiles:
+        loop, twin = row["loop"], of_rows[key(row)]["loop"]
+        assert loop["loads"] == twin["loads"], row
+        assert loop["instructions"] <= 1.1 * twin["instructions"], row
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_code_is_not_worse_than_recorded():

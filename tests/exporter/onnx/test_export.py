@@ -113,9 +113,17 @@ def test_damaged_graph_is_noticed_and_named(copied):
 WEIGHT_KINDS = sorted(
     {re.sub(r"layers\.\d+|experts\.\d+|tables\.\d+", "*", name) for name in expected_tensors(G.config)}
 )
+# Without --full: one of every kind of layer and of what is outside of them, in either tower.
+POISONED = [
+    *("context_lm_head.weight", "context_tower.embeddings.weight", "context_tower.*.norm.weight"),
+    *(f"context_tower.*.mixer.{name}" for name in ("A_log", "in_proj.weight", "conv1d.weight")),
+    *(f"context_tower.*.mixer.{name}" for name in ("*.up_proj.weight", "gate.weight", "k_proj.weight")),
+    *(f"denoiser_tower.*.mixer.{name}" for name in ("D", "dt_bias", "*.down_proj.weight", "o_proj.weight")),
+    *("denoiser_tower.norm_f.weight", "lm_head.weight", "scale_shift_*", "t_embedder.mlp.2.weight"),
+]
 
 
-@pytest.mark.parametrize("kind", sample(WEIGHT_KINDS, 4))
+@pytest.mark.parametrize("kind", sample(WEIGHT_KINDS, POISONED))
 def test_nan_in_a_weight_is_reported_not_decoded(referenced, tmp_path, kind):
     """One NaN in one tensor of every kind: refused at load or where it is met, never text."""
     checkpoint, bundle = referenced
@@ -144,7 +152,7 @@ def test_nan_in_a_weight_is_reported_not_decoded(referenced, tmp_path, kind):
         run()
 
 
-@pytest.mark.parametrize("pattern", sample(["-*", "E-", "*"], 3))
+@pytest.mark.parametrize("pattern", sample(["*", "E-", "-*"], ("-*",)))
 def test_models_without_mamba_have_no_advance_graph_and_run(tmp_path, small_config, pattern):
     rng = np.random.default_rng(0)
     raw = small_config | {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}
