@@ -33,6 +33,7 @@ from ttc.plugins.page_write.naive import write_pages
 from ttc.plugins.split_predict import SPLIT_CHOICE, SPLIT_COMMIT, SPLIT_PREDICT, splits
 from ttc.runtime.gpu.device import Device, DeviceArray, Enqueue, Scope
 from ttc.runtime.gpu.executor import UNUSED_MASK_ID, Executor, page_name
+from ttc.runtime.gpu.row_pool import SCRATCH
 
 __all__ = ["TorchExecutor", "view_of"]
 
@@ -87,6 +88,7 @@ class TorchExecutor(Executor):
         self._config, self._device, self._run_op, self._takes_out = config, device, run_op, takes_out
         self._weight_scope = weight_scope
         self.record: towers.Record | None = None
+        self._loaded: set[str] = set()
         self._towers = {tower: TowerWeights.of(config, tower, weights) for tower in used}
         self._where = next(iter(weights.values())).device
         self._pool = None
@@ -221,11 +223,25 @@ class TorchExecutor(Executor):
         """Run an op; of those in the table the outputs go over inputs."""
         names = table.get(op.name)
         if names is None:
+            self._load_in_place(op, inputs, attributes)
             return self._run_op(op, *inputs, **attributes)
         named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
         return self._run_op(
             op, *inputs, out=tuple(None if name is None else named[name] for name in names), **attributes
         )
+
+    def _load_in_place(self, op: OpSpec, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> None:
+        """Launch once, over the scratch row and committing nothing, what a capture launches over the old
+        state: that is another kernel, which Triton would compile and load in the midst of the capture.
+        """
+        if op.name not in _OVER_OLD_STATE or op.name in self._loaded:
+            return
+        self._loaded.add(op.name)
+        named = dict(zip((spec.name for spec in op.inputs), inputs, strict=True))
+        nothing = {"rows": SCRATCH, "commit_len": 0}
+        given = (torch.full_like(x, nothing[name]) if name in nothing else x for name, x in named.items())
+        out = tuple(None if name is None else named[name] for name in _OVER_OLD_STATE[op.name])
+        self._run_op(op, *given, out=out, **attributes)
 
     def _keep_mamba(self, a: Tensors, new_state: Mapping[int, LayerState]) -> None:
         """Let the Mamba layers have their new state, by layer.

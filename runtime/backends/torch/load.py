@@ -45,7 +45,7 @@ from ttc.runtime.gpu.weights import upload_weights
 from ttc.runtime.interface.backend import Backend
 from ttc.runtime.interface.settings import LoadSettings
 
-__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "lay_for_kernels", "load"]
+__all__ = ["CudaFeatures", "as_tensor", "cuda_features", "lay_for_kernels", "load", "on_cuda"]
 
 logger = logging.getLogger(__name__)
 B = TypeVar("B", DeviceBackend, PooledBackend)
@@ -84,7 +84,7 @@ def load(bundle: Bundle, settings: LoadSettings) -> Backend:
             logger.warning(note)
         if features.resident:
             towers = CONTEXT, DENOISER
-            return _on_cuda(bundle, target.index or 0, features, settings, towers, PooledBackend)
+            return on_cuda(bundle, target.index or 0, features, settings, towers, PooledBackend)
         settings.refuse_cuda_graphs("backend 'torch' without cuda-core")
     else:
         settings.refuse_cuda_graphs("backend 'torch' on the CPU")
@@ -136,11 +136,11 @@ def _on_two_gpus(bundle: Bundle, settings: LoadSettings) -> Backend:
     if not features.resident:
         raise BackendError(f"device {settings.device!r}: two GPUs need cuda-core; {install('gpu')}")
     return load_tower_parallel(
-        lambda i: _on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],), DeviceBackend)
+        lambda i: on_cuda(bundle, indices[i], features, settings, ((CONTEXT, DENOISER)[i],), DeviceBackend)
     )
 
 
-def _on_cuda(
+def on_cuda(
     bundle: Bundle,
     index: int,
     features: CudaFeatures,
@@ -148,6 +148,12 @@ def _on_cuda(
     towers: Sequence[str],
     backend: type[B],
 ) -> B:
+    """Return a backend over the weights of these towers on a GPU, whatever `features` allows.
+
+    Raises:
+        DeviceMemoryError: they do not fit.
+        BundleError: a weight cannot be read.
+    """
     run_op: RunOp = run_naive
     if features.kernels:
         from ttc.plugins.triton import run_triton

@@ -17,10 +17,21 @@ CASE = "gen/L12_b8_s4_g0.9"
 
 
 @pytest.fixture
-def with_kernels(on_device):
+def in_place():
+    """The most tokens that each launch committed of a mixer over the old scan state, as a graph has it."""
+    return []
+
+
+@pytest.fixture
+def with_kernels(on_device, in_place):
     from ttc.plugins.triton import run_triton  # not above: the session sets TRITON_INTERPRET first
 
-    return lambda level: on_device("tiny_c", level, run_op=run_triton, takes_out=True)
+    def run_op(op, *inputs, out=None, **attributes):
+        if op.name in ("MambaMixer", "MambaLongMixer") and out is not None:
+            in_place.append(int(inputs[-1].max()))
+        return run_triton(op, *inputs, out=out, **attributes)
+
+    return lambda level: on_device("tiny_c", level, run_op=run_op, takes_out=True)
 
 
 def test_golden_tokens(with_kernels):
@@ -36,8 +47,12 @@ def test_golden_tokens(with_kernels):
 @pytest.mark.parametrize(
     "prompts", [[[5, 6, 7]], pytest.param([[5], [9] * 3], marks=pytest.mark.full)], ids=["one", "ragged"]
 )
-def test_ar_as_with_the_naive_ops(with_kernels, on_device, prompts):
-    """Chunks of a prompt and single tokens, alone and together."""
-    asked = {"mode": "ar", "max_new_tokens": 2, "stop_at_eos": False}
-    got, want = with_kernels(0).generate(prompts, **asked), on_device("tiny_c").generate(prompts, **asked)
+def test_ar_as_with_the_naive_ops(with_kernels, on_device, in_place, prompts):
+    """Chunks of a prompt and single tokens, alone and together. What a graph launches over the old state was
+    launched before the first graph was captured, when it committed nothing.
+    """
+    asked = {"mode": "ar", "max_new_tokens": 3, "stop_at_eos": False}
+    got, want = with_kernels(2).generate(prompts, **asked), on_device("tiny_c").generate(prompts, **asked)
     assert [row.token_ids for row in got] == [row.token_ids for row in want]
+    assert in_place[0] == 0
+    assert max(in_place) == 1
