@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from tests.support import tolerances
-from tests.support.kernels import check_against_naive, run_guarded
+from tests.support.kernels import check_against_naive, check_outputs, run_guarded
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.launch import launches_of
 from ttc.plugins.moe_experts import MOE_COMBINE, MOE_DOWN, MOE_EXPERTS, MOE_UP
 from ttc.plugins.moe_routing import MOE_CHOICE, MOE_ORDER, MOE_ROUTING
 from ttc.plugins.moe_routing.naive import moe_order, moe_routing
 from ttc.plugins.naive import run_naive
+from ttc.plugins.weight_tiles import in_tiles
 
 DTYPES = ["float32", "float16", "bfloat16"]
 ONE_TOKEN, ODD, MANY_GROUPS, REAL_EXPERTS, EVERYBODY = (
@@ -96,15 +97,19 @@ def test_routing_of_numbers_that_are_none(device, n_group):
         check_against_naive(op, [logits, bias], device, tolerances.ROUTER_WEIGHTS, **chosen)
 
 
-def routed(T, D, width, E, K, dtype, logits=None):
+def routed(T, D, width, E, K, dtype, logits=None, device="cpu"):
     """x, up, down and what routing gives; products of order one."""
-    random = torch.Generator().manual_seed(T)
+    random = torch.Generator(device).manual_seed(T)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=random, device=device)
+
     kind = getattr(torch, dtype)
-    x = torch.randn(T, D, generator=random).to(kind)
-    up = (torch.randn(E, width, D, generator=random) / D**0.5).to(kind)
-    down = (torch.randn(E, D, width, generator=random) / width**0.5).to(kind)
-    logits = torch.randn(T, E, generator=random) if logits is None else logits
-    return x, up, down, *moe_routing(logits, torch.zeros(E), **attributes(K))
+    x = normal(T, D).to(kind)
+    up = (normal(E, width, D) / D**0.5).to(kind)
+    down = (normal(E, D, width) / width**0.5).to(kind)
+    logits = normal(T, E) if logits is None else logits
+    return x, up, down, *moe_routing(logits, torch.zeros(E, device=device), **attributes(K))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -155,13 +160,18 @@ def test_what_sizes_choose():
 @pytest.mark.gpu
 @pytest.mark.parametrize("T", [1, 16, 512])
 def test_grouped_products_of_the_real_size(device, T):
-    x, up, down, expert_ids, weights, pairs, rows, offsets = routed(T, 2688, 1856, 128, 6, "bfloat16")
+    """Made on the GPU, and compared with the twin there, which computes once."""
+    x, up, down, expert_ids, weights, pairs, rows, offsets = routed(
+        T, 2688, 1856, 128, 6, "bfloat16", device=device
+    )
     x *= 0.5  # relu² stays below ten
+    near, inputs = tolerances.KERNEL["bfloat16"], [x, up, expert_ids, pairs, offsets]
+    want = run_naive(MOE_UP, *inputs)
     for tile in range(len(KERNELS["MoeUp"].tiles)):
-        inputs = [x, up, expert_ids, pairs, offsets]
-        check_against_naive(MOE_UP, inputs, device, tolerances.KERNEL["bfloat16"], tile=tile)
-    inputs = [x, up, down, expert_ids, weights, pairs, rows, offsets]
-    check_against_naive(MOE_EXPERTS, inputs, device, tolerances.KERNEL["bfloat16"])
+        check_outputs(MOE_UP, inputs, want, device, near, tile=tile)
+    tiled = [x, in_tiles(up.clone()), expert_ids, pairs, offsets]
+    check_outputs(MOE_UP, tiled, want, device, near)
+    check_against_naive(MOE_EXPERTS, [x, up, down, expert_ids, weights, pairs, rows, offsets], device, near)
 
 
 @pytest.mark.parametrize("T", [6, 35])
