@@ -114,7 +114,9 @@ def _products(
 
 
 def kernels(bed: Bed) -> Lines:
-    """Yield every other kernel: time behind a cold L2 and a warm one, floor, distance from its twin."""
+    """Yield the other kernels, those of glue by examples: time behind a cold L2 and a warm one, floor,
+    distance from the twin.
+    """
     for what, op, make, moved, attributes in itertools.chain(_cases(bed), attention_cases(bed)):
         line = {"what": what}
         try:

@@ -70,8 +70,10 @@ class Bench:
                     found.setdefault((kind, batch, reckoning.distinct_experts(self.config, work)), work)
         return list(found.values())
 
-    def seconds(self, weights: "TowerWeights", work: Work, *, eager: bool = False) -> float:
-        """Return the seconds of one run: many enqueued, one wait."""
+    def seconds(
+        self, weights: "TowerWeights", work: Work, *, eager: bool = False
+    ) -> tuple[float, dict[str, Any]]:
+        """Return the seconds of one run, many enqueued and one wait, and `in_force`."""
         with self._backend(weights, work, 0 if eager else 1, eager=eager) as backend:
             state = with_context(backend, work.batch)
             backend.pool.cover(np.array(state.places.numbers), state.lengths, work.length)
@@ -97,7 +99,7 @@ class Bench:
             for _ in range(repeats):
                 self._run(steps)
             self.device.wait()
-            return (time.perf_counter() - start) / repeats
+            return (time.perf_counter() - start) / repeats, in_force(backend)
 
     def filled_blocks(self, weights: "TowerWeights") -> Iterator[dict[str, Any]]:
         """Measure whole blocks at every graph level: mean milliseconds, launches and waits a block."""
@@ -105,7 +107,7 @@ class Bench:
             for level in (0, 1, 2):
                 work = Work("denoise", batch, self._distinct[len(self._distinct) // 2])
                 with self._backend(weights, work, level) as backend:
-                    yield self._filled(backend, batch) | {"graph_level": backend.graph_level}
+                    yield self._filled(backend, batch) | in_force(backend)
 
     def context_calls(self, weights: "TowerWeights") -> Iterator[dict[str, Any]]:
         """Measure an AR step, a chunk of a prompt and a verification with the advance after it, at every
@@ -118,7 +120,7 @@ class Bench:
                     with self._backend(weights, Work(kind, batch, distinct), level) as backend:
                         for what, call in made(backend, batch).items():
                             counted = self._counted(call)
-                            yield {"what": what, "batch": batch, "graph_level": level} | counted
+                            yield {"what": what, "batch": batch} | counted | in_force(backend)
 
     def _counted(self, call: Callable[[], object]) -> dict[str, Any]:
         """Return the mean of some calls after two that warm up and capture."""
@@ -179,6 +181,12 @@ class Bench:
             takes_out=self._takes_out and not eager,
         )
         return OneGpu(self.config, self.device, executor, level, self._compilers)
+
+
+def in_force(backend: "OneGpu") -> dict[str, Any]:
+    """Return the level that was measured, which may be a lower one than was asked for, and why."""
+    notes = list(backend.notes)
+    return {"graph_level": int(backend.graph_level)} | ({"notes": notes} if notes else {})
 
 
 class TowerWeights:

@@ -23,6 +23,10 @@ BLOCK = 16
 # Distinct experts hit per layer, from one token to a full batch.
 DISTINCT = (6, 14, 25, 68, 128)
 BATCHES = (1, 8)
+# Experts that a denoise step of one row hits as published, for which there is a goal.
+USUAL_EXPERTS = 68
+# Up to so many tokens the expert products are bound by memory.
+MEMORY_BOUND_TOKENS = 256
 ROUTING_OUTPUTS = ("expert_ids", "weights", "grouped_pairs", "grouped_rows", "expert_offsets")
 
 
@@ -215,7 +219,8 @@ def goals(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     products: dict[tuple[int, int], float] = {}
     for line in lines:
-        if line["stage"] == "experts" and "up_share" in line:
+        # Beyond some 256 tokens arithmetic, not the memory, is the bound.
+        if line["stage"] == "experts" and "up_share" in line and line["tokens"] <= MEMORY_BOUND_TOKENS:
             case, share = (line["tokens"], line["experts"]), min(line["up_share"], line["down_share"])
             products[case] = max(products.get(case, 0.0), share)
     faster = [line["eager_ms"] / line["ms"] for line in lines if line["stage"] == "eager" and "ms" in line]
@@ -224,7 +229,12 @@ def goals(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         _goal(
             "expert products, best tile: share of the read bandwidth", [*products.values()], 0.85, least=True
         ),
-        _goal("denoise step: times its floor", of("steps", "times_floor", what="denoise"), 1.25, least=False),
+        _goal(
+            f"denoise step of {USUAL_EXPERTS} experts: times its floor",
+            of("steps", "times_floor", what="denoise", distinct_experts=USUAL_EXPERTS),
+            1.25,
+            least=False,
+        ),
         _goal("AR step: times its floor", of("steps", "times_floor", what="ar"), 1.5, least=False),
         _goal("times as fast as eager towers", faster, 5.0, least=True),
         _goal("launches per block at level 2", of("blocks", "launches", **block), 1, least=False),

@@ -13,7 +13,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 def table(lines: Lines) -> str:
     """Return the text for the lines of a run."""
-    parts = (_stages, _ceilings, _products, _steps, _blocks, _goals)
+    parts = (_stages, _failed, _fallen, _ceilings, _products, _steps, _blocks, _goals)
     return "\n\n".join(text for part in parts if (text := "\n".join(part(lines))))
 
 
@@ -38,13 +38,13 @@ def _ceilings(lines: Lines) -> Iterator[str]:
 def _products(lines: Lines) -> Iterator[str]:
     products = [line for line in lines if line["stage"] == "experts" and "up_share" in line]
     if products:
-        yield "tokens  experts  best tile         up µs  share   down µs  share"
+        yield "tokens  experts  best tile       weights     up µs  share   down µs  share"
     for case in dict.fromkeys((line["tokens"], line["experts"]) for line in products):
         own = [line for line in products if (line["tokens"], line["experts"]) == case]
         best = min(own, key=lambda line: float(line["up_us"] + line["down_us"]))
         yield (
-            f"{case[0]:6}  {case[1]:7}  {best['tile']:14} {best['up_us']:8.1f} {best['up_share']:6.0%} "
-            f"{best['down_us']:9.1f} {best['down_share']:6.0%}"
+            f"{case[0]:6}  {case[1]:7}  {best['tile']:14}  {best['weights']:7} {best['up_us']:8.1f} "
+            f"{best['up_share']:6.0%} {best['down_us']:9.1f} {best['down_share']:6.0%}"
         )
 
 
@@ -64,6 +64,19 @@ def _steps(lines: Lines) -> Iterator[str]:
         )
 
 
+def _fallen(lines: Lines) -> Iterator[str]:
+    """Notes of what was measured otherwise than asked for, each once."""
+    notes = (note for line in lines for note in line.get("notes", ()))
+    yield from dict.fromkeys(notes)
+
+
+def _failed(lines: Lines) -> Iterator[str]:
+    failed = [line["failed_test"] for line in lines if "failed_test" in line]
+    if failed:
+        yield f"{len(failed)} tests failed:"
+        yield from failed[:40]
+
+
 def _blocks(lines: Lines) -> Iterator[str]:
     for line in lines:
         if line["stage"] == "blocks" and line.get("what") == "block":
@@ -75,7 +88,9 @@ def _blocks(lines: Lines) -> Iterator[str]:
 
 def _goals(lines: Lines) -> Iterator[str]:
     for goal in reckoning.goals(lines):
-        if goal["met"] is not None:
+        if goal["met"] is None:
+            yield f"{goal['goal']}: not measured"
+        else:
             bound = f"≥ {goal['at_least']}" if "at_least" in goal else f"≤ {goal['at_most']}"
             verdict = "met" if goal["met"] else "missed"
             yield f"{goal['goal']} {bound}: {goal['measured']:.2f}, {verdict}"

@@ -22,9 +22,9 @@ def steps(bench: Bench, ceilings: Ceilings) -> Lines:
     for tower in (DENOISER, CONTEXT):
         with bench.tower(tower) as weights:
             for work in bench.works(tower):
-                seconds = bench.seconds(weights, work)
+                seconds, in_force = bench.seconds(weights, work)
                 row = reckoning.row(bench.config, work, seconds, CONTEXT_TOKENS, ceilings.read_bytes)
-                yield row | {"layers": bench.config.num_layers}
+                yield row | {"layers": bench.config.num_layers} | in_force
 
 
 def blocks(bench: Bench, ceilings: Ceilings) -> Lines:
@@ -43,6 +43,7 @@ def eager(bench: Bench, ceilings: Ceilings) -> Lines:
     for tower in (DENOISER, CONTEXT):
         with bench.tower(tower) as weights:
             work = bench.works(tower)[0]
-            fast = bench.seconds(weights, work)
-            slow = bench.seconds(weights, work, eager=True)
-            yield {"what": work.kind, "batch": work.batch, "ms": fast * 1e3, "eager_ms": slow * 1e3}
+            fast, in_force = bench.seconds(weights, work)
+            slow, _ = bench.seconds(weights, work, eager=True)
+            line = {"what": work.kind, "batch": work.batch, "ms": fast * 1e3, "eager_ms": slow * 1e3}
+            yield line | in_force

@@ -31,6 +31,7 @@ from benchmarks.gpu_reckoning import BLOCK, Work
 from benchmarks.gpu_stages import SMALL
 from ttc.model.config import ModelConfig
 from ttc.model.weights import CONTEXT, DENOISER
+from ttc.plugins.naive import run_naive
 from ttc.runtime.backends.torch.executor import TorchExecutor
 from ttc.runtime.gpu.backend import DeviceBackend
 from ttc.runtime.gpu.device import Device, DeviceArray
@@ -49,7 +50,6 @@ def rounds(*, dry: bool) -> list[dict[str, Any]]:
     """Return the lines of `compare` for the GPUs at hand, or for two fake devices and a tiny model."""
     if dry:
         from tests.support.fake_device import no_compiler, with_loop_kernel
-        from ttc.plugins.naive import run_naive
 
         config = ModelConfig.from_hf(CONFIG | SMALL)
         fakes = [with_loop_kernel(name=f"cuda:{i}") for i in range(2)]
@@ -93,6 +93,7 @@ def compare(
             None,
             used=[tower.name for tower in weights],
             pooled=issubclass(backend, OneGpu),
+            takes_out=run_op is not run_naive,
         )
         return backend(config, device, executor, None, compilers)
 

@@ -93,17 +93,19 @@ def test_one_evaluation_in_ar_steps(real):
 
 def test_goals():
     lines = [
-        {"stage": "steps", "what": "denoise", "times_floor": 1.2},
-        {"stage": "steps", "what": "denoise", "times_floor": 1.3},
+        {"stage": "steps", "what": "denoise", "distinct_experts": 68, "times_floor": 1.2},
+        {"stage": "steps", "what": "denoise", "distinct_experts": 68, "times_floor": 1.3},
+        {"stage": "steps", "what": "denoise", "distinct_experts": 6, "times_floor": 1.9},
         {"stage": "steps", "what": "ar", "times_floor": 1.4},
         {"stage": "blocks", "what": "block", "graph_level": 2, "launches": 1.0, "waits_inside": 0.0},
         {"stage": "blocks", "what": "block", "graph_level": 1, "launches": 7.0, "waits_inside": 6.0},
         {"stage": "experts", "tokens": 1, "experts": 6, "up_share": 0.9, "down_share": 0.8},
         {"stage": "experts", "tokens": 1, "experts": 6, "up_share": 0.95, "down_share": 0.87},
         {"stage": "experts", "tokens": 1, "experts": 6, "tile": "x", "error": "refused"},
+        {"stage": "experts", "tokens": 2048, "experts": 128, "up_share": 0.3, "down_share": 0.3},
     ]
     found = {goal["goal"]: (goal["measured"], goal["met"]) for goal in reckoning.goals(lines)}
-    assert found["denoise step: times its floor"] == (1.3, False), "the worst counts"
+    assert found["denoise step of 68 experts: times its floor"] == (1.3, False), "the worst counts"
     assert found["AR step: times its floor"] == (1.4, True)
     assert found["times as fast as eager towers"] == (None, None), "not measured is not met"
     assert found["launches per block at level 2"] == (1.0, True)
