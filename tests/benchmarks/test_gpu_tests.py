@@ -32,7 +32,7 @@ def lines_of(run):
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU, so they pass")
 def test_what_fails_is_told_and_is_a_fault():
-    lines, fault = lines_of(gpu_tests.run_tests(60, dry=False, folders=SOME))
+    lines, fault = lines_of(gpu_tests.run_tests(240, dry=False, folders=SOME))
     failed = [line["failed_test"] for line in lines if "failed_test" in line]
     assert failed
     assert all(name.startswith("tests/plugins/") for name in failed)
