@@ -4,6 +4,7 @@ What pytest says is read as it comes, so that a run which has to be stopped has 
 no configuration: pyproject.toml asks for plugins that a machine without a network need not have.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -46,14 +47,8 @@ def run_tests(
     if importlib.util.find_spec("pytest") is None:
         raise SystemExit("pytest is not installed; docs/gpu.md says what to bring")
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(ROOT), "-v", "--full"]
-    command += [
-        "-m",
-        "gpu",
-        "--import-mode=importlib",
-        "-p",
-        "no:cacheprovider",
-        "--continue-on-collection-errors",
-    ]
+    command += ["-m", "gpu", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    command += ["--continue-on-collection-errors"]
     if importlib.util.find_spec("xdist") is not None and not dry:
         command += ["-n", "8", "--dist", "worksteal"]
     command += ["--collect-only", "-q"] if dry else []
@@ -71,8 +66,9 @@ def run_tests(
     stopped = threading.Event()
 
     def stop() -> None:
-        stopped.set()
-        os.killpg(process.pid, signal.SIGKILL)
+        stopped.set()  # first: its end is noticed at once
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(limit_seconds, stop)
     timer.start()

@@ -72,7 +72,7 @@ def test_takes_effect_where_the_block_fails():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_handlers_are_restored_where_one_raises_meanwhile():
+def test_a_handler_of_pythons_for_another_signal_is_held_too():
     def end(number, frame):
         raise SystemExit(number)
 

@@ -5,6 +5,7 @@ import torch
 
 from tests.plugins.test_kernel_moe import routed
 from tests.support.kernels import run_guarded
+from tests.support.stored_experts import EIGHT_BITS, FOUR_BITS, store
 from ttc.errors import InputError
 from ttc.plugins.kernels import KERNELS
 from ttc.plugins.mamba_block_scan import MAMBA_CONV
@@ -54,31 +55,24 @@ def test_what_fills_no_tiles_stays():
     assert in_tiles(stack) is stack
 
 
-def stored(stack, op):
-    """A stack as the op has it: its tensors, the weights first."""
-    if op in (MOE_UP, MOE_DOWN):
-        return [stack]
-    if op in (MOE_UP_SCALED, MOE_DOWN_SCALED):
-        return [(stack * 20).round().clamp(-127, 127).to(torch.int8), torch.full(stack.shape[:2], 0.05)]
-    groups = torch.full((*stack.shape[:2], stack.shape[2] // 16), 1.0).to(torch.float8_e4m3fn)
-    packed = (stack.view(torch.int32) >> 7).to(torch.uint8)[..., ::2].contiguous()
-    return [packed, groups, torch.full(stack.shape[:1], 0.5)]
+# Format → up and down.
+OPS = {
+    "plain": (MOE_UP, MOE_DOWN),
+    **dict.fromkeys(EIGHT_BITS, (MOE_UP_SCALED, MOE_DOWN_SCALED)),
+    **dict.fromkeys(FOUR_BITS, (MOE_UP_BLOCKED, MOE_DOWN_BLOCKED)),
+}
 
 
-@pytest.mark.parametrize(
-    "ops",
-    [(MOE_UP, MOE_DOWN), (MOE_UP_SCALED, MOE_DOWN_SCALED), (MOE_UP_BLOCKED, MOE_DOWN_BLOCKED)],
-    ids=lambda ops: ops[0].name,
-)
+@pytest.mark.parametrize("kind", OPS)
 @pytest.mark.parametrize(("tokens", "shape"), [(1, (64, 192)), (18, (64, 160)), (5, (128, 64))], ids=str)
-def test_products(device, tokens, shape, ops):
+def test_products(device, tokens, shape, kind):
     """Of tiles of 64 and of 32; at the last shape with every choice of block sizes, some of which end within
     a tile.
     """
     x, up, down, ids, _, pairs, _, offsets = routed(tokens, *shape, 3, 2, "float32")
     hidden = torch.randn(tokens * 2, shape[1], generator=torch.Generator().manual_seed(1))
-    for op, rows, stack in zip(ops, (x, hidden), (up, down), strict=True):
-        weights, *scales = stored(stack, op)
+    for op, rows, stack in zip(OPS[kind], (x, hidden), (up, down), strict=True):
+        weights, *scales = [stack] if kind == "plain" else store(stack, kind).tensors
         tiled = in_tiles(weights.clone())
         assert tiled.shape[-2] == (32 if 160 in shape else 64)
         for tile in range(len(KERNELS[op.name].tiles)) if 128 in shape else (None,):

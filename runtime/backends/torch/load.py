@@ -148,7 +148,7 @@ def on_cuda(
     towers: Sequence[str],
     backend: type[B],
 ) -> B:
-    """Return a backend over the weights of these towers on a GPU, whatever `features` allows.
+    """Return a backend over the weights of these towers on a GPU, with what `features` has.
 
     Raises:
         DeviceMemoryError: they do not fit.
